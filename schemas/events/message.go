@@ -1,0 +1,55 @@
+// Package events holds the messages that travel on the streams: events.proto, its generated code, and what every message
+// can say of itself.
+package events
+
+import "google.golang.org/protobuf/proto"
+
+// Version is the schema version that this build writes and the newest that it reads.
+const Version = 1
+
+// Message is a message that can be published: it knows its run, its iteration and an id that is the same whenever the same
+// work is done again, so that the log stores it once.
+type Message interface {
+	proto.Message
+	GetRun() string
+	GetIteration() uint32
+	GetSchema() uint32
+	// ID is unique within the message's stream.
+	ID() string
+}
+
+// ID of a prompt is its pair id.
+func (x *Prompt) ID() string { return x.GetPairId() }
+
+// ID of a pair is its pair id.
+func (x *Pair) ID() string { return x.GetPrompt().GetPairId() }
+
+// GetRun is the run of the pair's prompt.
+func (x *Pair) GetRun() string { return x.GetPrompt().GetRun() }
+
+// GetIteration is the iteration of the pair's prompt.
+func (x *Pair) GetIteration() uint32 { return x.GetPrompt().GetIteration() }
+
+// ID of an encoded pair is its pair id.
+func (x *Encoded) ID() string { return x.GetPair().ID() }
+
+// GetRun is the run of the pair's prompt.
+func (x *Encoded) GetRun() string { return x.GetPair().GetRun() }
+
+// GetIteration is the iteration of the pair's prompt.
+func (x *Encoded) GetIteration() uint32 { return x.GetPair().GetIteration() }
+
+// ID of a scored pair is its pair id.
+func (x *Scored) ID() string { return x.GetPair().ID() }
+
+// GetRun is the run of the pair's prompt.
+func (x *Scored) GetRun() string { return x.GetPair().GetRun() }
+
+// GetIteration is the iteration of the pair's prompt.
+func (x *Scored) GetIteration() uint32 { return x.GetPair().GetIteration() }
+
+// ID of a checkpoint is the digest of its manifest.
+func (x *Checkpoint) ID() string { return x.GetDigest() }
+
+// ID of a result is the digest of the checkpoint that was evaluated.
+func (x *Result) ID() string { return x.GetCheckpoint() }

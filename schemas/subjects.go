@@ -1,0 +1,62 @@
+package schemas
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// Kind is a kind of message. There is one stream per kind.
+type Kind string
+
+// The eight kinds, in the order in which data flows.
+const (
+	Prompts     Kind = "prompts"
+	Pairs       Kind = "pairs"
+	Encoded     Kind = "encoded"
+	Scored      Kind = "scored"
+	Checkpoints Kind = "checkpoints"
+	DeadLetters Kind = "deadletters"
+	Results     Kind = "results"
+	Control     Kind = "control"
+)
+
+// Kinds lists all kinds in the order in which data flows.
+func Kinds() []Kind {
+	return []Kind{Prompts, Pairs, Encoded, Scored, Checkpoints, DeadLetters, Results, Control}
+}
+
+// Subject is ldalign.<kind>.<run>.<iteration>.
+func Subject(kind Kind, run string, iteration uint32) string {
+	return fmt.Sprintf("ldalign.%s.%s.%d", kind, run, iteration)
+}
+
+// RunSubjects matches one kind of one run, in all iterations.
+func RunSubjects(kind Kind, run string) string { return fmt.Sprintf("ldalign.%s.%s.*", kind, run) }
+
+// KindSubjects matches one kind in all runs.
+func KindSubjects(kind Kind) string { return fmt.Sprintf("ldalign.%s.>", kind) }
+
+// ParseSubject is the inverse of Subject.
+func ParseSubject(subject string) (kind Kind, run string, iteration uint32, err error) {
+	parts := strings.Split(subject, ".")
+	if len(parts) != 4 || parts[0] != "ldalign" || !validRun.MatchString(parts[2]) {
+		return "", "", 0, fmt.Errorf("schemas: subject %q is not ldalign.<kind>.<run>.<iteration>", subject)
+	}
+	n, err := strconv.ParseUint(parts[3], 10, 32)
+	if err != nil || strconv.FormatUint(n, 10) != parts[3] {
+		return "", "", 0, fmt.Errorf("schemas: subject %q: iteration %q is not a number", subject, parts[3])
+	}
+	for _, k := range Kinds() {
+		if string(k) == parts[1] {
+			return k, parts[2], uint32(n), nil
+		}
+	}
+	return "", "", 0, fmt.Errorf("schemas: subject %q: unknown kind %q", subject, parts[1])
+}
+
+var validRun = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
+
+// ValidRun reports whether a name can be a run's: lower-case letters, digits, - and _, at most 63.
+func ValidRun(name string) bool { return validRun.MatchString(name) }
