@@ -2,7 +2,11 @@
 // can say of itself.
 package events
 
-import "google.golang.org/protobuf/proto"
+import (
+	"strconv"
+
+	"google.golang.org/protobuf/proto"
+)
 
 // Version is the schema version that this build writes and the newest that it reads.
 const Version = 1
@@ -53,3 +57,13 @@ func (x *Checkpoint) ID() string { return x.GetDigest() }
 
 // ID of a result is the digest of the checkpoint that was evaluated.
 func (x *Result) ID() string { return x.GetCheckpoint() }
+
+// ID of a dead letter names the message that it holds: <stream>-<sequence>.
+func (x *DeadLetter) ID() string {
+	return x.GetStream() + "-" + strconv.FormatUint(x.GetSequence(), 10)
+}
+
+// ID of a control message is its kind and iteration: a run has one of each.
+func (x *Control) ID() string {
+	return x.GetKind() + "-" + strconv.FormatUint(uint64(x.GetIteration()), 10)
+}
