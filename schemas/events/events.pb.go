@@ -182,9 +182,9 @@ type Pair struct {
 	Prompt *Prompt                `protobuf:"bytes,2,opt,name=prompt,proto3" json:"prompt,omitempty"`
 	// y', as text; rejected_ids are what was sampled and what is trained on
 	Rejected    string  `protobuf:"bytes,3,opt,name=rejected,proto3" json:"rejected,omitempty"`
-	PromptIds   []int32 `protobuf:"varint,4,rep,packed,name=prompt_ids,json=promptIds,proto3" json:"prompt_ids,omitempty"`
-	ChosenIds   []int32 `protobuf:"varint,5,rep,packed,name=chosen_ids,json=chosenIds,proto3" json:"chosen_ids,omitempty"`
-	RejectedIds []int32 `protobuf:"varint,6,rep,packed,name=rejected_ids,json=rejectedIds,proto3" json:"rejected_ids,omitempty"`
+	PromptIds   []int64 `protobuf:"varint,4,rep,packed,name=prompt_ids,json=promptIds,proto3" json:"prompt_ids,omitempty"`
+	ChosenIds   []int64 `protobuf:"varint,5,rep,packed,name=chosen_ids,json=chosenIds,proto3" json:"chosen_ids,omitempty"`
+	RejectedIds []int64 `protobuf:"varint,6,rep,packed,name=rejected_ids,json=rejectedIds,proto3" json:"rejected_ids,omitempty"`
 	// log p_t(y|x) and log p_t(y'|x), sums over response tokens, natural logarithm
 	ChosenLogp   float64 `protobuf:"fixed64,7,opt,name=chosen_logp,json=chosenLogp,proto3" json:"chosen_logp,omitempty"`
 	RejectedLogp float64 `protobuf:"fixed64,8,opt,name=rejected_logp,json=rejectedLogp,proto3" json:"rejected_logp,omitempty"`
@@ -249,21 +249,21 @@ func (x *Pair) GetRejected() string {
 	return ""
 }
 
-func (x *Pair) GetPromptIds() []int32 {
+func (x *Pair) GetPromptIds() []int64 {
 	if x != nil {
 		return x.PromptIds
 	}
 	return nil
 }
 
-func (x *Pair) GetChosenIds() []int32 {
+func (x *Pair) GetChosenIds() []int64 {
 	if x != nil {
 		return x.ChosenIds
 	}
 	return nil
 }
 
-func (x *Pair) GetRejectedIds() []int32 {
+func (x *Pair) GetRejectedIds() []int64 {
 	if x != nil {
 		return x.RejectedIds
 	}
@@ -978,10 +978,10 @@ const file_events_proto_rawDesc = "" +
 	"\x06prompt\x18\x02 \x01(\v2\x19.ldalign.events.v1.PromptR\x06prompt\x12\x1a\n" +
 	"\brejected\x18\x03 \x01(\tR\brejected\x12\x1d\n" +
 	"\n" +
-	"prompt_ids\x18\x04 \x03(\x05R\tpromptIds\x12\x1d\n" +
+	"prompt_ids\x18\x04 \x03(\x03R\tpromptIds\x12\x1d\n" +
 	"\n" +
-	"chosen_ids\x18\x05 \x03(\x05R\tchosenIds\x12!\n" +
-	"\frejected_ids\x18\x06 \x03(\x05R\vrejectedIds\x12\x1f\n" +
+	"chosen_ids\x18\x05 \x03(\x03R\tchosenIds\x12!\n" +
+	"\frejected_ids\x18\x06 \x03(\x03R\vrejectedIds\x12\x1f\n" +
 	"\vchosen_logp\x18\a \x01(\x01R\n" +
 	"chosenLogp\x12#\n" +
 	"\rrejected_logp\x18\b \x01(\x01R\frejectedLogp\x12\x18\n" +
