@@ -1,0 +1,127 @@
+package safetensors
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+const (
+	modelFile = "model.safetensors"
+	indexFile = "model.safetensors.index.json"
+)
+
+// Model is the weights of a Hugging Face folder, in one file or in shards. The rules of File hold for it.
+type Model struct {
+	dir    string
+	shards []*File
+	byName map[string]*File
+}
+
+// OpenModel opens dir/model.safetensors, or, where there is none, the shards that dir/model.safetensors.index.json names.
+// ErrNotFound names the missing file, shard or tensor; ErrFormat also means a shard outside dir.
+func OpenModel(dir string) (*Model, error) {
+	single := filepath.Join(dir, modelFile)
+	file, err := Open(single)
+	switch {
+	case err == nil:
+		m := &Model{dir: dir, shards: []*File{file}, byName: map[string]*File{}}
+		for _, info := range file.Tensors() {
+			m.byName[info.Name] = file
+		}
+		return m, nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, err
+	}
+	return openShards(dir)
+}
+
+func openShards(dir string) (_ *Model, err error) {
+	path := filepath.Join(dir, indexFile)
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %s has neither %s nor %s (a folder of .bin files must be saved again as safetensors)",
+			ErrNotFound, dir, modelFile, indexFile)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("safetensors: %w", err)
+	}
+	var index struct {
+		WeightMap map[string]string `json:"weight_map"`
+	}
+	if err := json.Unmarshal(text, &index); err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrFormat, path, err)
+	}
+	if len(index.WeightMap) == 0 {
+		return nil, fmt.Errorf("%w: %s: weight_map is missing or empty", ErrFormat, path)
+	}
+	m := &Model{dir: dir, byName: make(map[string]*File, len(index.WeightMap))}
+	defer func() {
+		if err != nil {
+			_ = m.Close() // the first error is the one to tell
+		}
+	}()
+	opened := map[string]*File{}
+	for _, shard := range slices.Sorted(maps.Values(index.WeightMap)) {
+		if opened[shard] != nil {
+			continue
+		}
+		if !filepath.IsLocal(shard) {
+			return nil, fmt.Errorf("%w: %s: shard %q lies outside the folder", ErrFormat, path, shard)
+		}
+		file, err := Open(filepath.Join(dir, shard))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("%w: %s names shard %s, which is not there", ErrNotFound, path, shard)
+		}
+		if err != nil {
+			return nil, err
+		}
+		opened[shard] = file
+		m.shards = append(m.shards, file)
+	}
+	for _, name := range slices.Sorted(maps.Keys(index.WeightMap)) {
+		file := opened[index.WeightMap[name]]
+		if _, ok := file.byName[name]; !ok {
+			return nil, fmt.Errorf("%w: %s says that %s holds tensor %q, but it does not",
+				ErrNotFound, path, index.WeightMap[name], name)
+		}
+		m.byName[name] = file
+	}
+	return m, nil
+}
+
+// Tensors lists the model's tensors, by shard name and then by offset. A tensor that the index does not name is left out.
+func (m *Model) Tensors() []Info {
+	var infos []Info
+	for _, file := range m.shards {
+		for _, info := range file.Tensors() {
+			if m.byName[info.Name] == file {
+				infos = append(infos, info)
+			}
+		}
+	}
+	return infos
+}
+
+// Tensor returns the named tensor, or ErrNotFound, or ErrClosed after Close.
+func (m *Model) Tensor(name string) (Tensor, error) {
+	file, ok := m.byName[name]
+	if !ok {
+		return Tensor{}, fmt.Errorf("%w: the model in %s has no tensor %q", ErrNotFound, m.dir, name)
+	}
+	return file.Tensor(name)
+}
+
+// Close unmaps all shards: every view becomes invalid.
+func (m *Model) Close() error {
+	var errs []error
+	for _, file := range m.shards {
+		errs = append(errs, file.Close())
+	}
+	return errors.Join(errs...)
+}
