@@ -2,7 +2,7 @@
 # Fetches and builds what ldalign needs below Go: libtorch 2.1.0, the link stubs for gotch, and the tokenizers library.
 #
 #   ops/native/native.sh            CPU (the default)
-#   ops/native/native.sh --cuda     also unpack libtorch's CUDA libraries and write the CUDA link flags
+#   ops/native/native.sh --cuda     also unpack libtorch's CUDA libraries, for the link of `make cuda`
 #   ops/native/native.sh --check    say what is missing on this machine, change nothing
 #
 # Settings (environment):
@@ -112,6 +112,9 @@ if [ -n "${LIBTORCH:-}" ]; then
 	[ -n "$found" ] || found=$(awk '/define TORCH_VERSION_(MAJOR|MINOR|PATCH)/ {printf "%s%s", s, $3; s="."}' "$header")
 	[ "$found" = "$torch_version" ] || die "LIBTORCH=$LIBTORCH is libtorch $found; ldalign's binding (gotch v0.9.1) needs $torch_version exactly"
 	[ -f "$libtorch/lib/libtorch_cpu.so" ] || die "LIBTORCH=$LIBTORCH holds no lib/libtorch_cpu.so"
+	if [ "$cuda" = 1 ] && [ ! -f "$libtorch/lib/libtorch_cuda.so" ]; then
+		die "LIBTORCH=$LIBTORCH holds no lib/libtorch_cuda.so: it is a CPU build; name one with CUDA, or unset LIBTORCH"
+	fi
 	if ! grep -q '_GLIBCXX_USE_CXX11_ABI *0' "$libtorch/include/c10/macros/cmake_macros.h" 2>/dev/null; then
 		abi=$(nm -DC "$libtorch/lib/libc10.so" 2>/dev/null | grep -c '__cxx11' || true)
 	else
@@ -178,7 +181,9 @@ fi
 # These must stay the same from build to build: Go compiles libtch (3 to 4 minutes) again whenever they change.
 cxxflags="-O2 -I$libtorch/include -I$libtorch/include/torch/csrc/api/include -D_GLIBCXX_USE_CXX11_ABI=$cxx11"
 ldflags="-Wl,--as-needed -L$stubs -L$tokenizers -L$libtorch/lib -Wl,-rpath,$libtorch/lib"
-cuda_ldflags="-L$tokenizers -L$libtorch/lib -L$stubs -Wl,-rpath,$libtorch/lib -Wl,--no-as-needed -ltorch_cuda -lc10_cuda -Wl,--as-needed"
+# The CUDA build differs in its last link only. It names the libraries by path, for the stubs would satisfy -ltorch_cuda,
+# and leaves CUDA, cuDNN and NCCL to the loader, which finds them by the run path within libtorch_cuda.so.
+cuda_link="-Wl,--allow-shlib-undefined -Wl,--no-as-needed $libtorch/lib/libtorch_cuda.so $libtorch/lib/libc10_cuda.so -Wl,--as-needed"
 write() { # write FILE: from standard input, only when it changes
 	cat >"$1.tmp"
 	if cmp -s "$1.tmp" "$1"; then rm "$1.tmp"; else mv "$1.tmp" "$1"; fi
@@ -190,8 +195,8 @@ export CGO_CXXFLAGS="$cxxflags"
 export CGO_LDFLAGS="$ldflags"
 ENV
 write "$native/env-cuda.sh" <<ENV
-# written by ops/native/native.sh: the cgo flags of the CUDA build
-export CGO_ENABLED=1
-export CGO_CXXFLAGS="$cxxflags"
-export CGO_LDFLAGS="$cuda_ldflags"
+# written by ops/native/native.sh: the flags of the CUDA build. Use: source $native/env-cuda.sh, then
+# go build -ldflags "-extldflags '\$LDALIGN_EXTLDFLAGS'" ...
+source $native/env.sh
+export LDALIGN_EXTLDFLAGS="$cuda_link"
 ENV

@@ -1,0 +1,103 @@
+# ldalign. `make` lists the targets. What is missing below Go (libtorch, tokenizers, link stubs) is fetched and built by
+# ops/native/native.sh into one ignored folder: .native here, or $LDALIGN_NATIVE.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+export LDALIGN_NATIVE ?= $(CURDIR)/.native
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+GOLANGCI_VERSION := v2.15.0
+golangci := $(LDALIGN_NATIVE)/tools/golangci-lint-$(GOLANGCI_VERSION)
+
+# Every go command runs with the same cgo flags, and none with -trimpath or tags of its own: Go compiles gotch's binding
+# (minutes of g++) again for each other set of flags, and build, test, vet and lint are to share one copy.
+env := source "$(LDALIGN_NATIVE)/env.sh"
+version_flag := -X main.version=$(VERSION)
+
+# The packages with tests whose test programs hold C++ or Rust (cpp_tests), and those whose do not (pure_tests): the race
+# detector sees nothing in the former.
+list_tests := go list -test -f '{{if eq .Name "main"}}{{.ImportPath}} {{join .Deps " "}}{{end}}' ./...
+cpp := / github.com\/(sugarme\/gotch|daulet\/tokenizers)/
+cpp_tests := $(list_tests) | awk '$$1 ~ /\.test$$/ && $(cpp) {sub(/\.test$$/, "", $$1); print $$1}'
+pure_tests := $(list_tests) | awk '$$1 ~ /\.test$$/ && !$(cpp) {sub(/\.test$$/, "", $$1); print $$1}'
+# The folders with a test file that has this line.
+tests_with = grep -rlE --include='*_test.go' '$(1)' . | xargs -n 1 dirname | sort -u
+
+say = printf '\n==> %s\n' "$(1)"
+
+.PHONY: help build test test-integration demo lint fmt proto cuda bench clean clean-native native
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  On a fresh machine (Go 1.26, a C++17 compiler, Python 3 with pip, cargo): make demo, make test."
+	@echo "  The first of them fetches 700 MB and compiles for some minutes, and says what it does; later ones start at once."
+
+build: native ## bin/ldalign
+	@$(env); go build -ldflags '$(version_flag)' -o bin/ldalign ./cmd/ldalign
+
+test: native ## vet, then the tests of all packages, with the race detector where there is no C++
+	@$(call say,go vet)
+	@$(env); go vet ./...
+	@$(call say,tests with the race detector: packages without C++)
+	@$(env); $(pure_tests) | xargs go test -race
+	@$(call say,tests of the packages with C++)
+	@# one package at a time: two at once would each start a team of threads on the same cores
+	@$(env); $(cpp_tests) | xargs go test -p 1
+
+test-integration: build ## tests with a real nats-server and MinIO as processes (the first run builds both: 7 minutes)
+	@ops/native/servers.sh
+	@$(call say,integration tests)
+	@$(env); $(call tests_with,^//go:build integration) | xargs go test -tags integration -p 1 -count 1 -timeout 30m
+
+demo: build ## build, then align a small model in front of you (about 5 minutes)
+	@bin/ldalign demo
+
+lint: native $(golangci) ## golangci-lint, pinned (the first run compiles it: about 4 minutes)
+	@$(env); $(golangci) run ./...
+
+fmt: native $(golangci) ## format all Go code (gofumpt, goimports)
+	@$(env); $(golangci) fmt ./...
+
+proto: ## generate schemas/events from events.proto
+	@schemas/events/generate.sh
+
+# Both variants share all compiled code: only the last link differs. The link does not ask for CUDA, cuDNN and NCCL, which
+# libtorch_cuda.so looks up when the program starts, and so it needs neither them nor a GPU.
+cuda: native ## bin/ldalign-cuda, linked with libtorch's CUDA libraries (not run on a GPU by the project)
+	@ops/native/native.sh --cuda
+	@source "$(LDALIGN_NATIVE)/env-cuda.sh"; \
+	go build -ldflags "$(version_flag) -extldflags '$$LDALIGN_EXTLDFLAGS'" -o bin/ldalign-cuda ./cmd/ldalign
+	@needed=$$(readelf -d bin/ldalign-cuda); \
+	for library in libtorch_cuda.so libc10_cuda.so; do \
+		grep -q "NEEDED.*\[$$library\]" <<<"$$needed" || { echo "cuda: bin/ldalign-cuda does not need $$library" >&2; exit 1; }; \
+	done
+	@echo "bin/ldalign-cuda is linked with libtorch_cuda.so and needs CUDA 12.1 and cuDNN 8 to start (not run on a GPU)"
+
+bench: native ## benchmarks of all packages
+	@$(env); $(call tests_with,^func Benchmark) | xargs go test -p 1 -run '^$$' -bench . -benchmem
+
+clean: ## remove what was built from this checkout (bin, coverage); the native layer and all runs stay
+	@rm -rf bin coverage
+
+clean-native: ## remove the native layer; the next build fetches and compiles it again
+	@[ ! -e "$(LDALIGN_NATIVE)" ] || [ -f "$(LDALIGN_NATIVE)/env.sh" ] || \
+		{ echo "$(LDALIGN_NATIVE) does not look like a native layer (no env.sh): not removed" >&2; exit 1; }
+	@rm -rf "$(LDALIGN_NATIVE)"
+
+# Not in the list: every target that needs it calls it, and it is quiet when there is nothing to do.
+native:
+	@ops/native/native.sh
+	@$(env); if [ "$$(go list -f '{{.Stale}}' github.com/sugarme/gotch/libtch)" = true ]; then \
+		echo "ldalign: compiling gotch's binding to libtorch by g++: about 4 minutes, once" >&2; \
+		go build github.com/sugarme/gotch/libtch; \
+	fi
+
+$(golangci):
+	@echo "ldalign: compiling golangci-lint $(GOLANGCI_VERSION): about 4 minutes on two cores, once" >&2
+	@mkdir -p $(@D); scratch=$$(mktemp -d $(@D)/partial.XXXXXX); trap "rm -rf $$scratch" EXIT; \
+	GOBIN=$$scratch CGO_ENABLED=0 go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION); \
+	mv $$scratch/golangci-lint $@
