@@ -1,11 +1,13 @@
 package schemas
 
 // Spec declares a run: everything that its result depends on, and where it runs. It is read from YAML (LoadSpecs), checked
-// (Validate) and resolved (defaults filled in); the resolved form and its Digest are stored with the run and named in
-// every manifest.
+// (Validate), resolved (Resolve); the resolved form and its Digest are stored with the run and named in every manifest.
+//
+// The doc comments of the fields are the reference for users: docs/spec.md is made from them. The tag `example` shows a value
+// where there is no default, and `digest:"-"` marks what can't change a result and so stays out of the Digest.
 type Spec struct {
-	// Run names the run: lower-case letters, digits, - and _.
-	Run string `yaml:"run"`
+	// Run names the run: lower-case letters, digits, - and _, at most 63. Left out of the digest.
+	Run string `yaml:"run" example:"demo" digest:"-"`
 	// Seed of every random choice: prompt order, sampled text, shuffles, initial weights.
 	Seed uint64 `yaml:"seed"`
 	// Iterations of generate, score and train. The paper runs 3.
@@ -19,50 +21,59 @@ type Spec struct {
 	Training   TrainingSpec   `yaml:"training"`
 	Evaluation EvaluationSpec `yaml:"evaluation"`
 	Compute    ComputeSpec    `yaml:"compute"`
-	Streams    StreamsSpec    `yaml:"streams"`
-	Servers    ServersSpec    `yaml:"servers"`
+	Streams    StreamsSpec    `yaml:"streams" digest:"-"`
+	Servers    ServersSpec    `yaml:"servers" digest:"-"`
 }
 
 // ModelSpec says where the policy starts.
 type ModelSpec struct {
 	// From is a Hugging Face folder, or run:NAME or run:NAME@ITERATION for a checkpoint of another run in the same store,
-	// or scratch for random weights by Scratch.
-	From string `yaml:"from"`
+	// or scratch for random weights by model.scratch. Required.
+	From string `yaml:"from" example:"models/smollm2"`
 	// Scratch describes a model made from random weights. Only with from: scratch.
 	Scratch *ScratchSpec `yaml:"scratch,omitempty"`
 	// Template renders a prompt: auto (the tokenizer's chat template, or raw without one), chat, raw, or a text with {prompt}.
 	Template string `yaml:"template"`
 	// System is the system message put before every prompt; empty for none. Only with a chat template.
-	System string `yaml:"system"`
+	System string `yaml:"system" example:"Answer briefly."`
 }
 
 // ScratchSpec is a small architecture to start from random weights.
 type ScratchSpec struct {
 	// Family is llama or gpt2.
-	Family       string `yaml:"family"`
-	Hidden       int    `yaml:"hidden"`
-	Layers       int    `yaml:"layers"`
-	Heads        int    `yaml:"heads"`
-	KVHeads      int    `yaml:"kv_heads"`
-	Intermediate int    `yaml:"intermediate"`
-	MaxPositions int    `yaml:"max_positions"`
-	// Tokenizer is a folder with tokenizer.json, or builtin:demo. Empty takes the policy's.
-	Tokenizer string `yaml:"tokenizer"`
+	Family string `yaml:"family"`
+	// Hidden is the width of the model.
+	Hidden int `yaml:"hidden"`
+	// Layers is the number of blocks.
+	Layers int `yaml:"layers"`
+	// Heads is the number of query heads; it divides hidden.
+	Heads int `yaml:"heads"`
+	// KVHeads is the number of key and value heads; it divides heads. 0 takes heads.
+	KVHeads int `yaml:"kv_heads"`
+	// Intermediate is the width of the feed-forward layer. 0 takes 4 × hidden for gpt2, and for llama 8/3 × hidden rounded up
+	// to a multiple of 16.
+	Intermediate int `yaml:"intermediate"`
+	// MaxPositions is the longest sequence; no less than max_prompt_tokens + max_response_tokens.
+	MaxPositions int `yaml:"max_positions"`
+	// Tokenizer is a folder with tokenizer.json, or builtin:demo. Required.
+	Tokenizer string `yaml:"tokenizer" example:"builtin:demo"`
 }
 
 // DataSpec names the prompts.
 type DataSpec struct {
-	// Train is a JSONL file of {"id"?, "prompt", "response", "rejected"?, "contains"?}, or builtin:demo/base, builtin:demo/align.
-	Train string `yaml:"train"`
+	// Train is a JSONL file of {"id"?, "prompt", "response", "rejected"?, "contains"?} or {"messages": [{"role", "content"}]}, or
+	// builtin:demo/base, builtin:demo/align. Required.
+	Train string `yaml:"train" example:"data/train.jsonl"`
 	// Eval is a JSONL file of the same form for the held-out table, or builtin:demo/heldout; empty for none.
-	Eval string `yaml:"eval"`
-	// Limit takes only the first n records of Train; 0 takes all.
+	Eval string `yaml:"eval" example:"data/heldout.jsonl"`
+	// Limit takes only the first n records of train; 0 takes all.
 	Limit int `yaml:"limit"`
-	// MaxPromptTokens and MaxResponseTokens are the length rule: a longer prompt keeps its last, a longer response its first
-	// tokens (overlong: truncate), or the record is dead-lettered (overlong: reject).
-	MaxPromptTokens   int    `yaml:"max_prompt_tokens"`
-	MaxResponseTokens int    `yaml:"max_response_tokens"`
-	Overlong          string `yaml:"overlong"`
+	// MaxPromptTokens is the length rule of prompts: a longer one keeps its last tokens, or is rejected; see overlong.
+	MaxPromptTokens int `yaml:"max_prompt_tokens"`
+	// MaxResponseTokens is the length rule of responses: a longer one keeps its first tokens, or is rejected; see overlong.
+	MaxResponseTokens int `yaml:"max_response_tokens"`
+	// Overlong is truncate (cut by the length rules, and count the tokens) or reject (dead-letter the record).
+	Overlong string `yaml:"overlong"`
 }
 
 // ObjectiveSpec is what the trainer minimises.
@@ -73,44 +84,53 @@ type ObjectiveSpec struct {
 	Beta float64 `yaml:"beta"`
 	// Distance is l2, l2_squared or cosine.
 	Distance string `yaml:"distance"`
-	// Normaliser is per_iteration (S_t) or fixed_first (S_0).
+	// Normaliser is per_iteration (S_t: the mean weight stays 1) or fixed_first (S_0: weights shrink as the model improves).
 	Normaliser string `yaml:"normaliser"`
 	// Weight is distance (the paper), one (SPIN on the scored stream) or shuffled (the same weights at random pairs: a control).
+	// Only with kind: ldalign.
 	Weight string `yaml:"weight"`
-	// WeightClip bounds w, which is then renormalised to mean 1; 0 leaves w as the paper has it.
+	// WeightClip bounds w, which is then renormalised to mean 1; at least 1, or 0 to leave w as the paper has it.
+	// Only with kind: ldalign.
 	WeightClip float64 `yaml:"weight_clip"`
 }
 
-// GuideSpec is the guiding model: encoder phi and decoder psi.
+// GuideSpec is the guiding model: encoder phi and decoder psi. Only ldalign uses it.
 type GuideSpec struct {
 	// From is empty to train the guide in this run, or run:NAME to take another run's.
-	From string `yaml:"from"`
-	// Encoder and Decoder are a Hugging Face folder, policy (the run's initial policy), or scratch:N (the policy's family and
-	// width with N fresh layers).
+	From string `yaml:"from" example:"run:demo"`
+	// Encoder is a Hugging Face folder, policy (the run's initial policy), or scratch:N (the policy's family and width with N
+	// fresh layers).
 	Encoder string `yaml:"encoder"`
+	// Decoder takes the same forms as encoder. A fresh one has to use the latent; one that starts as a good language model
+	// tends to ignore it.
 	Decoder string `yaml:"decoder"`
-	// LatentDim is K, the size of h.
+	// LatentDim is K, the size of h. A small one sharpens the bottleneck.
 	LatentDim int `yaml:"latent_dim"`
 	// Pooling is mean (over response positions) or last (last response token).
 	Pooling string `yaml:"pooling"`
 	// PrefixTokens is how many soft-prefix positions h becomes in front of the decoder's input.
 	PrefixTokens int `yaml:"prefix_tokens"`
-	// WordDropout is the rate at which response tokens are hidden from the decoder's input.
+	// WordDropout is the rate at which response tokens are hidden from the decoder's input, so that it needs h.
 	WordDropout float64 `yaml:"word_dropout"`
 	// Reduction of the reconstruction loss: mean (per token) or sum (per sequence, equation 2).
-	Reduction string        `yaml:"reduction"`
-	Epochs    int           `yaml:"epochs"`
-	Batch     int           `yaml:"batch"`
+	Reduction string `yaml:"reduction"`
+	// Epochs over the responses and samples of iteration 0.
+	Epochs int `yaml:"epochs"`
+	// Batch is sequences per optimizer step.
+	Batch int `yaml:"batch"`
+	// Optimizer of the guide. Its rate suits pre-trained parts; fresh small ones learn faster with about 2e-3.
 	Optimizer OptimizerSpec `yaml:"optimizer"`
 }
 
 // GenerationSpec is how y' is sampled.
 type GenerationSpec struct {
-	// Temperature 0 is greedy.
+	// Temperature divides the logits; 0 is greedy.
 	Temperature float64 `yaml:"temperature"`
-	TopP        float64 `yaml:"top_p"`
-	// MaxNewTokens defaults to data.max_response_tokens.
-	MaxNewTokens     int `yaml:"max_new_tokens"`
+	// TopP samples from the smallest set of tokens with this probability; 1 takes all.
+	TopP float64 `yaml:"top_p"`
+	// MaxNewTokens ends a sample. 0 takes data.max_response_tokens.
+	MaxNewTokens int `yaml:"max_new_tokens"`
+	// SamplesPerPrompt is pairs per prompt and iteration; more lower the variance of the weighted gradient.
 	SamplesPerPrompt int `yaml:"samples_per_prompt"`
 	// Slots is the fixed number of rows that decode together; part of the digest, for the shapes decide the last bit.
 	Slots int `yaml:"slots"`
@@ -121,20 +141,26 @@ type GenerationSpec struct {
 // OptimizerSpec is one optimizer with its learning-rate schedule.
 type OptimizerSpec struct {
 	// Kind is rmsprop or adamw.
-	Kind string  `yaml:"kind"`
-	LR   float64 `yaml:"lr"`
-	// LRDecay multiplies LR once per iteration: LR * LRDecay^t.
+	Kind string `yaml:"kind"`
+	// LR is the peak learning rate.
+	LR float64 `yaml:"lr"`
+	// LRDecay multiplies lr once per iteration: lr × lr_decay^t.
 	LRDecay float64 `yaml:"lr_decay"`
 	// Schedule within an iteration: linear or cosine (both to 0), or constant.
 	Schedule string `yaml:"schedule"`
 	// Warmup is the share of steps with rising rate.
 	Warmup float64 `yaml:"warmup"`
 	// Clip bounds the global gradient norm; 0 for none.
-	Clip        float64 `yaml:"clip"`
-	Alpha       float64 `yaml:"alpha"`
-	Beta1       float64 `yaml:"beta1"`
-	Beta2       float64 `yaml:"beta2"`
-	Eps         float64 `yaml:"eps"`
+	Clip float64 `yaml:"clip"`
+	// Alpha is rmsprop's decay of the squared gradient.
+	Alpha float64 `yaml:"alpha"`
+	// Beta1 is adamw's decay of the gradient.
+	Beta1 float64 `yaml:"beta1"`
+	// Beta2 is adamw's decay of the squared gradient.
+	Beta2 float64 `yaml:"beta2"`
+	// Eps is added to the root of the squared gradient.
+	Eps float64 `yaml:"eps"`
+	// WeightDecay is adamw's decoupled decay.
 	WeightDecay float64 `yaml:"weight_decay"`
 }
 
@@ -142,12 +168,15 @@ type OptimizerSpec struct {
 type TrainingSpec struct {
 	// Schedule is exact: wait until the iteration is complete, then epochs over a seeded shuffle.
 	Schedule string `yaml:"schedule"`
-	Epochs   int    `yaml:"epochs"`
-	// Batch is pairs per optimizer step; MicroBatch is how many of them go through the model at once.
-	Batch      int `yaml:"batch"`
+	// Epochs over the pairs of an iteration.
+	Epochs int `yaml:"epochs"`
+	// Batch is pairs per optimizer step.
+	Batch int `yaml:"batch"`
+	// MicroBatch is how many of a batch's pairs go through the model at once.
 	MicroBatch int `yaml:"micro_batch"`
-	// CheckpointEvery is the number of steps between state checkpoints, from which a killed run goes on; 0 for none.
-	CheckpointEvery int `yaml:"checkpoint_every"`
+	// CheckpointEvery is the number of steps between state checkpoints, from which a killed run goes on; 0 for none. Left out
+	// of the digest.
+	CheckpointEvery int `yaml:"checkpoint_every" digest:"-"`
 }
 
 // EvaluationSpec is the held-out table.
@@ -159,11 +188,13 @@ type EvaluationSpec struct {
 	// Limit takes only the first n held-out records; 0 takes all.
 	Limit int `yaml:"limit"`
 	// Guide is run:NAME for the guide that measures mean distance when this run has none of its own; empty for none.
-	Guide string `yaml:"guide"`
+	Guide string `yaml:"guide" example:"run:demo"`
 }
 
-// ComputeSpec is the machine's share. Threads is part of the digest: it decides the last bit.
+// ComputeSpec is the machine's share.
 type ComputeSpec struct {
+	// Threads of the tensor library, no more than free cores; part of the digest, for they decide the last bit. 0 takes 2, or
+	// the machine's cores where it has fewer.
 	Threads int `yaml:"threads"`
 	// Device is cpu or cuda:N (not run on a GPU by the project).
 	Device string `yaml:"device"`
@@ -171,21 +202,29 @@ type ComputeSpec struct {
 
 // StreamsSpec bounds the logs and the work in flight. None of it changes a result.
 type StreamsSpec struct {
-	MaxAge     string `yaml:"max_age"`
-	MaxBytes   string `yaml:"max_bytes"`
-	AckWait    string `yaml:"ack_wait"`
-	MaxDeliver int    `yaml:"max_deliver"`
-	Replicas   int    `yaml:"replicas"`
-	// Sync is always (fsync every message) or the interval between two.
+	// MaxAge is how long a message stays on its log.
+	MaxAge string `yaml:"max_age"`
+	// MaxBytes bounds each of the eight logs; the oldest messages go first. A number with B, KB, MB, GB, KiB, MiB or GiB.
+	MaxBytes string `yaml:"max_bytes"`
+	// AckWait is how long a silent stage keeps a message before another gets it.
+	AckWait string `yaml:"ack_wait"`
+	// MaxDeliver is how often a message is tried before it is dead-lettered.
+	MaxDeliver int `yaml:"max_deliver"`
+	// Replicas of each log: 1, 3 or 5. More than 1 needs servers.nats.
+	Replicas int `yaml:"replicas"`
+	// Sync is always (fsync every message) or the interval between two. Only the embedded server obeys it.
 	Sync string `yaml:"sync"`
 }
 
 // ServersSpec names real servers; all empty runs the embedded NATS server and a directory store. Credentials never stand
 // here: they come from the environment (LDALIGN_NATS_CREDS, LDALIGN_S3_ACCESS_KEY, LDALIGN_S3_SECRET_KEY).
 type ServersSpec struct {
-	NATS string `yaml:"nats"`
-	// S3 is http(s)://host:port, Bucket its bucket.
-	S3     string `yaml:"s3"`
-	Bucket string `yaml:"bucket"`
-	Region string `yaml:"region"`
+	// NATS is the server's URL (nats://, tls://, ws:// or wss://); several with commas. Empty runs the embedded server.
+	NATS string `yaml:"nats" example:"nats://127.0.0.1:4222"`
+	// S3 is http(s)://host:port of the checkpoint store. Empty keeps checkpoints in a folder.
+	S3 string `yaml:"s3" example:"http://127.0.0.1:9000"`
+	// Bucket of the checkpoint store. Only with s3, and required there.
+	Bucket string `yaml:"bucket" example:"ldalign"`
+	// Region of the bucket; most stores need none.
+	Region string `yaml:"region" example:"eu-central-1"`
 }

@@ -1,0 +1,233 @@
+package schemas
+
+import (
+	"fmt"
+	"math"
+	"reflect"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/token"
+)
+
+// position is a place in a text, both from 1.
+type position struct{ line, column int }
+
+// decoder puts one YAML document over a Spec, notes where each key stands, and collects all that is wrong.
+type decoder struct {
+	file     string
+	line     int // added to the parser's line numbers
+	problems []Problem
+	// at is the place of each key, by path; start that of the document.
+	at    map[string]position
+	start position
+	// failed holds the keys whose value could not be used, so that checking says nothing more about them.
+	failed  map[string]bool
+	anchors map[string]ast.Node
+}
+
+func newDecoder(file string, line int) *decoder {
+	return &decoder{
+		file: file, line: line,
+		at: map[string]position{}, failed: map[string]bool{}, anchors: map[string]ast.Node{},
+	}
+}
+
+func (d *decoder) position(node ast.Node) position {
+	tk := node.GetToken()
+	if tk == nil {
+		return position{}
+	}
+	return position{tk.Position.Line + d.line, tk.Position.Column}
+}
+
+func (d *decoder) problem(at position, key, format string, args ...any) {
+	d.problems = append(d.problems, Problem{d.file, at.line, at.column, key, fmt.Sprintf(format, args...)})
+	d.failed[key] = true
+}
+
+func (d *decoder) decodeSpec(body ast.Node, spec *Spec) {
+	d.start = d.position(body)
+	if m, ok := body.(*ast.MappingNode); ok && len(m.Values) > 0 {
+		d.start = d.position(m.Values[0].Key)
+	}
+	d.value("", body, reflect.ValueOf(spec).Elem())
+}
+
+// value puts a node into a field. path is the field's key path.
+func (d *decoder) value(path string, node ast.Node, into reflect.Value) {
+	switch n := node.(type) {
+	case *ast.AnchorNode:
+		d.anchors[n.Name.GetToken().Value] = n.Value
+		d.value(path, n.Value, into)
+		return
+	case *ast.AliasNode:
+		name := n.Value.GetToken().Value
+		target, ok := d.anchors[name]
+		if !ok {
+			d.problem(d.position(node), path, "*%s is not anchored by &%s above it in this document", name, name)
+			return
+		}
+		d.value(path, target, into)
+		return
+	}
+	if into.Kind() == reflect.Pointer {
+		if node.Type() == ast.NullType {
+			return
+		}
+		if into.IsNil() {
+			into.Set(reflect.ValueOf(defaultScratch()))
+		}
+		into = into.Elem()
+	}
+	if into.Kind() == reflect.Struct {
+		d.mapping(path, node, into)
+		return
+	}
+	if err := setScalar(node, into); err != nil {
+		d.problem(d.position(node), path, "%v", err)
+		if e := example(path); e != "" {
+			d.problems[len(d.problems)-1].Message += " such as " + e
+		}
+	}
+}
+
+// mapping puts the keys of a mapping into the fields of a struct.
+func (d *decoder) mapping(path string, node ast.Node, into reflect.Value) {
+	mapping, ok := node.(*ast.MappingNode)
+	if !ok {
+		if node.Type() == ast.NullType && path != "" {
+			return // a section with all its keys commented out
+		}
+		d.problem(d.position(node), path, "found %s, expected keys: %s", describe(node), strings.Join(keysOf(into.Type()), ", "))
+		return
+	}
+	seen := map[string]position{}
+	for _, entry := range mapping.Values {
+		name, at := keyText(entry.Key), d.position(entry.Key)
+		full := join(path, name)
+		if first, dup := seen[name]; dup {
+			d.problem(at, full, "given twice; first at line %d", first.line)
+			continue
+		}
+		seen[name] = at
+		index, known := fieldOf(into.Type(), name)
+		if !known {
+			message, meant := unknownKey(into.Type(), path, name)
+			d.problem(at, full, "%s", message)
+			if meant != "" {
+				d.failed[meant] = true
+			}
+			continue
+		}
+		d.at[full] = at
+		d.value(full, entry.Value, into.Field(index))
+	}
+}
+
+func keyText(key ast.MapKeyNode) string {
+	if tk := key.GetToken(); tk != nil && key.Type() == ast.StringType {
+		return tk.Value
+	}
+	return key.String()
+}
+
+var (
+	wholeNumber   = regexp.MustCompile(`^[-+]?[0-9]+$`)
+	decimalNumber = regexp.MustCompile(`^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$`)
+)
+
+// setScalar puts a scalar into a field of kind string, int, uint64 or float64. Numbers are read from their text, in decimal:
+// YAML's octal 010 and text-typed 5e-7 surprise people. The error reads "found …, expected …".
+func setScalar(node ast.Node, into reflect.Value) error {
+	text, plain := plainText(node)
+	switch into.Kind() {
+	case reflect.String:
+		switch n := node.(type) {
+		case *ast.StringNode:
+			into.SetString(n.Value)
+			return nil
+		case *ast.LiteralNode:
+			into.SetString(n.Value.Value)
+			return nil
+		}
+		if plain && node.Type() != ast.NullType {
+			return fmt.Errorf("found %s, expected text: write %q, or a text", describe(node), text)
+		}
+		return fmt.Errorf("found %s, expected a text", describe(node))
+	case reflect.Int:
+		if plain && wholeNumber.MatchString(text) {
+			n, err := strconv.ParseInt(text, 10, 32)
+			if err == nil {
+				into.SetInt(n)
+				return nil
+			}
+			return fmt.Errorf("found %s, expected a whole number up to %d", text, math.MaxInt32)
+		}
+		return fmt.Errorf("found %s, expected a whole number", describe(node))
+	case reflect.Uint64:
+		if plain && wholeNumber.MatchString(text) {
+			n, err := strconv.ParseUint(strings.TrimPrefix(text, "+"), 10, 64)
+			if err == nil {
+				into.SetUint(n)
+				return nil
+			}
+			return fmt.Errorf("found %s, expected a whole number from 0 to %d", text, uint64(math.MaxUint64))
+		}
+		return fmt.Errorf("found %s, expected a whole number", describe(node))
+	case reflect.Float64:
+		if plain && decimalNumber.MatchString(text) {
+			f, err := strconv.ParseFloat(text, 64)
+			if err == nil {
+				into.SetFloat(f)
+				return nil
+			}
+			return fmt.Errorf("found %s, which is out of range; expected a number", text)
+		}
+		return fmt.Errorf("found %s, expected a number", describe(node))
+	}
+	return fmt.Errorf("a field of type %s can't be read", into.Type())
+}
+
+// plainText is the source text of a scalar without quotes.
+func plainText(node ast.Node) (string, bool) {
+	scalar, ok := node.(ast.ScalarNode)
+	if !ok || scalar.GetToken() == nil {
+		return "", false
+	}
+	switch scalar.GetToken().Type {
+	case token.SingleQuoteType, token.DoubleQuoteType, token.LiteralType, token.FoldedType, token.TagType:
+		return "", false
+	}
+	return scalar.GetToken().Value, true
+}
+
+// describe names a value for a message.
+func describe(node ast.Node) string {
+	text, plain := plainText(node)
+	switch node.(type) {
+	case *ast.MappingNode, *ast.MappingValueNode:
+		return "a section with keys"
+	case *ast.SequenceNode:
+		return "a list"
+	case *ast.NullNode:
+		return "nothing (leave the key out for its default)"
+	case *ast.StringNode, *ast.LiteralNode:
+		return fmt.Sprintf("the text %s", quoteShort(node.GetToken().Value))
+	}
+	if plain {
+		return text // a number, true or false: short by nature, or the parser would have made it a text
+	}
+	return strings.ToLower(node.Type().String())
+}
+
+// quoteShort quotes a text and cuts a long one.
+func quoteShort(s string) string {
+	const most = 40
+	if r := []rune(s); len(r) > most {
+		s = string(r[:most]) + "…"
+	}
+	return strconv.Quote(s)
+}

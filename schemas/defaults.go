@@ -1,0 +1,40 @@
+package schemas
+
+// Default is the spec of a file that says nothing. A default holds only where its key is absent: an explicit 0 stays 0.
+func Default() Spec {
+	return Spec{
+		Seed:       1,
+		Iterations: 3,
+		Model:      ModelSpec{Template: "auto"},
+		Data:       DataSpec{MaxPromptTokens: 512, MaxResponseTokens: 256, Overlong: "truncate"},
+		Objective: ObjectiveSpec{
+			Kind: "ldalign", Beta: 0.1, Distance: "l2", Normaliser: "per_iteration", Weight: "distance",
+		},
+		Guide: GuideSpec{
+			Encoder: "policy", Decoder: "scratch:2", LatentDim: 32, Pooling: "mean", PrefixTokens: 2, WordDropout: 0.5,
+			Reduction: "mean", Epochs: 2, Batch: 64,
+			Optimizer: defaultOptimizer("adamw", 5e-5),
+		},
+		Generation: GenerationSpec{Temperature: 1, TopP: 1, SamplesPerPrompt: 1, Slots: 32, Bucket: 16},
+		Optimizer:  defaultOptimizer("rmsprop", 5e-7),
+		Training:   TrainingSpec{Schedule: "exact", Epochs: 1, Batch: 64, MicroBatch: 8, CheckpointEvery: 50},
+		Evaluation: EvaluationSpec{Scorer: "graded", Samples: 2},
+		Compute:    ComputeSpec{Device: "cpu"},
+		Streams: StreamsSpec{
+			MaxAge: "720h", MaxBytes: "2GB", AckWait: "30s", MaxDeliver: 5, Replicas: 1, Sync: "always",
+		},
+	}
+}
+
+// defaultOptimizer has the usual constants of both kinds, so that a change of kind needs no other key.
+func defaultOptimizer(kind string, lr float64) OptimizerSpec {
+	return OptimizerSpec{
+		Kind: kind, LR: lr, LRDecay: 1, Schedule: "linear", Warmup: 0.1, Clip: 1,
+		Alpha: 0.99, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8,
+	}
+}
+
+// defaultScratch is what a model.scratch section starts from.
+func defaultScratch() *ScratchSpec {
+	return &ScratchSpec{Family: "llama", Hidden: 128, Layers: 4, Heads: 4, MaxPositions: 1024}
+}

@@ -1,0 +1,59 @@
+package schemas
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// Resolve fills in what follows from other keys: generation.max_new_tokens, the scratch model's kv_heads and intermediate, and
+// compute.threads, for which the caller passes the number to use on this machine. Resolving twice changes nothing.
+func Resolve(spec Spec, threads int) Spec {
+	s := spec.clone()
+	if s.Generation.MaxNewTokens == 0 {
+		s.Generation.MaxNewTokens = s.Data.MaxResponseTokens
+	}
+	if s.Compute.Threads == 0 {
+		s.Compute.Threads = threads
+	}
+	if m := s.Model.Scratch; m != nil {
+		if m.KVHeads == 0 {
+			m.KVHeads = m.Heads
+		}
+		if m.Intermediate == 0 {
+			m.Intermediate = 4 * m.Hidden
+			if m.Family == "llama" {
+				m.Intermediate = (8*m.Hidden/3 + 15) / 16 * 16
+			}
+		}
+	}
+	return s
+}
+
+// Digest is the sha256, in hexadecimal, of everything in a resolved spec that can change a result. The run's name, streams,
+// servers and training.checkpoint_every are left out. A model or data file is named by its path as written: the digest of its
+// content stands in the run's first manifest.
+func (s Spec) Digest() string {
+	var lines []string
+	walk(reflect.ValueOf(s), func(key string, v reflect.Value, _ reflect.StructTag, digested bool) {
+		// Zero values are left out, so that a new key whose zero means "as before" leaves the digests of old specs alone.
+		if digested && !v.IsZero() {
+			lines = append(lines, fmt.Sprintf("%s=%q\n", key, scalarText(v)))
+		}
+	})
+	slices.Sort(lines)
+	sum := sha256.Sum256([]byte("ldalign run spec\n" + strings.Join(lines, "")))
+	return hex.EncodeToString(sum[:])
+}
+
+// clone copies a spec so that neither sees changes to the other.
+func (s Spec) clone() Spec {
+	if s.Model.Scratch != nil {
+		scratch := *s.Model.Scratch
+		s.Model.Scratch = &scratch
+	}
+	return s
+}

@@ -1,0 +1,66 @@
+package schemas
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+)
+
+// Set changes one key by an assignment as training.batch=32, the form of the command line's --set. The value is read as in
+// the file, but a text needs no quotes. On error (a *SpecError) the spec is unchanged. Validate it when all is set.
+func Set(spec *Spec, assignment string) error {
+	key, text, ok := strings.Cut(assignment, "=")
+	if !ok {
+		return setError("", fmt.Sprintf("%q is not key=value, such as training.batch=32", assignment))
+	}
+	key = strings.TrimSpace(key)
+	changed := spec.clone()
+	into, path := reflect.ValueOf(&changed).Elem(), ""
+	for name := range strings.SplitSeq(key, ".") {
+		if into.Kind() != reflect.Struct {
+			return setError(key, fmt.Sprintf("%s holds a value, not keys", path))
+		}
+		index, known := fieldOf(into.Type(), name)
+		if !known {
+			message, _ := unknownKey(into.Type(), path, name)
+			return setError(join(path, name), message)
+		}
+		into, path = into.Field(index), join(path, name)
+		if into.Kind() == reflect.Pointer {
+			if into.IsNil() {
+				into.Set(reflect.ValueOf(defaultScratch()))
+			}
+			into = into.Elem()
+		}
+	}
+	if into.Kind() == reflect.String {
+		into.SetString(text)
+		*spec = changed
+		return nil
+	}
+	d := newDecoder(setFile, 0)
+	body, err := parseYAML(text)
+	switch {
+	case err != nil:
+		d.syntax(err)
+	case body == nil:
+		return setError(key, fmt.Sprintf("found nothing after =, expected a value such as %s", example(key)))
+	default:
+		d.value(key, body, into)
+	}
+	if len(d.problems) > 0 {
+		for i := range d.problems {
+			d.problems[i].Key, d.problems[i].Line, d.problems[i].Column = key, 0, 0
+		}
+		return &SpecError{Problems: d.problems}
+	}
+	*spec = changed
+	return nil
+}
+
+// setFile stands for the file in problems of Set.
+const setFile = "--set"
+
+func setError(key, message string) error {
+	return &SpecError{Problems: []Problem{{File: setFile, Key: key, Message: message}}}
+}

@@ -1,0 +1,57 @@
+package schemas
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+)
+
+// unknownKey explains a key that a section does not have, and names the path that was probably meant (empty when nothing is
+// near): the nearest key of the same section, else the same key of another section.
+func unknownKey(section reflect.Type, path, key string) (message, meant string) {
+	if near := nearest(key, keysOf(section)); near != "" {
+		return fmt.Sprintf("unknown key; did you mean %s?", near), join(path, near)
+	}
+	for _, f := range Fields() {
+		if strings.HasSuffix(f.Key, "."+key) || f.Key == key {
+			return fmt.Sprintf("unknown key; did you mean %s?", f.Key), f.Key
+		}
+	}
+	return "unknown key; expected one of " + strings.Join(keysOf(section), ", "), ""
+}
+
+// nearest is the word with the smallest edit distance, if that is small for the length of s.
+func nearest(s string, words []string) string {
+	best, least := "", max(1, len(s)/3)+1
+	if len(s) > 64 {
+		return ""
+	}
+	for _, w := range words {
+		if d := editDistance(s, w); d < least {
+			best, least = w, d
+		}
+	}
+	return best
+}
+
+// editDistance counts the bytes to insert, delete, replace or swap with their neighbour (Damerau's, each byte edited once).
+func editDistance(a, b string) int {
+	rows := make([][]int, len(a)+1)
+	for i := range rows {
+		rows[i] = make([]int, len(b)+1)
+		for j := range rows[i] {
+			switch {
+			case i == 0 || j == 0:
+				rows[i][j] = i + j
+			case a[i-1] == b[j-1]:
+				rows[i][j] = rows[i-1][j-1]
+			default:
+				rows[i][j] = 1 + min(rows[i-1][j-1], rows[i-1][j], rows[i][j-1])
+				if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+					rows[i][j] = min(rows[i][j], 1+rows[i-2][j-2])
+				}
+			}
+		}
+	}
+	return rows[len(a)][len(b)]
+}

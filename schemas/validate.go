@@ -1,0 +1,343 @@
+package schemas
+
+import (
+	"fmt"
+	"math"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Validate checks ranges, names and combinations. The error is a *SpecError with all problems, without places: ParseSpecs has
+// already checked what it read and knows the places.
+func (s Spec) Validate() error {
+	if problems := check(&s); len(problems) > 0 {
+		return &SpecError{Problems: problems}
+	}
+	return nil
+}
+
+// checker collects problems by key.
+type checker struct{ problems []Problem }
+
+func (c *checker) problem(key, format string, args ...any) {
+	c.problems = append(c.problems, Problem{Key: key, Message: fmt.Sprintf(format, args...)})
+}
+
+func (c *checker) must(ok bool, key, format string, args ...any) {
+	if !ok {
+		c.problem(key, format, args...)
+	}
+}
+
+func (c *checker) oneOf(key, value string, allowed ...string) {
+	if slices.Contains(allowed, value) {
+		return
+	}
+	if near := nearest(value, allowed); near != "" {
+		c.problem(key, "%s is unknown; did you mean %s? Expected one of %s", quoteShort(value), near, strings.Join(allowed, ", "))
+		return
+	}
+	c.problem(key, "%s is unknown; expected one of %s", quoteShort(value), strings.Join(allowed, ", "))
+}
+
+func (c *checker) atLeast(key string, value, least int) {
+	c.must(value >= least, key, "%d is too small; expected at least %d", value, least)
+}
+
+// share checks a rate of [0, 1).
+func (c *checker) share(key string, value float64) {
+	c.must(value >= 0 && value < 1, key, "%v is out of range; expected 0 or more, and less than 1", value)
+}
+
+func (c *checker) positive(key string, value float64) {
+	c.must(value > 0 && !math.IsInf(value, 0), key, "%v is out of range; expected a number greater than 0", value)
+}
+
+func (c *checker) notNegative(key string, value float64) {
+	c.must(value >= 0 && !math.IsInf(value, 0), key, "%v is out of range; expected 0 or more", value)
+}
+
+// check returns what is wrong with a spec, in the order of its keys.
+func check(s *Spec) []Problem {
+	c := &checker{}
+	switch {
+	case s.Run == "":
+		c.problem("run", "is required: a name such as run: demo")
+	case !ValidRun(s.Run):
+		c.problem("run", "%s can't be a name; use lower-case letters, digits, - and _, at most 63, no - or _ in front",
+			quoteShort(s.Run))
+	}
+	c.atLeast("iterations", s.Iterations, 1)
+	c.model(s)
+	c.data(s)
+	c.objective(s)
+	c.guide(&s.Guide)
+	c.generation(s)
+	c.optimizer("optimizer", &s.Optimizer)
+	c.training(&s.Training)
+	c.evaluation(&s.Evaluation)
+	c.atLeast("compute.threads", s.Compute.Threads, 0)
+	c.must(validDevice.MatchString(s.Compute.Device), "compute.device",
+		"%s is unknown; expected cpu, or cuda:N such as cuda:0", quoteShort(s.Compute.Device))
+	c.streams(s)
+	c.servers(&s.Servers)
+	return c.problems
+}
+
+var validDevice = regexp.MustCompile(`^(cpu|cuda:[0-9]{1,3})$`)
+
+func (c *checker) model(s *Spec) {
+	m := &s.Model
+	switch {
+	case m.From == "":
+		c.problem("model.from", "is required: a Hugging Face folder, run:NAME, run:NAME@ITERATION or scratch")
+	case strings.HasPrefix(m.From, "run:"):
+		if _, _, err := ParseRunReference(m.From); err != nil {
+			c.problem("model.from", "%v", err)
+		}
+	case m.From == "scratch" && m.Scratch == nil:
+		c.problem("model.from", "scratch needs a model.scratch section that describes the model")
+	}
+	if m.Scratch != nil {
+		c.must(m.From == "scratch", "model.scratch", "only with model.from: scratch")
+		c.scratch(m.Scratch, &s.Data)
+	}
+	if !slices.Contains([]string{"auto", "chat", "raw"}, m.Template) {
+		c.must(strings.Contains(m.Template, "{prompt}"), "model.template",
+			"%s is neither auto, chat nor raw, and holds no {prompt}", quoteShort(m.Template))
+	}
+	c.must(m.System == "" || m.Template == "auto" || m.Template == "chat", "model.system",
+		"needs a chat template: model.template is %s", quoteShort(m.Template))
+}
+
+func (c *checker) scratch(m *ScratchSpec, data *DataSpec) {
+	const at = "model.scratch."
+	c.oneOf(at+"family", m.Family, "llama", "gpt2")
+	c.atLeast(at+"hidden", m.Hidden, 1)
+	c.atLeast(at+"layers", m.Layers, 1)
+	c.atLeast(at+"heads", m.Heads, 1)
+	c.atLeast(at+"kv_heads", m.KVHeads, 0)
+	c.atLeast(at+"intermediate", m.Intermediate, 0)
+	if m.Hidden > 0 && m.Heads > 0 {
+		switch size := m.Hidden / m.Heads; {
+		case m.Hidden%m.Heads != 0:
+			c.problem(at+"heads", "%d does not divide hidden %d", m.Heads, m.Hidden)
+		case m.Family == "llama" && size%2 != 0:
+			c.problem(at+"heads", "hidden %d over %d heads is %d a head; llama rotates pairs and needs an even number",
+				m.Hidden, m.Heads, size)
+		}
+	}
+	if m.Heads > 0 && m.KVHeads > 0 {
+		c.must(m.Heads%m.KVHeads == 0, at+"kv_heads", "%d does not divide heads %d", m.KVHeads, m.Heads)
+		c.must(m.Family != "gpt2" || m.KVHeads == m.Heads, at+"kv_heads", "gpt2 has as many as heads: leave the key out")
+	}
+	longest := data.MaxPromptTokens + data.MaxResponseTokens
+	c.must(m.MaxPositions >= longest, at+"max_positions",
+		"%d is less than data.max_prompt_tokens + data.max_response_tokens = %d", m.MaxPositions, longest)
+	c.must(m.Tokenizer != "", at+"tokenizer", "is required: a folder with tokenizer.json, or builtin:demo")
+}
+
+func (c *checker) data(s *Spec) {
+	d := &s.Data
+	c.must(d.Train != "", "data.train", "is required: a JSONL file, builtin:demo/base or builtin:demo/align")
+	c.atLeast("data.limit", d.Limit, 0)
+	c.atLeast("data.max_prompt_tokens", d.MaxPromptTokens, 1)
+	c.atLeast("data.max_response_tokens", d.MaxResponseTokens, 1)
+	c.oneOf("data.overlong", d.Overlong, "truncate", "reject")
+	c.must(s.Objective.Kind != "dpo" || !strings.HasPrefix(d.Train, "builtin:"), "data.train",
+		"%s has no rejected responses, which objective.kind: dpo needs", d.Train)
+}
+
+func (c *checker) objective(s *Spec) {
+	o := &s.Objective
+	c.oneOf("objective.kind", o.Kind, "ldalign", "spin", "dpo", "sft")
+	c.positive("objective.beta", o.Beta)
+	c.oneOf("objective.distance", o.Distance, "l2", "l2_squared", "cosine")
+	c.oneOf("objective.normaliser", o.Normaliser, "per_iteration", "fixed_first")
+	c.oneOf("objective.weight", o.Weight, "distance", "one", "shuffled")
+	c.must(o.WeightClip == 0 || o.WeightClip >= 1 && !math.IsInf(o.WeightClip, 0), "objective.weight_clip",
+		"%v is out of range; expected 0 for none, or 1 and more: the mean weight is 1", o.WeightClip)
+	if o.Kind != "ldalign" {
+		c.must(o.Weight == "distance", "objective.weight", "only with objective.kind: ldalign, not %s", o.Kind)
+		c.must(o.WeightClip == 0, "objective.weight_clip", "only with objective.kind: ldalign, not %s", o.Kind)
+	}
+}
+
+func (c *checker) guide(g *GuideSpec) {
+	c.guideReference("guide.from", g.From)
+	for _, part := range []struct{ key, from string }{{"guide.encoder", g.Encoder}, {"guide.decoder", g.Decoder}} {
+		layers, fresh := strings.CutPrefix(part.from, "scratch:")
+		n, err := strconv.Atoi(layers)
+		switch {
+		case part.from == "":
+			c.problem(part.key, "is empty; expected a Hugging Face folder, policy, or scratch:N")
+		case part.from == "scratch", fresh && (err != nil || n < 1):
+			c.problem(part.key, "%s names no layers; expected scratch:N with N of 1 or more", quoteShort(part.from))
+		}
+	}
+	c.atLeast("guide.latent_dim", g.LatentDim, 1)
+	c.oneOf("guide.pooling", g.Pooling, "mean", "last")
+	c.atLeast("guide.prefix_tokens", g.PrefixTokens, 1)
+	c.share("guide.word_dropout", g.WordDropout)
+	c.oneOf("guide.reduction", g.Reduction, "mean", "sum")
+	c.atLeast("guide.epochs", g.Epochs, 1)
+	c.atLeast("guide.batch", g.Batch, 1)
+	c.optimizer("guide.optimizer", &g.Optimizer)
+}
+
+// guideReference checks a key that is empty or run:NAME.
+func (c *checker) guideReference(key, from string) {
+	if from == "" {
+		return
+	}
+	if _, iteration, err := ParseRunReference(from); err != nil {
+		c.problem(key, "%v", err)
+	} else if iteration >= 0 {
+		c.problem(key, "%s names an iteration, but a run has one guide: write run:NAME", quoteShort(from))
+	}
+}
+
+func (c *checker) generation(s *Spec) {
+	g := &s.Generation
+	c.notNegative("generation.temperature", g.Temperature)
+	c.must(g.TopP > 0 && g.TopP <= 1, "generation.top_p", "%v is out of range; expected more than 0, at most 1", g.TopP)
+	c.atLeast("generation.max_new_tokens", g.MaxNewTokens, 0)
+	c.must(g.MaxNewTokens <= s.Data.MaxResponseTokens, "generation.max_new_tokens",
+		"%d is more than data.max_response_tokens %d, to which responses are cut", g.MaxNewTokens, s.Data.MaxResponseTokens)
+	c.atLeast("generation.samples_per_prompt", g.SamplesPerPrompt, 1)
+	if g.SamplesPerPrompt > 1 {
+		sampled := s.Objective.Kind == "ldalign" || s.Objective.Kind == "spin"
+		c.must(sampled, "generation.samples_per_prompt", "%s samples no responses: leave it at 1", s.Objective.Kind)
+		c.must(g.Temperature > 0, "generation.samples_per_prompt", "all samples are equal at temperature 0: leave it at 1")
+	}
+	c.atLeast("generation.slots", g.Slots, 1)
+	c.atLeast("generation.bucket", g.Bucket, 1)
+}
+
+func (c *checker) optimizer(at string, o *OptimizerSpec) {
+	c.oneOf(at+".kind", o.Kind, "rmsprop", "adamw")
+	c.positive(at+".lr", o.LR)
+	c.positive(at+".lr_decay", o.LRDecay)
+	c.oneOf(at+".schedule", o.Schedule, "linear", "cosine", "constant")
+	c.share(at+".warmup", o.Warmup)
+	c.notNegative(at+".clip", o.Clip)
+	c.share(at+".alpha", o.Alpha)
+	c.share(at+".beta1", o.Beta1)
+	c.share(at+".beta2", o.Beta2)
+	c.positive(at+".eps", o.Eps)
+	c.notNegative(at+".weight_decay", o.WeightDecay)
+	c.must(o.WeightDecay == 0 || o.Kind != "rmsprop", at+".weight_decay", "only with kind: adamw")
+}
+
+func (c *checker) training(t *TrainingSpec) {
+	c.oneOf("training.schedule", t.Schedule, "exact")
+	c.atLeast("training.epochs", t.Epochs, 1)
+	c.atLeast("training.batch", t.Batch, 1)
+	c.atLeast("training.micro_batch", t.MicroBatch, 1)
+	c.must(t.Batch < 1 || t.MicroBatch <= t.Batch, "training.micro_batch",
+		"%d is more than training.batch %d, of which it is a part", t.MicroBatch, t.Batch)
+	c.atLeast("training.checkpoint_every", t.CheckpointEvery, 0)
+}
+
+func (c *checker) evaluation(e *EvaluationSpec) {
+	c.oneOf("evaluation.scorer", e.Scorer, "exact", "graded", "none")
+	c.atLeast("evaluation.samples", e.Samples, 1)
+	c.atLeast("evaluation.limit", e.Limit, 0)
+	c.guideReference("evaluation.guide", e.Guide)
+}
+
+func (c *checker) streams(s *Spec) {
+	st := &s.Streams
+	c.duration("streams.max_age", st.MaxAge)
+	if n, err := ParseSize(st.MaxBytes); err != nil {
+		c.problem("streams.max_bytes", "%v", err)
+	} else {
+		c.must(n >= 1<<20, "streams.max_bytes", "%s is too small; expected at least 1MiB", st.MaxBytes)
+	}
+	c.duration("streams.ack_wait", st.AckWait)
+	c.atLeast("streams.max_deliver", st.MaxDeliver, 1)
+	c.must(slices.Contains([]int{1, 3, 5}, st.Replicas), "streams.replicas", "%d is not 1, 3 or 5", st.Replicas)
+	c.must(st.Replicas <= 1 || s.Servers.NATS != "", "streams.replicas",
+		"%d need a cluster: set servers.nats, the embedded server is one", st.Replicas)
+	if st.Sync != "always" {
+		c.duration("streams.sync", st.Sync)
+	}
+}
+
+func (c *checker) duration(key, text string) {
+	d, err := time.ParseDuration(text)
+	c.must(err == nil && d > 0, key, "%s is no duration; expected a number with a unit such as %s, of ms, s, m or h",
+		quoteShort(text), durationExample(key))
+}
+
+// durationExample is the default of a key, if that is a duration.
+func durationExample(key string) string {
+	if e := example(key); e != "always" {
+		return e
+	}
+	return "2s, or always"
+}
+
+func (c *checker) servers(s *ServersSpec) {
+	if s.NATS != "" {
+		for one := range strings.SplitSeq(s.NATS, ",") {
+			c.server("servers.nats", strings.TrimSpace(one), "LDALIGN_NATS_CREDS", "nats", "tls", "ws", "wss")
+		}
+	}
+	if s.S3 == "" {
+		c.must(s.Bucket == "", "servers.bucket", "only with servers.s3")
+		c.must(s.Region == "", "servers.region", "only with servers.s3")
+		return
+	}
+	c.server("servers.s3", s.S3, "LDALIGN_S3_ACCESS_KEY and LDALIGN_S3_SECRET_KEY", "http", "https")
+	c.must(validBucket.MatchString(s.Bucket), "servers.bucket",
+		"%s can't be a bucket; expected 3 to 63 lower-case letters, digits, - and .", quoteShort(s.Bucket))
+}
+
+var validBucket = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
+
+// server checks scheme://host:port. The message never repeats credentials.
+func (c *checker) server(key, text, environment string, schemes ...string) {
+	u, err := url.Parse(text)
+	switch {
+	case err == nil && u.User != nil:
+		c.problem(key, "holds credentials, which would be stored with the run: take them out and set %s", environment)
+	case err != nil || !slices.Contains(schemes, u.Scheme) || u.Hostname() == "" || strings.Trim(u.Path, "/") != "":
+		c.problem(key, "is no server; expected %s://HOST:PORT such as %s", strings.Join(schemes, ":// or "), example(key))
+	}
+}
+
+// ParseRunReference reads run:NAME or run:NAME@ITERATION. The iteration is -1 where none is named: the newest.
+func ParseRunReference(text string) (run string, iteration int, err error) {
+	rest, ok := strings.CutPrefix(text, "run:")
+	run, number, named := strings.Cut(rest, "@")
+	iteration = -1
+	if ok && named {
+		n, err := strconv.ParseUint(number, 10, 31)
+		ok, iteration = err == nil, int(n)
+	}
+	if !ok || !ValidRun(run) {
+		return "", 0, fmt.Errorf("%s is no run; expected run:NAME or run:NAME@ITERATION such as run:demo@2", quoteShort(text))
+	}
+	return run, iteration, nil
+}
+
+// sizeUnits are decimal (GB) and binary (GiB).
+var sizeUnits = map[string]int64{
+	"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40,
+}
+
+// ParseSize reads a number of bytes such as 2GB or 512MiB.
+func ParseSize(text string) (int64, error) {
+	digits := strings.TrimRight(text, "BKMGTi ")
+	unit, known := sizeUnits[strings.TrimSpace(text[len(digits):])]
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || n < 0 || !known || n > math.MaxInt64/unit {
+		return 0, fmt.Errorf("%s is no size; expected a whole number with a unit such as 2GB or 512MiB", quoteShort(text))
+	}
+	return n * unit, nil
+}

@@ -1,0 +1,78 @@
+package schemas
+
+import (
+	"bytes"
+	"fmt"
+	"reflect"
+	"strconv"
+	"strings"
+	"unicode"
+)
+
+// YAML writes the spec with all its keys, as one document that ParseSpecs reads back to the same spec. The error says which
+// text has characters that YAML can't hold.
+func (s Spec) YAML() ([]byte, error) {
+	var b bytes.Buffer
+	if err := writeSection(&b, "", 0, reflect.ValueOf(s)); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+func writeSection(b *bytes.Buffer, path string, depth int, v reflect.Value) error {
+	indent := strings.Repeat("  ", depth)
+	for i, key := range keysOf(v.Type()) {
+		field, full := v.Field(i), join(path, key)
+		if field.Kind() == reflect.Pointer {
+			if field.IsNil() {
+				continue
+			}
+			field = field.Elem()
+		}
+		switch field.Kind() {
+		case reflect.Struct:
+			fmt.Fprintf(b, "%s%s:\n", indent, key)
+			if err := writeSection(b, full, depth+1, field); err != nil {
+				return err
+			}
+		case reflect.String:
+			text, err := quote(field.String())
+			if err != nil {
+				return fmt.Errorf("schemas: run spec: %s: %w", full, err)
+			}
+			fmt.Fprintf(b, "%s%s: %s\n", indent, key, text)
+		default:
+			fmt.Fprintf(b, "%s%s: %s\n", indent, key, scalarText(field))
+		}
+	}
+	return nil
+}
+
+// quote writes a text in double quotes.
+func quote(s string) (string, error) {
+	var b strings.Builder
+	b.WriteByte('"')
+	for _, r := range s {
+		switch {
+		case r == '"' || r == '\\':
+			b.WriteByte('\\')
+			b.WriteRune(r)
+		case r == '\n':
+			b.WriteString(`\n`)
+		case r == '\t':
+			b.WriteString(`\t`)
+		case r == '\r':
+			b.WriteString(`\r`)
+		case r == unicode.ReplacementChar:
+			return "", fmt.Errorf("%s is not UTF-8 text", strconv.Quote(s))
+		case unicode.IsPrint(r):
+			b.WriteRune(r)
+		case r < 0x10000:
+			fmt.Fprintf(&b, `\u%04x`, r)
+		default:
+			fmt.Fprintf(&b, `\U%08x`, r)
+		}
+	}
+	b.WriteByte('"')
+	return b.String(), nil
+}
