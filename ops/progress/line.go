@@ -1,0 +1,154 @@
+package progress
+
+import (
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// state is a task at one time: what a line says.
+type state struct {
+	Time    string            `json:"time"` // RFC 3339, UTC
+	Task    string            `json:"task"`
+	Done    int64             `json:"done"`
+	Total   int64             `json:"total,omitempty"`
+	Unit    string            `json:"unit,omitempty"`
+	Elapsed float64           `json:"elapsed_seconds"`
+	Rate    float64           `json:"rate"`      // items a second of late
+	Mean    float64           `json:"mean_rate"` // items a second from the start
+	ETA     *float64          `json:"eta_seconds,omitempty"`
+	Notes   map[string]string `json:"notes,omitempty"`
+	Final   bool              `json:"final,omitempty"`
+	Stopped bool              `json:"stopped,omitempty"` // final, and not by Done
+
+	notes []note
+}
+
+// text is the plain line: progress, or the summary of a final state.
+func (s state) text() string {
+	var b strings.Builder
+	b.WriteString(s.Task + ":")
+	switch {
+	case s.Stopped:
+		fmt.Fprintf(&b, " stopped at %s after %s", s.count(), duration(s.Elapsed))
+	case s.Final:
+		fmt.Fprintf(&b, " %s in %s, %s", s.items(s.Done), duration(s.Elapsed), perSecond(s.Mean))
+	default:
+		fmt.Fprintf(&b, " %s%s, %s", s.count(), s.percent(", "), perSecond(s.Rate))
+		if s.ETA != nil {
+			b.WriteString(", eta " + duration(*s.ETA))
+		}
+	}
+	for _, n := range s.notes {
+		fmt.Fprintf(&b, ", %s %s", n.key, n.value)
+	}
+	return b.String()
+}
+
+const barCells = 20
+
+// bar is the live line of at most width cells. The name is padded to pad cells.
+func (s state) bar(pad, width int, color bool) string {
+	var b strings.Builder
+	b.WriteString(s.Task + strings.Repeat(" ", max(0, pad-runes(s.Task))) + "  ")
+	if s.Total > 0 && width >= 60+pad {
+		full := int(min(max(s.Done, 0), s.Total) * barCells / s.Total)
+		b.WriteString(strings.Repeat("━", full) + strings.Repeat("╌", barCells-full) + "  ")
+	}
+	if p := s.percent(""); p != "" {
+		fmt.Fprintf(&b, "%4s  ", p)
+	}
+	b.WriteString(s.count() + "  " + perSecond(s.Rate))
+	if s.ETA != nil {
+		b.WriteString("  eta " + duration(*s.ETA))
+	} else {
+		b.WriteString("  " + duration(s.Elapsed))
+	}
+	for _, n := range s.notes {
+		b.WriteString("  " + n.key + " " + n.value)
+	}
+	line := truncate(b.String(), width)
+	if name := runes(s.Task); color && runes(line) > name {
+		return "\x1b[1m" + s.Task + "\x1b[0m" + line[len(s.Task):]
+	}
+	return line
+}
+
+func (s state) count() string {
+	if s.Total > 0 {
+		return s.items(s.Done, s.Total)
+	}
+	return s.items(s.Done)
+}
+
+// items is "12 prompts" or "12/40 prompts".
+func (s state) items(counts ...int64) string {
+	parts := make([]string, len(counts))
+	for i, n := range counts {
+		parts[i] = fmt.Sprint(n)
+	}
+	out := strings.Join(parts, "/")
+	if s.Unit != "" {
+		out += " " + s.Unit
+	}
+	return out
+}
+
+func (s state) percent(before string) string {
+	if s.Total <= 0 {
+		return ""
+	}
+	share := float64(min(max(s.Done, 0), s.Total)) / float64(s.Total)
+	return fmt.Sprintf("%s%d%%", before, int(100*share)) // rounded down: 100% is the end and nothing before
+}
+
+func perSecond(r float64) string {
+	switch {
+	case r >= 100:
+		return fmt.Sprintf("%.0f/s", r)
+	case r >= 1 || r == 0:
+		return fmt.Sprintf("%.1f/s", r)
+	default: // slow work reads better as time for one
+		return duration(1/r) + " each"
+	}
+}
+
+// duration is short: 0.8s, 14.2s, 3m05s, 2h07m.
+func duration(seconds float64) string {
+	if seconds < 59.95 {
+		return fmt.Sprintf("%.1fs", max(0, seconds))
+	}
+	if seconds >= 1000*3600 {
+		return "over 1000h"
+	}
+	d := time.Duration(seconds * float64(time.Second)).Round(time.Second)
+	if d < time.Hour {
+		return fmt.Sprintf("%dm%02ds", int(d.Minutes()), int(d.Seconds())%60)
+	}
+	return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
+}
+
+// clean keeps a name or value from moving the cursor: control characters become spaces.
+func clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
+// truncate cuts s to width cells, one per rune.
+func truncate(s string, width int) string {
+	if width < 1 {
+		return ""
+	}
+	if runes(s) <= width {
+		return s
+	}
+	return string([]rune(s)[:width-1]) + "…"
+}
+
+func runes(s string) int { return utf8.RuneCountInString(s) }

@@ -1,0 +1,127 @@
+package progress
+
+import (
+	"fmt"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Task is one piece of work on a Display. Its methods may be called from several goroutines; counting never waits for the
+// terminal.
+type Task struct {
+	display *Display
+	name    string
+	unit    string
+	start   time.Time
+
+	done  atomic.Int64
+	total atomic.Int64
+
+	mu    sync.Mutex
+	notes []note // in the order of their first appearance
+
+	// under the display's lock
+	rate    rate
+	printed time.Time
+}
+
+type note struct{ key, value string }
+
+// Set says how much is done.
+func (t *Task) Set(done int64) { t.done.Store(done) }
+
+// Add says how much more is done.
+func (t *Task) Add(n int64) { t.done.Add(n) }
+
+// SetTotal says how much there is to do; 0 for unknown.
+func (t *Task) SetTotal(total int64) { t.total.Store(total) }
+
+// Note shows a value beside the progress until the next Note of the same key.
+func (t *Task) Note(key string, value any) {
+	n := note{key: clean(key), value: clean(format(value))}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i := range t.notes {
+		if t.notes[i].key == n.key {
+			t.notes[i] = n
+			return
+		}
+	}
+	t.notes = append(t.notes, n)
+}
+
+// Done ends the task and leaves its summary line. Calling it again does nothing.
+func (t *Task) Done() { t.display.finish(t) }
+
+// state is what is to be shown of the task at a time. The caller holds the display's lock.
+func (t *Task) state(now time.Time) state {
+	s := state{
+		Time:    now.UTC().Format(time.RFC3339),
+		Task:    t.name,
+		Done:    t.done.Load(),
+		Total:   t.total.Load(),
+		Unit:    t.unit,
+		Elapsed: now.Sub(t.start).Seconds(),
+		Rate:    t.rate.perSecond(),
+	}
+	if s.Elapsed > 0 {
+		s.Mean = float64(s.Done) / s.Elapsed
+	}
+	if left := s.Total - s.Done; s.Total > 0 && left >= 0 && s.Rate > 0 {
+		eta := float64(left) / s.Rate
+		s.ETA = &eta
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s.notes = append(s.notes, t.notes...)
+	if len(s.notes) > 0 {
+		s.Notes = make(map[string]string, len(s.notes))
+		for _, n := range s.notes {
+			s.Notes[n.key] = n.value
+		}
+	}
+	return s
+}
+
+// rate is an exponentially weighted mean of items a second, with the bias of its empty start divided out: it begins as the
+// plain mean and then forgets.
+type rate struct {
+	last   time.Time
+	count  int64
+	value  float64 // weighted sum
+	weight float64 // of all observations so far, below 1
+}
+
+// memory is the time after which an observation counts 1/e.
+const memory = 10 * time.Second
+
+func (r *rate) observe(count int64, now time.Time) {
+	dt := now.Sub(r.last).Seconds()
+	if dt <= 0 {
+		return
+	}
+	keep := math.Exp(-dt / memory.Seconds())
+	r.value = keep*r.value + (1-keep)*float64(max(0, count-r.count))/dt
+	r.weight = keep*r.weight + (1 - keep)
+	r.last, r.count = now, count
+}
+
+func (r *rate) perSecond() float64 {
+	if r.weight == 0 {
+		return 0
+	}
+	return r.value / r.weight
+}
+
+func format(value any) string {
+	switch v := value.(type) {
+	case float64:
+		return fmt.Sprintf("%.4g", v)
+	case float32:
+		return fmt.Sprintf("%.4g", v)
+	default:
+		return fmt.Sprint(v)
+	}
+}
