@@ -49,28 +49,29 @@ func (s state) text() string {
 
 const barCells = 20
 
-// bar is the live line of at most width cells. The name is padded to pad cells.
+// bar is the live line of at most width cells, with a bar where there is room for one. The name is padded to pad cells.
 func (s state) bar(pad, width int, color bool) string {
-	var b strings.Builder
-	b.WriteString(s.Task + strings.Repeat(" ", max(0, pad-runes(s.Task))) + "  ")
-	if s.Total > 0 && width >= 60+pad {
-		full := int(min(max(s.Done, 0), s.Total) * barCells / s.Total)
-		b.WriteString(strings.Repeat("━", full) + strings.Repeat("╌", barCells-full) + "  ")
-	}
+	name := s.Task + strings.Repeat(" ", max(0, pad-runes(s.Task))) + "  "
+	var rest strings.Builder
 	if p := s.percent(""); p != "" {
-		fmt.Fprintf(&b, "%4s  ", p)
+		fmt.Fprintf(&rest, "%4s  ", p)
 	}
-	b.WriteString(s.count() + "  " + perSecond(s.Rate))
+	rest.WriteString(s.count() + "  " + perSecond(s.Rate))
 	if s.ETA != nil {
-		b.WriteString("  eta " + duration(*s.ETA))
+		rest.WriteString("  eta " + duration(*s.ETA))
 	} else {
-		b.WriteString("  " + duration(s.Elapsed))
+		rest.WriteString("  " + duration(s.Elapsed))
 	}
 	for _, n := range s.notes {
-		b.WriteString("  " + n.key + " " + n.value)
+		rest.WriteString("  " + n.key + " " + n.value)
 	}
-	line := truncate(b.String(), width)
-	if name := runes(s.Task); color && runes(line) > name {
+	cells := ""
+	if s.Total > 0 && runes(name)+barCells+2+runes(rest.String()) <= width {
+		full := int(min(max(s.Done, 0), s.Total) * barCells / s.Total)
+		cells = strings.Repeat("━", full) + strings.Repeat("╌", barCells-full) + "  "
+	}
+	line := truncate(name+cells+rest.String(), width)
+	if color && runes(line) > runes(s.Task) {
 		return "\x1b[1m" + s.Task + "\x1b[0m" + line[len(s.Task):]
 	}
 	return line

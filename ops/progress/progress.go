@@ -1,11 +1,11 @@
 // Package progress shows how far long work is: one line for each task on a terminal, plain or JSON lines elsewhere.
 //
 // It is its own small code because several tasks live at the same time (generator, encoder, trainer) with log lines
-// between them, which bars drawn one by one cannot do without garbling each other. All writing goes through one lock, all
-// drawing through one goroutine that Close waits for.
+// between them, which bars drawn one by one cannot do without garbling each other. All writing goes through one lock;
+// the one goroutine, which redraws, is waited for by Close.
 //
-// A task that ends within two seconds leaves its summary line only. A longer one is redrawn at most ten times a second on a
-// terminal, and printed once every five seconds where there is none.
+// A task that ends within two seconds leaves its summary line only. A longer one is redrawn at most ten times a second
+// on a terminal, and printed once every five seconds where there is none.
 package progress
 
 import (
@@ -88,8 +88,8 @@ func newDisplay(w io.Writer, opts Options) *Display {
 	}
 }
 
-// Task starts a task that is shown until its Done. Total 0 means unknown: no share and no ETA. Unit is the plural of what
-// is counted ("prompts").
+// Task starts a task that is shown until its Done. Total 0 means unknown: no share and no ETA. Unit is the plural of
+// what is counted ("prompts").
 func (d *Display) Task(name string, total int64, unit string) *Task {
 	t := &Task{display: d, name: clean(name), unit: clean(unit), start: d.opts.Now()}
 	t.total.Store(total)
@@ -105,7 +105,7 @@ func (d *Display) Task(name string, total int64, unit string) *Task {
 // Log is a writer for log lines: they appear above the live lines. A line is held until its newline or Close.
 func (d *Display) Log() io.Writer { return (*logWriter)(d) }
 
-// Close prints what is held and the last word on unfinished tasks, and waits for the display's goroutine. It returns the
+// Close prints what is held and where unfinished tasks stopped, and waits for the display's goroutine. It returns the
 // first error of the writer. Tasks and Log stay usable: tasks are silent, log lines pass through.
 func (d *Display) Close() error {
 	d.once.Do(func() {
@@ -238,10 +238,11 @@ func (d *Display) draw(now time.Time) {
 	if slices.Equal(lines, d.drawn) {
 		return
 	}
-	d.erase()
+	frame := d.upAndClear() // one write: no flicker
 	for _, line := range lines {
-		d.write(line + "\n")
+		frame += line + "\n"
 	}
+	d.write(frame)
 	d.drawn = lines
 }
 
@@ -257,8 +258,15 @@ func (d *Display) erase() {
 	if len(d.drawn) == 0 {
 		return
 	}
-	d.write(fmt.Sprintf("\x1b[%dA\r\x1b[J", len(d.drawn)))
+	d.write(d.upAndClear())
 	d.drawn = nil
+}
+
+func (d *Display) upAndClear() string {
+	if len(d.drawn) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("\x1b[%dA\r\x1b[J", len(d.drawn))
 }
 
 func (d *Display) write(s string) {

@@ -262,7 +262,8 @@ func TestRateForgets(t *testing.T) {
 
 func TestDuration(t *testing.T) {
 	for seconds, want := range map[float64]string{
-		-1: "0.0s", 0.84: "0.8s", 59.94: "59.9s", 59.96: "1m00s", 185: "3m05s", 3599.6: "1h00m", 7620: "2h07m", 1e300: "over 1000h",
+		-1: "0.0s", 0.84: "0.8s", 59.94: "59.9s", 59.96: "1m00s", 185: "3m05s", 3599.6: "1h00m", 7620: "2h07m",
+		1e300: "over 1000h",
 	} {
 		if got := duration(seconds); got != want {
 			t.Errorf("%v: want %q, got %q", seconds, want, got)
@@ -323,7 +324,8 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-// screen interprets the sequences that the display uses, as a VT100 does, and returns the lines without trailing empty ones.
+// screen interprets the sequences that the display uses, as a VT100 does, and returns the lines without the empty ones at
+// the end.
 func screen(t *testing.T, s string) []string {
 	t.Helper()
 	lines := [][]rune{nil}

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Task is one piece of work on a Display. Its methods may be called from several goroutines; counting never waits for the
-// terminal.
+// Task is one piece of work on a Display. Its methods may be called from several goroutines; counting never waits for
+// the terminal.
 type Task struct {
 	display *Display
 	name    string
@@ -85,8 +85,8 @@ func (t *Task) state(now time.Time) state {
 	return s
 }
 
-// rate is an exponentially weighted mean of items a second, with the bias of its empty start divided out: it begins as the
-// plain mean and then forgets.
+// rate is an exponentially weighted mean of items a second, with the bias of its empty start divided out: it begins as
+// the plain mean and then forgets.
 type rate struct {
 	last   time.Time
 	count  int64
