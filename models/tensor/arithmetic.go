@@ -1,0 +1,154 @@
+package tensor
+
+import (
+	lib "github.com/sugarme/gotch/libtch"
+)
+
+// Element by element, with broadcasting. The result's type follows PyTorch's promotion; a whole scalar does not change
+// an integer tensor's type.
+
+func (t *Tensor) Add(u *Tensor) *Tensor { return t.binary("Add", u, lib.AtgAdd) }
+func (t *Tensor) Sub(u *Tensor) *Tensor { return t.binary("Sub", u, lib.AtgSub) }
+func (t *Tensor) Mul(u *Tensor) *Tensor { return t.binary("Mul", u, lib.AtgMul) }
+func (t *Tensor) Div(u *Tensor) *Tensor { return t.binary("Div", u, lib.AtgDiv) }
+
+// Maximum is the greater of two elements. Minimum is the lesser.
+func (t *Tensor) Maximum(u *Tensor) *Tensor { return t.binary("Maximum", u, lib.AtgMaximum) }
+func (t *Tensor) Minimum(u *Tensor) *Tensor { return t.binary("Minimum", u, lib.AtgMinimum) }
+
+func (t *Tensor) AddScalar(v float64) *Tensor { return t.scalar("AddScalar", v, lib.AtgAddScalar) }
+func (t *Tensor) SubScalar(v float64) *Tensor { return t.scalar("SubScalar", v, lib.AtgSubScalar) }
+func (t *Tensor) MulScalar(v float64) *Tensor { return t.scalar("MulScalar", v, lib.AtgMulScalar) }
+func (t *Tensor) DivScalar(v float64) *Tensor { return t.scalar("DivScalar", v, lib.AtgDivScalar) }
+
+// Pow raises every element to a scalar power.
+func (t *Tensor) Pow(v float64) *Tensor { return t.scalar("Pow", v, lib.AtgPowTensorScalar) }
+
+func (t *Tensor) Neg() *Tensor        { return t.unary("Neg", lib.AtgNeg) }
+func (t *Tensor) Abs() *Tensor        { return t.unary("Abs", lib.AtgAbs) }
+func (t *Tensor) Exp() *Tensor        { return t.unary("Exp", lib.AtgExp) }
+func (t *Tensor) Log() *Tensor        { return t.unary("Log", lib.AtgLog) }
+func (t *Tensor) Sqrt() *Tensor       { return t.unary("Sqrt", lib.AtgSqrt) }
+func (t *Tensor) Rsqrt() *Tensor      { return t.unary("Rsqrt", lib.AtgRsqrt) }
+func (t *Tensor) Cos() *Tensor        { return t.unary("Cos", lib.AtgCos) }
+func (t *Tensor) Sin() *Tensor        { return t.unary("Sin", lib.AtgSin) }
+func (t *Tensor) Tanh() *Tensor       { return t.unary("Tanh", lib.AtgTanh) }
+func (t *Tensor) Sigmoid() *Tensor    { return t.unary("Sigmoid", lib.AtgSigmoid) }
+func (t *Tensor) LogSigmoid() *Tensor { return t.unary("LogSigmoid", lib.AtgLogSigmoid) }
+func (t *Tensor) Relu() *Tensor       { return t.unary("Relu", lib.AtgRelu) }
+
+// Clamp limits every element to [low, high].
+func (t *Tensor) Clamp(low, high float64) *Tensor {
+	s := t.enter("Clamp")
+	if s == nil {
+		return t.eng.invalid
+	}
+	a, b := scalar(low), scalar(high)
+	lib.AtgClamp(&s.eng.out[0], t.c, a, b)
+	lib.AtsFree(a)
+	lib.AtsFree(b)
+	return s.result("Clamp")
+}
+
+// In place: they change t and return it. A tensor that requires gradients can be changed inside NoGrad only.
+
+func (t *Tensor) Add_(u *Tensor) *Tensor { return t.binaryInPlace("Add_", u, lib.AtgAdd_) }
+func (t *Tensor) Sub_(u *Tensor) *Tensor { return t.binaryInPlace("Sub_", u, lib.AtgSub_) }
+func (t *Tensor) Mul_(u *Tensor) *Tensor { return t.binaryInPlace("Mul_", u, lib.AtgMul_) }
+func (t *Tensor) AddScalar_(v float64) *Tensor {
+	return t.scalarInPlace("AddScalar_", v, lib.AtgAddScalar_)
+}
+func (t *Tensor) MulScalar_(v float64) *Tensor {
+	return t.scalarInPlace("MulScalar_", v, lib.AtgMulScalar_)
+}
+func (t *Tensor) Fill_(v float64) *Tensor { return t.scalarInPlace("Fill_", v, lib.AtgFill_) }
+
+// Zero_ sets every element to 0.
+func (t *Tensor) Zero_() *Tensor {
+	s := t.enter("Zero_")
+	if s == nil {
+		return t.eng.invalid
+	}
+	lib.AtgZero_(&s.eng.out[0], t.c)
+	return s.inPlace("Zero_", t)
+}
+
+// Comparisons give Bool tensors.
+
+func (t *Tensor) Eq(u *Tensor) *Tensor { return t.binary("Eq", u, lib.AtgEqTensor) }
+func (t *Tensor) Ne(u *Tensor) *Tensor { return t.binary("Ne", u, lib.AtgNeTensor) }
+func (t *Tensor) Lt(u *Tensor) *Tensor { return t.binary("Lt", u, lib.AtgLtTensor) }
+func (t *Tensor) Le(u *Tensor) *Tensor { return t.binary("Le", u, lib.AtgLeTensor) }
+func (t *Tensor) Gt(u *Tensor) *Tensor { return t.binary("Gt", u, lib.AtgGtTensor) }
+func (t *Tensor) Ge(u *Tensor) *Tensor { return t.binary("Ge", u, lib.AtgGeTensor) }
+
+func (t *Tensor) EqScalar(v float64) *Tensor { return t.scalar("EqScalar", v, lib.AtgEq) }
+func (t *Tensor) NeScalar(v float64) *Tensor { return t.scalar("NeScalar", v, lib.AtgNe) }
+func (t *Tensor) LtScalar(v float64) *Tensor { return t.scalar("LtScalar", v, lib.AtgLt) }
+func (t *Tensor) LeScalar(v float64) *Tensor { return t.scalar("LeScalar", v, lib.AtgLe) }
+func (t *Tensor) GtScalar(v float64) *Tensor { return t.scalar("GtScalar", v, lib.AtgGt) }
+func (t *Tensor) GeScalar(v float64) *Tensor { return t.scalar("GeScalar", v, lib.AtgGe) }
+
+func (t *Tensor) LogicalAnd(u *Tensor) *Tensor { return t.binary("LogicalAnd", u, lib.AtgLogicalAnd) }
+func (t *Tensor) LogicalOr(u *Tensor) *Tensor  { return t.binary("LogicalOr", u, lib.AtgLogicalOr) }
+func (t *Tensor) LogicalNot() *Tensor          { return t.unary("LogicalNot", lib.AtgLogicalNot) }
+
+// IsFinite is true where an element is neither infinite nor NaN.
+func (t *Tensor) IsFinite() *Tensor { return t.unary("IsFinite", lib.AtgIsfinite) }
+
+// The forms that most operations of libtch have.
+
+type (
+	unaryFn  = func(*lib.Ctensor, lib.Ctensor)
+	binaryFn = func(*lib.Ctensor, lib.Ctensor, lib.Ctensor)
+	scalarFn = func(*lib.Ctensor, lib.Ctensor, lib.Cscalar)
+)
+
+func (t *Tensor) unary(op string, f unaryFn) *Tensor {
+	s := t.enter(op)
+	if s == nil {
+		return t.eng.invalid
+	}
+	f(&s.eng.out[0], t.c)
+	return s.result(op)
+}
+
+func (t *Tensor) binary(op string, u *Tensor, f binaryFn) *Tensor {
+	s := t.enter(op)
+	if s == nil || !s.takes(op, u) {
+		return t.eng.invalid
+	}
+	f(&s.eng.out[0], t.c, u.c)
+	return s.result(op)
+}
+
+func (t *Tensor) scalar(op string, v float64, f scalarFn) *Tensor {
+	s := t.enter(op)
+	if s == nil {
+		return t.eng.invalid
+	}
+	c := scalar(v)
+	f(&s.eng.out[0], t.c, c)
+	lib.AtsFree(c)
+	return s.result(op)
+}
+
+func (t *Tensor) binaryInPlace(op string, u *Tensor, f binaryFn) *Tensor {
+	s := t.enter(op)
+	if s == nil || !s.takes(op, u) {
+		return t.eng.invalid
+	}
+	f(&s.eng.out[0], t.c, u.c)
+	return s.inPlace(op, t)
+}
+
+func (t *Tensor) scalarInPlace(op string, v float64, f scalarFn) *Tensor {
+	s := t.enter(op)
+	if s == nil {
+		return t.eng.invalid
+	}
+	c := scalar(v)
+	f(&s.eng.out[0], t.c, c)
+	lib.AtsFree(c)
+	return s.inPlace(op, t)
+}

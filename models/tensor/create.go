@@ -1,0 +1,95 @@
+package tensor
+
+// #include "shim.h"
+import "C"
+
+import (
+	"math"
+	"unsafe"
+
+	lib "github.com/sugarme/gotch/libtch"
+)
+
+// Zeros makes a tensor of zeros.
+func (s *Scope) Zeros(d DType, shape ...int64) *Tensor { return s.Full(d, 0, shape...) }
+
+// Ones makes a tensor of ones.
+func (s *Scope) Ones(d DType, shape ...int64) *Tensor { return s.Full(d, 1, shape...) }
+
+// Full makes a tensor whose elements are all v.
+func (s *Scope) Full(d DType, v float64, shape ...int64) *Tensor {
+	if !s.ready() {
+		return s.eng.invalid
+	}
+	e := s.eng
+	c := scalar(v)
+	lib.AtgFull(&e.out[0], e.size(shape), len(shape), c, d.native(), e.device.native())
+	lib.AtsFree(c)
+	return s.result("Full")
+}
+
+// Arange makes [start, start+step, …), end excluded, of one dimension.
+func (s *Scope) Arange(d DType, start, end, step float64) *Tensor {
+	if !s.ready() {
+		return s.eng.invalid
+	}
+	e := s.eng
+	a, b, c := scalar(start), scalar(end), scalar(step)
+	lib.AtgArangeStartStep(&e.out[0], a, b, c, d.native(), e.device.native())
+	lib.AtsFree(a)
+	lib.AtsFree(b)
+	lib.AtsFree(c)
+	return s.result("Arange")
+}
+
+// FromFloat32 copies data, in row-major order, into a new Float32 tensor.
+func (s *Scope) FromFloat32(data []float32, shape ...int64) *Tensor {
+	return fromData(s, "FromFloat32", Float32, data, len(data)*4, shape)
+}
+
+// FromFloat64 copies data, in row-major order, into a new Float64 tensor.
+func (s *Scope) FromFloat64(data []float64, shape ...int64) *Tensor {
+	return fromData(s, "FromFloat64", Float64, data, len(data)*8, shape)
+}
+
+// FromInt64 copies data, in row-major order, into a new Int64 tensor.
+func (s *Scope) FromInt64(data []int64, shape ...int64) *Tensor {
+	return fromData(s, "FromInt64", Int64, data, len(data)*8, shape)
+}
+
+// FromBytes copies elements as they are in memory (little endian, row-major) into a new tensor. The bytes need no
+// alignment and may come from a memory map.
+func (s *Scope) FromBytes(d DType, data []byte, shape ...int64) *Tensor {
+	return fromData(s, "FromBytes", d, data, len(data), shape)
+}
+
+func fromData[E any](s *Scope, op string, d DType, data []E, bytes int, shape []int64) *Tensor {
+	if !s.ready() {
+		return s.eng.invalid
+	}
+	want := int64(d.Size())
+	for _, n := range shape {
+		if n < 0 || (n > 0 && want > math.MaxInt64/n) {
+			s.failf(op, "impossible shape %v", append([]int64(nil), shape...))
+			return s.eng.invalid
+		}
+		want *= n
+	}
+	if want != int64(bytes) || d.Size() == 0 {
+		s.failf(op, "%d bytes of data for shape %v of %v, which takes %d", bytes, append([]int64(nil), shape...), d, want)
+		return s.eng.invalid
+	}
+	e := s.eng
+	size := e.size(shape)
+	return s.shimResult(op, C.shim_from_data(e.slot0(), unsafe.Pointer(unsafe.SliceData(data)), C.size_t(bytes),
+		(*C.int64_t)(unsafe.Pointer(&size[0])), C.int(len(shape)), C.int(d.native()), C.int(e.device.native())))
+}
+
+// scalar makes a native scalar, to be freed. A whole number becomes an integer, so that an integer tensor keeps its
+// type; beside a floating tensor both give the same value.
+func scalar(v float64) lib.Cscalar {
+	if v == math.Trunc(v) && math.Abs(v) < 1<<53 && !(v == 0 && math.Signbit(v)) {
+		return lib.AtsInt(int64(v))
+	}
+	return lib.AtsFloat(v)
+}

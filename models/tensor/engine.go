@@ -1,0 +1,204 @@
+package tensor
+
+// #include <stdlib.h>
+// #include "shim.h"
+import "C"
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	lib "github.com/sugarme/gotch/libtch"
+)
+
+// Options configure an engine.
+type Options struct {
+	Device  Device // where tensors are created
+	Threads int    // threads within one operation on the CPU; 0: all cores
+}
+
+// Engine owns tensors and the one OS thread that works on them. Its methods may be called from any goroutine.
+type Engine struct {
+	device Device
+	jobs   chan *job     // unbuffered, so that the runtime's queue of senders is the FIFO
+	closed chan struct{} // closed when Close was called
+	done   chan struct{} // closed when the goroutine ended
+	once   sync.Once
+	busy   atomic.Int64
+	live   atomic.Int64
+	thread C.uintptr_t // set before NewEngine returns, then constant
+
+	// Below: touched by the engine's goroutine alone.
+	cur     *Scope // innermost open scope, nil outside of Do
+	kept    arena
+	chunk   []Tensor // tensors not handed out yet
+	spare   [][]*Tensor
+	dead    []unsafe.Pointer
+	dims    []int64
+	args    []lib.Ctensor
+	out     *[2]lib.Ctensor // in C memory: where libtch puts results
+	gen     unsafe.Pointer  // at::Generator
+	invalid *Tensor
+}
+
+type job struct {
+	f    func(*Scope) error
+	err  error
+	done chan struct{}
+}
+
+// NewEngine starts an engine: one goroutine locked to one OS thread until Close. Its random generator starts from
+// seed 0. It fails when the device is not there.
+func NewEngine(o Options) (*Engine, error) {
+	if o.Threads < 0 {
+		return nil, fmt.Errorf("tensor: Threads is %d, want 0 (all cores) or more", o.Threads)
+	}
+	if o.Threads == 0 {
+		o.Threads = runtime.NumCPU()
+	}
+	if o.Device != CPU && !CUDAAvailable() {
+		return nil, fmt.Errorf("tensor: device %v asked for, but this build or machine has no CUDA", o.Device)
+	}
+	e := &Engine{
+		device: o.Device,
+		jobs:   make(chan *job),
+		closed: make(chan struct{}),
+		done:   make(chan struct{}),
+		dims:   make([]int64, 0, C.SHIM_MAX_DIMS),
+	}
+	e.invalid = &Tensor{eng: e}
+	started := make(chan error)
+	go e.loop(o.Threads, started)
+	if err := <-started; err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// Device is where the engine creates tensors.
+func (e *Engine) Device() Device { return e.device }
+
+// Do runs f on the engine's thread, in a fresh scope, after the calls of Do that came before. At the end the scope's
+// tensors are freed, except those that were kept. It returns f's error, else the scope's first tensor error. A panic in
+// f is returned as an error with its stack. When ctx ends before f was started, f never runs and ctx's error is
+// returned; once started, f runs to its end (watch ctx in f where that takes long). After Close it returns ErrClosed.
+func (e *Engine) Do(ctx context.Context, f func(*Scope) error) error {
+	if C.shim_thread() == e.thread {
+		return ErrNested
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("tensor: not started: %w", err)
+	}
+	j := &job{f: f, done: make(chan struct{})}
+	select {
+	case e.jobs <- j:
+	case <-ctx.Done():
+		return fmt.Errorf("tensor: not started: %w", ctx.Err())
+	case <-e.closed:
+		return ErrClosed
+	}
+	<-j.done
+	return j.err
+}
+
+// Busy is the time spent inside Do so far.
+func (e *Engine) Busy() time.Duration { return time.Duration(e.busy.Load()) }
+
+// Live is the number of tensors, in scopes and kept, that hold native memory now.
+func (e *Engine) Live() int { return int(e.live.Load()) }
+
+// Close waits for the running Do, frees all tensors, kept ones included, and ends the engine's thread. Calls of Do that
+// wait return ErrClosed. Close may be called more than once, not from inside Do.
+func (e *Engine) Close() error {
+	if C.shim_thread() == e.thread {
+		return ErrNested
+	}
+	e.once.Do(func() { close(e.closed) })
+	<-e.done
+	return nil
+}
+
+func (e *Engine) loop(threads int, started chan<- error) {
+	// Never unlocked: the OS thread, with libtorch's thread-local state, ends with the goroutine.
+	runtime.LockOSThread()
+	defer close(e.done)
+	if err := e.open(threads); err != nil {
+		started <- err
+		return
+	}
+	defer e.release()
+	close(started)
+	for {
+		select {
+		case j := <-e.jobs:
+			e.run(j)
+		case <-e.closed:
+			return
+		}
+	}
+}
+
+func (e *Engine) open(threads int) error {
+	C.shim_quiet_errors()
+	e.thread = C.shim_thread()
+	if msg := C.shim_set_threads(C.int(threads)); msg != nil {
+		return fmt.Errorf("tensor: set %d threads: %s", threads, takeString(msg))
+	}
+	if msg := C.shim_generator_new(&e.gen, C.int(e.device.native())); msg != nil {
+		return fmt.Errorf("tensor: random generator of %v: %s", e.device, takeString(msg))
+	}
+	if msg := C.shim_generator_seed(e.gen, 0); msg != nil {
+		C.shim_generator_free(e.gen)
+		return fmt.Errorf("tensor: random generator of %v: %s", e.device, takeString(msg))
+	}
+	e.out = (*[2]lib.Ctensor)(C.calloc(2, C.size_t(unsafe.Sizeof(lib.Ctensor(nil)))))
+	return nil
+}
+
+// release is the end of the engine, also when f ended the goroutine itself (runtime.Goexit, as testing.T.FailNow does).
+func (e *Engine) release() {
+	e.once.Do(func() { close(e.closed) })
+	e.free(&e.kept)
+	C.shim_generator_free(e.gen)
+	C.free(unsafe.Pointer(e.out))
+}
+
+func (e *Engine) run(j *job) {
+	start := time.Now()
+	s := e.push()
+	returned := false
+	defer func() {
+		if !returned {
+			if r := recover(); r != nil {
+				j.err = panicError(r)
+			} else {
+				j.err = errors.New("tensor: the function given to Do ended its goroutine (runtime.Goexit); engine closed")
+			}
+		}
+		e.pop(s)
+		e.busy.Add(int64(time.Since(start)))
+		close(j.done)
+	}()
+	j.err = s.outcome(j.f(s))
+	returned = true
+}
+
+func panicError(r any) error {
+	if err, ok := r.(error); ok {
+		return fmt.Errorf("tensor: panic in Do: %w\n%s", err, debug.Stack())
+	}
+	return fmt.Errorf("tensor: panic in Do: %v\n%s", r, debug.Stack())
+}
+
+// takeString copies and frees a message of the native side and returns its first line.
+func takeString(msg *C.char) string {
+	defer C.free(unsafe.Pointer(msg))
+	return firstLine(C.GoString(msg))
+}

@@ -1,0 +1,87 @@
+package tensor
+
+import (
+	lib "github.com/sugarme/gotch/libtch"
+)
+
+// Gather picks along dim: out[i][j] = t[i][index[i][j]] for dim 1. index is Int64 with t's number of dimensions.
+func (t *Tensor) Gather(dim int64, index *Tensor) *Tensor {
+	s := t.enter("Gather")
+	if s == nil || !s.takes("Gather", index) {
+		return t.eng.invalid
+	}
+	lib.AtgGather(&s.eng.out[0], t.c, dim, index.c, 0)
+	return s.result("Gather")
+}
+
+// Scatter is a copy of t with out[i][index[i][j]] = src[i][j] for dim 1. The indices along dim must not repeat.
+func (t *Tensor) Scatter(dim int64, index, src *Tensor) *Tensor {
+	s := t.enter("Scatter")
+	if s == nil || !s.takes("Scatter", index) || !s.takes("Scatter", src) {
+		return t.eng.invalid
+	}
+	lib.AtgScatter(&s.eng.out[0], t.c, dim, index.c, src.c)
+	return s.result("Scatter")
+}
+
+// IndexSelect picks whole slices along dim; index is Int64 [N].
+func (t *Tensor) IndexSelect(dim int64, index *Tensor) *Tensor {
+	s := t.enter("IndexSelect")
+	if s == nil || !s.takes("IndexSelect", index) {
+		return t.eng.invalid
+	}
+	lib.AtgIndexSelect(&s.eng.out[0], t.c, dim, index.c)
+	return s.result("IndexSelect")
+}
+
+// Embedding looks up rows of t [V, D]: ids Int64 [...] -> [..., D].
+func (t *Tensor) Embedding(ids *Tensor) *Tensor {
+	s := t.enter("Embedding")
+	if s == nil || !s.takes("Embedding", ids) {
+		return t.eng.invalid
+	}
+	lib.AtgEmbedding(&s.eng.out[0], t.c, ids.c, -1, 0, 0)
+	return s.result("Embedding")
+}
+
+// MaskedFill puts v where the Bool mask is true.
+func (t *Tensor) MaskedFill(mask *Tensor, v float64) *Tensor {
+	s := t.enter("MaskedFill")
+	if s == nil || !s.takes("MaskedFill", mask) {
+		return t.eng.invalid
+	}
+	c := scalar(v)
+	lib.AtgMaskedFill(&s.eng.out[0], t.c, mask.c, c)
+	lib.AtsFree(c)
+	return s.result("MaskedFill")
+}
+
+// Where takes from a where the Bool tensor t is true, else from b.
+func (t *Tensor) Where(a, b *Tensor) *Tensor {
+	s := t.enter("Where")
+	if s == nil || !s.takes("Where", a) || !s.takes("Where", b) {
+		return t.eng.invalid
+	}
+	lib.AtgWhereSelf(&s.eng.out[0], t.c, a.c, b.c)
+	return s.result("Where")
+}
+
+// Tril keeps the lower triangle of the last two dimensions up to the diagonal, zeros elsewhere.
+func (t *Tensor) Tril(diagonal int64) *Tensor {
+	s := t.enter("Tril")
+	if s == nil {
+		return t.eng.invalid
+	}
+	lib.AtgTril(&s.eng.out[0], t.c, diagonal)
+	return s.result("Tril")
+}
+
+// Triu keeps the upper triangle of the last two dimensions from the diagonal on, zeros elsewhere.
+func (t *Tensor) Triu(diagonal int64) *Tensor {
+	s := t.enter("Triu")
+	if s == nil {
+		return t.eng.invalid
+	}
+	lib.AtgTriu(&s.eng.out[0], t.c, diagonal)
+	return s.result("Triu")
+}

@@ -1,0 +1,42 @@
+package tensor
+
+// #cgo CXXFLAGS: -std=c++17
+// #cgo LDFLAGS: -ltorch_cpu -lc10 -lstdc++
+// #include <stdlib.h>
+// #include "shim.h"
+// #cgo noescape shim_free
+// #cgo nocallback shim_free
+// #cgo noescape shim_info
+// #cgo nocallback shim_info
+// #cgo noescape shim_from_data
+// #cgo nocallback shim_from_data
+// #cgo noescape shim_read
+// #cgo nocallback shim_read
+// #cgo noescape shim_item
+// #cgo nocallback shim_item
+import "C"
+
+import (
+	"fmt"
+	"regexp"
+	"unsafe"
+)
+
+var torchVersion = regexp.MustCompile(`TORCH_VERSION=([^,\s]+)`)
+
+// Version is the version of the libtorch that is loaded, "2.1.0" for example.
+func Version() (string, error) {
+	var text *C.char
+	if msg := C.shim_config(&text); msg != nil {
+		return "", fmt.Errorf("tensor: libtorch's configuration: %s", takeString(msg))
+	}
+	defer C.free(unsafe.Pointer(text))
+	m := torchVersion.FindStringSubmatch(C.GoString(text))
+	if m == nil {
+		return "", fmt.Errorf("tensor: libtorch does not tell its version")
+	}
+	return m[1], nil
+}
+
+// CUDAAvailable tells whether libtorch was linked with CUDA and finds a GPU.
+func CUDAAvailable() bool { return C.shim_cuda_available() != 0 }

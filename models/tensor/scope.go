@@ -1,0 +1,301 @@
+package tensor
+
+// #include "shim.h"
+import "C"
+
+import (
+	"fmt"
+	"unsafe"
+
+	lib "github.com/sugarme/gotch/libtch"
+)
+
+// Scope is an arena: it owns the tensors that were made while it was the innermost one, and frees them at its end.
+// It is valid only inside the function that it was given to, on the engine's thread.
+type Scope struct {
+	arena
+	eng    *Engine
+	parent *Scope
+	err    error
+	closed bool
+}
+
+// arena is a set of tensors with one lifetime. A tensor knows its place in it, so removal takes constant time.
+type arena struct{ tensors []*Tensor }
+
+func (a *arena) add(t *Tensor) {
+	t.home, t.slot = a, len(a.tensors)
+	a.tensors = append(a.tensors, t)
+}
+
+func (a *arena) remove(t *Tensor) {
+	last := len(a.tensors) - 1
+	moved := a.tensors[last]
+	a.tensors[t.slot], moved.slot = moved, t.slot
+	a.tensors[last] = nil
+	a.tensors = a.tensors[:last]
+	t.home = nil
+}
+
+// Engine is the engine that the scope belongs to.
+func (s *Scope) Engine() *Engine { return s.eng }
+
+// Err is the scope's first error, nil if there is none. After it every operation in the scope does nothing and gives
+// invalid tensors; a loop whose end depends on a tensor's value must look at it.
+func (s *Scope) Err() error { return s.err }
+
+// Fail records err as the scope's error, unless it has one already or err is nil.
+func (s *Scope) Fail(err error) {
+	if s.err == nil {
+		s.err = err
+	}
+}
+
+// Live is the number of tensors that the scope itself owns, without outer and inner scopes.
+func (s *Scope) Live() int { return len(s.tensors) }
+
+// Scope runs f in a nested scope, whose tensors are freed at its end, except those that f kept or moved out with
+// Tensor.MoveTo. It returns f's error, else the nested scope's first tensor error; it does not run f when s has failed
+// already. The error is the caller's: it does not make s fail.
+func (s *Scope) Scope(f func(inner *Scope) error) error {
+	s.alive()
+	if s.err != nil {
+		return s.err
+	}
+	inner := s.eng.push()
+	defer s.eng.pop(inner)
+	return inner.outcome(f(inner))
+}
+
+// Result runs f in a nested scope and moves the tensor that it returns to s. An error of the nested scope becomes s's.
+func (s *Scope) Result(f func(inner *Scope) *Tensor) *Tensor {
+	var t *Tensor
+	err := s.Scope(func(inner *Scope) error {
+		t = f(inner)
+		if t != nil {
+			t.MoveTo(s)
+		}
+		return nil
+	})
+	if err != nil {
+		s.Fail(err)
+		return s.eng.invalid
+	}
+	return t
+}
+
+// NoGrad runs f without recording gradients and restores the earlier mode, whatever happens. It opens no arena: f gets
+// s itself. It returns f's error, else s's first tensor error.
+func (s *Scope) NoGrad(f func(s *Scope) error) error {
+	s.alive()
+	if s.err != nil {
+		return s.err
+	}
+	was := C.shim_set_grad(0)
+	defer C.shim_set_grad(was)
+	return s.outcome(f(s))
+}
+
+func (s *Scope) outcome(err error) error {
+	if err != nil {
+		return err
+	}
+	return s.err
+}
+
+// alive panics when s is used after its end: a mistake of the program, which Do reports with the stack.
+func (s *Scope) alive() {
+	if s.closed {
+		panic("tensor: use of a scope after its end")
+	}
+}
+
+func (e *Engine) push() *Scope {
+	s := &Scope{eng: e, parent: e.cur}
+	if n := len(e.spare); n > 0 {
+		s.tensors, e.spare = e.spare[n-1], e.spare[:n-1]
+	}
+	e.cur = s
+	return s
+}
+
+func (e *Engine) pop(s *Scope) {
+	s.closed = true
+	e.cur = s.parent
+	e.free(&s.arena)
+	e.spare = append(e.spare, s.tensors)
+	s.tensors = nil
+}
+
+// free ends the lifetime of all tensors of a.
+func (e *Engine) free(a *arena) {
+	if len(a.tensors) == 0 {
+		return
+	}
+	e.dead = e.dead[:0]
+	for i, t := range a.tensors {
+		e.dead = append(e.dead, unsafe.Pointer(t.c))
+		t.c, t.home = nil, nil
+		a.tensors[i] = nil
+	}
+	C.shim_free(&e.dead[0], C.size_t(len(e.dead)))
+	e.live.Add(-int64(len(e.dead)))
+	a.tensors = a.tensors[:0]
+}
+
+// own wraps a native tensor and gives it to s.
+func (s *Scope) own(c lib.Ctensor) *Tensor {
+	e := s.eng
+	if len(e.chunk) == 0 {
+		e.chunk = make([]Tensor, 64)
+	}
+	t := &e.chunk[0]
+	e.chunk = e.chunk[1:]
+	t.c, t.eng = c, e
+	s.add(t)
+	e.live.Add(1)
+	return t
+}
+
+// The path of every operation: enter or ready, the native call, result.
+
+// ready tells whether s takes a further operation.
+func (s *Scope) ready() bool {
+	s.alive()
+	return s.err == nil
+}
+
+// enter begins an operation on t in the innermost scope. It returns nil when the operation must not run.
+func (t *Tensor) enter(op string) *Scope {
+	s := t.eng.cur
+	if s == nil {
+		panic("tensor: " + op + " outside of Engine.Do")
+	}
+	if s.err != nil {
+		return nil
+	}
+	if t.c == nil {
+		s.failInvalid(op, t)
+		return nil
+	}
+	return s
+}
+
+// takes tells whether u is a usable operand in s, and records an error if not.
+func (s *Scope) takes(op string, u *Tensor) bool {
+	if u == nil || u.c == nil || u.eng != s.eng {
+		s.failInvalid(op, u)
+		return false
+	}
+	return true
+}
+
+func (s *Scope) failInvalid(op string, u *Tensor) {
+	for p := s; p != nil; p = p.parent {
+		if p.err != nil { // the operand came from a scope that failed: tell the first cause
+			s.Fail(p.err)
+			return
+		}
+	}
+	why := "an operand was freed at its scope's end (use Keep or MoveTo), or comes from a failed scope"
+	if u == nil {
+		why = "an operand is nil"
+	} else if u.eng != s.eng {
+		why = "an operand belongs to another engine"
+	}
+	s.Fail(&OpError{Op: op, Message: why, Err: ErrInvalid})
+}
+
+func (s *Scope) failf(op, format string, args ...any) {
+	s.Fail(&OpError{Op: op, Message: fmt.Sprintf(format, args...)})
+}
+
+// result takes the tensor that libtch has put into out[0]. libtch leaves it untouched if and only if it caught an
+// exception; only then the thread's error has to be asked for.
+func (s *Scope) result(op string) *Tensor {
+	e := s.eng
+	c := e.out[0]
+	if c == nil {
+		s.failLibtch(op)
+		return e.invalid
+	}
+	e.out[0] = nil
+	return s.own(c)
+}
+
+// results2 is result for the operations with two tensors.
+func (s *Scope) results2(op string) (first, second *Tensor) {
+	e := s.eng
+	if e.out[1] == nil { // filled last
+		if e.out[0] != nil {
+			lib.AtFree(e.out[0])
+			e.out[0] = nil
+		}
+		s.failLibtch(op)
+		return e.invalid, e.invalid
+	}
+	a, b := e.out[0], e.out[1]
+	e.out[0], e.out[1] = nil, nil
+	return s.own(a), s.own(b)
+}
+
+// inPlace ends an in-place operation on t. libtch returns one more handle of t, which has to be freed.
+func (s *Scope) inPlace(op string, t *Tensor) *Tensor {
+	e := s.eng
+	c := e.out[0]
+	if c == nil {
+		s.failLibtch(op)
+		return e.invalid
+	}
+	e.out[0] = nil
+	lib.AtFree(c)
+	return t
+}
+
+func (s *Scope) failLibtch(op string) {
+	msg := (*C.char)(unsafe.Pointer(lib.GetAndResetLastErr()))
+	if msg == nil {
+		s.failf(op, "libtch gave neither a result nor an error")
+		return
+	}
+	s.failf(op, "%s", takeString(msg))
+}
+
+// shimResult ends an operation of the shim whose result went to out[0].
+func (s *Scope) shimResult(op string, msg *C.char) *Tensor {
+	if msg != nil {
+		s.failf(op, "%s", takeString(msg))
+		return s.eng.invalid
+	}
+	return s.result(op)
+}
+
+// slot0 is where the shim's functions put a result.
+func (e *Engine) slot0() *unsafe.Pointer { return (*unsafe.Pointer)(unsafe.Pointer(&e.out[0])) }
+
+// size copies dims to the engine's buffer, so that a variadic argument need not live on the heap. libtch's Go wrappers
+// take the address of the first element, so there is always one.
+func (e *Engine) size(dims []int64) []int64 {
+	e.dims = append(e.dims[:0], dims...)
+	if len(dims) == 0 {
+		return append(e.dims, 0)
+	}
+	return e.dims
+}
+
+// list collects native tensors in the engine's buffer. It returns nil after recording an error.
+func (s *Scope) list(op string, ts []*Tensor) []lib.Ctensor {
+	if len(ts) == 0 {
+		s.failf(op, "no tensors given")
+		return nil
+	}
+	e := s.eng
+	e.args = e.args[:0]
+	for _, t := range ts {
+		if !s.takes(op, t) {
+			return nil
+		}
+		e.args = append(e.args, t.c)
+	}
+	return e.args
+}

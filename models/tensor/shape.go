@@ -1,0 +1,171 @@
+package tensor
+
+// #include "shim.h"
+import "C"
+
+import (
+	"unsafe"
+
+	lib "github.com/sugarme/gotch/libtch"
+)
+
+// Dimensions may count from the end: -1 is the last. Views share memory with t: writing to one shows in the other.
+
+// Reshape gives another shape, as a view where possible, else as a copy. One size may be -1: it is computed.
+func (t *Tensor) Reshape(shape ...int64) *Tensor { return t.sized("Reshape", shape, lib.AtgReshape) }
+
+// View gives another shape without copying; an error when the memory's layout does not allow it.
+func (t *Tensor) View(shape ...int64) *Tensor { return t.sized("View", shape, lib.AtgView) }
+
+// Permute reorders all dimensions. A view.
+func (t *Tensor) Permute(dims ...int64) *Tensor { return t.sized("Permute", dims, lib.AtgPermute) }
+
+// Repeat copies t that many times along each dimension.
+func (t *Tensor) Repeat(times ...int64) *Tensor { return t.sized("Repeat", times, lib.AtgRepeat) }
+
+// Flip reverses the order along dims.
+func (t *Tensor) Flip(dims ...int64) *Tensor { return t.sized("Flip", dims, lib.AtgFlip) }
+
+func (t *Tensor) sized(op string, dims []int64, f func(*lib.Ctensor, lib.Ctensor, []int64, int)) *Tensor {
+	s := t.enter(op)
+	if s == nil {
+		return t.eng.invalid
+	}
+	f(&s.eng.out[0], t.c, s.eng.size(dims), len(dims))
+	return s.result(op)
+}
+
+// Expand broadcasts dimensions of size 1 to shape; -1 leaves a size as it is. A view.
+func (t *Tensor) Expand(shape ...int64) *Tensor {
+	s := t.enter("Expand")
+	if s == nil {
+		return t.eng.invalid
+	}
+	lib.AtgExpand(&s.eng.out[0], t.c, s.eng.size(shape), len(shape), 0)
+	return s.result("Expand")
+}
+
+// Transpose swaps two dimensions. A view.
+func (t *Tensor) Transpose(dim0, dim1 int64) *Tensor {
+	s := t.enter("Transpose")
+	if s == nil {
+		return t.eng.invalid
+	}
+	lib.AtgTranspose(&s.eng.out[0], t.c, dim0, dim1)
+	return s.result("Transpose")
+}
+
+// Contiguous gives the elements in row-major order in memory: t's memory itself if it is so already.
+func (t *Tensor) Contiguous() *Tensor { return t.unary("Contiguous", lib.AtgContiguous) }
+
+// Unsqueeze inserts a dimension of size 1. A view.
+func (t *Tensor) Unsqueeze(dim int64) *Tensor {
+	s := t.enter("Unsqueeze")
+	if s == nil {
+		return t.eng.invalid
+	}
+	lib.AtgUnsqueeze(&s.eng.out[0], t.c, dim)
+	return s.result("Unsqueeze")
+}
+
+// Squeeze removes dim if its size is 1. A view.
+func (t *Tensor) Squeeze(dim int64) *Tensor {
+	s := t.enter("Squeeze")
+	if s == nil {
+		return t.eng.invalid
+	}
+	lib.AtgSqueezeDim(&s.eng.out[0], t.c, dim)
+	return s.result("Squeeze")
+}
+
+// Narrow is the part [start, start+length) of dim. A view: with Copy_ it writes into a part of t.
+func (t *Tensor) Narrow(dim, start, length int64) *Tensor {
+	s := t.enter("Narrow")
+	if s == nil {
+		return t.eng.invalid
+	}
+	lib.AtgNarrow(&s.eng.out[0], t.c, dim, start, length)
+	return s.result("Narrow")
+}
+
+// Select is t at one index of dim, which disappears. A view.
+func (t *Tensor) Select(dim, index int64) *Tensor {
+	s := t.enter("Select")
+	if s == nil {
+		return t.eng.invalid
+	}
+	lib.AtgSelect(&s.eng.out[0], t.c, dim, index)
+	return s.result("Select")
+}
+
+// RepeatInterleave repeats each slice of dim n times: a a b b for n = 2.
+func (t *Tensor) RepeatInterleave(n, dim int64) *Tensor {
+	s := t.enter("RepeatInterleave")
+	if s == nil {
+		return t.eng.invalid
+	}
+	lib.AtgRepeatInterleaveSelfInt(&s.eng.out[0], t.c, n, dim, 0, 0, 1)
+	return s.result("RepeatInterleave")
+}
+
+// Cat joins tensors along an existing dimension.
+func (s *Scope) Cat(dim int64, ts ...*Tensor) *Tensor { return s.joined("Cat", dim, ts, lib.AtgCat) }
+
+// Stack joins tensors of one shape along a new dimension.
+func (s *Scope) Stack(dim int64, ts ...*Tensor) *Tensor {
+	return s.joined("Stack", dim, ts, lib.AtgStack)
+}
+
+func (s *Scope) joined(op string, dim int64, ts []*Tensor, f func(*lib.Ctensor, []lib.Ctensor, int, int64)) *Tensor {
+	if !s.ready() {
+		return s.eng.invalid
+	}
+	list := s.list(op, ts)
+	if list == nil {
+		return s.eng.invalid
+	}
+	f(&s.eng.out[0], list, len(list), dim)
+	return s.result(op)
+}
+
+// Copy_ writes u's elements into t, converting type and device, broadcasting u. It returns t.
+func (t *Tensor) Copy_(u *Tensor) *Tensor {
+	s := t.enter("Copy_")
+	if s == nil || !s.takes("Copy_", u) {
+		return t.eng.invalid
+	}
+	if msg := C.shim_copy(unsafe.Pointer(t.c), unsafe.Pointer(u.c)); msg != nil {
+		s.failf("Copy_", "%s", takeString(msg))
+		return s.eng.invalid
+	}
+	return t
+}
+
+// To converts the elements; t's own memory when it has the type already.
+func (t *Tensor) To(d DType) *Tensor {
+	s := t.enter("To")
+	if s == nil {
+		return t.eng.invalid
+	}
+	lib.AtgToDtype(&s.eng.out[0], t.c, d.native(), 0, 0)
+	return s.result("To")
+}
+
+// ToDevice moves the elements; t's own memory when they are there already. Not run on a GPU.
+func (t *Tensor) ToDevice(d Device) *Tensor {
+	s := t.enter("ToDevice")
+	if s == nil {
+		return t.eng.invalid
+	}
+	lib.AtgTo(&s.eng.out[0], t.c, d.native())
+	return s.result("ToDevice")
+}
+
+// Clone copies t to memory of its own.
+func (t *Tensor) Clone() *Tensor {
+	s := t.enter("Clone")
+	if s == nil {
+		return t.eng.invalid
+	}
+	return s.shimResult("Clone", C.shim_clone(s.eng.slot0(), unsafe.Pointer(t.c)))
+}

@@ -1,0 +1,278 @@
+#include "shim.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/Version.h>
+#include <c10/util/Logging.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <stdexcept>
+#include <vector>
+
+// TRY runs the body and turns any C++ exception into a malloc'ed message.
+#define TRY(...)                                                                                                     \
+  try {                                                                                                              \
+    __VA_ARGS__                                                                                                      \
+  } catch (const std::exception &e) {                                                                                \
+    return strdup(e.what());                                                                                         \
+  } catch (...) {                                                                                                    \
+    return strdup("unknown C++ exception");                                                                          \
+  }                                                                                                                  \
+  return nullptr;
+
+namespace {
+
+at::Tensor &T(void *t) { return *static_cast<at::Tensor *>(t); }
+
+c10::optional<at::Tensor> maybe(void *t) { return t ? c10::optional<at::Tensor>(T(t)) : c10::nullopt; }
+
+at::Device device_of(int d) { return d < 0 ? at::Device(at::kCPU) : at::Device(at::kCUDA, d); }
+
+void give(void **out, at::Tensor t) { *out = new at::Tensor(std::move(t)); }
+
+std::vector<at::Tensor> list(void **ts, size_t n) {
+  std::vector<at::Tensor> v;
+  v.reserve(n);
+  for (size_t i = 0; i < n; i++) v.push_back(T(ts[i]));
+  return v;
+}
+
+at::Generator &G(void *g) { return *static_cast<at::Generator *>(g); }
+
+// The norm of all elements of all gradients, computed as torch.nn.utils.clip_grad_norm_ does.
+at::Tensor total_norm(const std::vector<at::Tensor> &grads) {
+  std::vector<at::Tensor> norms;
+  norms.reserve(grads.size());
+  for (const auto &g : grads) norms.push_back(at::linalg_vector_norm(g.detach(), 2.0));
+  return at::linalg_vector_norm(at::stack(norms), 2.0);
+}
+
+} // namespace
+
+char *shim_config(char **out) { TRY(*out = strdup(at::show_config().c_str());) }
+
+int shim_cuda_available(void) {
+  try {
+    return at::globalContext().hasCUDA();
+  } catch (...) {
+    return 0;
+  }
+}
+
+// A C++ stack trace costs milliseconds an error, and only the message's first line is used.
+void shim_quiet_errors(void) {
+  static std::once_flag once;
+  std::call_once(once, [] { c10::SetStackTraceFetcher([] { return std::string(); }); });
+}
+
+uintptr_t shim_thread(void) {
+  static thread_local char mark;
+  return reinterpret_cast<uintptr_t>(&mark);
+}
+
+char *shim_set_threads(int n) { TRY(at::set_num_threads(n);) }
+
+int shim_threads(void) { return at::get_num_threads(); }
+
+int shim_set_grad(int on) {
+  bool was = at::GradMode::is_enabled();
+  at::GradMode::set_enabled(on);
+  return was;
+}
+
+void shim_free(void **tensors, size_t n) {
+  for (size_t i = 0; i < n; i++) delete static_cast<at::Tensor *>(tensors[i]);
+}
+
+char *shim_info(void *t, shim_info_t *out) {
+  TRY({
+    const at::Tensor &x = T(t);
+    if (x.dim() > SHIM_MAX_DIMS) throw std::invalid_argument("more than 16 dimensions");
+    out->ndim = x.dim();
+    for (int64_t i = 0; i < x.dim(); i++) out->shape[i] = x.size(i);
+    out->numel = x.numel();
+    out->itemsize = x.element_size();
+    out->dtype = static_cast<int>(x.scalar_type());
+    out->device = x.is_cuda() ? x.get_device() : -1;
+    out->requires_grad = x.requires_grad();
+  })
+}
+
+char *shim_from_data(void **out, const void *data, size_t bytes, const int64_t *shape, int ndim, int dtype,
+                     int device) {
+  TRY({
+    at::Tensor x = at::empty(at::IntArrayRef(shape, ndim), at::TensorOptions().dtype(at::ScalarType(dtype)));
+    if (x.nbytes() != bytes) throw std::invalid_argument("the data's length does not match the shape");
+    if (bytes > 0) memcpy(x.data_ptr(), data, bytes);
+    give(out, x.to(device_of(device)));
+  })
+}
+
+char *shim_read(void *t, int dtype, void *dst, size_t bytes) {
+  TRY({
+    at::Tensor x = T(t).detach().to(at::kCPU, at::ScalarType(dtype)).contiguous();
+    if (x.nbytes() != bytes) throw std::invalid_argument("the buffer's length does not match the tensor");
+    if (bytes > 0) memcpy(dst, x.data_ptr(), bytes);
+  })
+}
+
+char *shim_item(void *t, double *out) { TRY(*out = T(t).item<double>();) }
+
+char *shim_generator_new(void **out, int device) {
+  TRY({
+    const at::Generator &g = at::globalContext().defaultGenerator(device_of(device));
+    *out = new at::Generator(g.clone());
+  })
+}
+
+void shim_generator_free(void *g) { delete static_cast<at::Generator *>(g); }
+
+char *shim_generator_seed(void *g, uint64_t seed) {
+  TRY({
+    std::lock_guard<std::mutex> lock(G(g).mutex());
+    G(g).set_current_seed(seed);
+  })
+}
+
+char *shim_generator_state(void *g, void *dst, size_t cap, size_t *size) {
+  TRY({
+    std::lock_guard<std::mutex> lock(G(g).mutex());
+    at::Tensor state = G(g).get_state().contiguous();
+    *size = state.nbytes();
+    if (*size <= cap) memcpy(dst, state.data_ptr(), *size);
+  })
+}
+
+char *shim_generator_set_state(void *g, const void *src, size_t size) {
+  TRY({
+    at::Tensor state = at::empty({static_cast<int64_t>(size)}, at::kByte);
+    if (size > 0) memcpy(state.data_ptr(), src, size);
+    std::lock_guard<std::mutex> lock(G(g).mutex());
+    G(g).set_state(state);
+  })
+}
+
+char *shim_random(void **out, void *g, int normal, const int64_t *shape, int ndim, int dtype, int device) {
+  TRY({
+    auto options = at::TensorOptions().dtype(at::ScalarType(dtype)).device(device_of(device));
+    at::IntArrayRef size(shape, ndim);
+    give(out, normal ? at::randn(size, G(g), options) : at::rand(size, G(g), options));
+  })
+}
+
+char *shim_copy(void *dst, void *src) { TRY(T(dst).copy_(T(src));) }
+
+char *shim_clone(void **out, void *t) { TRY(give(out, at::clone(T(t)));) }
+
+char *shim_reduce(void **out, void *t, int mean, const int64_t *dims, int ndims, int keepdim) {
+  TRY({
+    const at::Tensor &x = T(t);
+    at::IntArrayRef d(dims, ndims);
+    if (ndims == 0)
+      give(out, mean ? at::mean(x) : at::sum(x));
+    else
+      give(out, mean ? at::mean(x, d, keepdim) : at::sum(x, d, keepdim));
+  })
+}
+
+char *shim_softmax(void **out, void *t, int64_t dim, int log) {
+  TRY(give(out, log ? at::log_softmax(T(t), dim) : at::softmax(T(t), dim));)
+}
+
+char *shim_cumsum(void **out, void *t, int64_t dim) { TRY(give(out, at::cumsum(T(t), dim));) }
+
+char *shim_gelu(void **out, void *t, int approximate) {
+  TRY(give(out, at::gelu(T(t), approximate ? "tanh" : "none"));)
+}
+
+char *shim_searchsorted(void **out, void *sorted, void *values, int right) {
+  TRY(give(out, at::searchsorted(T(sorted), T(values), /*out_int32=*/false, right != 0));)
+}
+
+char *shim_layer_norm(void **out, void *t, void *weight, void *bias, double eps) {
+  TRY(give(out, at::layer_norm(T(t), T(weight).sizes(), T(weight), maybe(bias), eps));)
+}
+
+char *shim_rms_norm(void **out, void *t, void *weight, double eps) {
+  TRY({
+    const at::Tensor &x = T(t);
+    at::Tensor h = x.scalar_type() == at::kDouble ? x : x.to(at::kFloat);
+    h = h * at::rsqrt(at::mean(h * h, {-1}, /*keepdim=*/true) + eps);
+    give(out, T(weight) * h.to(x.scalar_type()));
+  })
+}
+
+char *shim_sdpa(void **out, void *q, void *k, void *v, void *mask, int causal, double scale) {
+  TRY({
+    auto s = scale == 0 ? c10::nullopt : c10::optional<double>(scale);
+    give(out, at::scaled_dot_product_attention(T(q), T(k), T(v), maybe(mask), /*dropout_p=*/0.0, causal != 0, s));
+  })
+}
+
+char *shim_grad(void **out, void *t) {
+  TRY({
+    const at::Tensor &g = T(t).grad();
+    if (!g.defined()) throw std::runtime_error("the tensor has no gradient: Backward did not reach it");
+    give(out, g);
+  })
+}
+
+char *shim_backward(void *loss, int keep_graph) { TRY(T(loss).backward({}, keep_graph != 0);) }
+
+char *shim_grads(void **out, void *loss, void **params, size_t n, int keep_graph) {
+  TRY({
+    auto grads = torch::autograd::grad({T(loss)}, list(params, n), {}, keep_graph != 0);
+    for (size_t i = 0; i < n; i++) give(&out[i], grads[i]);
+  })
+}
+
+char *shim_global_norm(void **grads, size_t n, double *norm) {
+  TRY(*norm = total_norm(list(grads, n)).item<double>();)
+}
+
+char *shim_clip_grad_norm(void **grads, size_t n, double max_norm, double *norm) {
+  TRY({
+    at::NoGradGuard no_grad;
+    auto gs = list(grads, n);
+    at::Tensor total = total_norm(gs);
+    at::Tensor coef = at::clamp((total + 1e-6).reciprocal() * max_norm, c10::nullopt, 1.0);
+    for (auto &g : gs) g.detach().mul_(coef);
+    *norm = total.item<double>();
+  })
+}
+
+// Decoupled weight decay, bias correction, epsilon outside the root: torch.optim.AdamW, one tensor at a time.
+char *shim_adamw(void **params, void **grads, void **exp_avg, void **exp_avg_sq, size_t n, int64_t step, double lr,
+                 double beta1, double beta2, double eps, double weight_decay) {
+  TRY({
+    at::NoGradGuard no_grad;
+    const double correction1 = 1 - std::pow(beta1, static_cast<double>(step));
+    const double correction2 = std::sqrt(1 - std::pow(beta2, static_cast<double>(step)));
+    for (size_t i = 0; i < n; i++) {
+      at::Tensor &p = T(params[i]), &g = T(grads[i]), &m = T(exp_avg[i]), &v = T(exp_avg_sq[i]);
+      p.mul_(1 - lr * weight_decay);
+      m.lerp_(g, 1 - beta1);
+      v.mul_(beta2).addcmul_(g, g, 1 - beta2);
+      p.addcdiv_(m, v.sqrt().div_(correction2).add_(eps), -lr / correction1);
+    }
+  })
+}
+
+// Not centered, no momentum, weight decay added to the gradient: torch.optim.RMSprop, one tensor at a time.
+char *shim_rmsprop(void **params, void **grads, void **square_avg, size_t n, double lr, double alpha, double eps,
+                   double weight_decay) {
+  TRY({
+    at::NoGradGuard no_grad;
+    for (size_t i = 0; i < n; i++) {
+      at::Tensor &p = T(params[i]), &v = T(square_avg[i]);
+      at::Tensor g = weight_decay == 0 ? T(grads[i]) : T(grads[i]).add(p, weight_decay);
+      v.mul_(alpha).addcmul_(g, g, 1 - alpha);
+      p.addcdiv_(g, v.sqrt().add_(eps), -lr);
+    }
+  })
+}

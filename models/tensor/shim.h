@@ -1,0 +1,79 @@
+// The native functions that libtch lacks or gets wrong. Plain C.
+//
+// Convention: every function that can fail returns NULL on success and
+// otherwise the error message, allocated with malloc; the caller frees it.
+// Tensors are at::Tensor*, owned by the caller, exactly as in libtch.
+#ifndef LDALIGN_TENSOR_SHIM_H
+#define LDALIGN_TENSOR_SHIM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define SHIM_MAX_DIMS 16
+
+typedef struct {
+  int64_t shape[SHIM_MAX_DIMS];
+  int64_t ndim;
+  int64_t numel;
+  int64_t itemsize;
+  int dtype;  // at::ScalarType
+  int device; // -1 CPU, n CUDA(n)
+  int requires_grad;
+} shim_info_t;
+
+// Process and thread.
+char *shim_config(char **out);
+int shim_cuda_available(void);
+void shim_quiet_errors(void);
+uintptr_t shim_thread(void);
+char *shim_set_threads(int n);
+int shim_threads(void);
+int shim_set_grad(int on);
+
+// Lifetime, data in and out.
+void shim_free(void **tensors, size_t n);
+char *shim_info(void *t, shim_info_t *out);
+char *shim_from_data(void **out, const void *data, size_t bytes, const int64_t *shape, int ndim, int dtype,
+                     int device);
+char *shim_read(void *t, int dtype, void *dst, size_t bytes);
+char *shim_item(void *t, double *out);
+
+// Random numbers of one generator.
+char *shim_generator_new(void **out, int device);
+void shim_generator_free(void *g);
+char *shim_generator_seed(void *g, uint64_t seed);
+char *shim_generator_state(void *g, void *dst, size_t cap, size_t *size);
+char *shim_generator_set_state(void *g, const void *src, size_t size);
+char *shim_random(void **out, void *g, int normal, const int64_t *shape, int ndim, int dtype, int device);
+
+// Operations.
+char *shim_copy(void *dst, void *src);
+char *shim_clone(void **out, void *t);
+char *shim_reduce(void **out, void *t, int mean, const int64_t *dims, int ndims, int keepdim);
+char *shim_softmax(void **out, void *t, int64_t dim, int log);
+char *shim_cumsum(void **out, void *t, int64_t dim);
+char *shim_gelu(void **out, void *t, int approximate);
+char *shim_searchsorted(void **out, void *sorted, void *values, int right);
+char *shim_layer_norm(void **out, void *t, void *weight, void *bias, double eps);
+char *shim_rms_norm(void **out, void *t, void *weight, double eps);
+char *shim_sdpa(void **out, void *q, void *k, void *v, void *mask, int causal, double scale);
+
+// Gradients and optimizers, over lists of n tensors.
+char *shim_grad(void **out, void *t);
+char *shim_backward(void *loss, int keep_graph);
+char *shim_grads(void **out, void *loss, void **params, size_t n, int keep_graph);
+char *shim_global_norm(void **grads, size_t n, double *norm);
+char *shim_clip_grad_norm(void **grads, size_t n, double max_norm, double *norm);
+char *shim_adamw(void **params, void **grads, void **exp_avg, void **exp_avg_sq, size_t n, int64_t step, double lr,
+                 double beta1, double beta2, double eps, double weight_decay);
+char *shim_rmsprop(void **params, void **grads, void **square_avg, size_t n, double lr, double alpha, double eps,
+                   double weight_decay);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
