@@ -1,0 +1,289 @@
+package checkpoints
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+)
+
+// maxReadFile bounds what ReadFile and ReadBlob take into memory.
+const maxReadFile = 256 << 20
+
+// Open opens a file of a checkpoint. Its reader checks size and sha256: at the end, where others give io.EOF, it gives
+// ErrCorrupt if they are not those of the manifest. ErrCorrupt also if the blob is missing.
+func (r *Repository) Open(ctx context.Context, run string, f File) (io.ReadCloser, error) {
+	if err := checkRun(run); err != nil {
+		return nil, err
+	}
+	if !validSHA256.MatchString(f.SHA256) {
+		return nil, fmt.Errorf("%w: file %s: sha256 %q is not 64 hexadecimal digits", ErrManifest, f.Name, f.SHA256)
+	}
+	body, err := r.store.Get(ctx, blobKey(run, f.SHA256))
+	if errors.Is(err, ErrNotFound) {
+		return nil, missing(run, f)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &verifier{ReadCloser: body, run: run, file: f, hash: sha256.New()}, nil
+}
+
+// ReadFile reads a small file of a checkpoint into memory and verifies it, as Open does.
+func (r *Repository) ReadFile(ctx context.Context, run string, f File) ([]byte, error) {
+	if f.Bytes > maxReadFile {
+		return nil, fmt.Errorf("checkpoints: file %s has %d bytes, too many to read at once: use Open or Local", f.Name, f.Bytes)
+	}
+	body, err := r.Open(ctx, run, f)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	return io.ReadAll(body)
+}
+
+// ReadBlob reads and verifies what PutBlob has kept. ErrNotFound if the run has no such blob.
+func (r *Repository) ReadBlob(ctx context.Context, run, sum string) ([]byte, error) {
+	if err := checkRun(run); err != nil {
+		return nil, err
+	}
+	key := detailKey(run, sum)
+	body, err := r.store.Get(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	data, err := io.ReadAll(io.LimitReader(body, maxReadFile))
+	if err != nil {
+		return nil, fmt.Errorf("checkpoints: read %s: %w", key, err)
+	}
+	found := sha256.Sum256(data)
+	if got := hex.EncodeToString(found[:]); got != sum {
+		return nil, fmt.Errorf("%w: %s has %d bytes with sha256 %s: restore it from a copy of the store", ErrCorrupt, key,
+			len(data), got)
+	}
+	return data, nil
+}
+
+// verifier hashes what is read through it and compares at the end.
+type verifier struct {
+	io.ReadCloser
+	run  string
+	file File
+	hash hash.Hash
+	n    int64
+}
+
+func (v *verifier) Read(p []byte) (int, error) {
+	n, err := v.ReadCloser.Read(p)
+	v.hash.Write(p[:n])
+	v.n += int64(n)
+	if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) || err == nil && v.n > v.file.Bytes {
+		sum := hex.EncodeToString(v.hash.Sum(nil))
+		if v.n != v.file.Bytes || sum != v.file.SHA256 {
+			return n, corrupt(v.run, v.file, v.n, sum)
+		}
+	}
+	return n, err
+}
+
+const remedy = "put a copy of the file with that sha256 in its place; or end all processes of the run, move this blob and" +
+	" the manifests that name it, with all later ones, out of the store, and start again: the run goes on from the" +
+	" checkpoint before them and arrives at the same weights"
+
+func corrupt(run string, f File, n int64, sum string) error {
+	return fmt.Errorf("%w: file %s (%s): expected %d bytes with sha256 %s, found %d with %s: %s", ErrCorrupt, f.Name,
+		blobKey(run, f.SHA256), f.Bytes, f.SHA256, n, sum, remedy)
+}
+
+func missing(run string, f File) error {
+	return fmt.Errorf("%w: file %s (%s): expected %d bytes with sha256 %s, found none, or of another size: %s", ErrCorrupt,
+		f.Name, blobKey(run, f.SHA256), f.Bytes, f.SHA256, remedy)
+}
+
+// folder is a store whose objects are files already.
+type folder interface{ local(key string) string }
+
+// locals remembers which local files this process has verified.
+type locals struct {
+	mu    sync.Mutex
+	files map[string]*localFile
+}
+
+type localFile struct {
+	turn     chan struct{} // holds one token: who has it verifies or downloads
+	verified bool
+}
+
+// Local gives the path of a verified file with a checkpoint file's bytes, to be read or mapped but never written. In a
+// directory store that is the blob itself; otherwise it is downloaded into the cache folder, once however many ask. A file
+// is verified once per process. ErrCorrupt as Open.
+func (r *Repository) Local(ctx context.Context, run string, f File) (string, error) {
+	if err := validateFiles([]File{f}); err != nil {
+		return "", err
+	}
+	if err := checkRun(run); err != nil {
+		return "", err
+	}
+	path := filepath.Join(r.cache, f.SHA256)
+	own, inStore := r.store.(folder)
+	if inStore {
+		path = own.local(blobKey(run, f.SHA256))
+	}
+	r.local.mu.Lock()
+	l := r.local.files[path]
+	if l == nil {
+		l = &localFile{turn: make(chan struct{}, 1)}
+		r.local.files[path] = l
+	}
+	r.local.mu.Unlock()
+	select {
+	case l.turn <- struct{}{}:
+		defer func() { <-l.turn }()
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+	if info, err := os.Stat(path); l.verified && err == nil && info.Size() == f.Bytes {
+		return path, nil
+	}
+	err := r.verify(ctx, run, f, path)
+	if err != nil && !inStore && ctx.Err() == nil { // not there, or damaged: the store has it
+		err = r.download(ctx, run, f, path)
+	}
+	if err != nil {
+		return "", err
+	}
+	l.verified = true
+	return path, nil
+}
+
+// verify reads a local file through the check.
+func (r *Repository) verify(ctx context.Context, run string, f File, path string) error {
+	file, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return missing(run, f)
+	}
+	if err != nil {
+		return fmt.Errorf("checkpoints: file %s: %w", f.Name, err)
+	}
+	body := &verifier{ReadCloser: file, run: run, file: f, hash: sha256.New()}
+	defer body.Close()
+	if _, err := io.Copy(io.Discard, contextReader{ctx, body}); err != nil {
+		return fmt.Errorf("checkpoints: file %s: %w", f.Name, err)
+	}
+	return nil
+}
+
+// download puts a verified copy at path, whole or not at all.
+func (r *Repository) download(ctx context.Context, run string, f File, path string) error {
+	tmp, err := r.temp()
+	if err != nil {
+		return err
+	}
+	defer discard(tmp)
+	if err := r.copyTo(ctx, run, f, tmp); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp.Name(), path); err != nil {
+		return writeError(f.Name, r.cache, err)
+	}
+	r.log.Debug().Str("run", run).Str("file", f.Name).Int64("bytes", f.Bytes).Msg("checkpoint file downloaded")
+	return nil
+}
+
+// copyTo copies a file of a checkpoint, verified, into an open file.
+func (r *Repository) copyTo(ctx context.Context, run string, f File, w *os.File) error {
+	body, err := r.Open(ctx, run, f)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	if _, err := io.Copy(w, contextReader{ctx, body}); diskFull(err) {
+		return writeError(f.Name, filepath.Dir(w.Name()), err)
+	} else if err != nil {
+		return fmt.Errorf("checkpoints: file %s: %w", f.Name, err)
+	}
+	if err := w.Chmod(0o644); err != nil {
+		return writeError(f.Name, filepath.Dir(w.Name()), err)
+	}
+	return nil
+}
+
+// Folder gives a folder below the cache folder in which the checkpoint's files stand under their names: a Hugging Face
+// folder to load from, made of links to Local files. It must not be written to.
+func (r *Repository) Folder(ctx context.Context, m Manifest) (string, error) {
+	if r.cache == "" {
+		return "", errors.New("checkpoints: no cache folder was given")
+	}
+	if !validSHA256.MatchString(m.Digest) {
+		return "", fmt.Errorf("%w: a manifest without digest", ErrManifest)
+	}
+	cache, err := filepath.Abs(r.cache)
+	if err != nil {
+		return "", fmt.Errorf("checkpoints: cache folder: %w", err)
+	}
+	dir := filepath.Join(cache, "folders", m.Digest)
+	err = r.place(m, dir, func(f File, path string) error {
+		local, err := r.Local(ctx, m.Run, f)
+		if err != nil {
+			return err
+		}
+		if local, err = filepath.Abs(local); err != nil {
+			return err
+		}
+		return os.Symlink(local, path)
+	})
+	if err != nil {
+		return "", err
+	}
+	return dir, nil
+}
+
+// Materialise writes the checkpoint's files under their names into a folder, which is made if it is missing: the layout of
+// Hugging Face. The files are verified copies, the caller's to change. Each is whole or not there; one that stands there
+// under the same name is replaced.
+func (r *Repository) Materialise(ctx context.Context, m Manifest, dir string) error {
+	return r.place(m, dir, func(f File, path string) error {
+		w, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+		if err != nil {
+			return writeError(f.Name, dir, err)
+		}
+		defer w.Close()
+		return r.copyTo(ctx, m.Run, f, w)
+	})
+}
+
+// place makes each file of the manifest under a temporary name and renames it.
+func (r *Repository) place(m Manifest, dir string, make func(f File, path string) error) error {
+	if err := m.validate(); err != nil { // names decide where files go
+		return err
+	}
+	for _, f := range m.Files {
+		path := filepath.Join(dir, filepath.FromSlash(f.Name))
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return writeError(f.Name, dir, err)
+		}
+		tmp, err := os.MkdirTemp(filepath.Dir(path), ".partial-")
+		if err != nil {
+			return writeError(f.Name, dir, err)
+		}
+		partial := filepath.Join(tmp, "file")
+		err = make(f, partial)
+		if err == nil {
+			if err = os.Rename(partial, path); err != nil {
+				err = writeError(f.Name, dir, err)
+			}
+		}
+		if err := errors.Join(err, os.RemoveAll(tmp)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,248 @@
+package checkpoints
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Draft is a checkpoint to be committed: a Manifest whose files are still to be written.
+type Draft struct {
+	Kind       Kind
+	Iteration  uint32
+	Step       uint64
+	Parent     string
+	SpecDigest string
+	Cursor     *Cursor
+	RNG        []RNGState
+	Metrics    []Metric
+	// Files in any order.
+	Files []Source
+}
+
+// Source is a file of a Draft: either Write gives its bytes, or Blob names a blob that the run already has. Write must
+// give the same bytes each time if the commit is to be repeatable.
+type Source struct {
+	Name  string
+	Write func(io.Writer) error
+	Blob  *File
+}
+
+// Carry is a file of an earlier checkpoint of the run, taken over under its name without being written again.
+func Carry(f File) Source { return Source{Name: f.Name, Blob: &f} }
+
+// FromBytes is a file with these bytes.
+func FromBytes(name string, data []byte) Source {
+	return Source{Name: name, Write: func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	}}
+}
+
+// FromPath is a copy of a file on disk.
+func FromPath(name, path string) Source {
+	return Source{Name: name, Write: func(w io.Writer) error {
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		_, err = io.Copy(w, f)
+		return err
+	}}
+}
+
+// Claim takes the run's newest manifest as the one that this Repository builds upon. A trainer calls it after it has got
+// the lease and before it reads the state to go on from; a manifest that another process adds from then on makes Commit
+// fail. Without a Claim the first Commit claims.
+func (r *Repository) Claim(ctx context.Context, run string) error {
+	r.writing.Lock()
+	defer r.writing.Unlock()
+	return r.claim(ctx, run)
+}
+
+func (r *Repository) claim(ctx context.Context, run string) error {
+	keys, err := r.keys(ctx, run)
+	if err != nil {
+		return err
+	}
+	r.last[run] = 0
+	if len(keys) > 0 {
+		r.last[run] = numberOf(keys[len(keys)-1])
+	}
+	return nil
+}
+
+// Commit writes the draft's blobs, sees that they are all there, and creates the run's next manifest. It can be repeated
+// after any error. ErrConflict if another process has created that manifest with other contents; ErrManifest if the draft
+// cannot be a manifest, in which case nothing is written.
+func (r *Repository) Commit(ctx context.Context, run string, d Draft) (Manifest, error) {
+	r.writing.Lock()
+	defer r.writing.Unlock()
+	m, err := d.manifest(run)
+	if err != nil {
+		return Manifest{}, err
+	}
+	if _, claimed := r.last[run]; !claimed {
+		if err := r.claim(ctx, run); err != nil {
+			return Manifest{}, err
+		}
+	}
+	for _, source := range d.Files {
+		file, err := r.writeSource(ctx, run, source)
+		if err != nil {
+			return Manifest{}, fmt.Errorf("checkpoints: commit %s of run %s: file %s: %w", d.Kind, run, source.Name, err)
+		}
+		m.Files = append(m.Files, file)
+	}
+	slices.SortFunc(m.Files, func(a, b File) int { return strings.Compare(a.Name, b.Name) })
+	for _, f := range m.Files {
+		if ok, err := r.has(ctx, blobKey(run, f.SHA256), f.Bytes); err != nil {
+			return Manifest{}, err
+		} else if !ok {
+			return Manifest{}, missing(run, f)
+		}
+	}
+	data, err := m.encode()
+	if err != nil {
+		return Manifest{}, err
+	}
+	number := r.last[run] + 1
+	key := manifestKey(run, number)
+	if err := r.store.Create(ctx, key, data); errors.Is(err, ErrExists) {
+		return Manifest{}, fmt.Errorf("%w: manifest %d of run %s was created by another process: end this one", ErrConflict,
+			number, run)
+	} else if err != nil {
+		return Manifest{}, err
+	}
+	r.last[run] = number
+	if m, err = ParseManifest(key, data); err != nil {
+		return Manifest{}, err
+	}
+	r.log.Info().Str("run", run).Str("checkpoint", m.Digest).Str("kind", string(m.Kind)).Uint64("number", number).
+		Uint32("iteration", m.Iteration).Uint64("step", m.Step).Msg("checkpoint committed")
+	return m, nil
+}
+
+// PutBlob keeps data that no manifest names (details of an evaluation) and gives its sha256 for an event to carry.
+func (r *Repository) PutBlob(ctx context.Context, run string, data []byte) (string, error) {
+	if err := checkRun(run); err != nil {
+		return "", err
+	}
+	digest := sha256.Sum256(data)
+	sum := hex.EncodeToString(digest[:])
+	return sum, r.store.Put(ctx, detailKey(run, sum), bytes.NewReader(data), int64(len(data)))
+}
+
+// manifest checks everything about the draft that can be checked before its files are written.
+func (d Draft) manifest(run string) (Manifest, error) {
+	m := Manifest{
+		Schema:     Schema,
+		Run:        run,
+		Kind:       d.Kind,
+		Iteration:  d.Iteration,
+		Step:       d.Step,
+		Parent:     d.Parent,
+		SpecDigest: d.SpecDigest,
+		Cursor:     d.Cursor,
+		RNG:        d.RNG,
+		Metrics:    d.Metrics,
+	}
+	for _, s := range d.Files {
+		f := File{Name: s.Name, SHA256: strings.Repeat("0", 64)}
+		if s.Blob != nil {
+			f.Bytes, f.SHA256 = s.Blob.Bytes, s.Blob.SHA256
+		}
+		if (s.Write == nil) == (s.Blob == nil) {
+			return Manifest{}, fmt.Errorf("%w: file %s: one of Write and Blob must be given", ErrManifest, s.Name)
+		}
+		m.Files = append(m.Files, f)
+	}
+	slices.SortFunc(m.Files, func(a, b File) int { return strings.Compare(a.Name, b.Name) })
+	if _, err := m.encode(); err != nil {
+		return Manifest{}, err
+	}
+	m.Files = nil
+	return m, nil
+}
+
+// stager is a store that can take over a file of its own file system.
+type stager interface {
+	stage() (*os.File, error)
+	adopt(ctx context.Context, key string, f *os.File) error
+}
+
+// writeSource makes sure that the store has the source's blob: the bytes are hashed on their way to a temporary file and
+// go to the store unless it has them.
+func (r *Repository) writeSource(ctx context.Context, run string, s Source) (File, error) {
+	if s.Blob != nil {
+		return File{Name: s.Name, Bytes: s.Blob.Bytes, SHA256: s.Blob.SHA256}, nil
+	}
+	f, err := r.stage()
+	if err != nil {
+		return File{}, err
+	}
+	defer discard(f)
+	hash := sha256.New()
+	w := bufio.NewWriterSize(contextWriter{ctx, io.MultiWriter(f, hash)}, 1<<18)
+	if err = s.Write(w); err == nil {
+		err = w.Flush()
+	}
+	if diskFull(err) {
+		return File{}, writeError("a temporary file", filepath.Dir(f.Name()), err)
+	}
+	if err != nil {
+		return File{}, err
+	}
+	size, err := f.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return File{}, err
+	}
+	file := File{Name: s.Name, Bytes: size, SHA256: hex.EncodeToString(hash.Sum(nil))}
+	key := blobKey(run, file.SHA256)
+	if ok, err := r.has(ctx, key, size); ok || err != nil {
+		return file, err
+	}
+	if own, ok := r.store.(stager); ok {
+		return file, own.adopt(ctx, key, f)
+	}
+	return file, r.store.Put(ctx, key, io.NewSectionReader(f, 0, size), size)
+}
+
+// has reports whether the store holds an object of this size under the key.
+func (r *Repository) has(ctx context.Context, key string, size int64) (bool, error) {
+	found, err := r.store.Stat(ctx, key)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	return err == nil && found == size, err
+}
+
+func (r *Repository) stage() (*os.File, error) {
+	if own, ok := r.store.(stager); ok {
+		return own.stage()
+	}
+	return r.temp()
+}
+
+// temp makes a temporary file in the cache folder.
+func (r *Repository) temp() (*os.File, error) {
+	if r.cache == "" {
+		return nil, errors.New("checkpoints: a store that is no folder needs a cache folder, and none was given")
+	}
+	r.sweep.Do(r.scratch.sweep)
+	f, err := r.scratch.create()
+	if err != nil {
+		return nil, writeError("a temporary file", r.cache, err)
+	}
+	return f, nil
+}

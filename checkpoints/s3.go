@@ -1,0 +1,325 @@
+package checkpoints
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
+	"github.com/minio/minio-go/v7/pkg/notification"
+)
+
+// S3Options says where an S3 store is.
+type S3Options struct {
+	// Endpoint is host:port, or http(s)://host:port, which then decides Secure.
+	Endpoint string
+	Bucket   string
+	// Region defaults to us-east-1, MinIO's.
+	Region    string
+	AccessKey string
+	SecretKey string
+	// Secure speaks TLS.
+	Secure bool
+	// MaxRetries is how often a request is tried that fails for the moment, about a second apart; 0 means 5.
+	MaxRetries int
+}
+
+// s3 is the store in a bucket of any S3 server that knows If-None-Match (MinIO, AWS, and most others).
+type s3 struct {
+	client    *minio.Client
+	transport *http.Transport
+	endpoint  string
+	bucket    string
+	region    string
+}
+
+// OpenS3 opens the store in a bucket, which is made if it is missing.
+func OpenS3(ctx context.Context, o S3Options) (Store, error) {
+	s, err := openS3(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func openS3(ctx context.Context, o S3Options) (*s3, error) {
+	if host, ok := strings.CutPrefix(o.Endpoint, "https://"); ok {
+		o.Endpoint, o.Secure = host, true
+	} else if host, ok := strings.CutPrefix(o.Endpoint, "http://"); ok {
+		o.Endpoint, o.Secure = host, false
+	}
+	o.Endpoint = strings.TrimSuffix(o.Endpoint, "/")
+	if o.Region == "" {
+		o.Region = "us-east-1"
+	}
+	if o.MaxRetries == 0 {
+		o.MaxRetries = 5
+	}
+	transport, err := minio.DefaultTransport(o.Secure)
+	if err != nil {
+		return nil, fmt.Errorf("checkpoints: S3 at %s: %w", o.Endpoint, err)
+	}
+	client, err := minio.New(o.Endpoint, &minio.Options{
+		Creds:      credentials.NewStaticV4(o.AccessKey, o.SecretKey, ""),
+		Secure:     o.Secure,
+		Region:     o.Region,
+		Transport:  transport,
+		MaxRetries: o.MaxRetries,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("checkpoints: S3 endpoint %q: %w (wanted: host:port or http(s)://host:port)", o.Endpoint, err)
+	}
+	s := &s3{client: client, transport: transport, endpoint: o.Endpoint, bucket: o.Bucket, region: o.Region}
+	if err := s.makeBucket(ctx); err != nil {
+		transport.CloseIdleConnections()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *s3) makeBucket(ctx context.Context) error {
+	there, err := s.client.BucketExists(ctx, s.bucket)
+	if err != nil {
+		return s.explain(ctx, "open", "", err)
+	}
+	if there {
+		return nil
+	}
+	err = s.client.MakeBucket(ctx, s.bucket, minio.MakeBucketOptions{Region: s.region})
+	if minio.ToErrorResponse(err).Code == "BucketAlreadyOwnedByYou" {
+		return nil // another process was faster
+	}
+	return s.explain(ctx, "make", "", err)
+}
+
+// EnableNotifications lets the server announce every new manifest to a target of its configuration, named by its ARN
+// (arn:minio:sqs::<ID>:nats). The announcements are hints: they come late, twice or not at all. Only for an S3 store.
+func EnableNotifications(ctx context.Context, store Store, arn string) error {
+	s, ok := store.(*s3)
+	if !ok {
+		return errors.New("checkpoints: bucket notifications: the store is no S3 bucket")
+	}
+	target, err := notification.NewArnFromString(arn)
+	if err != nil {
+		return fmt.Errorf("checkpoints: bucket notifications: %q: %w", arn, err)
+	}
+	config, err := s.client.GetBucketNotification(ctx, s.bucket)
+	if err != nil {
+		return s.explain(ctx, "read the notifications of", "", err)
+	}
+	wanted := []notification.EventType{notification.ObjectCreatedPut}
+	for _, q := range config.QueueConfigs {
+		if q.Queue == arn && q.Equal(wanted, "runs/", ".json") {
+			return nil
+		}
+	}
+	queue := notification.NewConfig(target)
+	queue.AddEvents(wanted...)
+	queue.AddFilterPrefix("runs/")
+	queue.AddFilterSuffix(".json")
+	config.AddQueue(queue)
+	return s.explain(ctx, "set the notifications of", "", s.client.SetBucketNotification(ctx, s.bucket, config))
+}
+
+func (s *s3) Put(ctx context.Context, key string, r io.Reader, size int64) error {
+	if err := checkKey(key); err != nil {
+		return err
+	}
+	body, err := exactly(key, r, size)
+	if err != nil {
+		return err
+	}
+	_, err = s.client.PutObject(ctx, s.bucket, key, body, size, minio.PutObjectOptions{})
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		err = fmt.Errorf("%w: %d bytes announced: %w", ErrSize, size, err)
+	}
+	return s.explain(ctx, "put", key, err)
+}
+
+func (s *s3) Create(ctx context.Context, key string, data []byte) error {
+	if err := checkKey(key); err != nil {
+		return err
+	}
+	// In one part: servers differ in where they look at the condition of a multipart upload.
+	options := minio.PutObjectOptions{DisableMultipart: true, ContentType: "application/json"}
+	options.SetMatchETagExcept("*")
+	for range 3 {
+		_, err := s.client.PutObject(ctx, s.bucket, key, bytes.NewReader(data), int64(len(data)), options)
+		code := minio.ToErrorResponse(err).Code
+		if code != "PreconditionFailed" && code != "ConditionalRequestConflict" {
+			return s.explain(ctx, "create", key, err)
+		}
+		// Something is there. It may be ours: a try whose answer was lost is repeated by the client.
+		found, err := s.read(ctx, key)
+		if errors.Is(err, ErrNotFound) {
+			continue // a racing creation did not come about
+		}
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(found, data) {
+			return fmt.Errorf("%w: %s", ErrExists, key)
+		}
+		return nil
+	}
+	return fmt.Errorf("checkpoints: create %s in bucket %s: the server says that it exists and that it does not", key, s.bucket)
+}
+
+func (s *s3) read(ctx context.Context, key string) ([]byte, error) {
+	body, err := s.Get(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	data, err := io.ReadAll(body)
+	return data, s.explain(ctx, "read", key, err)
+}
+
+func (s *s3) Get(ctx context.Context, key string) (io.ReadCloser, error) {
+	if err := checkKey(key); err != nil {
+		return nil, err
+	}
+	core := minio.Core{Client: s.client}
+	body, _, _, err := core.GetObject(ctx, s.bucket, key, minio.GetObjectOptions{})
+	if err != nil {
+		return nil, s.explain(ctx, "get", key, err)
+	}
+	return body, nil
+}
+
+func (s *s3) Stat(ctx context.Context, key string) (int64, error) {
+	if err := checkKey(key); err != nil {
+		return 0, err
+	}
+	info, err := s.client.StatObject(ctx, s.bucket, key, minio.StatObjectOptions{})
+	return info.Size, s.explain(ctx, "stat", key, err)
+}
+
+func (s *s3) List(ctx context.Context, prefix string) ([]string, error) {
+	if err := checkPrefix(prefix); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	var keys []string
+	for object := range s.client.ListObjectsIter(ctx, s.bucket, minio.ListObjectsOptions{Prefix: prefix, Recursive: true}) {
+		if object.Err != nil {
+			return nil, s.explain(ctx, "list", prefix, object.Err)
+		}
+		if checkKey(object.Key) == nil {
+			keys = append(keys, object.Key)
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	slices.Sort(keys)
+	return keys, nil
+}
+
+func (s *s3) Delete(ctx context.Context, key string) error {
+	if err := checkKey(key); err != nil {
+		return err
+	}
+	err := s.client.RemoveObject(ctx, s.bucket, key, minio.RemoveObjectOptions{})
+	if minio.ToErrorResponse(err).Code == minio.NoSuchKey {
+		return nil
+	}
+	return s.explain(ctx, "delete", key, err)
+}
+
+// explain turns a client's error into one that says what to do; nil stays nil.
+func (s *s3) explain(ctx context.Context, verb, key string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	what := fmt.Sprintf("checkpoints: %s bucket %s at %s", verb, s.bucket, s.endpoint)
+	if key != "" {
+		what = fmt.Sprintf("checkpoints: %s %s in bucket %s at %s", verb, key, s.bucket, s.endpoint)
+	}
+	switch minio.ToErrorResponse(err).Code {
+	case minio.NoSuchKey:
+		return fmt.Errorf("%w: %s in bucket %s", ErrNotFound, key, s.bucket)
+	case minio.NoSuchBucket:
+		return fmt.Errorf("%s: the bucket is gone: restore it, or start again to have an empty one made: %w", what, err)
+	case minio.InvalidAccessKeyID, minio.SignatureDoesNotMatch, minio.AccessDenied:
+		return fmt.Errorf("%s: the server refuses the credentials: check LDALIGN_S3_ACCESS_KEY and LDALIGN_S3_SECRET_KEY, and"+
+			" that they may read and write the bucket: %w", what, err)
+	case "XMinioStorageFull":
+		return fmt.Errorf("%s: no room on the server: free some space there and start again: %w", what, err)
+	}
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		return fmt.Errorf("%s: nothing listens there: is the server running, and is this its S3 port? %w", what, err)
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// exactly refuses readers that do not hold exactly size bytes: at once where that can be known, else with the last bytes.
+func exactly(key string, r io.Reader, size int64) (io.Reader, error) {
+	if size < 0 {
+		return nil, fmt.Errorf("%w: %s: %d bytes announced", ErrSize, key, size)
+	}
+	seeker, ok := r.(io.Seeker)
+	if !ok {
+		e := &exactReader{r: r, left: size}
+		return e, e.ended()
+	}
+	start, err := seeker.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return nil, fmt.Errorf("checkpoints: put %s: %w", key, err)
+	}
+	end, err := seeker.Seek(0, io.SeekEnd)
+	if err != nil {
+		return nil, fmt.Errorf("checkpoints: put %s: %w", key, err)
+	}
+	if _, err := seeker.Seek(start, io.SeekStart); err != nil {
+		return nil, fmt.Errorf("checkpoints: put %s: %w", key, err)
+	}
+	if end-start != size {
+		return nil, fmt.Errorf("%w: %s: %d bytes announced, the reader holds %d", ErrSize, key, size, end-start)
+	}
+	return r, nil
+}
+
+// exactReader holds the last bytes back until the reader below has ended where it should.
+type exactReader struct {
+	r    io.Reader
+	left int64
+}
+
+func (e *exactReader) Read(p []byte) (int, error) {
+	if e.left == 0 {
+		return 0, io.EOF
+	}
+	n, err := e.r.Read(p[:min(int64(len(p)), e.left)])
+	e.left -= int64(n)
+	if err == io.EOF && e.left > 0 {
+		return 0, fmt.Errorf("%w: the reader ended %d bytes early", ErrSize, e.left)
+	}
+	if err := e.ended(); err != nil {
+		return 0, err
+	}
+	return n, err
+}
+
+// ended looks, when size bytes are read, whether more come.
+func (e *exactReader) ended() error {
+	if e.left > 0 {
+		return nil
+	}
+	if extra, _ := io.ReadFull(e.r, make([]byte, 1)); extra > 0 {
+		return fmt.Errorf("%w: the reader holds more", ErrSize)
+	}
+	return nil
+}

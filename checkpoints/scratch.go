@@ -1,0 +1,94 @@
+package checkpoints
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+)
+
+// scratch makes temporary files in a folder of its own below root. The folder is locked as long as its process lives (the
+// kernel drops the lock however the process ends), so another process can tell what a dead one has left and remove it.
+type scratch struct {
+	root string
+
+	mu  sync.Mutex
+	dir *os.File // open and locked; nil before the first file
+}
+
+// create makes an empty temporary file. The caller renames or removes it.
+func (s *scratch) create() (*os.File, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.dir == nil {
+		dir, err := s.open()
+		if err != nil {
+			return nil, err
+		}
+		s.dir = dir
+	}
+	return os.CreateTemp(s.dir.Name(), "")
+}
+
+func (s *scratch) open() (*os.File, error) {
+	if err := os.MkdirAll(s.root, 0o755); err != nil {
+		return nil, err
+	}
+	for {
+		path, err := os.MkdirTemp(s.root, "writer-")
+		if err != nil {
+			return nil, err
+		}
+		dir, err := os.Open(path)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // swept before it could be opened
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := lock(dir); err != nil && !errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, errors.Join(fmt.Errorf("lock %s (the file system must know flock): %w", path, err), dir.Close())
+		} else if err == nil && s.same(dir) {
+			return dir, nil
+		}
+		dir.Close() // a sweeper was faster: it has taken the new folder for a dead process's
+	}
+}
+
+// same reports whether the folder is still in its place.
+func (s *scratch) same(dir *os.File) bool {
+	opened, err := dir.Stat()
+	if err != nil {
+		return false
+	}
+	found, err := os.Stat(dir.Name())
+	return err == nil && os.SameFile(opened, found)
+}
+
+// sweep removes the temporary files of processes that are gone. What cannot be removed stays: it costs room, no more.
+func (s *scratch) sweep() {
+	entries, err := os.ReadDir(s.root)
+	if err != nil {
+		return // nothing was ever written here, or it is not ours to read
+	}
+	for _, e := range entries {
+		dir, err := os.Open(filepath.Join(s.root, e.Name()))
+		if err != nil {
+			continue
+		}
+		if lock(dir) == nil {
+			os.RemoveAll(dir.Name())
+		}
+		dir.Close()
+	}
+}
+
+func lock(f *os.File) error { return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) }
+
+// discard closes and removes a temporary file; after a rename it only closes.
+func discard(f *os.File) {
+	f.Close()
+	os.Remove(f.Name())
+}
