@@ -1,0 +1,130 @@
+package encoder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/guide"
+	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/models/tokenizer"
+	"github.com/ldalign/ldalign/schemas"
+)
+
+// Guide is a frozen guide in memory.
+type Guide struct {
+	// Digest is the manifest digest of the guide.
+	Digest string
+
+	model     *guide.Guide
+	tokenizer *tokenizer.Tokenizer // nil when the guide reads the policy's token ids
+	reader    guide.Reader
+	spec      schemas.Spec
+}
+
+// GuideRun is the run whose guide a spec uses: its own, or the one that a reference of the form run:NAME names.
+func GuideRun(spec schemas.Spec, reference string) string {
+	if reference == "" {
+		return spec.Run
+	}
+	return strings.TrimPrefix(reference, "run:")
+}
+
+// WaitForGuide returns the manifest of a run's guide, looking for it twice a second until it is there or ctx ends: guides
+// are trained from the pairs of iteration 0, so encoders start before there is one.
+func WaitForGuide(ctx context.Context, repository *checkpoints.Repository, run string) (checkpoints.Manifest, error) {
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		manifest, err := repository.Latest(ctx, run, checkpoints.Guide)
+		if err == nil || !errors.Is(err, checkpoints.ErrNoCheckpoint) {
+			return manifest, err
+		}
+		select {
+		case <-ctx.Done():
+			return checkpoints.Manifest{}, fmt.Errorf("encoder: run %s has no guide yet: %w", run, ctx.Err())
+		case <-tick.C:
+		}
+	}
+}
+
+// LoadGuide reads a guide checkpoint of a run.
+func LoadGuide(
+	ctx context.Context, spec schemas.Spec, repository *checkpoints.Repository, engine *tensor.Engine, manifest checkpoints.Manifest,
+) (g *Guide, err error) {
+	dir, err := os.MkdirTemp("", "ldalign-guide-")
+	if err != nil {
+		return nil, fmt.Errorf("encoder: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	folder := filepath.Join(dir, "guide")
+	if err := repository.Materialise(ctx, manifest, folder); err != nil {
+		return nil, err
+	}
+	g = &Guide{Digest: manifest.Digest, spec: spec}
+	if _, own := manifest.File("tokenizer.json"); own {
+		if g.tokenizer, err = tokenizer.Load(folder); err != nil {
+			return nil, err
+		}
+	}
+	g.reader, err = guide.NewReader(g.tokenizer, tokenizer.Limits{
+		Prompt: spec.Data.MaxPromptTokens, Response: spec.Data.MaxResponseTokens,
+	})
+	if err != nil {
+		return nil, errors.Join(err, g.Close(ctx))
+	}
+	if g.model, err = guide.Load(ctx, engine, folder); err != nil {
+		return nil, errors.Join(fmt.Errorf("encoder: guide %.12s: %w", manifest.Digest, err), g.Close(ctx))
+	}
+	return g, nil
+}
+
+// Latents encodes texts: phi(x, y), [K] for each, in the order given. The numbers of one text do not depend on the others.
+func (g *Guide) Latents(ctx context.Context, texts []guide.Text) ([][]float32, error) {
+	rows := make([]models.Sequence, len(texts))
+	for i, t := range texts {
+		row, err := g.reader.Sequence(t)
+		if err != nil {
+			return nil, err
+		}
+		rows[i] = row
+	}
+	latents := make([][]float32, len(rows))
+	for _, batch := range models.Batches(rows, g.spec.Generation.Slots, g.spec.Generation.Bucket) {
+		err := g.model.Engine().Do(ctx, func(scope *tensor.Scope) error {
+			return scope.NoGrad(func(scope *tensor.Scope) error {
+				values := g.model.Encode(scope, batch.Rows, batch.Pad).Float32s()
+				if err := scope.Err(); err != nil {
+					return err
+				}
+				k := len(values) / batch.Pad.Rows
+				for r, i := range batch.Index {
+					latents[i] = values[r*k : (r+1)*k : (r+1)*k]
+				}
+				return nil
+			})
+		})
+		if err != nil {
+			return nil, fmt.Errorf("encoder: guide %.12s: %w", g.Digest, err)
+		}
+	}
+	return latents, nil
+}
+
+// Close frees the guide.
+func (g *Guide) Close(ctx context.Context) error {
+	var err error
+	if g.model != nil {
+		err = g.model.Close(ctx)
+	}
+	if g.tokenizer != nil {
+		err = errors.Join(err, g.tokenizer.Close())
+	}
+	return err
+}

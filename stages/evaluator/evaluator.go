@@ -1,0 +1,228 @@
+// Package evaluator is the stage that measures policy checkpoints on held-out prompts: greedy and sampled scores, the mean
+// latent distance of the samples from the human responses, and the paper's two-sample agreement test.
+package evaluator
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/models/decode"
+	"github.com/ldalign/ldalign/models/guide"
+	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/stages/dataset"
+	"github.com/ldalign/ldalign/stages/distance"
+	"github.com/ldalign/ldalign/stages/encoder"
+	"github.com/ldalign/ldalign/stages/policy"
+)
+
+// Stage is the evaluator of one run.
+type Stage struct {
+	spec        schemas.Spec
+	records     []dataset.Record
+	checkpoints *checkpoints.Repository
+	engine      *tensor.Engine
+	policy      *policy.Policy
+	guide       *encoder.Guide
+}
+
+// New makes the stage for the held-out records.
+func New(spec schemas.Spec, records []dataset.Record, repository *checkpoints.Repository, engine *tensor.Engine) *Stage {
+	if n := spec.Evaluation.Limit; n > 0 && n < len(records) {
+		records = records[:n]
+	}
+	return &Stage{
+		spec: spec, records: records, checkpoints: repository, engine: engine, policy: policy.New(spec, repository, engine),
+	}
+}
+
+// Close frees the models.
+func (s *Stage) Close(ctx context.Context) error {
+	if s.guide != nil {
+		if err := s.guide.Close(ctx); err != nil {
+			return err
+		}
+	}
+	return s.policy.Close(ctx)
+}
+
+// Sample is one answer to a held-out prompt.
+type Sample struct {
+	Text string `json:"text"`
+	// Tokens counts the answer's tokens with its end token.
+	Tokens int     `json:"tokens"`
+	Exact  bool    `json:"exact"`
+	Graded float64 `json:"graded"`
+	// Distance is s between the human response and this answer; absent without a guide.
+	Distance *float64 `json:"distance,omitempty"`
+
+	ids []int64
+}
+
+// Detail is what a checkpoint answered to one held-out prompt: one line of the result's details blob.
+type Detail struct {
+	ID       string   `json:"id"`
+	Prompt   string   `json:"prompt"`
+	Response string   `json:"response"`
+	Greedy   Sample   `json:"greedy"`
+	Samples  []Sample `json:"samples"`
+
+	promptIDs, responseIDs []int64
+}
+
+// Process evaluates the policies among the checkpoints; other kinds give no result.
+func (s *Stage) Process(ctx context.Context, in []*events.Checkpoint) ([]*events.Result, []error) {
+	out, errs := make([]*events.Result, len(in)), make([]error, len(in))
+	for i, c := range in {
+		if checkpoints.Kind(c.GetKind()) == checkpoints.Policy && len(s.records) > 0 {
+			out[i], errs[i] = s.evaluate(ctx, c)
+		}
+	}
+	return out, errs
+}
+
+func (s *Stage) evaluate(ctx context.Context, c *events.Checkpoint) (*events.Result, error) {
+	start := time.Now()
+	if err := s.policy.Use(ctx, c.GetDigest()); err != nil {
+		return nil, err
+	}
+	details, err := s.answer(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("evaluator: checkpoint %.12s: %w", c.GetDigest(), err)
+	}
+	if err := s.measure(ctx, details); err != nil {
+		return nil, fmt.Errorf("evaluator: checkpoint %.12s: %w", c.GetDigest(), err)
+	}
+	var lines bytes.Buffer
+	encode := json.NewEncoder(&lines)
+	encode.SetEscapeHTML(false)
+	for _, d := range details {
+		if err := encode.Encode(d); err != nil {
+			return nil, fmt.Errorf("evaluator: %w", err)
+		}
+	}
+	blob, err := s.checkpoints.PutBlob(ctx, s.spec.Run, lines.Bytes())
+	if err != nil {
+		return nil, err
+	}
+	return &events.Result{
+		Schema: events.Version, Run: s.spec.Run, Iteration: c.GetIteration(), Checkpoint: c.GetDigest(),
+		Metrics: Summarise(details, s.spec.Evaluation.Scorer), Details: blob, Seconds: time.Since(start).Seconds(),
+	}, nil
+}
+
+// answer decodes every prompt once greedily and evaluation.samples times at temperature 1.
+func (s *Stage) answer(ctx context.Context) ([]Detail, error) {
+	details := make([]Detail, len(s.records))
+	samples := s.spec.Evaluation.Samples
+	greedy := make([]decode.Request, len(s.records))
+	var sampled []decode.Request
+	for i, r := range s.records {
+		tokens, err := s.policy.Tokenise(r.Prompt, r.Response)
+		if err != nil {
+			return nil, fmt.Errorf("held-out prompt %q: %w", r.ID, err)
+		}
+		details[i] = Detail{
+			ID: r.ID, Prompt: r.Prompt, Response: r.Response, Samples: make([]Sample, samples),
+			promptIDs: tokens.Prompt, responseIDs: tokens.Response,
+		}
+		greedy[i] = decode.Request{IDs: tokens.Prompt}
+		for k := range samples {
+			// one seed for all checkpoints: their samples differ by the weights alone
+			seed := schemas.SampleSeed(s.spec.Seed, ^uint32(0), r.ID, uint32(k))
+			sampled = append(sampled, decode.Request{IDs: tokens.Prompt, Seed: seed})
+		}
+	}
+	tok := s.policy.Tokenizer()
+	options := decode.Options{
+		MaxNew: s.spec.Generation.MaxNewTokens, Stop: tok.EOS(), Pad: tok.PAD(), Slots: s.spec.Generation.Slots,
+		Bucket: s.spec.Generation.Bucket, TopP: 1,
+	}
+	best, err := decode.Generate(ctx, s.policy.Model, greedy, options, nil)
+	if err != nil {
+		return nil, err
+	}
+	options.Temperature = 1
+	drawn, err := decode.Generate(ctx, s.policy.Model, sampled, options, nil)
+	if err != nil {
+		return nil, err
+	}
+	for i, r := range s.records {
+		details[i].Greedy = s.sample(r, best[i])
+		for k := range samples {
+			details[i].Samples[k] = s.sample(r, drawn[i*samples+k])
+		}
+	}
+	return details, nil
+}
+
+func (s *Stage) sample(r dataset.Record, result decode.Result) Sample {
+	text := strings.TrimSpace(s.policy.Tokenizer().Decode(result.IDs, true))
+	sample := Sample{Text: text, Tokens: len(result.IDs), ids: result.IDs}
+	switch s.spec.Evaluation.Scorer {
+	case "exact":
+		sample.Exact = text == strings.TrimSpace(r.Response)
+	case "graded":
+		sample.Exact, sample.Graded = dataset.Score(r, text)
+	}
+	return sample
+}
+
+// measure fills in the distances, when there is a guide to measure by.
+func (s *Stage) measure(ctx context.Context, details []Detail) error {
+	if err := s.loadGuide(ctx); err != nil || s.guide == nil {
+		return err
+	}
+	var texts []guide.Text
+	for _, d := range details {
+		texts = append(texts, guide.Text{
+			Prompt: d.Prompt, Response: d.Response, PromptIDs: d.promptIDs, ResponseIDs: d.responseIDs,
+		})
+		for _, a := range d.Samples {
+			texts = append(texts, guide.Text{Prompt: d.Prompt, Response: a.Text, PromptIDs: d.promptIDs, ResponseIDs: a.ids})
+		}
+	}
+	latents, err := s.guide.Latents(ctx, texts)
+	if err != nil {
+		return err
+	}
+	at := 0
+	for i := range details {
+		human := latents[at]
+		at++
+		for k := range details[i].Samples {
+			d, err := distance.Between(s.spec.Objective.Distance, human, latents[at])
+			if err != nil {
+				return fmt.Errorf("held-out prompt %q: %w", details[i].ID, err)
+			}
+			details[i].Samples[k].Distance = &d
+			at++
+		}
+	}
+	return nil
+}
+
+// loadGuide waits for the guide that this spec measures by, if it names or trains one.
+func (s *Stage) loadGuide(ctx context.Context) error {
+	reference := s.spec.Evaluation.Guide
+	if s.spec.Objective.Kind == "ldalign" && reference == "" {
+		reference = s.spec.Guide.From
+	} else if reference == "" {
+		return nil
+	}
+	if s.guide != nil {
+		return nil
+	}
+	manifest, err := encoder.WaitForGuide(ctx, s.checkpoints, encoder.GuideRun(s.spec, reference))
+	if err != nil {
+		return err
+	}
+	s.guide, err = encoder.LoadGuide(ctx, s.spec, s.checkpoints, s.engine, manifest)
+	return err
+}

@@ -1,0 +1,177 @@
+// Package generator is the stage that answers prompts: it samples y' from the checkpoint that the prompt names and
+// computes the reference log-probs of y and y' under the same weights, by the code that the trainer uses.
+//
+// A pair depends on its prompt message and the run spec alone, never on the batch it came in or the process that worked
+// on it: the text is seeded by the message, and every number is computed in shapes that the row's own length decides
+// (models.Batches). A redelivered prompt therefore gives the same pair to the last bit.
+package generator
+
+import (
+	"context"
+	"fmt"
+	"sort"
+	"strings"
+
+	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/decode"
+	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/stages/policy"
+)
+
+// Stage is the generator of one run.
+type Stage struct {
+	spec   schemas.Spec
+	policy *policy.Policy
+}
+
+// New makes the stage; the first prompt loads its checkpoint.
+func New(spec schemas.Spec, repository *checkpoints.Repository, engine *tensor.Engine) *Stage {
+	return &Stage{spec: spec, policy: policy.New(spec, repository, engine)}
+}
+
+// Close frees the model.
+func (s *Stage) Close(ctx context.Context) error { return s.policy.Close(ctx) }
+
+// Process answers the prompts. Prompts of different checkpoints may come in one batch; they are worked on checkpoint by
+// checkpoint. A prompt or response that the length rule or the template refuses is rejected; an error of the model or the
+// store fails the prompts it concerns, which are then tried again.
+func (s *Stage) Process(ctx context.Context, in []*events.Prompt) ([]*events.Pair, []error) {
+	out, errs := make([]*events.Pair, len(in)), make([]error, len(in))
+	for _, group := range byCheckpoint(in) {
+		if err := s.policy.Use(ctx, in[group[0]].GetCheckpoint()); err != nil {
+			fail(errs, group, err)
+			continue
+		}
+		var ready []int
+		for _, i := range group {
+			if out[i], errs[i] = s.tokenise(in[i]); errs[i] == nil {
+				ready = append(ready, i)
+			}
+		}
+		if err := s.sample(ctx, out, ready); err != nil {
+			fail(errs, ready, err)
+			continue
+		}
+		if err := s.score(ctx, out, ready); err != nil {
+			fail(errs, ready, err)
+		}
+	}
+	return out, errs
+}
+
+// byCheckpoint groups the indices of prompts by the checkpoint they name, in order of first appearance.
+func byCheckpoint(in []*events.Prompt) [][]int {
+	var groups [][]int
+	at := map[string]int{}
+	for i, p := range in {
+		g, ok := at[p.GetCheckpoint()]
+		if !ok {
+			g = len(groups)
+			at[p.GetCheckpoint()] = g
+			groups = append(groups, nil)
+		}
+		groups[g] = append(groups[g], i)
+	}
+	return groups
+}
+
+func fail(errs []error, indices []int, err error) {
+	for _, i := range indices {
+		errs[i] = err
+	}
+}
+
+// tokenise makes the pair's prompt and chosen response (and an annotated rejected one) by the length rule.
+func (s *Stage) tokenise(p *events.Prompt) (*events.Pair, error) {
+	tokens, err := s.policy.Tokenise(p.GetPrompt(), p.GetResponse())
+	if err != nil {
+		return nil, err
+	}
+	pair := &events.Pair{
+		Schema: events.Version, Prompt: p, PromptIds: tokens.Prompt, ChosenIds: tokens.Response,
+		Weights: s.policy.Digest, Truncated: uint32(tokens.Cut),
+	}
+	if s.spec.Objective.Kind != "dpo" {
+		return pair, nil
+	}
+	if p.GetRejected() == "" {
+		return nil, &schemas.Reject{
+			Reason: schemas.ReasonInvalid,
+			Err:    fmt.Errorf("generator: prompt %q has no rejected response, which objective dpo needs", p.GetPromptId()),
+		}
+	}
+	annotated, err := s.policy.Tokenise(p.GetPrompt(), p.GetRejected())
+	if err != nil {
+		return nil, err
+	}
+	pair.Rejected, pair.RejectedIds, pair.FinishReason = p.GetRejected(), annotated.Response, "annotated"
+	pair.Truncated += uint32(annotated.Cut)
+	return pair, nil
+}
+
+// sample fills in y' of the pairs at the given indices, unless it is annotated.
+func (s *Stage) sample(ctx context.Context, out []*events.Pair, indices []int) error {
+	var requests []decode.Request
+	var pending []int
+	for _, i := range indices {
+		if out[i].GetFinishReason() == "annotated" {
+			continue
+		}
+		requests = append(requests, decode.Request{IDs: out[i].GetPromptIds(), Seed: out[i].GetPrompt().GetSampleSeed()})
+		pending = append(pending, i)
+	}
+	if len(requests) == 0 {
+		return nil
+	}
+	results, err := decode.Generate(ctx, s.policy.Model, requests, s.options(), nil)
+	if err != nil {
+		return fmt.Errorf("generator: checkpoint %.12s: %w", s.policy.Digest, err)
+	}
+	tok := s.policy.Tokenizer()
+	for k, r := range results {
+		pair := out[pending[k]]
+		pair.RejectedIds, pair.FinishReason = r.IDs, r.Reason
+		pair.Rejected = strings.TrimSpace(tok.Decode(r.IDs, true))
+	}
+	return nil
+}
+
+func (s *Stage) options() decode.Options {
+	tok := s.policy.Tokenizer()
+	return decode.Options{
+		MaxNew: s.spec.Generation.MaxNewTokens, Temperature: s.spec.Generation.Temperature, TopP: s.spec.Generation.TopP,
+		Stop: tok.EOS(), Pad: tok.PAD(), Slots: s.spec.Generation.Slots, Bucket: s.spec.Generation.Bucket,
+	}
+}
+
+// score fills in the reference log-probs of both responses.
+func (s *Stage) score(ctx context.Context, out []*events.Pair, indices []int) error {
+	rows := make([]models.Sequence, 0, 2*len(indices))
+	for _, i := range indices {
+		rows = append(rows, models.Join(out[i].GetPromptIds(), out[i].GetChosenIds()))
+		rows = append(rows, models.Join(out[i].GetPromptIds(), out[i].GetRejectedIds()))
+	}
+	logp := make([]float64, len(rows))
+	for _, batch := range models.Batches(rows, s.spec.Generation.Slots, s.spec.Generation.Bucket) {
+		err := s.policy.Model.Engine().Do(ctx, func(scope *tensor.Scope) error {
+			return scope.NoGrad(func(scope *tensor.Scope) error {
+				values := models.LogProbs(scope, s.policy.Model, batch.Rows, batch.Pad).Float32s()
+				for k, i := range batch.Index {
+					logp[i] = float64(values[k])
+				}
+				return scope.Err()
+			})
+		})
+		if err != nil {
+			return fmt.Errorf("generator: reference log-probs by checkpoint %.12s: %w", s.policy.Digest, err)
+		}
+	}
+	for k, i := range indices {
+		out[i].ChosenLogp, out[i].RejectedLogp = logp[2*k], logp[2*k+1]
+	}
+	return nil
+}
+

@@ -1,0 +1,132 @@
+// Package policy holds the model that a stage answers with: one policy checkpoint at a time, replaced in place when a
+// message asks for another.
+package policy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/models/tokenizer"
+	"github.com/ldalign/ldalign/schemas"
+)
+
+// Policy is a policy checkpoint in memory. It is not safe for concurrent use: a stage owns one.
+type Policy struct {
+	Model  *models.Model
+	Format *tokenizer.Format
+	// Digest is the manifest digest of the weights in Model.
+	Digest string
+
+	spec        schemas.Spec
+	checkpoints *checkpoints.Repository
+	engine      *tensor.Engine
+	tokenizer   *tokenizer.Tokenizer
+}
+
+// New prepares an empty holder for a run's policies; Use loads the first one.
+func New(spec schemas.Spec, repository *checkpoints.Repository, engine *tensor.Engine) *Policy {
+	return &Policy{spec: spec, checkpoints: repository, engine: engine}
+}
+
+// Use makes sure that the checkpoint with this manifest digest is in memory: nothing to do when it is there, otherwise
+// the weights are read into the tensors that exist. A manifest or blob that is missing or corrupt is an error that names
+// it; the holder then keeps no digest, so the next Use tries again.
+func (p *Policy) Use(ctx context.Context, digest string) error {
+	if p.Digest == digest && p.Model != nil {
+		return nil
+	}
+	manifest, err := p.checkpoints.ByDigest(ctx, p.spec.Run, digest)
+	if err != nil {
+		return fmt.Errorf("policy: checkpoint %.12s: %w", digest, err)
+	}
+	if manifest.Kind != checkpoints.Policy {
+		return fmt.Errorf("policy: checkpoint %.12s is of kind %s, not a policy", digest, manifest.Kind)
+	}
+	if p.Model == nil {
+		if err := p.load(ctx, manifest); err != nil {
+			return err
+		}
+		p.Digest = digest
+		return nil
+	}
+	weights, ok := manifest.File("model.safetensors")
+	if !ok {
+		return fmt.Errorf("policy: checkpoint %s has no model.safetensors", manifest.Key)
+	}
+	path, err := p.checkpoints.Local(ctx, p.spec.Run, weights)
+	if err != nil {
+		return err
+	}
+	p.Digest = ""
+	if err := p.Model.LoadWeights(ctx, path); err != nil {
+		return fmt.Errorf("policy: checkpoint %.12s: %w", digest, err)
+	}
+	p.Digest = digest
+	return nil
+}
+
+// load reads a whole checkpoint: configuration, tokenizer, weights.
+func (p *Policy) load(ctx context.Context, manifest checkpoints.Manifest) (err error) {
+	dir, err := os.MkdirTemp("", "ldalign-policy-")
+	if err != nil {
+		return fmt.Errorf("policy: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	folder := filepath.Join(dir, "model")
+	if err := p.checkpoints.Materialise(ctx, manifest, folder); err != nil {
+		return err
+	}
+	tok, err := tokenizer.Load(folder)
+	if err != nil {
+		return err
+	}
+	format, err := tokenizer.NewFormat(tok, tokenizer.FormatOptions{Template: p.spec.Model.Template, System: p.spec.Model.System})
+	if err != nil {
+		return errors.Join(err, tok.Close())
+	}
+	model, err := models.Load(ctx, p.engine, folder, models.Options{})
+	if err != nil {
+		return errors.Join(err, tok.Close())
+	}
+	p.Model, p.Format, p.tokenizer = model, format, tok
+	return nil
+}
+
+// Tokenizer is the checkpoint's tokenizer; nil before the first Use.
+func (p *Policy) Tokenizer() *tokenizer.Tokenizer { return p.tokenizer }
+
+// Tokenise makes token ids of a prompt and a response by the run's template and length rule. What they refuse is a
+// *schemas.Reject.
+func (p *Policy) Tokenise(prompt, response string) (tokenizer.Tokens, error) {
+	data := p.spec.Data
+	tokens, err := p.Format.Fit(prompt, response, tokenizer.Limits{
+		Prompt: data.MaxPromptTokens, Response: data.MaxResponseTokens, Reject: data.Overlong == "reject",
+	})
+	if err == nil {
+		return tokens, nil
+	}
+	reason := schemas.ReasonInvalid
+	switch {
+	case errors.Is(err, tokenizer.ErrEmpty):
+		reason = schemas.ReasonEmpty
+	case errors.Is(err, tokenizer.ErrTooLong):
+		reason = schemas.ReasonTooLong
+	}
+	return tokens, &schemas.Reject{Reason: reason, Err: err}
+}
+
+// Close frees the model and the tokenizer.
+func (p *Policy) Close(ctx context.Context) error {
+	if p.Model == nil {
+		return nil
+	}
+	err := errors.Join(p.Model.Close(ctx), p.tokenizer.Close())
+	p.Model, p.Digest = nil, ""
+	return err
+}

@@ -1,0 +1,206 @@
+package trainer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/tokenizer"
+	"github.com/ldalign/ldalign/schemas"
+)
+
+// modelFiles are the files of a Hugging Face folder that travel with a policy beside its weights.
+var modelFiles = []string{
+	"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja",
+	"added_tokens.json",
+}
+
+// begin finds the run's newest policy and state, makes policy 0 when there is none, and loads the model.
+func (t *Trainer) begin(ctx context.Context) error {
+	base, err := t.Checkpoints.Latest(ctx, t.Spec.Run, checkpoints.Policy)
+	if errors.Is(err, checkpoints.ErrNoCheckpoint) {
+		base, err = t.first(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	if base.SpecDigest != t.Spec.Digest() {
+		return fmt.Errorf("trainer: checkpoint %s was made by another spec (%.12s, this one is %.12s)",
+			base.Key, base.SpecDigest, t.Spec.Digest())
+	}
+	t.base = base
+	state, err := t.Checkpoints.Latest(ctx, t.Spec.Run, checkpoints.State)
+	switch {
+	case err == nil && state.Number > base.Number:
+		t.resume = &state
+	case err != nil && !errors.Is(err, checkpoints.ErrNoCheckpoint):
+		return err
+	}
+	return t.load(ctx)
+}
+
+// load reads the base policy into memory.
+func (t *Trainer) load(ctx context.Context) (err error) {
+	dir, err := os.MkdirTemp("", "ldalign-trainer-")
+	if err != nil {
+		return fmt.Errorf("trainer: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	folder := filepath.Join(dir, "policy")
+	if err := t.Checkpoints.Materialise(ctx, t.base, folder); err != nil {
+		return err
+	}
+	if t.model, err = models.Load(ctx, t.Engine, folder, models.Options{}); err != nil {
+		return err
+	}
+	if t.tokenizer, err = tokenizer.Load(folder); err != nil {
+		return err
+	}
+	t.format, err = tokenizer.NewFormat(t.tokenizer, tokenizer.FormatOptions{
+		Template: t.Spec.Model.Template, System: t.Spec.Model.System,
+	})
+	if err != nil {
+		return err
+	}
+	longest := t.Spec.Data.MaxPromptTokens + max(t.Spec.Data.MaxResponseTokens, t.Spec.Generation.MaxNewTokens)
+	if limit := t.model.Config().MaxPositions; longest > limit {
+		return fmt.Errorf("trainer: data.max_prompt_tokens and max_response_tokens allow %d tokens, but the model has %d positions: "+
+			"lower them", longest, limit)
+	}
+	return nil
+}
+
+// first commits policy 0 from where the spec says the model starts.
+func (t *Trainer) first(ctx context.Context) (checkpoints.Manifest, error) {
+	files, err := t.initialFiles(ctx)
+	if err != nil {
+		return checkpoints.Manifest{}, err
+	}
+	return t.Checkpoints.Commit(ctx, t.Spec.Run, checkpoints.Draft{
+		Kind: checkpoints.Policy, SpecDigest: t.Spec.Digest(), Files: files,
+	})
+}
+
+func (t *Trainer) initialFiles(ctx context.Context) ([]checkpoints.Source, error) {
+	from := t.Spec.Model.From
+	switch {
+	case from == "scratch":
+		return t.scratchFiles(ctx)
+	case strings.HasPrefix(from, "run:"):
+		return t.runFiles(ctx, strings.TrimPrefix(from, "run:"))
+	default:
+		return t.importFolder(ctx, from)
+	}
+}
+
+// scratchFiles is a model of random weights with a named tokenizer.
+func (t *Trainer) scratchFiles(ctx context.Context) ([]checkpoints.Source, error) {
+	spec := t.Spec.Model.Scratch
+	folder, err := t.Tokenizers(spec.Tokenizer)
+	if err != nil {
+		return nil, err
+	}
+	tok, err := tokenizer.FromFS(folder)
+	if err != nil {
+		return nil, err
+	}
+	config := models.Config{
+		Family: spec.Family, Hidden: spec.Hidden, Layers: spec.Layers, Heads: spec.Heads, KVHeads: spec.KVHeads,
+		Intermediate: spec.Intermediate, MaxPositions: spec.MaxPositions, Vocab: tok.Vocab(), TieEmbeddings: true,
+	}
+	if err := tok.Close(); err != nil {
+		return nil, err
+	}
+	model, err := models.Scratch(ctx, t.Engine, config, schemas.SubSeed(t.Spec.Seed, "weights", 0))
+	if err != nil {
+		return nil, err
+	}
+	t.model = model
+	return t.modelSources(ctx, folder)
+}
+
+// importFolder is a Hugging Face folder, its weights rewritten as one safetensors file.
+func (t *Trainer) importFolder(ctx context.Context, dir string) ([]checkpoints.Source, error) {
+	model, err := models.Load(ctx, t.Engine, dir, models.Options{})
+	if err != nil {
+		return nil, err
+	}
+	t.model = model
+	return t.modelSources(ctx, os.DirFS(dir))
+}
+
+// modelSources are t.model and the tokenizer files of a folder. The model is closed when its weights were written.
+func (t *Trainer) modelSources(ctx context.Context, folder fs.FS) ([]checkpoints.Source, error) {
+	config, err := t.model.Config().JSON()
+	if err != nil {
+		return nil, err
+	}
+	files, err := folderFiles(folder)
+	if err != nil {
+		return nil, err
+	}
+	return append(files, checkpoints.FromBytes("config.json", config), checkpoints.Source{
+		Name: weightsFile, Write: func(w io.Writer) error {
+			err := t.model.WriteWeights(ctx, w)
+			return errors.Join(err, t.model.Close(ctx))
+		},
+	}), nil
+}
+
+// folderFiles are the files beside the weights that a Hugging Face folder has.
+func folderFiles(folder fs.FS) ([]checkpoints.Source, error) {
+	var files []checkpoints.Source
+	for _, name := range modelFiles {
+		data, err := fs.ReadFile(folder, name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("trainer: %w", err)
+		}
+		files = append(files, checkpoints.FromBytes(name, data))
+	}
+	return files, nil
+}
+
+// runFiles are those of another run's policy: NAME for its newest, NAME@ITERATION for one of them.
+func (t *Trainer) runFiles(ctx context.Context, reference string) ([]checkpoints.Source, error) {
+	name, at, named := strings.Cut(reference, "@")
+	manifest, err := t.Checkpoints.Latest(ctx, name, checkpoints.Policy)
+	if named {
+		iteration, parseErr := strconv.ParseUint(at, 10, 32)
+		if parseErr != nil {
+			return nil, fmt.Errorf("trainer: model.from: run:%s: %q is not an iteration", reference, at)
+		}
+		manifest, err = t.Checkpoints.Policy(ctx, name, uint32(iteration))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("trainer: model.from: run:%s: %w", reference, err)
+	}
+	var files []checkpoints.Source
+	for _, f := range manifest.Files {
+		if f.Name == RecordsFile {
+			continue
+		}
+		files = append(files, checkpoints.Source{Name: f.Name, Write: func(w io.Writer) (err error) {
+			in, err := t.Checkpoints.Open(ctx, name, f)
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, in.Close()) }()
+			_, err = io.Copy(w, in)
+			return err
+		}})
+	}
+	slices.SortFunc(files, func(a, b checkpoints.Source) int { return strings.Compare(a.Name, b.Name) })
+	return files, nil
+}

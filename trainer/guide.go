@@ -1,0 +1,238 @@
+package trainer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/guide"
+	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/models/tokenizer"
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+)
+
+// needsGuide tells whether this run trains a guide of its own.
+func (t *Trainer) needsGuide() bool { return t.Spec.Objective.Kind == "ldalign" && t.Spec.Guide.From == "" }
+
+// trainGuide trains the guide once, from the pairs of iteration 0, and publishes it. Encoders wait for it.
+func (t *Trainer) trainGuide(ctx context.Context) (err error) {
+	_, err = t.Checkpoints.Latest(ctx, t.Spec.Run, checkpoints.Guide)
+	if err == nil || !errors.Is(err, checkpoints.ErrNoCheckpoint) {
+		return err
+	}
+	messages, upTo, err := t.messages(ctx, schemas.Pairs, 0, "wait for pairs 0")
+	if err != nil {
+		return err
+	}
+	g, err := t.newGuide(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, g.close(context.WithoutCancel(ctx))) }()
+	task, err := g.task(messages, t.Spec)
+	if err != nil {
+		return err
+	}
+	spec := t.Spec.Guide
+	p := &phase{
+		name: "guide", seed: t.Spec.Seed, task: task, spec: spec.Optimizer,
+		epochs: spec.Epochs, batch: spec.Batch, micro: min(spec.Batch, t.Spec.Training.MicroBatch),
+		every: t.Spec.Training.CheckpointEvery, progress: t.showStep("train guide"),
+	}
+	if err := g.model.SetTrainable(ctx, true); err != nil {
+		return err
+	}
+	p.params = g.model.Params()
+	if err := p.prepare(ctx, t.Engine); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.close(context.WithoutCancel(ctx), t.Engine)) }()
+	weights := checkpoints.Source{Name: guideFile, Write: func(w io.Writer) error { return g.model.WriteWeights(ctx, w) }}
+	p.save = func(ctx context.Context, cursor checkpoints.Cursor) error {
+		cursor.Sequence = upTo
+		return t.saveState(ctx, p, cursor, weights)
+	}
+	step, err := t.restore(ctx, p, g.model.LoadWeights)
+	if err != nil {
+		return err
+	}
+	if err := p.run(ctx, t.Engine, step); err != nil {
+		return err
+	}
+	return t.publishGuide(ctx, g, task, p, weights)
+}
+
+// publishGuide commits and announces the guide, with how well it reconstructs by true and by shuffled latents: a guide
+// whose decoder ignores the latent shows no difference, and its distances mean nothing.
+func (t *Trainer) publishGuide(ctx context.Context, g *trainedGuide, task *guideTask, p *phase, weights checkpoints.Source) error {
+	byTrue, byShuffled, err := task.reconstruction(ctx, t.Engine)
+	if err != nil {
+		return err
+	}
+	config, err := g.model.ConfigJSON()
+	if err != nil {
+		return err
+	}
+	manifest, err := t.Checkpoints.Commit(ctx, t.Spec.Run, checkpoints.Draft{
+		Kind: checkpoints.Guide, Step: uint64(len(p.records)), Parent: t.base.Digest, SpecDigest: t.Spec.Digest(),
+		Metrics: []checkpoints.Metric{
+			{Name: "reconstruction", Value: byTrue}, {Name: "reconstruction_shuffled", Value: byShuffled},
+		},
+		Files: append(g.files, weights, checkpoints.FromBytes("guide.json", config), recordsSource(p.records)),
+	})
+	if err != nil {
+		return err
+	}
+	t.resume = nil
+	t.Log.Info().Str("run", t.Spec.Run).Str("checkpoint", manifest.Key).Float64("reconstruction", byTrue).
+		Float64("reconstruction_shuffled", byShuffled).Msg("guide published")
+	return t.publishEvent(ctx, manifest)
+}
+
+// trainedGuide is the guide in training, with the tokenizer files that travel with it.
+type trainedGuide struct {
+	model     *guide.Guide
+	tokenizer *tokenizer.Tokenizer
+	files     []checkpoints.Source
+}
+
+func (g *trainedGuide) close(ctx context.Context) error {
+	err := g.model.Close(ctx)
+	if g.tokenizer != nil {
+		err = errors.Join(err, g.tokenizer.Close())
+	}
+	return err
+}
+
+// newGuide makes encoder and decoder as the spec has them, with fresh projections.
+func (t *Trainer) newGuide(ctx context.Context) (*trainedGuide, error) {
+	spec := t.Spec.Guide
+	g := &trainedGuide{}
+	if ownTokenizer(spec.Encoder) {
+		tok, err := tokenizer.Load(spec.Encoder)
+		if err != nil {
+			return nil, fmt.Errorf("trainer: guide.encoder: %w", err)
+		}
+		g.tokenizer = tok
+		files, err := folderFiles(os.DirFS(spec.Encoder))
+		if err != nil {
+			return nil, err
+		}
+		g.files = files
+	}
+	encoder, err := t.guideModel(ctx, spec.Encoder, "encoder")
+	if err != nil {
+		return nil, err
+	}
+	decoder, err := t.guideModel(ctx, spec.Decoder, "decoder")
+	if err != nil {
+		return nil, errors.Join(err, encoder.Close(ctx))
+	}
+	g.model, err = guide.New(ctx, encoder, decoder, guide.Config{
+		LatentDim: spec.LatentDim, Pooling: spec.Pooling, PrefixTokens: spec.PrefixTokens, WordDropout: spec.WordDropout,
+		Reduction: spec.Reduction,
+	}, schemas.SubSeed(t.Spec.Seed, "guide", 0))
+	if err != nil {
+		return nil, errors.Join(err, encoder.Close(ctx), decoder.Close(ctx))
+	}
+	return g, nil
+}
+
+// ownTokenizer tells whether an encoder brings its own tokenizer: a folder does.
+func ownTokenizer(encoder string) bool {
+	return encoder != "policy" && !strings.HasPrefix(encoder, "scratch:")
+}
+
+// guideModel is a folder's model, a copy of the base policy, or fresh layers of the policy's family and width.
+func (t *Trainer) guideModel(ctx context.Context, from, role string) (model *models.Model, err error) {
+	layers, scratch := strings.CutPrefix(from, "scratch:")
+	switch {
+	case scratch:
+		n, err := strconv.Atoi(layers)
+		if err != nil || n < 1 {
+			return nil, fmt.Errorf("trainer: guide.%s: %q: the number of layers must be at least 1", role, from)
+		}
+		config := t.model.Config()
+		config.Layers = n
+		return models.Scratch(ctx, t.Engine, config, schemas.SubSeed(t.Spec.Seed, "guide/"+role, 0))
+	case from == "policy":
+		dir, err := os.MkdirTemp("", "ldalign-guide-")
+		if err != nil {
+			return nil, fmt.Errorf("trainer: %w", err)
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+		folder := filepath.Join(dir, "policy")
+		if err := t.Checkpoints.Materialise(ctx, t.base, folder); err != nil {
+			return nil, err
+		}
+		return models.Load(ctx, t.Engine, folder, models.Options{})
+	default:
+		model, err := models.Load(ctx, t.Engine, from, models.Options{})
+		if err != nil {
+			return nil, fmt.Errorf("trainer: guide.%s: %w", role, err)
+		}
+		return model, nil
+	}
+}
+
+// task makes the guide's examples: every pair's prompt with y and with y'.
+func (g *trainedGuide) task(messages []events.Message, spec schemas.Spec) (*guideTask, error) {
+	reader, err := guide.NewReader(g.tokenizer, tokenizer.Limits{
+		Prompt: spec.Data.MaxPromptTokens, Response: spec.Data.MaxResponseTokens,
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := &guideTask{guide: g.model, seed: spec.Seed, step: spec.Generation.Bucket}
+	for _, m := range messages {
+		p, ok := m.(*events.Pair)
+		if !ok {
+			return nil, fmt.Errorf("trainer: a %T cannot train the guide", m)
+		}
+		prompt := p.GetPrompt()
+		chosen, err := reader.Sequence(guide.Text{
+			Prompt: prompt.GetPrompt(), Response: prompt.GetResponse(), PromptIDs: p.GetPromptIds(), ResponseIDs: p.GetChosenIds(),
+		})
+		if err != nil {
+			return nil, fmt.Errorf("trainer: pair %s, chosen response: %w", p.ID(), err)
+		}
+		rejected, err := reader.Sequence(guide.Text{
+			Prompt: prompt.GetPrompt(), Response: p.GetRejected(), PromptIDs: p.GetPromptIds(), ResponseIDs: p.GetRejectedIds(),
+		})
+		if err != nil {
+			return nil, fmt.Errorf("trainer: pair %s, rejected response: %w", p.ID(), err)
+		}
+		out.chosen, out.rejected = append(out.chosen, chosen), append(out.rejected, rejected)
+	}
+	return out, nil
+}
+
+// reconstruction is the mean loss of up to 256 examples by their true latents and by those of their neighbours.
+func (t *guideTask) reconstruction(ctx context.Context, engine *tensor.Engine) (byTrue, byShuffled float64, err error) {
+	rows := t.rejected[:min(len(t.rejected), 256)]
+	const part = 32
+	for at := 0; at < len(rows); at += part {
+		batch := rows[at:min(at+part, len(rows))]
+		err := engine.Do(ctx, func(s *tensor.Scope) error {
+			return s.NoGrad(func(s *tensor.Scope) error {
+				a, b := t.guide.ShuffledLoss(s, batch, models.PadFor(batch, len(batch), t.step))
+				byTrue += a.Sum().Item()
+				byShuffled += b.Sum().Item()
+				return s.Err()
+			})
+		})
+		if err != nil {
+			return 0, 0, fmt.Errorf("trainer: reconstruction by the guide: %w", err)
+		}
+	}
+	n := float64(len(rows))
+	return byTrue / n, byShuffled / n, nil
+}

@@ -1,0 +1,186 @@
+package trainer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/schemas"
+)
+
+// ErrInterrupted says that training stopped between two steps because its context ended; its state is committed and the
+// next start goes on from there.
+var ErrInterrupted = errors.New("trainer: interrupted; the state is saved and the next start goes on from it")
+
+// task is what a phase minimises over its examples.
+type task interface {
+	// examples is their number.
+	examples() int
+	// accumulate runs forward and backward over the examples part, a piece of the step's batch whole, and leaves the
+	// gradients of its share of the loss in the parameters. It returns the sums of what it saw.
+	accumulate(s *tensor.Scope, part, whole []int, step int) (stats, error)
+}
+
+// stats are sums over examples of a step.
+type stats struct {
+	// loss is this part's share of the step's loss.
+	loss  float64
+	pairs PairStats
+}
+
+// phase is one stretch of training: epochs over fixed examples with a fresh optimizer.
+type phase struct {
+	name      string // policy or guide
+	iteration uint32
+	seed      uint64
+	task      task
+	params    []tensor.Named
+	spec      schemas.OptimizerSpec
+	epochs    int
+	batch     int
+	micro     int
+	// every is the number of steps between two calls of save; 0 for none.
+	every int
+	// save commits a state checkpoint at a cursor.
+	save func(ctx context.Context, cursor checkpoints.Cursor) error
+	// progress reports finished steps; last is the newest record.
+	progress func(done, total int, last Record)
+
+	// optimizer is made by prepare.
+	optimizer tensor.Optimizer
+	tensors   []*tensor.Tensor
+	// records of the steps so far, those before a restart included.
+	records []Record
+}
+
+// prepare makes the optimizer with fresh state.
+func (p *phase) prepare(ctx context.Context, engine *tensor.Engine) error {
+	for _, named := range p.params {
+		p.tensors = append(p.tensors, named.Tensor)
+	}
+	return engine.Do(ctx, func(s *tensor.Scope) (err error) {
+		if p.spec.Kind == "adamw" {
+			p.optimizer, err = tensor.NewAdamW(s, p.params, tensor.AdamWOptions{
+				Beta1: p.spec.Beta1, Beta2: p.spec.Beta2, Eps: p.spec.Eps, WeightDecay: p.spec.WeightDecay,
+			})
+			return err
+		}
+		p.optimizer, err = tensor.NewRMSprop(s, p.params, tensor.RMSpropOptions{Alpha: p.spec.Alpha, Eps: p.spec.Eps})
+		return err
+	})
+}
+
+// close frees the optimizer's state and the gradients.
+func (p *phase) close(ctx context.Context, engine *tensor.Engine) error {
+	return engine.Do(ctx, func(*tensor.Scope) error {
+		p.optimizer.Free()
+		return nil
+	})
+}
+
+// run trains from step (0 at first) to the end. Between steps it looks at ctx: when that has ended it saves the state and
+// returns ErrInterrupted. A loss or gradient that is not finite stops it before the step would spoil the weights.
+func (p *phase) run(ctx context.Context, engine *tensor.Engine, step int) error {
+	n := p.task.examples()
+	perEpoch := Steps(n, p.batch, 1)
+	total := perEpoch * p.epochs
+	peak := PeakRate(p.spec, p.iteration)
+	var order []int
+	for ; step < total; step++ {
+		if ctx.Err() != nil {
+			if err := p.save(context.WithoutCancel(ctx), p.cursor(step, perEpoch)); err != nil {
+				return errors.Join(ErrInterrupted, err)
+			}
+			return ErrInterrupted
+		}
+		epoch, at := step/perEpoch, step%perEpoch*p.batch
+		if order == nil || at == 0 {
+			order = Permutation(n, p.seed, p.name, p.iteration, epoch)
+		}
+		record := Record{
+			Phase: p.name, Iteration: p.iteration, Step: step + 1, Epoch: epoch, LR: LearningRate(p.spec, peak, step, total),
+		}
+		if err := p.step(context.WithoutCancel(ctx), engine, order[at:min(at+p.batch, n)], step, &record); err != nil {
+			return fmt.Errorf("trainer: %s of iteration %d, step %d of %d: %w", p.name, p.iteration, step+1, total, err)
+		}
+		p.records = append(p.records, record)
+		p.progress(step+1, total, record)
+		if p.every > 0 && (step+1)%p.every == 0 && step+1 < total {
+			if err := p.save(ctx, p.cursor(step+1, perEpoch)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// cursor is the place after the given number of steps.
+func (p *phase) cursor(step, perEpoch int) checkpoints.Cursor {
+	return checkpoints.Cursor{
+		Phase: p.name, Iteration: p.iteration, Epoch: step / perEpoch, Position: step % perEpoch * p.batch, Step: step,
+	}
+}
+
+// step is one optimizer step: forward and backward in micro-batches, clip, update.
+func (p *phase) step(ctx context.Context, engine *tensor.Engine, batch []int, step int, record *Record) error {
+	var sum PairStats
+	for at := 0; at < len(batch); at += p.micro {
+		part := batch[at:min(at+p.micro, len(batch))]
+		err := engine.Do(ctx, func(s *tensor.Scope) error {
+			got, err := p.task.accumulate(s, part, batch, step)
+			if err != nil {
+				return err
+			}
+			record.Loss += got.loss
+			sum.merge(got.pairs)
+			return s.Err()
+		})
+		if err != nil {
+			return err
+		}
+	}
+	record.Pairs = sum.record()
+	return engine.Do(ctx, func(s *tensor.Scope) error {
+		return s.NoGrad(func(s *tensor.Scope) error {
+			grads := make([]*tensor.Tensor, len(p.tensors))
+			for i, t := range p.tensors {
+				grads[i] = t.Grad()
+			}
+			limit := p.spec.Clip
+			if limit == 0 {
+				limit = math.Inf(1)
+			}
+			norm := tensor.ClipGradNorm(s, grads, limit)
+			if err := s.Err(); err != nil {
+				return err
+			}
+			record.GradNorm = norm
+			if !finite(record.Loss) || !finite(norm) {
+				return fmt.Errorf("loss %v, gradient norm %v: not finite; the weights are as before this step "+
+					"(lower optimizer.lr or objective.beta, or set optimizer.clip)", record.Loss, norm)
+			}
+			if err := p.optimizer.Step(s, p.tensors, grads, record.LR); err != nil {
+				return err
+			}
+			for _, g := range grads {
+				g.Zero_()
+			}
+			return s.Err()
+		})
+	})
+}
+
+func (p *PairStats) merge(q PairStats) {
+	p.Pairs += q.Pairs
+	p.Loss += q.Loss
+	p.Margin += q.Margin
+	p.ChosenChange += q.ChosenChange
+	p.RejectedChange += q.RejectedChange
+	p.Differing += q.Differing
+	p.Correct += q.Correct
+}
+
+func finite(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }

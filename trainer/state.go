@@ -1,0 +1,178 @@
+package trainer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/models/safetensors"
+	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+)
+
+// Files of a checkpoint that the trainer itself reads.
+const (
+	weightsFile   = "model.safetensors"
+	guideFile     = "guide.safetensors"
+	optimizerFile = "optimizer.safetensors"
+	// RecordsFile holds the records of the steps that made a policy or guide, as JSON lines.
+	RecordsFile = "records.jsonl"
+)
+
+// saveState commits a state checkpoint: weights, optimizer and records at a cursor. Older states lose their blobs.
+func (t *Trainer) saveState(ctx context.Context, p *phase, cursor checkpoints.Cursor, weights checkpoints.Source) error {
+	manifest, err := t.Checkpoints.Commit(ctx, t.Spec.Run, checkpoints.Draft{
+		Kind: checkpoints.State, Iteration: p.iteration, Step: uint64(cursor.Step), Parent: t.base.Digest,
+		SpecDigest: t.Spec.Digest(), Cursor: &cursor,
+		Files: []checkpoints.Source{
+			weights,
+			{Name: optimizerFile, Write: func(w io.Writer) error { return t.writeOptimizer(ctx, w, p.optimizer) }},
+			recordsSource(p.records),
+		},
+	})
+	if err != nil {
+		return err
+	}
+	t.Log.Info().Str("run", t.Spec.Run).Str("checkpoint", manifest.Key).Uint32("iteration", p.iteration).
+		Int("step", cursor.Step).Msg("state saved")
+	_, err = t.Checkpoints.Prune(ctx, t.Spec.Run)
+	return err
+}
+
+func recordsSource(records []Record) checkpoints.Source {
+	return checkpoints.Source{Name: RecordsFile, Write: func(w io.Writer) error { return WriteRecords(w, records) }}
+}
+
+// restore takes a phase to where the newest state checkpoint left it, if there is one of this phase and iteration, and
+// returns the number of steps already made. load reads the phase's weights from a local file.
+func (t *Trainer) restore(ctx context.Context, p *phase, load func(ctx context.Context, path string) error) (int, error) {
+	m := t.resume
+	if m == nil || m.Cursor.Phase != p.name || m.Cursor.Iteration != p.iteration {
+		return 0, nil
+	}
+	name := weightsFile
+	if p.name == "guide" {
+		name = guideFile
+	}
+	if err := t.withLocal(ctx, *m, name, func(path string) error { return load(ctx, path) }); err != nil {
+		return 0, err
+	}
+	if err := t.withLocal(ctx, *m, optimizerFile, func(path string) error { return t.readOptimizer(ctx, path, p) }); err != nil {
+		return 0, err
+	}
+	file, ok := m.File(RecordsFile)
+	if !ok {
+		return 0, fmt.Errorf("trainer: checkpoint %s has no %s", m.Key, RecordsFile)
+	}
+	data, err := t.Checkpoints.ReadFile(ctx, t.Spec.Run, file)
+	if err != nil {
+		return 0, err
+	}
+	if p.records, err = ReadRecords(data); err != nil {
+		return 0, err
+	}
+	t.Log.Info().Str("run", t.Spec.Run).Str("checkpoint", m.Key).Uint32("iteration", p.iteration).
+		Int("step", m.Cursor.Step).Msg("going on from a saved state")
+	return m.Cursor.Step, nil
+}
+
+func (t *Trainer) withLocal(ctx context.Context, m checkpoints.Manifest, name string, f func(path string) error) error {
+	file, ok := m.File(name)
+	if !ok {
+		return fmt.Errorf("trainer: checkpoint %s has no %s", m.Key, name)
+	}
+	path, err := t.Checkpoints.Local(ctx, t.Spec.Run, file)
+	if err != nil {
+		return err
+	}
+	if err := f(path); err != nil {
+		return fmt.Errorf("trainer: checkpoint %s, %s: %w", m.Key, name, err)
+	}
+	return nil
+}
+
+// writeOptimizer writes the optimizer's state tensors in their fixed order.
+func (t *Trainer) writeOptimizer(ctx context.Context, w io.Writer, o tensor.Optimizer) error {
+	return t.Engine.Do(ctx, func(s *tensor.Scope) error {
+		return s.NoGrad(func(s *tensor.Scope) error {
+			state := o.State()
+			infos := make([]safetensors.Info, len(state))
+			for i, n := range state {
+				infos[i] = safetensors.Info{Name: n.Name, DType: n.Tensor.DType().String(), Shape: n.Tensor.Shape()}
+			}
+			out, err := safetensors.NewWriter(w, infos, nil)
+			if err != nil {
+				return err
+			}
+			for _, n := range state {
+				if err := out.Write(n.Name, n.Tensor.Bytes()); err != nil {
+					return err
+				}
+			}
+			if err := s.Err(); err != nil {
+				return err
+			}
+			_, err = out.Close()
+			return err
+		})
+	})
+}
+
+func (t *Trainer) readOptimizer(ctx context.Context, path string, p *phase) (err error) {
+	file, err := safetensors.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	return t.Engine.Do(ctx, func(s *tensor.Scope) error {
+		return s.NoGrad(func(s *tensor.Scope) error {
+			var state []tensor.Named
+			for _, info := range file.Tensors() {
+				found, err := file.Tensor(info.Name)
+				if err != nil {
+					return err
+				}
+				dtype, err := tensor.ParseDType(info.DType)
+				if err != nil {
+					return err
+				}
+				state = append(state, tensor.Named{Name: info.Name, Tensor: s.FromBytes(dtype, found.Data, info.Shape...)})
+			}
+			return p.optimizer.LoadState(s, state)
+		})
+	})
+}
+
+func (t *Trainer) writeWeights(ctx context.Context) func(io.Writer) error {
+	return func(w io.Writer) error { return t.model.WriteWeights(ctx, w) }
+}
+
+// publishPolicy commits the model as the policy of an iteration, with the base's other files, and announces it.
+func (t *Trainer) publishPolicy(ctx context.Context, iteration uint32, step uint64, metrics []checkpoints.Metric, records []Record) error {
+	files := []checkpoints.Source{{Name: weightsFile, Write: t.writeWeights(ctx)}, recordsSource(records)}
+	for _, f := range t.base.Files {
+		if f.Name != weightsFile && f.Name != RecordsFile {
+			files = append(files, checkpoints.Carry(f))
+		}
+	}
+	manifest, err := t.Checkpoints.Commit(ctx, t.Spec.Run, checkpoints.Draft{
+		Kind: checkpoints.Policy, Iteration: iteration, Step: step, Parent: t.base.Digest, SpecDigest: t.Spec.Digest(),
+		Metrics: metrics, Files: files,
+	})
+	if err != nil {
+		return err
+	}
+	t.base, t.resume = manifest, nil
+	t.Log.Info().Str("run", t.Spec.Run).Str("checkpoint", manifest.Key).Uint32("iteration", iteration).Msg("policy published")
+	if _, err := t.Checkpoints.Prune(ctx, t.Spec.Run); err != nil {
+		return err
+	}
+	return t.publishEvent(ctx, manifest)
+}
+
+func (t *Trainer) publishEvent(ctx context.Context, m checkpoints.Manifest) error {
+	return t.Streams.Publish(ctx, schemas.Checkpoints, events.Message(checkpoints.Event(m)))
+}

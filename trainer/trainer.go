@@ -1,0 +1,193 @@
+package trainer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/rs/zerolog"
+
+	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/models/tokenizer"
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/streams"
+)
+
+// Config is what a trainer works with.
+type Config struct {
+	// Spec is the resolved run spec.
+	Spec        schemas.Spec
+	Streams     *streams.Conn
+	Checkpoints *checkpoints.Repository
+	Engine      *tensor.Engine
+	// Tokenizers finds the tokenizer folder of a model made from scratch, such as builtin:demo.
+	Tokenizers func(name string) (fs.FS, error)
+	// Holder names this process in the lease: host and pid.
+	Holder string
+	Meter  Meter
+	Log    zerolog.Logger
+}
+
+// Meter shows how far work has come.
+type Meter interface {
+	// Progress reports that done of total units of the named work are done. notes are short readings such as loss 0.61.
+	Progress(work string, done, total int, unit string, notes ...Note)
+}
+
+// Note is a named reading beside a progress line.
+type Note struct {
+	Name  string
+	Value float64
+}
+
+// Trainer runs one run from its first policy to its last. It is used once.
+type Trainer struct {
+	Config
+
+	model     *models.Model
+	tokenizer *tokenizer.Tokenizer
+	format    *tokenizer.Format
+	// base is the newest policy checkpoint: the weights that the iteration at hand starts from.
+	base checkpoints.Manifest
+	// resume is the newest state checkpoint that is newer than base; nil when there is none.
+	resume *checkpoints.Manifest
+}
+
+// New makes a trainer.
+func New(c Config) *Trainer { return &Trainer{Config: c} }
+
+// Run takes the run from wherever it is to its last iteration: it declares the run, makes or finds the first policy,
+// trains the guide when the objective needs one, and trains and publishes one policy per iteration. It returns nil when
+// the run is complete, ErrInterrupted when ctx ended and the state was saved, and streams.ErrHeld when another trainer
+// has the run.
+func (t *Trainer) Run(ctx context.Context) (err error) {
+	lease, err := t.Streams.AcquireLease(ctx, t.Spec.Run, t.Holder)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lease.Release()) }()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stop := context.AfterFunc(ctx, func() {})
+	defer stop()
+	go func() {
+		select {
+		case <-lease.Lost():
+			cancel(fmt.Errorf("trainer: the lease on run %s was lost", t.Spec.Run))
+		case <-ctx.Done():
+		}
+	}()
+	if err := t.declare(ctx); err != nil {
+		return err
+	}
+	if err := t.begin(ctx); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, t.close(context.WithoutCancel(ctx))) }()
+	if err := t.announce(ctx); err != nil {
+		return err
+	}
+	if t.needsGuide() {
+		if err := t.trainGuide(ctx); err != nil {
+			return err
+		}
+	}
+	for int(t.base.Iteration) < t.Spec.Iterations {
+		if err := t.iterate(ctx, t.base.Iteration); err != nil {
+			return err
+		}
+	}
+	return t.Streams.Publish(ctx, schemas.Control, &events.Control{
+		Schema: events.Version, Run: t.Spec.Run, Kind: "finished", Iteration: t.base.Iteration,
+	})
+}
+
+// declare publishes the resolved spec, from which workers take everything, and refuses a run that exists with another.
+func (t *Trainer) declare(ctx context.Context) error {
+	digest := t.Spec.Digest()
+	found, err := t.Streams.Spec(ctx, t.Spec.Run)
+	if err == nil {
+		if found.GetSpecDigest() != digest {
+			return fmt.Errorf("trainer: run %s exists with another spec (digest %.12s, this one is %.12s): "+
+				"give the new one another name under `run:`, or go on with the spec that `ldalign status %s --spec` prints",
+				t.Spec.Run, found.GetSpecDigest(), digest, t.Spec.Run)
+		}
+		return nil
+	}
+	if !errors.Is(err, streams.ErrNotFound) {
+		return err
+	}
+	text, err := t.Spec.YAML()
+	if err != nil {
+		return err
+	}
+	return t.Streams.Publish(ctx, schemas.Control, &events.Control{
+		Schema: events.Version, Run: t.Spec.Run, Kind: "spec", Spec: text, SpecDigest: digest,
+	})
+}
+
+// announce emits the events of all checkpoints that have none: after a crash between manifest and event, and at every
+// hint of the store that something was written.
+func (t *Trainer) announce(ctx context.Context) error {
+	return t.Checkpoints.Reconcile(ctx, t.Spec.Run, func(ctx context.Context, event *events.Checkpoint) error {
+		return t.Streams.Publish(ctx, schemas.Checkpoints, event)
+	})
+}
+
+func (t *Trainer) close(ctx context.Context) error {
+	var err error
+	if t.model != nil {
+		err = t.model.Close(ctx)
+	}
+	if t.tokenizer != nil {
+		err = errors.Join(err, t.tokenizer.Close())
+	}
+	return err
+}
+
+// iterate trains iteration i from t.base and publishes the policy of iteration i+1.
+func (t *Trainer) iterate(ctx context.Context, i uint32) (err error) {
+	task, upTo, metrics, err := t.collect(ctx, i)
+	if err != nil {
+		return err
+	}
+	if err := t.model.SetTrainable(ctx, true); err != nil {
+		return err
+	}
+	p := &phase{
+		name: "policy", iteration: i, seed: t.Spec.Seed, task: task, params: t.model.Params(), spec: t.Spec.Optimizer,
+		epochs: t.Spec.Training.Epochs, batch: t.Spec.Training.Batch, micro: t.Spec.Training.MicroBatch,
+		every: t.Spec.Training.CheckpointEvery,
+	}
+	if err := p.prepare(ctx, t.Engine); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, p.close(context.WithoutCancel(ctx), t.Engine)) }()
+	step, err := t.restore(ctx, p, t.model.LoadWeights)
+	if err != nil {
+		return err
+	}
+	p.save = func(ctx context.Context, cursor checkpoints.Cursor) error {
+		cursor.Sequence = upTo
+		return t.saveState(ctx, p, cursor, checkpoints.Source{Name: weightsFile, Write: t.writeWeights(ctx)})
+	}
+	p.progress = t.showStep(fmt.Sprintf("train %s %d", t.Spec.Objective.Kind, i))
+	if err := p.run(ctx, t.Engine, step); err != nil {
+		return err
+	}
+	return t.publishPolicy(ctx, i+1, uint64(len(p.records)), metrics, p.records)
+}
+
+func (t *Trainer) showStep(work string) func(done, total int, last Record) {
+	return func(done, total int, last Record) {
+		notes := []Note{{"loss", last.Loss}}
+		if last.Pairs != nil {
+			notes = append(notes, Note{"margin", last.Pairs.Margin})
+		}
+		t.Meter.Progress(work, done, total, "steps", notes...)
+	}
+}
