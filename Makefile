@@ -75,7 +75,8 @@ cuda: native ## bin/ldalign-cuda, linked with libtorch's CUDA libraries (not run
 	for library in libtorch_cuda.so libc10_cuda.so; do \
 		grep -q "NEEDED.*\[$$library\]" <<<"$$needed" || { echo "cuda: bin/ldalign-cuda does not need $$library" >&2; exit 1; }; \
 	done
-	@echo "bin/ldalign-cuda is linked with libtorch_cuda.so and needs CUDA 12.1 and cuDNN 8 to start (not run on a GPU)"
+	@echo "bin/ldalign-cuda is linked with libtorch_cuda.so. It needs CUDA 12.1 and cuDNN 8 to start: those of the machine, or"
+	@echo "ops/native/native.sh --cuda-runtime (2.8 GB). Not run on a GPU by the project."
 
 bench: native ## benchmarks of all packages
 	@$(env); $(call tests_with,^func Benchmark) | xargs go test -p 1 -run '^$$' -bench . -benchmem

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Fetches and builds what ldalign needs below Go: libtorch 2.1.0, the link stubs for gotch, and the tokenizers library.
 #
-#   ops/native/native.sh            CPU (the default)
-#   ops/native/native.sh --cuda     also unpack libtorch's CUDA libraries, for the link of `make cuda`
-#   ops/native/native.sh --check    say what is missing on this machine, change nothing
+#   ops/native/native.sh                 CPU (the default)
+#   ops/native/native.sh --cuda          also unpack libtorch's CUDA libraries, for the link of `make cuda`
+#   ops/native/native.sh --cuda-runtime  and also install CUDA, cuDNN and NCCL (2.8 GB), which that build needs to start
+#   ops/native/native.sh --check         say what is missing on this machine, change nothing
 #
 # Settings (environment):
 #   LDALIGN_NATIVE  folder for everything fetched and built       (default: .native in the checkout)
@@ -17,10 +18,12 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 native=${LDALIGN_NATIVE:-$root/.native}
 cuda=0
+cuda_runtime=0
 check=0
 for arg in "$@"; do
 	case $arg in
 	--cuda) cuda=1 ;;
+	--cuda-runtime) cuda=1 cuda_runtime=1 ;;
 	--check) check=1 ;;
 	*) echo "native: unknown argument $arg (see the head of $0)" >&2; exit 2 ;;
 	esac
@@ -147,6 +150,15 @@ else
 		unpack "$native/downloads/$torch_wheel" torch/ '^torch/lib/lib(torch_cuda|torch_cuda_linalg|c10_cuda|caffe2_nvrtc)\.so' "$libtorch"
 		touch "$libtorch/complete-cuda"
 	fi
+fi
+
+if [ "$cuda_runtime" = 1 ] && [ ! -d "$native/nvidia" ]; then
+	say "installing CUDA 12.1, cuDNN 8 and NCCL: 2.8 GB"
+	rm -rf "$native/nvidia.partial"
+	python3 -m pip install --quiet --root-user-action=ignore --no-deps --require-hashes --only-binary=:all: --target "$native/nvidia.partial" \
+		-r "$here/cuda.txt" || die "could not install CUDA by pip; the message above says why. Run the same command again"
+	mv "$native/nvidia.partial/nvidia" "$native/nvidia"
+	rm -rf "$native/nvidia.partial"
 fi
 
 # --- link stubs -----------------------------------------------------------------------------------------------------
