@@ -1,0 +1,1 @@
+package checkpoints_test
