@@ -1,0 +1,155 @@
+"""Chat templates whose rendering the Go side must reproduce: three families in use, and the corners of Jinja that they touch."""
+
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+# ChatML that opens with a system message of its own where the conversation has none.
+CHATML_SYSTEM = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nBe brief.<|im_end|>\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+# Line by line, so that trim_blocks and lstrip_blocks decide every newline.
+ZEPHYR = """{% for message in messages %}
+{% if message['role'] == 'user' %}
+{{ '<|user|>\\n' + message['content'] + eos_token }}
+{% elif message['role'] == 'system' %}
+{{ '<|system|>\\n' + message['content'] + eos_token }}
+{% elif message['role'] == 'assistant' %}
+{{ '<|assistant|>\\n'  + message['content'] + eos_token }}
+{% endif %}
+{% if loop.last and add_generation_prompt %}
+{{ '<|assistant|>' }}
+{% endif %}
+{% endfor %}
+"""
+
+LLAMA3 = (
+    "{% set loop_messages = messages %}{% for message in loop_messages %}"
+    "{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' %}"
+    "{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+
+# Indented, with a date, set blocks, slices, and comments.
+LLAMA32 = """{{- bos_token }}
+{%- if not date_string is defined %}
+    {%- if strftime_now is defined %}
+        {%- set date_string = strftime_now("%d %b %Y") %}
+    {%- else %}
+        {%- set date_string = "1 Jan 2000" %}
+    {%- endif %}
+{%- endif %}
+
+{#- The system message, if there is one. #}
+{%- if messages[0]['role'] == 'system' %}
+    {%- set system_message = messages[0]['content']|trim %}
+    {%- set messages = messages[1:] %}
+{%- else %}
+    {%- set system_message = "" %}
+{%- endif %}
+
+{{- "<|start_header_id|>system<|end_header_id|>\\n\\n" }}
+{{- "Today Date: " + date_string + "\\n\\n" }}
+{{- system_message }}
+{{- "<|eot_id|>" }}
+{%- for message in messages %}
+    {%- if not (message.role == 'ipython' or 'tool_calls' in message) %}
+        {{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'+ message['content'] | trim + '<|eot_id|>' }}
+    {%- elif message.tool_calls is not none %}
+        {{- raise_exception("no tools here") }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}
+{%- endif %}
+"""
+
+LLAMA2 = (
+    "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}{% set system_message = messages[0]['content'] %}"
+    "{% else %}{% set loop_messages = messages %}{% set system_message = false %}{% endif %}"
+    "{% for message in loop_messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Roles must alternate user/assistant') }}{% endif %}"
+    "{% if loop.index0 == 0 and system_message != false %}"
+    "{% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + message['content'] %}"
+    "{% else %}{% set content = message['content'] %}{% endif %}"
+    "{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}"
+    "{% elif message['role'] == 'assistant' %}{{ ' '  + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
+
+# Namespace, macro, reverse slice, tests, default arguments, dict access, generation block.
+QWEN = """{%- macro head(role) -%}
+<|im_start|>{{ role }}
+{% endmacro -%}
+{%- if tools %}
+    {{- 'tools: ' + tools | tojson }}
+{%- endif %}
+{%- set ns = namespace(last=messages|length - 1, seen=false) %}
+{%- for message in messages[::-1] %}
+    {%- set index = (messages|length - 1) - loop.index0 %}
+    {%- if not ns.seen and message.role == "user" and message.content is string %}
+        {%- set ns.seen = true %}
+        {%- set ns.last = index %}
+    {%- endif %}
+{%- endfor %}
+{%- for message in messages %}
+    {%- if message.content is string %}
+        {%- set content = message.content %}
+    {%- else %}
+        {%- set content = '' %}
+    {%- endif %}
+    {%- if (message.role == "user") or (message.role == "system" and not loop.first) %}
+        {{- head(message.role) + content + '<|im_end|>' + '\\n' }}
+    {%- elif message.role == "assistant" %}
+        {%- generation %}
+        {{- head(message.role) + content.lstrip('\\n') + '<|im_end|>\\n' }}
+        {%- endgeneration %}
+    {%- elif message.get('role') in ['system', 'developer'] %}
+        {{- '<|im_start|>' ~ message.get('role', 'none') ~ '\\n' ~ content.split('|')[0].rstrip() ~ '<|im_end|>\\n' }}
+    {%- endif %}
+{%- endfor %}
+{{- 'last ' ~ ns.last }}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+{%- endif %}"""
+
+CORNERS = {
+    "blanks_between_blocks": "{% if true %} {% if true %}a{% endif %} {% endif %} b",
+    "blanks_after_output": "{{ 'a' }} {% if true %}b{% endif %}\t{# note #} c",
+    "indented_blocks": "x\n  {% if true %}\n    y\n  {% endif %}\nz\n",
+    "indented_output": "x\n  {{ 'y' }}\nz\n\n",
+    "plus_and_minus": "x\n  {%+ if true %}\n y {%- endif +%}\nz {{- 'w' -}}  \n v",
+    "comment_lines": "a\n{# one #}\nb {# two #}\n  {#- three -#}  \nc",
+    "crlf": "a\r\n{% if true %}\r\nb{% endif %}\r\nc",
+    "quotes_in_tags": "{{ '%}' }}{{ \"}}\" }}{{ 'it\\'s' }}{{ '{% if %}' }}{{ '\\t|\\\\n' }}",
+    "missing": "[{{ pad_token }}{{ unheard_of }}{{ messages[0].nothing }}]",
+    "null": "{{ none }}|{{ tools is none }}|{{ documents is defined }}|{{ true }}|{{ false and 1 }}",
+    "numbers": "{{ 7 // 2 }} {{ 7 / 2 }} {{ 7 % 4 }} {{ 2 ** 3 }} {{ 1.5 + 1 }} {{ -3 }} {{ 3 | string + 'x' }}",
+    "tojson": "{{ messages | tojson }}\n{{ messages[0] | tojson(indent=2) }}\n{{ {'b': [1, 2.5, none, true], 'a': '<é&\\'>'} | tojson }}",
+    "conditional": "{{ 'a' if add_generation_prompt else 'b' }}{{ 'c' if false }}{{ messages[-1]['role'] }}{{ messages[0].content[:3] }}",
+    "loop": "{% for m in messages %}{{ loop.index }}/{{ loop.length }}{{ ', ' if not loop.last }}{% endfor %}"
+            "{% for m in messages if m.role == 'user' %}{{ loop.index0 }}{% else %}none{% endfor %}",
+    "loop_control": "{% for i in range(5) %}{% if i == 1 %}{% continue %}{% endif %}{% if i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}",
+    "scope": "{% set x = 1 %}{% for m in messages %}{% set x = 2 %}{% endfor %}{{ x }}{% if true %}{% set x = 3 %}{% endif %}{{ x }}",
+    "strings": "{{ 'a,b'.split(',') | join('+') }}{{ 'Abc'.upper() }}{{ 'xax'.replace('x', '') }}{{ 'abc'.startswith('ab') }}"
+               "{{ 'a' in 'abc' }}{{ 'q' not in 'abc' }}{{ 'abc' | length }}{{ ' a '.strip() }}{{ 'abc'[-1] }}{{ 'title case' | title }}",
+    "items": "{% for k, v in messages[0].items() %}{{ k }}={{ v }};{% endfor %}{{ messages[0] is mapping }}{{ messages is iterable }}",
+    "select": "{{ messages | map(attribute='role') | join(',') }}{{ messages | selectattr('role', 'equalto', 'user') | list | length }}"
+              "{{ (messages | first).role }}{{ (messages | last).role }}",
+    "set_block": "{% set x %}a\n{{ 'b' }}\n{% endset %}[{{ x }}]",
+    "raw": "{% raw %}{{ x }} {% if %}{% endraw %} {{ 'a' }}",
+    "escape": "{{ messages[0].content | e }}{{ '<&>' }}",
+    "concat": "{{ 'a' ~ 1 ~ true ~ none }}{{ 'a' * 3 }}{{ [1, 2] + [3] }}{{ {'k': 'v'} }}{{ ('a', 1) }}",
+    "defined_or": "{{ x | default('d') }}{{ '' | default('e', true) }}{{ (undefined_name or 'f') }}",
+    "replace_filter": "{{ messages[0].content | replace('\\n', ' ') | trim | lower }}",
+    "strftime": "{{ strftime_now('%Y-%m-%d %d %b %B %y %H:%M:%S %A %a %j %p %I %%') }}",
+}
+
+TEMPLATES = {
+    "chatml": CHATML, "chatml_system": CHATML_SYSTEM, "zephyr": ZEPHYR, "llama3": LLAMA3, "llama32": LLAMA32, "llama2": LLAMA2,
+    "qwen": QWEN, **CORNERS,
+}
