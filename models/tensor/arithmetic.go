@@ -1,6 +1,11 @@
 package tensor
 
+// #include "shim.h"
+import "C"
+
 import (
+	"unsafe"
+
 	lib "github.com/sugarme/gotch/libtch"
 )
 
@@ -24,18 +29,39 @@ func (t *Tensor) DivScalar(v float64) *Tensor { return t.scalar("DivScalar", v, 
 // Pow raises every element to a scalar power.
 func (t *Tensor) Pow(v float64) *Tensor { return t.scalar("Pow", v, lib.AtgPowTensorScalar) }
 
-func (t *Tensor) Neg() *Tensor        { return t.unary("Neg", lib.AtgNeg) }
-func (t *Tensor) Abs() *Tensor        { return t.unary("Abs", lib.AtgAbs) }
-func (t *Tensor) Exp() *Tensor        { return t.unary("Exp", lib.AtgExp) }
-func (t *Tensor) Log() *Tensor        { return t.unary("Log", lib.AtgLog) }
-func (t *Tensor) Sqrt() *Tensor       { return t.unary("Sqrt", lib.AtgSqrt) }
-func (t *Tensor) Rsqrt() *Tensor      { return t.unary("Rsqrt", lib.AtgRsqrt) }
-func (t *Tensor) Cos() *Tensor        { return t.unary("Cos", lib.AtgCos) }
-func (t *Tensor) Sin() *Tensor        { return t.unary("Sin", lib.AtgSin) }
-func (t *Tensor) Tanh() *Tensor       { return t.unary("Tanh", lib.AtgTanh) }
-func (t *Tensor) Sigmoid() *Tensor    { return t.unary("Sigmoid", lib.AtgSigmoid) }
-func (t *Tensor) LogSigmoid() *Tensor { return t.unary("LogSigmoid", lib.AtgLogSigmoid) }
-func (t *Tensor) Relu() *Tensor       { return t.unary("Relu", lib.AtgRelu) }
+func (t *Tensor) Neg() *Tensor   { return t.unary("Neg", lib.AtgNeg) }
+func (t *Tensor) Abs() *Tensor   { return t.unary("Abs", lib.AtgAbs) }
+func (t *Tensor) Sqrt() *Tensor  { return t.unary("Sqrt", lib.AtgSqrt) }
+func (t *Tensor) Rsqrt() *Tensor { return t.unary("Rsqrt", lib.AtgRsqrt) }
+func (t *Tensor) Relu() *Tensor  { return t.unary("Relu", lib.AtgRelu) }
+
+// The transcendental functions give the same bits wherever an element stands in the tensor, whatever surrounds it:
+// see the package documentation.
+
+func (t *Tensor) Exp() *Tensor        { return t.function("Exp", C.SHIM_EXP) }
+func (t *Tensor) Log() *Tensor        { return t.function("Log", C.SHIM_LOG) }
+func (t *Tensor) Cos() *Tensor        { return t.function("Cos", C.SHIM_COS) }
+func (t *Tensor) Sin() *Tensor        { return t.function("Sin", C.SHIM_SIN) }
+func (t *Tensor) Tanh() *Tensor       { return t.function("Tanh", C.SHIM_TANH) }
+func (t *Tensor) Sigmoid() *Tensor    { return t.function("Sigmoid", C.SHIM_SIGMOID) }
+func (t *Tensor) LogSigmoid() *Tensor { return t.function("LogSigmoid", C.SHIM_LOG_SIGMOID) }
+
+// Silu is t·sigmoid(t).
+func (t *Tensor) Silu() *Tensor { return t.function("Silu", C.SHIM_SILU) }
+
+// Gelu is t·Φ(t) with the normal distribution's Φ.
+func (t *Tensor) Gelu() *Tensor { return t.function("Gelu", C.SHIM_GELU) }
+
+// GeluTanh is Gelu's approximation by tanh, "gelu_new" of GPT-2.
+func (t *Tensor) GeluTanh() *Tensor { return t.function("GeluTanh", C.SHIM_GELU_TANH) }
+
+func (t *Tensor) function(op string, f C.int) *Tensor {
+	s := t.enter(op)
+	if s == nil {
+		return t.eng.invalid
+	}
+	return s.shimResult(op, C.shim_map(s.eng.slot0(), unsafe.Pointer(t.c), f))
+}
 
 // Clamp limits every element to [low, high].
 func (t *Tensor) Clamp(low, high float64) *Tensor {

@@ -39,23 +39,6 @@ func (t *Tensor) softmax(op string, dim int64, log C.int) *Tensor {
 	return s.shimResult(op, C.shim_softmax(s.eng.slot0(), unsafe.Pointer(t.c), C.int64_t(dim), log))
 }
 
-// Silu is t·sigmoid(t).
-func (t *Tensor) Silu() *Tensor { return t.unary("Silu", lib.AtgSilu) }
-
-// Gelu is t·Φ(t) with the normal distribution's Φ.
-func (t *Tensor) Gelu() *Tensor { return t.gelu("Gelu", 0) }
-
-// GeluTanh is Gelu's approximation by tanh, "gelu_new" of GPT-2.
-func (t *Tensor) GeluTanh() *Tensor { return t.gelu("GeluTanh", 1) }
-
-func (t *Tensor) gelu(op string, approximate C.int) *Tensor {
-	s := t.enter(op)
-	if s == nil {
-		return t.eng.invalid
-	}
-	return s.shimResult(op, C.shim_gelu(s.eng.slot0(), unsafe.Pointer(t.c), approximate))
-}
-
 // LayerNorm normalises the last dimension to mean 0 and variance 1: t [..., D], weight [D], bias [D] or nil.
 func (t *Tensor) LayerNorm(weight, bias *Tensor, eps float64) *Tensor {
 	s := t.enter("LayerNorm")

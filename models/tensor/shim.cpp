@@ -2,11 +2,12 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
-#include <ATen/core/grad_mode.h>
 #include <ATen/Version.h>
+#include <ATen/core/grad_mode.h>
 #include <c10/util/Logging.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -50,6 +51,44 @@ at::Tensor total_norm(const std::vector<at::Tensor> &grads) {
   norms.reserve(grads.size());
   for (const auto &g : grads) norms.push_back(at::linalg_vector_norm(g.detach(), 2.0));
   return at::linalg_vector_norm(at::stack(norms), 2.0);
+}
+
+at::Tensor map(int f, const at::Tensor &x) {
+  switch (f) {
+  case SHIM_EXP:
+    return at::exp(x);
+  case SHIM_LOG:
+    return at::log(x);
+  case SHIM_COS:
+    return at::cos(x);
+  case SHIM_SIN:
+    return at::sin(x);
+  case SHIM_TANH:
+    return at::tanh(x);
+  case SHIM_SIGMOID:
+    return at::sigmoid(x);
+  case SHIM_LOG_SIGMOID:
+    return at::log_sigmoid(x);
+  case SHIM_SILU:
+    return at::silu(x);
+  case SHIM_GELU:
+    return at::gelu(x);
+  case SHIM_GELU_TANH:
+    return at::gelu(x, "tanh");
+  }
+  throw std::invalid_argument("unknown function");
+}
+
+// The least m >= n such that each thread's share of m elements is a whole number of 64, the most that a pass of
+// libtorch's vector loops takes (two AVX-512 registers of 16-bit numbers).
+int64_t aligned(int64_t n, int f) {
+  constexpr int64_t lanes = 64, grain = at::internal::GRAIN_SIZE, gelu_parallel = 0x4000;
+  const int64_t threads = at::get_num_threads();
+  for (int64_t m = (n + lanes - 1) / lanes * lanes;; m += lanes) {
+    int64_t shares = std::min(threads, at::divup(m, grain));
+    if ((f == SHIM_GELU || f == SHIM_GELU_TANH) && m > gelu_parallel) shares = threads;
+    if (m % (shares * lanes) == 0) return m;
+  }
 }
 
 } // namespace
@@ -186,8 +225,22 @@ char *shim_softmax(void **out, void *t, int64_t dim, int log) {
 
 char *shim_cumsum(void **out, void *t, int64_t dim) { TRY(give(out, at::cumsum(T(t), dim));) }
 
-char *shim_gelu(void **out, void *t, int approximate) {
-  TRY(give(out, at::gelu(T(t), approximate ? "tanh" : "none"));)
+// libtorch computes the last elements of each thread's share by another formula than the rest (scalar, not vector), so
+// an element's last bit depends on its place. Padding to whole vectors makes the place irrelevant.
+char *shim_map(void **out, void *t, int f) {
+  TRY({
+    at::Tensor x = T(t);
+    if (!x.is_cpu() || x.numel() == 0) {
+      give(out, map(f, x));
+      return nullptr;
+    }
+    if (!x.is_non_overlapping_and_dense()) x = x.contiguous();
+    const int64_t n = x.numel(), m = aligned(n, f);
+    if (m == n)
+      give(out, map(f, x));
+    else
+      give(out, map(f, at::constant_pad_nd(x.reshape({-1}), {0, m - n}, 1)).narrow(0, 0, n).view(x.sizes()));
+  })
 }
 
 char *shim_searchsorted(void **out, void *sorted, void *values, int right) {

@@ -51,12 +51,24 @@ char *shim_generator_set_state(void *g, const void *src, size_t size);
 char *shim_random(void **out, void *g, int normal, const int64_t *shape, int ndim, int dtype, int device);
 
 // Operations.
+enum {
+  SHIM_EXP,
+  SHIM_LOG,
+  SHIM_COS,
+  SHIM_SIN,
+  SHIM_TANH,
+  SHIM_SIGMOID,
+  SHIM_LOG_SIGMOID,
+  SHIM_SILU,
+  SHIM_GELU,
+  SHIM_GELU_TANH,
+};
+char *shim_map(void **out, void *t, int f);
 char *shim_copy(void *dst, void *src);
 char *shim_clone(void **out, void *t);
 char *shim_reduce(void **out, void *t, int mean, const int64_t *dims, int ndims, int keepdim);
 char *shim_softmax(void **out, void *t, int64_t dim, int log);
 char *shim_cumsum(void **out, void *t, int64_t dim);
-char *shim_gelu(void **out, void *t, int approximate);
 char *shim_searchsorted(void **out, void *sorted, void *values, int right);
 char *shim_layer_norm(void **out, void *t, void *weight, void *bias, double eps);
 char *shim_rms_norm(void **out, void *t, void *weight, double eps);
