@@ -1,0 +1,91 @@
+package decode_test
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/decode"
+	"github.com/ldalign/ldalign/models/tensor"
+)
+
+const testdata = "../testdata"
+
+func newEngine(t testing.TB, threads int) *tensor.Engine {
+	t.Helper()
+	e, err := tensor.NewEngine(tensor.Options{Threads: threads})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return e
+}
+
+func load(t testing.TB, eng *tensor.Engine, name string) *models.Model {
+	t.Helper()
+	m, err := models.Load(context.Background(), eng, filepath.Join(testdata, name), models.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// readGolden gives the prompts of the golden and what transformers continues them with, greedily.
+func readGolden(t *testing.T, name string) (reqs []decode.Request, want [][]int64) {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(testdata, name, "expect.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var g struct {
+		Sequences []struct {
+			IDs       []int64 `json:"ids"`
+			PromptLen int     `json:"prompt_len"`
+		} `json:"sequences"`
+		Greedy [][]int64 `json:"greedy"`
+	}
+	if err := json.Unmarshal(data, &g); err != nil {
+		t.Fatal(err)
+	}
+	for _, q := range g.Sequences {
+		reqs = append(reqs, decode.Request{IDs: q.IDs[:q.PromptLen]})
+	}
+	return reqs, g.Greedy
+}
+
+func generate(t testing.TB, m *models.Model, reqs []decode.Request, opts decode.Options) []decode.Result {
+	t.Helper()
+	results, err := decode.Generate(context.Background(), m, reqs, opts, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return results
+}
+
+func TestGreedyEqualsTransformers(t *testing.T) {
+	for _, name := range []string{"llama", "llama-tied", "llama-bf16", "mistral", "gpt2"} {
+		t.Run(name, func(t *testing.T) {
+			m := load(t, newEngine(t, 1), name)
+			reqs, want := readGolden(t, name)
+			opts := decode.Options{MaxNew: len(want[0]), TopP: 1, Slots: 4, Bucket: 8}
+			for i, got := range generate(t, m, reqs, opts) {
+				alone := generate(t, m, reqs[i:i+1], opts)[0]
+				if diff := cmp.Diff(decode.Result{IDs: want[i], Reason: decode.Length}, got); diff != "" {
+					t.Errorf("request %d in a batch (-want +got):\n%s", i, diff)
+				}
+				if diff := cmp.Diff(got, alone); diff != "" {
+					t.Errorf("request %d alone (-batch +alone):\n%s", i, diff)
+				}
+			}
+		})
+	}
+}

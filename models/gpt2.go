@@ -1,0 +1,116 @@
+package models
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/ldalign/ldalign/models/tensor"
+)
+
+// gpt2 is the network of the GPT-2 family: pre-norm blocks with LayerNorm, learned positions, biases everywhere. Its
+// linear layers store their weights as [In, Out].
+type gpt2 struct {
+	cfg       Config
+	tokens    *tensor.Tensor // [V, H]
+	positions *tensor.Tensor // [MaxPositions, H]
+	layers    []gpt2Layer
+	norm      affine // [H]
+	output    *tensor.Tensor
+}
+
+type gpt2Layer struct {
+	attentionNorm, forwardNorm affine // [H]
+	qkv                        affine // [H, 3H]
+	attentionOut               affine // [H, H]
+	in, out                    affine // [H, Intermediate], [Intermediate, H]
+}
+
+// affine is a weight with its bias.
+type affine struct{ weight, bias *tensor.Tensor }
+
+// apply is x·weight + bias.
+func (a affine) apply(x *tensor.Tensor) *tensor.Tensor { return x.Linear(a.weight.Transpose(0, 1), a.bias) }
+
+func (a affine) normalise(x *tensor.Tensor, eps float64) *tensor.Tensor {
+	return x.LayerNorm(a.weight, a.bias, eps)
+}
+
+func gpt2Weights(cfg Config) []weight {
+	h, std := cfg.Hidden, cfg.InitializerRange
+	residual := std / math.Sqrt(float64(2*cfg.Layers))
+	list := []weight{
+		{name: "transformer.wte.weight", shape: []int64{cfg.VocabSize, h}, std: std},
+		{name: "transformer.wpe.weight", shape: []int64{cfg.MaxPositions, h}, std: std},
+	}
+	norm := func(name string) {
+		list = append(list, weight{name: name + ".weight", shape: []int64{h}, fill: 1},
+			weight{name: name + ".bias", shape: []int64{h}})
+	}
+	linear := func(name string, in, out int64, std float64) {
+		list = append(list, weight{name: name + ".weight", shape: []int64{in, out}, std: std},
+			weight{name: name + ".bias", shape: []int64{out}})
+	}
+	for i := range cfg.Layers {
+		at := fmt.Sprintf("transformer.h.%d.", i)
+		norm(at + "ln_1")
+		linear(at+"attn.c_attn", h, 3*h, std)
+		linear(at+"attn.c_proj", h, h, residual)
+		norm(at + "ln_2")
+		linear(at+"mlp.c_fc", h, cfg.Intermediate, std)
+		linear(at+"mlp.c_proj", cfg.Intermediate, h, residual)
+	}
+	norm("transformer.ln_f")
+	if !cfg.TieEmbeddings {
+		list = append(list, weight{name: "lm_head.weight", shape: []int64{cfg.VocabSize, h}, std: std})
+	}
+	return list
+}
+
+func newGPT2(cfg Config, weights map[string]*tensor.Tensor) *gpt2 {
+	pair := func(name string) affine { return affine{weights[name+".weight"], weights[name+".bias"]} }
+	g := &gpt2{
+		cfg: cfg, tokens: weights["transformer.wte.weight"], positions: weights["transformer.wpe.weight"],
+		norm: pair("transformer.ln_f"),
+	}
+	g.output = g.tokens
+	if !cfg.TieEmbeddings {
+		g.output = weights["lm_head.weight"]
+	}
+	for i := range cfg.Layers {
+		at := fmt.Sprintf("transformer.h.%d.", i)
+		g.layers = append(g.layers, gpt2Layer{
+			attentionNorm: pair(at + "ln_1"),
+			qkv:           pair(at + "attn.c_attn"),
+			attentionOut:  pair(at + "attn.c_proj"),
+			forwardNorm:   pair(at + "ln_2"),
+			in:            pair(at + "mlp.c_fc"),
+			out:           pair(at + "mlp.c_proj"),
+		})
+	}
+	return g
+}
+
+func (g *gpt2) embed(ids *tensor.Tensor) *tensor.Tensor { return g.tokens.Embedding(ids) }
+
+func (g *gpt2) head() *tensor.Tensor { return g.output }
+
+func (g *gpt2) constants() []*tensor.Tensor { return nil }
+
+func (g *gpt2) hidden(_ *tensor.Scope, x, positions *tensor.Tensor, attend attention) *tensor.Tensor {
+	cfg := g.cfg
+	if positions == nil {
+		x = x.Add(g.positions.Narrow(0, 0, x.Size(1)))
+	} else {
+		x = x.Add(g.positions.Embedding(positions).Unsqueeze(1))
+	}
+	for i, layer := range g.layers {
+		qkv := layer.qkv.apply(layer.attentionNorm.normalise(x, cfg.NormEps))
+		part := func(n int64) *tensor.Tensor {
+			return splitHeads(qkv.Narrow(-1, n*cfg.Hidden, cfg.Hidden), cfg.Heads, cfg.HeadDim).Transpose(1, 2)
+		}
+		a := attend(i, part(0), part(1), part(2))
+		x = x.Add(layer.attentionOut.apply(mergeHeads(a)))
+		x = x.Add(layer.out.apply(layer.in.apply(layer.forwardNorm.normalise(x, cfg.NormEps)).GeluTanh()))
+	}
+	return g.norm.normalise(x, cfg.NormEps)
+}

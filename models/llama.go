@@ -1,0 +1,99 @@
+package models
+
+import (
+	"fmt"
+
+	"github.com/ldalign/ldalign/models/tensor"
+)
+
+// llama is the network of the Llama and Mistral families: pre-norm blocks with RMSNorm, rotary positions, grouped-query
+// attention and a SwiGLU feed-forward layer, all without biases.
+type llama struct {
+	cfg    Config
+	tokens *tensor.Tensor // [V, H]
+	layers []llamaLayer
+	norm   *tensor.Tensor // [H]
+	output *tensor.Tensor // [V, H]
+	rope   rope
+}
+
+type llamaLayer struct {
+	attentionNorm, forwardNorm *tensor.Tensor // [H]
+	q, k, v                    *tensor.Tensor // [Heads·D, H], [KVHeads·D, H] twice
+	o                          *tensor.Tensor // [H, Heads·D]
+	gate, up                   *tensor.Tensor // [Intermediate, H]
+	down                       *tensor.Tensor // [H, Intermediate]
+}
+
+func llamaWeights(cfg Config) []weight {
+	h, std := cfg.Hidden, cfg.InitializerRange
+	list := []weight{{name: "model.embed_tokens.weight", shape: []int64{cfg.VocabSize, h}, std: std}}
+	for i := range cfg.Layers {
+		at := fmt.Sprintf("model.layers.%d.", i)
+		list = append(list,
+			weight{name: at + "input_layernorm.weight", shape: []int64{h}, fill: 1},
+			weight{name: at + "self_attn.q_proj.weight", shape: []int64{cfg.Heads * cfg.HeadDim, h}, std: std},
+			weight{name: at + "self_attn.k_proj.weight", shape: []int64{cfg.KVHeads * cfg.HeadDim, h}, std: std},
+			weight{name: at + "self_attn.v_proj.weight", shape: []int64{cfg.KVHeads * cfg.HeadDim, h}, std: std},
+			weight{name: at + "self_attn.o_proj.weight", shape: []int64{h, cfg.Heads * cfg.HeadDim}, std: std},
+			weight{name: at + "post_attention_layernorm.weight", shape: []int64{h}, fill: 1},
+			weight{name: at + "mlp.gate_proj.weight", shape: []int64{cfg.Intermediate, h}, std: std},
+			weight{name: at + "mlp.up_proj.weight", shape: []int64{cfg.Intermediate, h}, std: std},
+			weight{name: at + "mlp.down_proj.weight", shape: []int64{h, cfg.Intermediate}, std: std},
+		)
+	}
+	list = append(list, weight{name: "model.norm.weight", shape: []int64{h}, fill: 1})
+	if !cfg.TieEmbeddings {
+		list = append(list, weight{name: "lm_head.weight", shape: []int64{cfg.VocabSize, h}, std: std})
+	}
+	return list
+}
+
+func newLlama(s *tensor.Scope, cfg Config, dtype tensor.DType, weights map[string]*tensor.Tensor) *llama {
+	l := &llama{
+		cfg: cfg, tokens: weights["model.embed_tokens.weight"], norm: weights["model.norm.weight"],
+		rope: newRope(s, cfg.RopeTheta, cfg.HeadDim, cfg.MaxLength(), dtype),
+	}
+	l.output = l.tokens
+	if !cfg.TieEmbeddings {
+		l.output = weights["lm_head.weight"]
+	}
+	for i := range cfg.Layers {
+		at := fmt.Sprintf("model.layers.%d.", i)
+		l.layers = append(l.layers, llamaLayer{
+			attentionNorm: weights[at+"input_layernorm.weight"],
+			forwardNorm:   weights[at+"post_attention_layernorm.weight"],
+			q:             weights[at+"self_attn.q_proj.weight"],
+			k:             weights[at+"self_attn.k_proj.weight"],
+			v:             weights[at+"self_attn.v_proj.weight"],
+			o:             weights[at+"self_attn.o_proj.weight"],
+			gate:          weights[at+"mlp.gate_proj.weight"],
+			up:            weights[at+"mlp.up_proj.weight"],
+			down:          weights[at+"mlp.down_proj.weight"],
+		})
+	}
+	return l
+}
+
+func (l *llama) embed(ids *tensor.Tensor) *tensor.Tensor { return l.tokens.Embedding(ids) }
+
+func (l *llama) head() *tensor.Tensor { return l.output }
+
+func (l *llama) constants() []*tensor.Tensor { return []*tensor.Tensor{l.rope.cos, l.rope.sin} }
+
+func (l *llama) hidden(s *tensor.Scope, x, positions *tensor.Tensor, attend attention) *tensor.Tensor {
+	cfg := l.cfg
+	cos, sin := l.rope.at(x.Size(1), positions)
+	for i, layer := range l.layers {
+		h := x.RMSNorm(layer.attentionNorm, cfg.NormEps)
+		q := rotate(s, splitHeads(h.Linear(layer.q, nil), cfg.Heads, cfg.HeadDim), cos, sin)
+		k := rotate(s, splitHeads(h.Linear(layer.k, nil), cfg.KVHeads, cfg.HeadDim), cos, sin)
+		v := splitHeads(h.Linear(layer.v, nil), cfg.KVHeads, cfg.HeadDim)
+		a := attend(i, q.Transpose(1, 2), k.Transpose(1, 2), v.Transpose(1, 2))
+		x = x.Add(mergeHeads(a).Linear(layer.o, nil))
+
+		h = x.RMSNorm(layer.forwardNorm, cfg.NormEps)
+		x = x.Add(h.Linear(layer.gate, nil).Silu().Mul(h.Linear(layer.up, nil)).Linear(layer.down, nil))
+	}
+	return x.RMSNorm(l.norm, cfg.NormEps)
+}

@@ -1,0 +1,182 @@
+package models
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/ldalign/ldalign/models/safetensors"
+	"github.com/ldalign/ldalign/models/tensor"
+)
+
+// Options say how a model is loaded.
+type Options struct {
+	// DType is what the weights are converted to and computed in. The zero value is Float32.
+	DType tensor.DType
+}
+
+// Model is a language model whose weights live on an engine. Methods that take a context use the engine themselves and
+// must not be called inside Engine.Do; methods that take a scope are called inside it.
+type Model struct {
+	eng    *tensor.Engine
+	cfg    Config
+	dtype  tensor.DType
+	params []tensor.Named
+	net    network
+}
+
+// network is the computation of a family.
+type network interface {
+	// embed looks up token embeddings: ids Int64 [B, T] -> [B, T, H].
+	embed(ids *tensor.Tensor) *tensor.Tensor
+	// hidden runs all layers and the final norm: x [B, T, H] -> [B, T, H]. positions is Int64 [B] for T = 1, or nil for
+	// positions 0 to T-1 in every row.
+	hidden(s *tensor.Scope, x, positions *tensor.Tensor, attend attention) *tensor.Tensor
+	// head is the output matrix [V, H].
+	head() *tensor.Tensor
+	// constants are the tensors beside the weights.
+	constants() []*tensor.Tensor
+}
+
+// Load reads a Hugging Face folder: config.json and model.safetensors, or the shards of model.safetensors.index.json.
+// Weights of another type are converted to opts.DType. Errors wrap ErrConfig, ErrWeights, the errors of safetensors, or
+// fs.ErrNotExist, and name the folder and the tensor.
+func Load(ctx context.Context, eng *tensor.Engine, dir string, opts Options) (*Model, error) {
+	cfg, err := ReadConfig(os.DirFS(dir))
+	if err != nil {
+		return nil, fmt.Errorf("models: load %s: %w", dir, err)
+	}
+	files, err := safetensors.OpenModel(dir)
+	if err != nil {
+		return nil, fmt.Errorf("models: load %s: %w", dir, err)
+	}
+	defer files.Close()
+	m, err := load(ctx, eng, cfg, opts.DType, files)
+	if err != nil {
+		return nil, fmt.Errorf("models: load %s: %w", dir, err)
+	}
+	return m, nil
+}
+
+func load(ctx context.Context, eng *tensor.Engine, cfg Config, dtype tensor.DType, src source) (*Model, error) {
+	if !dtype.Floating() {
+		return nil, fmt.Errorf("models: a model cannot compute in %v", dtype)
+	}
+	names, err := match(cfg, src)
+	if err != nil {
+		return nil, err
+	}
+	return build(ctx, eng, cfg, dtype, func(s *tensor.Scope, w weight) (*tensor.Tensor, error) {
+		return read(s, src, names[w.name], dtype)
+	})
+}
+
+// build makes a model from one tensor per weight. On an error nothing stays on the engine.
+func build(
+	ctx context.Context, eng *tensor.Engine, cfg Config, dtype tensor.DType,
+	tensorOf func(s *tensor.Scope, w weight) (*tensor.Tensor, error),
+) (_ *Model, err error) {
+	m := &Model{eng: eng, cfg: cfg, dtype: dtype}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, m.Close(context.WithoutCancel(ctx)))
+		}
+	}()
+	byName := make(map[string]*tensor.Tensor)
+	for _, w := range weights(cfg) {
+		err := eng.Do(ctx, func(s *tensor.Scope) error {
+			t, err := tensorOf(s, w)
+			if err != nil || s.Err() != nil {
+				return err
+			}
+			m.params = append(m.params, tensor.Named{Name: w.name, Tensor: t.Keep()})
+			byName[w.name] = t
+			return nil
+		})
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", w.name, err)
+		}
+	}
+	err = eng.Do(ctx, func(s *tensor.Scope) error {
+		if cfg.Family == GPT2 {
+			m.net = newGPT2(cfg, byName)
+		} else {
+			m.net = newLlama(s, cfg, dtype, byName)
+		}
+		return nil
+	})
+	return m, err
+}
+
+// Clone is a model of its own with the same configuration and weights, on the same engine.
+func (m *Model) Clone(ctx context.Context) (*Model, error) {
+	byName := make(map[string]*tensor.Tensor)
+	for _, p := range m.params {
+		byName[p.Name] = p.Tensor
+	}
+	c, err := build(ctx, m.eng, m.cfg, m.dtype, func(_ *tensor.Scope, w weight) (*tensor.Tensor, error) {
+		return byName[w.name].Detach().Clone(), nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("models: clone: %w", err)
+	}
+	return c, nil
+}
+
+// Close frees the model's tensors. It may be called after the engine was closed.
+func (m *Model) Close(ctx context.Context) error {
+	err := m.eng.Do(ctx, func(*tensor.Scope) error {
+		for _, p := range m.params {
+			p.Tensor.Free()
+		}
+		if m.net != nil {
+			for _, t := range m.net.constants() {
+				t.Free()
+			}
+		}
+		return nil
+	})
+	if errors.Is(err, tensor.ErrClosed) { // it freed everything
+		return nil
+	}
+	return err
+}
+
+// Config is the model's configuration.
+func (m *Model) Config() Config { return m.cfg }
+
+// Engine is the engine that the model's weights live on.
+func (m *Model) Engine() *tensor.Engine { return m.eng }
+
+// DType is the type of the weights and of the hidden states.
+func (m *Model) DType() tensor.DType { return m.dtype }
+
+// Params are the weights under Hugging Face's names, in the order of the architecture. A tied head is not among them.
+func (m *Model) Params() []tensor.Named { return slices.Clone(m.params) }
+
+// SetTrainable says whether gradients are computed for the weights; a new model computes none.
+func (m *Model) SetTrainable(ctx context.Context, on bool) error {
+	return m.eng.Do(ctx, func(*tensor.Scope) error {
+		for _, p := range m.params {
+			p.Tensor.RequiresGrad_(on)
+		}
+		return nil
+	})
+}
+
+// Embed looks up the tokens' embeddings: ids Int64 [B, T] -> [B, T, H]. Positions come in with Hidden.
+func (m *Model) Embed(_ *tensor.Scope, ids *tensor.Tensor) *tensor.Tensor { return m.net.embed(ids) }
+
+// Hidden runs the layers and the final norm over whole sequences: emb [B, T, H] -> [B, T, H]. Position t sees positions
+// up to t. T must not be above Config.MaxLength.
+func (m *Model) Hidden(s *tensor.Scope, emb *tensor.Tensor) *tensor.Tensor {
+	if n := emb.Size(1); n > m.cfg.MaxLength() {
+		s.Fail(fmt.Errorf("models: a sequence of %d positions, the model takes %d", n, m.cfg.MaxLength()))
+	}
+	return m.net.hidden(s, emb, nil, causal)
+}
+
+// Logits are the scores of the next token: h [N, H] -> [N, V].
+func (m *Model) Logits(_ *tensor.Scope, h *tensor.Tensor) *tensor.Tensor { return h.Linear(m.net.head(), nil) }

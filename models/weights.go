@@ -1,0 +1,217 @@
+package models
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/ldalign/ldalign/models/safetensors"
+	"github.com/ldalign/ldalign/models/tensor"
+)
+
+// ErrWeights means weights that are not those of the configuration: a tensor is missing, too many, of another shape or
+// of a type that is not supported.
+var ErrWeights = errors.New("models: weights do not fit the configuration")
+
+// weight is one parameter of an architecture.
+type weight struct {
+	name  string
+	shape []int64
+	// std is the standard deviation of a fresh weight around 0; without one the weight starts at fill.
+	std, fill float64
+}
+
+// weights are the parameters of an architecture, in their fixed order.
+func weights(cfg Config) []weight {
+	if cfg.Family == GPT2 {
+		return gpt2Weights(cfg)
+	}
+	return llamaWeights(cfg)
+}
+
+// source is where weights are read from: a safetensors file or the shards of a model.
+type source interface {
+	Tensors() []safetensors.Info
+	Tensor(name string) (safetensors.Tensor, error)
+}
+
+// fileDTypes are the types that weights may have in a file.
+var fileDTypes = map[safetensors.DType]tensor.DType{
+	safetensors.F32: tensor.Float32, safetensors.BF16: tensor.BFloat16,
+	safetensors.F16: tensor.Float16, safetensors.F64: tensor.Float64,
+}
+
+// match finds the name in src of every weight of the configuration and tells all that does not fit.
+func match(cfg Config, src source) (map[string]string, error) {
+	found := make(map[string]safetensors.Info)
+	want := weights(cfg)
+	var extra, missing, wrong []string
+	known := make(map[string]bool)
+	for _, w := range want {
+		known[w.name] = true
+	}
+	for _, info := range src.Tensors() {
+		switch name := canonical(cfg, info.Name); {
+		case name == "":
+		case known[name]:
+			found[name] = info
+		default:
+			extra = append(extra, info.Name)
+		}
+	}
+	names := make(map[string]string)
+	for _, w := range want {
+		info, ok := found[w.name]
+		_, supported := fileDTypes[info.DType]
+		switch {
+		case !ok:
+			missing = append(missing, w.name)
+		case !slices.Equal(info.Shape, w.shape):
+			wrong = append(wrong, fmt.Sprintf("%s is %v, want %v", info.Name, info.Shape, w.shape))
+		case !supported:
+			wrong = append(wrong, fmt.Sprintf("%s is of type %s", info.Name, info.DType))
+		}
+		names[w.name] = info.Name
+	}
+	var problems []string
+	for _, p := range []struct {
+		what string
+		list []string
+	}{{"missing: ", missing}, {"unknown: ", extra}, {"", wrong}} {
+		if len(p.list) > 0 {
+			problems = append(problems, p.what+few(p.list))
+		}
+	}
+	if len(problems) > 0 {
+		return nil, fmt.Errorf("%w (%s): %s", ErrWeights, cfg.Family, strings.Join(problems, "; "))
+	}
+	return names, nil
+}
+
+// canonical is a tensor's name as transformers writes it today, or "" for one that is no weight: buffers of old files,
+// and the copy of a tied head.
+func canonical(cfg Config, name string) string {
+	switch {
+	case name == "lm_head.weight":
+		if cfg.TieEmbeddings {
+			return ""
+		}
+	case strings.HasSuffix(name, ".rotary_emb.inv_freq"),
+		cfg.Family == GPT2 && (strings.HasSuffix(name, ".attn.bias") || strings.HasSuffix(name, ".attn.masked_bias")):
+		return ""
+	case cfg.Family == GPT2 && !strings.HasPrefix(name, "transformer."):
+		return "transformer." + name
+	}
+	return name
+}
+
+func few(list []string) string {
+	const most = 5
+	if len(list) > most {
+		return fmt.Sprintf("%s and %d more", strings.Join(list[:most], ", "), len(list)-most)
+	}
+	return strings.Join(list, ", ")
+}
+
+func read(s *tensor.Scope, src source, name string, dtype tensor.DType) (*tensor.Tensor, error) {
+	t, err := src.Tensor(name)
+	if err != nil {
+		return nil, err
+	}
+	return s.FromBytes(fileDTypes[t.DType], t.Data, t.Shape...).To(dtype), nil
+}
+
+// WriteWeights writes model.safetensors, one tensor after the other, as transformers opens it. A tied head is not
+// written twice.
+func (m *Model) WriteWeights(ctx context.Context, w io.Writer) error {
+	if err := WriteTensors(ctx, m.eng, w, m.params); err != nil {
+		return fmt.Errorf("models: write weights: %w", err)
+	}
+	return nil
+}
+
+// WriteTensors writes tensors of one engine as a safetensors file in their order, holding one at a time in Go's memory.
+func WriteTensors(ctx context.Context, eng *tensor.Engine, w io.Writer, tensors []tensor.Named) error {
+	infos := make([]safetensors.Info, len(tensors))
+	err := eng.Do(ctx, func(*tensor.Scope) error {
+		for i, p := range tensors {
+			dtype, err := fileDType(p.Tensor.DType())
+			if err != nil {
+				return fmt.Errorf("%s: %w", p.Name, err)
+			}
+			infos[i] = safetensors.Info{Name: p.Name, DType: dtype, Shape: p.Tensor.Shape()}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	out, err := safetensors.NewWriter(w, infos, map[string]string{"format": "pt"})
+	if err != nil {
+		return err
+	}
+	defer out.Abort()
+	for _, p := range tensors {
+		var data []byte
+		err := eng.Do(ctx, func(*tensor.Scope) error {
+			data = p.Tensor.Bytes()
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.Name, err)
+		}
+		if err := out.Write(p.Name, data); err != nil {
+			return err
+		}
+	}
+	_, err = out.Close()
+	return err
+}
+
+func fileDType(d tensor.DType) (safetensors.DType, error) {
+	for file, dtype := range fileDTypes {
+		if dtype == d {
+			return file, nil
+		}
+	}
+	return "", fmt.Errorf("%w: %v cannot be written", ErrWeights, d)
+}
+
+// LoadWeights replaces the weights in place by those of a safetensors file with the same names and shapes. When the file
+// does not fit, the error wraps ErrWeights and the model is unchanged.
+func (m *Model) LoadWeights(ctx context.Context, path string) error {
+	file, err := safetensors.Open(path)
+	if err != nil {
+		return fmt.Errorf("models: load weights: %w", err)
+	}
+	defer file.Close()
+	names, err := match(m.cfg, file)
+	if err != nil {
+		return fmt.Errorf("models: load weights from %s: %w", path, err)
+	}
+	// One call of Do: nobody sees a model that is half the old one, and ctx cannot end in the middle.
+	err = m.eng.Do(ctx, func(s *tensor.Scope) error {
+		return s.NoGrad(func(s *tensor.Scope) error {
+			for _, p := range m.params {
+				err := s.Scope(func(s *tensor.Scope) error {
+					t, err := read(s, file, names[p.Name], m.dtype)
+					if err == nil {
+						p.Tensor.Copy_(t)
+					}
+					return err
+				})
+				if err != nil {
+					return fmt.Errorf("%s: %w", p.Name, err)
+				}
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("models: load weights from %s: %w", path, err)
+	}
+	return nil
+}
