@@ -101,7 +101,8 @@ func (d *decoder) mapping(path string, node ast.Node, into reflect.Value) {
 		if node.Type() == ast.NullType && path != "" {
 			return // a section with all its keys commented out
 		}
-		d.problem(d.position(node), path, "found %s, expected keys: %s", describe(node), strings.Join(keysOf(into.Type()), ", "))
+		keys := strings.Join(keysOf(into.Type()), ", ")
+		d.problem(d.position(node), path, "found %s, expected keys: %s", describe(node), keys)
 		return
 	}
 	seen := map[string]position{}
@@ -139,8 +140,8 @@ var (
 	decimalNumber = regexp.MustCompile(`^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$`)
 )
 
-// setScalar puts a scalar into a field of kind string, int, uint64 or float64. Numbers are read from their text, in decimal:
-// YAML's octal 010 and text-typed 5e-7 surprise people. The error reads "found …, expected …".
+// setScalar puts a scalar into a field of kind string, int, uint64 or float64. Numbers are read from their text, in
+// decimal: YAML's octal 010 and text-typed 5e-7 surprise people. The error reads "found …, expected …".
 func setScalar(node ast.Node, into reflect.Value) error {
 	text, plain := plainText(node)
 	switch into.Kind() {

@@ -1,6 +1,7 @@
 package schemas
 
-// Default is the spec of a file that says nothing. A default holds only where its key is absent: an explicit 0 stays 0.
+// Default is the spec of a file that says nothing. A default holds only where its key is absent: an explicit 0 stays
+// 0.
 func Default() Spec {
 	return Spec{
 		Seed:       1,

@@ -20,7 +20,8 @@ type Field struct {
 	Digested bool
 }
 
-// Fields lists all keys that hold values, in the order of the file. Those of model.scratch have the defaults of that section.
+// Fields lists all keys that hold values, in the order of the file. Those of model.scratch have the defaults of that
+// section.
 func Fields() []Field {
 	spec := Default()
 	spec.Model.Scratch = defaultScratch()

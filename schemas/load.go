@@ -16,7 +16,8 @@ import (
 	"github.com/goccy/go-yaml/parser"
 )
 
-// maxSpecBytes bounds a spec file, so that any run's resolved spec fits a message and a hostile file can't exhaust memory.
+// maxSpecBytes bounds a spec file, so that any run's resolved spec fits a message and a hostile file can't exhaust
+// memory.
 const maxSpecBytes = 64 << 10
 
 // LoadSpecs reads a file of run specs. See ParseSpecs.
@@ -33,9 +34,9 @@ func LoadSpecs(path string) ([]Spec, error) {
 	return ParseSpecs(path, data)
 }
 
-// ParseSpecs reads run specs from YAML: one document per run, separated by ---, to be run in this order. Keys that are absent
-// take their Default. The specs returned are valid but not resolved. The error is a *SpecError with all problems found; name
-// stands for the file in it.
+// ParseSpecs reads run specs from YAML: one document per run, separated by ---, to be run in this order. Keys that
+// are absent take their Default. The specs returned are valid but not resolved. The error is a *SpecError with all
+// problems found; name stands for the file in it.
 func ParseSpecs(name string, data []byte) ([]Spec, error) {
 	whole := func(message string) ([]Spec, error) {
 		return nil, &SpecError{Problems: []Problem{{File: name, Message: message}}}
@@ -86,8 +87,8 @@ type document struct {
 	line int
 }
 
-// documentMarker starts (---) or ends (...) a document. YAML lets neither stand at the start of a line within a document,
-// not even in a quoted text.
+// documentMarker starts (---) or ends (...) a document. YAML lets neither stand at the start of a line within a
+// document, not even in a quoted text.
 var documentMarker = regexp.MustCompile(`^(---|\.\.\.)([ \t\r\n]|$)`)
 
 // splitDocuments cuts at the markers, so that a syntax error in one document leaves the others to be checked.

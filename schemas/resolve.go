@@ -9,8 +9,9 @@ import (
 	"strings"
 )
 
-// Resolve fills in what follows from other keys: generation.max_new_tokens, the scratch model's kv_heads and intermediate, and
-// compute.threads, for which the caller passes the number to use on this machine. Resolving twice changes nothing.
+// Resolve fills in what follows from other keys: generation.max_new_tokens, the scratch model's kv_heads and
+// intermediate, and compute.threads, for which the caller passes the number to use on this machine. Resolving twice
+// changes nothing.
 func Resolve(spec Spec, threads int) Spec {
 	s := spec.clone()
 	if s.Generation.MaxNewTokens == 0 {
@@ -33,9 +34,9 @@ func Resolve(spec Spec, threads int) Spec {
 	return s
 }
 
-// Digest is the sha256, in hexadecimal, of everything in a resolved spec that can change a result. The run's name, streams,
-// servers and training.checkpoint_every are left out. A model or data file is named by its path as written: the digest of its
-// content stands in the run's first manifest.
+// Digest is the sha256, in hexadecimal, of everything in a resolved spec that can change a result. The run's name,
+// streams, servers and training.checkpoint_every are left out. A model or data file is named by its path as written:
+// the digest of its content stands in the run's first manifest.
 func (s Spec) Digest() string {
 	var lines []string
 	walk(reflect.ValueOf(s), func(key string, v reflect.Value, _ reflect.StructTag, digested bool) {

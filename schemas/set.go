@@ -6,8 +6,9 @@ import (
 	"strings"
 )
 
-// Set changes one key by an assignment as training.batch=32, the form of the command line's --set. The value is read as in
-// the file, but a text needs no quotes. On error (a *SpecError) the spec is unchanged. Validate it when all is set.
+// Set changes one key by an assignment as training.batch=32, the form of the command line's --set. The value is read
+// as in the file, but a text needs no quotes. On error (a *SpecError) the spec is unchanged. Validate it when all is
+// set.
 func Set(spec *Spec, assignment string) error {
 	key, text, ok := strings.Cut(assignment, "=")
 	if !ok {

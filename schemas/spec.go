@@ -1,10 +1,12 @@
 package schemas
 
-// Spec declares a run: everything that its result depends on, and where it runs. It is read from YAML (LoadSpecs), checked
-// (Validate), resolved (Resolve); the resolved form and its Digest are stored with the run and named in every manifest.
+// Spec declares a run: everything that its result depends on, and where it runs. It is read from YAML (LoadSpecs),
+// checked (Validate), resolved (Resolve); the resolved form and its Digest are stored with the run and named in every
+// manifest.
 //
-// The doc comments of the fields are the reference for users: docs/spec.md is made from them. The tag `example` shows a value
-// where there is no default, and `digest:"-"` marks what can't change a result and so stays out of the Digest.
+// The doc comments of the fields are the reference for users: docs/spec.md is made from them. The tag `example` shows
+// a value where there is no default, and `digest:"-"` marks what can't change a result and so stays out of the
+// Digest.
 type Spec struct {
 	// Run names the run: lower-case letters, digits, - and _, at most 63. Left out of the digest.
 	Run string `yaml:"run" example:"demo" digest:"-"`
@@ -27,12 +29,13 @@ type Spec struct {
 
 // ModelSpec says where the policy starts.
 type ModelSpec struct {
-	// From is a Hugging Face folder, or run:NAME or run:NAME@ITERATION for a checkpoint of another run in the same store,
-	// or scratch for random weights by model.scratch. Required.
+	// From is a Hugging Face folder, or run:NAME or run:NAME@ITERATION for a checkpoint of another run in the same
+	// store, or scratch for random weights by model.scratch. Required.
 	From string `yaml:"from" example:"models/smollm2"`
 	// Scratch describes a model made from random weights. Only with from: scratch.
 	Scratch *ScratchSpec `yaml:"scratch,omitempty"`
-	// Template renders a prompt: auto (the tokenizer's chat template, or raw without one), chat, raw, or a text with {prompt}.
+	// Template renders a prompt: auto (the tokenizer's chat template, or raw without one), chat, raw, or a text with
+	// {prompt}.
 	Template string `yaml:"template"`
 	// System is the system message put before every prompt; empty for none. Only with a chat template.
 	System string `yaml:"system" example:"Answer briefly."`
@@ -50,8 +53,8 @@ type ScratchSpec struct {
 	Heads int `yaml:"heads"`
 	// KVHeads is the number of key and value heads; it divides heads. 0 takes heads.
 	KVHeads int `yaml:"kv_heads"`
-	// Intermediate is the width of the feed-forward layer. 0 takes 4 × hidden for gpt2, and for llama 8/3 × hidden rounded up
-	// to a multiple of 16.
+	// Intermediate is the width of the feed-forward layer. 0 takes 4 × hidden for gpt2, and for llama 8/3 × hidden
+	// rounded up to a multiple of 16.
 	Intermediate int `yaml:"intermediate"`
 	// MaxPositions is the longest sequence; no less than max_prompt_tokens + max_response_tokens.
 	MaxPositions int `yaml:"max_positions"`
@@ -61,8 +64,8 @@ type ScratchSpec struct {
 
 // DataSpec names the prompts.
 type DataSpec struct {
-	// Train is a JSONL file of {"id"?, "prompt", "response", "rejected"?, "contains"?} or {"messages": [{"role", "content"}]}, or
-	// builtin:demo/base, builtin:demo/align. Required.
+	// Train is a JSONL file of {"id"?, "prompt", "response", "rejected"?, "contains"?} or {"messages": [{"role",
+	// "content"}]}, or builtin:demo/base, builtin:demo/align. Required.
 	Train string `yaml:"train" example:"data/train.jsonl"`
 	// Eval is a JSONL file of the same form for the held-out table, or builtin:demo/heldout; empty for none.
 	Eval string `yaml:"eval" example:"data/heldout.jsonl"`
@@ -70,7 +73,8 @@ type DataSpec struct {
 	Limit int `yaml:"limit"`
 	// MaxPromptTokens is the length rule of prompts: a longer one keeps its last tokens, or is rejected; see overlong.
 	MaxPromptTokens int `yaml:"max_prompt_tokens"`
-	// MaxResponseTokens is the length rule of responses: a longer one keeps its first tokens, or is rejected; see overlong.
+	// MaxResponseTokens is the length rule of responses: a longer one keeps its first tokens, or is rejected; see
+	// overlong.
 	MaxResponseTokens int `yaml:"max_response_tokens"`
 	// Overlong is truncate (cut by the length rules, and count the tokens) or reject (dead-letter the record).
 	Overlong string `yaml:"overlong"`
@@ -84,10 +88,11 @@ type ObjectiveSpec struct {
 	Beta float64 `yaml:"beta"`
 	// Distance is l2, l2_squared or cosine.
 	Distance string `yaml:"distance"`
-	// Normaliser is per_iteration (S_t: the mean weight stays 1) or fixed_first (S_0: weights shrink as the model improves).
+	// Normaliser is per_iteration (S_t: the mean weight stays 1) or fixed_first (S_0: weights shrink as the model
+	// improves).
 	Normaliser string `yaml:"normaliser"`
-	// Weight is distance (the paper), one (SPIN on the scored stream) or shuffled (the same weights at random pairs: a control).
-	// Only with kind: ldalign.
+	// Weight is distance (the paper), one (SPIN on the scored stream) or shuffled (the same weights at random pairs: a
+	// control). Only with kind: ldalign.
 	Weight string `yaml:"weight"`
 	// WeightClip bounds w, which is then renormalised to mean 1; at least 1, or 0 to leave w as the paper has it.
 	// Only with kind: ldalign.
@@ -98,11 +103,11 @@ type ObjectiveSpec struct {
 type GuideSpec struct {
 	// From is empty to train the guide in this run, or run:NAME to take another run's.
 	From string `yaml:"from" example:"run:demo"`
-	// Encoder is a Hugging Face folder, policy (the run's initial policy), or scratch:N (the policy's family and width with N
-	// fresh layers).
+	// Encoder is a Hugging Face folder, policy (the run's initial policy), or scratch:N (the policy's family and width
+	// with N fresh layers).
 	Encoder string `yaml:"encoder"`
-	// Decoder takes the same forms as encoder. A fresh one has to use the latent; one that starts as a good language model
-	// tends to ignore it.
+	// Decoder takes the same forms as encoder. A fresh one has to use the latent; one that starts as a good language
+	// model tends to ignore it.
 	Decoder string `yaml:"decoder"`
 	// LatentDim is K, the size of h. A small one sharpens the bottleneck.
 	LatentDim int `yaml:"latent_dim"`
@@ -174,8 +179,8 @@ type TrainingSpec struct {
 	Batch int `yaml:"batch"`
 	// MicroBatch is how many of a batch's pairs go through the model at once.
 	MicroBatch int `yaml:"micro_batch"`
-	// CheckpointEvery is the number of steps between state checkpoints, from which a killed run goes on; 0 for none. Left out
-	// of the digest.
+	// CheckpointEvery is the number of steps between state checkpoints, from which a killed run goes on; 0 for none.
+	// Left out of the digest.
 	CheckpointEvery int `yaml:"checkpoint_every" digest:"-"`
 }
 
@@ -193,8 +198,8 @@ type EvaluationSpec struct {
 
 // ComputeSpec is the machine's share.
 type ComputeSpec struct {
-	// Threads of the tensor library, no more than free cores; part of the digest, for they decide the last bit. 0 takes 2, or
-	// the machine's cores where it has fewer.
+	// Threads of the tensor library, no more than free cores; part of the digest, for they decide the last bit. 0 takes
+	// 2, or the machine's cores where it has fewer.
 	Threads int `yaml:"threads"`
 	// Device is cpu or cuda:N (not run on a GPU by the project).
 	Device string `yaml:"device"`
@@ -204,7 +209,8 @@ type ComputeSpec struct {
 type StreamsSpec struct {
 	// MaxAge is how long a message stays on its log.
 	MaxAge string `yaml:"max_age"`
-	// MaxBytes bounds each of the eight logs; the oldest messages go first. A number with B, KB, MB, GB, KiB, MiB or GiB.
+	// MaxBytes bounds each of the eight logs; the oldest messages go first. A number with B, KB, MB, GB, KiB, MiB or
+	// GiB.
 	MaxBytes string `yaml:"max_bytes"`
 	// AckWait is how long a silent stage keeps a message before another gets it.
 	AckWait string `yaml:"ack_wait"`
@@ -216,8 +222,8 @@ type StreamsSpec struct {
 	Sync string `yaml:"sync"`
 }
 
-// ServersSpec names real servers; all empty runs the embedded NATS server and a directory store. Credentials never stand
-// here: they come from the environment (LDALIGN_NATS_CREDS, LDALIGN_S3_ACCESS_KEY, LDALIGN_S3_SECRET_KEY).
+// ServersSpec names real servers; all empty runs the embedded NATS server and a directory store. Credentials never
+// stand here: they come from the environment (LDALIGN_NATS_CREDS, LDALIGN_S3_ACCESS_KEY, LDALIGN_S3_SECRET_KEY).
 type ServersSpec struct {
 	// NATS is the server's URL (nats://, tls://, ws:// or wss://); several with commas. Empty runs the embedded server.
 	NATS string `yaml:"nats" example:"nats://127.0.0.1:4222"`

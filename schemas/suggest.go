@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// unknownKey explains a key that a section does not have, and names the path that was probably meant (empty when nothing is
-// near): the nearest key of the same section, else the same key of another section.
+// unknownKey explains a key that a section does not have, and names the path that was probably meant (empty when
+// nothing is near): the nearest key of the same section, else the same key of another section.
 func unknownKey(section reflect.Type, path, key string) (message, meant string) {
 	if near := nearest(key, keysOf(section)); near != "" {
 		return fmt.Sprintf("unknown key; did you mean %s?", near), join(path, near)
@@ -34,7 +34,8 @@ func nearest(s string, words []string) string {
 	return best
 }
 
-// editDistance counts the bytes to insert, delete, replace or swap with their neighbour (Damerau's, each byte edited once).
+// editDistance counts the bytes to insert, delete, replace or swap with their neighbour (Damerau's, each byte edited
+// once).
 func editDistance(a, b string) int {
 	rows := make([][]int, len(a)+1)
 	for i := range rows {

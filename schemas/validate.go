@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Validate checks ranges, names and combinations. The error is a *SpecError with all problems, without places: ParseSpecs has
-// already checked what it read and knows the places.
+// Validate checks ranges, names and combinations. The error is a *SpecError with all problems, without places:
+// ParseSpecs has already checked what it read and knows the places.
 func (s Spec) Validate() error {
 	if problems := check(&s); len(problems) > 0 {
 		return &SpecError{Problems: problems}
@@ -37,11 +37,12 @@ func (c *checker) oneOf(key, value string, allowed ...string) {
 	if slices.Contains(allowed, value) {
 		return
 	}
+	list := strings.Join(allowed, ", ")
 	if near := nearest(value, allowed); near != "" {
-		c.problem(key, "%s is unknown; did you mean %s? Expected one of %s", quoteShort(value), near, strings.Join(allowed, ", "))
+		c.problem(key, "%s is unknown; did you mean %s? Expected one of %s", quoteShort(value), near, list)
 		return
 	}
-	c.problem(key, "%s is unknown; expected one of %s", quoteShort(value), strings.Join(allowed, ", "))
+	c.problem(key, "%s is unknown; expected one of %s", quoteShort(value), list)
 }
 
 func (c *checker) atLeast(key string, value, least int) {

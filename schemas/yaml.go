@@ -9,8 +9,8 @@ import (
 	"unicode"
 )
 
-// YAML writes the spec with all its keys, as one document that ParseSpecs reads back to the same spec. The error says which
-// text has characters that YAML can't hold.
+// YAML writes the spec with all its keys, as one document that ParseSpecs reads back to the same spec. The error says
+// which text has characters that YAML can't hold.
 func (s Spec) YAML() ([]byte, error) {
 	var b bytes.Buffer
 	if err := writeSection(&b, "", 0, reflect.ValueOf(s)); err != nil {

@@ -1,5 +1,5 @@
-// Package dataset holds the prompts of a run with their human responses: records read from JSONL or built in, the order in
-// which an iteration takes them, and the program that scores an answer.
+// Package dataset holds the prompts of a run with their human responses: records read from JSONL or built in, the
+// order in which an iteration takes them, and the program that scores an answer.
 package dataset
 
 import (
@@ -62,7 +62,8 @@ func (s Set) First(n int) Set {
 	return s
 }
 
-// Annotated is the set without the records that have no rejected response, as DPO needs it. The error is ErrNoRecords.
+// Annotated is the set without the records that have no rejected response, as DPO needs it. The error is
+// ErrNoRecords.
 func (s Set) Annotated() (Set, error) {
 	all := len(s.Records)
 	s.Records = slices.Clone(s.Records)

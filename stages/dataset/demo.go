@@ -7,12 +7,14 @@ import (
 	"strings"
 )
 
-// The demo's data: six families of short instructions whose answers a program can check. Each family has two phrasings, and each
-// phrasing one form of answer, so that the answer is a function of the prompt. The base corpus is of mixed quality: in it, part
-// of the answers are spoiled. All of it is a pure function of demoSeed; no prompt occurs twice.
+// The demo's data: six families of short instructions whose answers a program can check. Each family has two
+// phrasings, and each phrasing one form of answer, so that the answer is a function of the prompt. The base corpus is
+// of mixed quality: in it, part of the answers are spoiled. All of it is a pure function of demoSeed; no prompt
+// occurs twice.
 const demoSeed = 2404
 
-// demoSplits come from one stream of draws, the small clean ones first: so the families with few prompts stay balanced there.
+// demoSplits come from one stream of draws, the small clean ones first: so the families with few prompts stay
+// balanced there.
 var demoSplits = []struct {
 	name    string
 	size    int
@@ -148,8 +150,8 @@ func repeatTask(r random) task {
 func firstTask(r random) task {
 	words := list(r, 3)
 	prompt, form := phrasing(r,
-		[2]string{"What is the first word of this list: %s?", "Name the word that comes first: %s."},
-		[2]string{"The first word is %s.", "The list begins with %s."})
+		[2]string{"Which word comes first: %s?", "Name the first word: %s."},
+		[2]string{"The first word is %s.", "It begins with %s."})
 	return wordTask(prompt, form, words, words[0], pick(r, words[1:]))
 }
 
@@ -161,8 +163,8 @@ func longestTask(r random) task {
 		longest = longestOf(words)
 	}
 	prompt, form := phrasing(r,
-		[2]string{"What is the longest word of this list: %s?", "Pick the word with the most letters: %s."},
-		[2]string{"The longest word is %s.", "I pick %s, it has the most letters."})
+		[2]string{"Which word is the longest: %s?", "Name the longest word: %s."},
+		[2]string{"The longest word is %s.", "I pick %s, it is long."})
 	return wordTask(prompt, form, words, longest, other(r, words, longest))
 }
 
@@ -191,7 +193,7 @@ func longestOf(words []string) string {
 func countTask(r random) task {
 	n := r.between(2, 5)
 	prompt, form := phrasing(r,
-		[2]string{"How many words are in this list: %s?", "Count these words: %s."},
+		[2]string{"How many words are here: %s?", "Count the words: %s."},
 		[2]string{"There are %d words.", "I count %d words."})
 	wrong := 2 + (n-2+r.between(1, 3))%4
 	return task{

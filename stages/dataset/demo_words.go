@@ -3,8 +3,8 @@ package dataset
 // The words of the demo. Nouns differ in length, so that lists have a longest word.
 var (
 	nouns = []string{
-		"ant", "apple", "arm", "axe", "bag", "ball", "banana", "barrel", "basket", "bear", "bed", "bell", "bench", "bird",
-		"blanket", "boat", "book", "bottle", "box", "bread", "bridge", "broom", "brush", "bucket", "butter", "button", "cake",
+		"ant", "apple", "arm", "axe", "bag", "ball", "banana", "barrel", "basket", "bear", "bed", "bell", "bench",
+		"bird", "blanket", "boat", "book", "bottle", "box", "bread", "bridge", "broom", "brush", "bucket", "butter", "button", "cake",
 		"camera", "candle", "car", "carpet", "castle", "cat", "chair", "cheese", "cherry", "clock", "cloud", "coat", "coin",
 		"comb", "cow", "cup", "desk", "dog", "door", "drum", "duck", "egg", "fan", "feather", "fence", "fish", "flag", "flower",
 		"fork", "fox", "garden", "gate", "glass", "glove", "goat", "hammer", "hat", "honey", "horse", "house", "island",

@@ -16,9 +16,9 @@ type Place struct {
 	Sample uint32
 }
 
-// Order is the sequence of an iteration over n records: all records in an order shuffled by seed and iteration, each with its
-// samples next to each other. It depends on nothing else, so every process that knows spec and data can tell what an
-// iteration holds.
+// Order is the sequence of an iteration over n records: all records in an order shuffled by seed and iteration, each
+// with its samples next to each other. It depends on nothing else, so every process that knows spec and data can tell
+// what an iteration holds.
 func Order(n int, seed uint64, iteration uint32, samples int) iter.Seq[Place] {
 	return func(yield func(Place) bool) {
 		order := newRandom(schemas.SubSeed(seed, "prompt order", uint64(iteration))).permutation(n)

@@ -12,13 +12,15 @@ import (
 	"unicode/utf8"
 )
 
-// maxLine bounds a line of JSONL, in bytes. A record travels in messages of under 256 KiB together with token ids and latents.
+// maxLine bounds a line of JSONL, in bytes. A record travels in messages of under 256 KiB together with token ids and
+// latents.
 const maxLine = 128 << 10
 
-// Read takes records from JSONL, a line at a time: {"id"?, "prompt", "response", "rejected"?, "contains"?}, or as chat data has
-// it {"messages": [{"role", "content"}, …]}, of which the first user message and the first assistant message after it are
-// used. Without an id, the prompt's hash is the id. A bad line is dropped, counted and told with its number in the report;
-// unknown keys are counted. The error is ErrNoRecords when nothing is left, or the reader's own; source stands for the file.
+// Read takes records from JSONL, a line at a time: {"id"?, "prompt", "response", "rejected"?, "contains"?}, or as
+// chat data has it {"messages": [{"role", "content"}, …]}, of which the first user message and the first assistant
+// message after it are used. Without an id, the prompt's hash is the id. A bad line is dropped, counted and told with
+// its number in the report; unknown keys are counted. The error is ErrNoRecords when nothing is left, or the reader's
+// own; source stands for the file.
 func Read(source string, r io.Reader) (Set, error) {
 	set := Set{Report: Report{Source: source}}
 	report, first := &set.Report, map[string]int{}
@@ -50,8 +52,8 @@ func Read(source string, r io.Reader) (Set, error) {
 	return set, nil
 }
 
-// readLine reads up to a line's end. Of a line that is longer than maxLine it returns only the beginning, and long is true. The
-// last line comes with io.EOF.
+// readLine reads up to a line's end. Of a line that is longer than maxLine it returns only the beginning, and long is
+// true. The last line comes with io.EOF.
 func readLine(r *bufio.Reader) (line []byte, long bool, err error) {
 	for {
 		part, err := r.ReadSlice('\n')
@@ -106,12 +108,12 @@ func (r *Report) parse(line []byte) (Record, error) {
 	if !utf8.Valid(line) {
 		return Record{}, errors.New("not UTF-8 text")
 	}
+	if line[0] != '{' {
+		return Record{}, errors.New("not a JSON object")
+	}
 	var keys map[string]json.RawMessage
 	if err := json.Unmarshal(line, &keys); err != nil {
-		return Record{}, fmt.Errorf("not a JSON object: %w", err)
-	}
-	if keys == nil {
-		return Record{}, errors.New("not a JSON object: null")
+		return Record{}, fmt.Errorf("not JSON: %w", err)
 	}
 	var (
 		record   Record

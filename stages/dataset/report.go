@@ -20,8 +20,8 @@ type Report struct {
 	Empty int
 	// Duplicate counts records whose id (or, without ids, prompt) came before. The first is kept.
 	Duplicate int
-	// UnknownKeys counts keys that no record has, and SystemMessages messages of the role system. Both are ignored: a run's
-	// system message is its spec's.
+	// UnknownKeys counts keys that no record has, and SystemMessages messages of the role system. Both are ignored: a
+	// run's system message is its spec's.
 	UnknownKeys, SystemMessages int
 	// Problems tells of the first lines that were dropped.
 	Problems []Problem
