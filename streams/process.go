@@ -1,0 +1,77 @@
+package streams
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+)
+
+// Each makes the Process of a stage that turns each message into at most one other. f returns an output and an error for
+// every input, in the same order; a nil output with a nil error publishes nothing.
+func Each[In, Out events.Message](f func(context.Context, []In) ([]Out, []error)) Process {
+	return process(func(ctx context.Context, in []In) []Outcome {
+		outs, errs := f(ctx, in)
+		outcomes := make([]Outcome, len(outs))
+		for i, out := range outs {
+			outcomes[i].Err = errs[i]
+			if out.ProtoReflect().IsValid() {
+				outcomes[i].Out = emit(out)
+			}
+		}
+		return outcomes
+	})
+}
+
+// Many makes the Process of a stage that turns each message into any number of others, which may be of several kinds.
+func Many[In events.Message](f func(context.Context, []In) ([][]events.Message, []error)) Process {
+	return process(func(ctx context.Context, in []In) []Outcome {
+		outs, errs := f(ctx, in)
+		outcomes := make([]Outcome, len(outs))
+		for i := range outs {
+			outcomes[i] = Outcome{Out: emit(outs[i]...), Err: errs[i]}
+		}
+		return outcomes
+	})
+}
+
+// process gives f the messages of its type; a message of another type is rejected.
+func process[In events.Message](f func(context.Context, []In) []Outcome) Process {
+	return func(ctx context.Context, in []events.Message) []Outcome {
+		outcomes := make([]Outcome, len(in))
+		typed := make([]In, 0, len(in))
+		var at []int
+		for i, m := range in {
+			one, ok := m.(In)
+			if !ok {
+				outcomes[i].Err = &schemas.Reject{Reason: schemas.ReasonDecode, Err: fmt.Errorf("a %T is not this stage's input", m)}
+				continue
+			}
+			typed, at = append(typed, one), append(at, i)
+		}
+		for k, outcome := range f(ctx, typed) {
+			outcomes[at[k]] = outcome
+		}
+		return outcomes
+	}
+}
+
+// emit sends messages to the streams of their kinds.
+func emit(messages ...events.Message) []Emit {
+	out := make([]Emit, len(messages))
+	for i, m := range messages {
+		out[i] = Emit{Kind: kindOf(m), Msg: m}
+	}
+	return out
+}
+
+// kindOf is the kind of a message's type; empty for a type that belongs to no stream, which Publish then refuses.
+func kindOf(m events.Message) schemas.Kind {
+	for _, kind := range schemas.Kinds() {
+		if newMessage(kind).ProtoReflect().Descriptor() == m.ProtoReflect().Descriptor() {
+			return kind
+		}
+	}
+	return ""
+}
