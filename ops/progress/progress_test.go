@@ -324,8 +324,8 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-// screen interprets the sequences that the display uses, as a VT100 does, and returns the lines without the empty ones at
-// the end.
+// screen interprets the sequences that the display uses, as a VT100 does, and returns the lines without the empty ones
+// at the end.
 func screen(t *testing.T, s string) []string {
 	t.Helper()
 	lines := [][]rune{nil}

@@ -1,0 +1,217 @@
+package report
+
+import (
+	"fmt"
+	"image/color"
+	"slices"
+
+	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+)
+
+// objectiveGroup is a set of objectives whose curves share figures, for their losses can be compared.
+type objectiveGroup struct {
+	name, title string
+	objectives  []string
+}
+
+var objectiveGroups = []objectiveGroup{
+	{"alignment", "alignment", []string{"ldalign", "spin", "dpo"}},
+	{"sft", "supervised fine-tuning", []string{"sft"}},
+	{"guide", "guide", []string{"guide"}},
+}
+
+// panel is one figure of learning curves: one value of the records, or two.
+type panel struct {
+	key, title, axis, caption string
+	zero                      bool // a line at 0
+	values                    []panelValue
+}
+
+type panelValue struct {
+	name string // in the legend, beside the method; empty for a panel with one value
+	of   func(Record) *float64
+}
+
+func panels() []panel {
+	one := func(of func(Record) *float64) []panelValue { return []panelValue{{"", of}} }
+	return []panel{
+		{"loss", "Loss", "loss (nats)", "The training loss by optimizer step.", false,
+			one(func(r Record) *float64 { return r.Loss })},
+		{"accuracy", "Accuracy over differing pairs", "accuracy (%)",
+			"Share of differing pairs in which the human answer gained more than the sampled one.", false,
+			one(func(r Record) *float64 {
+				if r.Accuracy == nil {
+					return nil
+				}
+				return new(100 * *r.Accuracy)
+			})},
+		{"margin", "Margin", "β·Δ (nats)", "Implicit reward of the human answer minus that of the sampled one.", true,
+			one(func(r Record) *float64 { return r.Margin })},
+		{"logp", "Log-probability against the reference", "change (nats per answer)",
+			"Change of the log-probability of the human (chosen) and of the sampled (rejected) answers since the iteration began.", true,
+			[]panelValue{
+				{"chosen", func(r Record) *float64 { return r.ChosenChange }},
+				{"rejected", func(r Record) *float64 { return r.RejectedChange }},
+			}},
+		{"kl", "KL from the reference", "KL (nats per answer)", "Estimated divergence from the iteration's start.", true,
+			one(func(r Record) *float64 { return r.KL })},
+		{"gradnorm", "Gradient norm", "norm before clipping", "Global norm of the gradient.", false,
+			one(func(r Record) *float64 { return r.GradNorm })},
+		{"lr", "Learning rate", "learning rate", "The learning rate by optimizer step.", false,
+			one(func(r Record) *float64 { return r.LR })},
+	}
+}
+
+// curveFigures draws the learning curves: small multiples, a colour for each method.
+func curveFigures(curves []Curve) ([]figure, error) {
+	var out []figure
+	for _, g := range objectiveGroups {
+		var members []Curve
+		for _, c := range curves {
+			if slices.Contains(g.objectives, c.Objective) {
+				members = append(members, c)
+			}
+		}
+		for _, p := range panels() {
+			f, err := p.figure(g.name, g.title, members)
+			if err != nil {
+				return nil, err
+			}
+			if len(f.legend) > 0 {
+				out = append(out, f)
+			}
+		}
+	}
+	return out, nil
+}
+
+// figure of the panel; its legend is empty when no record has the value.
+func (p panel) figure(group, groupTitle string, curves []Curve) (figure, error) {
+	caption := p.caption + " Bold: running mean; dashed upright lines: a new iteration."
+	f := newFigure("curve-"+group+"-"+p.key, p.title+", "+groupTitle, caption, "optimizer step", p.axis)
+	m := marks{xs: boundaries(curves), color: muted}
+	if p.zero {
+		m.ys = []float64{0}
+	}
+	f.plot.Add(m)
+	var methods []string
+	single := len(curves) <= 3
+	for _, c := range curves {
+		i := slices.Index(methods, c.Method)
+		seen := i >= 0
+		if !seen {
+			i = len(methods)
+			methods = append(methods, c.Method)
+		}
+		shade := palette[i%len(palette)]
+		for j, v := range p.values {
+			bold := draw.LineStyle{Color: shade, Width: vg.Points(1.5), Dashes: dashes(j)}
+			name := shorten(clean(c.Method), 24)
+			if v.name != "" {
+				name += " " + v.name
+			}
+			drawn := false
+			for _, segment := range segments(c.Records, v.of) {
+				drawn = true
+				if single && len(p.values) == 1 && len(segment) > 1 {
+					raw, err := plotter.NewLine(segment)
+					if err != nil {
+						return f, fmt.Errorf("report: figure %s: %w", f.Name, err)
+					}
+					raw.LineStyle = draw.LineStyle{Color: fade(shade), Width: vg.Points(0.75)}
+					f.plot.Add(raw)
+				}
+				line, err := plotter.NewLine(smooth(segment))
+				if err != nil {
+					return f, fmt.Errorf("report: figure %s: %w", f.Name, err)
+				}
+				line.LineStyle = bold
+				f.plot.Add(line)
+			}
+			if drawn && !slices.ContainsFunc(f.legend, func(e legendEntry) bool { return e.name == name }) {
+				f.legend = append(f.legend, legendEntry{name: name, line: bold})
+			}
+		}
+	}
+	return f, nil
+}
+
+func fade(c color.NRGBA) color.NRGBA {
+	c.A = 0x48
+	return c
+}
+
+const maxPoints = 400 // of a segment: as many as a figure can show
+
+// segments are the finite values of the records, an iteration each, averaged over neighbouring steps where there are more than
+// maxPoints.
+func segments(records []Record, of func(Record) *float64) []plotter.XYs {
+	var out []plotter.XYs
+	var current plotter.XYs
+	iteration := 0
+	flush := func() {
+		if len(current) > 0 {
+			out = append(out, thin(current))
+		}
+		current = nil
+	}
+	for _, r := range records {
+		if r.Iteration != iteration {
+			flush()
+			iteration = r.Iteration
+		}
+		if v := of(r); v != nil && finite(*v) {
+			current = append(current, plotter.XY{X: float64(r.Step), Y: *v})
+		}
+	}
+	flush()
+	return out
+}
+
+func thin(points plotter.XYs) plotter.XYs {
+	size := (len(points) + maxPoints - 1) / maxPoints
+	if size < 2 {
+		return points
+	}
+	var out plotter.XYs
+	for block := range slices.Chunk(points, size) {
+		out = append(out, mean(block))
+	}
+	return out
+}
+
+// smooth is a centred running mean over about a twelfth of the segment.
+func smooth(points plotter.XYs) plotter.XYs {
+	half := len(points) / 24
+	out := make(plotter.XYs, len(points))
+	for i := range points {
+		h := min(half, i, len(points)-1-i)
+		out[i] = plotter.XY{X: points[i].X, Y: mean(points[i-h : i+h+1]).Y}
+	}
+	return out
+}
+
+func mean(points plotter.XYs) plotter.XY {
+	var m plotter.XY
+	for _, p := range points {
+		m.X += p.X / float64(len(points))
+		m.Y += p.Y / float64(len(points))
+	}
+	return m
+}
+
+// boundaries are the places, in steps, where an iteration follows another in any of the curves; ascending.
+func boundaries(curves []Curve) []float64 {
+	var out []float64
+	for _, c := range curves {
+		for i := 1; i < len(c.Records); i++ {
+			if before, r := c.Records[i-1], c.Records[i]; r.Iteration != before.Iteration {
+				out = append(out, float64(before.Step+r.Step)/2)
+			}
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
