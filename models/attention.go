@@ -15,8 +15,8 @@ func causal(_ int, q, k, v *tensor.Tensor) *tensor.Tensor {
 }
 
 // splitHeads is [B, T, heads·D] -> [B, T, heads, D].
-func splitHeads(x *tensor.Tensor, heads, dim int64) *tensor.Tensor {
-	return x.Reshape(x.Size(0), x.Size(1), heads, dim)
+func splitHeads(x *tensor.Tensor, heads, dim int) *tensor.Tensor {
+	return x.Reshape(x.Size(0), x.Size(1), int64(heads), int64(dim))
 }
 
 // mergeHeads is [B, heads, T, D] -> [B, T, heads·D].

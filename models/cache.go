@@ -35,7 +35,7 @@ func (m *Model) NewCache(s *tensor.Scope, lens []int, bucket, grow, step int) *C
 	mask := make([]float32, c.rows*c.columns)
 	ends, last := make([]int64, len(lens)), make([]int64, len(lens))
 	for i, n := range lens {
-		if n < 1 || n > bucket || int64(bucket) > m.cfg.MaxLength() || int64(n+grow) > m.cfg.MaxLength() {
+		if n < 1 || n > bucket || bucket > m.cfg.MaxLength() || n+grow > m.cfg.MaxLength() {
 			s.Fail(fmt.Errorf("%w: row %d: a prompt of %d tokens padded to %d, and %d tokens more, the model takes %d",
 				ErrSequence, i, n, bucket, grow, m.cfg.MaxLength()))
 			return c
@@ -46,10 +46,10 @@ func (m *Model) NewCache(s *tensor.Scope, lens []int, bucket, grow, step int) *C
 			row[j] = float32(math.Inf(-1))
 		}
 	}
-	cfg := m.cfg
-	for range cfg.Layers {
-		c.keys = append(c.keys, s.Zeros(m.dtype, c.rows, cfg.KVHeads, c.columns, cfg.HeadDim).Keep())
-		c.values = append(c.values, s.Zeros(m.dtype, c.rows, cfg.KVHeads, c.columns, cfg.HeadDim).Keep())
+	shape := []int64{c.rows, int64(m.cfg.KVHeads), c.columns, int64(m.cfg.HeadDim)}
+	for range m.cfg.Layers {
+		c.keys = append(c.keys, s.Zeros(m.dtype, shape...).Keep())
+		c.values = append(c.values, s.Zeros(m.dtype, shape...).Keep())
 	}
 	c.mask = s.FromFloat32(mask, c.rows, 1, 1, c.columns).To(m.dtype).Keep()
 	c.lens = s.FromInt64(ends, c.rows).Keep()
@@ -75,7 +75,7 @@ func (c *Cache) Prefill(s *tensor.Scope, ids []int64) *tensor.Tensor {
 			c.values[layer].Narrow(2, 0, c.bucket).Copy_(v)
 			return causal(layer, q, k, v)
 		})
-		h = h.Reshape(c.rows*c.bucket, c.m.cfg.Hidden).IndexSelect(0, c.last)
+		h = h.Reshape(c.rows*c.bucket, int64(c.m.cfg.Hidden)).IndexSelect(0, c.last)
 		return nil
 	})
 	s.Fail(err)
@@ -102,7 +102,7 @@ func (c *Cache) Step(s *tensor.Scope, ids []int64) *tensor.Tensor {
 			values.Narrow(2, column, 1).Copy_(v)
 			return c.attend(q, keys.Narrow(2, 0, visible), values.Narrow(2, 0, visible), mask)
 		})
-		h = h.Reshape(c.rows, c.m.cfg.Hidden)
+		h = h.Reshape(c.rows, int64(c.m.cfg.Hidden))
 		return nil
 	})
 	s.Fail(err)
@@ -113,7 +113,8 @@ func (c *Cache) Step(s *tensor.Scope, ids []int64) *tensor.Tensor {
 // attend is attention of one query: q [B, Heads, 1, D], k and v [B, KVHeads, W, D], mask [B, 1, 1, W] -> [B, Heads, 1, D].
 func (c *Cache) attend(q, k, v, mask *tensor.Tensor) *tensor.Tensor {
 	cfg := c.m.cfg
-	q = q.Reshape(c.rows, cfg.KVHeads, cfg.Heads/cfg.KVHeads, cfg.HeadDim).MulScalar(1 / math.Sqrt(float64(cfg.HeadDim)))
+	groups, dim := int64(cfg.KVHeads), int64(cfg.HeadDim)
+	q = q.Reshape(c.rows, groups, int64(cfg.Heads)/groups, dim).MulScalar(1 / math.Sqrt(float64(dim)))
 	p := q.Matmul(k.Transpose(2, 3)).Add(mask).Softmax(-1)
-	return p.Matmul(v).Reshape(c.rows, cfg.Heads, 1, cfg.HeadDim)
+	return p.Matmul(v).Reshape(c.rows, int64(cfg.Heads), 1, dim)
 }

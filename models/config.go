@@ -13,19 +13,19 @@ import (
 // change the numbers and is not supported.
 var ErrConfig = errors.New("models: config")
 
-// Family is an architecture, by its name in config.json's model_type.
-type Family string
-
-// The supported families. Mistral is Llama with a bound on the length, its sliding window.
+// The supported families, by their name in config.json's model_type. Mistral is Llama with a bound on the length, its
+// sliding window.
 const (
-	Llama   Family = "llama"
-	Mistral Family = "mistral"
-	GPT2    Family = "gpt2"
+	Llama   = "llama"
+	Mistral = "mistral"
+	GPT2    = "gpt2"
 )
 
-// architecture is the class that transformers opens.
-func (f Family) architecture() string {
-	switch f {
+var families = []string{Llama, Mistral, GPT2}
+
+// architecture is the class that transformers opens for a family.
+func architecture(family string) string {
+	switch family {
 	case Mistral:
 		return "MistralForCausalLM"
 	case GPT2:
@@ -37,21 +37,21 @@ func (f Family) architecture() string {
 
 // Config describes a model: one type for all families.
 type Config struct {
-	Family    Family
-	VocabSize int64 // V
-	Hidden    int64 // H
-	Layers    int64
-	Heads     int64
+	Family string
+	Vocab  int // V
+	Hidden int // H
+	Layers int
+	Heads  int
 	// KVHeads is how many heads have keys and values of their own; Heads is a multiple of it. 0 means Heads.
-	KVHeads int64
+	KVHeads int
 	// HeadDim is D. 0 means Hidden/Heads.
-	HeadDim int64
+	HeadDim int
 	// Intermediate is the inner width of the feed-forward layer. 0 means 4·Hidden for GPT-2.
-	Intermediate int64
+	Intermediate int
 	// MaxPositions is the greatest length of a sequence.
-	MaxPositions int64
+	MaxPositions int
 	// SlidingWindow bounds how far back Mistral attends; 0 is no bound. Longer sequences are refused, see MaxLength.
-	SlidingWindow int64
+	SlidingWindow int
 	// NormEps is the epsilon of RMSNorm or LayerNorm. 0 means 1e-5.
 	NormEps float64
 	// RopeTheta is the base of the rotary embedding's wavelengths. 0 means 10000. Not of GPT-2.
@@ -67,7 +67,7 @@ type Config struct {
 }
 
 // MaxLength is the greatest number of tokens in a sequence for which the model's numbers are those of its family.
-func (c Config) MaxLength() int64 {
+func (c Config) MaxLength() int {
 	if c.SlidingWindow > 0 {
 		return min(c.MaxPositions, c.SlidingWindow)
 	}
@@ -99,14 +99,14 @@ func (c Config) WithDefaults() Config {
 
 // Validate tells what is wrong with a configuration whose defaults are filled in. The error wraps ErrConfig.
 func (c Config) Validate() error {
-	if !slices.Contains([]Family{Llama, Mistral, GPT2}, c.Family) {
+	if !slices.Contains(families, c.Family) {
 		return fmt.Errorf("%w: model_type is %q, supported are llama, mistral and gpt2", ErrConfig, c.Family)
 	}
 	for _, size := range []struct {
 		name  string
-		value int64
+		value int
 	}{
-		{"vocabulary size", c.VocabSize},
+		{"vocabulary size", c.Vocab},
 		{"hidden size", c.Hidden},
 		{"number of layers", c.Layers},
 		{"number of attention heads", c.Heads},
@@ -158,11 +158,11 @@ func parseConfig(data []byte) (Config, error) {
 	if err := json.Unmarshal(data, &head); err != nil {
 		return Config{}, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
-	family := Family(head.ModelType)
-	if !slices.Contains([]Family{Llama, Mistral, GPT2}, family) {
+	if !slices.Contains(families, head.ModelType) {
 		return Config{}, fmt.Errorf("%w: model_type is %q, supported are llama, mistral and gpt2", ErrConfig, head.ModelType)
 	}
-	if want := family.architecture(); len(head.Architectures) > 0 && !slices.Contains(head.Architectures, want) {
+	family := head.ModelType
+	if want := architecture(family); len(head.Architectures) > 0 && !slices.Contains(head.Architectures, want) {
 		return Config{}, fmt.Errorf("%w: architectures is %q, a language model of %s is %s",
 			ErrConfig, head.Architectures, family, want)
 	}
@@ -210,8 +210,8 @@ func (t tokens) MarshalJSON() ([]byte, error) {
 // common are the keys of all families, as they are written.
 type common struct {
 	Architectures    []string `json:"architectures"`
-	ModelType        Family   `json:"model_type"`
-	VocabSize        int64    `json:"vocab_size"`
+	ModelType        string   `json:"model_type"`
+	Vocab            int      `json:"vocab_size"`
 	TieEmbeddings    *bool    `json:"tie_word_embeddings"`
 	InitializerRange *float64 `json:"initializer_range"`
 	BOS              *int64   `json:"bos_token_id"`
@@ -222,7 +222,7 @@ type common struct {
 
 func (c Config) common() common {
 	return common{
-		Architectures: []string{c.Family.architecture()}, ModelType: c.Family, VocabSize: c.VocabSize,
+		Architectures: []string{architecture(c.Family)}, ModelType: c.Family, Vocab: c.Vocab,
 		TieEmbeddings: &c.TieEmbeddings, InitializerRange: &c.InitializerRange, BOS: c.BOS, EOS: c.EOS, Pad: c.Pad,
 		TorchDType: "float32",
 	}

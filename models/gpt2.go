@@ -29,18 +29,20 @@ type gpt2Layer struct {
 type affine struct{ weight, bias *tensor.Tensor }
 
 // apply is x·weight + bias.
-func (a affine) apply(x *tensor.Tensor) *tensor.Tensor { return x.Linear(a.weight.Transpose(0, 1), a.bias) }
+func (a affine) apply(x *tensor.Tensor) *tensor.Tensor {
+	return x.Linear(a.weight.Transpose(0, 1), a.bias)
+}
 
 func (a affine) normalise(x *tensor.Tensor, eps float64) *tensor.Tensor {
 	return x.LayerNorm(a.weight, a.bias, eps)
 }
 
 func gpt2Weights(cfg Config) []weight {
-	h, std := cfg.Hidden, cfg.InitializerRange
+	h, inner, std := int64(cfg.Hidden), int64(cfg.Intermediate), cfg.InitializerRange
 	residual := std / math.Sqrt(float64(2*cfg.Layers))
 	list := []weight{
-		{name: "transformer.wte.weight", shape: []int64{cfg.VocabSize, h}, std: std},
-		{name: "transformer.wpe.weight", shape: []int64{cfg.MaxPositions, h}, std: std},
+		{name: "transformer.wte.weight", shape: []int64{int64(cfg.Vocab), h}, std: std},
+		{name: "transformer.wpe.weight", shape: []int64{int64(cfg.MaxPositions), h}, std: std},
 	}
 	norm := func(name string) {
 		list = append(list, weight{name: name + ".weight", shape: []int64{h}, fill: 1},
@@ -56,12 +58,12 @@ func gpt2Weights(cfg Config) []weight {
 		linear(at+"attn.c_attn", h, 3*h, std)
 		linear(at+"attn.c_proj", h, h, residual)
 		norm(at + "ln_2")
-		linear(at+"mlp.c_fc", h, cfg.Intermediate, std)
-		linear(at+"mlp.c_proj", cfg.Intermediate, h, residual)
+		linear(at+"mlp.c_fc", h, inner, std)
+		linear(at+"mlp.c_proj", inner, h, residual)
 	}
 	norm("transformer.ln_f")
 	if !cfg.TieEmbeddings {
-		list = append(list, weight{name: "lm_head.weight", shape: []int64{cfg.VocabSize, h}, std: std})
+		list = append(list, weight{name: "lm_head.weight", shape: []int64{int64(cfg.Vocab), h}, std: std})
 	}
 	return list
 }
@@ -97,7 +99,7 @@ func (g *gpt2) head() *tensor.Tensor { return g.output }
 func (g *gpt2) constants() []*tensor.Tensor { return nil }
 
 func (g *gpt2) hidden(_ *tensor.Scope, x, positions *tensor.Tensor, attend attention) *tensor.Tensor {
-	cfg := g.cfg
+	cfg, width := g.cfg, int64(g.cfg.Hidden)
 	if positions == nil {
 		x = x.Add(g.positions.Narrow(0, 0, x.Size(1)))
 	} else {
@@ -106,7 +108,7 @@ func (g *gpt2) hidden(_ *tensor.Scope, x, positions *tensor.Tensor, attend atten
 	for i, layer := range g.layers {
 		qkv := layer.qkv.apply(layer.attentionNorm.normalise(x, cfg.NormEps))
 		part := func(n int64) *tensor.Tensor {
-			return splitHeads(qkv.Narrow(-1, n*cfg.Hidden, cfg.Hidden), cfg.Heads, cfg.HeadDim).Transpose(1, 2)
+			return splitHeads(qkv.Narrow(-1, n*width, width), cfg.Heads, cfg.HeadDim).Transpose(1, 2)
 		}
 		a := attend(i, part(0), part(1), part(2))
 		x = x.Add(layer.attentionOut.apply(mergeHeads(a)))

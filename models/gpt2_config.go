@@ -8,11 +8,11 @@ import (
 // gpt2File is config.json of the GPT-2 family.
 type gpt2File struct {
 	common
-	Hidden         int64    `json:"n_embd"`
-	Layers         int64    `json:"n_layer"`
-	Heads          int64    `json:"n_head"`
-	Inner          *int64   `json:"n_inner"`
-	Positions      *int64   `json:"n_positions"`
+	Hidden         int      `json:"n_embd"`
+	Layers         int      `json:"n_layer"`
+	Heads          int      `json:"n_head"`
+	Inner          *int     `json:"n_inner"`
+	Positions      *int     `json:"n_positions"`
 	Activation     *string  `json:"activation_function"`
 	NormEps        *float64 `json:"layer_norm_epsilon"`
 	Scale          *bool    `json:"scale_attn_weights"`
@@ -20,7 +20,7 @@ type gpt2File struct {
 	CrossAttention bool     `json:"add_cross_attention"`
 }
 
-func parseGPT2(family Family, data []byte) (Config, error) {
+func parseGPT2(family string, data []byte) (Config, error) {
 	var f gpt2File
 	if err := json.Unmarshal(data, &f); err != nil {
 		return Config{}, fmt.Errorf("%w: %w", ErrConfig, err)
@@ -33,7 +33,7 @@ func parseGPT2(family Family, data []byte) (Config, error) {
 			"scale_attn_by_inverse_layer_idx and without add_cross_attention", ErrConfig)
 	}
 	return Config{
-		Family: family, VocabSize: f.VocabSize, Hidden: f.Hidden, Layers: f.Layers, Heads: f.Heads,
+		Family: family, Vocab: f.Vocab, Hidden: f.Hidden, Layers: f.Layers, Heads: f.Heads,
 		Intermediate: or(f.Inner, 4*f.Hidden), MaxPositions: or(f.Positions, 1024), NormEps: or(f.NormEps, 1e-5),
 		TieEmbeddings: or(f.TieEmbeddings, true), InitializerRange: or(f.InitializerRange, 0.02),
 		BOS: f.BOS, EOS: f.EOS, Pad: f.Pad,

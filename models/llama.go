@@ -26,25 +26,26 @@ type llamaLayer struct {
 }
 
 func llamaWeights(cfg Config) []weight {
-	h, std := cfg.Hidden, cfg.InitializerRange
-	list := []weight{{name: "model.embed_tokens.weight", shape: []int64{cfg.VocabSize, h}, std: std}}
+	h, std := int64(cfg.Hidden), cfg.InitializerRange
+	q, kv, inner := int64(cfg.Heads*cfg.HeadDim), int64(cfg.KVHeads*cfg.HeadDim), int64(cfg.Intermediate)
+	list := []weight{{name: "model.embed_tokens.weight", shape: []int64{int64(cfg.Vocab), h}, std: std}}
 	for i := range cfg.Layers {
 		at := fmt.Sprintf("model.layers.%d.", i)
 		list = append(list,
 			weight{name: at + "input_layernorm.weight", shape: []int64{h}, fill: 1},
-			weight{name: at + "self_attn.q_proj.weight", shape: []int64{cfg.Heads * cfg.HeadDim, h}, std: std},
-			weight{name: at + "self_attn.k_proj.weight", shape: []int64{cfg.KVHeads * cfg.HeadDim, h}, std: std},
-			weight{name: at + "self_attn.v_proj.weight", shape: []int64{cfg.KVHeads * cfg.HeadDim, h}, std: std},
-			weight{name: at + "self_attn.o_proj.weight", shape: []int64{h, cfg.Heads * cfg.HeadDim}, std: std},
+			weight{name: at + "self_attn.q_proj.weight", shape: []int64{q, h}, std: std},
+			weight{name: at + "self_attn.k_proj.weight", shape: []int64{kv, h}, std: std},
+			weight{name: at + "self_attn.v_proj.weight", shape: []int64{kv, h}, std: std},
+			weight{name: at + "self_attn.o_proj.weight", shape: []int64{h, q}, std: std},
 			weight{name: at + "post_attention_layernorm.weight", shape: []int64{h}, fill: 1},
-			weight{name: at + "mlp.gate_proj.weight", shape: []int64{cfg.Intermediate, h}, std: std},
-			weight{name: at + "mlp.up_proj.weight", shape: []int64{cfg.Intermediate, h}, std: std},
-			weight{name: at + "mlp.down_proj.weight", shape: []int64{h, cfg.Intermediate}, std: std},
+			weight{name: at + "mlp.gate_proj.weight", shape: []int64{inner, h}, std: std},
+			weight{name: at + "mlp.up_proj.weight", shape: []int64{inner, h}, std: std},
+			weight{name: at + "mlp.down_proj.weight", shape: []int64{h, inner}, std: std},
 		)
 	}
 	list = append(list, weight{name: "model.norm.weight", shape: []int64{h}, fill: 1})
 	if !cfg.TieEmbeddings {
-		list = append(list, weight{name: "lm_head.weight", shape: []int64{cfg.VocabSize, h}, std: std})
+		list = append(list, weight{name: "lm_head.weight", shape: []int64{int64(cfg.Vocab), h}, std: std})
 	}
 	return list
 }

@@ -8,13 +8,13 @@ import (
 // llamaFile is config.json of the Llama and Mistral families.
 type llamaFile struct {
 	common
-	Hidden           int64           `json:"hidden_size"`
-	Layers           int64           `json:"num_hidden_layers"`
-	Heads            int64           `json:"num_attention_heads"`
-	KVHeads          *int64          `json:"num_key_value_heads"`
-	HeadDim          *int64          `json:"head_dim"`
-	Intermediate     int64           `json:"intermediate_size"`
-	MaxPositions     *int64          `json:"max_position_embeddings"`
+	Hidden           int             `json:"hidden_size"`
+	Layers           int             `json:"num_hidden_layers"`
+	Heads            int             `json:"num_attention_heads"`
+	KVHeads          *int            `json:"num_key_value_heads"`
+	HeadDim          *int            `json:"head_dim"`
+	Intermediate     int             `json:"intermediate_size"`
+	MaxPositions     *int            `json:"max_position_embeddings"`
 	SlidingWindow    json.RawMessage `json:"sliding_window,omitempty"`
 	Activation       *string         `json:"hidden_act"`
 	NormEps          *float64        `json:"rms_norm_eps"`
@@ -51,7 +51,7 @@ func (p *ropeParameters) theta(key string) (*float64, error) {
 	return p.Theta, nil
 }
 
-func parseLlama(family Family, data []byte) (Config, error) {
+func parseLlama(family string, data []byte) (Config, error) {
 	var f llamaFile
 	if err := json.Unmarshal(data, &f); err != nil {
 		return Config{}, fmt.Errorf("%w: %w", ErrConfig, err)
@@ -84,7 +84,7 @@ func parseLlama(family Family, data []byte) (Config, error) {
 	}
 	// Absent keys mean what they mean to transformers.
 	c := Config{
-		Family: family, VocabSize: f.VocabSize, Hidden: f.Hidden, Layers: f.Layers, Heads: f.Heads,
+		Family: family, Vocab: f.Vocab, Hidden: f.Hidden, Layers: f.Layers, Heads: f.Heads,
 		KVHeads: or(f.KVHeads, f.Heads), HeadDim: or(f.HeadDim, 0), Intermediate: f.Intermediate,
 		MaxPositions: or(f.MaxPositions, 2048), NormEps: or(f.NormEps, 1e-6), RopeTheta: or(theta, 10000),
 		TieEmbeddings: or(f.TieEmbeddings, false), InitializerRange: or(f.InitializerRange, 0.02),

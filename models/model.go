@@ -172,11 +172,13 @@ func (m *Model) Embed(_ *tensor.Scope, ids *tensor.Tensor) *tensor.Tensor { retu
 // Hidden runs the layers and the final norm over whole sequences: emb [B, T, H] -> [B, T, H]. Position t sees positions
 // up to t. T must not be above Config.MaxLength.
 func (m *Model) Hidden(s *tensor.Scope, emb *tensor.Tensor) *tensor.Tensor {
-	if n := emb.Size(1); n > m.cfg.MaxLength() {
+	if n := emb.Size(1); n > int64(m.cfg.MaxLength()) {
 		s.Fail(fmt.Errorf("models: a sequence of %d positions, the model takes %d", n, m.cfg.MaxLength()))
 	}
 	return m.net.hidden(s, emb, nil, causal)
 }
 
 // Logits are the scores of the next token: h [N, H] -> [N, V].
-func (m *Model) Logits(_ *tensor.Scope, h *tensor.Tensor) *tensor.Tensor { return h.Linear(m.net.head(), nil) }
+func (m *Model) Logits(_ *tensor.Scope, h *tensor.Tensor) *tensor.Tensor {
+	return h.Linear(m.net.head(), nil)
+}

@@ -13,7 +13,7 @@ type rope struct {
 	sin *tensor.Tensor // [positions, D], the first half negative
 }
 
-func newRope(s *tensor.Scope, theta float64, dim, positions int64, dtype tensor.DType) rope {
+func newRope(s *tensor.Scope, theta float64, dim, positions int, dtype tensor.DType) rope {
 	half := dim / 2
 	cos, sin := make([]float32, positions*dim), make([]float32, positions*dim)
 	for i := range half {
@@ -26,8 +26,8 @@ func newRope(s *tensor.Scope, theta float64, dim, positions int64, dtype tensor.
 		}
 	}
 	return rope{
-		cos: s.FromFloat32(cos, positions, dim).To(dtype).Keep(),
-		sin: s.FromFloat32(sin, positions, dim).To(dtype).Keep(),
+		cos: s.FromFloat32(cos, int64(positions), int64(dim)).To(dtype).Keep(),
+		sin: s.FromFloat32(sin, int64(positions), int64(dim)).To(dtype).Keep(),
 	}
 }
 

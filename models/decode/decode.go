@@ -24,20 +24,17 @@ type Request struct {
 	Seed uint64 // of all its random numbers
 }
 
-// Reason tells why a response ended.
-type Reason string
-
-// The reasons.
+// Reasons why a response ended.
 const (
-	Stop   Reason = "stop"   // an end token was sampled
-	Length Reason = "length" // Options.MaxNew tokens were sampled
+	Stop   = "stop"   // an end token was sampled
+	Length = "length" // Options.MaxNew tokens were sampled
 )
 
 // Result is one response.
 type Result struct {
 	// IDs are the sampled tokens, the end token included, so that a model can be trained on where to stop.
 	IDs    []int64
-	Reason Reason
+	Reason string // Stop or Length
 }
 
 // Options say how to decode. All of them but Stop and Pad decide the shapes, and so the last bit.
@@ -59,8 +56,8 @@ func (o Options) validate(cfg models.Config) error {
 		return fmt.Errorf("%w: temperature %g is below 0", ErrRequest, o.Temperature)
 	case !(o.TopP > 0 && o.TopP <= 1):
 		return fmt.Errorf("%w: top-p %g is not in (0, 1]", ErrRequest, o.TopP)
-	case o.Pad < 0 || o.Pad >= cfg.VocabSize:
-		return fmt.Errorf("%w: pad token %d is not in the vocabulary of %d", ErrRequest, o.Pad, cfg.VocabSize)
+	case o.Pad < 0 || o.Pad >= int64(cfg.Vocab):
+		return fmt.Errorf("%w: pad token %d is not in the vocabulary of %d", ErrRequest, o.Pad, cfg.Vocab)
 	}
 	return nil
 }
@@ -76,19 +73,19 @@ func Generate(
 		return nil, err
 	}
 	for i, r := range reqs {
-		if n := int64(len(r.IDs) + opts.MaxNew); len(r.IDs) == 0 || n > cfg.MaxLength() {
+		if n := len(r.IDs) + opts.MaxNew; len(r.IDs) == 0 || n > cfg.MaxLength() {
 			return nil, fmt.Errorf("%w: request %d: %d tokens and up to %d new ones, the model takes 1 to %d",
 				ErrRequest, i, len(r.IDs), opts.MaxNew, cfg.MaxLength())
 		}
 		for _, id := range r.IDs {
-			if id < 0 || id >= cfg.VocabSize {
-				return nil, fmt.Errorf("%w: request %d: token %d is not in the vocabulary of %d", ErrRequest, i, id, cfg.VocabSize)
+			if id < 0 || id >= int64(cfg.Vocab) {
+				return nil, fmt.Errorf("%w: request %d: token %d is not in the vocabulary of %d", ErrRequest, i, id, cfg.Vocab)
 			}
 		}
 	}
 	results := make([]Result, len(reqs))
 	done := 0
-	for _, g := range groups(reqs, opts, int(cfg.MaxLength())) {
+	for _, g := range groups(reqs, opts, cfg.MaxLength()) {
 		if err := g.decode(ctx, m, opts, reqs, results); err != nil {
 			return nil, fmt.Errorf("decode: %w", err)
 		}
