@@ -1,0 +1,144 @@
+package streams
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+)
+
+const (
+	// MaxMessage is the size in bytes under which a message stays; what is larger goes to the checkpoint store.
+	MaxMessage = 256 << 10
+	// maxLetter leaves a dead letter room for the largest original.
+	maxLetter = 2 * MaxMessage
+)
+
+// newMessage is an empty message of a kind, nil for a kind that does not exist.
+func newMessage(kind schemas.Kind) events.Message {
+	switch kind {
+	case schemas.Prompts:
+		return new(events.Prompt)
+	case schemas.Pairs:
+		return new(events.Pair)
+	case schemas.Encoded:
+		return new(events.Encoded)
+	case schemas.Scored:
+		return new(events.Scored)
+	case schemas.Checkpoints:
+		return new(events.Checkpoint)
+	case schemas.DeadLetters:
+		return new(events.DeadLetter)
+	case schemas.Results:
+		return new(events.Result)
+	case schemas.Control:
+		return new(events.Control)
+	}
+	return nil
+}
+
+// promptOf is the prompt that a message carries, nil when its kind carries none.
+func promptOf(m events.Message) *events.Prompt {
+	switch m := m.(type) {
+	case *events.Prompt:
+		return m
+	case *events.Pair:
+		return m.GetPrompt()
+	case *events.Encoded:
+		return m.GetPair().GetPrompt()
+	case *events.Scored:
+		return m.GetPair().GetPrompt()
+	}
+	return nil
+}
+
+// carriesPair reports whether the ids of a kind are pair ids.
+func carriesPair(kind schemas.Kind) bool {
+	switch kind {
+	case schemas.Prompts, schemas.Pairs, schemas.Encoded, schemas.Scored:
+		return true
+	}
+	return false
+}
+
+// seal makes the stored form of a message: subject, id and bytes.
+func seal(kind schemas.Kind, m events.Message) (*nats.Msg, error) {
+	like := newMessage(kind)
+	switch {
+	case like == nil:
+		return nil, fmt.Errorf("there is no kind %q", kind)
+	case m == nil || like.ProtoReflect().Descriptor() != m.ProtoReflect().Descriptor():
+		return nil, fmt.Errorf("a %T does not belong to %s", m, kind)
+	case m.GetSchema() != events.Version:
+		return nil, fmt.Errorf("%s %s: schema is %d, want %d", kind, m.ID(), m.GetSchema(), events.Version)
+	case !schemas.ValidRun(m.GetRun()):
+		return nil, fmt.Errorf("%s %s: run %q is not a run's name", kind, m.ID(), m.GetRun())
+	case m.ID() == "":
+		return nil, fmt.Errorf("%s of run %s, iteration %d: no id", kind, m.GetRun(), m.GetIteration())
+	}
+	data, err := proto.Marshal(m)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", kind, m.ID(), err)
+	}
+	limit := MaxMessage
+	if kind == schemas.DeadLetters {
+		limit = maxLetter
+	}
+	if len(data) > limit {
+		return nil, fmt.Errorf("%w: %s %s is %d bytes, the limit is %d", ErrTooLarge, kind, m.ID(), len(data), limit)
+	}
+	return envelope(schemas.Subject(kind, m.GetRun(), m.GetIteration()), messageID(kind, m.ID()), data), nil
+}
+
+func envelope(subject, id string, data []byte) *nats.Msg {
+	return &nats.Msg{Subject: subject, Header: nats.Header{headerID: {id}}, Data: data}
+}
+
+// open is the inverse of seal. A *schemas.Reject says why the bytes are not a message of their subject.
+func open(subject string, data []byte) (events.Message, error) {
+	kind, run, iteration, err := schemas.ParseSubject(subject)
+	if err != nil {
+		return nil, &schemas.Reject{Reason: schemas.ReasonDecode, Err: err}
+	}
+	m := newMessage(kind)
+	if err := proto.Unmarshal(data, m); err != nil {
+		return nil, &schemas.Reject{Reason: schemas.ReasonDecode, Err: fmt.Errorf("not a message of %s: %w", kind, err)}
+	}
+	switch version := m.GetSchema(); {
+	case version == 0:
+		err = fmt.Errorf("not a message of %s: no schema version", kind)
+	case version > events.Version:
+		return nil, &schemas.Reject{Reason: schemas.ReasonSchema, Err: fmt.Errorf(
+			"schema version %d is newer than this program's %d: upgrade, then redrive", version, events.Version)}
+	case m.GetRun() != run || m.GetIteration() != iteration:
+		err = fmt.Errorf("message of run %q, iteration %d on subject %s", m.GetRun(), m.GetIteration(), subject)
+	case m.ID() == "":
+		err = fmt.Errorf("message of %s without id", kind)
+	}
+	if err != nil {
+		return nil, &schemas.Reject{Reason: schemas.ReasonDecode, Err: err}
+	}
+	return m, nil
+}
+
+const (
+	headerID = nats.MsgIdHdr
+	// headerRedriven names the dead letter that a message was taken from.
+	headerRedriven = "Ldalign-Redriven"
+	// redriveMark ends the id proper in the message id of a redriven message.
+	redriveMark = "#"
+)
+
+// messageID is what the stream deduplicates by: <kind>:<id>.
+func messageID(kind schemas.Kind, id string) string { return string(kind) + ":" + id }
+
+// idOf is the inverse of messageID, also of a redriven message. Empty when the header holds no id of ours.
+func idOf(header nats.Header) string {
+	_, id, _ := strings.Cut(header.Get(headerID), ":")
+	id, _, _ = strings.Cut(id, redriveMark)
+	return id
+}

@@ -1,0 +1,154 @@
+package streams
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+)
+
+// ControlClosed is the kind of the control message that tells how many pairs an iteration has.
+const ControlClosed = "closed"
+
+// Collected is a complete iteration.
+type Collected struct {
+	// Messages are unique by id and in the order of their prompts' positions.
+	Messages []events.Message
+	// Seqs are their positions in the log.
+	Seqs []uint64
+	// Dead is the number of pairs that ended as dead letters instead.
+	Dead int
+	// First and Last are the lowest and highest position in the log of what Messages holds; 0 when it is empty.
+	First, Last uint64
+}
+
+// Collect waits until an iteration is complete and returns its messages of a kind (prompts, pairs, encoded or scored).
+// Complete means that the iteration is closed (control message "closed" with the total) and each of its pairs is either
+// a message of that kind or a dead letter. A message stored twice counts once, its first copy; a dead letter that was
+// redriven does not count until its pair comes out or dies again. onProgress, nil for none, gets the number of pairs
+// accounted for and the total, 0 while the iteration is open.
+func (c *Conn) Collect(ctx context.Context, kind schemas.Kind, run string, iteration uint32,
+	onProgress func(have, total int),
+) (Collected, error) {
+	if !carriesPair(kind) {
+		return Collected{}, fmt.Errorf("streams: collect: %s has no pairs", kind)
+	}
+	if onProgress == nil {
+		onProgress = func(int, int) {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	group, reading := errgroup.WithContext(ctx)
+	arrivals := make(chan Received, scanBatch)
+	for _, k := range []schemas.Kind{schemas.Control, schemas.DeadLetters, kind} {
+		group.Go(func() error {
+			return c.Follow(reading, k, run, int(iteration), 0, func(r Received) error {
+				select {
+				case arrivals <- r:
+					return nil
+				case <-reading.Done():
+					return reading.Err()
+				}
+			})
+		})
+	}
+	t := tally{messages: map[string]Received{}, dead: map[string]bool{}}
+	for {
+		select {
+		case r := <-arrivals:
+			t.add(r)
+		case <-reading.Done():
+			return Collected{}, group.Wait()
+		}
+		onProgress(t.have(), t.total)
+		complete, err := t.complete()
+		if complete && len(t.dead) > 0 {
+			// A letter may have been redriven since it was read.
+			if complete, err = c.confirm(ctx, &t, run, iteration); err == nil && !complete {
+				onProgress(t.have(), t.total)
+			}
+		}
+		if err != nil {
+			err = fmt.Errorf("streams: collect %s of run %s, iteration %d: %w", kind, run, iteration, err)
+		}
+		if complete || err != nil {
+			cancel()
+			_ = group.Wait() // ends with the context's error
+			return t.collected(), err
+		}
+	}
+}
+
+// confirm reads the iteration's dead letters afresh.
+func (c *Conn) confirm(ctx context.Context, t *tally, run string, iteration uint32) (bool, error) {
+	letters, err := c.letters(ctx, run, int(iteration))
+	if err != nil {
+		return false, err
+	}
+	clear(t.dead)
+	for _, l := range letters {
+		t.addLetter(l.DeadLetter)
+	}
+	return t.complete()
+}
+
+// tally is what is known of an iteration.
+type tally struct {
+	messages map[string]Received
+	dead     map[string]bool // pairs with a dead letter and no message
+	closed   bool
+	total    int
+}
+
+func (t *tally) add(r Received) {
+	switch m := r.Message.(type) {
+	case *events.Control:
+		if m.GetKind() == ControlClosed {
+			t.closed, t.total = true, int(m.GetTotal())
+		}
+	case *events.DeadLetter:
+		t.addLetter(m)
+	default:
+		id := m.ID()
+		if _, have := t.messages[id]; !have {
+			t.messages[id] = r
+		}
+		delete(t.dead, id)
+	}
+}
+
+func (t *tally) addLetter(d *events.DeadLetter) {
+	id := d.GetPairId()
+	if _, have := t.messages[id]; !have && id != "" {
+		t.dead[id] = true
+	}
+}
+
+func (t *tally) have() int { return len(t.messages) + len(t.dead) }
+
+func (t *tally) complete() (bool, error) {
+	if t.closed && t.have() > t.total {
+		return false, fmt.Errorf("%d pairs where %d were announced", t.have(), t.total)
+	}
+	return t.closed && t.have() == t.total, nil
+}
+
+func (t *tally) collected() Collected {
+	out := Collected{Messages: make([]events.Message, 0, len(t.messages)), Dead: len(t.dead)}
+	for _, r := range t.messages {
+		out.Messages = append(out.Messages, r.Message)
+		if out.First == 0 || r.Seq < out.First {
+			out.First = r.Seq
+		}
+		out.Last = max(out.Last, r.Seq)
+	}
+	slices.SortFunc(out.Messages, func(a, b events.Message) int {
+		return cmp.Or(cmp.Compare(promptOf(a).GetPosition(), promptOf(b).GetPosition()), cmp.Compare(a.ID(), b.ID()))
+	})
+	return out
+}

@@ -1,0 +1,247 @@
+package streams
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+)
+
+var (
+	// ErrInUse: another process runs the embedded server of this folder.
+	ErrInUse = errors.New("streams: folder in use")
+	// ErrServerTooOld: the NATS server is older than minServer.
+	ErrServerTooOld = errors.New("streams: NATS server too old")
+	// ErrNotFound: no message, dead letter or store of that name.
+	ErrNotFound = errors.New("streams: not found")
+)
+
+const (
+	connectTimeout = 5 * time.Second
+	// closeTimeout bounds how long Close waits for what is still being sent.
+	closeTimeout = 5 * time.Second
+	// requestTimeout bounds one question to the server when the caller's context has no deadline.
+	requestTimeout = 10 * time.Second
+)
+
+// Options say where the streams are.
+type Options struct {
+	// URL of a NATS server with JetStream, 2.10 or newer. Empty runs the embedded server on Dir.
+	URL string
+	// Dir is the embedded server's folder. It is created when missing; one process at a time may use it.
+	Dir string
+	// Listen is the embedded server's host:port. Empty listens on a random loopback port which only this user can use,
+	// by Attach.
+	Listen string
+	// Creds is the path of a NATS credentials file; empty for none.
+	Creds  string
+	Limits Limits
+	Log    zerolog.Logger
+	// Name of this client, as the server lists it.
+	Name string
+}
+
+// Conn is a connection to the streams, and to the embedded server when there is one. It is safe for concurrent use.
+// Every method that talks to the server waits out a reconnect until its context ends.
+type Conn struct {
+	nc     *nats.Conn
+	js     jetstream.JetStream
+	server *embedded // nil when the server runs elsewhere
+	limits Limits
+	log    zerolog.Logger
+	closed chan struct{} // closed when nc is
+}
+
+// Open connects to the server at o.URL, or starts the embedded one on o.Dir. Errors: ErrInUse (naming the holder),
+// ErrServerTooOld, a port in use, a folder that cannot be written, a server that does not answer.
+func Open(ctx context.Context, o Options) (*Conn, error) {
+	o.Limits = o.Limits.withDefaults()
+	if err := o.Limits.validate(); err != nil {
+		return nil, err
+	}
+	if o.URL != "" {
+		return connect(ctx, o, o.URL, nil)
+	}
+	server, err := startEmbedded(o)
+	if err != nil {
+		return nil, err
+	}
+	c, err := connect(ctx, o, server.address.URL, server,
+		nats.InProcessServer(server.server), nats.Token(server.address.Token))
+	if err != nil {
+		server.stop()
+		return nil, err
+	}
+	return c, nil
+}
+
+// Attach connects to the embedded server that another process runs on dir, or, when none does, starts it on the store
+// found there. ErrNotFound when dir holds no store.
+func Attach(ctx context.Context, dir string, o Options) (*Conn, error) {
+	if _, err := os.Stat(filepath.Join(dir, storeDir)); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: no streams in %s", ErrNotFound, dir)
+	}
+	o.URL, o.Dir = "", dir
+	for {
+		c, err := Open(ctx, o)
+		if !errors.Is(err, ErrInUse) {
+			return c, err
+		}
+		at, readErr := readAddress(dir)
+		if readErr == nil {
+			o.Limits = o.Limits.withDefaults()
+			c, readErr = connect(ctx, o, at.URL, nil, nats.Token(at.Token))
+		}
+		if readErr == nil {
+			return c, nil
+		}
+		// The holder is starting or stopping: its address is not written yet, or nobody listens any more.
+		if !pause(ctx, 50*time.Millisecond) {
+			return nil, fmt.Errorf("%w; its server does not answer: %w", err, readErr)
+		}
+	}
+}
+
+func connect(ctx context.Context, o Options, url string, server *embedded, more ...nats.Option) (*Conn, error) {
+	c := &Conn{server: server, limits: o.Limits, log: o.Log, closed: make(chan struct{})}
+	options := append([]nats.Option{
+		nats.Name(o.Name),
+		nats.Timeout(connectTimeout),
+		nats.MaxReconnects(-1),
+		nats.ReconnectWait(200 * time.Millisecond),
+		nats.PingInterval(10 * time.Second),
+		nats.ClosedHandler(func(*nats.Conn) { close(c.closed) }),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil {
+				c.log.Warn().Err(err).Msg("lost the NATS server, reconnecting")
+			}
+		}),
+		nats.ReconnectHandler(func(*nats.Conn) { c.log.Info().Msg("reconnected to the NATS server") }),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			c.log.Warn().Err(err).Msg("NATS connection error")
+		}),
+	}, more...)
+	if o.Creds != "" {
+		options = append(options, nats.UserCredentials(o.Creds))
+	}
+	nc, err := nats.Connect(url, options...)
+	if err != nil {
+		return nil, fmt.Errorf("streams: connect to NATS server %s: %w", url, err)
+	}
+	c.nc = nc
+	if err := c.check(ctx); err != nil {
+		nc.Close()
+		<-c.closed
+		return nil, err
+	}
+	return c, nil
+}
+
+// check asserts the server's version, opens JetStream and reports what the store knows to have lost.
+func (c *Conn) check(ctx context.Context) error {
+	if version := c.nc.ConnectedServerVersion(); !atLeast(version, minServer) {
+		return fmt.Errorf("%w: %s runs %s, want %d.%d or newer", ErrServerTooOld, c.URL(), version, minServer[0], minServer[1])
+	}
+	js, err := jetstream.New(c.nc,
+		jetstream.WithPublishAsyncMaxPending(maxPending),
+		jetstream.WithPublishAsyncTimeout(ackTimeout),
+		jetstream.WithDefaultTimeout(requestTimeout))
+	if err != nil {
+		return fmt.Errorf("streams: open JetStream: %w", err)
+	}
+	c.js = js
+	if _, err := js.AccountInfo(ctx); err != nil {
+		return fmt.Errorf("streams: NATS server %s has no JetStream (start it with -js): %w", c.URL(), err)
+	}
+	return c.checkStore(ctx)
+}
+
+// checkStore logs, for each of our streams, the messages that the server's store says it has lost. They are not hidden
+// by going on: Audit names every pair that they leave missing.
+func (c *Conn) checkStore(ctx context.Context) error {
+	list := c.js.ListStreams(ctx, jetstream.WithStreamListSubject("ldalign.>"))
+	for info := range list.Info() {
+		if lost := info.State.Lost; lost != nil && len(lost.Msgs) > 0 {
+			c.log.Error().Str("stream", info.Config.Name).Uints64("seq", lost.Msgs).
+				Msg("the store has lost messages: run `ldalign audit` to see what is missing")
+		}
+		if holes := info.State.NumDeleted; holes > 0 && info.Config.DenyDelete {
+			c.log.Error().Str("stream", info.Config.Name).Int("holes", holes).
+				Msg("the log has holes: run `ldalign audit` to see what is missing")
+		}
+	}
+	if err := list.Err(); err != nil && !errors.Is(err, jetstream.ErrEndOfData) {
+		return fmt.Errorf("streams: list streams: %w", err)
+	}
+	return nil
+}
+
+// URL of the server. The embedded server's default address asks for a token which only Attach knows.
+func (c *Conn) URL() string {
+	if c.server != nil {
+		return c.server.address.URL
+	}
+	return c.nc.ConnectedUrlRedacted()
+}
+
+// Close sends what is still buffered, disconnects, and stops the embedded server and waits for it. Stages and readers
+// must have ended: their contexts, not Close, end them.
+func (c *Conn) Close() error {
+	var err error
+	if c.nc.IsConnected() {
+		if err = c.nc.FlushTimeout(closeTimeout); err != nil {
+			err = fmt.Errorf("streams: close: %w", err)
+		}
+	}
+	c.nc.Close()
+	<-c.closed
+	if c.server != nil {
+		c.server.stop()
+	}
+	return err
+}
+
+// flush waits until the server has everything sent so far: acknowledgements are not answered.
+func (c *Conn) flush() error {
+	if err := c.nc.FlushTimeout(closeTimeout); err != nil {
+		return fmt.Errorf("streams: flush: %w", err)
+	}
+	return nil
+}
+
+// minServer is the oldest server that has what is used here: several filter subjects, metadata.
+var minServer = [2]int{2, 10}
+
+func atLeast(version string, least [2]int) bool {
+	parts := strings.SplitN(version, ".", 3)
+	if len(parts) < 2 {
+		return false
+	}
+	major, err1 := strconv.Atoi(parts[0])
+	minor, err2 := strconv.Atoi(parts[1])
+	if err1 != nil || err2 != nil {
+		return false
+	}
+	return major > least[0] || major == least[0] && minor >= least[1]
+}
+
+// pause waits for d and reports whether ctx outlived it.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

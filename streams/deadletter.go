@@ -1,0 +1,138 @@
+package streams
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+)
+
+// maxErrorText bounds the error that a dead letter carries.
+const maxErrorText = 4 << 10
+
+// Letter is a dead letter with its number, by which it is shown and redriven.
+type Letter struct {
+	*events.DeadLetter
+	Seq  uint64
+	Time time.Time
+}
+
+// DeadLetters lists the dead letters of a run, oldest first. Redriven ones are no longer among them.
+func (c *Conn) DeadLetters(ctx context.Context, run string) ([]Letter, error) {
+	return c.letters(ctx, run, AllIterations)
+}
+
+func (c *Conn) letters(ctx context.Context, run string, iteration int) ([]Letter, error) {
+	var letters []Letter
+	err := c.Read(ctx, schemas.DeadLetters, run, iteration, 0, func(r Received) error {
+		letters = append(letters, Letter{DeadLetter: r.Message.(*events.DeadLetter), Seq: r.Seq, Time: r.Time})
+		return nil
+	})
+	return letters, err
+}
+
+// DeadLetter is the dead letter of that number; ErrNotFound when there is none, or it was redriven.
+func (c *Conn) DeadLetter(ctx context.Context, seq uint64) (Letter, error) {
+	stream, err := c.js.Stream(ctx, StreamName(schemas.DeadLetters))
+	if err != nil {
+		return Letter{}, fmt.Errorf("streams: dead letter %d: %w", seq, err)
+	}
+	raw, err := stream.GetMsg(ctx, seq)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return Letter{}, fmt.Errorf("%w: dead letter %d", ErrNotFound, seq)
+	}
+	if err != nil {
+		return Letter{}, fmt.Errorf("streams: dead letter %d: %w", seq, err)
+	}
+	m, err := open(raw.Subject, raw.Data)
+	if err != nil {
+		return Letter{}, fmt.Errorf("streams: dead letter %d: %w", seq, err)
+	}
+	return Letter{DeadLetter: m.(*events.DeadLetter), Seq: seq, Time: raw.Time}, nil
+}
+
+// Redrive puts the original of a dead letter back on its subject, where its stage finds it as a new message, and
+// removes the letter: its pair is in flight again. Interrupted in between, it can be repeated without doing it twice.
+func (c *Conn) Redrive(ctx context.Context, seq uint64) error {
+	letter, err := c.DeadLetter(ctx, seq)
+	if err != nil {
+		return err
+	}
+	kind, _, found := strings.Cut(strings.TrimPrefix(letter.GetSubject(), "ldalign."), ".")
+	if !found || newMessage(schemas.Kind(kind)) == nil {
+		return fmt.Errorf("streams: redrive %d: its subject %q is none of ours", seq, letter.GetSubject())
+	}
+	number := strconv.FormatUint(seq, 10)
+	msg := envelope(letter.GetSubject(),
+		messageID(schemas.Kind(kind), letter.GetPairId()+redriveMark+number), letter.GetOriginal())
+	msg.Header.Set(headerRedriven, number)
+	if err := c.send(ctx, schemas.Kind(kind), []*nats.Msg{msg}); err != nil {
+		return fmt.Errorf("streams: redrive %d: %w", seq, err)
+	}
+	stream, err := c.js.Stream(ctx, StreamName(schemas.DeadLetters))
+	if err == nil {
+		err = stream.DeleteMsg(ctx, seq)
+	}
+	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		return fmt.Errorf("streams: redrive %d: the message is back on %s, the letter not removed: %w",
+			seq, letter.GetSubject(), err)
+	}
+	return nil
+}
+
+// deadLetter writes the letter of a message that its stage gives up.
+func (r *runner) deadLetter(l letter) *events.DeadLetter {
+	meta := l.in.meta
+	d := &events.DeadLetter{
+		Schema:     events.Version,
+		Run:        r.stage.Run,
+		Stage:      r.stage.Name,
+		Reason:     reasonOf(l.err),
+		Error:      text(causeOf(l.err), maxErrorText),
+		Stream:     meta.Stream,
+		Sequence:   meta.Sequence.Stream,
+		Subject:    l.in.Subject(),
+		Deliveries: uint32(meta.NumDelivered),
+		Original:   l.in.Data(),
+	}
+	if _, _, iteration, err := schemas.ParseSubject(l.in.Subject()); err == nil {
+		d.Iteration = iteration
+	}
+	// The header names the pair even when the bytes cannot be read.
+	if carriesPair(r.stage.In) {
+		d.PairId = text(idOf(l.in.Headers()), maxErrorText)
+		if l.in.body != nil {
+			d.PairId = l.in.body.ID()
+		}
+	}
+	return d
+}
+
+func reasonOf(err error) string {
+	if reject := new(schemas.Reject); errors.As(err, &reject) {
+		return reject.Reason
+	}
+	return schemas.ReasonPoison
+}
+
+// causeOf is the error without the reason, which has its own field.
+func causeOf(err error) error {
+	if reject := new(schemas.Reject); errors.As(err, &reject) && reject.Err != nil {
+		return reject.Err
+	}
+	return err
+}
+
+// text is an error's text as protobuf takes it: valid UTF-8, and no longer than limit.
+func text(v any, limit int) string {
+	s := fmt.Sprint(v)
+	return strings.ToValidUTF8(s[:min(len(s), limit)], "\uFFFD")
+}

@@ -1,0 +1,249 @@
+package streams
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sys/unix"
+)
+
+// leaseBucket is the KV bucket that holds one key per leased run.
+const leaseBucket = "ldalign-leases"
+
+// ErrHeld: somebody else holds the lease and is alive.
+type ErrHeld struct {
+	Run    string
+	Holder string
+	Since  time.Time
+}
+
+func (e *ErrHeld) Error() string {
+	return fmt.Sprintf("streams: run %s is held by %s since %s: stop it first",
+		e.Run, e.Holder, e.Since.Format(time.RFC3339))
+}
+
+// Lease says that its holder is the one trainer of a run. It keeps two trainers from wasting work; what makes a double
+// checkpoint impossible is that a manifest can be created only once.
+type Lease struct {
+	kv     jetstream.KeyValue
+	claim  claim
+	lost   chan struct{}
+	cancel context.CancelFunc
+	done   chan struct{}
+	// revision and renewed are the renewing goroutine's until done is closed.
+	revision uint64
+	renewed  time.Time
+}
+
+// claim is the value under the lease's key.
+type claim struct {
+	ID     string        `json:"id"` // of this lease, to know an own write from another's
+	Run    string        `json:"run"`
+	Holder string        `json:"holder"`
+	Host   string        `json:"host"`
+	PID    int           `json:"pid"`
+	Since  time.Time     `json:"since"`
+	TTL    time.Duration `json:"ttl"`
+}
+
+// AcquireLease takes the lease of a run for holder and renews it until Release or until it is lost. A holder that gave
+// no sign of life for its ttl is taken over, so this may wait that long, and logs it; the lease of a process that died
+// with the embedded server is taken over at once. Error: *ErrHeld when the holder is alive.
+//
+// Times are measured by each process on its own clock: a claim is dead when it did not change for its ttl.
+func (c *Conn) AcquireLease(ctx context.Context, run, holder string, ttl time.Duration) (*Lease, error) {
+	kv, err := c.leases(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("streams: lease of run %s: %w", run, err)
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	l := &Lease{kv: kv, lost: make(chan struct{}), done: make(chan struct{}), claim: claim{
+		ID: rand.Text(), Run: run, Holder: holder, Host: host, PID: os.Getpid(), Since: time.Now().UTC(), TTL: ttl,
+	}}
+	if err := c.acquire(ctx, l); err != nil {
+		return nil, err
+	}
+	renewing, cancel := context.WithCancel(context.Background())
+	l.cancel = cancel
+	go l.keep(renewing)
+	return l, nil
+}
+
+// leases opens the bucket, creating it when it is not there.
+func (c *Conn) leases(ctx context.Context) (jetstream.KeyValue, error) {
+	kv, err := c.js.KeyValue(ctx, leaseBucket)
+	if !errors.Is(err, jetstream.ErrBucketNotFound) {
+		return kv, err
+	}
+	kv, err = c.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
+		Bucket: leaseBucket, Description: "one trainer per run", History: 1, MaxBytes: 1 << 20,
+		Storage: jetstream.FileStorage, Replicas: c.limits.Replicas,
+	})
+	if errors.Is(err, jetstream.ErrBucketExists) {
+		return c.js.KeyValue(ctx, leaseBucket)
+	}
+	return kv, err
+}
+
+func (c *Conn) acquire(ctx context.Context, l *Lease) error {
+	value, err := l.claim.encode()
+	if err != nil {
+		return err
+	}
+	run := l.claim.Run
+	var seen uint64 // revision of the claim that is being waited out
+	var deadline time.Time
+	for {
+		sent := time.Now()
+		revision, err := l.kv.Create(ctx, run, value)
+		if err == nil {
+			l.revision, l.renewed = revision, sent
+			return nil
+		}
+		if !errors.Is(err, jetstream.ErrKeyExists) {
+			return fmt.Errorf("streams: lease of run %s: %w", run, err)
+		}
+		entry, err := l.kv.Get(ctx, run)
+		if errors.Is(err, jetstream.ErrKeyNotFound) {
+			continue // released in between
+		}
+		if err != nil {
+			return fmt.Errorf("streams: lease of run %s: %w", run, err)
+		}
+		var other claim
+		if err := json.Unmarshal(entry.Value(), &other); err != nil {
+			return fmt.Errorf("streams: lease of run %s: what is stored is no claim: %w", run, err)
+		}
+		if seen != 0 && seen != entry.Revision() {
+			return &ErrHeld{Run: run, Holder: other.Holder, Since: other.Since}
+		}
+		if seen == 0 {
+			seen, deadline = entry.Revision(), time.Now().Add(other.TTL)
+			if c.orphaned(other, entry.Created()) {
+				deadline = time.Now()
+			} else {
+				c.log.Info().Str("run", run).Str("holder", other.Holder).Dur("wait", other.TTL).
+					Msg("the run is leased: waiting to see whether its holder is alive")
+			}
+		}
+		if !time.Now().Before(deadline) {
+			sent := time.Now()
+			revision, err := l.kv.Update(ctx, run, value, entry.Revision())
+			if err == nil {
+				c.log.Warn().Str("run", run).Str("holder", other.Holder).Msg("took over the lease of a dead holder")
+				l.revision, l.renewed = revision, sent
+				return nil
+			}
+			if !errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
+				return fmt.Errorf("streams: lease of run %s: %w", run, err)
+			}
+			continue
+		}
+		if !pause(ctx, min(time.Until(deadline), other.TTL/10)) {
+			return ctx.Err()
+		}
+	}
+}
+
+// orphaned reports that a claim's holder cannot be alive. It knows only of the embedded server: a claim older than the
+// server is of a client of an earlier one on the same folder. Nobody comes back to a random port; to a chosen one a
+// process may, unless it is known to have ended.
+func (c *Conn) orphaned(other claim, renewed time.Time) bool {
+	if c.server == nil || !renewed.Before(c.server.started) {
+		return false
+	}
+	if c.server.address.Token != "" || other.PID == os.Getpid() {
+		return true
+	}
+	host, err := os.Hostname()
+	return err == nil && host == other.Host && errors.Is(unix.Kill(other.PID, 0), unix.ESRCH)
+}
+
+// keep renews the lease until ctx ends or it is lost. It gives up before anybody may take over.
+func (l *Lease) keep(ctx context.Context) {
+	defer close(l.done)
+	beat := l.claim.TTL / 4
+	ticker := time.NewTicker(beat)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if err := l.renew(ctx, beat); err != nil && ctx.Err() == nil {
+			if errors.Is(err, jetstream.ErrKeyRevisionMismatch) || time.Since(l.renewed) >= 3*beat {
+				close(l.lost)
+				return
+			}
+		}
+	}
+}
+
+func (l *Lease) renew(ctx context.Context, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	value, err := l.claim.encode()
+	if err != nil {
+		return err
+	}
+	sent := time.Now()
+	revision, err := l.kv.Update(ctx, l.claim.Run, value, l.revision)
+	if errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
+		// An earlier renewal may have been stored although its answer got lost.
+		entry, getErr := l.kv.Get(ctx, l.claim.Run)
+		if getErr != nil {
+			if errors.Is(getErr, jetstream.ErrKeyNotFound) {
+				return err
+			}
+			return getErr
+		}
+		var stored claim
+		if json.Unmarshal(entry.Value(), &stored) == nil && stored.ID == l.claim.ID {
+			l.revision = entry.Revision()
+			revision, err = l.kv.Update(ctx, l.claim.Run, value, l.revision)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	l.revision, l.renewed = revision, sent
+	return nil
+}
+
+// Lost is closed when the lease is no longer held: its holder must stop writing.
+func (l *Lease) Lost() <-chan struct{} { return l.lost }
+
+// Release gives the lease up, so that the next holder need not wait. It is not an error that it was lost before.
+func (l *Lease) Release() error {
+	l.cancel()
+	<-l.done
+	select {
+	case <-l.lost:
+		return nil
+	default:
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
+	defer cancel()
+	if err := l.kv.Delete(ctx, l.claim.Run, jetstream.LastRevision(l.revision)); err != nil {
+		return fmt.Errorf("streams: release the lease of run %s: %w", l.claim.Run, err)
+	}
+	return nil
+}
+
+func (c claim) encode() ([]byte, error) {
+	value, err := json.Marshal(c)
+	if err != nil {
+		return nil, fmt.Errorf("streams: lease of run %s: %w", c.Run, err)
+	}
+	return value, nil
+}

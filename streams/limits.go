@@ -1,0 +1,137 @@
+package streams
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ldalign/ldalign/schemas"
+)
+
+// Limits bounds the logs and the work in flight. A zero field takes the default.
+type Limits struct {
+	// MaxAge is how long a message is kept. Default 90 days, at least a minute.
+	MaxAge time.Duration
+	// MaxBytes is the size of one stream, past which publishing to it fails with ErrFull. Default 8 GiB.
+	MaxBytes int64
+	// AckWait is how long a message stays with a stage that gave no sign of life before another gets it. Default 30 s.
+	AckWait time.Duration
+	// MaxDeliver is the number of tries before a failing message becomes a dead letter. Default 5.
+	MaxDeliver int
+	// Replicas of each stream, 1, 3 or 5. Default 1.
+	Replicas int
+	// Sync is the time between two fsyncs of the embedded server; 0 syncs every message before it is acknowledged.
+	Sync time.Duration
+	// Retry is the pause before a failed message is tried again, doubled with each try, 30 s at most. Default 1 s.
+	Retry time.Duration
+}
+
+// maxRetry bounds the doubled pause between two tries.
+const maxRetry = 30 * time.Second
+
+// dedupWindow is how far back a stream remembers ids: a message published again within it is stored once. Readers drop
+// what a longer interruption lets through.
+const dedupWindow = 24 * time.Hour
+
+func (l Limits) withDefaults() Limits {
+	if l.MaxAge == 0 {
+		l.MaxAge = 90 * 24 * time.Hour
+	}
+	if l.MaxBytes == 0 {
+		l.MaxBytes = 8 << 30
+	}
+	if l.AckWait == 0 {
+		l.AckWait = 30 * time.Second
+	}
+	if l.MaxDeliver == 0 {
+		l.MaxDeliver = 5
+	}
+	if l.Replicas == 0 {
+		l.Replicas = 1
+	}
+	if l.Retry == 0 {
+		l.Retry = time.Second
+	}
+	return l
+}
+
+func (l Limits) validate() error {
+	switch {
+	case l.MaxAge < time.Minute:
+		return fmt.Errorf("streams: max_age %v is under a minute", l.MaxAge)
+	case l.MaxBytes < 4*MaxMessage:
+		return fmt.Errorf("streams: max_bytes %d is under %d, too little for a stream", l.MaxBytes, 4*MaxMessage)
+	case l.AckWait < 100*time.Millisecond:
+		return fmt.Errorf("streams: ack_wait %v is under 100ms", l.AckWait)
+	case l.MaxDeliver < 1:
+		return fmt.Errorf("streams: max_deliver %d is under 1", l.MaxDeliver)
+	case l.Replicas != 1 && l.Replicas != 3 && l.Replicas != 5:
+		return fmt.Errorf("streams: replicas %d is not 1, 3 or 5", l.Replicas)
+	case l.Sync < 0 || l.Retry < 0:
+		return fmt.Errorf("streams: sync %v and retry %v must not be negative", l.Sync, l.Retry)
+	}
+	return nil
+}
+
+// backoff is the pause before the next try of something that failed tries times.
+func (l Limits) backoff(tries int) time.Duration {
+	return min(l.Retry<<min(max(tries, 1)-1, 16), maxRetry)
+}
+
+// ParseLimits reads the run spec's strings: durations as Go writes them or in days ("90d"), sizes in bytes or with KiB,
+// MiB, GiB or TiB, sync "always" or a duration. An empty string takes the default. The error names the key.
+func ParseLimits(spec schemas.StreamsSpec) (Limits, error) {
+	l := Limits{MaxDeliver: spec.MaxDeliver, Replicas: spec.Replicas}
+	var err error
+	if l.MaxAge, err = parseDuration("streams.max_age", spec.MaxAge); err != nil {
+		return Limits{}, err
+	}
+	if l.AckWait, err = parseDuration("streams.ack_wait", spec.AckWait); err != nil {
+		return Limits{}, err
+	}
+	if l.MaxBytes, err = parseBytes("streams.max_bytes", spec.MaxBytes); err != nil {
+		return Limits{}, err
+	}
+	if spec.Sync != "always" {
+		if l.Sync, err = parseDuration("streams.sync", spec.Sync); err != nil {
+			return Limits{}, err
+		}
+	}
+	l = l.withDefaults()
+	return l, l.validate()
+}
+
+func parseDuration(key, s string) (time.Duration, error) {
+	if s == "" {
+		return 0, nil
+	}
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		if n, err := strconv.ParseUint(days, 10, 16); err == nil {
+			return time.Duration(n) * 24 * time.Hour, nil
+		}
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil || d <= 0 {
+		return 0, fmt.Errorf("%s: %q is not a duration such as 30s, 12h or 90d", key, s)
+	}
+	return d, nil
+}
+
+func parseBytes(key, s string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	digits, shift := s, 0
+	for i, unit := range []string{"KiB", "MiB", "GiB", "TiB"} {
+		if rest, ok := strings.CutSuffix(s, unit); ok {
+			digits, shift = strings.TrimSpace(rest), 10*(i+1)
+		}
+	}
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || n <= 0 || n > math.MaxInt64>>shift {
+		return 0, fmt.Errorf("%s: %q is not a size such as 1048576, 512MiB or 8GiB", key, s)
+	}
+	return n << shift, nil
+}

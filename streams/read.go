@@ -1,0 +1,360 @@
+package streams
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+)
+
+// ErrStop ends a reader without an error when its function returns it.
+var ErrStop = errors.New("streams: stop reading")
+
+// AllIterations in place of an iteration reads the whole run.
+const AllIterations = -1
+
+// Received is a message with its place in the log.
+type Received struct {
+	Message events.Message
+	Stream  string
+	Subject string
+	// Seq is the message's position in its stream, from 1; other subjects have positions in between.
+	Seq uint64
+	// Time at which the server stored it.
+	Time time.Time
+}
+
+// Read calls f with every message of a run and iteration (or AllIterations) that the log holds now, from position from
+// on, in the order of the log and without gaps, and returns. Bytes that are no message of their subject are logged and
+// passed over. An error of f ends the reading and is returned, ErrStop as nil.
+func (c *Conn) Read(ctx context.Context, kind schemas.Kind, run string, iteration int, from uint64,
+	f func(Received) error,
+) error {
+	return c.scan(ctx, scan{kind: kind, subject: subjectOf(kind, run, iteration), from: from}, c.decoded(f))
+}
+
+// Follow is Read which, at the end of the log, waits for more until ctx ends. It returns ctx's error then.
+func (c *Conn) Follow(ctx context.Context, kind schemas.Kind, run string, iteration int, from uint64,
+	f func(Received) error,
+) error {
+	return c.scan(ctx, scan{kind: kind, subject: subjectOf(kind, run, iteration), from: from, follow: true}, c.decoded(f))
+}
+
+// Last is the newest message of a kind in a run; ErrNotFound when there is none.
+func (c *Conn) Last(ctx context.Context, kind schemas.Kind, run string) (Received, error) {
+	stream, err := c.js.Stream(ctx, StreamName(kind))
+	if err != nil {
+		return Received{}, fmt.Errorf("streams: last of %s: %w", kind, err)
+	}
+	raw, err := stream.GetLastMsgForSubject(ctx, schemas.RunSubjects(kind, run))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return Received{}, fmt.Errorf("%w: no %s in run %s", ErrNotFound, kind, run)
+	}
+	if err != nil {
+		return Received{}, fmt.Errorf("streams: last of %s in run %s: %w", kind, run, err)
+	}
+	m, err := open(raw.Subject, raw.Data)
+	if err != nil {
+		return Received{}, fmt.Errorf("streams: %s at %d: %w", StreamName(kind), raw.Sequence, err)
+	}
+	return Received{
+		Message: m, Stream: StreamName(kind), Subject: raw.Subject, Seq: raw.Sequence, Time: raw.Time,
+	}, nil
+}
+
+// Find is the newest message of a kind in a run that has the given id; ErrNotFound when there is none. It reads the
+// run's messages of that kind, so it is for the small kinds (checkpoints, results, control).
+func (c *Conn) Find(ctx context.Context, kind schemas.Kind, run, id string) (Received, error) {
+	var found Received
+	err := c.Read(ctx, kind, run, AllIterations, 0, func(r Received) error {
+		if r.Message.ID() == id {
+			found = r
+		}
+		return nil
+	})
+	if err == nil && found.Message == nil {
+		err = fmt.Errorf("%w: no %s %q in run %s", ErrNotFound, kind, id, run)
+	}
+	return found, err
+}
+
+// Line is a message as `ldalign tail` shows it.
+type Line struct {
+	Stream  string
+	Subject string
+	Seq     uint64
+	Time    time.Time
+	// JSON is the message as compact protojson, or {"error", "bytes"} when it cannot be decoded.
+	JSON []byte
+}
+
+// Tail calls f with every message on the subjects that match: a kind's name ("scored") or any NATS wildcard
+// ("ldalign.*.run1.>"), first what was stored since the given time (zero: everything), then what arrives, until ctx
+// ends or f returns ErrStop. Messages of one stream come in order; f is called by one goroutine at a time.
+func (c *Conn) Tail(ctx context.Context, subject string, since time.Time, f func(Line) error) error {
+	if kind := schemas.Kind(subject); slices.Contains(schemas.Kinds(), kind) {
+		subject = schemas.KindSubjects(kind)
+	}
+	lines := make(chan Line)
+	group, scanning := errgroup.WithContext(ctx)
+	matched := false
+	for _, kind := range schemas.Kinds() {
+		narrowed, ok := narrow(subject, kind)
+		if !ok {
+			continue
+		}
+		matched = true
+		group.Go(func() error {
+			return c.scan(scanning, scan{kind: kind, subject: narrowed, since: since, follow: true}, func(e entry) error {
+				select {
+				case lines <- e.line():
+					return nil
+				case <-scanning.Done():
+					return scanning.Err()
+				}
+			})
+		})
+	}
+	if !matched {
+		return fmt.Errorf("%w: subject %q matches no stream: want a kind (%v) or a pattern such as ldalign.scored.>",
+			ErrNotFound, subject, schemas.Kinds())
+	}
+	group.Go(func() error {
+		for {
+			select {
+			case line := <-lines:
+				if err := f(line); err != nil {
+					return err
+				}
+			case <-scanning.Done():
+				return scanning.Err()
+			}
+		}
+	})
+	return stopped(group.Wait())
+}
+
+// subjectOf is the subject of one iteration of a run, or the pattern for all of them.
+func subjectOf(kind schemas.Kind, run string, iteration int) string {
+	if iteration < 0 {
+		return schemas.RunSubjects(kind, run)
+	}
+	return schemas.Subject(kind, run, uint32(iteration))
+}
+
+// narrow restricts a subject pattern to the subjects of one kind; false when none match.
+func narrow(pattern string, kind schemas.Kind) (string, bool) {
+	tokens := strings.Split(pattern, ".")
+	prefix := []string{"ldalign", string(kind)}
+	for i, want := range prefix {
+		switch {
+		case i < len(tokens) && tokens[i] == ">" && i == len(tokens)-1:
+			return strings.Join(append(prefix, ">"), "."), true
+		case i >= len(tokens) || tokens[i] != "*" && tokens[i] != want:
+			return "", false
+		}
+	}
+	if len(tokens) == len(prefix) || slices.Contains(tokens, "") {
+		return "", false
+	}
+	return strings.Join(append(prefix, tokens[len(prefix):]...), "."), true
+}
+
+// entry is a message as the log holds it.
+type entry struct {
+	stream, subject string
+	seq             uint64
+	time            time.Time
+	header          nats.Header
+	data            []byte
+}
+
+func (e entry) line() Line {
+	l := Line{Stream: e.stream, Subject: e.subject, Seq: e.seq, Time: e.time}
+	m, err := open(e.subject, e.data)
+	if err == nil {
+		l.JSON, err = protojson.Marshal(m)
+	}
+	if err != nil {
+		l.JSON, _ = json.Marshal(struct { // two plain fields cannot fail
+			Error string `json:"error"`
+			Bytes []byte `json:"bytes"`
+		}{err.Error(), e.data})
+		return l
+	}
+	// protojson varies its white space on purpose.
+	var compact bytes.Buffer
+	if json.Compact(&compact, l.JSON) == nil {
+		l.JSON = compact.Bytes()
+	}
+	return l
+}
+
+// decoded passes messages on, without those that cannot be opened.
+func (c *Conn) decoded(f func(Received) error) func(entry) error {
+	return func(e entry) error {
+		m, err := open(e.subject, e.data)
+		if err != nil {
+			c.log.Warn().Err(err).Str("stream", e.stream).Uint64("seq", e.seq).Msg("passed over")
+			return nil
+		}
+		return f(Received{Message: m, Stream: e.stream, Subject: e.subject, Seq: e.seq, Time: e.time})
+	}
+}
+
+// scan says what to read of one stream.
+type scan struct {
+	kind    schemas.Kind
+	subject string
+	// from is the first position, since the earliest time; both zero read all.
+	from  uint64
+	since time.Time
+	// ids leaves the bytes out: the headers alone are read.
+	ids bool
+	// follow goes on at the end of the log.
+	follow bool
+}
+
+const (
+	scanBatch = 128
+	// scanExpiry and scanHeartbeat bound how long a lost server or consumer goes unnoticed: two heartbeats.
+	scanExpiry    = 10 * time.Second
+	scanHeartbeat = time.Second
+)
+
+// errInterrupted: the scan's consumer is gone or has skipped; a new one goes on at the next position.
+var errInterrupted = errors.New("interrupted")
+
+// scan calls f with the messages that s selects, in order and without gaps, whatever happens to server and connection
+// meanwhile.
+func (c *Conn) scan(ctx context.Context, s scan, f func(entry) error) error {
+	for try := 1; ; try++ {
+		before := s.from
+		err := c.scanOnce(ctx, &s, f)
+		if !errors.Is(err, errInterrupted) {
+			return stopped(err)
+		}
+		c.log.Warn().Err(err).Str("stream", StreamName(s.kind)).Uint64("seq", s.from).Msg("reading again from here")
+		if s.from != before {
+			try = 1
+		}
+		if !pause(ctx, c.limits.backoff(try)) {
+			return ctx.Err()
+		}
+	}
+}
+
+// scanOnce reads through one ephemeral consumer and moves s.from past every message that f has seen.
+func (c *Conn) scanOnce(ctx context.Context, s *scan, f func(entry) error) error {
+	name := StreamName(s.kind)
+	failed := func(err error) error {
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, jetstream.ErrStreamNotFound):
+			return fmt.Errorf("%w: stream %s", ErrNotFound, name)
+		case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, jetstream.ErrMsgIteratorClosed):
+			return fmt.Errorf("streams: read %s: %w", name, err)
+		}
+		return fmt.Errorf("streams: read %s: %w: %w", name, errInterrupted, err)
+	}
+	stream, err := c.js.Stream(ctx, name)
+	if err != nil {
+		return failed(err)
+	}
+	end := stream.CachedInfo().State.LastSeq
+	consumer, err := stream.CreateConsumer(ctx, s.consumer())
+	if err != nil {
+		return failed(err)
+	}
+	defer c.discard(consumer)
+	if !s.follow && consumer.CachedInfo().NumPending == 0 {
+		return nil
+	}
+	messages, err := consumer.Messages(jetstream.PullMaxMessages(scanBatch),
+		jetstream.PullExpiry(scanExpiry), jetstream.PullHeartbeat(scanHeartbeat))
+	if err != nil {
+		return failed(err)
+	}
+	defer messages.Stop()
+	for delivered := uint64(1); ; delivered++ {
+		msg, err := messages.Next(jetstream.NextContext(ctx))
+		if err != nil {
+			return failed(err)
+		}
+		meta, err := msg.Metadata()
+		if err != nil {
+			return failed(err)
+		}
+		if meta.Sequence.Consumer != delivered {
+			return failed(fmt.Errorf("message %d came where %d was next", meta.Sequence.Consumer, delivered))
+		}
+		seq := meta.Sequence.Stream
+		if !s.follow && seq > end {
+			return nil
+		}
+		err = f(entry{
+			stream: name, subject: msg.Subject(), seq: seq, time: meta.Timestamp, header: msg.Headers(), data: msg.Data(),
+		})
+		if err != nil {
+			return err
+		}
+		s.from = seq + 1
+		if !s.follow && meta.NumPending == 0 {
+			return nil
+		}
+	}
+}
+
+func (s *scan) consumer() jetstream.ConsumerConfig {
+	config := jetstream.ConsumerConfig{
+		FilterSubject: s.subject,
+		DeliverPolicy: jetstream.DeliverAllPolicy,
+		AckPolicy:     jetstream.AckNonePolicy,
+		HeadersOnly:   s.ids,
+		MemoryStorage: true,
+		Replicas:      1,
+		// It is deleted when done; this is for a process that dies.
+		InactiveThreshold: 5 * time.Minute,
+	}
+	switch {
+	case s.from > 0:
+		config.DeliverPolicy, config.OptStartSeq = jetstream.DeliverByStartSequencePolicy, s.from
+	case !s.since.IsZero():
+		config.DeliverPolicy, config.OptStartTime = jetstream.DeliverByStartTimePolicy, &s.since
+	}
+	return config
+}
+
+// discard deletes an ephemeral consumer, which the server would otherwise do by itself later.
+func (c *Conn) discard(consumer jetstream.Consumer) {
+	if !c.nc.IsConnected() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
+	defer cancel()
+	info := consumer.CachedInfo()
+	if err := c.js.DeleteConsumer(ctx, info.Stream, info.Name); err != nil {
+		c.log.Debug().Err(err).Str("stream", info.Stream).Msg("left a reader's consumer to the server")
+	}
+}
+
+// stopped turns ErrStop into nil.
+func stopped(err error) error {
+	if errors.Is(err, ErrStop) {
+		return nil
+	}
+	return err
+}

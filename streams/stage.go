@@ -1,0 +1,514 @@
+package streams
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"runtime/debug"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+)
+
+// Stage declares one stage of one run. Any number of processes may run the same stage; they share its messages.
+type Stage struct {
+	// Name of the stage, lower-case letters and digits: "generator".
+	Name string
+	// In is the kind of message that it takes, of all iterations of Run.
+	In  schemas.Kind
+	Run string
+	// Batch is the most messages that Process gets at once. Default 1.
+	Batch int
+	// Linger is how long a part-filled batch waits for more. Default 0: it takes what is there.
+	Linger time.Duration
+	// Grace is how long work under way may go on when the stage is told to end; then Process's context ends. Default 20
+	// s.
+	Grace time.Duration
+	// Observer is told what happens; nil for none.
+	Observer Observer
+}
+
+// Process is the work of a stage: one outcome for each message, in the same order. It is called by one goroutine. ctx
+// ends only when the stage was told to end and its grace is over; whatever then fails is given back unprocessed.
+type Process func(ctx context.Context, in []events.Message) []Outcome
+
+// Outcome of one message.
+type Outcome struct {
+	// Out is published, in order and before the message is acknowledged, when Err is nil.
+	Out []Emit
+	// Err: a *schemas.Reject makes the message a dead letter at once; any other error has it tried again, after a
+	// growing pause, until it failed Limits.MaxDeliver times, the last time alone, and is a dead letter for poison.
+	Err error
+}
+
+// Emit is one message for the stream of a kind.
+type Emit struct {
+	Kind schemas.Kind
+	Msg  events.Message
+}
+
+// What becomes of a message, apart from the reasons of dead letters.
+const (
+	Done    = "done"
+	Retried = "retried"
+)
+
+// Observer is told what a stage does. Its methods are called by the stage's goroutine and must not block.
+type Observer interface {
+	// Batch: Process worked on n messages for took.
+	Batch(stage string, n int, took time.Duration)
+	// Settled: one message is Done, Retried, or a dead letter for a reason (schemas.Reason…).
+	Settled(stage, outcome string)
+	// Silent: the server missed its heartbeats.
+	Silent(stage string)
+}
+
+type unobserved struct{}
+
+func (unobserved) Batch(string, int, time.Duration) {}
+func (unobserved) Settled(string, string)           {}
+func (unobserved) Silent(string)                    {}
+
+var validStage = regexp.MustCompile(`^[a-z][a-z0-9]{0,30}$`)
+
+func (s Stage) withDefaults() (Stage, error) {
+	switch {
+	case !validStage.MatchString(s.Name):
+		return s, fmt.Errorf("streams: stage name %q is not lower-case letters and digits", s.Name)
+	case !schemas.ValidRun(s.Run):
+		return s, fmt.Errorf("streams: stage %s: run %q is not a run's name", s.Name, s.Run)
+	case newMessage(s.In) == nil:
+		return s, fmt.Errorf("streams: stage %s: there is no kind %q", s.Name, s.In)
+	case s.Batch < 0 || s.Linger < 0 || s.Grace < 0:
+		return s, fmt.Errorf("streams: stage %s: batch, linger and grace must not be negative", s.Name)
+	}
+	s.Batch = max(s.Batch, 1)
+	if s.Grace == 0 {
+		s.Grace = 20 * time.Second
+	}
+	if s.Observer == nil {
+		s.Observer = unobserved{}
+	}
+	return s, nil
+}
+
+// consumer is the durable that all processes of the stage share. The server never gives a message up (MaxDeliver -1):
+// it would then stay in the log, neither processed nor accounted. Giving up is the runner's, which writes a dead
+// letter.
+func (s Stage) consumer(l Limits) jetstream.ConsumerConfig {
+	return jetstream.ConsumerConfig{
+		// A stage's name has no underscore, so the pair is unambiguous.
+		Durable:       s.Name + "_" + s.Run,
+		FilterSubject: schemas.RunSubjects(s.In, s.Run),
+		DeliverPolicy: jetstream.DeliverAllPolicy,
+		AckPolicy:     jetstream.AckExplicitPolicy,
+		AckWait:       l.AckWait,
+		MaxDeliver:    -1,
+		MaxAckPending: 1000,
+	}
+}
+
+const (
+	// pullHeartbeat is how often the server tells a waiting stage that it is there; two misses and the stage asks
+	// again.
+	pullHeartbeat = time.Second
+	// crashFactor times MaxDeliver is how often a message may be delivered without that anybody settled it: whoever
+	// worked on it died. It is far above what restarts of healthy workers reach.
+	crashFactor = 4
+)
+
+// RunStage runs a stage until ctx ends: it pulls at most a batch at a time, keeps it from being redelivered while
+// Process works on it, publishes the outputs, waits until they are stored, and only then acknowledges the inputs. When
+// ctx ends it finishes the batch within Stage.Grace or gives it back, and returns nil.
+//
+// It waits out a lost server and recreates a deleted consumer. A batch that fails as a whole, by panic or by an error
+// for every message, is processed again one by one to find the message at fault. Messages that cannot be decoded or
+// were written by a newer program become dead letters without being processed.
+//
+// Errors: a stage that is not valid, ErrNotFound for a stream that does not exist, and outputs that the server refuses
+// to store (ErrFull, ErrStore); inputs are then given back.
+func (c *Conn) RunStage(ctx context.Context, s Stage, process Process) error {
+	s, err := s.withDefaults()
+	if err != nil {
+		return err
+	}
+	r := &runner{
+		Conn: c, stage: s, process: process, failures: map[uint64]int{},
+		log: c.log.With().Str("stage", s.Name).Str("run", s.Run).Logger(),
+	}
+	if err := r.ensureConsumer(ctx); err != nil {
+		return ended(ctx, err)
+	}
+	work, cancel := outlive(ctx, s.Grace)
+	defer cancel()
+	pulling, cancelPull := outlive(ctx, 0) // without ctx's deadline: nats.go refuses to pull shortly before one
+	defer cancelPull()
+	for ctx.Err() == nil {
+		b := newBatch(c.limits.AckWait / 3)
+		if err = r.fill(pulling, b); err == nil && ctx.Err() == nil {
+			err = r.settle(work, b)
+		}
+		b.release()
+		if err != nil {
+			break
+		}
+	}
+	err = ended(ctx, err)
+	if c.nc.IsConnected() {
+		err = errors.Join(err, c.flush())
+	}
+	return err
+}
+
+// ended drops an error that is only the end of ctx.
+func ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
+		return nil
+	}
+	return err
+}
+
+// outlive gives a context that ends grace after ctx has.
+func outlive(ctx context.Context, grace time.Duration) (context.Context, context.CancelFunc) {
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		if pause(work, grace) {
+			cancel()
+		}
+	})
+	return work, func() {
+		stop()
+		cancel()
+	}
+}
+
+// runner is the state of one RunStage. Only its goroutine touches it.
+type runner struct {
+	*Conn
+	stage    Stage
+	process  Process
+	consumer jetstream.Consumer
+	// failures counts, by position, how often a message failed here. An entry goes when the message is settled here;
+	// when another process settles it, the few bytes stay until the stage ends.
+	failures map[uint64]int
+	log      zerolog.Logger
+}
+
+// ensureConsumer creates the stage's consumer, or takes the one that exists, and asserts what comes back.
+func (r *runner) ensureConsumer(ctx context.Context) error {
+	want := r.stage.consumer(r.limits)
+	for try := 1; ; try++ {
+		consumer, err := r.js.CreateOrUpdateConsumer(ctx, StreamName(r.stage.In), want)
+		switch {
+		case err == nil:
+			have := consumer.CachedInfo().Config
+			if have.AckWait != want.AckWait || have.MaxDeliver != want.MaxDeliver || len(have.BackOff) > 0 {
+				return fmt.Errorf("%w: consumer %s: ack wait %v, max deliver %d, backoff %v",
+					ErrTopology, want.Durable, have.AckWait, have.MaxDeliver, have.BackOff)
+			}
+			r.consumer = consumer
+			return nil
+		case errors.Is(err, jetstream.ErrStreamNotFound):
+			return fmt.Errorf("%w: stage %s: stream %s", ErrNotFound, r.stage.Name, StreamName(r.stage.In))
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case r.nc.IsClosed():
+			return fmt.Errorf("streams: stage %s: %w", r.stage.Name, err)
+		}
+		r.log.Warn().Err(err).Msg("cannot reach the stage's consumer, trying again")
+		if !pause(ctx, r.limits.backoff(try)) {
+			return ctx.Err()
+		}
+	}
+}
+
+// fill takes a batch: what is there; else it waits for a first message; then it lingers for more. It asks the server
+// for no more than it has room for and lets the server end each request, so that nothing is under way that is not in
+// hand.
+func (r *runner) fill(ctx context.Context, b *batch) error {
+	if err := r.take(b, func() (jetstream.MessageBatch, error) {
+		return r.consumer.FetchNoWait(r.stage.Batch)
+	}); err != nil {
+		return r.recover(ctx, err)
+	}
+	for len(b.inputs) == 0 && ctx.Err() == nil {
+		if err := r.take(b, func() (jetstream.MessageBatch, error) {
+			return r.consumer.Fetch(1, jetstream.FetchContext(ctx), jetstream.FetchHeartbeat(pullHeartbeat))
+		}); err != nil {
+			if err := r.recover(ctx, err); err != nil {
+				return err
+			}
+		}
+	}
+	room := r.stage.Batch - len(b.inputs)
+	if room == 0 || ctx.Err() != nil {
+		return nil
+	}
+	err := r.take(b, func() (jetstream.MessageBatch, error) {
+		if r.stage.Linger > 0 {
+			return r.consumer.Fetch(room, jetstream.FetchMaxWait(r.stage.Linger))
+		}
+		return r.consumer.FetchNoWait(room)
+	})
+	if err != nil {
+		r.log.Debug().Err(err).Msg("going on with a part-filled batch")
+	}
+	return nil
+}
+
+// take adds to the batch what one request brings.
+func (r *runner) take(b *batch, fetch func() (jetstream.MessageBatch, error)) error {
+	got, err := fetch()
+	if err != nil {
+		return err
+	}
+	for msg := range got.Messages() {
+		meta, err := msg.Metadata()
+		if err != nil {
+			return fmt.Errorf("streams: stage %s: %w", r.stage.Name, err)
+		}
+		b.add(&input{Msg: msg, meta: meta})
+	}
+	return got.Error()
+}
+
+// recover does what an error of a request calls for; it returns the error when nothing can be done.
+func (r *runner) recover(ctx context.Context, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return nil
+	case r.nc.IsClosed():
+		return fmt.Errorf("streams: stage %s: %w", r.stage.Name, err)
+	case errors.Is(err, jetstream.ErrNoHeartbeat):
+		r.stage.Observer.Silent(r.stage.Name)
+		r.log.Warn().Msg("the server missed its heartbeats, asking again")
+	default:
+		r.log.Warn().Err(err).Msg("pull failed, asking again")
+		if !pause(ctx, r.limits.backoff(1)) {
+			return nil
+		}
+	}
+	// A consumer that was deleted, or lost with its server, comes back from its declared form.
+	return ended(ctx, r.ensureConsumer(ctx))
+}
+
+// settle decides the fate of every message of a batch. What it leaves undecided, because work has ended, the batch's
+// release gives back.
+func (r *runner) settle(work context.Context, b *batch) error {
+	var healthy, suspect []*input
+	var letters []letter
+	blamed := false
+	for _, in := range b.inputs {
+		deliveries, tries := int(in.meta.NumDelivered), r.limits.MaxDeliver
+		var err error
+		switch in.body, err = open(in.Subject(), in.Data()); {
+		case err != nil:
+			letters = append(letters, letter{in, err})
+		case deliveries > crashFactor*tries && !blamed:
+			// Suspects are processed one by one in this order: of several, the first is what the last process died of.
+			letters = append(letters, letter{in, poison(fmt.Errorf(
+				"delivered %d times and never settled: the processes that worked on it died", deliveries))})
+			blamed = true
+		case deliveries > tries:
+			suspect = append(suspect, in)
+		default:
+			healthy = append(healthy, in)
+		}
+	}
+	if err := r.bury(work, letters); err != nil {
+		return err
+	}
+	if len(healthy) > 0 {
+		if err := r.run(work, healthy); err != nil {
+			return err
+		}
+	}
+	return r.runSingly(work, suspect)
+}
+
+// run processes messages together and settles them by their outcomes.
+func (r *runner) run(work context.Context, in []*input) error {
+	if work.Err() != nil {
+		return nil
+	}
+	outcomes := r.call(work, in)
+	if len(in) > 1 && allFailed(outcomes) && work.Err() == nil {
+		r.log.Warn().Err(outcomes[0].Err).Int("messages", len(in)).Msg("whole batch failed, processing it one by one")
+		return r.runSingly(work, in)
+	}
+	var done, alone []*input
+	var out []sealed
+	var letters []letter
+	for i, o := range outcomes {
+		in := in[i]
+		if o.Err == nil {
+			var more []sealed
+			if more, o.Err = sealAll(o.Out); o.Err == nil {
+				done, out = append(done, in), append(out, more...)
+				continue
+			}
+		}
+		if work.Err() != nil {
+			continue // failed by being told to end: given back, and no try counted
+		}
+		if reject := new(schemas.Reject); errors.As(o.Err, &reject) {
+			letters = append(letters, letter{in, o.Err})
+			continue
+		}
+		seq := in.meta.Sequence.Stream
+		r.failures[seq]++
+		switch tries := r.failures[seq]; {
+		case tries < r.limits.MaxDeliver:
+			r.log.Warn().Err(o.Err).Uint64("seq", seq).Int("try", tries).Msg("message failed, trying again later")
+			r.stage.Observer.Settled(r.stage.Name, Retried)
+			r.answer(in, in.NakWithDelay(r.limits.backoff(tries)))
+		case len(outcomes) > 1:
+			alone = append(alone, in)
+		default:
+			letters = append(letters, letter{in, poison(o.Err)})
+		}
+	}
+	if err := r.publish(work, out); err != nil {
+		return err
+	}
+	for _, in := range done {
+		r.acknowledge(in, Done)
+	}
+	if err := r.bury(work, letters); err != nil {
+		return err
+	}
+	return r.runSingly(work, alone)
+}
+
+func (r *runner) runSingly(work context.Context, in []*input) error {
+	for _, one := range in {
+		if err := r.run(work, []*input{one}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// call calls Process and makes a panic, or a wrong number of outcomes, a failure of every message.
+func (r *runner) call(work context.Context, in []*input) (out []Outcome) {
+	failed := func(err error) []Outcome {
+		out := make([]Outcome, len(in))
+		for i := range out {
+			out[i].Err = err
+		}
+		return out
+	}
+	defer func() {
+		if cause := recover(); cause != nil {
+			out = failed(fmt.Errorf("panic: %v\n%s", cause, debug.Stack()))
+		}
+	}()
+	messages := make([]events.Message, len(in))
+	for i := range in {
+		messages[i] = in[i].body
+	}
+	start := time.Now()
+	out = r.process(work, messages)
+	r.stage.Observer.Batch(r.stage.Name, len(in), time.Since(start))
+	if len(out) != len(in) {
+		return failed(fmt.Errorf("stage %s gave %d outcomes for %d messages", r.stage.Name, len(out), len(in)))
+	}
+	return out
+}
+
+func allFailed(outcomes []Outcome) bool {
+	for _, o := range outcomes {
+		reject := new(schemas.Reject)
+		if o.Err == nil || errors.As(o.Err, &reject) {
+			return false
+		}
+	}
+	return true
+}
+
+// sealed is a message ready for the stream of a kind.
+type sealed struct {
+	kind schemas.Kind
+	msg  *nats.Msg
+}
+
+// sealAll makes one outcome's messages ready, all or none.
+func sealAll(out []Emit) ([]sealed, error) {
+	all := make([]sealed, len(out))
+	for i, e := range out {
+		msg, err := seal(e.Kind, e.Msg)
+		if errors.Is(err, ErrTooLarge) {
+			return nil, &schemas.Reject{Reason: schemas.ReasonTooLarge, Err: err}
+		}
+		if err != nil {
+			return nil, fmt.Errorf("streams: output: %w", err)
+		}
+		all[i] = sealed{e.Kind, msg}
+	}
+	return all, nil
+}
+
+// publish stores outputs in order: a kind's messages go out together, and the next kind's when they are stored, so that
+// a message that closes an iteration never stands before what it closes.
+func (r *runner) publish(work context.Context, out []sealed) error {
+	for len(out) > 0 {
+		kind := out[0].kind
+		var same []*nats.Msg
+		for len(out) > 0 && out[0].kind == kind {
+			same, out = append(same, out[0].msg), out[1:]
+		}
+		if err := r.send(work, kind, same); err != nil {
+			return fmt.Errorf("streams: stage %s: %w", r.stage.Name, err)
+		}
+	}
+	return nil
+}
+
+// letter is a message that is to be a dead letter, and why.
+type letter struct {
+	in  *input
+	err error
+}
+
+func poison(err error) error { return &schemas.Reject{Reason: schemas.ReasonPoison, Err: err} }
+
+// bury publishes dead letters and acknowledges their originals.
+func (r *runner) bury(work context.Context, letters []letter) error {
+	out := make([]sealed, len(letters))
+	for i, l := range letters {
+		msg, err := seal(schemas.DeadLetters, r.deadLetter(l))
+		if err != nil {
+			return fmt.Errorf("streams: stage %s: dead letter: %w", r.stage.Name, err)
+		}
+		out[i] = sealed{schemas.DeadLetters, msg}
+	}
+	if err := r.publish(work, out); err != nil {
+		return err
+	}
+	for _, l := range letters {
+		reason := reasonOf(l.err)
+		r.log.Error().Err(l.err).Str("reason", reason).Uint64("seq", l.in.meta.Sequence.Stream).
+			Str("pair", idOf(l.in.Headers())).Msg("dead letter")
+		r.acknowledge(l.in, reason)
+	}
+	return nil
+}
+
+func (r *runner) acknowledge(in *input, outcome string) {
+	delete(r.failures, in.meta.Sequence.Stream)
+	r.stage.Observer.Settled(r.stage.Name, outcome)
+	r.answer(in, in.Ack())
+}
+
+// answer logs an answer that could not be sent. The server will deliver the message again, which is harmless.
+func (r *runner) answer(in *input, err error) {
+	if err != nil {
+		r.log.Warn().Err(err).Uint64("seq", in.meta.Sequence.Stream).Msg("answer not sent")
+	}
+}
