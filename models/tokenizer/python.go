@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/nikolalohinski/gonja/v2/builtins"
 	"github.com/nikolalohinski/gonja/v2/exec"
@@ -53,18 +54,27 @@ func pyRange(_ *exec.Evaluator, params *exec.VarArgs) (any, error) {
 	return numbers, nil
 }
 
-// pyStringMethods are gonja's, but for replace without its count and for splits, whose lists want list's negative index.
+// pyStringMethods are gonja's, but for those that fail without their optional arguments or give another result than Python's,
+// and for splits, whose lists want list's negative index.
 func pyStringMethods() map[string]exec.Method[string] {
 	methods := map[string]exec.Method[string]{}
 	for _, name := range []string{
-		"capitalize", "casefold", "count", "endswith", "find", "format", "isalnum", "isalpha", "isascii", "isdecimal", "isdigit",
-		"islower", "isnumeric", "isspace", "istitle", "isupper", "join", "ljust", "lower", "lstrip", "partition", "removeprefix",
-		"removesuffix", "rfind", "rjust", "rpartition", "rstrip", "splitlines", "startswith", "strip", "swapcase", "title",
-		"upper", "zfill",
+		"capitalize", "casefold", "endswith", "find", "format", "isalnum", "isalpha", "isascii", "isdecimal", "isdigit",
+		"islower", "isnumeric", "isspace", "istitle", "isupper", "join", "ljust", "lower", "partition", "removeprefix",
+		"removesuffix", "rfind", "rjust", "rpartition", "splitlines", "startswith", "swapcase", "title", "upper", "zfill",
 	} {
 		if method, ok := builtins.Methods.Str.Get(name); ok {
 			methods[name] = method
 		}
+	}
+	methods["strip"] = stripMethod(strings.TrimFunc)
+	methods["lstrip"] = stripMethod(strings.TrimLeftFunc)
+	methods["rstrip"] = stripMethod(strings.TrimRightFunc)
+	methods["count"] = func(self string, _ *exec.Value, args *exec.VarArgs) (any, error) {
+		if len(args.Args) != 1 {
+			return nil, errors.New("count takes one argument")
+		}
+		return strings.Count(self, args.Args[0].String()), nil
 	}
 	methods["replace"] = func(self string, _ *exec.Value, args *exec.VarArgs) (any, error) {
 		if len(args.Args) < 2 || len(args.Args) > 3 {
@@ -102,6 +112,20 @@ func pyStringMethods() map[string]exec.Method[string] {
 		return texts(parts), nil
 	}
 	return methods
+}
+
+// stripMethod strips white space, or the characters of its argument.
+func stripMethod(trim func(string, func(rune) bool) string) exec.Method[string] {
+	return func(self string, _ *exec.Value, args *exec.VarArgs) (any, error) {
+		switch {
+		case len(args.Args) > 1:
+			return nil, errors.New("strip takes at most one argument")
+		case len(args.Args) == 0 || args.Args[0].IsNil():
+			return trim(self, unicode.IsSpace), nil
+		}
+		set := args.Args[0].String()
+		return trim(self, func(r rune) bool { return strings.ContainsRune(set, r) }), nil
+	}
 }
 
 // splitArguments are the separator ("" for white space) and the greatest number of splits (-1 for all).

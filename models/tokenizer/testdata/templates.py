@@ -117,6 +117,50 @@ QWEN = """{%- macro head(role) -%}
     {{- '<|im_start|>assistant\\n' }}
 {%- endif %}"""
 
+# Bare [INST] marks, alternation checked, system message put before the last user turn.
+MISTRAL = """{%- if messages[0]["role"] == "system" %}
+    {%- set system_message = messages[0]["content"] %}
+    {%- set loop_messages = messages[1:] %}
+{%- else %}
+    {%- set loop_messages = messages %}
+{%- endif %}
+{%- set user_messages = loop_messages | selectattr("role", "equalto", "user") | list %}
+{%- set ns = namespace() %}
+{%- set ns.index = 0 %}
+{%- for message in loop_messages %}
+    {%- if not (message.role == "tool" or message.tool_calls is defined) %}
+        {%- if (message["role"] == "user") != (ns.index % 2 == 0) %}
+            {{- raise_exception("turns must alternate") }}
+        {%- endif %}
+        {%- set ns.index = ns.index + 1 %}
+    {%- endif %}
+{%- endfor %}
+{{- bos_token }}
+{%- for message in loop_messages %}
+    {%- if message["role"] == "user" %}
+        {%- if loop.last and system_message is defined %}
+            {{- "[INST] " + system_message + "\\n\\n" + message["content"] + "[/INST]" }}
+        {%- else %}
+            {{- "[INST] " + message["content"] + "[/INST]" }}
+        {%- endif %}
+    {%- elif message["role"] == "assistant" %}
+        {{- " " + message["content"]|trim + eos_token}}
+    {%- endif %}
+{%- endfor %}
+"""
+
+# The assistant by another name, the system message as the first turn's beginning.
+GEMMA = (
+    "{{ bos_token }}{%- if messages[0]['role'] == 'system' -%}{%- set first = messages[0]['content'] + '\n\n' -%}"
+    "{%- set turns = messages[1:] -%}{%- else -%}{%- set first = '' -%}{%- set turns = messages -%}{%- endif -%}"
+    "{%- for message in turns -%}{%- if (message['role'] == 'assistant') -%}{%- set role = 'model' -%}{%- else -%}"
+    "{%- set role = message['role'] -%}{%- endif -%}"
+    "{{ '<start_of_turn>' + role + '\n' + first }}{%- if message['content'] is string -%}"
+    "{{ message['content'] | trim }}{%- elif message['content'] is iterable -%}{%- for item in message['content'] -%}"
+    "{{ item['text'] | trim }}{%- endfor -%}{%- else -%}{{ raise_exception('Invalid content type') }}{%- endif -%}"
+    "{{ '<end_of_turn>\n' }}{%- endfor -%}{%- if add_generation_prompt -%}{{'<start_of_turn>model\n'}}{%- endif -%}"
+)
+
 CORNERS = {
     "blanks_between_blocks": "{% if true %} {% if true %}a{% endif %} {% endif %} b",
     "blanks_after_output": "{{ 'a' }} {% if true %}b{% endif %}\t{# note #} c",
@@ -127,8 +171,8 @@ CORNERS = {
     "crlf": "a\r\n{% if true %}\r\nb{% endif %}\r\nc",
     "quotes_in_tags": "{{ '%}' }}{{ \"}}\" }}{{ 'it\\'s' }}{{ '{% if %}' }}{{ '\\t|\\\\n' }}",
     "missing": "[{{ pad_token }}{{ unheard_of }}{{ messages[0].nothing }}]",
-    "null": "{{ none }}|{{ tools is none }}|{{ documents is defined }}|{{ true }}|{{ false and 1 }}",
-    "numbers": "{{ 7 // 2 }} {{ 7 / 2 }} {{ 7 % 4 }} {{ 2 ** 3 }} {{ 1.5 + 1 }} {{ -3 }} {{ 3 | string + 'x' }}",
+    "null": "{{ tools is none }}|{{ tools is not none }}|{{ true }}|{{ false and 1 }}|{{ not tools }}|{{ 'a' if documents else 'b' }}",
+    "numbers": "{{ 7 // 2 }} {{ 7 / 2 }} {{ 7 % 4 }} {{ 2 * 3 }} {{ 1.5 + 1 }} {{ -3 }} {{ 3 | string + 'x' }} {{ '4' | int + 1 }}",
     "tojson": "{{ messages | tojson }}\n{{ messages[0] | tojson(indent=2) }}\n{{ {'b': [1, 2.5, none, true], 'a': '<é&\\'>'} | tojson }}",
     "conditional": "{{ 'a' if add_generation_prompt else 'b' }}{{ 'c' if false }}{{ messages[-1]['role'] }}{{ messages[0].content[:3] }}",
     "loop": "{% for m in messages %}{{ loop.index }}/{{ loop.length }}{{ ', ' if not loop.last }}{% endfor %}"
@@ -137,13 +181,24 @@ CORNERS = {
     "scope": "{% set x = 1 %}{% for m in messages %}{% set x = 2 %}{% endfor %}{{ x }}{% if true %}{% set x = 3 %}{% endif %}{{ x }}",
     "strings": "{{ 'a,b'.split(',') | join('+') }}{{ 'Abc'.upper() }}{{ 'xax'.replace('x', '') }}{{ 'abc'.startswith('ab') }}"
                "{{ 'a' in 'abc' }}{{ 'q' not in 'abc' }}{{ 'abc' | length }}{{ ' a '.strip() }}{{ 'abc'[-1] }}{{ 'title case' | title }}",
-    "items": "{% for k, v in messages[0].items() %}{{ k }}={{ v }};{% endfor %}{{ messages[0] is mapping }}{{ messages is iterable }}",
+    "tests": "{{ messages[0] is mapping }}{{ messages is iterable }}{{ messages is sequence }}{{ 'a' is string }}{{ messages is string }}"
+             "{{ 'role' in messages[0] }}{{ 'tool_calls' in messages[0] }}{{ messages[0].name is defined }}{{ 1 is number }}"
+             "{{ messages[0].tool_calls is defined and messages[0].tool_calls }}{{ 2 is even }}{{ bos_token is none }}{{ 'a' is in ['a'] }}",
+    "first_of_one": "{% set one = messages[-1:] %}{{ one[-1].role }}{{ one[0]['role'] }}{{ 'x'.split(',')[-1] }}{{ (messages[0],)[0].role }}",
+    "strip": "[{{ ' \\n a \\t'.strip() }}][{{ ' a '.lstrip() }}][{{ ' a '.rstrip() }}][{{ 'xxaxx'.strip('x') }}][{{ 'xya'.lstrip('xy') }}]"
+             "[{{ 'axy'.rstrip('y') }}][{{ 'a\\n\\n'.rstrip('\\n') }}][{{ '\u3000a\u00a0'.strip() }}][{{ ' a ' | trim }}]",
+    "methods": "{{ 'aXa'.lower() }}{{ 'aB'.upper() }}{{ 'a b'.title() }}{{ 'aBC'.capitalize() }}{{ 'abab'.count('b') }}{{ 'abc'.find('c') }}"
+               "{{ 'abc'.endswith('bc') }}{{ 'abc'.startswith(('x', 'a')) }}{{ ','.join(['a', 'b']) }}{{ 'a-b'.replace('-', '+') }}"
+               "{{ 'aaa'.replace('a', 'b', 2) }}{{ 'a  b c'.split() | length }}{{ 'a,b,c'.split(',', 1)[1] }}{{ 'a,b,c'.rsplit(',', 1)[0] }}"
+               "{{ '12'.isdigit() }}{{ 'ab'.isalpha() }}{{ 'a\\nb'.splitlines() | length }}{{ 'abc'.removeprefix('a') }}{{ 'abc'.removesuffix('c') }}",
+    "think": "{% for m in messages %}{% set c = m.content %}{% if '</think>' in c %}{% set c = c.split('</think>')[-1].lstrip('\\n') %}"
+             "{% endif %}{{ c }}{% endfor %}",
     "select": "{{ messages | map(attribute='role') | join(',') }}{{ messages | selectattr('role', 'equalto', 'user') | list | length }}"
               "{{ (messages | first).role }}{{ (messages | last).role }}",
     "set_block": "{% set x %}a\n{{ 'b' }}\n{% endset %}[{{ x }}]",
     "raw": "{% raw %}{{ x }} {% if %}{% endraw %} {{ 'a' }}",
     "escape": "{{ messages[0].content | e }}{{ '<&>' }}",
-    "concat": "{{ 'a' ~ 1 ~ true ~ none }}{{ 'a' * 3 }}{{ [1, 2] + [3] }}{{ {'k': 'v'} }}{{ ('a', 1) }}",
+    "concat": "{{ 'a' ~ 1 ~ true }}{{ 'a' * 3 }}{{ [1, 2] + [3] }}{{ {'k': 'v'} }}",
     "defined_or": "{{ x | default('d') }}{{ '' | default('e', true) }}{{ (undefined_name or 'f') }}",
     "replace_filter": "{{ messages[0].content | replace('\\n', ' ') | trim | lower }}",
     "strftime": "{{ strftime_now('%Y-%m-%d %d %b %B %y %H:%M:%S %A %a %j %p %I %%') }}",
@@ -151,5 +206,5 @@ CORNERS = {
 
 TEMPLATES = {
     "chatml": CHATML, "chatml_system": CHATML_SYSTEM, "zephyr": ZEPHYR, "llama3": LLAMA3, "llama32": LLAMA32, "llama2": LLAMA2,
-    "qwen": QWEN, **CORNERS,
+    "mistral": MISTRAL, "gemma": GEMMA, "qwen": QWEN, **CORNERS,
 }

@@ -1,0 +1,601 @@
+package tokenizer_test
+
+import (
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/fstest"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ldalign/ldalign/models/tokenizer"
+)
+
+// goldens is what testdata/make_goldens.py had transformers do.
+type goldens struct {
+	Templates map[string]string
+	Chats     [][]tokenizer.Message
+	Renders   []struct {
+		Template string
+		Chat     int
+		Generate bool
+		Text     string
+	}
+	Tokenizers map[string]struct {
+		Vocab int
+		BOS   *int64
+		EOS   int64
+		Texts []struct {
+			Text    string
+			Special bool
+			IDs     []int64
+			Decoded string
+			Skipped string
+		}
+		Chats []struct {
+			Chat     int
+			Generate bool
+			Text     string
+			IDs      []int64
+		}
+		Pairs []struct {
+			Prompt, Response string
+			PromptIDs        []int64 `json:"prompt_ids"`
+			ResponseIDs      []int64 `json:"response_ids"`
+		}
+	}
+}
+
+func readGoldens(t testing.TB) goldens {
+	t.Helper()
+	text, err := os.ReadFile("testdata/goldens.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var g goldens
+	if err := json.Unmarshal(text, &g); err != nil {
+		t.Fatal(err)
+	}
+	if len(g.Renders) == 0 || len(g.Tokenizers) != 4 {
+		t.Fatal("goldens.json is incomplete")
+	}
+	return g
+}
+
+func load(t testing.TB, dir string) *tokenizer.Tokenizer {
+	t.Helper()
+	return closing(t)(tokenizer.Load(filepath.Join("testdata", dir)))
+}
+
+func closing(t testing.TB) func(*tokenizer.Tokenizer, error) *tokenizer.Tokenizer {
+	return func(tok *tokenizer.Tokenizer, err error) *tokenizer.Tokenizer {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := tok.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		return tok
+	}
+}
+
+// folder copies a golden folder into memory, to be changed.
+func folder(t testing.TB, dir string) fstest.MapFS {
+	t.Helper()
+	files := fstest.MapFS{}
+	root := os.DirFS(filepath.Join("testdata", dir))
+	entries, err := fs.ReadDir(root, ".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		text, err := fs.ReadFile(root, e.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[e.Name()] = &fstest.MapFile{Data: text}
+	}
+	return files
+}
+
+func TestEncodeAndDecodeAsTransformers(t *testing.T) {
+	for name, want := range readGoldens(t).Tokenizers {
+		t.Run(name, func(t *testing.T) {
+			tok := load(t, name)
+			if tok.Vocab() != want.Vocab {
+				t.Errorf("vocabulary of %d, want %d", tok.Vocab(), want.Vocab)
+			}
+			for _, w := range want.Texts {
+				ids, err := tok.Encode(w.Text, w.Special)
+				if err != nil {
+					t.Errorf("%q: %v", w.Text, err)
+					continue
+				}
+				if diff := cmp.Diff(w.IDs, ids); diff != "" {
+					t.Errorf("%q (special %v): %s", w.Text, w.Special, diff)
+				}
+				if got := tok.Decode(w.IDs, false); got != w.Decoded {
+					t.Errorf("decoded %q, want %q", got, w.Decoded)
+				}
+				if got := tok.Decode(w.IDs, true); got != w.Skipped {
+					t.Errorf("decoded without special tokens %q, want %q", got, w.Skipped)
+				}
+			}
+		})
+	}
+}
+
+func TestRenderAsTransformers(t *testing.T) {
+	g := readGoldens(t)
+	for name, template := range g.Templates {
+		t.Run(name, func(t *testing.T) {
+			files := folder(t, "llama") // its special tokens are <s> and </s>, as in the goldens
+			files["chat_template.jinja"] = &fstest.MapFile{Data: []byte(template)}
+			tok := closing(t)(tokenizer.FromFS(files))
+			for _, want := range g.Renders {
+				if want.Template != name {
+					continue
+				}
+				got, err := tok.Render(g.Chats[want.Chat], want.Generate)
+				if err != nil {
+					t.Errorf("chat %d: %v", want.Chat, err)
+				} else if got != want.Text {
+					t.Errorf("chat %d, generation prompt %v:\n got %q\nwant %q", want.Chat, want.Generate, got, want.Text)
+				}
+			}
+		})
+	}
+}
+
+func TestChatsAsTransformers(t *testing.T) {
+	g := readGoldens(t)
+	for name, want := range g.Tokenizers {
+		t.Run(name, func(t *testing.T) {
+			tok := load(t, name)
+			for _, w := range want.Chats {
+				text, err := tok.Render(g.Chats[w.Chat], w.Generate)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if text != w.Text {
+					t.Errorf("chat %d:\n got %q\nwant %q", w.Chat, text, w.Text)
+				}
+				ids, err := tok.Encode(text, false)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if diff := cmp.Diff(w.IDs, ids); diff != "" {
+					t.Errorf("chat %d: %s", w.Chat, diff)
+				}
+			}
+			if len(want.Pairs) == 0 {
+				return
+			}
+			format, err := tokenizer.NewFormat(tok, tokenizer.FormatOptions{Template: "auto"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, w := range want.Pairs {
+				prompt, response, err := format.Pair(w.Prompt, w.Response)
+				if err != nil {
+					t.Errorf("%q: %v", w.Prompt, err)
+					continue
+				}
+				if diff := cmp.Diff(w.PromptIDs, prompt); diff != "" {
+					t.Errorf("prompt %q: %s", w.Prompt, diff)
+				}
+				if diff := cmp.Diff(w.ResponseIDs, response); diff != "" {
+					t.Errorf("response %q: %s", w.Response, diff)
+				}
+				if alone, err := format.Prompt(w.Prompt); err != nil || !slices.Equal(alone, prompt) {
+					t.Errorf("Prompt(%q) is %v (%v), in Pair it is %v", w.Prompt, alone, err, prompt)
+				}
+			}
+		})
+	}
+}
+
+func TestSpecialTokens(t *testing.T) {
+	for name, want := range map[string]struct {
+		bos int64
+		eos []int64
+		pad int64
+	}{
+		"gpt2":   {0, []int64{0}, 0},
+		"llama":  {1, []int64{2}, 2},    // no pad_token: EOS; eos_token_id of config.json
+		"chatml": {1, []int64{2}, 0},    // neither config has an id
+		"llama3": {0, []int64{4, 1}, 4}, // eos_token first; the list of generation_config.json hides config.json's
+	} {
+		tok := load(t, name)
+		if bos, ok := tok.BOS(); !ok || bos != want.bos {
+			t.Errorf("%s: BOS %d, %v, want %d", name, bos, ok, want.bos)
+		}
+		if diff := cmp.Diff(want.eos, tok.EOS()); diff != "" {
+			t.Errorf("%s: EOS: %s", name, diff)
+		}
+		if tok.PAD() != want.pad {
+			t.Errorf("%s: PAD %d, want %d", name, tok.PAD(), want.pad)
+		}
+	}
+	files := folder(t, "llama")
+	files["tokenizer_config.json"] = &fstest.MapFile{Data: []byte(`{"bos_token": null}`)}
+	files["special_tokens_map.json"] = &fstest.MapFile{Data: []byte(`{"bos_token":"<s>","eos_token":{"content":"</s>"}}`)}
+	tok := closing(t)(tokenizer.FromFS(files))
+	if bos, ok := tok.BOS(); ok {
+		t.Errorf("tokenizer_config.json has the last word, but BOS is %d", bos)
+	}
+	if diff := cmp.Diff([]int64{2}, tok.EOS()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestLoadTellsWhatIsWrong(t *testing.T) {
+	for name, test := range map[string]struct {
+		file, text string
+		want       error
+		says       string
+	}{
+		"no tokenizer.json":    {"tokenizer.json", "", tokenizer.ErrNoTokenizer, "save_pretrained"},
+		"broken tokenizer":     {"tokenizer.json", `{"model":`, tokenizer.ErrFormat, "tokenizer.json"},
+		"no vocabulary":        {"tokenizer.json", `{"model":{}}`, tokenizer.ErrFormat, "vocab"},
+		"unknown model":        {"tokenizer.json", `{"model":{"type":"X","vocab":{"</s>":2,"<s>":1,"<unk>":0}}}`, tokenizer.ErrFormat, "tokenizer.json"},
+		"negative id":          {"tokenizer.json", `{"model":{"vocab":{"a":-1}}}`, tokenizer.ErrFormat, "-1"},
+		"odd unigram":          {"tokenizer.json", `{"model":{"vocab":[[]]}}`, tokenizer.ErrFormat, "entry 0"},
+		"broken config":        {"tokenizer_config.json", `[]`, tokenizer.ErrFormat, "tokenizer_config.json"},
+		"EOS of no vocabulary": {"tokenizer_config.json", `{"eos_token":"<eos>"}`, tokenizer.ErrFormat, `"<eos>"`},
+		"odd EOS":              {"tokenizer_config.json", `{"eos_token":7}`, tokenizer.ErrFormat, "eos_token"},
+		"odd EOS id":           {"config.json", `{"eos_token_id":"x"}`, tokenizer.ErrFormat, "config.json"},
+		"EOS id past the end":  {"generation_config.json", `{"eos_token_id":[2,420]}`, tokenizer.ErrFormat, "420"},
+		"odd template":         {"tokenizer_config.json", `{"eos_token":"</s>","chat_template":1}`, tokenizer.ErrFormat, "chat_template"},
+		"no default template":  {"tokenizer_config.json", `{"chat_template":[{"name":"x","template":""}]}`, tokenizer.ErrFormat, "default"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			files := folder(t, "llama")
+			if test.text == "" {
+				delete(files, test.file)
+			} else {
+				files[test.file] = &fstest.MapFile{Data: []byte(test.text)}
+			}
+			tok, err := tokenizer.FromFS(files)
+			if err == nil {
+				tok.Close()
+				t.Fatal("loaded")
+			}
+			if !errors.Is(err, test.want) || !strings.Contains(err.Error(), test.says) {
+				t.Errorf("error %q, want %v that says %q", err, test.want, test.says)
+			}
+		})
+	}
+	files := folder(t, "llama")
+	maps.DeleteFunc(files, func(name string, _ *fstest.MapFile) bool { return name != "tokenizer.json" })
+	if _, err := tokenizer.FromFS(files); !errors.Is(err, tokenizer.ErrFormat) || !strings.Contains(err.Error(), "end-of-sequence") {
+		t.Errorf("no EOS anywhere: %v", err)
+	}
+	if _, err := tokenizer.Load("testdata/nobody"); !errors.Is(err, tokenizer.ErrNoTokenizer) ||
+		!strings.Contains(err.Error(), "testdata/nobody") {
+		t.Errorf("no folder: %v", err)
+	}
+}
+
+// The library takes C strings: text after a NUL must not vanish on the way in, nor all text on the way out.
+func TestNUL(t *testing.T) {
+	for _, name := range []string{"gpt2", "llama", "chatml", "llama3"} {
+		tok := load(t, name)
+		got, err := tok.Encode("a\x00b \xff.", false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := tok.Encode("a\uFFFDb \uFFFD.", false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+		nul := int64(-1)
+		var raw struct {
+			Model struct{ Vocab map[string]int64 }
+		}
+		text, err := os.ReadFile(filepath.Join("testdata", name, "tokenizer.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(text, &raw); err != nil {
+			t.Fatal(err)
+		}
+		for _, token := range []string{"Ā", "<0x00>"} {
+			if id, ok := raw.Model.Vocab[token]; ok {
+				nul = id
+			}
+		}
+		if nul < 0 {
+			t.Fatalf("%s has no NUL", name)
+		}
+		a, err := tok.Encode("dog", false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := tok.Decode(slices.Concat(a, []int64{nul}, a), false); strings.ReplaceAll(got, " ", "") != "dog\uFFFDdog" {
+			t.Errorf("%s: decoded %q", name, got)
+		}
+	}
+}
+
+func TestDecodeIDsOfNoVocabulary(t *testing.T) {
+	tok := load(t, "gpt2")
+	if got := tok.Decode([]int64{-1, 1 << 40, 400, 1 << 31}, false); got != "" {
+		t.Errorf("decoded %q", got)
+	}
+	if got := tok.Decode(nil, false); got != "" {
+		t.Errorf("decoded %q", got)
+	}
+}
+
+func TestFormats(t *testing.T) {
+	tok := load(t, "gpt2") // no chat template
+	encode := func(text string) []int64 {
+		t.Helper()
+		ids, err := tok.Encode(text, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ids
+	}
+	eos := tok.EOS()[0]
+	const instruction = "### Instruction: {prompt}\n\n### Response: "
+	for name, test := range map[string]struct {
+		template, prompt, response string
+		before, after              []int64
+	}{
+		"raw":         {"raw", "What is", " the list", encode("What is"), append(encode(" the list"), eos)},
+		"auto is raw": {"auto", "What is", " the list", encode("What is"), append(encode(" the list"), eos)},
+		"instruction": {
+			instruction, "What is", "The list", encode("### Instruction: What is\n\n### Response: "), append(encode("The list"), eos),
+		},
+		// "Response: " and "The" would be tokenised as "Response:", " The": the prompt's ids hold, and so does the text.
+		"merged space": {"{prompt} ", "the", "dog", encode("the "), append(encode("dog"), eos)},
+		"merged word":  {"raw", "the qui", "ck brown", encode("the qui"), append(encode("ck brown"), eos)},
+		"no response":  {"raw", "What is", "", encode("What is"), []int64{eos}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			format, err := tokenizer.NewFormat(tok, tokenizer.FormatOptions{Template: test.template})
+			if err != nil {
+				t.Fatal(err)
+			}
+			before, after, err := format.Pair(test.prompt, test.response)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(test.before, before); diff != "" {
+				t.Errorf("prompt: %s", diff)
+			}
+			if diff := cmp.Diff(test.after, after); diff != "" {
+				t.Errorf("response: %s", diff)
+			}
+		})
+	}
+}
+
+func TestFormatRefuses(t *testing.T) {
+	plain, chat := load(t, "gpt2"), load(t, "chatml")
+	files := folder(t, "chatml")
+	files["chat_template.jinja"] = &fstest.MapFile{Data: []byte("{% if %}")}
+	broken := closing(t)(tokenizer.FromFS(files))
+	for name, test := range map[string]struct {
+		tok     *tokenizer.Tokenizer
+		options tokenizer.FormatOptions
+	}{
+		"no chat template":        {plain, tokenizer.FormatOptions{Template: "chat"}},
+		"no placeholder":          {plain, tokenizer.FormatOptions{Template: "instruction"}},
+		"two placeholders":        {plain, tokenizer.FormatOptions{Template: "{prompt}{prompt}"}},
+		"system without chat":     {plain, tokenizer.FormatOptions{System: "Be kind."}},
+		"broken chat template":    {broken, tokenizer.FormatOptions{Template: "chat"}},
+		"broken template by auto": {broken, tokenizer.FormatOptions{Template: "auto"}},
+	} {
+		if _, err := tokenizer.NewFormat(test.tok, test.options); !errors.Is(err, tokenizer.ErrTemplate) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := tokenizer.NewFormat(broken, tokenizer.FormatOptions{Template: "raw"}); err != nil {
+		t.Errorf("raw needs no chat template: %v", err)
+	}
+
+	format, err := tokenizer.NewFormat(chat, tokenizer.FormatOptions{Template: "chat"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := format.Pair("hello", "one<|im_end|>two"); !errors.Is(err, tokenizer.ErrEncode) {
+		t.Errorf("EOS within the response: %v", err)
+	}
+	raw, err := tokenizer.NewFormat(plain, tokenizer.FormatOptions{Template: "raw"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := raw.Prompt(""); !errors.Is(err, tokenizer.ErrEncode) {
+		t.Errorf("empty prompt: %v", err)
+	}
+
+	// A word piece on its own would get a space of its own in this vocabulary: no ids say the same text.
+	sentencePiece, err := tokenizer.NewFormat(load(t, "llama"), tokenizer.FormatOptions{Template: "raw"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := sentencePiece.Pair("the d", "og sleeps"); !errors.Is(err, tokenizer.ErrNotPrefix) {
+		t.Errorf("merged over the boundary: %v", err)
+	}
+
+	files["chat_template.jinja"] = &fstest.MapFile{Data: []byte("{{ messages | length }}{{ messages[0].content }}")}
+	rewriting, err := tokenizer.NewFormat(closing(t)(tokenizer.FromFS(files)), tokenizer.FormatOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := rewriting.Pair("hello", "there"); !errors.Is(err, tokenizer.ErrNotPrefix) {
+		t.Errorf("template that rewrites the prompt: %v", err)
+	}
+}
+
+func TestSystemMessage(t *testing.T) {
+	format, err := tokenizer.NewFormat(load(t, "chatml"), tokenizer.FormatOptions{System: "Be kind."})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := format.Text("Hi")
+	want := "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+	if err != nil || text != want {
+		t.Errorf("%q (%v), want %q", text, err, want)
+	}
+}
+
+func TestFit(t *testing.T) {
+	format, err := tokenizer.NewFormat(load(t, "gpt2"), tokenizer.FormatOptions{Template: "raw"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const x, y = "What is the first word of the list: apple, pear?", " The first word is apple."
+	p, r, err := format.Pair(x, y)
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole, err := format.Fit(x, y, tokenizer.Limits{Prompt: len(p), Response: len(r), Reject: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(tokenizer.Tokens{Prompt: p, Response: r}, whole); diff != "" {
+		t.Error(diff)
+	}
+	cut, err := format.Fit(x, y, tokenizer.Limits{Prompt: 3, Response: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := tokenizer.Tokens{Prompt: p[len(p)-3:], Response: r[:2], Cut: len(p) + len(r) - 5}
+	if diff := cmp.Diff(want, cut); diff != "" {
+		t.Error(diff)
+	}
+	if _, err := format.Fit(x, y, tokenizer.Limits{Prompt: 3, Response: 2, Reject: true}); !errors.Is(err, tokenizer.ErrTooLong) {
+		t.Error(err)
+	}
+	for _, empty := range [][2]string{{"", y}, {x, ""}} {
+		if _, err := format.Fit(empty[0], empty[1], tokenizer.Limits{Prompt: 9, Response: 9}); !errors.Is(err, tokenizer.ErrEmpty) {
+			t.Error(err)
+		}
+	}
+}
+
+func TestHostileTemplates(t *testing.T) {
+	for name, test := range map[string]struct{ template, says string }{
+		"unclosed tag":       {"a\n{{ 'b", "line 2"},
+		"unclosed comment":   {"{# a", "comment"},
+		"unknown block":      {"{% include '/etc/passwd' %}", "include"},
+		"raised":             {"{{ raise_exception('no such role') }}", "no such role"},
+		"endless macro":      {"{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "nested calls"},
+		"endless range":      {"{% for i in range(10 ** 9) %}{{ i }}{% endfor %}", "range"},
+		"deep brackets":      {"{{ " + strings.Repeat("(", 1000) + "1" + strings.Repeat(")", 1000) + " }}", "nested brackets"},
+		"long source":        {strings.Repeat("a", 1<<18), "limit"},
+		"much output":        {"{% for i in range(90000) %}{{ 'a' * 1000 }}{% endfor %}", "output"},
+		"attribute of none":  {"{{ tools.a.b }}", ""},
+		"call of a text":     {"{{ 'a'() }}", ""},
+		"unfinished raw":     {"{% raw %} {{ a", "raw"},
+		"unsupported tojson": {"{{ messages | tojson(sort_keys=true) }}", "sort_keys"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			files := folder(t, "chatml")
+			files["chat_template.jinja"] = &fstest.MapFile{Data: []byte(test.template)}
+			tok := closing(t)(tokenizer.FromFS(files))
+			text, err := tok.Render([]tokenizer.Message{{Role: "user", Content: "Hi"}}, true)
+			if !errors.Is(err, tokenizer.ErrTemplate) || text != "" || !strings.Contains(err.Error(), test.says) {
+				t.Errorf("%.100q, %v", text, err)
+			}
+			if err != nil && len(err.Error()) > 1000 {
+				t.Errorf("the error has %d bytes", len(err.Error()))
+			}
+		})
+	}
+}
+
+func TestFromManyGoroutines(t *testing.T) {
+	g := readGoldens(t)
+	tok := load(t, "llama3")
+	want := g.Tokenizers["llama3"]
+	var group sync.WaitGroup
+	for range 4 {
+		group.Go(func() {
+			for _, w := range want.Chats {
+				text, err := tok.Render(g.Chats[w.Chat], w.Generate)
+				if err != nil || text != w.Text {
+					t.Errorf("%q, %v", text, err)
+				}
+				ids, err := tok.Encode(text, false)
+				if err != nil || !slices.Equal(ids, w.IDs) {
+					t.Errorf("%v, %v", ids, err)
+				}
+			}
+		})
+	}
+	group.Wait()
+}
+
+func FuzzRender(f *testing.F) {
+	for _, template := range readGoldens(f).Templates {
+		f.Add(template, "user", " Hi {{ x }} {% if %} ")
+	}
+	files := folder(f, "chatml")
+	delete(files, "chat_template.jinja")
+	f.Fuzz(func(t *testing.T, template, role, content string) {
+		changed := maps.Clone(files)
+		changed["chat_template.jinja"] = &fstest.MapFile{Data: []byte(template)}
+		tok, err := tokenizer.FromFS(changed)
+		if err != nil {
+			t.Fatal(err) // whatever the template, the tokenizer loads
+		}
+		defer tok.Close()
+		_, err = tok.Render([]tokenizer.Message{{Role: role, Content: content}, {Role: "assistant", Content: role}}, true)
+		if err != nil && !errors.Is(err, tokenizer.ErrTemplate) {
+			t.Fatal(err)
+		}
+	})
+}
+
+func FuzzFromFS(f *testing.F) {
+	for _, name := range []string{"llama3", "llama"} {
+		files := folder(f, name)
+		data := func(file string) []byte {
+			if files[file] == nil {
+				return nil
+			}
+			return files[file].Data
+		}
+		f.Add(data("tokenizer.json"), data("tokenizer_config.json"), data("generation_config.json"))
+	}
+	f.Add([]byte(`{"model":{"type":"BPE","vocab":{"a":0,"b":1},"merges":[]}}`), []byte(`{"eos_token":"a"}`), []byte(`{"eos_token_id":[0,1]}`))
+	f.Fuzz(func(t *testing.T, library, config, generation []byte) {
+		tok, err := tokenizer.FromFS(fstest.MapFS{
+			"tokenizer.json":         &fstest.MapFile{Data: library},
+			"tokenizer_config.json":  &fstest.MapFile{Data: config},
+			"generation_config.json": &fstest.MapFile{Data: generation},
+		})
+		if err != nil {
+			return
+		}
+		defer tok.Close()
+		ids, err := tok.Encode("ab 1\n😀", true)
+		if err != nil {
+			return
+		}
+		for _, id := range ids {
+			if id < 0 || id >= int64(tok.Vocab()) {
+				t.Fatalf("id %d of a vocabulary of %d", id, tok.Vocab())
+			}
+		}
+		tok.Decode(ids, true)
+	})
+}
