@@ -39,7 +39,7 @@ func (r *Repository) Open(ctx context.Context, run string, f File) (io.ReadClose
 // ReadFile reads a small file of a checkpoint into memory and verifies it, as Open does.
 func (r *Repository) ReadFile(ctx context.Context, run string, f File) ([]byte, error) {
 	if f.Bytes > maxReadFile {
-		return nil, fmt.Errorf("checkpoints: file %s has %d bytes, too many to read at once: use Open or Local", f.Name, f.Bytes)
+		return nil, fmt.Errorf("checkpoints: file %s has %d bytes, too many to read at once", f.Name, f.Bytes)
 	}
 	body, err := r.Open(ctx, run, f)
 	if err != nil {
@@ -94,8 +94,8 @@ func (v *verifier) Read(p []byte) (int, error) {
 	return n, err
 }
 
-const remedy = "put a copy of the file with that sha256 in its place; or end all processes of the run, move this blob and" +
-	" the manifests that name it, with all later ones, out of the store, and start again: the run goes on from the" +
+const remedy = "put a copy of the file with that sha256 in its place; or end all processes of the run, move this blob" +
+	" and the manifests that name it, with all later ones, out of the store, and start again: the run goes on from the" +
 	" checkpoint before them and arrives at the same weights"
 
 func corrupt(run string, f File, n int64, sum string) error {
@@ -123,8 +123,8 @@ type localFile struct {
 }
 
 // Local gives the path of a verified file with a checkpoint file's bytes, to be read or mapped but never written. In a
-// directory store that is the blob itself; otherwise it is downloaded into the cache folder, once however many ask. A file
-// is verified once per process. ErrCorrupt as Open.
+// directory store that is the blob itself; otherwise it is downloaded into the cache folder, once however many ask. A
+// file is verified once per process. ErrCorrupt as Open.
 func (r *Repository) Local(ctx context.Context, run string, f File) (string, error) {
 	if err := validateFiles([]File{f}); err != nil {
 		return "", err
@@ -246,9 +246,9 @@ func (r *Repository) Folder(ctx context.Context, m Manifest) (string, error) {
 	return dir, nil
 }
 
-// Materialise writes the checkpoint's files under their names into a folder, which is made if it is missing: the layout of
-// Hugging Face. The files are verified copies, the caller's to change. Each is whole or not there; one that stands there
-// under the same name is replaced.
+// Materialise writes the checkpoint's files under their names into a folder, which is made if it is missing: the layout
+// of Hugging Face. The files are verified copies, the caller's to change. Each is whole or not there; one that stands
+// there under the same name is replaced.
 func (r *Repository) Materialise(ctx context.Context, m Manifest, dir string) error {
 	return r.place(m, dir, func(f File, path string) error {
 		w, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)

@@ -61,9 +61,9 @@ func FromPath(name, path string) Source {
 	}}
 }
 
-// Claim takes the run's newest manifest as the one that this Repository builds upon. A trainer calls it after it has got
-// the lease and before it reads the state to go on from; a manifest that another process adds from then on makes Commit
-// fail. Without a Claim the first Commit claims.
+// Claim takes the run's newest manifest as the one that this Repository builds upon. A trainer calls it after it has
+// got the lease and before it reads the state to go on from; a manifest that another process adds from then on makes
+// Commit fail. Without a Claim the first Commit claims.
 func (r *Repository) Claim(ctx context.Context, run string) error {
 	r.writing.Lock()
 	defer r.writing.Unlock()
@@ -82,9 +82,9 @@ func (r *Repository) claim(ctx context.Context, run string) error {
 	return nil
 }
 
-// Commit writes the draft's blobs, sees that they are all there, and creates the run's next manifest. It can be repeated
-// after any error. ErrConflict if another process has created that manifest with other contents; ErrManifest if the draft
-// cannot be a manifest, in which case nothing is written.
+// Commit writes the draft's blobs, sees that they are all there, and creates the run's next manifest. It can be
+// repeated after any error. ErrConflict if another process has created that manifest with other contents; ErrManifest
+// if the draft cannot be a manifest, in which case nothing is written.
 func (r *Repository) Commit(ctx context.Context, run string, d Draft) (Manifest, error) {
 	r.writing.Lock()
 	defer r.writing.Unlock()
@@ -181,8 +181,8 @@ type stager interface {
 	adopt(ctx context.Context, key string, f *os.File) error
 }
 
-// writeSource makes sure that the store has the source's blob: the bytes are hashed on their way to a temporary file and
-// go to the store unless it has them.
+// writeSource makes sure that the store has the source's blob: the bytes are hashed on their way to a temporary file
+// and go to the store unless it has them.
 func (r *Repository) writeSource(ctx context.Context, run string, s Source) (File, error) {
 	if s.Blob != nil {
 		return File{Name: s.Name, Bytes: s.Blob.Bytes, SHA256: s.Blob.SHA256}, nil

@@ -16,8 +16,9 @@ import (
 	"syscall"
 )
 
-// directory is the store in a folder of a local file system: the object with key a/b is the file a/b. Objects are written
-// to .tmp, synced, and renamed or linked into place, and the folder is synced; files are read-only from then on.
+// directory is the store in a folder of a local file system: the object with key a/b is the file a/b. Objects are
+// written to .tmp, synced, and renamed or linked into place, and the folder is synced; files are read-only from then
+// on.
 type directory struct {
 	root    string
 	scratch scratch
@@ -237,8 +238,8 @@ func (d *directory) seal(ctx context.Context, key string, f *os.File) error {
 	return nil
 }
 
-// makeFolder makes a key's folder and its parents and, once per process, makes each durable: the one who made it may have
-// died before it did.
+// makeFolder makes a key's folder and its parents and, once per process, makes each durable: the one who made it may
+// have died before it did.
 func (d *directory) makeFolder(folder string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

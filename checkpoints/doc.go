@@ -5,9 +5,9 @@
 //	runs/<run>/checkpoints/<number>.json  manifest: written last, created only if absent, never changed and never deleted
 //	runs/<run>/details/<sha256>           what events name and no manifest does (scored samples of an evaluation)
 //
-// A checkpoint exists when its manifest exists. Commit writes the blobs, looks at each of them again, and only then creates
-// the manifest: a process that dies in between leaves blobs that nobody names, never half a checkpoint. Readers trust
-// manifests alone and verify the sha256 of what they read.
+// A checkpoint exists when its manifest exists. Commit writes the blobs, looks at each of them again, and only then
+// creates the manifest: a process that dies in between leaves blobs that nobody names, never half a checkpoint. Readers
+// trust manifests alone and verify the sha256 of what they read.
 //
 // Manifest numbers are the fence between two writers of one run: a number is created once, so of two trainers that both
 // believe to own the run one gets ErrConflict and stops. That is why manifests are never deleted, not even by Prune: a

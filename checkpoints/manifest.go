@@ -137,14 +137,16 @@ func (m Manifest) encode() ([]byte, error) {
 	}
 	data = append(data, '\n')
 	if len(data) > maxManifest {
-		return nil, fmt.Errorf("%w: %d bytes, allowed are %d: put what is large into a file", ErrManifest, len(data), maxManifest)
+		return nil, fmt.Errorf("%w: %d bytes, allowed are %d: put what is large into a file", ErrManifest, len(data),
+			maxManifest)
 	}
 	return data, nil
 }
 
-// ParseManifest reads the manifest stored under key. It is strict: a manifest has one encoding, and bytes that this build
-// would not write itself (an unknown or repeated field, a value out of range) are ErrManifest. A reader that passed over
-// a field it does not know could go on from the wrong place; a newer layout gets a newer schema number instead.
+// ParseManifest reads the manifest stored under key. It is strict: a manifest has one encoding, and bytes that this
+// build would not write itself (an unknown or repeated field, a value out of range) are ErrManifest. A reader that
+// passed over a field it does not know could go on from the wrong place; a newer layout gets a newer schema number
+// instead.
 func ParseManifest(key string, data []byte) (Manifest, error) {
 	run, number, ok := parseManifestKey(key)
 	if !ok {

@@ -7,8 +7,8 @@ import (
 )
 
 // Prune deletes the blobs that only superseded states name and gives the bytes freed. A state is superseded by a later
-// state or policy; the newest state is kept if no policy came after it. What a policy or a guide names is kept, and so are
-// blobs that no manifest names (a writer may be about to) and all manifests. Only the run's writer may call it.
+// state or policy; the newest state is kept if no policy came after it. What a policy or a guide names is kept, and so
+// are blobs that no manifest names (a writer may be about to) and all manifests. Only the run's writer may call it.
 func (r *Repository) Prune(ctx context.Context, run string) (freed int64, err error) {
 	r.writing.Lock()
 	defer r.writing.Unlock()

@@ -25,8 +25,8 @@ var (
 	ErrCorrupt = errors.New("checkpoints: corrupt blob")
 )
 
-// Repository reads and writes the checkpoints of runs in a Store. All methods may be called from many goroutines at once;
-// those that write (Claim, Commit, Prune) take turns.
+// Repository reads and writes the checkpoints of runs in a Store. All methods may be called from many goroutines at
+// once; those that write (Claim, Commit, Prune) take turns.
 type Repository struct {
 	store Store
 	cache string // folder for local copies
@@ -43,8 +43,8 @@ type Repository struct {
 	manifests map[string][]byte // by key: manifests never change once created
 }
 
-// New makes a Repository over a store. Files that must be local and are not (Local on S3) are kept in cacheDir, which may
-// be shared by processes and is made when it is needed. Nothing in it is precious.
+// New makes a Repository over a store. Files that must be local and are not (Local on S3) are kept in cacheDir, which
+// may be shared by processes and is made when it is needed. Nothing in it is precious.
 func New(store Store, cacheDir string, log zerolog.Logger) *Repository {
 	return &Repository{
 		store:     store,
@@ -88,8 +88,8 @@ func (r *Repository) List(ctx context.Context, run string) ([]Manifest, error) {
 	return manifests, nil
 }
 
-// Latest gives the newest manifest of a run that is of one of the kinds, or of any kind if none is named. ErrNoCheckpoint
-// if there is none.
+// Latest gives the newest manifest of a run that is of one of the kinds, or of any kind if none is named.
+// ErrNoCheckpoint if there is none.
 func (r *Repository) Latest(ctx context.Context, run string, kinds ...Kind) (Manifest, error) {
 	m, err := r.newest(ctx, run, func(m Manifest) bool { return len(kinds) == 0 || slices.Contains(kinds, m.Kind) })
 	if errors.Is(err, ErrNoCheckpoint) {

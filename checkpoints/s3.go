@@ -169,7 +169,7 @@ func (s *s3) Create(ctx context.Context, key string, data []byte) error {
 		}
 		return nil
 	}
-	return fmt.Errorf("checkpoints: create %s in bucket %s: the server says that it exists and that it does not", key, s.bucket)
+	return fmt.Errorf("checkpoints: create %s in bucket %s: it is said to exist and not to exist", key, s.bucket)
 }
 
 func (s *s3) read(ctx context.Context, key string) ([]byte, error) {
@@ -210,7 +210,8 @@ func (s *s3) List(ctx context.Context, prefix string) ([]string, error) {
 		return nil, err
 	}
 	var keys []string
-	for object := range s.client.ListObjectsIter(ctx, s.bucket, minio.ListObjectsOptions{Prefix: prefix, Recursive: true}) {
+	options := minio.ListObjectsOptions{Prefix: prefix, Recursive: true}
+	for object := range s.client.ListObjectsIter(ctx, s.bucket, options) {
 		if object.Err != nil {
 			return nil, s.explain(ctx, "list", prefix, object.Err)
 		}
@@ -254,8 +255,8 @@ func (s *s3) explain(ctx context.Context, verb, key string, err error) error {
 	case minio.NoSuchBucket:
 		return fmt.Errorf("%s: the bucket is gone: restore it, or start again to have an empty one made: %w", what, err)
 	case minio.InvalidAccessKeyID, minio.SignatureDoesNotMatch, minio.AccessDenied:
-		return fmt.Errorf("%s: the server refuses the credentials: check LDALIGN_S3_ACCESS_KEY and LDALIGN_S3_SECRET_KEY, and"+
-			" that they may read and write the bucket: %w", what, err)
+		return fmt.Errorf("%s: the server refuses the credentials: check LDALIGN_S3_ACCESS_KEY and LDALIGN_S3_SECRET_KEY,"+
+			" and that they may read and write the bucket: %w", what, err)
 	case "XMinioStorageFull":
 		return fmt.Errorf("%s: no room on the server: free some space there and start again: %w", what, err)
 	}
@@ -265,7 +266,8 @@ func (s *s3) explain(ctx context.Context, verb, key string, err error) error {
 	return fmt.Errorf("%s: %w", what, err)
 }
 
-// exactly refuses readers that do not hold exactly size bytes: at once where that can be known, else with the last bytes.
+// exactly refuses readers that do not hold exactly size bytes: at once where that can be known, else with the last
+// bytes.
 func exactly(key string, r io.Reader, size int64) (io.Reader, error) {
 	if size < 0 {
 		return nil, fmt.Errorf("%w: %s: %d bytes announced", ErrSize, key, size)

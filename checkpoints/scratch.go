@@ -9,8 +9,9 @@ import (
 	"syscall"
 )
 
-// scratch makes temporary files in a folder of its own below root. The folder is locked as long as its process lives (the
-// kernel drops the lock however the process ends), so another process can tell what a dead one has left and remove it.
+// scratch makes temporary files in a folder of its own below root. The folder is locked as long as its process lives
+// (the kernel drops the lock however the process ends), so another process can tell what a dead one has left and remove
+// it.
 type scratch struct {
 	root string
 

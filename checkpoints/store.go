@@ -20,9 +20,9 @@ var (
 	ErrSize = errors.New("checkpoints: size differs from the one announced")
 )
 
-// Store keeps objects by key. Keys are slash-separated segments of letters, digits, and . _ -, each starting with a letter
-// or a digit; anything else is ErrKey. A key must not be the folder of another (a and a/b). All methods may be called from
-// many goroutines and processes at once, and return the context's error when it ends first.
+// Store keeps objects by key. Keys are slash-separated segments of letters, digits, and . _ -, each starting with a
+// letter or a digit; anything else is ErrKey. A key must not be the folder of another (a and a/b). All methods may be
+// called from many goroutines and processes at once, and return the context's error when it ends first.
 type Store interface {
 	// Put stores the size bytes of r under key, replacing what is there. The object is visible whole or not at all, and
 	// durable when Put returns. ErrSize if r holds more or fewer bytes; nothing is stored then.
@@ -92,7 +92,7 @@ func diskFull(err error) bool {
 // writeError explains a failed local write of what to below dir.
 func writeError(what, dir string, err error) error {
 	if diskFull(err) {
-		return fmt.Errorf("checkpoints: no room for %s in %s: free some space there and start again; nothing of it was kept: %w",
+		return fmt.Errorf("checkpoints: no room for %s in %s: free some space there and start again; nothing was kept: %w",
 			what, dir, err)
 	}
 	return fmt.Errorf("checkpoints: writing %s in %s: %w", what, dir, err)

@@ -1,4 +1,5 @@
-// Package storetest is the conformance suite of checkpoints.Store: what every back end must do, run against the real thing.
+// Package storetest is the conformance suite of checkpoints.Store: what every back end must do, run against the real
+// thing.
 package storetest
 
 import (
@@ -265,8 +266,10 @@ func torn(t *testing.T, s checkpoints.Store) {
 }
 
 func list(t *testing.T, s checkpoints.Store) {
-	all := []string{"runs/a-b/x", "runs/a/blobs/00", "runs/a/blobs/01", "runs/a/checkpoints/1.json",
-		"runs/a/checkpoints/10.json", "runs/a/checkpoints/2.json", "runs/ab/x", "top"}
+	all := []string{
+		"runs/a-b/x", "runs/a/blobs/00", "runs/a/blobs/01", "runs/a/checkpoints/1.json",
+		"runs/a/checkpoints/10.json", "runs/a/checkpoints/2.json", "runs/ab/x", "top",
+	}
 	for i := range all {
 		put(t, s, all[len(all)-1-i], []byte("x"))
 	}
@@ -292,9 +295,11 @@ func list(t *testing.T, s checkpoints.Store) {
 }
 
 func badKeys(t *testing.T, s checkpoints.Store) {
-	for _, key := range []string{"", "/", "/etc/passwd", "..", "../a", "a/../../b", "a/..", "a/./b", ".", "a//b", "a/", "/a",
+	for _, key := range []string{
+		"", "/", "/etc/passwd", "..", "../a", "a/../../b", "a/..", "a/./b", ".", "a//b", "a/", "/a",
 		`a\b`, `..\a`, "a\x00b", "a\nb", ".hidden", "a/.tmp/b", ".tmp/a", "a b", "ä", "-a", "a:b", "%2e%2e/a",
-		strings.Repeat("a", 600), strings.Repeat("a", 256)} {
+		strings.Repeat("a", 600), strings.Repeat("a", 256),
+	} {
 		calls := map[string]func() error{
 			"Put":    func() error { return s.Put(t.Context(), key, strings.NewReader("x"), 1) },
 			"Create": func() error { return s.Create(t.Context(), key, []byte("x")) },

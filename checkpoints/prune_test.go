@@ -1,0 +1,132 @@
+package checkpoints_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/rs/zerolog"
+	"pgregory.net/rapid"
+)
+
+// Whatever is committed in whatever order and whenever it is pruned: what is needed stays, what is not goes, and the
+// bytes freed are those that the store has lost.
+func TestPruneKeepsWhatIsLive(t *testing.T) {
+	ctx := context.Background()
+	rapid.Check(t, func(t *rapid.T) {
+		root, err := os.MkdirTemp("", "prune")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(root)
+		store, err := checkpoints.OpenDir(root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := checkpoints.New(store, "", zerolog.Nop())
+		detail, err := r.PutBlob(ctx, "run", content(0, 10)) // bytes that a state may have too
+		if err != nil {
+			t.Fatal(err)
+		}
+		orphan := fmt.Sprintf("runs/run/blobs/%064d", 0) // of a commit under way
+		if err := store.Create(ctx, orphan, []byte("orphan")); err != nil {
+			t.Fatal(err)
+		}
+		var committed []checkpoints.Manifest
+		for range rapid.IntRange(1, 6).Draw(t, "commits") {
+			d := checkpoints.Draft{
+				Kind: rapid.SampledFrom([]checkpoints.Kind{
+					checkpoints.Policy, checkpoints.Guide, checkpoints.State,
+					checkpoints.State, checkpoints.State,
+				}).Draw(t, "kind"),
+			}
+			for i := range rapid.IntRange(0, 3).Draw(t, "files") {
+				seed := rapid.IntRange(0, 6).Draw(t, "content") // shared between checkpoints
+				d.Files = append(d.Files, checkpoints.FromBytes(fmt.Sprint("f", i), content(uint64(seed), 10*(seed+1))))
+			}
+			m, err := r.Commit(ctx, "run", d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			committed = append(committed, m)
+			if !rapid.Bool().Draw(t, "prune") {
+				continue
+			}
+			before := stored(t, root)
+			freed, err := r.Prune(ctx, "run")
+			if err != nil {
+				t.Fatal(err)
+			}
+			after := stored(t, root)
+			if before-after != freed {
+				t.Fatalf("freed %d bytes, the store lost %d", freed, before-after)
+			}
+			checkPruned(t, r, committed)
+			if freed, err := r.Prune(ctx, "run"); err != nil || freed != 0 {
+				t.Fatalf("a second prune freed %d (%v)", freed, err)
+			}
+			if _, err := r.ReadBlob(ctx, "run", detail); err != nil {
+				t.Fatalf("a detail is gone: %v", err)
+			}
+			if _, err := store.Stat(ctx, orphan); err != nil {
+				t.Fatalf("a blob that no manifest names yet is gone: %v", err)
+			}
+		}
+	})
+}
+
+// checkPruned checks after a prune what can be read.
+func checkPruned(t *rapid.T, r *checkpoints.Repository, committed []checkpoints.Manifest) {
+	ctx := context.Background()
+	listed, err := r.List(ctx, "run")
+	if err != nil || len(listed) != len(committed) {
+		t.Fatalf("%d manifests of %d are left (%v)", len(listed), len(committed), err)
+	}
+	live := map[string]bool{}
+	for i, m := range committed {
+		needed := m.Kind != checkpoints.State
+		if m.Kind == checkpoints.State {
+			needed = true
+			for _, later := range committed[i+1:] {
+				if later.Kind != checkpoints.Guide {
+					needed = false
+				}
+			}
+		}
+		for _, f := range m.Files {
+			live[f.SHA256] = live[f.SHA256] || needed
+		}
+	}
+	for _, m := range committed {
+		for _, f := range m.Files {
+			_, err := r.ReadFile(ctx, "run", f)
+			if live[f.SHA256] && err != nil {
+				t.Fatalf("%s %d lost its file %s: %v", m.Kind, m.Number, f.Name, err)
+			}
+			if !live[f.SHA256] && !errors.Is(err, checkpoints.ErrCorrupt) {
+				t.Fatalf("%s %d, superseded, still has its file %s (%v)", m.Kind, m.Number, f.Name, err)
+			}
+		}
+	}
+}
+
+// stored is the size of all blobs.
+func stored(t *rapid.T, root string) int64 {
+	entries, err := os.ReadDir(filepath.Join(root, "runs/run/blobs"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	total := int64(0)
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		total += info.Size()
+	}
+	return total
+}
