@@ -142,14 +142,15 @@ func ReadConfig(folder fs.FS) (Config, error) {
 	if err != nil {
 		return Config{}, fmt.Errorf("models: read the model's configuration: %w", err)
 	}
-	c, err := parseConfig(data)
+	c, err := ParseConfig(data)
 	if err != nil {
 		return Config{}, fmt.Errorf("config.json: %w", err)
 	}
 	return c, nil
 }
 
-func parseConfig(data []byte) (Config, error) {
+// ParseConfig is ReadConfig for the bytes of a config.json.
+func ParseConfig(data []byte) (Config, error) {
 	var head struct {
 		ModelType     string          `json:"model_type"`
 		Architectures []string        `json:"architectures"`

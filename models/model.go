@@ -53,23 +53,24 @@ func Load(ctx context.Context, eng *tensor.Engine, dir string, opts Options) (*M
 		return nil, fmt.Errorf("models: load %s: %w", dir, err)
 	}
 	defer files.Close()
-	m, err := load(ctx, eng, cfg, opts.DType, files)
+	m, err := Read(ctx, eng, cfg, files, opts)
 	if err != nil {
 		return nil, fmt.Errorf("models: load %s: %w", dir, err)
 	}
 	return m, nil
 }
 
-func load(ctx context.Context, eng *tensor.Engine, cfg Config, dtype tensor.DType, src source) (*Model, error) {
-	if !dtype.Floating() {
-		return nil, fmt.Errorf("models: a model cannot compute in %v", dtype)
+// Read makes a model of a configuration with the weights of src. Errors are those of Load.
+func Read(ctx context.Context, eng *tensor.Engine, cfg Config, src Source, opts Options) (*Model, error) {
+	if !opts.DType.Floating() {
+		return nil, fmt.Errorf("models: a model cannot compute in %v", opts.DType)
 	}
 	names, err := match(cfg, src)
 	if err != nil {
 		return nil, err
 	}
-	return build(ctx, eng, cfg, dtype, func(s *tensor.Scope, w weight) (*tensor.Tensor, error) {
-		return read(s, src, names[w.name], dtype)
+	return build(ctx, eng, cfg, opts.DType, func(s *tensor.Scope, w weight) (*tensor.Tensor, error) {
+		return ReadTensor(s, src, names[w.name], opts.DType, w.shape...)
 	})
 }
 

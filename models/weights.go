@@ -32,8 +32,8 @@ func weights(cfg Config) []weight {
 	return llamaWeights(cfg)
 }
 
-// source is where weights are read from: a safetensors file or the shards of a model.
-type source interface {
+// Source is where weights are read from: a safetensors file, the shards of a model, or a part of either.
+type Source interface {
 	Tensors() []safetensors.Info
 	Tensor(name string) (safetensors.Tensor, error)
 }
@@ -44,8 +44,15 @@ var fileDTypes = map[safetensors.DType]tensor.DType{
 	safetensors.F16: tensor.Float16, safetensors.F64: tensor.Float64,
 }
 
+// Fits tells whether src holds exactly the weights of the configuration. The error wraps ErrWeights and names what is
+// missing, unknown or of another shape.
+func (c Config) Fits(src Source) error {
+	_, err := match(c, src)
+	return err
+}
+
 // match finds the name in src of every weight of the configuration and tells all that does not fit.
-func match(cfg Config, src source) (map[string]string, error) {
+func match(cfg Config, src Source) (map[string]string, error) {
 	found := make(map[string]safetensors.Info)
 	want := weights(cfg)
 	var extra, missing, wrong []string
@@ -116,12 +123,23 @@ func few(list []string) string {
 	return strings.Join(list, ", ")
 }
 
-func read(s *tensor.Scope, src source, name string, dtype tensor.DType) (*tensor.Tensor, error) {
+// ReadTensor copies a tensor of src to the engine, converted to dtype. The error wraps ErrWeights when its shape is
+// another one.
+func ReadTensor(
+	s *tensor.Scope, src Source, name string, dtype tensor.DType, shape ...int64,
+) (*tensor.Tensor, error) {
 	t, err := src.Tensor(name)
 	if err != nil {
 		return nil, err
 	}
-	return s.FromBytes(fileDTypes[t.DType], t.Data, t.Shape...).To(dtype), nil
+	if !slices.Equal(t.Shape, shape) {
+		return nil, fmt.Errorf("%w: %s is %v, want %v", ErrWeights, name, t.Shape, shape)
+	}
+	from, ok := fileDTypes[t.DType]
+	if !ok {
+		return nil, fmt.Errorf("%w: %s is of type %s", ErrWeights, name, t.DType)
+	}
+	return s.FromBytes(from, t.Data, shape...).To(dtype), nil
 }
 
 // WriteWeights writes model.safetensors, one tensor after the other, as transformers opens it. A tied head is not
@@ -188,16 +206,24 @@ func (m *Model) LoadWeights(ctx context.Context, path string) error {
 		return fmt.Errorf("models: load weights: %w", err)
 	}
 	defer file.Close()
-	names, err := match(m.cfg, file)
-	if err != nil {
+	if err := m.Replace(ctx, file); err != nil {
 		return fmt.Errorf("models: load weights from %s: %w", path, err)
 	}
+	return nil
+}
+
+// Replace is LoadWeights from a source.
+func (m *Model) Replace(ctx context.Context, src Source) error {
+	names, err := match(m.cfg, src)
+	if err != nil {
+		return err
+	}
 	// One call of Do: nobody sees a model that is half the old one, and ctx cannot end in the middle.
-	err = m.eng.Do(ctx, func(s *tensor.Scope) error {
+	return m.eng.Do(ctx, func(s *tensor.Scope) error {
 		return s.NoGrad(func(s *tensor.Scope) error {
 			for _, p := range m.params {
 				err := s.Scope(func(s *tensor.Scope) error {
-					t, err := read(s, file, names[p.Name], m.dtype)
+					t, err := ReadTensor(s, src, names[p.Name], m.dtype, p.Tensor.Shape()...)
 					if err == nil {
 						p.Tensor.Copy_(t)
 					}
@@ -210,8 +236,4 @@ func (m *Model) LoadWeights(ctx context.Context, path string) error {
 			return nil
 		})
 	})
-	if err != nil {
-		return fmt.Errorf("models: load weights from %s: %w", path, err)
-	}
-	return nil
 }

@@ -2,7 +2,7 @@
 // options: never of the other requests, of their number or order, or of the machine's other work. Three things see to
 // it. Requests are grouped by their own length, and a group always has the same shape: opts.Slots rows, empty ones
 // filled up, prompts padded to a multiple of opts.Bucket. The cache's attention depends on a row alone (models.Cache). And
-// the random number behind a token is a function of the request's seed and the token's number (Uniform).
+// the random number behind a token is a function of the request's seed and the token's number (models.Uniform).
 package decode
 
 import (
