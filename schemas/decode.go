@@ -20,9 +20,8 @@ type decoder struct {
 	file     string
 	line     int // added to the parser's line numbers
 	problems []Problem
-	// at is the place of each key, by path; start that of the document.
-	at    map[string]position
-	start position
+	// at is the place of each key, by path; "" is that of the document.
+	at map[string]position
 	// failed holds the keys whose value could not be used, so that checking says nothing more about them.
 	failed  map[string]bool
 	anchors map[string]ast.Node
@@ -49,11 +48,25 @@ func (d *decoder) problem(at position, key, format string, args ...any) {
 }
 
 func (d *decoder) decodeSpec(body ast.Node, spec *Spec) {
-	d.start = d.position(body)
+	d.at[""] = d.position(body)
 	if m, ok := body.(*ast.MappingNode); ok && len(m.Values) > 0 {
-		d.start = d.position(m.Values[0].Key)
+		d.at[""] = d.position(m.Values[0].Key)
 	}
 	d.value("", body, reflect.ValueOf(spec).Elem())
+}
+
+// find is the place of a key, or of the nearest section around it that the document has; failed tells that the value
+// of one of these could not be used.
+func (d *decoder) find(key string) (at position, failed bool) {
+	for {
+		if d.failed[key] {
+			return position{}, true
+		}
+		if at, ok := d.at[key]; ok {
+			return at, false
+		}
+		key = key[:max(0, strings.LastIndexByte(key, '.'))]
+	}
 }
 
 // value puts a node into a field. path is the field's key path.
@@ -128,12 +141,19 @@ func (d *decoder) mapping(path string, node ast.Node, into reflect.Value) {
 	}
 }
 
+// keyText is a key as written, in quotes where it would confuse a message.
 func keyText(key ast.MapKeyNode) string {
+	text := key.String()
 	if tk := key.GetToken(); tk != nil && key.Type() == ast.StringType {
-		return tk.Value
+		text = tk.Value
 	}
-	return key.String()
+	if !ordinaryKey.MatchString(text) {
+		return quoteShort(text)
+	}
+	return text
 }
+
+var ordinaryKey = regexp.MustCompile(`^[\w<-]{1,40}$`)
 
 var (
 	wholeNumber   = regexp.MustCompile(`^[-+]?[0-9]+$`)
@@ -221,7 +241,7 @@ func describe(node ast.Node) string {
 	if plain {
 		return text // a number, true or false: short by nature, or the parser would have made it a text
 	}
-	return strings.ToLower(node.Type().String())
+	return "a value with a tag or sign that a run spec does not know"
 }
 
 // quoteShort quotes a text and cuts a long one.

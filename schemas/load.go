@@ -122,14 +122,11 @@ func parseDocument(name string, doc document) (Spec, *decoder) {
 		return spec, d
 	}
 	for _, p := range check(&spec) {
-		if d.failed[p.Key] {
+		at, failed := d.find(p.Key)
+		if failed {
 			continue
 		}
-		at := d.at[p.Key]
 		p.File, p.Line, p.Column = name, at.line, at.column
-		if at.line == 0 {
-			p.Line, p.Column = d.start.line, d.start.column
-		}
 		d.problems = append(d.problems, p)
 	}
 	return spec, d

@@ -9,13 +9,16 @@ import (
 	"strings"
 )
 
-// Resolve fills in what follows from other keys: generation.max_new_tokens, the scratch model's kv_heads and
-// intermediate, and compute.threads, for which the caller passes the number to use on this machine. Resolving twice
-// changes nothing.
+// Resolve fills in what follows from other keys: generation.max_new_tokens, training.micro_batch, the scratch model's
+// kv_heads and intermediate, and compute.threads, for which the caller passes the number to use on this machine.
+// Resolving twice changes nothing.
 func Resolve(spec Spec, threads int) Spec {
 	s := spec.clone()
 	if s.Generation.MaxNewTokens == 0 {
 		s.Generation.MaxNewTokens = s.Data.MaxResponseTokens
+	}
+	if s.Training.MicroBatch == 0 {
+		s.Training.MicroBatch = min(8, s.Training.Batch)
 	}
 	if s.Compute.Threads == 0 {
 		s.Compute.Threads = threads

@@ -32,13 +32,13 @@ type ModelSpec struct {
 	// From is a Hugging Face folder, or run:NAME or run:NAME@ITERATION for a checkpoint of another run in the same
 	// store, or scratch for random weights by model.scratch. Required.
 	From string `yaml:"from" example:"models/smollm2"`
-	// Scratch describes a model made from random weights. Only with from: scratch.
-	Scratch *ScratchSpec `yaml:"scratch,omitempty"`
 	// Template renders a prompt: auto (the tokenizer's chat template, or raw without one), chat, raw, or a text with
 	// {prompt}.
 	Template string `yaml:"template"`
 	// System is the system message put before every prompt; empty for none. Only with a chat template.
 	System string `yaml:"system" example:"Answer briefly."`
+	// Scratch describes a model made from random weights. Only with from: scratch.
+	Scratch *ScratchSpec `yaml:"scratch,omitempty"`
 }
 
 // ScratchSpec is a small architecture to start from random weights.
@@ -177,7 +177,7 @@ type TrainingSpec struct {
 	Epochs int `yaml:"epochs"`
 	// Batch is pairs per optimizer step.
 	Batch int `yaml:"batch"`
-	// MicroBatch is how many of a batch's pairs go through the model at once.
+	// MicroBatch is how many of a batch's pairs go through the model at once. 0 takes 8, or batch where that is less.
 	MicroBatch int `yaml:"micro_batch"`
 	// CheckpointEvery is the number of steps between state checkpoints, from which a killed run goes on; 0 for none.
 	// Left out of the digest.
@@ -192,6 +192,8 @@ type EvaluationSpec struct {
 	Samples int `yaml:"samples"`
 	// Limit takes only the first n held-out records; 0 takes all.
 	Limit int `yaml:"limit"`
+	// First is the first policy that is measured: 0 measures the one that the run starts from too.
+	First int `yaml:"first"`
 	// Guide is run:NAME for the guide that measures mean distance when this run has none of its own; empty for none.
 	Guide string `yaml:"guide" example:"run:demo"`
 }

@@ -238,7 +238,7 @@ func (c *checker) training(t *TrainingSpec) {
 	c.oneOf("training.schedule", t.Schedule, "exact")
 	c.atLeast("training.epochs", t.Epochs, 1)
 	c.atLeast("training.batch", t.Batch, 1)
-	c.atLeast("training.micro_batch", t.MicroBatch, 1)
+	c.atLeast("training.micro_batch", t.MicroBatch, 0)
 	c.must(t.Batch < 1 || t.MicroBatch <= t.Batch, "training.micro_batch",
 		"%d is more than training.batch %d, of which it is a part", t.MicroBatch, t.Batch)
 	c.atLeast("training.checkpoint_every", t.CheckpointEvery, 0)
@@ -248,6 +248,7 @@ func (c *checker) evaluation(e *EvaluationSpec) {
 	c.oneOf("evaluation.scorer", e.Scorer, "exact", "graded", "none")
 	c.atLeast("evaluation.samples", e.Samples, 1)
 	c.atLeast("evaluation.limit", e.Limit, 0)
+	c.atLeast("evaluation.first", e.First, 0)
 	c.guideReference("evaluation.guide", e.Guide)
 }
 
@@ -271,7 +272,7 @@ func (c *checker) streams(s *Spec) {
 
 func (c *checker) duration(key, text string) {
 	d, err := time.ParseDuration(text)
-	c.must(err == nil && d > 0, key, "%s is no duration; expected a number with a unit such as %s, of ms, s, m or h",
+	c.must(err == nil && d > 0, key, "%s is no duration; expected a number with a unit (ms, s, m or h) such as %s",
 		quoteShort(text), durationExample(key))
 }
 
@@ -308,7 +309,8 @@ func (c *checker) server(key, text, environment string, schemes ...string) {
 	case err == nil && u.User != nil:
 		c.problem(key, "holds credentials, which would be stored with the run: take them out and set %s", environment)
 	case err != nil || !slices.Contains(schemes, u.Scheme) || u.Hostname() == "" || strings.Trim(u.Path, "/") != "":
-		c.problem(key, "is no server; expected %s://HOST:PORT such as %s", strings.Join(schemes, ":// or "), example(key))
+		c.problem(key, "is no server; expected %s://HOST:PORT (or %s) such as %s",
+			schemes[0], strings.Join(schemes[1:], ", "), example(key))
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 // YAML writes the spec with all its keys, as one document that ParseSpecs reads back to the same spec. The error says
@@ -50,6 +51,9 @@ func writeSection(b *bytes.Buffer, path string, depth int, v reflect.Value) erro
 
 // quote writes a text in double quotes.
 func quote(s string) (string, error) {
+	if !utf8.ValidString(s) {
+		return "", fmt.Errorf("%s is not UTF-8 text", strconv.Quote(s))
+	}
 	var b strings.Builder
 	b.WriteByte('"')
 	for _, r := range s {
@@ -63,8 +67,6 @@ func quote(s string) (string, error) {
 			b.WriteString(`\t`)
 		case r == '\r':
 			b.WriteString(`\r`)
-		case r == unicode.ReplacementChar:
-			return "", fmt.Errorf("%s is not UTF-8 text", strconv.Quote(s))
 		case unicode.IsPrint(r):
 			b.WriteRune(r)
 		case r < 0x10000:

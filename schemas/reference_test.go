@@ -1,0 +1,164 @@
+package schemas_test
+
+import (
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"reflect"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ldalign/ldalign/schemas"
+)
+
+const referenceHead = `# Run spec
+
+<!-- Made from schemas/spec.go by: go test ./schemas -run TestSpecReference -update -->
+
+One YAML file declares a run. Several documents in a file, separated by ` + "`---`" + `, are several runs, done one after
+the other; a later one can start from an earlier one (` + "`model.from: run:NAME`" + `). The shortest spec:
+
+` + "```yaml" + `
+run: mine
+model:
+  from: models/smollm2      # a Hugging Face folder
+data:
+  train: data/train.jsonl   # {"prompt": "…", "response": "…"} a line
+` + "```" + `
+
+A key that is left out takes its default; an explicit 0 stays 0. An unknown key, a wrong type and a value out of range
+are errors with the file, line and key, all told at once. ` + "`--set training.batch=32`" + ` on the command line changes one
+key. Numbers are decimal: ` + "`32`, `0.5`, `5e-7`" + `. YAML anchors work within a document, merge keys (` + "`<<`" + `) do not.
+
+The resolved spec is stored with the run. Its digest names everything that can change a result, and a run continues only
+under the digest it was started with. Keys marked ° are left out of the digest and may change between two starts.
+`
+
+// TestSpecReference keeps docs/spec.md equal to the doc comments and defaults in the code.
+func TestSpecReference(t *testing.T) {
+	const path = "../docs/spec.md"
+	got := reference(t)
+	if *update {
+		if err := os.MkdirAll("../docs", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("docs/spec.md is not current; run: go test ./schemas -run TestSpecReference -update\n-want +got:\n%s", diff)
+	}
+	example := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindStringSubmatch(got)
+	parse(t, example[1])
+}
+
+// reference is the text of docs/spec.md.
+func reference(t *testing.T) string {
+	docs := commentsOf(t, "spec.go")
+	var b strings.Builder
+	b.WriteString(referenceHead)
+	current := "none"
+	for _, f := range schemas.Fields() {
+		section, key := "", f.Key
+		if i := strings.LastIndexByte(f.Key, '.'); i >= 0 {
+			section, key = f.Key[:i], f.Key[i+1:]
+		}
+		if section != current {
+			current = section
+			fmt.Fprintf(&b, "\n%s\n\n| key | type | default | meaning |\n|---|---|---|---|\n", heading(t, section, docs))
+		}
+		meaning := docs[f.Key]
+		if meaning == "" {
+			t.Errorf("%s has no doc comment in spec.go", f.Key)
+		}
+		if !f.Digested {
+			key += "°"
+		}
+		def := f.Default
+		switch {
+		case def != "":
+			def = "`" + def + "`"
+		case f.Example != "":
+			meaning += fmt.Sprintf(" Example: `%s`", f.Example)
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", key, f.Type, def, strings.ReplaceAll(meaning, "|", `\|`))
+	}
+	return b.String()
+}
+
+func heading(t *testing.T, section string, docs map[string]string) string {
+	if section == "" {
+		return "## The run"
+	}
+	if docs[section] == "" {
+		t.Errorf("%s has no doc comment in spec.go", section)
+	}
+	return "## " + section + "\n\n" + docs[section]
+}
+
+// commentsOf maps the key path of each field of Spec to its doc comment, and that of a section to its type's comment.
+func commentsOf(t *testing.T, file string) map[string]string {
+	t.Helper()
+	tree, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ParseComments)
+	if err != nil {
+		t.Fatal(err)
+	}
+	types, docs := map[string]*ast.StructType{}, map[string]string{}
+	about := map[string]string{}
+	for _, decl := range tree.Decls {
+		if d, ok := decl.(*ast.GenDecl); ok && d.Tok == token.TYPE {
+			spec := d.Specs[0].(*ast.TypeSpec)
+			if s, ok := spec.Type.(*ast.StructType); ok {
+				types[spec.Name.Name], about[spec.Name.Name] = s, d.Doc.Text()
+			}
+		}
+	}
+	var walk func(path, name string)
+	walk = func(path, name string) {
+		for _, field := range types[name].Fields.List {
+			tag, err := strconv.Unquote(field.Tag.Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			key, _, _ := strings.Cut(reflect.StructTag(tag).Get("yaml"), ",")
+			full := strings.TrimPrefix(path+"."+key, ".")
+			typ := field.Type
+			if p, ok := typ.(*ast.StarExpr); ok {
+				typ = p.X
+			}
+			typeName := typ.(*ast.Ident).Name
+			docs[full] = prose(field.Doc.Text(), field.Names[0].Name, "`"+key+"`")
+			if types[typeName] != nil {
+				if docs[full] == "" {
+					docs[full] = prose(about[typeName], typeName, "It")
+				}
+				walk(full, typeName)
+			}
+		}
+	}
+	walk("", "Spec")
+	return docs
+}
+
+// prose puts a comment on one line. "Name is …" loses its beginning; else key takes the place of the Go name.
+func prose(comment, name, key string) string {
+	text := strings.Join(strings.Fields(comment), " ")
+	if rest, ok := strings.CutPrefix(text, name+" is "); ok {
+		return strings.ToUpper(rest[:1]) + rest[1:]
+	}
+	if rest, ok := strings.CutPrefix(text, name+" "); ok {
+		return key + " " + rest
+	}
+	return text
+}
