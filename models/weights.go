@@ -38,10 +38,11 @@ type Source interface {
 	Tensor(name string) (safetensors.Tensor, error)
 }
 
-// fileDTypes are the types that weights may have in a file.
+// fileDTypes are the types that tensors may have in a file.
 var fileDTypes = map[safetensors.DType]tensor.DType{
 	safetensors.F32: tensor.Float32, safetensors.BF16: tensor.BFloat16,
 	safetensors.F16: tensor.Float16, safetensors.F64: tensor.Float64,
+	safetensors.I64: tensor.Int64, // the step count of an optimizer
 }
 
 // Fits tells whether src holds exactly the weights of the configuration. The error wraps ErrWeights and names what is

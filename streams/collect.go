@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
@@ -139,16 +140,19 @@ func (t *tally) complete() (bool, error) {
 }
 
 func (t *tally) collected() Collected {
-	out := Collected{Messages: make([]events.Message, 0, len(t.messages)), Dead: len(t.dead)}
-	for _, r := range t.messages {
-		out.Messages = append(out.Messages, r.Message)
-		if out.First == 0 || r.Seq < out.First {
-			out.First = r.Seq
-		}
-		out.Last = max(out.Last, r.Seq)
-	}
-	slices.SortFunc(out.Messages, func(a, b events.Message) int {
-		return cmp.Or(cmp.Compare(promptOf(a).GetPosition(), promptOf(b).GetPosition()), cmp.Compare(a.ID(), b.ID()))
+	received := slices.SortedFunc(maps.Values(t.messages), func(a, b Received) int {
+		return cmp.Or(
+			cmp.Compare(promptOf(a.Message).GetPosition(), promptOf(b.Message).GetPosition()),
+			cmp.Compare(a.Message.ID(), b.Message.ID()),
+		)
 	})
+	out := Collected{Dead: len(t.dead)}
+	for _, r := range received {
+		out.Messages = append(out.Messages, r.Message)
+		out.Seqs = append(out.Seqs, r.Seq)
+	}
+	if len(out.Seqs) > 0 {
+		out.First, out.Last = slices.Min(out.Seqs), slices.Max(out.Seqs)
+	}
 	return out
 }

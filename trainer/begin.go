@@ -72,7 +72,7 @@ func (t *Trainer) load(ctx context.Context) (err error) {
 		return err
 	}
 	longest := t.Spec.Data.MaxPromptTokens + max(t.Spec.Data.MaxResponseTokens, t.Spec.Generation.MaxNewTokens)
-	if limit := t.model.Config().MaxPositions; longest > limit {
+	if limit := t.model.Config().MaxLength(); longest > limit {
 		return fmt.Errorf("trainer: data.max_prompt_tokens and max_response_tokens allow %d tokens, but the model has %d positions: "+
 			"lower them", longest, limit)
 	}

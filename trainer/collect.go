@@ -73,7 +73,7 @@ func (t *Trainer) collect(ctx context.Context, i uint32) (task, uint64, []checkp
 
 // sequences makes the SFT task. Prompts that the length rule refuses are logged, counted and not trained on.
 func (t *Trainer) sequences(messages []events.Message) (task, []checkpoints.Metric, error) {
-	out := &sequenceTask{model: t.model, step: t.Spec.Generation.Bucket}
+	out := &sequenceTask{model: t.model, step: t.Spec.Generation.Bucket, most: t.model.Config().MaxLength()}
 	limits := tokenizer.Limits{
 		Prompt: t.Spec.Data.MaxPromptTokens, Response: t.Spec.Data.MaxResponseTokens, Reject: t.Spec.Data.Overlong == "reject",
 	}
@@ -98,7 +98,9 @@ func (t *Trainer) sequences(messages []events.Message) (task, []checkpoints.Metr
 
 // pairs makes the task of equation (LD) and the figures of its weights.
 func (t *Trainer) pairs(ctx context.Context, messages []events.Message, i uint32) (task, []checkpoints.Metric, error) {
-	out := &pairTask{model: t.model, beta: t.Spec.Objective.Beta, step: t.Spec.Generation.Bucket}
+	out := &pairTask{
+		model: t.model, beta: t.Spec.Objective.Beta, step: t.Spec.Generation.Bucket, most: t.model.Config().MaxLength(),
+	}
 	var distances []float64
 	for _, m := range messages {
 		p, ok := m.(*events.Pair)

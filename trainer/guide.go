@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -20,7 +19,9 @@ import (
 )
 
 // needsGuide tells whether this run trains a guide of its own.
-func (t *Trainer) needsGuide() bool { return t.Spec.Objective.Kind == "ldalign" && t.Spec.Guide.From == "" }
+func (t *Trainer) needsGuide() bool {
+	return t.Spec.Objective.Kind == "ldalign" && t.Spec.Guide.From == ""
+}
 
 // trainGuide trains the guide once, from the pairs of iteration 0, and publishes it. Encoders wait for it.
 func (t *Trainer) trainGuide(ctx context.Context) (err error) {
@@ -152,7 +153,7 @@ func ownTokenizer(encoder string) bool {
 }
 
 // guideModel is a folder's model, a copy of the base policy, or fresh layers of the policy's family and width.
-func (t *Trainer) guideModel(ctx context.Context, from, role string) (model *models.Model, err error) {
+func (t *Trainer) guideModel(ctx context.Context, from, role string) (*models.Model, error) {
 	layers, scratch := strings.CutPrefix(from, "scratch:")
 	switch {
 	case scratch:
@@ -164,16 +165,7 @@ func (t *Trainer) guideModel(ctx context.Context, from, role string) (model *mod
 		config.Layers = n
 		return models.Scratch(ctx, t.Engine, config, schemas.SubSeed(t.Spec.Seed, "guide/"+role, 0))
 	case from == "policy":
-		dir, err := os.MkdirTemp("", "ldalign-guide-")
-		if err != nil {
-			return nil, fmt.Errorf("trainer: %w", err)
-		}
-		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-		folder := filepath.Join(dir, "policy")
-		if err := t.Checkpoints.Materialise(ctx, t.base, folder); err != nil {
-			return nil, err
-		}
-		return models.Load(ctx, t.Engine, folder, models.Options{})
+		return t.model.Clone(ctx) // at iteration 0 the model is still the run's first policy
 	default:
 		model, err := models.Load(ctx, t.Engine, from, models.Options{})
 		if err != nil {
@@ -191,7 +183,7 @@ func (g *trainedGuide) task(messages []events.Message, spec schemas.Spec) (*guid
 	if err != nil {
 		return nil, err
 	}
-	out := &guideTask{guide: g.model, seed: spec.Seed, step: spec.Generation.Bucket}
+	out := &guideTask{guide: g.model, seed: spec.Seed, step: spec.Generation.Bucket, most: g.model.MaxLength()}
 	for _, m := range messages {
 		p, ok := m.(*events.Pair)
 		if !ok {
@@ -223,7 +215,7 @@ func (t *guideTask) reconstruction(ctx context.Context, engine *tensor.Engine) (
 		batch := rows[at:min(at+part, len(rows))]
 		err := engine.Do(ctx, func(s *tensor.Scope) error {
 			return s.NoGrad(func(s *tensor.Scope) error {
-				a, b := t.guide.ShuffledLoss(s, batch, models.PadFor(batch, len(batch), t.step))
+				a, b := t.guide.ShuffledLoss(s, batch, models.PadFor(batch, t.step, t.most))
 				byTrue += a.Sum().Item()
 				byShuffled += b.Sum().Item()
 				return s.Err()

@@ -46,8 +46,8 @@ type phase struct {
 	every int
 	// save commits a state checkpoint at a cursor.
 	save func(ctx context.Context, cursor checkpoints.Cursor) error
-	// progress reports finished steps; last is the newest record.
-	progress func(done, total int, last Record)
+	// progress reports finished steps; last is the newest record, nil before the first.
+	progress func(done, total int, last *Record)
 
 	// optimizer is made by prepare.
 	optimizer tensor.Optimizer
@@ -88,6 +88,7 @@ func (p *phase) run(ctx context.Context, engine *tensor.Engine, step int) error 
 	perEpoch := Steps(n, p.batch, 1)
 	total := perEpoch * p.epochs
 	peak := PeakRate(p.spec, p.iteration)
+	p.progress(step, total, nil)
 	var order []int
 	for ; step < total; step++ {
 		if ctx.Err() != nil {
@@ -107,7 +108,7 @@ func (p *phase) run(ctx context.Context, engine *tensor.Engine, step int) error 
 			return fmt.Errorf("trainer: %s of iteration %d, step %d of %d: %w", p.name, p.iteration, step+1, total, err)
 		}
 		p.records = append(p.records, record)
-		p.progress(step+1, total, record)
+		p.progress(step+1, total, &record)
 		if p.every > 0 && (step+1)%p.every == 0 && step+1 < total {
 			if err := p.save(ctx, p.cursor(step+1, perEpoch)); err != nil {
 				return err

@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/safetensors"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
@@ -29,7 +30,9 @@ func (t *Trainer) saveState(ctx context.Context, p *phase, cursor checkpoints.Cu
 		SpecDigest: t.Spec.Digest(), Cursor: &cursor,
 		Files: []checkpoints.Source{
 			weights,
-			{Name: optimizerFile, Write: func(w io.Writer) error { return t.writeOptimizer(ctx, w, p.optimizer) }},
+			{Name: optimizerFile, Write: func(w io.Writer) error {
+				return models.WriteTensors(ctx, t.Engine, w, p.optimizer.State())
+			}},
 			recordsSource(p.records),
 		},
 	})
@@ -94,33 +97,7 @@ func (t *Trainer) withLocal(ctx context.Context, m checkpoints.Manifest, name st
 	return nil
 }
 
-// writeOptimizer writes the optimizer's state tensors in their fixed order.
-func (t *Trainer) writeOptimizer(ctx context.Context, w io.Writer, o tensor.Optimizer) error {
-	return t.Engine.Do(ctx, func(s *tensor.Scope) error {
-		return s.NoGrad(func(s *tensor.Scope) error {
-			state := o.State()
-			infos := make([]safetensors.Info, len(state))
-			for i, n := range state {
-				infos[i] = safetensors.Info{Name: n.Name, DType: n.Tensor.DType().String(), Shape: n.Tensor.Shape()}
-			}
-			out, err := safetensors.NewWriter(w, infos, nil)
-			if err != nil {
-				return err
-			}
-			for _, n := range state {
-				if err := out.Write(n.Name, n.Tensor.Bytes()); err != nil {
-					return err
-				}
-			}
-			if err := s.Err(); err != nil {
-				return err
-			}
-			_, err = out.Close()
-			return err
-		})
-	})
-}
-
+// readOptimizer copies a file's tensors into the optimizer's state, which must have the same names, types and shapes.
 func (t *Trainer) readOptimizer(ctx context.Context, path string, p *phase) (err error) {
 	file, err := safetensors.Open(path)
 	if err != nil {
@@ -129,17 +106,12 @@ func (t *Trainer) readOptimizer(ctx context.Context, path string, p *phase) (err
 	defer func() { err = errors.Join(err, file.Close()) }()
 	return t.Engine.Do(ctx, func(s *tensor.Scope) error {
 		return s.NoGrad(func(s *tensor.Scope) error {
-			var state []tensor.Named
-			for _, info := range file.Tensors() {
-				found, err := file.Tensor(info.Name)
+			state := p.optimizer.State()
+			for i, n := range state {
+				state[i].Tensor, err = models.ReadTensor(s, file, n.Name, n.Tensor.DType(), n.Tensor.Shape()...)
 				if err != nil {
 					return err
 				}
-				dtype, err := tensor.ParseDType(info.DType)
-				if err != nil {
-					return err
-				}
-				state = append(state, tensor.Named{Name: info.Name, Tensor: s.FromBytes(dtype, found.Data, info.Shape...)})
 			}
 			return p.optimizer.LoadState(s, state)
 		})

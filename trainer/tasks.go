@@ -22,8 +22,8 @@ type pairTask struct {
 	model *models.Model
 	pairs []pair
 	beta  float64
-	micro int
-	step  int // lengths are padded to multiples of it
+	// lengths are padded to multiples of step, up to most
+	step, most int
 }
 
 func (t *pairTask) examples() int { return len(t.pairs) }
@@ -39,7 +39,7 @@ func (t *pairTask) accumulate(s *tensor.Scope, part, whole []int, _ int) (stats,
 		refRejected = append(refRejected, float32(p.refRejected))
 		weights = append(weights, float32(p.weight))
 	}
-	logp := models.LogProbs(s, t.model, rows, models.PadFor(rows, len(rows), t.step))
+	logp := models.LogProbs(s, t.model, rows, models.PadFor(rows, t.step, t.most))
 	chosen, rejected := logp.Narrow(0, 0, n), logp.Narrow(0, n, n)
 	loss := PairLoss(chosen, rejected, s.FromFloat32(refChosen, n), s.FromFloat32(refRejected, n),
 		s.FromFloat32(weights, n), t.beta, len(whole))
@@ -60,7 +60,8 @@ func (t *pairTask) accumulate(s *tensor.Scope, part, whole []int, _ int) (stats,
 type sequenceTask struct {
 	model *models.Model
 	rows  []models.Sequence
-	step  int
+	// as in pairTask
+	step, most int
 }
 
 func (t *sequenceTask) examples() int { return len(t.rows) }
@@ -74,7 +75,7 @@ func (t *sequenceTask) accumulate(s *tensor.Scope, part, whole []int, _ int) (st
 	for k, i := range part {
 		rows[k] = t.rows[i]
 	}
-	loss := SequenceLoss(models.LogProbs(s, t.model, rows, models.PadFor(rows, len(rows), t.step)), tokens)
+	loss := SequenceLoss(models.LogProbs(s, t.model, rows, models.PadFor(rows, t.step, t.most)), tokens)
 	loss.Backward()
 	return stats{loss: loss.Item()}, s.Err()
 }
@@ -85,7 +86,8 @@ type guideTask struct {
 	// chosen and rejected are the same prompt with y and y', as the guide reads them.
 	chosen, rejected []models.Sequence
 	seed             uint64
-	step             int
+	// as in pairTask
+	step, most int
 }
 
 func (t *guideTask) examples() int { return len(t.chosen) }
@@ -100,7 +102,7 @@ func (t *guideTask) accumulate(s *tensor.Scope, part, whole []int, step int) (st
 	}
 	// a part of a batch draws its dropout from its place in the batch
 	seed := schemas.SubSeed(t.seed, "dropout", uint64(step)<<20|uint64(slices.Index(whole, part[0])))
-	loss := t.guide.Loss(s, rows, models.PadFor(rows, len(rows), t.step), seed).Sum().MulScalar(1 / float64(len(whole)))
+	loss := t.guide.Loss(s, rows, models.PadFor(rows, t.step, t.most), seed).Sum().MulScalar(1 / float64(len(whole)))
 	loss.Backward()
 	return stats{loss: loss.Item()}, s.Err()
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -44,6 +45,9 @@ type Note struct {
 	Value float64
 }
 
+// leaseTTL is how long a dead trainer's lease keeps others out.
+const leaseTTL = 10 * time.Second
+
 // Trainer runs one run from its first policy to its last. It is used once.
 type Trainer struct {
 	Config
@@ -62,19 +66,19 @@ func New(c Config) *Trainer { return &Trainer{Config: c} }
 
 // Run takes the run from wherever it is to its last iteration: it declares the run, makes or finds the first policy,
 // trains the guide when the objective needs one, and trains and publishes one policy per iteration. It returns nil when
-// the run is complete, ErrInterrupted when ctx ended and the state was saved, and streams.ErrHeld when another trainer
+// the run is complete, ErrInterrupted when ctx ended and the state was saved, and *streams.ErrHeld when another trainer
 // has the run.
 func (t *Trainer) Run(ctx context.Context) (err error) {
-	lease, err := t.Streams.AcquireLease(ctx, t.Spec.Run, t.Holder)
+	lease, err := t.Streams.AcquireLease(ctx, t.Spec.Run, t.Holder, leaseTTL)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, lease.Release()) }()
 	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	stop := context.AfterFunc(ctx, func() {})
-	defer stop()
+	watched := make(chan struct{})
+	defer func() { cancel(nil); <-watched }()
 	go func() {
+		defer close(watched)
 		select {
 		case <-lease.Lost():
 			cancel(fmt.Errorf("trainer: the lease on run %s was lost", t.Spec.Run))
@@ -109,7 +113,7 @@ func (t *Trainer) Run(ctx context.Context) (err error) {
 // declare publishes the resolved spec, from which workers take everything, and refuses a run that exists with another.
 func (t *Trainer) declare(ctx context.Context) error {
 	digest := t.Spec.Digest()
-	found, err := t.Streams.Spec(ctx, t.Spec.Run)
+	found, err := DeclaredSpec(ctx, t.Streams, t.Spec.Run)
 	if err == nil {
 		if found.GetSpecDigest() != digest {
 			return fmt.Errorf("trainer: run %s exists with another spec (digest %.12s, this one is %.12s): "+
@@ -130,12 +134,34 @@ func (t *Trainer) declare(ctx context.Context) error {
 	})
 }
 
+// DeclaredSpec is the control message that declares a run; streams.ErrNotFound when there is none.
+func DeclaredSpec(ctx context.Context, conn *streams.Conn, run string) (*events.Control, error) {
+	found, err := conn.Find(ctx, schemas.Control, run, (&events.Control{Kind: "spec"}).ID())
+	if err != nil {
+		return nil, err
+	}
+	control, ok := found.Message.(*events.Control)
+	if !ok {
+		return nil, fmt.Errorf("trainer: run %s: its spec is a %T", run, found.Message)
+	}
+	return control, nil
+}
+
 // announce emits the events of all checkpoints that have none: after a crash between manifest and event, and at every
 // hint of the store that something was written.
 func (t *Trainer) announce(ctx context.Context) error {
-	return t.Checkpoints.Reconcile(ctx, t.Spec.Run, func(ctx context.Context, event *events.Checkpoint) error {
-		return t.Streams.Publish(ctx, schemas.Checkpoints, event)
+	announced := map[string]bool{}
+	err := t.Streams.Read(ctx, schemas.Checkpoints, t.Spec.Run, streams.AllIterations, 0, func(r streams.Received) error {
+		announced[r.Message.ID()] = true
+		return nil
 	})
+	if err != nil {
+		return err
+	}
+	return t.Checkpoints.Reconcile(ctx, t.Spec.Run, func(digest string) bool { return announced[digest] },
+		func(ctx context.Context, event *events.Checkpoint) error {
+			return t.Streams.Publish(ctx, schemas.Checkpoints, event)
+		})
 }
 
 func (t *Trainer) close(ctx context.Context) error {
@@ -182,10 +208,13 @@ func (t *Trainer) iterate(ctx context.Context, i uint32) (err error) {
 	return t.publishPolicy(ctx, i+1, uint64(len(p.records)), metrics, p.records)
 }
 
-func (t *Trainer) showStep(work string) func(done, total int, last Record) {
-	return func(done, total int, last Record) {
-		notes := []Note{{"loss", last.Loss}}
-		if last.Pairs != nil {
+func (t *Trainer) showStep(work string) func(done, total int, last *Record) {
+	return func(done, total int, last *Record) {
+		var notes []Note
+		if last != nil {
+			notes = append(notes, Note{"loss", last.Loss})
+		}
+		if last != nil && last.Pairs != nil {
 			notes = append(notes, Note{"margin", last.Pairs.Margin})
 		}
 		t.Meter.Progress(work, done, total, "steps", notes...)

@@ -96,7 +96,7 @@ func (g *Guide) Latents(ctx context.Context, texts []guide.Text) ([][]float32, e
 		rows[i] = row
 	}
 	latents := make([][]float32, len(rows))
-	for _, batch := range models.Batches(rows, g.spec.Generation.Slots, g.spec.Generation.Bucket) {
+	for _, batch := range models.Batches(rows, g.spec.Generation.Slots, g.spec.Generation.Bucket, g.model.MaxLength()) {
 		err := g.model.Engine().Do(ctx, func(scope *tensor.Scope) error {
 			return scope.NoGrad(func(scope *tensor.Scope) error {
 				values := g.model.Encode(scope, batch.Rows, batch.Pad).Float32s()

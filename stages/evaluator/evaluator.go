@@ -76,11 +76,11 @@ type Detail struct {
 	promptIDs, responseIDs []int64
 }
 
-// Process evaluates the policies among the checkpoints; other kinds give no result.
+// Process evaluates the policies among the checkpoints, from evaluation.first on; others give no result.
 func (s *Stage) Process(ctx context.Context, in []*events.Checkpoint) ([]*events.Result, []error) {
 	out, errs := make([]*events.Result, len(in)), make([]error, len(in))
 	for i, c := range in {
-		if checkpoints.Kind(c.GetKind()) == checkpoints.Policy && len(s.records) > 0 {
+		if checkpoints.Kind(c.GetKind()) == checkpoints.Policy && int(c.GetIteration()) >= s.spec.Evaluation.First {
 			out[i], errs[i] = s.evaluate(ctx, c)
 		}
 	}

@@ -9,7 +9,6 @@ package generator
 import (
 	"context"
 	"fmt"
-	"sort"
 	"strings"
 
 	"github.com/ldalign/ldalign/checkpoints"
@@ -155,7 +154,8 @@ func (s *Stage) score(ctx context.Context, out []*events.Pair, indices []int) er
 		rows = append(rows, models.Join(out[i].GetPromptIds(), out[i].GetRejectedIds()))
 	}
 	logp := make([]float64, len(rows))
-	for _, batch := range models.Batches(rows, s.spec.Generation.Slots, s.spec.Generation.Bucket) {
+	most := s.policy.Model.Config().MaxLength()
+	for _, batch := range models.Batches(rows, s.spec.Generation.Slots, s.spec.Generation.Bucket, most) {
 		err := s.policy.Model.Engine().Do(ctx, func(scope *tensor.Scope) error {
 			return scope.NoGrad(func(scope *tensor.Scope) error {
 				values := models.LogProbs(scope, s.policy.Model, batch.Rows, batch.Pad).Float32s()
@@ -174,4 +174,3 @@ func (s *Stage) score(ctx context.Context, out []*events.Pair, indices []int) er
 	}
 	return nil
 }
-

@@ -18,7 +18,9 @@ type Stage struct {
 }
 
 // New makes the stage for the run's records, in the order of their source.
-func New(spec schemas.Spec, records []dataset.Record) *Stage { return &Stage{spec: spec, records: records} }
+func New(spec schemas.Spec, records []dataset.Record) *Stage {
+	return &Stage{spec: spec, records: records}
+}
 
 // Load reads the records that a spec names: data.train cut to data.limit, and for dpo those with a rejected response.
 func Load(spec schemas.Spec) (dataset.Set, error) {

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	_ "embed"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/ldalign/ldalign/schemas"
+)
+
+// demoSpec is the demo: five runs, the later ones starting from the earlier.
+//
+//go:embed demo.yaml
+var demoSpec []byte
+
+type demoCommand struct {
+	Seeds     int      `help:"Run everything with this many seeds and report mean and spread." default:"1"`
+	PrintSpec bool     `help:"Print the demo's run spec and stop: it is an ordinary spec for ldalign up."`
+	Set       []string `help:"Override a key of every run." placeholder:"KEY=VALUE"`
+}
+
+func (demoCommand) Help() string {
+	return `Example:
+
+    ldalign demo
+    ldalign demo --seeds 3
+    ldalign demo --print-spec > demo.yaml
+
+Trains a small base model on noisy answers, fine-tunes it lightly on clean ones, and aligns it by LD-Align on the same
+clean data, next to SPIN and to more fine-tuning. Every answer is checked by a program. Whatever comes out is printed.
+Stopped in any way, the demo goes on by the same command; a finished one prints its table again.`
+}
+
+func (c *demoCommand) Run(ctx context.Context, e *env) error {
+	if c.PrintSpec {
+		_, err := e.stdout.Write(demoSpec)
+		return err
+	}
+	if c.Seeds < 1 {
+		return fmt.Errorf("%w: --seeds must be at least 1", errUsage)
+	}
+	var all []schemas.Spec
+	for seed := 1; seed <= c.Seeds; seed++ {
+		specs, err := schemas.ParseSpecs("demo.yaml", demoSpec)
+		if err != nil {
+			return err
+		}
+		for i := range specs {
+			specs[i].Seed = uint64(seed)
+			if seed > 1 {
+				renumber(&specs[i], seed)
+			}
+			for _, s := range c.Set {
+				if err := schemas.Set(&specs[i], s); err != nil {
+					return err
+				}
+			}
+		}
+		all = append(all, specs...)
+	}
+	all, err := resolve(all)
+	if err != nil {
+		return err
+	}
+	return e.up(ctx, all, "LD-Align demo")
+}
+
+// renumber gives the runs of a further seed names of their own, also where they name each other: demo-x becomes demo2-x.
+func renumber(spec *schemas.Spec, seed int) {
+	for _, name := range []*string{&spec.Run, &spec.Model.From, &spec.Guide.From, &spec.Evaluation.Guide} {
+		*name = strings.Replace(*name, "demo-", "demo"+strconv.Itoa(seed)+"-", 1)
+	}
+}

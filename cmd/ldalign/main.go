@@ -1,0 +1,153 @@
+// Command ldalign aligns a language model continuously from streamed prompts: LD-Align (arXiv 2404.06390) over JetStream,
+// libtorch and a checkpoint store, in one binary. Each verb is a file of this folder.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/trainer"
+)
+
+// Exit codes, as `ldalign --help` prints them.
+const (
+	exitFailed      = 1
+	exitUsage       = 2
+	exitInterrupted = 3
+	exitInUse       = 4
+)
+
+type cli struct {
+	Dir     string `help:"Folder for streams, checkpoints, caches and reports." default:"ldalign-data" env:"LDALIGN_DIR" type:"path"`
+	JSON    bool   `help:"Print JSON, one object a line, where a script would read it." name:"json"`
+	Verbose bool   `help:"Show the log on the screen too; it is always in DIR/ldalign.log." short:"v"`
+
+	Demo        demoCommand        `cmd:"" help:"Align a small model in front of your eyes, in a few minutes, and print whether it worked."`
+	Up          upCommand          `cmd:"" help:"Run a spec with all roles in one process; started again, it goes on where it was."`
+	Worker      workerCommand      `cmd:"" help:"Run one stage as a process of its own against real servers."`
+	Trainer     trainerCommand     `cmd:"" help:"Run the trainer as a process of its own against real servers."`
+	Status      statusCommand      `cmd:"" help:"Show how far a run is."`
+	Runs        runsCommand        `cmd:"" help:"List the runs in a folder or on a server."`
+	Tail        tailCommand        `cmd:"" help:"Print messages of a subject as JSON."`
+	Audit       auditCommand       `cmd:"" help:"Prove that no pair of a run was lost or trained twice, and name what is missing."`
+	Report      reportCommand      `cmd:"" help:"Write the report of runs again."`
+	DeadLetters deadLettersCommand `cmd:"" name:"deadletters" help:"List, show and redrive what could not be processed."`
+	Checkpoints checkpointsCommand `cmd:"" help:"List checkpoints, export one as a Hugging Face folder."`
+	Version     versionCommand     `cmd:"" help:"Print the versions of this build."`
+}
+
+const epilogue = `Exit codes: 0 done, 1 failed, 2 wrong usage or spec, 3 interrupted (the same command goes on), 4 in use by another process.`
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// run is main with its inputs and outputs as arguments. It returns the exit code.
+func run(args []string, stdout, stderr io.Writer) int {
+	ctx, stop := interruptible(stderr)
+	defer stop()
+	var c cli
+	exited := -1
+	parser, err := kong.New(&c, kong.Name("ldalign"), kong.UsageOnError(), kong.Writers(stdout, stderr),
+		kong.Description("Latent distance guided alignment over streams.\n\n"+epilogue),
+		kong.Exit(func(code int) { exited = code }),
+		kong.BindTo(ctx, (*context.Context)(nil)),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}))
+	if err != nil {
+		fmt.Fprintln(stderr, "ldalign:", err)
+		return exitUsage
+	}
+	command, err := parser.Parse(args)
+	if exited >= 0 {
+		return exited
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "ldalign: %v\nSee `ldalign --help`.\n", err)
+		return exitUsage
+	}
+	err = command.Run(&env{dir: c.Dir, json: c.JSON, verbose: c.Verbose, stdout: stdout, stderr: stderr})
+	if err != nil {
+		fmt.Fprintln(stderr, "ldalign:", err)
+	}
+	return exitCode(err)
+}
+
+// exitCode maps an error to what a script can branch on.
+func exitCode(err error) int {
+	var spec *schemas.SpecError
+	var held *streams.ErrHeld
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &spec), errors.Is(err, errUsage):
+		return exitUsage
+	case errors.Is(err, trainer.ErrInterrupted), errors.Is(err, context.Canceled):
+		return exitInterrupted
+	case errors.Is(err, streams.ErrInUse), errors.As(err, &held):
+		return exitInUse
+	default:
+		return exitFailed
+	}
+}
+
+var errUsage = errors.New("wrong usage")
+
+// interruptible returns a context that ends at the first Ctrl-C or SIGTERM; the second ends the process at once, which
+// loses nothing either: the next start repeats what was not yet committed.
+func interruptible(stderr io.Writer) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 2)
+	done := make(chan struct{})
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		select {
+		case <-signals:
+			fmt.Fprintln(stderr, "\nldalign: finishing the step at hand and saving (Ctrl-C again ends at once) ...")
+			cancel()
+		case <-done:
+			return
+		}
+		select {
+		case <-signals:
+			os.Exit(exitInterrupted)
+		case <-done:
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		close(done)
+		cancel()
+	}
+}
+
+// env is what every verb gets.
+type env struct {
+	dir            string
+	json, verbose  bool
+	stdout, stderr io.Writer
+}
+
+// reportDir is where a run's report goes.
+func (e *env) reportDir(run string) string { return filepath.Join(e.dir, "runs", run) }
+
+// version is set at link time; a plain build says what Go knows.
+var version = ""
+
+func buildVersion() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "devel"
+}

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"sort"
+	"sync"
+	"time"
+
+	"github.com/ldalign/ldalign/ops/progress"
+	"github.com/ldalign/ldalign/ops/report"
+	"github.com/ldalign/ldalign/trainer"
+)
+
+// meter shows the progress of one run and adds up what each stage did in this process.
+type meter struct {
+	display *progress.Display
+	prefix  string
+
+	mu     sync.Mutex
+	tasks  map[string]*progress.Task
+	stages map[string]*report.Stage
+}
+
+func newMeter(display *progress.Display, prefix string) *meter {
+	return &meter{display: display, prefix: prefix, tasks: map[string]*progress.Task{}, stages: map[string]*report.Stage{}}
+}
+
+// Progress shows the trainer's work.
+func (m *meter) Progress(work string, done, total int, unit string, notes ...trainer.Note) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	task := m.tasks[work]
+	if task == nil {
+		task = m.display.Task(m.prefix+work, int64(total), unit)
+		m.tasks[work] = task
+	}
+	task.SetTotal(int64(total))
+	task.Set(int64(done))
+	for _, n := range notes {
+		task.Note(n.Name, n.Value)
+	}
+	if total > 0 && done >= total {
+		task.Done()
+		delete(m.tasks, work)
+	}
+}
+
+// Batch counts what a stage did.
+func (m *meter) Batch(stage string, n int, took time.Duration) {
+	m.count(stage, "messages", n, took)
+}
+
+// Settled is part of streams.Observer; the log tells of retries and dead letters.
+func (m *meter) Settled(string, string) {}
+
+// Silent is part of streams.Observer; the log tells of it.
+func (m *meter) Silent(string) {}
+
+func (m *meter) count(stage, unit string, n int, took time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.stages[stage]
+	if s == nil {
+		s = &report.Stage{Name: stage, Unit: unit}
+		m.stages[stage] = s
+	}
+	s.Items += int64(n)
+	s.BusySeconds += took.Seconds()
+}
+
+// close ends the tasks that are still shown.
+func (m *meter) close() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	names := make([]string, 0, len(m.tasks))
+	for name := range m.tasks {
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	for _, name := range names {
+		m.tasks[name].Done()
+	}
+	clear(m.tasks)
+}

@@ -1,0 +1,330 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/ops/report"
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/stages/evaluator"
+	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/trainer"
+)
+
+// report collects what the streams and checkpoints say of some runs.
+func (n *node) report(ctx context.Context, specs []schemas.Spec, title string) (report.Input, error) {
+	in := report.Input{Title: title, GeneratedBy: "ldalign " + buildVersion()}
+	collect := collector{node: n, in: &in, rows: map[string]int{}}
+	for _, spec := range specs {
+		if err := collect.run(ctx, spec); err != nil {
+			return in, fmt.Errorf("report of run %s: %w", spec.Run, err)
+		}
+	}
+	in.Subject, in.Against = comparison(in.Rows, specs)
+	if len(in.Rows) > 0 && len(in.Rows[0].Seeds) == 1 {
+		in.Notes = append(in.Notes, "One seed: differences of a few points are noise.")
+	}
+	return in, nil
+}
+
+// collector fills a report's input run by run; rows of several seeds with one label become one row.
+type collector struct {
+	*node
+	in   *report.Input
+	rows map[string]int
+}
+
+func (c *collector) run(ctx context.Context, spec schemas.Spec) error {
+	text, err := spec.YAML()
+	if err != nil {
+		return err
+	}
+	c.in.Runs = append(c.in.Runs, report.Run{Name: spec.Run, Method: method(spec), Spec: string(text)})
+	manifests, err := c.checkpoints.List(ctx, spec.Run)
+	if err != nil {
+		return err
+	}
+	if err := c.curves(ctx, spec, manifests); err != nil {
+		return err
+	}
+	if spec.Objective.Kind == "ldalign" {
+		if err := c.distances(ctx, spec); err != nil {
+			return err
+		}
+	}
+	return c.results(ctx, spec)
+}
+
+// method is the name of a spec's method in tables.
+func method(spec schemas.Spec) string {
+	switch spec.Objective.Kind {
+	case "ldalign":
+		switch spec.Objective.Weight {
+		case "one":
+			return "LD-Align (w = 1)"
+		case "shuffled":
+			return "Shuffled weights"
+		}
+		return "LD-Align"
+	case "spin":
+		return "SPIN"
+	case "dpo":
+		return "DPO"
+	default:
+		if spec.Iterations > 1 {
+			return "Continual SFT"
+		}
+		return "SFT"
+	}
+}
+
+// label names the row of a policy: the run's start, or the method with the iteration that made it, from 0 as in the paper.
+func label(spec schemas.Spec, iteration uint32) string {
+	switch {
+	case iteration == 0 && strings.HasPrefix(spec.Model.From, "run:"):
+		return "SFT"
+	case iteration == 0:
+		return "Start"
+	case spec.Iterations == 1:
+		return method(spec)
+	}
+	return fmt.Sprintf("%s %d", method(spec), iteration-1)
+}
+
+// curves are the records in the run's policies and guide.
+func (c *collector) curves(ctx context.Context, spec schemas.Spec, manifests []checkpoints.Manifest) error {
+	policy := report.Curve{Method: method(spec), Run: spec.Run, Seed: spec.Seed, Objective: spec.Objective.Kind}
+	guide := report.Curve{Method: "Guide", Run: spec.Run, Seed: spec.Seed, Objective: "guide"}
+	for _, m := range manifests {
+		file, ok := m.File(trainer.RecordsFile)
+		if !ok || m.Kind == checkpoints.State {
+			continue
+		}
+		data, err := c.checkpoints.ReadFile(ctx, spec.Run, file)
+		if err != nil {
+			return err
+		}
+		records, err := trainer.ReadRecords(data)
+		if err != nil {
+			return fmt.Errorf("checkpoint %s: %w", m.Key, err)
+		}
+		curve := &policy
+		if m.Kind == checkpoints.Guide {
+			curve = &guide
+			c.in.Guides = append(c.in.Guides, report.Guide{
+				Run: spec.Run, Seed: spec.Seed, True: metric(m, "reconstruction"), Shuffled: metric(m, "reconstruction_shuffled"),
+			})
+		}
+		for _, r := range records {
+			curve.Records = append(curve.Records, point(r, len(curve.Records)+1))
+		}
+	}
+	for _, curve := range []report.Curve{policy, guide} {
+		if len(curve.Records) > 0 {
+			c.in.Curves = append(c.in.Curves, curve)
+		}
+	}
+	return nil
+}
+
+func metric(m checkpoints.Manifest, name string) float64 {
+	for _, x := range m.Metrics {
+		if x.Name == name {
+			return x.Value
+		}
+	}
+	return 0
+}
+
+func point(r trainer.Record, step int) report.Record {
+	p := report.Record{Step: step, Iteration: int(r.Iteration), Loss: &r.Loss, LR: &r.LR, GradNorm: &r.GradNorm}
+	if r.Pairs != nil {
+		kl := -r.Pairs.RejectedChange
+		p.Margin, p.ChosenChange, p.RejectedChange, p.KL = &r.Pairs.Margin, &r.Pairs.ChosenChange, &r.Pairs.RejectedChange, &kl
+		if r.Pairs.Differing > 0 {
+			p.Accuracy = &r.Pairs.Accuracy
+		}
+	}
+	return p
+}
+
+// distances are the scored pairs of each iteration with the weights that the trainer made of them.
+func (c *collector) distances(ctx context.Context, spec schemas.Spec) error {
+	byIteration := make([][]*events.Scored, spec.Iterations)
+	seen := map[string]bool{}
+	err := c.streams.Read(ctx, schemas.Scored, spec.Run, streams.AllIterations, 0, func(r streams.Received) error {
+		if s, ok := r.Message.(*events.Scored); ok && int(s.GetIteration()) < spec.Iterations && !seen[s.ID()] {
+			seen[s.ID()] = true
+			byIteration[s.GetIteration()] = append(byIteration[s.GetIteration()], s)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	var first float64
+	for i, scored := range byIteration {
+		if len(scored) == 0 {
+			continue
+		}
+		sortByPosition(scored)
+		values := make([]float64, len(scored))
+		for k, s := range scored {
+			values[k] = s.GetDistance()
+		}
+		w, normaliser, err := trainer.Weights(values, spec.Objective, spec.Seed, uint32(i), first)
+		if err != nil {
+			return err
+		}
+		if i == 0 {
+			first = normaliser
+		}
+		d := report.Distances{Method: method(spec), Run: spec.Run, Seed: spec.Seed, Iteration: i}
+		for k, s := range scored {
+			prompt := s.GetPair().GetPrompt()
+			d.Pairs = append(d.Pairs, report.PairDistance{
+				Distance: values[k], Weight: w[k], Identical: s.GetPair().GetRejected() == prompt.GetResponse(),
+			})
+			c.in.Examples = append(c.in.Examples, report.Example{
+				Method: d.Method, Run: spec.Run, Iteration: i, Prompt: prompt.GetPrompt(), Chosen: prompt.GetResponse(),
+				Rejected: s.GetPair().GetRejected(), Distance: values[k], Weight: w[k],
+			})
+		}
+		c.in.Distances = append(c.in.Distances, d)
+	}
+	return nil
+}
+
+// results are the rows of the held-out table and the samples of the agreement test.
+func (c *collector) results(ctx context.Context, spec schemas.Spec) error {
+	results, err := c.node.results(ctx, spec.Run)
+	if err != nil {
+		return err
+	}
+	for i := range uint32(spec.Iterations + 1) {
+		r := results[i]
+		if r == nil {
+			continue
+		}
+		name := label(spec, i)
+		at, ok := c.rows[name]
+		if !ok {
+			at = len(c.in.Rows)
+			c.rows[name] = at
+			c.in.Rows = append(c.in.Rows, report.Row{Method: name, Run: spec.Run, Iteration: int(i)})
+		}
+		c.in.Rows[at].Seeds = append(c.in.Rows[at].Seeds, scores(spec.Seed, r))
+		if err := c.agreement(ctx, spec, r, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func scores(seed uint64, r *events.Result) report.Scores {
+	value := func(name string) *float64 {
+		for _, m := range r.GetMetrics() {
+			if m.GetName() == name {
+				v := m.GetValue()
+				return &v
+			}
+		}
+		return nil
+	}
+	return report.Scores{
+		Seed: seed, GreedyExact: value(evaluator.GreedyExact), GreedyGraded: value(evaluator.GreedyGraded),
+		SampledExact: value(evaluator.SampledExact), SampledGraded: value(evaluator.SampledGraded),
+		Distance: value(evaluator.DistanceMean), AnswerTokens: value(evaluator.SampledLength),
+	}
+}
+
+// agreement reads a result's details for the two-sample test.
+func (c *collector) agreement(ctx context.Context, spec schemas.Spec, r *events.Result, name string) error {
+	data, err := c.checkpoints.ReadBlob(ctx, spec.Run, r.GetDetails())
+	if err != nil {
+		return err
+	}
+	a := report.Agreement{Method: name, Run: spec.Run, Seed: spec.Seed, Iteration: int(r.GetIteration())}
+	decode := json.NewDecoder(bytes.NewReader(data))
+	for decode.More() {
+		var d evaluator.Detail
+		if err := decode.Decode(&d); err != nil {
+			return fmt.Errorf("details %s: %w", r.GetDetails(), err)
+		}
+		c.in.HeldOut = max(c.in.HeldOut, len(a.Pairs)+1)
+		if len(d.Samples) < 2 || d.Samples[0].Distance == nil || d.Samples[1].Distance == nil {
+			continue
+		}
+		x, y := d.Samples[0], d.Samples[1]
+		a.Pairs = append(a.Pairs, report.SamplePair{
+			DistanceA: *x.Distance, DistanceB: *y.Distance, ScoreA: x.Graded, ScoreB: y.Graded, ExactA: x.Exact, ExactB: y.Exact,
+		})
+	}
+	if len(a.Pairs) > 0 {
+		c.in.Agreement = append(c.in.Agreement, a)
+	}
+	return nil
+}
+
+// comparison picks the row that the verdict judges, the last of the subject's method, and those that it is compared with:
+// where it started, then the last row of each other method.
+func comparison(rows []report.Row, specs []schemas.Spec) (string, []string) {
+	last := map[string]string{}
+	var order []string
+	subject := ""
+	for _, spec := range specs {
+		for _, row := range rows {
+			m := method(spec)
+			if row.Method != label(spec, uint32(row.Iteration)) || row.Iteration == 0 {
+				continue
+			}
+			if last[m] == "" {
+				order = append(order, m)
+			}
+			last[m] = row.Method
+			if subject == "" && spec.Objective.Kind != "sft" {
+				subject = m
+			}
+		}
+	}
+	if subject == "" && len(order) > 0 {
+		subject = order[0]
+	}
+	var against []string
+	for _, row := range rows {
+		if row.Iteration == 0 {
+			against = append(against, row.Method)
+			break
+		}
+	}
+	for _, m := range order {
+		if m != subject {
+			against = append(against, last[m])
+		}
+	}
+	return last[subject], against
+}
+
+var errNoSuchRun = errors.New("no such run")
+
+// specsOf are the specs of named runs; of all runs when none is named.
+func (n *node) specsOf(ctx context.Context, runs []string) ([]schemas.Spec, error) {
+	var specs []schemas.Spec
+	for _, run := range runs {
+		spec, err := n.spec(ctx, run)
+		if errors.Is(err, streams.ErrNotFound) {
+			return nil, fmt.Errorf("%w: %s (`ldalign runs` lists them)", errNoSuchRun, run)
+		}
+		if err != nil {
+			return nil, err
+		}
+		specs = append(specs, spec)
+	}
+	return specs, nil
+}

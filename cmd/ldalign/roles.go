@@ -1,0 +1,187 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/stages/dataset"
+	"github.com/ldalign/ldalign/stages/distance"
+	"github.com/ldalign/ldalign/stages/encoder"
+	"github.com/ldalign/ldalign/stages/evaluator"
+	"github.com/ldalign/ldalign/stages/generator"
+	"github.com/ldalign/ldalign/stages/prompter"
+	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/trainer"
+)
+
+// role names a stage that a process can play.
+type role string
+
+const (
+	rolePrompter  role = "prompter"
+	roleGenerator role = "generator"
+	roleEncoder   role = "encoder"
+	roleDistance  role = "distance"
+	roleEvaluator role = "evaluator"
+)
+
+// roles are the stages that a run's objective needs, in the order in which data flows.
+func roles(spec schemas.Spec) []role {
+	out := []role{rolePrompter}
+	switch spec.Objective.Kind {
+	case "ldalign":
+		out = append(out, roleGenerator, roleEncoder, roleDistance)
+	case "spin", "dpo":
+		out = append(out, roleGenerator)
+	}
+	if spec.Data.Eval != "" {
+		out = append(out, roleEvaluator)
+	}
+	return out
+}
+
+// work plays one role of a run until ctx ends. It returns nil after a clean drain.
+func (n *node) work(ctx context.Context, r role, spec schemas.Spec, engine *tensor.Engine, observer streams.Observer) (err error) {
+	stage := streams.Stage{Name: string(r), Run: spec.Run, Linger: 20 * time.Millisecond, Observer: observer}
+	switch r {
+	case rolePrompter:
+		set, err := prompter.Load(spec)
+		if err != nil {
+			return err
+		}
+		n.log.Info().Str("run", spec.Run).Str("stage", string(r)).Msg(set.Report.String())
+		stage.In, stage.Batch = schemas.Checkpoints, 1
+		return n.streams.RunStage(ctx, stage, streams.Many(prompter.New(spec, set.Records).Process))
+	case roleGenerator:
+		s := generator.New(spec, n.checkpoints, engine)
+		defer func() { err = errors.Join(err, s.Close(context.WithoutCancel(ctx))) }()
+		stage.In, stage.Batch, stage.Linger = schemas.Prompts, 4*spec.Generation.Slots, 100*time.Millisecond
+		return n.streams.RunStage(ctx, stage, streams.Each(s.Process))
+	case roleEncoder:
+		s := encoder.New(spec, n.checkpoints, engine)
+		defer func() { err = errors.Join(err, s.Close(context.WithoutCancel(ctx))) }()
+		stage.In, stage.Batch = schemas.Pairs, 4*spec.Generation.Slots
+		return n.streams.RunStage(ctx, stage, streams.Each(s.Process))
+	case roleDistance:
+		stage.In, stage.Batch = schemas.Encoded, 256
+		s := distance.Stage{Metric: spec.Objective.Distance}
+		return n.streams.RunStage(ctx, stage, streams.Each(s.Process))
+	case roleEvaluator:
+		set, err := dataset.Load(spec.Data.Eval)
+		if err != nil {
+			return err
+		}
+		s := evaluator.New(spec, set.Records, n.checkpoints, engine)
+		defer func() { err = errors.Join(err, s.Close(context.WithoutCancel(ctx))) }()
+		stage.In, stage.Batch = schemas.Checkpoints, 1
+		return n.streams.RunStage(ctx, stage, streams.Each(s.Process))
+	}
+	return fmt.Errorf("%w: unknown role %q", errUsage, r)
+}
+
+// train runs the trainer of a run.
+func (n *node) train(ctx context.Context, spec schemas.Spec, engine *tensor.Engine, meter trainer.Meter) error {
+	return trainer.New(trainer.Config{
+		Spec: spec, Streams: n.streams, Checkpoints: n.checkpoints, Engine: engine, Tokenizers: tokenizerFolder,
+		Holder: holder(), Meter: meter, Log: n.log.With().Str("stage", "trainer").Logger(),
+	}).Run(ctx)
+}
+
+// tokenizerFolder finds the tokenizer of a model made from scratch.
+func tokenizerFolder(name string) (fs.FS, error) {
+	if name == "builtin:demo" {
+		return dataset.DemoTokenizer(), nil
+	}
+	if info, err := os.Stat(name); err != nil || !info.IsDir() {
+		return nil, fmt.Errorf("model.scratch.tokenizer: %q is no folder with a tokenizer.json", name)
+	}
+	return os.DirFS(name), nil
+}
+
+// everything plays all roles of one run in this process until the run is complete and evaluated.
+func (n *node) everything(ctx context.Context, spec schemas.Spec, engine *tensor.Engine, m *meter) error {
+	done, err := n.complete(ctx, spec)
+	if err != nil || done {
+		return err
+	}
+	if err := n.streams.EnsureTopology(ctx); err != nil {
+		return err
+	}
+	stageCtx, stop := context.WithCancel(ctx)
+	defer stop()
+	group, stageCtx := errgroup.WithContext(stageCtx)
+	for _, r := range roles(spec) {
+		group.Go(func() error { return n.work(stageCtx, r, spec, engine, m) })
+	}
+	trained := n.train(stageCtx, spec, engine, m)
+	if trained == nil {
+		trained = n.awaitResults(stageCtx, spec, m)
+	}
+	stop()
+	staged := group.Wait()
+	if staged != nil && (trained == nil || errors.Is(trained, context.Canceled) || errors.Is(trained, trainer.ErrInterrupted)) {
+		return staged // a failed stage is why the trainer was stopped
+	}
+	return trained
+}
+
+// complete tells whether a run has all its policies and results.
+func (n *node) complete(ctx context.Context, spec schemas.Spec) (bool, error) {
+	last, err := n.checkpoints.Policy(ctx, spec.Run, uint32(spec.Iterations))
+	if errors.Is(err, checkpoints.ErrNoCheckpoint) {
+		return false, nil
+	}
+	if err != nil || last.SpecDigest != spec.Digest() {
+		return false, err // of another spec: the trainer says what to do
+	}
+	have, err := n.results(ctx, spec.Run)
+	return len(have) >= expectedResults(spec), err
+}
+
+// expectedResults is how many policies the evaluator measures.
+func expectedResults(spec schemas.Spec) int {
+	if spec.Data.Eval == "" {
+		return 0
+	}
+	return spec.Iterations + 1 - spec.Evaluation.First
+}
+
+// results are a run's evaluations by iteration; of several for one checkpoint the last counts.
+func (n *node) results(ctx context.Context, run string) (map[uint32]*events.Result, error) {
+	out := map[uint32]*events.Result{}
+	err := n.streams.Read(ctx, schemas.Results, run, streams.AllIterations, 0, func(r streams.Received) error {
+		if result, ok := r.Message.(*events.Result); ok {
+			out[result.GetIteration()] = result
+		}
+		return nil
+	})
+	return out, err
+}
+
+// awaitResults waits until every policy of the run is evaluated.
+func (n *node) awaitResults(ctx context.Context, spec schemas.Spec, m *meter) error {
+	want := expectedResults(spec)
+	have := map[uint32]bool{}
+	if want == 0 {
+		return nil
+	}
+	m.Progress("evaluate", 0, want, "policies")
+	return n.streams.Follow(ctx, schemas.Results, spec.Run, streams.AllIterations, 0, func(r streams.Received) error {
+		have[r.Message.GetIteration()] = true
+		m.Progress("evaluate", len(have), want, "policies")
+		if len(have) >= want {
+			return streams.ErrStop
+		}
+		return nil
+	})
+}

@@ -1,0 +1,60 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/ldalign/ldalign/ops/report"
+)
+
+// addStages adds a run's counts to those of the runs before it.
+func addStages(sum []report.Stage, m *meter) []report.Stage {
+	for _, name := range []string{"prompter", "generator", "encoder", "distance", "evaluator", "trainer"} {
+		s := m.stages[name]
+		if s == nil {
+			continue
+		}
+		at := -1
+		for i := range sum {
+			if sum[i].Name == name {
+				at = i
+			}
+		}
+		if at < 0 {
+			sum = append(sum, *s)
+			continue
+		}
+		sum[at].Items += s.Items
+		sum[at].BusySeconds += s.BusySeconds
+	}
+	return sum
+}
+
+// speeds says what each stage did a second while it worked, and how much of the wall time was tensor work.
+func speeds(in report.Input) string {
+	var b strings.Builder
+	for _, s := range in.Stages {
+		rate := 0.0
+		if s.BusySeconds > 0 {
+			rate = float64(s.Items) / s.BusySeconds
+		}
+		fmt.Fprintf(&b, "%-10s %8d %-9s %7.1f s busy %9.1f /s\n", s.Name, s.Items, s.Unit, s.BusySeconds, rate)
+	}
+	if in.TensorShare != nil {
+		fmt.Fprintf(&b, "wall time %.1f s, tensor work %.0f %% of it\n", in.WallSeconds, 100**in.TensorShare)
+	}
+	return b.String()
+}
+
+// printJSON prints one object a line.
+func printJSON[T any](w io.Writer, items []T) error {
+	encode := json.NewEncoder(w)
+	for _, item := range items {
+		if err := encode.Encode(item); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,223 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"text/tabwriter"
+
+	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/schemas"
+)
+
+type statusCommand struct {
+	Name string `arg:"" name:"run" help:"Name of the run."`
+	Spec bool   `help:"Print the run's resolved spec instead."`
+	serverFlags
+}
+
+func (statusCommand) Help() string {
+	return `Example:
+
+    ldalign status my-run
+    ldalign status my-run --json | jq .iterations
+    ldalign status my-run --spec > run.yaml
+
+Works while the run is on and after it has ended.`
+}
+
+// runStatus is what status prints with --json.
+type runStatus struct {
+	Run        string            `json:"run"`
+	Objective  string            `json:"objective"`
+	Iterations []iterationStatus `json:"iterations"`
+	// Policy is the newest policy's iteration; -1 before the first.
+	Policy int `json:"policy"`
+	// Of is the number of iterations that the run makes.
+	Of          int    `json:"of"`
+	Guide       bool   `json:"guide"`
+	Evaluated   int    `json:"evaluated"`
+	Checkpoints int    `json:"checkpoints"`
+	State       string `json:"state"`
+}
+
+type iterationStatus struct {
+	Iteration uint32 `json:"iteration"`
+	Total     int    `json:"total"`
+	Prompts   int    `json:"prompts"`
+	Pairs     int    `json:"pairs"`
+	Encoded   int    `json:"encoded"`
+	Scored    int    `json:"scored"`
+	Dead      int    `json:"dead"`
+}
+
+func (c *statusCommand) Run(ctx context.Context, e *env) (err error) {
+	n, err := e.attach(ctx, c.serverFlags.over(schemas.ServersSpec{}))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.close()) }()
+	if c.Spec {
+		specs, err := n.specsOf(ctx, []string{c.Name})
+		if err != nil {
+			return err
+		}
+		return printSpecs(e, specs)
+	}
+	s, err := n.status(ctx, c.Name)
+	if err != nil {
+		return err
+	}
+	if e.json {
+		return printJSON(e.stdout, []runStatus{s})
+	}
+	fmt.Fprintf(e.stdout, "run %s (%s): %s, policy %d of %d, %d evaluated, %d checkpoints\n",
+		s.Run, s.Objective, s.State, s.Policy, s.Of, s.Evaluated, s.Checkpoints)
+	w := tabwriter.NewWriter(e.stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(w, "iteration\ttotal\tprompts\tpairs\tencoded\tscored\tdead\t")
+	for _, i := range s.Iterations {
+		fmt.Fprintf(w, "%d\t%d\t%d\t%d\t%d\t%d\t%d\t\n", i.Iteration, i.Total, i.Prompts, i.Pairs, i.Encoded, i.Scored, i.Dead)
+	}
+	return w.Flush()
+}
+
+func (n *node) status(ctx context.Context, run string) (runStatus, error) {
+	specs, err := n.specsOf(ctx, []string{run})
+	if err != nil {
+		return runStatus{}, err
+	}
+	spec := specs[0]
+	s := runStatus{Run: run, Objective: spec.Objective.Kind, Of: spec.Iterations, Policy: -1}
+	balances, err := n.streams.Audit(ctx, run)
+	if err != nil {
+		return s, err
+	}
+	for _, b := range balances {
+		s.Iterations = append(s.Iterations, iterationStatus{
+			Iteration: b.Iteration, Total: b.Total, Prompts: b.Prompts, Pairs: b.Pairs, Encoded: b.Encoded, Scored: b.Scored,
+			Dead: b.DeadTotal(),
+		})
+	}
+	manifests, err := n.checkpoints.List(ctx, run)
+	if err != nil {
+		return s, err
+	}
+	s.Checkpoints = len(manifests)
+	for _, m := range manifests {
+		switch m.Kind {
+		case checkpoints.Policy:
+			s.Policy = int(m.Iteration)
+		case checkpoints.Guide:
+			s.Guide = true
+		case checkpoints.State:
+		}
+	}
+	results, err := n.results(ctx, run)
+	if err != nil {
+		return s, err
+	}
+	s.Evaluated = len(results)
+	s.State = state(s, expectedResults(spec))
+	return s, nil
+}
+
+func state(s runStatus, results int) string {
+	switch {
+	case s.Policy < s.Of:
+		return "in progress"
+	case s.Evaluated < results:
+		return "trained, being evaluated"
+	default:
+		return "complete"
+	}
+}
+
+type runsCommand struct{ serverFlags }
+
+func (runsCommand) Help() string {
+	return "Example:\n\n    ldalign runs\n    ldalign runs --json | jq -r .run"
+}
+
+func (c *runsCommand) Run(ctx context.Context, e *env) (err error) {
+	n, err := e.attach(ctx, c.serverFlags.over(schemas.ServersSpec{}))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.close()) }()
+	names, err := n.streams.Runs(ctx)
+	if err != nil {
+		return err
+	}
+	var all []runStatus
+	for _, name := range names {
+		s, err := n.status(ctx, name)
+		if errors.Is(err, errNoSuchRun) {
+			s = runStatus{Run: name, State: "not declared", Policy: -1}
+		} else if err != nil {
+			return err
+		}
+		all = append(all, s)
+	}
+	if e.json {
+		return printJSON(e.stdout, all)
+	}
+	w := tabwriter.NewWriter(e.stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "run\tobjective\tpolicy\tstate")
+	for _, s := range all {
+		fmt.Fprintf(w, "%s\t%s\t%d of %d\t%s\n", s.Run, s.Objective, s.Policy, s.Of, s.State)
+	}
+	return w.Flush()
+}
+
+type auditCommand struct {
+	Name string `arg:"" name:"run" help:"Name of the run."`
+	serverFlags
+}
+
+func (auditCommand) Help() string {
+	return `Example:
+
+    ldalign audit my-run
+
+For each iteration: prompts = scored (or, for objectives without distances, pairs) + dead-lettered + in flight, counted by
+unique pair ids. Ends with exit code 1 when a closed iteration does not balance.`
+}
+
+func (c *auditCommand) Run(ctx context.Context, e *env) (err error) {
+	n, err := e.attach(ctx, c.serverFlags.over(schemas.ServersSpec{}))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.close()) }()
+	if _, err := n.specsOf(ctx, []string{c.Name}); err != nil {
+		return err
+	}
+	balances, err := n.streams.Audit(ctx, c.Name)
+	if err != nil {
+		return err
+	}
+	if e.json {
+		return printJSON(e.stdout, balances)
+	}
+	unbalanced := 0
+	for _, b := range balances {
+		fmt.Fprintf(e.stdout, "iteration %d: %d prompts, %d pairs, %d encoded, %d scored, %d dead, %d in flight, %d duplicates dropped\n",
+			b.Iteration, b.Prompts, b.Pairs, b.Encoded, b.Scored, b.DeadTotal(), len(b.InFlight), b.Duplicates)
+		for _, d := range b.Dead {
+			fmt.Fprintf(e.stdout, "  dead: %d %s (`ldalign deadletters list %s`)\n", d.Count, d.Reason, c.Name)
+		}
+		for _, f := range b.InFlight {
+			fmt.Fprintf(e.stdout, "  in flight: pair %s, last seen on %s\n", f.PairID, f.At)
+		}
+		for _, id := range b.Strays {
+			fmt.Fprintf(e.stdout, "  stray: pair %s has no prompt in the log\n", id)
+		}
+		if len(b.Strays) > 0 || b.Closed && b.Prompts != b.Total {
+			unbalanced++
+		}
+	}
+	if unbalanced > 0 {
+		return fmt.Errorf("%d iterations of run %s do not balance", unbalanced, c.Name)
+	}
+	return nil
+}

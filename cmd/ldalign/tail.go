@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/streams"
+)
+
+type tailCommand struct {
+	Subject string        `arg:"" help:"Kind of message (prompts, pairs, encoded, scored, checkpoints, deadletters, results, control) or a NATS subject with wildcards."`
+	Since   time.Duration `help:"Start this far back; 0 starts at the beginning of the log." default:"0"`
+	Count   int           `help:"Stop after this many messages; 0 goes on until Ctrl-C." short:"n" default:"0"`
+	serverFlags
+}
+
+func (tailCommand) Help() string {
+	return `Example:
+
+    ldalign tail scored -n 5
+    ldalign tail 'ldalign.*.my-run.0' --since 10m | jq .message.distance
+
+Prints one JSON object a line: stream, subject, seq, time and the message.`
+}
+
+func (c *tailCommand) Run(ctx context.Context, e *env) (err error) {
+	n, err := e.attach(ctx, c.serverFlags.over(schemas.ServersSpec{}))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.close()) }()
+	var since time.Time
+	if c.Since > 0 {
+		since = time.Now().Add(-c.Since)
+	}
+	encode := json.NewEncoder(e.stdout)
+	printed := 0
+	err = n.streams.Tail(ctx, c.Subject, since, func(line streams.Line) error {
+		err := encode.Encode(struct {
+			Stream  string          `json:"stream"`
+			Subject string          `json:"subject"`
+			Seq     uint64          `json:"seq"`
+			Time    time.Time       `json:"time"`
+			Message json.RawMessage `json:"message"`
+		}{line.Stream, line.Subject, line.Seq, line.Time.UTC(), line.JSON})
+		if err != nil {
+			return fmt.Errorf("tail: %w", err)
+		}
+		if printed++; c.Count > 0 && printed >= c.Count {
+			return streams.ErrStop
+		}
+		return nil
+	})
+	if ctx.Err() != nil {
+		return nil // Ctrl-C is how one leaves a tail
+	}
+	return err
+}

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/trainer"
+)
+
+type trainerCommand struct {
+	Spec string   `arg:"" optional:"" help:"Run spec (YAML, one run): declares the run." type:"existingfile"`
+	Name string   `name:"run" help:"Name of a run that is declared already, instead of a spec." placeholder:"RUN"`
+	Set  []string `help:"Override a key of the spec." placeholder:"KEY=VALUE"`
+	serverFlags
+}
+
+func (trainerCommand) Help() string {
+	return `Example:
+
+    ldalign trainer run.yaml --nats nats://10.0.0.5:4222 --s3 http://10.0.0.6:9000
+
+One trainer works on a run at a time; a second one is refused. Stopped in any way, it goes on by the same command.`
+}
+
+func (c *trainerCommand) Run(ctx context.Context, e *env) (err error) {
+	spec, err := c.spec()
+	if err != nil {
+		return err
+	}
+	n, err := e.openServers(ctx, c.serverFlags.over(spec.Servers), "ldalign-trainer")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.close()) }()
+	if c.Spec == "" {
+		if spec, err = n.awaitSpec(ctx, c.Name); err != nil {
+			return err
+		}
+	}
+	engine, err := n.engine(spec.Compute)
+	if err != nil {
+		return err
+	}
+	m := newMeter(n.display, spec.Run+": ")
+	defer m.close()
+	if err := n.train(ctx, spec, engine, m); err != nil {
+		if ctx.Err() != nil {
+			return trainer.ErrInterrupted
+		}
+		return err
+	}
+	fmt.Fprintf(e.stderr, "ldalign: run %s is complete; `ldalign report %s` writes its report\n", spec.Run, spec.Run)
+	return nil
+}
+
+// spec reads and resolves the spec file, when there is one.
+func (c *trainerCommand) spec() (schemas.Spec, error) {
+	if (c.Spec == "") == (c.Name == "") {
+		return schemas.Spec{}, fmt.Errorf("%w: give either a spec file or --run", errUsage)
+	}
+	if c.Spec == "" {
+		return schemas.Spec{}, nil
+	}
+	specs, err := schemas.LoadSpecs(c.Spec)
+	if err != nil {
+		return schemas.Spec{}, err
+	}
+	if len(specs) != 1 {
+		return schemas.Spec{}, fmt.Errorf("%w: %s holds %d runs, a trainer works on one", errUsage, c.Spec, len(specs))
+	}
+	for _, s := range c.Set {
+		if err := schemas.Set(&specs[0], s); err != nil {
+			return schemas.Spec{}, err
+		}
+	}
+	relative(&specs[0], filepath.Dir(c.Spec))
+	if specs, err = resolve(specs); err != nil {
+		return schemas.Spec{}, err
+	}
+	return specs[0], nil
+}

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/ops/report"
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/trainer"
+)
+
+type upCommand struct {
+	Spec   string   `arg:"" help:"Run spec (YAML; several documents are several runs, in order)." type:"existingfile"`
+	Set    []string `help:"Override a key of every run, e.g. --set training.batch=16." placeholder:"KEY=VALUE"`
+	DryRun bool     `help:"Check the spec and its files, print the resolved spec, and stop."`
+	serverFlags
+}
+
+func (upCommand) Help() string {
+	return `Example:
+
+    ldalign up run.yaml
+    ldalign up run.yaml --set objective.beta=0.5 --set run=beta-05
+
+Without servers everything is embedded: a NATS server and a checkpoint store in the folder that --dir names. A run that
+was stopped in any way goes on by the same command. docs/spec.md explains every key of the spec.`
+}
+
+func (c *upCommand) Run(ctx context.Context, e *env) error {
+	specs, err := schemas.LoadSpecs(c.Spec)
+	if err != nil {
+		return err
+	}
+	for i := range specs {
+		for _, s := range c.Set {
+			if err := schemas.Set(&specs[i], s); err != nil {
+				return err
+			}
+		}
+		specs[i].Servers = c.serverFlags.over(specs[i].Servers)
+		relative(&specs[i], filepath.Dir(c.Spec))
+	}
+	specs, err = resolve(specs)
+	if err != nil {
+		return err
+	}
+	if c.DryRun {
+		return printSpecs(e, specs)
+	}
+	return e.up(ctx, specs, filepath.Base(c.Spec))
+}
+
+// relative makes a spec's paths relative to the file that it stands in.
+func relative(spec *schemas.Spec, dir string) {
+	paths := []*string{
+		&spec.Model.From, &spec.Data.Train, &spec.Data.Eval, &spec.Guide.Encoder, &spec.Guide.Decoder,
+	}
+	if spec.Model.Scratch != nil {
+		paths = append(paths, &spec.Model.Scratch.Tokenizer)
+	}
+	for _, p := range paths {
+		named := *p == "" || *p == "scratch" || *p == "policy" || strings.HasPrefix(*p, "run:") ||
+			strings.HasPrefix(*p, "builtin:") || strings.HasPrefix(*p, "scratch:")
+		if !named && !filepath.IsAbs(*p) {
+			*p = filepath.Join(dir, *p)
+		}
+	}
+}
+
+// resolve fills in and checks specs.
+func resolve(specs []schemas.Spec) ([]schemas.Spec, error) {
+	out := make([]schemas.Spec, len(specs))
+	for i, s := range specs {
+		out[i] = schemas.Resolve(s, min(2, runtime.NumCPU()))
+		if err := out[i].Validate(); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func printSpecs(e *env, specs []schemas.Spec) error {
+	for _, s := range specs {
+		text, err := s.YAML()
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(e.stdout, "---\n# digest %s\n%s", s.Digest(), text)
+	}
+	return nil
+}
+
+// up runs the specs one after the other and writes a report over all of them into each run's folder.
+func (e *env) up(ctx context.Context, specs []schemas.Spec, title string) (err error) {
+	start := time.Now()
+	n, err := e.open(ctx, specs[0].Servers, specs[0].Streams, "ldalign-up")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.close()) }()
+	engine, err := n.engine(specs[0].Compute)
+	if err != nil {
+		return err
+	}
+	var stages []report.Stage
+	for _, spec := range specs {
+		m := newMeter(n.display, spec.Run+": ")
+		err := n.everything(ctx, spec, engine, m)
+		m.close()
+		stages = addStages(stages, m)
+		if errors.Is(err, trainer.ErrInterrupted) || (err != nil && ctx.Err() != nil) {
+			return fmt.Errorf("%w\nldalign: run %s goes on with the same command", trainer.ErrInterrupted, spec.Run)
+		}
+		if err != nil {
+			return fmt.Errorf("run %s: %w", spec.Run, err)
+		}
+	}
+	return e.finish(ctx, n, engine, specs, title, stages, time.Since(start))
+}
+
+// finish writes the report and prints the table.
+func (e *env) finish(
+	ctx context.Context, n *node, engine *tensor.Engine, specs []schemas.Spec, title string, stages []report.Stage, wall time.Duration,
+) error {
+	in, err := n.report(ctx, specs, title)
+	if err != nil {
+		return err
+	}
+	share := engine.Busy().Seconds() / wall.Seconds()
+	in.WallSeconds, in.TensorShare, in.Stages = wall.Seconds(), &share, stages
+	return e.writeReport(n, specs, in)
+}
+
+// writeReport writes a report into the folder of the last run and prints its table.
+func (e *env) writeReport(n *node, specs []schemas.Spec, in report.Input) error {
+	dir := e.reportDir(specs[len(specs)-1].Run)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("report: %w", err)
+	}
+	if err := report.Write(dir, in); err != nil {
+		return err
+	}
+	if e.json {
+		return printJSON(e.stdout, in.Rows)
+	}
+	fmt.Fprintf(e.stdout, "\n%s\n%s\nreport: %s\n", report.Table(in), speeds(in), filepath.Join(dir, "report", "index.html"))
+	return nil
+}

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/trainer"
+)
+
+type workerCommand struct {
+	Role string `arg:"" enum:"prompter,generator,encoder,distance,evaluator" help:"Stage to run: prompter, generator, encoder, distance or evaluator."`
+	Name string `name:"run" required:"" help:"Name of the run." placeholder:"RUN"`
+	serverFlags
+}
+
+func (workerCommand) Help() string {
+	return `Example:
+
+    export LDALIGN_S3_ACCESS_KEY=... LDALIGN_S3_SECRET_KEY=...
+    ldalign worker generator --run align-1 --nats nats://10.0.0.5:4222 --s3 http://10.0.0.6:9000
+
+Start as many as you like, on any machine, and stop any of them at any time: what a worker had in hand is worked on
+again by another, and stored once. The worker waits until a trainer has declared the run and takes the spec from it.`
+}
+
+func (c *workerCommand) Run(ctx context.Context, e *env) (err error) {
+	servers := c.serverFlags.over(schemas.ServersSpec{})
+	n, err := e.openServers(ctx, servers, "ldalign-"+c.Role)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.close()) }()
+	spec, err := n.awaitSpec(ctx, c.Name)
+	if err != nil {
+		return err
+	}
+	engine, err := n.engine(spec.Compute)
+	if err != nil {
+		return err
+	}
+	m := newMeter(n.display, c.Name+": ")
+	defer m.close()
+	fmt.Fprintf(e.stderr, "ldalign: %s of run %s is ready; Ctrl-C drains and ends it\n", c.Role, c.Name)
+	err = n.work(ctx, role(c.Role), spec, engine, m)
+	for _, s := range addStages(nil, m) {
+		fmt.Fprintf(e.stderr, "ldalign: %s worked on %d %s in %.1f s\n", s.Name, s.Items, s.Unit, s.BusySeconds)
+	}
+	return err
+}
+
+// openServers is open for verbs that make no sense without real servers.
+func (e *env) openServers(ctx context.Context, servers schemas.ServersSpec, name string) (*node, error) {
+	if servers.NATS == "" || servers.S3 == "" {
+		return nil, fmt.Errorf("%w: this verb needs --nats and --s3 (or LDALIGN_NATS and LDALIGN_S3); "+
+			"`ldalign up` runs everything in one process without servers", errUsage)
+	}
+	n, err := e.open(ctx, servers, schemas.Default().Streams, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.streams.EnsureTopology(ctx); err != nil {
+		return nil, errors.Join(err, n.close())
+	}
+	return n, nil
+}
+
+// awaitSpec waits until the run is declared.
+func (n *node) awaitSpec(ctx context.Context, run string) (schemas.Spec, error) {
+	if !schemas.ValidRun(run) {
+		return schemas.Spec{}, fmt.Errorf("%w: run %q: want lower-case letters, digits, - and _", errUsage, run)
+	}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for told := false; ; {
+		spec, err := n.spec(ctx, run)
+		if err == nil || !errors.Is(err, streams.ErrNotFound) {
+			return spec, err
+		}
+		if !told {
+			n.log.Warn().Str("run", run).Msg("waiting for a trainer to declare the run")
+			told = true
+		}
+		select {
+		case <-ctx.Done():
+			return spec, ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// spec is the spec that a run was declared with.
+func (n *node) spec(ctx context.Context, run string) (schemas.Spec, error) {
+	control, err := trainer.DeclaredSpec(ctx, n.streams, run)
+	if err != nil {
+		return schemas.Spec{}, err
+	}
+	specs, err := schemas.ParseSpecs("run "+run, control.GetSpec())
+	if err != nil {
+		return schemas.Spec{}, err
+	}
+	if len(specs) != 1 {
+		return schemas.Spec{}, fmt.Errorf("run %s was declared with %d specs, want one", run, len(specs))
+	}
+	return specs[0], nil
+}
