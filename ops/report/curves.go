@@ -17,15 +17,15 @@ type objectiveGroup struct {
 }
 
 var objectiveGroups = []objectiveGroup{
-	{"alignment", "alignment", []string{"ldalign", "spin", "dpo"}},
-	{"sft", "supervised fine-tuning", []string{"sft"}},
-	{"guide", "guide", []string{"guide"}},
+	{"alignment", "Alignment", []string{"ldalign", "spin", "dpo"}},
+	{"sft", "Fine-tuning", []string{"sft"}},
+	{"guide", "Guide", []string{"guide"}},
 }
 
 // panel is one figure of learning curves: one value of the records, or two.
 type panel struct {
 	key, title, axis, caption string
-	zero                      bool // a line at 0
+	zero                      bool // the axis includes 0, with a line there
 	values                    []panelValue
 }
 
@@ -37,9 +37,9 @@ type panelValue struct {
 func panels() []panel {
 	one := func(of func(Record) *float64) []panelValue { return []panelValue{{"", of}} }
 	return []panel{
-		{"loss", "Loss", "loss (nats)", "The training loss by optimizer step.", false,
+		{"loss", "loss", "loss (nats)", "The training loss by optimizer step.", false,
 			one(func(r Record) *float64 { return r.Loss })},
-		{"accuracy", "Accuracy over differing pairs", "accuracy (%)",
+		{"accuracy", "accuracy over differing pairs", "accuracy (%)",
 			"Share of differing pairs in which the human answer gained more than the sampled one.", false,
 			one(func(r Record) *float64 {
 				if r.Accuracy == nil {
@@ -47,9 +47,9 @@ func panels() []panel {
 				}
 				return new(100 * *r.Accuracy)
 			})},
-		{"margin", "Margin", "β·Δ (nats)", "Implicit reward of the human answer minus that of the sampled one.", true,
+		{"margin", "margin", "β·Δ (nats)", "Implicit reward of the human answer minus that of the sampled one.", true,
 			one(func(r Record) *float64 { return r.Margin })},
-		{"logp", "Log-probability against the reference", "change (nats per answer)",
+		{"logp", "log-probability against the reference", "change (nats per answer)",
 			"Change of the log-probability of the human (chosen) and of the sampled (rejected) answers since the iteration began.", true,
 			[]panelValue{
 				{"chosen", func(r Record) *float64 { return r.ChosenChange }},
@@ -57,9 +57,9 @@ func panels() []panel {
 			}},
 		{"kl", "KL from the reference", "KL (nats per answer)", "Estimated divergence from the iteration's start.", true,
 			one(func(r Record) *float64 { return r.KL })},
-		{"gradnorm", "Gradient norm", "norm before clipping", "Global norm of the gradient.", false,
+		{"gradnorm", "gradient norm", "norm before clipping", "Global norm of the gradient.", true,
 			one(func(r Record) *float64 { return r.GradNorm })},
-		{"lr", "Learning rate", "learning rate", "The learning rate by optimizer step.", false,
+		{"lr", "learning rate", "learning rate", "The learning rate by optimizer step.", true,
 			one(func(r Record) *float64 { return r.LR })},
 	}
 }
@@ -89,13 +89,12 @@ func curveFigures(curves []Curve) ([]figure, error) {
 
 // figure of the panel; its legend is empty when no record has the value.
 func (p panel) figure(group, groupTitle string, curves []Curve) (figure, error) {
-	caption := p.caption + " Bold: running mean; dashed upright lines: a new iteration."
-	f := newFigure("curve-"+group+"-"+p.key, p.title+", "+groupTitle, caption, "optimizer step", p.axis)
+	f := newFigure("curve-"+group+"-"+p.key, groupTitle+": "+p.title, p.caption, "optimizer step", p.axis)
 	m := marks{xs: boundaries(curves), color: muted}
 	if p.zero {
 		m.ys = []float64{0}
 	}
-	f.plot.Add(m)
+	f.plot.Add(levels(), m)
 	var methods []string
 	single := len(curves) <= 3
 	for _, c := range curves {
@@ -134,6 +133,13 @@ func (p panel) figure(group, groupTitle string, curves []Curve) (figure, error) 
 				f.legend = append(f.legend, legendEntry{name: name, line: bold})
 			}
 		}
+	}
+	if p.zero {
+		f.plot.Y.Min, f.plot.Y.Max = min(0, f.plot.Y.Min), max(0, f.plot.Y.Max)
+	}
+	if len(f.legend) > 0 {
+		widen(&f.plot.X)
+		widen(&f.plot.Y)
 	}
 	return f, nil
 }
@@ -182,13 +188,13 @@ func thin(points plotter.XYs) plotter.XYs {
 	return out
 }
 
-// smooth is a centred running mean over about a twelfth of the segment.
+// smooth is a centred running mean over about a tenth of the segment.
 func smooth(points plotter.XYs) plotter.XYs {
-	half := len(points) / 24
+	half := len(points) / 20
 	out := make(plotter.XYs, len(points))
 	for i := range points {
-		h := min(half, i, len(points)-1-i)
-		out[i] = plotter.XY{X: points[i].X, Y: mean(points[i-h : i+h+1]).Y}
+		window := points[max(0, i-half):min(len(points), i+half+1)]
+		out[i] = plotter.XY{X: points[i].X, Y: mean(window).Y}
 	}
 	return out
 }

@@ -6,7 +6,9 @@ import (
 	"html"
 	"html/template"
 	"image/color"
+	"math"
 	"regexp"
+	"slices"
 	"strings"
 
 	"gonum.org/v1/plot"
@@ -65,30 +67,39 @@ func newFigure(name, title, caption, x, y string) figure {
 	p.BackgroundColor = nil
 	p.X.Label.Text, p.Y.Label.Text = x, y
 	for _, a := range []*plot.Axis{&p.X, &p.Y} {
-		a.Label.TextStyle = style(10, ink)
-		a.Label.Padding = vg.Points(3)
-		a.Tick.Label = style(9, muted)
+		restyle(&a.Label.TextStyle, 10, ink)
+		restyle(&a.Tick.Label, 9, muted)
+		a.Tick.Marker = majorTicks{}
 		a.Tick.LineStyle = draw.LineStyle{Color: grid, Width: vg.Points(0.75)}
 		a.LineStyle = draw.LineStyle{Color: grid, Width: vg.Points(0.75)}
+		a.Label.Padding = vg.Points(3)
 		a.Padding = vg.Points(4)
 	}
-	// As plot.New has it: ticks centre under their mark on x, and end at it on y.
-	p.X.Tick.Label.XAlign, p.X.Tick.Label.YAlign = draw.XCenter, draw.YTop
-	p.Y.Tick.Label.XAlign, p.Y.Tick.Label.YAlign = draw.XRight, draw.YCenter
-	p.X.Label.TextStyle.XAlign, p.X.Label.TextStyle.YAlign = draw.XCenter, draw.YBottom
-	p.Y.Label.TextStyle.XAlign, p.Y.Label.TextStyle.YAlign = draw.XCenter, draw.YBottom
-	p.Y.Label.TextStyle.Rotation = quarterTurn
 	return figure{Name: name, Title: title, Caption: caption, height: figureHeight, plot: p}
 }
 
-const quarterTurn = 3.14159265358979 / 2
+// restyle changes the font and colour of a style, and leaves its alignment.
+func restyle(s *text.Style, size float64, c color.Color) {
+	s.Color = c
+	s.Font = font.Font{Typeface: "Liberation", Variant: "Sans", Size: vg.Points(size)}
+	s.Handler = plot.DefaultTextHandler
+}
 
-func style(size float64, c color.Color) text.Style {
-	return text.Style{
-		Color:   c,
-		Font:    font.Font{Typeface: "Liberation", Variant: "Sans", Size: vg.Points(size)},
-		Handler: plot.DefaultTextHandler,
+// majorTicks are gonum's default ticks without the unlabelled ones between.
+type majorTicks struct{ plot.DefaultTicks }
+
+// Ticks between min and max.
+func (m majorTicks) Ticks(min, max float64) []plot.Tick {
+	return slices.DeleteFunc(m.DefaultTicks.Ticks(min, max), plot.Tick.IsMinor)
+}
+
+// widen makes room at the ends of an axis, and makes a range of a single value.
+func widen(a *plot.Axis) {
+	room := 0.04 * (a.Max - a.Min)
+	if room == 0 {
+		room = max(0.1*math.Abs(a.Max), 1e-12)
 	}
+	a.Min, a.Max = a.Min-room, a.Max+room
 }
 
 // paint draws the figure. gonum/plot panics where it cannot draw: that is returned as an error.
@@ -102,9 +113,9 @@ func (f figure) paint(canvas vg.CanvasSizer) (err error) {
 	c.SetColor(paper)
 	c.Fill(c.Rectangle.Path())
 	c = draw.Crop(c, vg.Points(6), -vg.Points(8), vg.Points(4), -vg.Points(6))
-	bold := style(11, ink)
-	bold.Font.Weight = 2 // bold
-	bold.YAlign = draw.YTop
+	bold := text.Style{YAlign: draw.YTop}
+	restyle(&bold, 11, ink)
+	bold.Font.Weight = 3 // bold, in golang.org/x/image/font
 	c.FillText(bold, vg.Point{X: c.Min.X, Y: c.Max.Y}, f.Title)
 	c = draw.Crop(c, 0, 0, 0, -vg.Points(18))
 	f.plot.Draw(draw.Crop(c, 0, 0, 0, -f.paintLegend(c)))
@@ -117,8 +128,8 @@ func (f figure) paintLegend(c draw.Canvas) vg.Length {
 	if len(f.legend) == 0 {
 		return 0
 	}
-	st := style(9.5, ink)
-	st.YAlign = draw.YCenter
+	st := text.Style{YAlign: draw.YCenter}
+	restyle(&st, 9.5, ink)
 	x, y := c.Min.X, c.Max.Y-vg.Points(line)/2
 	for _, e := range f.legend {
 		width := vg.Points(swatch+4) + st.Width(e.name)
@@ -133,7 +144,7 @@ func (f figure) paintLegend(c draw.Canvas) vg.Length {
 		c.FillText(st, vg.Point{X: x + vg.Points(swatch+4), Y: y}, e.name)
 		x += width + vg.Points(gap)
 	}
-	return c.Max.Y - y + vg.Points(line)/2 + vg.Points(3)
+	return c.Max.Y - y + vg.Points(line)/2 + vg.Points(6)
 }
 
 func (f figure) svg() ([]byte, error) {

@@ -31,8 +31,7 @@ func dotFigure(f figure, names []string, series []dotSeries) (figure, error) {
 		ticks[i] = plot.Tick{Value: float64(len(names) - 1 - i), Label: shorten(clean(name), 24)}
 	}
 	f.plot.Y.Tick.Marker = plot.ConstantTicks(ticks)
-	f.plot.Y.Tick.Label = style(9.5, ink)
-	f.plot.Y.Tick.Label.XAlign, f.plot.Y.Tick.Label.YAlign = draw.XRight, draw.YCenter
+	restyle(&f.plot.Y.Tick.Label, 9.5, ink)
 	f.plot.Y.Tick.Length = 0
 	f.plot.Y.Width = 0
 	for i := range names {
@@ -68,6 +67,7 @@ func dotFigure(f figure, names []string, series []dotSeries) (figure, error) {
 			f.legend = append(f.legend, legendEntry{name: s.name, glyph: glyph})
 		}
 	}
+	widen(&f.plot.X)
 	f.plot.Y.Min, f.plot.Y.Max = -0.5, float64(len(names))-0.5
 	return f, nil
 }
@@ -87,7 +87,6 @@ func scoreFigures(in Input) ([]figure, error) {
 		{"scores-exact", "Exact answers", "share of held-out prompts", []int{2, 0}},
 		{"scores-graded", "Graded answers", "mean score, 0 to 1", []int{3, 1}},
 		{"scores-distance", "Mean held-out distance", "s, latent units (smaller is closer)", []int{4}},
-		{"scores-length", "Answer length", "tokens", []int{5}},
 	}
 	var out []figure
 	for _, p := range panels {
@@ -153,7 +152,7 @@ func agreementFigure(groups []agreementGroup) ([]figure, error) {
 	return []figure{f}, err
 }
 
-const histogramBins = 30
+const histogramBins = 24
 
 // histogramTop is the upper edge of a method's histograms: its largest distance over all iterations.
 func histogramTop(groups []distanceGroup, method string) float64 {
@@ -180,6 +179,7 @@ func histogramFigures(groups []distanceGroup) ([]figure, error) {
 				"Share of the pairs by the latent distance between human and sampled answer, a line for each iteration. "+
 					"Pairs with identical text are left out and counted in the legend.",
 				"distance s (latent units)", "share of all pairs (%)"))
+			out[len(out)-1].plot.Add(levels())
 		}
 		f := &out[len(out)-1]
 		outline := plotter.XYs{{X: 0, Y: 0}}

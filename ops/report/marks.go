@@ -4,6 +4,7 @@ import (
 	"image/color"
 
 	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
 )
@@ -30,4 +31,12 @@ func (m marks) Plot(c draw.Canvas, p *plot.Plot) {
 			c.StrokeLine2(thin, c.Min.X, ty(y), c.Max.X, ty(y))
 		}
 	}
+}
+
+// levels are light level lines at the ticks of the y axis.
+func levels() *plotter.Grid {
+	g := plotter.NewGrid()
+	g.Vertical.Color = nil
+	g.Horizontal = draw.LineStyle{Color: grid, Width: vg.Points(0.5)}
+	return g
 }

@@ -57,6 +57,7 @@ func html5(in Input, figures figureSet, svgs map[string][]byte) ([]byte, error) 
 		},
 		{
 			ID: "training", Title: "Training", Figures: show(figures.curves),
+			Intro:   "Bold lines are running means; a dashed upright line is the start of an iteration, with a new reference.",
 			Missing: "No training step was recorded yet.",
 		},
 		{

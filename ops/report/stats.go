@@ -65,7 +65,7 @@ func effectiveSampleSize(weights []float64) float64 {
 func histogram(values []float64, top float64, n int) []int {
 	counts := make([]int, n)
 	for _, v := range values {
-		if v < 0 || v > top || top <= 0 {
+		if !(v >= 0 && v <= top) || top <= 0 { // also when v is not a number
 			continue
 		}
 		counts[min(int(v/top*float64(n)), n-1)]++

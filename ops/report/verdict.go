@@ -193,10 +193,7 @@ func rivals(in Input, all []Comparison) []Finding {
 			continue
 		}
 		word := map[Outcome]string{Better: "is better than", Worse: "is worse than", Tie: "ties with"}[c.Outcome]
-		out = append(out, Finding{
-			Warning: c.Outcome == Worse,
-			Text:    fmt.Sprintf("%s %s %s (%s).", clean(c.Subject), word, clean(name), c.text()),
-		})
+		out = append(out, Finding{Text: fmt.Sprintf("%s %s %s (%s).", clean(c.Subject), word, clean(name), c.text())})
 	}
 	return out
 }

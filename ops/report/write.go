@@ -11,8 +11,9 @@ import (
 // ErrInput marks an Input that cannot be shown; the error says which part.
 var ErrInput = errors.New("report: bad input")
 
-// Write puts the report into dir/report: table.md, table.json, index.html, and each figure as .svg and .png. A file is either
-// whole or as it was before; index.html is last. Nothing is written when the input is bad or a figure cannot be drawn.
+// Write puts the report into dir/report: table.md, table.json, index.html, and each figure as .svg and .png. A killed Write
+// leaves each file whole or as it was before (they are renamed into place, not synced: a report can be made again);
+// index.html is last. Nothing is written when the input is bad or a figure cannot be drawn.
 func Write(dir string, in Input) error {
 	files, err := render(in)
 	if err != nil {
@@ -86,7 +87,7 @@ func replace(path string, data []byte) (err error) {
 	if _, err := f.Write(data); err != nil {
 		return errors.Join(err, f.Close())
 	}
-	if err := errors.Join(f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(f.Chmod(0o644), f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(f.Name(), path)
