@@ -5,6 +5,7 @@ import "C"
 
 import (
 	"math"
+	"slices"
 	"unsafe"
 
 	lib "github.com/sugarme/gotch/libtch"
@@ -18,7 +19,7 @@ func (s *Scope) Ones(d DType, shape ...int64) *Tensor { return s.Full(d, 1, shap
 
 // Full makes a tensor whose elements are all v.
 func (s *Scope) Full(d DType, v float64, shape ...int64) *Tensor {
-	if !s.ready() {
+	if !s.ready() || !s.knows("Full", d) {
 		return s.eng.invalid
 	}
 	e := s.eng
@@ -30,7 +31,7 @@ func (s *Scope) Full(d DType, v float64, shape ...int64) *Tensor {
 
 // Arange makes [start, start+step, …), end excluded, of one dimension.
 func (s *Scope) Arange(d DType, start, end, step float64) *Tensor {
-	if !s.ready() {
+	if !s.ready() || !s.knows("Arange", d) {
 		return s.eng.invalid
 	}
 	e := s.eng
@@ -64,25 +65,34 @@ func (s *Scope) FromBytes(d DType, data []byte, shape ...int64) *Tensor {
 }
 
 func fromData[E any](s *Scope, op string, d DType, data []E, bytes int, shape []int64) *Tensor {
-	if !s.ready() {
+	if !s.ready() || !s.knows(op, d) {
 		return s.eng.invalid
 	}
 	want := int64(d.Size())
 	for _, n := range shape {
 		if n < 0 || (n > 0 && want > math.MaxInt64/n) {
-			s.failf(op, "impossible shape %v", append([]int64(nil), shape...))
+			s.failf(op, "impossible shape %v", slices.Clone(shape))
 			return s.eng.invalid
 		}
 		want *= n
 	}
-	if want != int64(bytes) || d.Size() == 0 {
-		s.failf(op, "%d bytes of data for shape %v of %v, which takes %d", bytes, append([]int64(nil), shape...), d, want)
+	if want != int64(bytes) {
+		s.failf(op, "%d bytes of data for %v%v, which takes %d", bytes, d, slices.Clone(shape), want)
 		return s.eng.invalid
 	}
 	e := s.eng
 	size := e.size(shape)
 	return s.shimResult(op, C.shim_from_data(e.slot0(), unsafe.Pointer(unsafe.SliceData(data)), C.size_t(bytes),
 		(*C.int64_t)(unsafe.Pointer(&size[0])), C.int(len(shape)), C.int(d.native()), C.int(e.device.native())))
+}
+
+// knows refuses a number that is no DType: libtorch would end the process.
+func (s *Scope) knows(op string, d DType) bool {
+	if int(d) < dtypes {
+		return true
+	}
+	s.failf(op, "%d is not a DType", d)
+	return false
 }
 
 // scalar makes a native scalar, to be freed. A whole number becomes an integer, so that an integer tensor keeps its

@@ -49,13 +49,8 @@ func (d DType) Size() int {
 // Floating tells whether the type holds fractions (and so can have gradients).
 func (d DType) Floating() bool { return d <= Float64 }
 
-// native is at::ScalarType's number; -1, which libtorch refuses, for an unknown type.
-func (d DType) native() int32 {
-	if int(d) >= dtypes {
-		return -1
-	}
-	return dtypeTable[d].native
-}
+// native is at::ScalarType's number.
+func (d DType) native() int32 { return dtypeTable[d].native }
 
 func dtypeOf(native int32) (DType, bool) {
 	for d, row := range dtypeTable {

@@ -73,8 +73,11 @@ func (m *moments) LoadState(s *Scope, state []Named) error {
 		if got.Name != want.Name {
 			return fmt.Errorf("tensor: optimizer state: tensor %d is %q, want %q", i, got.Name, want.Name)
 		}
-		if a, b := got.Tensor.Shape(), want.Tensor.Shape(); !slices.Equal(a, b) {
-			return fmt.Errorf("tensor: optimizer state: %q has shape %v, want %v", got.Name, a, b)
+		if !s.takes("LoadState", got.Tensor) {
+			return s.err
+		}
+		if a, b := got.Tensor.layout(), want.Tensor.layout(); a != b {
+			return fmt.Errorf("tensor: optimizer state: %q is %s, want %s", got.Name, a, b)
 		}
 	}
 	if err := s.Err(); err != nil {
@@ -120,9 +123,9 @@ func (m *moments) arguments(s *Scope, params, grads []*Tensor, kinds int) ([][]u
 			if s.err != nil {
 				return nil, s.err
 			}
-			want := a.Tensor.Shape()
-			if p, g := params[i].Shape(), grads[i].Shape(); !slices.Equal(p, want) || !slices.Equal(g, want) {
-				return nil, fmt.Errorf("tensor: optimizer step: parameter %q has shape %v, gradient %v, state %v",
+			want := a.Tensor.layout()
+			if p, g := params[i].layout(), grads[i].layout(); p != want || g != want {
+				return nil, fmt.Errorf("tensor: optimizer step: parameter %q is %s, its gradient %s, its state %s",
 					m.names[i], p, g, want)
 			}
 			average = append(average, a.Tensor)
@@ -131,6 +134,9 @@ func (m *moments) arguments(s *Scope, params, grads []*Tensor, kinds int) ([][]u
 	}
 	return lists, s.err
 }
+
+// layout tells shape, type and device, as "float32[3 4] on cpu".
+func (t *Tensor) layout() string { return fmt.Sprintf("%v%v on %v", t.DType(), t.Shape(), t.Device()) }
 
 // stepped records a step that was done.
 func (m *moments) stepped(s *Scope, msg *C.char) error {

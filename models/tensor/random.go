@@ -12,7 +12,7 @@ func (s *Scope) Randn(d DType, shape ...int64) *Tensor { return s.random("Randn"
 func (s *Scope) Uniform(d DType, shape ...int64) *Tensor { return s.random("Uniform", 0, d, shape) }
 
 func (s *Scope) random(op string, normal C.int, d DType, shape []int64) *Tensor {
-	if !s.ready() {
+	if !s.ready() || !s.knows(op, d) {
 		return s.eng.invalid
 	}
 	e := s.eng

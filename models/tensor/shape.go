@@ -144,7 +144,7 @@ func (t *Tensor) Copy_(u *Tensor) *Tensor {
 // To converts the elements; t's own memory when it has the type already.
 func (t *Tensor) To(d DType) *Tensor {
 	s := t.enter("To")
-	if s == nil {
+	if s == nil || !s.knows("To", d) {
 		return t.eng.invalid
 	}
 	lib.AtgToDtype(&s.eng.out[0], t.c, d.native(), 0, 0)

@@ -114,7 +114,13 @@ uintptr_t shim_thread(void) {
   return reinterpret_cast<uintptr_t>(&mark);
 }
 
-char *shim_set_threads(int n) { TRY(at::set_num_threads(n);) }
+// A thread's first look at the number of threads sets it to what any thread has set last, so look before setting.
+char *shim_set_threads(int n) {
+  TRY({
+    at::get_num_threads();
+    at::set_num_threads(n);
+  })
+}
 
 int shim_threads(void) { return at::get_num_threads(); }
 

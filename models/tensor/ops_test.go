@@ -1,0 +1,219 @@
+package tensor_test
+
+import (
+	"bytes"
+	"math"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ldalign/ldalign/models/tensor"
+)
+
+func ints(t *testing.T, what string, got *tensor.Tensor, want ...int64) {
+	t.Helper()
+	if diff := cmp.Diff(want, got.Int64s()); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", what, diff)
+	}
+}
+
+func floats(t *testing.T, what string, got *tensor.Tensor, want ...float32) {
+	t.Helper()
+	if diff := cmp.Diff(want, got.Float32s()); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", what, diff)
+	}
+}
+
+func TestOrderAndIndex(t *testing.T) {
+	do(t, func(s *tensor.Scope) error {
+		x := s.FromFloat32([]float32{2, 1, 2, 3, 1, 2}, 6)
+		v, i := x.Sort(0, true)
+		floats(t, "sorted", v, 3, 2, 2, 2, 1, 1)
+		ints(t, "stable order", i, 3, 0, 2, 5, 1, 4)
+		v, i = x.Sort(0, false)
+		floats(t, "ascending", v, 1, 1, 2, 2, 2, 3)
+		ints(t, "stable ascending order", i, 1, 4, 0, 2, 5, 3)
+		v, i = s.FromFloat32([]float32{0, 5, 2, 7}, 4).Topk(2, 0)
+		floats(t, "topk", v, 7, 5)
+		ints(t, "topk indices", i, 3, 1)
+		grid := s.FromFloat32([]float32{1, 5, 3, 9, 8, 7}, 2, 3)
+		v, i = grid.Max(1, true)
+		floats(t, "max", v, 5, 9)
+		ints(t, "max indices", i, 1, 0)
+		ints(t, "argmax", grid.Argmax(0, false), 1, 1, 1)
+		floats(t, "max of all", grid.MaxAll(), 9)
+		floats(t, "min of all", grid.MinAll(), 1)
+		floats(t, "cumsum", grid.CumSum(1), 1, 6, 9, 9, 17, 24)
+		sorted := s.FromFloat32([]float32{1, 2, 2, 4}, 4)
+		at := s.FromFloat32([]float32{0, 2, 5}, 3)
+		ints(t, "searchsorted left", sorted.SearchSorted(at, false), 0, 1, 4)
+		ints(t, "searchsorted right", sorted.SearchSorted(at, true), 0, 3, 4)
+
+		index := s.FromInt64([]int64{2, 0}, 2, 1)
+		floats(t, "gather", grid.Gather(1, index), 3, 9)
+		floats(t, "scatter", grid.Scatter(1, index, s.Zeros(tensor.Float32, 2, 1)), 1, 5, 0, 0, 8, 7)
+		floats(t, "index select", grid.IndexSelect(1, s.FromInt64([]int64{2, 2}, 2)), 3, 3, 7, 7)
+		floats(t, "embedding", grid.Embedding(s.FromInt64([]int64{1}, 1, 1)), 9, 8, 7)
+		mask := grid.GeScalar(7)
+		floats(t, "masked fill", grid.MaskedFill(mask, -1), 1, 5, 3, -1, -1, -1)
+		floats(t, "where", mask.Where(grid, grid.Neg()), -1, -5, -3, 9, 8, 7)
+		floats(t, "tril", grid.Tril(0), 1, 0, 0, 9, 8, 0)
+		floats(t, "triu", grid.Triu(1), 0, 5, 3, 0, 0, 7)
+		ints(t, "arange", s.Arange(tensor.Int64, 2, 9, 3), 2, 5, 8)
+		floats(t, "arange of fractions", s.Arange(tensor.Float32, 0, 1, 0.25), 0, 0.25, 0.5, 0.75)
+		return nil
+	})
+}
+
+func TestComparisons(t *testing.T) {
+	do(t, func(s *tensor.Scope) error {
+		x, y := s.FromInt64([]int64{1, 2, 3}, 3), s.FromInt64([]int64{2, 2, 2}, 3)
+		ints(t, "Eq", x.Eq(y), 0, 1, 0)
+		ints(t, "Ne", x.Ne(y), 1, 0, 1)
+		ints(t, "Lt", x.Lt(y), 1, 0, 0)
+		ints(t, "Le", x.Le(y), 1, 1, 0)
+		ints(t, "Gt", x.Gt(y), 0, 0, 1)
+		ints(t, "Ge", x.Ge(y), 0, 1, 1)
+		ints(t, "EqScalar", x.EqScalar(2), 0, 1, 0)
+		ints(t, "NeScalar", x.NeScalar(2), 1, 0, 1)
+		ints(t, "LtScalar", x.LtScalar(2), 1, 0, 0)
+		ints(t, "LeScalar", x.LeScalar(2), 1, 1, 0)
+		ints(t, "GtScalar", x.GtScalar(2), 0, 0, 1)
+		ints(t, "GeScalar", x.GeScalar(2), 0, 1, 1)
+		a, b := x.GeScalar(2), x.LeScalar(2)
+		ints(t, "and", a.LogicalAnd(b), 0, 1, 0)
+		ints(t, "or", a.LogicalOr(b), 1, 1, 1)
+		ints(t, "not", a.LogicalNot(), 1, 0, 0)
+		ints(t, "all", a.All(), 0)
+		ints(t, "any", a.Any(), 1)
+		bad := s.FromFloat64([]float64{1, math.Inf(1), math.NaN()}, 3)
+		ints(t, "finite", bad.IsFinite(), 1, 0, 0)
+		return nil
+	})
+}
+
+func TestInPlaceWritesThroughViews(t *testing.T) {
+	do(t, func(s *tensor.Scope) error {
+		cache := s.Zeros(tensor.Float32, 2, 4)
+		cache.Narrow(1, 1, 2).Copy_(s.FromInt64([]int64{1, 2, 3, 4}, 2, 2))
+		floats(t, "copied into a part", cache, 0, 1, 2, 0, 0, 3, 4, 0)
+		cache.Select(0, 1).Fill_(9)
+		floats(t, "filled", cache, 0, 1, 2, 0, 9, 9, 9, 9)
+		cache.Clone().Zero_()
+		same := cache.MulScalar_(2).AddScalar_(1).Add_(cache).Sub_(s.Ones(tensor.Float32, 4)).Mul_(s.Full(tensor.Float32, 2, 1))
+		floats(t, "chained", same, 2, 10, 18, 2, 74, 74, 74, 74)
+		if same != cache {
+			t.Error("an in-place operation returned another tensor")
+		}
+		return nil
+	})
+}
+
+func TestIntegersStayIntegers(t *testing.T) {
+	do(t, func(s *tensor.Scope) error {
+		x := s.FromInt64([]int64{1, 2, 3}, 3)
+		for name, y := range map[string]*tensor.Tensor{
+			"AddScalar": x.AddScalar(1), "MulScalar": x.MulScalar(2), "Sum": x.Sum(), "CumSum": x.CumSum(0), "Full": s.Full(tensor.Int64, 7, 2),
+		} {
+			if y.DType() != tensor.Int64 {
+				t.Errorf("%s gives %v, want int64", name, y.DType())
+			}
+		}
+		for name, y := range map[string]*tensor.Tensor{"AddScalar": x.AddScalar(0.5), "DivScalar": x.DivScalar(2)} {
+			if y.DType() != tensor.Float32 {
+				t.Errorf("%s gives %v, want float32", name, y.DType())
+			}
+		}
+		floats(t, "half", x.DivScalar(2), 0.5, 1, 1.5)
+		if zero := s.Ones(tensor.Float64).MulScalar(math.Copysign(0, -1)).Item(); !math.Signbit(zero) {
+			t.Error("a scalar of -0 lost its sign")
+		}
+		return nil
+	})
+}
+
+func TestDataInAndOut(t *testing.T) {
+	do(t, func(s *tensor.Scope) error {
+		raw := make([]byte, 48)
+		for i := range raw {
+			raw[i] = byte(i%2) * byte(i) // finite in every type
+		}
+		for _, d := range []tensor.DType{
+			tensor.Float32, tensor.BFloat16, tensor.Float16, tensor.Float64, tensor.Int64, tensor.Int32,
+		} {
+			x := s.FromBytes(d, raw[1:41], int64(40/d.Size())) // not aligned
+			if x.DType() != d || x.Device() != tensor.CPU || !bytes.Equal(x.Bytes(), raw[1:41]) {
+				t.Errorf("%v: bytes did not come back", d)
+			}
+		}
+		flags := s.FromBytes(tensor.Bool, []byte{1, 0, 1}, 3)
+		ints(t, "bool", flags, 1, 0, 1)
+		data := []float32{1, 2, 3}
+		x := s.FromFloat32(data, 3)
+		data[0] = 9
+		floats(t, "a copy", x, 1, 2, 3)
+		floats(t, "row-major order of a view", s.FromFloat32([]float32{1, 2, 3, 4}, 2, 2).Transpose(0, 1), 1, 3, 2, 4)
+		floats(t, "bfloat16 rounds", s.FromFloat32([]float32{1.0078125, 1.00390625}, 2).To(tensor.BFloat16), 1.0078125, 1)
+
+		scalar := s.FromFloat32([]float32{5})
+		if scalar.Item() != 5 || scalar.Dim() != 0 || len(scalar.Shape()) != 0 || scalar.Numel() != 1 {
+			t.Errorf("a tensor without dimensions has shape %v", scalar.Shape())
+		}
+		empty := s.FromInt64(nil, 0, 3)
+		if empty.Numel() != 0 || len(empty.Int64s()) != 0 || len(empty.Bytes()) != 0 {
+			t.Error("an empty tensor has elements")
+		}
+		if x.Unsqueeze(0).Size(-1) != 3 || s.Zeros(tensor.Float32, 2, 0).Size(1) != 0 {
+			t.Error("Size is wrong")
+		}
+		return nil
+	})
+}
+
+func TestBadInputIsAnError(t *testing.T) {
+	do(t, func(s *tensor.Scope) error {
+		x := s.Ones(tensor.Float32, 2, 3)
+		for name, f := range map[string]func(s *tensor.Scope){
+			"too little data":     func(s *tensor.Scope) { s.FromFloat32([]float32{1}, 2) },
+			"negative size":       func(s *tensor.Scope) { s.FromFloat32(nil, -1, 2) },
+			"overflowing size":    func(s *tensor.Scope) { s.FromFloat32(nil, math.MaxInt64, math.MaxInt64) },
+			"unknown type":        func(s *tensor.Scope) { s.Zeros(tensor.DType(99), 2) },
+			"unknown type, To":    func(*tensor.Scope) { x.To(tensor.DType(99)) },
+			"unknown type, Randn": func(s *tensor.Scope) { s.Randn(tensor.DType(99), 1) },
+			"unknown type, data":  func(s *tensor.Scope) { s.FromBytes(tensor.DType(99), nil, 2) },
+			"too much memory":     func(s *tensor.Scope) { s.Zeros(tensor.Float32, 1<<40, 1<<10) },
+			"dimension":           func(*tensor.Scope) { x.Select(7, 0) },
+			"size of dimension":   func(*tensor.Scope) { x.Size(2) },
+			"sum over dimension":  func(*tensor.Scope) { x.SumDims(false, 5) },
+			"index":               func(*tensor.Scope) { x.Select(0, 2) },
+			"id out of range":     func(s *tensor.Scope) { x.Embedding(s.FromInt64([]int64{2}, 1)) },
+			"fractions as ints":   func(*tensor.Scope) { x.Int64s() },
+			"item of many":        func(*tensor.Scope) { x.Item() },
+			"nothing to join":     func(s *tensor.Scope) { s.Cat(0) },
+			"norm of nothing":     func(s *tensor.Scope) { tensor.GlobalNorm(s, nil) },
+			"many dimensions": func(s *tensor.Scope) {
+				s.Ones(tensor.Float32, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1).Shape()
+			},
+			"view of other size": func(*tensor.Scope) { x.View(4, 2) },
+			"mean of integers":   func(*tensor.Scope) { x.To(tensor.Int64).Mean() },
+			"leaf in place":      func(s *tensor.Scope) { s.Ones(tensor.Float32, 1).RequiresGrad_(true).Add_(x) },
+			"missing device":     func(*tensor.Scope) { x.ToDevice(tensor.CUDA(120)) },
+		} {
+			if err := s.Scope(func(s *tensor.Scope) error { f(s); return nil }); err == nil {
+				t.Errorf("%s: no error", name)
+			}
+		}
+		return nil
+	})
+}
+
+func TestNames(t *testing.T) {
+	for want, got := range map[string]string{
+		"bfloat16": tensor.BFloat16.String(), "cpu": tensor.CPU.String(), "cuda:1": tensor.CUDA(1).String(),
+		"unknown dtype": tensor.DType(99).String(),
+	} {
+		if got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
