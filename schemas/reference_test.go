@@ -17,30 +17,8 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
-const referenceHead = `# Run spec
-
-<!-- Made from schemas/spec.go by: go test ./schemas -run TestSpecReference -update -->
-
-One YAML file declares a run. Several documents in a file, separated by ` + "`---`" + `, are several runs, done one after
-the other; a later one can start from an earlier one (` + "`model.from: run:NAME`" + `). The shortest spec:
-
-` + "```yaml" + `
-run: mine
-model:
-  from: models/smollm2      # a Hugging Face folder
-data:
-  train: data/train.jsonl   # {"prompt": "…", "response": "…"} a line
-` + "```" + `
-
-A key that is left out takes its default; an explicit 0 stays 0. An unknown key, a wrong type and a value out of range
-are errors with the file, line and key, all told at once. ` + "`--set training.batch=32`" + ` on the command line changes one
-key. Numbers are decimal: ` + "`32`, `0.5`, `5e-7`" + `. YAML anchors work within a document, merge keys (` + "`<<`" + `) do not.
-
-The resolved spec is stored with the run. Its digest names everything that can change a result, and a run continues only
-under the digest it was started with. Keys marked ° are left out of the digest and may change between two starts.
-`
-
-// TestSpecReference keeps docs/spec.md equal to the doc comments and defaults in the code.
+// TestSpecReference keeps docs/spec.md equal to testdata/reference_head.md and the doc comments and defaults in the
+// code.
 func TestSpecReference(t *testing.T) {
 	const path = "../docs/spec.md"
 	got := reference(t)
@@ -65,9 +43,14 @@ func TestSpecReference(t *testing.T) {
 
 // reference is the text of docs/spec.md.
 func reference(t *testing.T) string {
+	t.Helper()
 	docs := commentsOf(t, "spec.go")
+	head, err := os.ReadFile("testdata/reference_head.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	var b strings.Builder
-	b.WriteString(referenceHead)
+	b.Write(head)
 	current := "none"
 	for _, f := range schemas.Fields() {
 		section, key := "", f.Key
