@@ -1,10 +1,10 @@
-// Package safetensors reads and writes the safetensors format: an 8-byte little-endian header length, a JSON header that
-// names each tensor's dtype, shape and byte range, and the tensors' raw little-endian bytes without holes.
+// Package safetensors reads and writes the safetensors format: an 8-byte little-endian header length, a JSON header
+// that names each tensor's dtype, shape and byte range, and the tensors' raw little-endian bytes without holes.
 //
 // A File is a read-only memory map; its tensors are views on the map, so opening costs nothing but the header and a
-// 500 MB model is paged in as it is read. A Model is the same over all shards of a Hugging Face folder. A Writer streams
-// tensors in a declared order and hashes what it writes. The package deals in bytes and dtype names alone; what they mean is
-// up to its users.
+// 500 MB model is paged in as it is read. A Model is the same over all shards of a Hugging Face folder. A Writer
+// streams tensors in a declared order and hashes what it writes. The package deals in bytes and dtype names alone;
+// what they mean is up to its users.
 package safetensors
 
 import "errors"

@@ -16,8 +16,8 @@ type Tensor struct {
 	Data []byte
 }
 
-// File is an open safetensors file. Its methods may be called from several goroutines; Close only after all views are done
-// with. The file must not be changed or cut while it is open.
+// File is an open safetensors file. Its methods may be called from several goroutines; Close only after all views are
+// done with. The file must not be changed or cut while it is open.
 type File struct {
 	path   string
 	data   []byte
@@ -25,8 +25,8 @@ type File struct {
 	byName map[string]int
 }
 
-// Open maps the file and checks its header in full; tensors are read when they are touched. Errors name the file and the
-// tensor and wrap ErrFormat, ErrTruncated or the system's error.
+// Open maps the file and checks its header in full; tensors are read when they are touched. Errors name the file and
+// the tensor and wrap ErrFormat, ErrTruncated or the system's error.
 func Open(path string) (*File, error) {
 	data, err := mapFile(path)
 	if err != nil {

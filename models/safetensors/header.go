@@ -33,15 +33,16 @@ type header struct {
 	dataAt int64
 }
 
-// parseHeader reads the header from the file's bytes and checks it against their number. What it allocates is bounded by
-// the header's real length.
+// parseHeader reads the header from the file's bytes and checks it against their number. What it allocates is bounded
+// by the header's real length.
 func parseHeader(file []byte) (*header, error) {
 	if len(file) < lengthBytes {
 		return nil, fmt.Errorf("%w: %d bytes, a header length alone takes %d", ErrTruncated, len(file), lengthBytes)
 	}
 	n := binary.LittleEndian.Uint64(file)
 	if n > maxHeader {
-		return nil, fmt.Errorf("%w: header of %d bytes is over the limit of %d (not a safetensors file?)", ErrFormat, n, maxHeader)
+		return nil, fmt.Errorf("%w: header of %d bytes is over the limit of %d (not a safetensors file?)",
+			ErrFormat, n, maxHeader)
 	}
 	if n > uint64(len(file)-lengthBytes) {
 		return nil, fmt.Errorf("%w: header of %d bytes in a file of %d", ErrTruncated, n, len(file))
@@ -82,7 +83,8 @@ func (h *header) check(size int64) error {
 				ErrFormat, e.Name, e.begin, e.end, want, e.DType, e.Shape)
 		}
 		if e.begin != at {
-			return fmt.Errorf("%w: tensor %q: begins at %d where %d was expected (overlap or hole)", ErrFormat, e.Name, e.begin, at)
+			return fmt.Errorf("%w: tensor %q: begins at %d where %d was expected (overlap or hole)",
+				ErrFormat, e.Name, e.begin, at)
 		}
 		if e.end > size {
 			return fmt.Errorf("%w: tensor %q: ends at byte %d of %d", ErrTruncated, e.Name, e.end, size)
@@ -102,8 +104,8 @@ func cmpInt(a, b int64) int {
 	return 1
 }
 
-// headerParser reads the header token by token, since encoding/json into structs lets duplicate keys, other spellings of a key
-// and unknown fields through.
+// headerParser reads the header token by token, since encoding/json into structs lets duplicate keys, other spellings
+// of a key and unknown fields through.
 type headerParser struct{ dec *json.Decoder }
 
 func (p *headerParser) header() (*header, error) {

@@ -51,8 +51,8 @@ type Info struct {
 	Shape []int64
 }
 
-// Bytes is the size of the tensor's data. It fails with ErrFormat, naming the tensor, for an unsupported dtype, a negative
-// dimension or a size past 2^63-1.
+// Bytes is the size of the tensor's data. It fails with ErrFormat, naming the tensor, for an unsupported dtype, a
+// negative dimension or a size past 2^63-1.
 func (i Info) Bytes() (int64, error) {
 	size := i.DType.Size()
 	if size == 0 {

@@ -23,8 +23,8 @@ type Model struct {
 	byName map[string]*File
 }
 
-// OpenModel opens dir/model.safetensors, or, where there is none, the shards that dir/model.safetensors.index.json names.
-// ErrNotFound names the missing file, shard or tensor; ErrFormat also means a shard outside dir.
+// OpenModel opens dir/model.safetensors, or, where there is none, the shards that dir/model.safetensors.index.json
+// names. ErrNotFound names the missing file, shard or tensor; ErrFormat also means a shard outside dir.
 func OpenModel(dir string) (*Model, error) {
 	single := filepath.Join(dir, modelFile)
 	file, err := Open(single)
@@ -95,7 +95,8 @@ func openShards(dir string) (_ *Model, err error) {
 	return m, nil
 }
 
-// Tensors lists the model's tensors, by shard name and then by offset. A tensor that the index does not name is left out.
+// Tensors lists the model's tensors, by shard name and then by offset. A tensor that the index does not name is left
+// out.
 func (m *Model) Tensors() []Info {
 	var infos []Info
 	for _, file := range m.shards {

@@ -19,8 +19,8 @@ type Sum struct {
 	SHA256 string
 }
 
-// Writer streams a safetensors file: Write every declared tensor in its order, then Close. After an error the file is gone
-// and every further call returns that error. Not for use from several goroutines.
+// Writer streams a safetensors file: Write every declared tensor in its order, then Close. After an error the file is
+// gone and every further call returns that error. Not for use from several goroutines.
 type Writer struct {
 	out   io.Writer
 	hash  hash.Hash
@@ -98,7 +98,8 @@ func (w *Writer) Write(name string, data []byte) error {
 	return w.put(data)
 }
 
-// Close ends the file; with Create it is then on disk (fsync) under its name. ErrOrder if a declared tensor was not written.
+// Close ends the file; with Create it is then on disk (fsync) under its name. ErrOrder if a declared tensor was not
+// written.
 func (w *Writer) Close() (Sum, error) {
 	if w.err != nil {
 		return Sum{}, w.err

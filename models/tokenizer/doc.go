@@ -1,26 +1,35 @@
-// Package tokenizer turns text into token ids and back with Hugging Face's own tokenizers library, renders conversations with
-// the tokenizer's Jinja chat template, and fixes how a prompt and a response become one sequence.
+// Package tokenizer turns text into token ids and back with Hugging Face's own tokenizers library, renders
+// conversations with the tokenizer's Jinja chat template, and fixes how a prompt and a response become one sequence.
 //
 // # Where the prompt ends and the response begins
 //
-// Generation starts from tokens(prompt) and continues with sampled ids, so a response in training and scoring must begin at
-// that same place. A Format gives, for a prompt x and a human response y:
+// Generation starts from tokens(prompt) and continues with sampled ids, so a response in training and scoring must
+// begin at that same place. A Format gives, for a prompt x and a human response y:
 //
 //   - the prompt's ids: tokens(rendered x with the generation prompt), the very ids that generation starts from;
-//   - the response's ids: tokens(rendered x and y) with the prompt's ids taken off the front. Where the tokenizer would merge
-//     over the boundary, so that the prompt's ids are no prefix, tokens(rendered y) on its own, provided that both together
-//     decode to the same text; if they do not, ErrNotPrefix.
+//   - the response's ids: tokens(rendered x and y) with the prompt's ids taken off the front. Where the tokenizer
+//     would merge over the boundary, so that the prompt's ids are no prefix, tokens(rendered y) on its own, provided
+//     that both together decode to the same text; if they do not, ErrNotPrefix.
 //
-// The response ends with exactly one end-of-sequence token, where sampling stops: what a template puts after it (a newline,
-// as a rule) is dropped, and it is added where the template has none. A generated response is never tokenised again: it is the
-// ids that were sampled.
+// The response ends with exactly one end-of-sequence token, where sampling stops: what a template puts after it (a
+// newline, as a rule) is dropped, and it is added where the template has none. A generated response is never
+// tokenised again: it is the ids that were sampled.
 //
 // No special tokens are added to a prompt beyond those that the template writes.
 //
+// The clock of a template's strftime_now stands at 26 July 2024: a prompt does not depend on the day.
+//
 // # NUL
 //
-// The library takes and gives C strings. A NUL character is therefore read and written as U+FFFD, as is a byte sequence that is
-// not UTF-8.
+// The library takes and gives C strings. A NUL character is therefore read and written as U+FFFD, as is a byte
+// sequence that is not UTF-8.
+//
+// # Limits
+//
+// A tokenizer.json and a chat template are trusted as the weights are that they come with. What is malformed is an
+// error, but the library aborts the process on some contradictions (a post-processor with a token that it does not
+// define, say), and gonja knows less than Jinja: no "a if b else c" within an expression, no print of None. A
+// template beyond it is ErrTemplate; a run can then name one of its own (FormatOptions).
 package tokenizer
 
 import "errors"

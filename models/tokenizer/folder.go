@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"math"
 	"slices"
+	"unicode/utf8"
 )
 
 // The files of a Hugging Face folder that this package reads. Only tokenizer.json is required.
@@ -25,7 +26,8 @@ func Files() []string {
 	return []string{tokenizerFile, configFile, specialFile, templateFile, generationFile, modelFile}
 }
 
-// specialNames are the special tokens by their key in tokenizer_config.json, which is also their name in a chat template.
+// specialNames are the special tokens by their key in tokenizer_config.json, which is also their name in a chat
+// template.
 var specialNames = []string{"bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"}
 
 // folder is what the files say, before the library has seen tokenizer.json.
@@ -89,6 +91,9 @@ func readJSON(files fs.FS, name string, v any) (found bool, err error) {
 // readVocab takes the vocabulary from tokenizer.json, and truncation and padding out of it: a tokenizer saved with them
 // would cut and fill every text in silence.
 func (f *folder) readVocab(text []byte) error {
+	if !utf8.Valid(text) { // encoding/json lets it through, the library aborts the process
+		return fmt.Errorf("%w: %s is not UTF-8", ErrFormat, tokenizerFile)
+	}
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(text, &fields); err != nil {
 		return fmt.Errorf("%w: %s: %w", ErrFormat, tokenizerFile, err)
@@ -194,8 +199,8 @@ func (f *folder) readSpecial(files fs.FS, file string) error {
 	return nil
 }
 
-// readTemplate takes chat_template.jinja, or else chat_template of tokenizer_config.json: a text, or a list of named ones of which
-// "default" counts.
+// readTemplate takes chat_template.jinja, or else chat_template of tokenizer_config.json: a text, or a list of named
+// ones of which "default" counts.
 func (f *folder) readTemplate(files fs.FS) error {
 	text, err := fs.ReadFile(files, templateFile)
 	if err == nil {
@@ -237,7 +242,8 @@ func (f *folder) readTemplate(files fs.FS) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%w: %s: chat_template: none of the %d templates is named default", ErrFormat, configFile, len(named))
+	return fmt.Errorf("%w: %s: chat_template: none of the %d templates is named default",
+		ErrFormat, configFile, len(named))
 }
 
 // readStop takes eos_token_id of one file: an id, a list of ids, or null.

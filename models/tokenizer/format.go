@@ -18,8 +18,8 @@ type FormatOptions struct {
 	System string
 }
 
-// Format turns a prompt and a response into token ids by the package's rule. It may be used from several goroutines, until the
-// tokenizer is closed.
+// Format turns a prompt and a response into token ids by the package's rule. It may be used from several goroutines,
+// until the tokenizer is closed.
 type Format struct {
 	tokenizer *Tokenizer
 	chat      bool
@@ -46,7 +46,8 @@ func NewFormat(t *Tokenizer, options FormatOptions) (*Format, error) {
 	case strings.Count(template, placeholder) == 1:
 		f.before, f.after, _ = strings.Cut(template, placeholder)
 	default:
-		return nil, fmt.Errorf("%w: %q is not auto, chat, raw or a text that holds %s once", ErrTemplate, template, placeholder)
+		return nil, fmt.Errorf("%w: %q is not auto, chat, raw or a text that holds %s once",
+			ErrTemplate, template, placeholder)
 	}
 	if f.system != "" && !f.chat {
 		return nil, fmt.Errorf("%w: a system message needs a chat template", ErrTemplate)
@@ -100,7 +101,8 @@ func (f *Format) Pair(prompt, response string) (promptIDs, responseIDs []int64, 
 		}
 		parted := f.tokenizer.Decode(slices.Concat(promptIDs, responseIDs), false)
 		if parted != f.tokenizer.Decode(wholeIDs, false) {
-			return nil, nil, fmt.Errorf("%w: the tokenizer merges over the boundary of %q and %q; end the template with a newline",
+			return nil, nil, fmt.Errorf(
+				"%w: the tokenizer merges over the boundary of %q and %q; end the template with a newline",
 				ErrNotPrefix, tail(text, edge), short(whole[len(text):]))
 		}
 	}

@@ -17,9 +17,9 @@ import (
 	"github.com/nikolalohinski/gonja/v2/exec"
 )
 
-// TemplateDate is what strftime_now formats. Templates in use put today's date into the system message; here it stands still,
-// so that the same spec gives the same prompt on every day that the run lasts.
-var TemplateDate = time.Date(2024, time.July, 26, 0, 0, 0, 0, time.UTC)
+// templateDate is what strftime_now formats. Templates in use put today's date into the system message; here the
+// clock stands still, so that the same spec gives the same prompt on every day that the run lasts.
+func templateDate() time.Time { return time.Date(2024, time.July, 26, 0, 0, 0, 0, time.UTC) }
 
 // pyRange is Python's range as a list. (Gonja's runs a goroutine that outlives a loop with a break.)
 func pyRange(_ *exec.Evaluator, params *exec.VarArgs) (any, error) {
@@ -54,8 +54,8 @@ func pyRange(_ *exec.Evaluator, params *exec.VarArgs) (any, error) {
 	return numbers, nil
 }
 
-// pyStringMethods are gonja's, but for those that fail without their optional arguments or give another result than Python's,
-// and for splits, whose lists want list's negative index.
+// pyStringMethods are gonja's, but for those that fail without their optional arguments or give another result than
+// Python's, and for splits, whose lists want list's negative index.
 func pyStringMethods() map[string]exec.Method[string] {
 	methods := map[string]exec.Method[string]{}
 	for _, name := range []string{
@@ -282,8 +282,9 @@ func quote(b *bytes.Buffer, text string) error {
 // strftime formats with the C library's codes that chat templates use; an unknown code stays as it is.
 func strftime(at time.Time, format string) string {
 	layouts := map[byte]string{
-		'Y': "2006", 'y': "06", 'm': "01", 'd': "02", 'e': "_2", 'B': "January", 'b': "Jan", 'h': "Jan", 'A': "Monday", 'a': "Mon",
-		'H': "15", 'I': "03", 'M': "04", 'S': "05", 'p': "PM", 'j': "002", 'F': "2006-01-02", 'T': "15:04:05", 'D': "01/02/06",
+		'Y': "2006", 'y': "06", 'm': "01", 'd': "02", 'e': "_2", 'B': "January", 'b': "Jan", 'h': "Jan",
+		'A': "Monday", 'a': "Mon", 'H': "15", 'I': "03", 'M': "04", 'S': "05", 'p': "PM",
+		'j': "002", 'F': "2006-01-02", 'T': "15:04:05", 'D': "01/02/06",
 	}
 	var b strings.Builder
 	for i := 0; i < len(format); i++ {

@@ -33,9 +33,9 @@ type Message struct {
 	Content string
 }
 
-// chatTemplate is a compiled Jinja chat template with transformers' settings (trim_blocks, lstrip_blocks) and functions.
-// A template comes with the model's weights and is trusted as they are: it cannot reach files or other templates, and what it
-// makes is bounded, but it may be slow.
+// chatTemplate is a compiled Jinja chat template with transformers' settings (trim_blocks, lstrip_blocks) and
+// functions. A template comes with the model's weights and is trusted as they are: it cannot reach files or other
+// templates, and what it makes is bounded, but it may be slow.
 type chatTemplate struct {
 	compiled *exec.Template
 	tokens   map[string]string // bos_token, eos_token, ...
@@ -138,15 +138,17 @@ func (l *limited) WriteString(s string) (int, error) { return io.WriteString(wri
 // writerOnly hides WriteString, which the embedded Builder would answer without the bound.
 type writerOnly struct{ io.Writer }
 
+const blanks = " \t"
+
 var (
-	blanks        = " \t"
 	rawTag        = regexp.MustCompile(`^\{%[-+]?\s*raw\s*[-+]?%\}$`)
 	endRawTag     = regexp.MustCompile(`\{%[-+]?\s*endraw\s*[-+]?%\}`)
 	generationTag = regexp.MustCompile(`^(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})$`)
 )
 
 // prepare rewrites a template so that gonja renders it as Jinja does:
-//   - gonja strips the blanks before a block even where something else stands before them on the line: {%+ forbids it there;
+//   - gonja strips the blanks before a block even where something else stands before them on the line: {%+ forbids it
+//     there;
 //   - transformers' {% generation %} block, which marks the assistant's text, becomes a plain {% if true %}.
 //
 // It also refuses what would exhaust the parser's stack.
@@ -264,7 +266,7 @@ func (t *chatTemplate) environment() *exec.Environment {
 		}
 	}
 	globals.Set("range", pyRange)
-	globals.Set("strftime_now", func(format string) string { return strftime(TemplateDate, format) })
+	globals.Set("strftime_now", func(format string) string { return strftime(templateDate(), format) })
 	globals.Set("raise_exception", func(message string) (string, error) {
 		t.raised = "raise_exception: " + message
 		return "", errors.New(message)

@@ -12,7 +12,8 @@ import (
 	"github.com/daulet/tokenizers"
 )
 
-// Tokenizer is a loaded tokenizer with its chat template. Its methods may be called from several goroutines; Close comes last.
+// Tokenizer is a loaded tokenizer with its chat template. Its methods may be called from several goroutines; Close
+// comes last.
 type Tokenizer struct {
 	library     *tokenizers.Tokenizer
 	size        int
@@ -33,9 +34,9 @@ func Load(dir string) (*Tokenizer, error) {
 	return t, nil
 }
 
-// FromFS reads the tokenizer from files that are named as in a Hugging Face folder (see Files). Errors wrap ErrNoTokenizer or
-// ErrFormat and name the file. A chat template that cannot be compiled is told by Render and NewFormat, not here: a run may do
-// without it.
+// FromFS reads the tokenizer from files that are named as in a Hugging Face folder (see Files). Errors wrap
+// ErrNoTokenizer or ErrFormat and name the file. A chat template that cannot be compiled is told by Render and
+// NewFormat, not here: a run may do without it.
 func FromFS(files fs.FS) (*Tokenizer, error) {
 	f, err := readFolder(files)
 	if err != nil {
@@ -58,8 +59,9 @@ func FromFS(files fs.FS) (*Tokenizer, error) {
 		}
 	}
 	if len(t.eos) == 0 {
-		return nil, errors.Join(fmt.Errorf("%w: there is no end-of-sequence token: eos_token in %s or eos_token_id in %s is needed",
-			ErrFormat, configFile, generationFile), library.Close())
+		return nil, errors.Join(library.Close(), fmt.Errorf(
+			"%w: there is no end-of-sequence token: eos_token in %s or eos_token_id in %s is needed",
+			ErrFormat, configFile, generationFile))
 	}
 	t.nul = t.nulTokens(f.vocab)
 	t.templateErr = fmt.Errorf("%w: the tokenizer has none", ErrTemplate)
@@ -73,11 +75,12 @@ func FromFS(files fs.FS) (*Tokenizer, error) {
 // Close frees the library's memory. No method may be called after it.
 func (t *Tokenizer) Close() error { return t.library.Close() }
 
-// Encode gives the ids of text. With addSpecial the tokenizer's post-processor adds its own (a BOS, say); a special token
-// written out in text becomes its id either way. ErrEncode if there are no ids for a text that is not blank.
+// Encode gives the ids of text. With addSpecial the tokenizer's post-processor adds its own (a BOS, say); a special
+// token written out in text becomes its id either way. ErrEncode if there are no ids for a text that is not blank.
 func (t *Tokenizer) Encode(text string, addSpecial bool) ([]int64, error) {
 	text = strings.ReplaceAll(text, "\x00", "\uFFFD")
-	// The library reports a failure as no ids at all. (An option is given because Encode copies the tokens' texts as well.)
+	// The library reports a failure as no ids at all. (An option is given because Encode copies the tokens' texts as
+	// well.)
 	ids := t.library.EncodeWithOptions(text, addSpecial).IDs
 	if len(ids) == 0 && strings.TrimSpace(text) != "" {
 		return nil, fmt.Errorf("%w: no tokens for %q", ErrEncode, short(text))
@@ -116,12 +119,12 @@ func (t *Tokenizer) BOS() (int64, bool) {
 	return id, ok
 }
 
-// EOS lists the ids that end a sequence, at least one: the tokenizer's eos_token first, which is the one that a response ends
-// with, then those of generation_config.json (or, where that names none, of config.json).
+// EOS lists the ids that end a sequence, at least one: the tokenizer's eos_token first, which is the one that a
+// response ends with, then those of generation_config.json (or, where that names none, of config.json).
 func (t *Tokenizer) EOS() []int64 { return slices.Clone(t.eos) }
 
-// PAD is the padding id: pad_token, or the first of EOS where there is none. Padding is always masked, so its id reaches no
-// result.
+// PAD is the padding id: pad_token, or the first of EOS where there is none. Padding is always masked, so its id
+// reaches no result.
 func (t *Tokenizer) PAD() int64 {
 	if id, ok := t.special["pad_token"]; ok {
 		return id
@@ -129,8 +132,8 @@ func (t *Tokenizer) PAD() int64 {
 	return t.eos[0]
 }
 
-// Render gives a conversation as the chat template writes it, with addGenerationPrompt up to where the assistant begins.
-// ErrTemplate if there is no template, gonja cannot compile it, or it refuses the conversation.
+// Render gives a conversation as the chat template writes it, with addGenerationPrompt up to where the assistant
+// begins. ErrTemplate if there is no template, gonja cannot compile it, or it refuses the conversation.
 func (t *Tokenizer) Render(messages []Message, addGenerationPrompt bool) (string, error) {
 	if t.templateErr != nil {
 		return "", t.templateErr
@@ -138,8 +141,8 @@ func (t *Tokenizer) Render(messages []Message, addGenerationPrompt bool) (string
 	return t.template.render(messages, addGenerationPrompt)
 }
 
-// nulTokens maps each token whose text has a NUL, which the library cannot return, to tokens of the same text with a byte FF
-// instead, which decodes to U+FFFD.
+// nulTokens maps each token whose text has a NUL, which the library cannot return, to tokens of the same text with a
+// byte FF instead, which decodes to U+FFFD.
 func (t *Tokenizer) nulTokens(vocab map[string]int64) map[int64][]int64 {
 	const byteLevelNUL, byteLevelFF = "\u0100", "\u00ff" // how byte-level vocabularies write the bytes 00 and FF
 	nul := map[int64][]int64{}

@@ -245,19 +245,23 @@ func TestLoadTellsWhatIsWrong(t *testing.T) {
 		want       error
 		says       string
 	}{
-		"no tokenizer.json":    {"tokenizer.json", "", tokenizer.ErrNoTokenizer, "save_pretrained"},
-		"broken tokenizer":     {"tokenizer.json", `{"model":`, tokenizer.ErrFormat, "tokenizer.json"},
-		"no vocabulary":        {"tokenizer.json", `{"model":{}}`, tokenizer.ErrFormat, "vocab"},
-		"unknown model":        {"tokenizer.json", `{"model":{"type":"X","vocab":{"</s>":2,"<s>":1,"<unk>":0}}}`, tokenizer.ErrFormat, "tokenizer.json"},
+		"no tokenizer.json": {"tokenizer.json", "", tokenizer.ErrNoTokenizer, "save_pretrained"},
+		"broken tokenizer":  {"tokenizer.json", `{"model":`, tokenizer.ErrFormat, "tokenizer.json"},
+		"no vocabulary":     {"tokenizer.json", `{"model":{}}`, tokenizer.ErrFormat, "vocab"},
+		"unknown model": {"tokenizer.json", `{"model":{"type":"X","vocab":{"</s>":2,"<s>":1,"<unk>":0}}}`,
+			tokenizer.ErrFormat, "tokenizer.json"},
 		"negative id":          {"tokenizer.json", `{"model":{"vocab":{"a":-1}}}`, tokenizer.ErrFormat, "-1"},
 		"odd unigram":          {"tokenizer.json", `{"model":{"vocab":[[]]}}`, tokenizer.ErrFormat, "entry 0"},
+		"not UTF-8":            {"tokenizer.json", "{\"model\":\"\xff\"}", tokenizer.ErrFormat, "UTF-8"},
 		"broken config":        {"tokenizer_config.json", `[]`, tokenizer.ErrFormat, "tokenizer_config.json"},
 		"EOS of no vocabulary": {"tokenizer_config.json", `{"eos_token":"<eos>"}`, tokenizer.ErrFormat, `"<eos>"`},
 		"odd EOS":              {"tokenizer_config.json", `{"eos_token":7}`, tokenizer.ErrFormat, "eos_token"},
 		"odd EOS id":           {"config.json", `{"eos_token_id":"x"}`, tokenizer.ErrFormat, "config.json"},
 		"EOS id past the end":  {"generation_config.json", `{"eos_token_id":[2,420]}`, tokenizer.ErrFormat, "420"},
-		"odd template":         {"tokenizer_config.json", `{"eos_token":"</s>","chat_template":1}`, tokenizer.ErrFormat, "chat_template"},
-		"no default template":  {"tokenizer_config.json", `{"chat_template":[{"name":"x","template":""}]}`, tokenizer.ErrFormat, "default"},
+		"odd template": {"tokenizer_config.json", `{"eos_token":"</s>","chat_template":1}`,
+			tokenizer.ErrFormat, "chat_template"},
+		"no default template": {"tokenizer_config.json", `{"chat_template":[{"name":"x","template":""}]}`,
+			tokenizer.ErrFormat, "default"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			files := folder(t, "llama")
@@ -278,7 +282,8 @@ func TestLoadTellsWhatIsWrong(t *testing.T) {
 	}
 	files := folder(t, "llama")
 	maps.DeleteFunc(files, func(name string, _ *fstest.MapFile) bool { return name != "tokenizer.json" })
-	if _, err := tokenizer.FromFS(files); !errors.Is(err, tokenizer.ErrFormat) || !strings.Contains(err.Error(), "end-of-sequence") {
+	if _, err := tokenizer.FromFS(files); !errors.Is(err, tokenizer.ErrFormat) ||
+		!strings.Contains(err.Error(), "end-of-sequence") {
 		t.Errorf("no EOS anywhere: %v", err)
 	}
 	if _, err := tokenizer.Load("testdata/nobody"); !errors.Is(err, tokenizer.ErrNoTokenizer) ||
@@ -360,9 +365,11 @@ func TestFormats(t *testing.T) {
 		"raw":         {"raw", "What is", " the list", encode("What is"), append(encode(" the list"), eos)},
 		"auto is raw": {"auto", "What is", " the list", encode("What is"), append(encode(" the list"), eos)},
 		"instruction": {
-			instruction, "What is", "The list", encode("### Instruction: What is\n\n### Response: "), append(encode("The list"), eos),
+			instruction, "What is", "The list",
+			encode("### Instruction: What is\n\n### Response: "), append(encode("The list"), eos),
 		},
-		// "Response: " and "The" would be tokenised as "Response:", " The": the prompt's ids hold, and so does the text.
+		// "Response: " and "The" would be tokenised as "Response:", " The": the prompt's ids hold, and so does the
+		// text.
 		"merged space": {"{prompt} ", "the", "dog", encode("the "), append(encode("dog"), eos)},
 		"merged word":  {"raw", "the qui", "ck brown", encode("the qui"), append(encode("ck brown"), eos)},
 		"no response":  {"raw", "What is", "", encode("What is"), []int64{eos}},
@@ -481,11 +488,13 @@ func TestFit(t *testing.T) {
 	if diff := cmp.Diff(want, cut); diff != "" {
 		t.Error(diff)
 	}
-	if _, err := format.Fit(x, y, tokenizer.Limits{Prompt: 3, Response: 2, Reject: true}); !errors.Is(err, tokenizer.ErrTooLong) {
+	_, err = format.Fit(x, y, tokenizer.Limits{Prompt: 3, Response: 2, Reject: true})
+	if !errors.Is(err, tokenizer.ErrTooLong) {
 		t.Error(err)
 	}
 	for _, empty := range [][2]string{{"", y}, {x, ""}} {
-		if _, err := format.Fit(empty[0], empty[1], tokenizer.Limits{Prompt: 9, Response: 9}); !errors.Is(err, tokenizer.ErrEmpty) {
+		_, err := format.Fit(empty[0], empty[1], tokenizer.Limits{Prompt: 9, Response: 9})
+		if !errors.Is(err, tokenizer.ErrEmpty) {
 			t.Error(err)
 		}
 	}
@@ -499,7 +508,7 @@ func TestHostileTemplates(t *testing.T) {
 		"raised":             {"{{ raise_exception('no such role') }}", "no such role"},
 		"endless macro":      {"{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "nested calls"},
 		"endless range":      {"{% for i in range(10 ** 9) %}{{ i }}{% endfor %}", "range"},
-		"deep brackets":      {"{{ " + strings.Repeat("(", 1000) + "1" + strings.Repeat(")", 1000) + " }}", "nested brackets"},
+		"deep brackets":      {"{{ " + strings.Repeat("(", 1000) + "1" + strings.Repeat(")", 1000) + "}}", "nested"},
 		"long source":        {strings.Repeat("a", 1<<18), "limit"},
 		"much output":        {"{% for i in range(90000) %}{{ 'a' * 1000 }}{% endfor %}", "output"},
 		"attribute of none":  {"{{ tools.a.b }}", ""},
@@ -576,7 +585,8 @@ func FuzzFromFS(f *testing.F) {
 		}
 		f.Add(data("tokenizer.json"), data("tokenizer_config.json"), data("generation_config.json"))
 	}
-	f.Add([]byte(`{"model":{"type":"BPE","vocab":{"a":0,"b":1},"merges":[]}}`), []byte(`{"eos_token":"a"}`), []byte(`{"eos_token_id":[0,1]}`))
+	f.Add([]byte(`{"model":{"type":"BPE","vocab":{"a":0,"b":1},"merges":[]}}`),
+		[]byte(`{"eos_token":"a"}`), []byte(`{"eos_token_id":[0,1]}`))
 	f.Fuzz(func(t *testing.T, library, config, generation []byte) {
 		tok, err := tokenizer.FromFS(fstest.MapFS{
 			"tokenizer.json":         &fstest.MapFile{Data: library},
