@@ -248,8 +248,10 @@ func TestLoadTellsWhatIsWrong(t *testing.T) {
 		"no tokenizer.json": {"tokenizer.json", "", tokenizer.ErrNoTokenizer, "save_pretrained"},
 		"broken tokenizer":  {"tokenizer.json", `{"model":`, tokenizer.ErrFormat, "tokenizer.json"},
 		"no vocabulary":     {"tokenizer.json", `{"model":{}}`, tokenizer.ErrFormat, "vocab"},
-		"unknown model": {"tokenizer.json", `{"model":{"type":"X","vocab":{"</s>":2,"<s>":1,"<unk>":0}}}`,
-			tokenizer.ErrFormat, "tokenizer.json"},
+		"unknown model": {
+			"tokenizer.json", `{"model":{"type":"X","vocab":{"</s>":2,"<s>":1,"<unk>":0}}}`,
+			tokenizer.ErrFormat, "tokenizer.json",
+		},
 		"negative id":          {"tokenizer.json", `{"model":{"vocab":{"a":-1}}}`, tokenizer.ErrFormat, "-1"},
 		"odd unigram":          {"tokenizer.json", `{"model":{"vocab":[[]]}}`, tokenizer.ErrFormat, "entry 0"},
 		"not UTF-8":            {"tokenizer.json", "{\"model\":\"\xff\"}", tokenizer.ErrFormat, "UTF-8"},
@@ -258,10 +260,14 @@ func TestLoadTellsWhatIsWrong(t *testing.T) {
 		"odd EOS":              {"tokenizer_config.json", `{"eos_token":7}`, tokenizer.ErrFormat, "eos_token"},
 		"odd EOS id":           {"config.json", `{"eos_token_id":"x"}`, tokenizer.ErrFormat, "config.json"},
 		"EOS id past the end":  {"generation_config.json", `{"eos_token_id":[2,420]}`, tokenizer.ErrFormat, "420"},
-		"odd template": {"tokenizer_config.json", `{"eos_token":"</s>","chat_template":1}`,
-			tokenizer.ErrFormat, "chat_template"},
-		"no default template": {"tokenizer_config.json", `{"chat_template":[{"name":"x","template":""}]}`,
-			tokenizer.ErrFormat, "default"},
+		"odd template": {
+			"tokenizer_config.json", `{"eos_token":"</s>","chat_template":1}`,
+			tokenizer.ErrFormat, "chat_template",
+		},
+		"no default template": {
+			"tokenizer_config.json", `{"chat_template":[{"name":"x","template":""}]}`,
+			tokenizer.ErrFormat, "default",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			files := folder(t, "llama")
