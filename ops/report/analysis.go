@@ -13,8 +13,8 @@ type count struct{ agree, n int }
 
 func (c count) plus(d count) count { return count{c.agree + d.agree, c.n + d.n} }
 
-// agreementOf counts the pairs whose scores differ, and in how many of them the strictly smaller distance belongs to the
-// better score: equal distances do not agree. With inexact, only pairs in which neither answer is exact.
+// agreementOf counts the pairs whose scores differ, and in how many of them the strictly smaller distance belongs to
+// the better score: equal distances do not agree. With inexact, only pairs in which neither answer is exact.
 func agreementOf(pairs []SamplePair, inexact bool) count {
 	var c count
 	for _, p := range pairs {
@@ -49,8 +49,8 @@ func (g distanceGroup) title() string {
 	return fmt.Sprintf("%s, iteration %d", clean(g.method), g.iteration)
 }
 
-// groupDistances brings the seeds of a method and iteration together: methods in the order of their appearance, iterations
-// ascending.
+// groupDistances brings the seeds of a method and iteration together: methods in the order of their appearance,
+// iterations ascending.
 func groupDistances(all []Distances) []distanceGroup {
 	type key struct {
 		method    string
@@ -114,7 +114,8 @@ func newDistanceGroup(method string, iteration int, seeds []Distances) distanceG
 			ess = append(ess, e/float64(len(all)))
 		}
 	}
-	g.identical, g.mean, g.differing, g.essShare = summarise(identical), summarise(mean), summarise(differing), summarise(ess)
+	g.identical, g.mean = summarise(identical), summarise(mean)
+	g.differing, g.essShare = summarise(differing), summarise(ess)
 	return g
 }
 
@@ -147,7 +148,8 @@ type exampleGroup struct {
 
 const examplesEach = 3
 
-// pickExamples takes the largest, median and smallest distances among the pairs that differ; identical is how many do not.
+// pickExamples takes the largest, median and smallest distances among the pairs that differ; identical is how many do
+// not.
 func pickExamples(all []Example) (groups []exampleGroup, identical int) {
 	var differing []Example
 	for _, e := range all {

@@ -50,7 +50,7 @@ func panels() []panel {
 		{"margin", "margin", "β·Δ (nats)", "Implicit reward of the human answer minus that of the sampled one.", true,
 			one(func(r Record) *float64 { return r.Margin })},
 		{"logp", "log-probability against the reference", "change (nats per answer)",
-			"Change of the log-probability of the human (chosen) and of the sampled (rejected) answers since the iteration began.", true,
+			"Change of the log-probability of the human (chosen) and of the sampled (rejected) answers in the iteration.", true,
 			[]panelValue{
 				{"chosen", func(r Record) *float64 { return r.ChosenChange }},
 				{"rejected", func(r Record) *float64 { return r.RejectedChange }},
@@ -151,8 +151,8 @@ func fade(c color.NRGBA) color.NRGBA {
 
 const maxPoints = 400 // of a segment: as many as a figure can show
 
-// segments are the finite values of the records, an iteration each, averaged over neighbouring steps where there are more than
-// maxPoints.
+// segments are the finite values of the records, an iteration each, averaged over neighbouring steps where there are
+// more than maxPoints.
 func segments(records []Record, of func(Record) *float64) []plotter.XYs {
 	var out []plotter.XYs
 	var current plotter.XYs

@@ -122,7 +122,8 @@ func (f figure) paint(canvas vg.CanvasSizer) (err error) {
 	return nil
 }
 
-// paintLegend draws the entries side by side from the top left, in as many lines as they need, and returns their height.
+// paintLegend draws the entries side by side from the top left, in as many lines as they need, and returns their
+// height.
 func (f figure) paintLegend(c draw.Canvas) vg.Length {
 	const line, swatch, gap = 13, 16, 10
 	if len(f.legend) == 0 {
@@ -182,8 +183,8 @@ var svgStart = regexp.MustCompile(`(?s)^.*?<svg[^>]*viewBox="([^"]*)"[^>]*>`)
 // inline turns the SVG file into an element of the page: no prolog, no fixed size, a title and description for screen
 // readers, and theme variables for colours.
 func (f figure) inline(svg []byte) template.HTML {
-	start := fmt.Sprintf(`<svg viewBox="$1" role="img" aria-labelledby="%[1]s-title %[1]s-desc"><title id="%[1]s-title">%[2]s</title>`+
-		`<desc id="%[1]s-desc">%[3]s</desc>`, f.Name, escapeReplacement(f.Title), escapeReplacement(f.Caption))
+	start := fmt.Sprintf(`<svg viewBox="$1" role="img" aria-labelledby="%[1]s-title %[1]s-desc">`+
+		`<title id="%[1]s-title">%[2]s</title><desc id="%[1]s-desc">%[3]s</desc>`, f.Name, escapeReplacement(f.Title), escapeReplacement(f.Caption))
 	out := svgStart.ReplaceAllString(string(svg), start)
 	pairs := []string{
 		hex(ink), "var(--ink)", hex(muted), "var(--muted)", hex(grid), "var(--grid)", hex(paper), "var(--card)",
@@ -191,7 +192,7 @@ func (f figure) inline(svg []byte) template.HTML {
 	for i, c := range palette {
 		pairs = append(pairs, hex(c), fmt.Sprintf("var(--c%d)", i))
 	}
-	return template.HTML(strings.NewReplacer(pairs...).Replace(out)) //nolint:gosec // gonum/plot escapes text, and so do we
+	return template.HTML(strings.NewReplacer(pairs...).Replace(out)) //nolint:gosec // all text in it is escaped
 }
 
 // escapeReplacement escapes for HTML and for a regexp's replacement.

@@ -144,7 +144,7 @@ func agreementFigure(groups []agreementGroup) ([]figure, error) {
 	}
 	series = slices.DeleteFunc(series, func(s dotSeries) bool { return len(s.dots) == 0 })
 	f := newFigure("agreement", "Smaller distance is the better sample",
-		"How often the smaller latent distance belongs to the better of two samples, with 95 % intervals. The dashed line is chance.",
+		"How often the smaller latent distance belongs to the better of two samples; 95 % intervals, dashed: chance.",
 		"agreement (%)", "")
 	f.plot.Add(marks{xs: []float64{50}, color: muted})
 	f, err := dotFigure(f, names, series)

@@ -71,7 +71,8 @@ type (
 func tableJSON(in Input) ([]byte, error) {
 	out := jsonReport{
 		Title: title(in), GeneratedBy: in.GeneratedBy, State: in.State, HeldOut: in.HeldOut, Verdict: Judge(in),
-		Rows: []jsonRow{}, Distances: []jsonDistance{}, Agreement: []jsonAgreement{}, Guides: []jsonGuide{}, Stages: []Stage{},
+		Rows: []jsonRow{}, Distances: []jsonDistance{}, Agreement: []jsonAgreement{}, Guides: []jsonGuide{},
+		Stages:      []Stage{},
 		TensorShare: shown(in.TensorShare), Notes: append([]string{}, in.Notes...),
 	}
 	if in.WallSeconds > 0 {

@@ -9,8 +9,8 @@ import (
 	"gonum.org/v1/plot/vg/draw"
 )
 
-// marks are straight lines across the whole plot: dashed upright ones at xs, thin level ones at ys. They do not widen the
-// axes.
+// marks are straight lines across the whole plot: dashed upright ones at xs, thin level ones at ys. They do not widen
+// the axes.
 type marks struct {
 	xs, ys []float64
 	color  color.Color

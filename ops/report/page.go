@@ -62,8 +62,8 @@ func html5(in Input, figures figureSet, svgs map[string][]byte) ([]byte, error) 
 		},
 		{
 			ID: "distances", Title: "Latent distances",
-			Intro: "How far the model's own answers are from the human ones in the guide's latent space. Alignment should move " +
-				"them to the left.",
+			Intro: "How far the model's own answers are from the human ones in the guide's latent space. Alignment should " +
+				"move them to the left.",
 			Figures: show(figures.histograms), Tables: []table{distanceTable(groupDistances(in.Distances))},
 			Missing: "No pair was scored yet.",
 		},

@@ -1,14 +1,14 @@
-// Package report turns the numbers of a run, or of several runs on the same prompts, into what a user looks at: a table,
-// figures, and one self-contained page with a verdict in plain language.
+// Package report turns the numbers of a run, or of several runs on the same prompts, into what a user looks at: a
+// table, figures, and one self-contained page with a verdict in plain language.
 //
-// It takes plain data and knows nothing of streams and checkpoints. The same Input gives the same bytes. A value that is
-// missing or not finite is shown as "–", never as 0.
+// It takes plain data and knows nothing of streams and checkpoints. The same Input gives the same bytes. A value that
+// is missing or not finite is shown as "–", never as 0.
 package report
 
 import "time"
 
-// Input is everything that a report shows. Every part may be empty: the page then says what is missing. Input marshals to
-// JSON as long as its numbers are finite.
+// Input is everything that a report shows. Every part may be empty: the page then says what is missing. Input
+// marshals to JSON as long as its numbers are finite.
 type Input struct {
 	Title string `json:"title"`
 	// GeneratedBy names the program and its version.
@@ -27,8 +27,8 @@ type Input struct {
 	// Rows of the held-out table, in the order of display. HeldOut is the number of held-out prompts behind every value.
 	Rows    []Row `json:"rows,omitempty"`
 	HeldOut int   `json:"held_out,omitempty"`
-	// Subject is the Method of the row that the verdict judges, Against are the Methods that it is compared with; the first of
-	// them is where the subject started from.
+	// Subject is the Method of the row that the verdict judges, Against are the Methods that it is compared with; the
+	// first of them is where the subject started from.
 	Subject string   `json:"subject,omitempty"`
 	Against []string `json:"against,omitempty"`
 
@@ -128,8 +128,8 @@ type PairDistance struct {
 	Identical bool `json:"identical"`
 }
 
-// Agreement is the paper's second analysis: of two samples for one prompt, is the one with the smaller distance the one that
-// scores better?
+// Agreement is the paper's second analysis: of two samples for one prompt, is the one with the smaller distance the
+// one that scores better?
 type Agreement struct {
 	Method    string       `json:"method"`
 	Run       string       `json:"run"`
@@ -138,8 +138,8 @@ type Agreement struct {
 	Pairs     []SamplePair `json:"pairs"`
 }
 
-// SamplePair holds two samples A and B for one prompt: their distance to the human answer, their score (larger is better),
-// and whether they equal the human answer.
+// SamplePair holds two samples A and B for one prompt: their distance to the human answer, their score (larger is
+// better), and whether they equal the human answer.
 type SamplePair struct {
 	DistanceA float64 `json:"distance_a"`
 	DistanceB float64 `json:"distance_b"`
@@ -149,8 +149,8 @@ type SamplePair struct {
 	ExactB    bool    `json:"exact_b"`
 }
 
-// Guide is the check that the guide's decoder uses the latent: its reconstruction loss, in nats per token, with the true
-// latents and with latents shuffled among the pairs.
+// Guide is the check that the guide's decoder uses the latent: its reconstruction loss, in nats per token, with the
+// true latents and with latents shuffled among the pairs.
 type Guide struct {
 	Run      string  `json:"run"`
 	Seed     uint64  `json:"seed"`

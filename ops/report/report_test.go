@@ -226,6 +226,28 @@ func TestPageEscapes(t *testing.T) {
 	}
 }
 
+// TestInlineTitleIsText: in the page's tree, not in its tokens, for a browser reads markup in an SVG's title.
+func TestInlineTitleIsText(t *testing.T) {
+	const evil = "<b>$1</b> & <script>x</script>"
+	f := figure{Name: "f", Title: evil, Caption: evil}
+	root, err := html.Parse(strings.NewReader(string(f.inline([]byte(`<?xml?><svg width="1pt" viewBox="0 0 1 1"></svg>`)))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	texts := 0
+	for n := range root.Descendants() {
+		switch {
+		case n.Data == "script" || n.Data == "b":
+			t.Errorf("markup became <%s>", n.Data)
+		case n.Type == html.TextNode && n.Data == evil:
+			texts++
+		}
+	}
+	if texts != 2 {
+		t.Errorf("want the text as title and description, found it %d times", texts)
+	}
+}
+
 func TestEmptyInputSaysWhatIsMissing(t *testing.T) {
 	files := written(t, Input{})
 	names := []string{}
@@ -237,9 +259,9 @@ func TestEmptyInputSaysWhatIsMissing(t *testing.T) {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 	for _, want := range []string{
-		"Not judged: nothing was named to be compared.", "No held-out answers were scored", "No training step was recorded yet.",
-		"No pair was scored yet.", "The guide was not checked", "No stage reported its work.", "No pair with two different answers",
-		"No run spec was given.",
+		"Not judged: nothing was named to be compared.", "No held-out answers were scored",
+		"No training step was recorded yet.", "No pair was scored yet.", "The guide was not checked",
+		"No stage reported its work.", "No pair with two different answers", "No run spec was given.",
 	} {
 		if !strings.Contains(string(files["index.html"]), want) {
 			t.Errorf("the page does not say %q", want)

@@ -74,8 +74,8 @@ func Table(in Input) string { return scoreTable(in).markdown() }
 
 func scoreTable(in Input) table {
 	t := table{Title: "Held-out answers", Labels: 1, Head: []string{"method", "seeds"}}
-	t.Note = "Mean ± standard deviation over seeds; – is not measured. Exact: share equal to the human answer. Graded: score in " +
-		"0…1. Sampled at temperature 1. Distance: ‖φ(x,y) − φ(x,y′)‖ of the sampled answers."
+	t.Note = "Mean ± standard deviation over seeds; – is not measured. Exact: share equal to the human answer. Graded: " +
+		"score in 0…1. Sampled at temperature 1. Distance: ‖φ(x,y) − φ(x,y′)‖ of the sampled answers."
 	if in.HeldOut > 0 {
 		t.Note = fmt.Sprintf("%d held-out prompts. ", in.HeldOut) + t.Note
 	}
@@ -122,14 +122,16 @@ func comparisonTable(in Input, v Verdict) table {
 func distanceTable(groups []distanceGroup) table {
 	t := table{
 		Title: "Distances", Labels: 1,
-		Note: "Effective sample size: (Σw)² / Σw², as a share of the pairs. Mean ± standard deviation over seeds; the largest over all.",
+		Note: "Effective size: (Σw)² / Σw² as a share of the pairs. Mean ± standard deviation over seeds; the largest over all.",
 		Head: []string{
-			"method", "iteration", "pairs", "identical", "mean s", "mean s, differing", "largest s", "largest w", "effective size",
+			"method", "iteration", "pairs", "identical", "mean s", "mean s, differing", "largest s", "largest w",
+			"effective size",
 		},
 	}
 	for _, g := range groups {
 		if g.pairs == 0 {
-			t.Rows = append(t.Rows, cells(g.method, fmt.Sprint(g.iteration), "0", missing, missing, missing, missing, missing, missing))
+			t.Rows = append(t.Rows, cells(g.method, fmt.Sprint(g.iteration), "0",
+				missing, missing, missing, missing, missing, missing))
 			continue
 		}
 		weight, ess := missing, missing
@@ -150,8 +152,8 @@ func distanceTable(groups []distanceGroup) table {
 func agreementTable(groups []agreementGroup) table {
 	t := table{
 		Title: "Does the smaller distance pick the better of two samples?", Labels: 1,
-		Note: "Pairs of samples with different scores; equal distances count as disagreement. 95 % Wilson intervals; chance is 50 %. " +
-			"Pairs with an exact answer are easy (its distance is 0): the right half of the table is the test.",
+		Note: "Pairs of samples with different scores; equal distances count as disagreement. 95 % Wilson intervals; " +
+			"chance is 50 %. Pairs with an exact answer are easy (its distance is 0): the right half of the table is the test.",
 		Head: []string{"method", "iteration", "pairs", "agreement", "interval", "neither exact", "agreement", "interval"},
 	}
 	for _, g := range groups {
@@ -162,7 +164,8 @@ func agreementTable(groups []agreementGroup) table {
 				continue
 			}
 			low, high := wilson(c.agree, c.n)
-			row = append(row, fmt.Sprint(c.n), percent(float64(c.agree)/float64(c.n), 1), fmt.Sprintf("%.0f–%.0f %%", 100*low, 100*high))
+			row = append(row, fmt.Sprint(c.n), percent(float64(c.agree)/float64(c.n), 1),
+				fmt.Sprintf("%.0f–%.0f %%", 100*low, 100*high))
 		}
 		t.Rows = append(t.Rows, cells(row...))
 	}
@@ -176,7 +179,8 @@ func guideTable(guides []Guide) table {
 		Head: []string{"run", "seed", "true latent", "shuffled latent", "difference"},
 	}
 	for _, g := range guides {
-		t.Rows = append(t.Rows, cells(g.Run, fmt.Sprint(g.Seed), number(g.True, 3), number(g.Shuffled, 3), number(g.Shuffled-g.True, 3)))
+		t.Rows = append(t.Rows, cells(g.Run, fmt.Sprint(g.Seed),
+			number(g.True, 3), number(g.Shuffled, 3), number(g.Shuffled-g.True, 3)))
 	}
 	return t
 }

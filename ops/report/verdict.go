@@ -18,10 +18,10 @@ const (
 )
 
 // Rule is how a comparison is decided, in the words of the page.
-const Rule = "A difference of two means counts as better or worse only when it is larger than the spread; else it is a tie. " +
-	"The spread is the sum of the two rows' standard deviations over seeds (the bands mean ± sd do not overlap) or, for scores " +
-	"in [0, 1], the 95 % sampling error of the held-out prompts, 1.96·√(p(1−p)/n + q(1−q)/m) for means p and q of n and m " +
-	"prompts over all seeds, whichever is larger. " +
+const Rule = "A difference of two means counts as better or worse only when it is larger than the spread; else it " +
+	"is a tie. The spread is the sum of the two rows' standard deviations over seeds (the bands mean ± sd do not " +
+	"overlap) or, for scores in [0, 1], the 95 % sampling error of the held-out prompts, 1.96·√(p(1−p)/n + q(1−q)/m) " +
+	"for means p and q of n and m prompts over all seeds, whichever is larger. " +
 	"A smaller mean distance is better. One seed without a bound on its error is not judged."
 
 // Comparison is the subject's row against another on one measure.
@@ -210,15 +210,15 @@ func guideFindings(guides []Guide) []Finding {
 	}
 	t, s := summarise(real).Mean, summarise(shuffled).Mean
 	if s-t < 0.01*t {
-		return []Finding{{true, fmt.Sprintf("The guide's decoder hardly uses the latent: reconstruction %.3f nats per token with the "+
-			"true latent, %.3f with a shuffled one (less than 1 %% apart). Distances mean little.", t, s)}}
+		return []Finding{{true, fmt.Sprintf("The guide's decoder hardly uses the latent: reconstruction %.3f nats per "+
+			"token with the true latent, %.3f with a shuffled one (less than 1 %% apart). Distances mean little.", t, s)}}
 	}
-	return []Finding{{false, fmt.Sprintf("The guide's decoder uses the latent: reconstruction %.3f nats per token with the true "+
-		"latent, %.3f with a shuffled one.", t, s)}}
+	return []Finding{{false, fmt.Sprintf("The guide's decoder uses the latent: reconstruction %.3f nats per token with "+
+		"the true latent, %.3f with a shuffled one.", t, s)}}
 }
 
-// agreementFindings judges the pairs in which neither answer is exact: pairs with an exact answer are easy, for its distance
-// is 0. It takes the one row with the most such pairs, for rows share their prompts and cannot be added up.
+// agreementFindings judges the pairs in which neither answer is exact: pairs with an exact answer are easy, for its
+// distance is 0. It takes the one row with the most such pairs, for rows share their prompts and cannot be added up.
 func agreementFindings(in Input) []Finding {
 	var most agreementGroup
 	for _, g := range groupAgreement(in.Agreement) {
@@ -238,8 +238,8 @@ func agreementFindings(in Input) []Finding {
 	case high < 0.5:
 		f.Text = "ranks answers worse than chance"
 	}
-	f.Text = fmt.Sprintf("Where neither of two samples is exact, the smaller distance picks the better one in %d of %d pairs "+
-		"(%s, iteration %d: %.0f %%, interval %.0f–%.0f %%): the guide %s.",
+	f.Text = fmt.Sprintf("Where neither of two samples is exact, the smaller distance picks the better one in %d of %d "+
+		"pairs (%s, iteration %d: %.0f %%, interval %.0f–%.0f %%): the guide %s.",
 		c.agree, c.n, clean(most.method), most.iteration, 100*float64(c.agree)/float64(c.n), 100*low, 100*high, f.Text)
 	return []Finding{f}
 }
@@ -248,12 +248,12 @@ func distanceFindings(in Input) []Finding {
 	var out []Finding
 	for _, g := range groupDistances(in.Distances) {
 		if g.pairs > 0 && g.identical.Mean >= 0.9 {
-			out = append(out, Finding{true, fmt.Sprintf("%s: %.0f %% of the samples equal the human answer (90 %% or more): little is "+
-				"left to align.", g.title(), 100*g.identical.Mean)})
+			out = append(out, Finding{true, fmt.Sprintf("%s: %.0f %% of the samples equal the human answer (90 %% or more): "+
+				"little is left to align.", g.title(), 100*g.identical.Mean)})
 		}
 		if g.essShare.N > 0 && g.essShare.Mean < 0.1 {
-			out = append(out, Finding{true, fmt.Sprintf("%s: the weights are carried by %.0f %% of the pairs (effective sample size under "+
-				"10 %%).", g.title(), 100*g.essShare.Mean)})
+			out = append(out, Finding{true, fmt.Sprintf("%s: the weights are carried by %.0f %% of the pairs (effective "+
+				"sample size under 10 %%).", g.title(), 100*g.essShare.Mean)})
 		}
 	}
 	return out
@@ -284,8 +284,8 @@ func curveFindings(curves []Curve) []Finding {
 	}
 	var out []Finding
 	if len(fallen) > 0 {
-		out = append(out, Finding{true, "Likelihood displacement: over the last tenth of the steps the chosen answers are less likely " +
-			"than under the reference in " + strings.Join(fallen, ", ") + "."})
+		out = append(out, Finding{true, "Likelihood displacement: over the last tenth of the steps the chosen answers are " +
+			"less likely than under the reference in " + strings.Join(fallen, ", ") + "."})
 	}
 	if len(broken) > 0 {
 		out = append(out, Finding{true, "The training log has values that are not finite in " + strings.Join(broken, ", ") + "."})

@@ -11,9 +11,9 @@ import (
 // ErrInput marks an Input that cannot be shown; the error says which part.
 var ErrInput = errors.New("report: bad input")
 
-// Write puts the report into dir/report: table.md, table.json, index.html, and each figure as .svg and .png. A killed Write
-// leaves each file whole or as it was before (they are renamed into place, not synced: a report can be made again);
-// index.html is last. Nothing is written when the input is bad or a figure cannot be drawn.
+// Write puts the report into dir/report: table.md, table.json, index.html, and each figure as .svg and .png. A killed
+// Write leaves each file whole or as it was before (they are renamed into place, not synced: a report can be made
+// again); index.html is last. Nothing is written when the input is bad or a figure cannot be drawn.
 func Write(dir string, in Input) error {
 	files, err := render(in)
 	if err != nil {
@@ -39,7 +39,8 @@ type file struct {
 // render makes every file of the report in the order of writing.
 func render(in Input) ([]file, error) {
 	for _, c := range in.Curves {
-		if !slices.ContainsFunc(objectiveGroups, func(g objectiveGroup) bool { return slices.Contains(g.objectives, c.Objective) }) {
+		known := func(g objectiveGroup) bool { return slices.Contains(g.objectives, c.Objective) }
+		if !slices.ContainsFunc(objectiveGroups, known) {
 			return nil, fmt.Errorf("%w: curve of %q has objective %q, want ldalign, spin, dpo, sft or guide",
 				ErrInput, c.Method, c.Objective)
 		}
