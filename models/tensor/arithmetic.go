@@ -12,38 +12,76 @@ import (
 // Element by element, with broadcasting. The result's type follows PyTorch's promotion; a whole scalar does not change
 // an integer tensor's type.
 
+// Add is t + u.
 func (t *Tensor) Add(u *Tensor) *Tensor { return t.binary("Add", u, lib.AtgAdd) }
+
+// Sub is t - u.
 func (t *Tensor) Sub(u *Tensor) *Tensor { return t.binary("Sub", u, lib.AtgSub) }
+
+// Mul is t · u.
 func (t *Tensor) Mul(u *Tensor) *Tensor { return t.binary("Mul", u, lib.AtgMul) }
+
+// Div is t / u; integers give a floating result.
 func (t *Tensor) Div(u *Tensor) *Tensor { return t.binary("Div", u, lib.AtgDiv) }
 
-// Maximum is the greater of two elements. Minimum is the lesser.
+// Maximum is the greater of two elements.
 func (t *Tensor) Maximum(u *Tensor) *Tensor { return t.binary("Maximum", u, lib.AtgMaximum) }
+
+// Minimum is the lesser of two elements.
 func (t *Tensor) Minimum(u *Tensor) *Tensor { return t.binary("Minimum", u, lib.AtgMinimum) }
 
+// AddScalar is t + v.
 func (t *Tensor) AddScalar(v float64) *Tensor { return t.scalar("AddScalar", v, lib.AtgAddScalar) }
+
+// SubScalar is t - v.
 func (t *Tensor) SubScalar(v float64) *Tensor { return t.scalar("SubScalar", v, lib.AtgSubScalar) }
+
+// MulScalar is t · v.
 func (t *Tensor) MulScalar(v float64) *Tensor { return t.scalar("MulScalar", v, lib.AtgMulScalar) }
+
+// DivScalar is t / v.
 func (t *Tensor) DivScalar(v float64) *Tensor { return t.scalar("DivScalar", v, lib.AtgDivScalar) }
 
 // Pow raises every element to a scalar power.
 func (t *Tensor) Pow(v float64) *Tensor { return t.scalar("Pow", v, lib.AtgPowTensorScalar) }
 
-func (t *Tensor) Neg() *Tensor   { return t.unary("Neg", lib.AtgNeg) }
-func (t *Tensor) Abs() *Tensor   { return t.unary("Abs", lib.AtgAbs) }
-func (t *Tensor) Sqrt() *Tensor  { return t.unary("Sqrt", lib.AtgSqrt) }
+// Neg is -t.
+func (t *Tensor) Neg() *Tensor { return t.unary("Neg", lib.AtgNeg) }
+
+// Abs is |t|.
+func (t *Tensor) Abs() *Tensor { return t.unary("Abs", lib.AtgAbs) }
+
+// Sqrt is √t.
+func (t *Tensor) Sqrt() *Tensor { return t.unary("Sqrt", lib.AtgSqrt) }
+
+// Rsqrt is 1/√t.
 func (t *Tensor) Rsqrt() *Tensor { return t.unary("Rsqrt", lib.AtgRsqrt) }
-func (t *Tensor) Relu() *Tensor  { return t.unary("Relu", lib.AtgRelu) }
+
+// Relu is max(t, 0).
+func (t *Tensor) Relu() *Tensor { return t.unary("Relu", lib.AtgRelu) }
 
 // The transcendental functions give the same bits wherever an element stands in the tensor, whatever surrounds it:
 // see the package documentation.
 
-func (t *Tensor) Exp() *Tensor        { return t.function("Exp", C.SHIM_EXP) }
-func (t *Tensor) Log() *Tensor        { return t.function("Log", C.SHIM_LOG) }
-func (t *Tensor) Cos() *Tensor        { return t.function("Cos", C.SHIM_COS) }
-func (t *Tensor) Sin() *Tensor        { return t.function("Sin", C.SHIM_SIN) }
-func (t *Tensor) Tanh() *Tensor       { return t.function("Tanh", C.SHIM_TANH) }
-func (t *Tensor) Sigmoid() *Tensor    { return t.function("Sigmoid", C.SHIM_SIGMOID) }
+// Exp is eᵗ.
+func (t *Tensor) Exp() *Tensor { return t.function("Exp", C.SHIM_EXP) }
+
+// Log is the natural logarithm.
+func (t *Tensor) Log() *Tensor { return t.function("Log", C.SHIM_LOG) }
+
+// Cos is the cosine of radians.
+func (t *Tensor) Cos() *Tensor { return t.function("Cos", C.SHIM_COS) }
+
+// Sin is the sine of radians.
+func (t *Tensor) Sin() *Tensor { return t.function("Sin", C.SHIM_SIN) }
+
+// Tanh is the hyperbolic tangent.
+func (t *Tensor) Tanh() *Tensor { return t.function("Tanh", C.SHIM_TANH) }
+
+// Sigmoid is 1/(1+e⁻ᵗ).
+func (t *Tensor) Sigmoid() *Tensor { return t.function("Sigmoid", C.SHIM_SIGMOID) }
+
+// LogSigmoid is log(1/(1+e⁻ᵗ)), without overflow.
 func (t *Tensor) LogSigmoid() *Tensor { return t.function("LogSigmoid", C.SHIM_LOG_SIGMOID) }
 
 // Silu is t·sigmoid(t).
@@ -78,8 +116,13 @@ func (t *Tensor) Clamp(low, high float64) *Tensor {
 
 // In place: they change t and return it. A tensor that requires gradients can be changed inside NoGrad only.
 
+// Add_ adds u to t.
 func (t *Tensor) Add_(u *Tensor) *Tensor { return t.binaryInPlace("Add_", u, lib.AtgAdd_) }
+
+// Sub_ subtracts u from t.
 func (t *Tensor) Sub_(u *Tensor) *Tensor { return t.binaryInPlace("Sub_", u, lib.AtgSub_) }
+
+// Mul_ multiplies t by u.
 func (t *Tensor) Mul_(u *Tensor) *Tensor { return t.binaryInPlace("Mul_", u, lib.AtgMul_) }
 func (t *Tensor) AddScalar_(v float64) *Tensor {
 	return t.scalarInPlace("AddScalar_", v, lib.AtgAddScalar_)
@@ -87,6 +130,8 @@ func (t *Tensor) AddScalar_(v float64) *Tensor {
 func (t *Tensor) MulScalar_(v float64) *Tensor {
 	return t.scalarInPlace("MulScalar_", v, lib.AtgMulScalar_)
 }
+
+// Fill_ sets every element to v.
 func (t *Tensor) Fill_(v float64) *Tensor { return t.scalarInPlace("Fill_", v, lib.AtgFill_) }
 
 // Zero_ sets every element to 0.
@@ -101,23 +146,50 @@ func (t *Tensor) Zero_() *Tensor {
 
 // Comparisons give Bool tensors.
 
+// Eq is t = u.
 func (t *Tensor) Eq(u *Tensor) *Tensor { return t.binary("Eq", u, lib.AtgEqTensor) }
+
+// Ne is t ≠ u.
 func (t *Tensor) Ne(u *Tensor) *Tensor { return t.binary("Ne", u, lib.AtgNeTensor) }
+
+// Lt is t < u.
 func (t *Tensor) Lt(u *Tensor) *Tensor { return t.binary("Lt", u, lib.AtgLtTensor) }
+
+// Le is t ≤ u.
 func (t *Tensor) Le(u *Tensor) *Tensor { return t.binary("Le", u, lib.AtgLeTensor) }
+
+// Gt is t > u.
 func (t *Tensor) Gt(u *Tensor) *Tensor { return t.binary("Gt", u, lib.AtgGtTensor) }
+
+// Ge is t ≥ u.
 func (t *Tensor) Ge(u *Tensor) *Tensor { return t.binary("Ge", u, lib.AtgGeTensor) }
 
+// EqScalar is t = v.
 func (t *Tensor) EqScalar(v float64) *Tensor { return t.scalar("EqScalar", v, lib.AtgEq) }
+
+// NeScalar is t ≠ v.
 func (t *Tensor) NeScalar(v float64) *Tensor { return t.scalar("NeScalar", v, lib.AtgNe) }
+
+// LtScalar is t < v.
 func (t *Tensor) LtScalar(v float64) *Tensor { return t.scalar("LtScalar", v, lib.AtgLt) }
+
+// LeScalar is t ≤ v.
 func (t *Tensor) LeScalar(v float64) *Tensor { return t.scalar("LeScalar", v, lib.AtgLe) }
+
+// GtScalar is t > v.
 func (t *Tensor) GtScalar(v float64) *Tensor { return t.scalar("GtScalar", v, lib.AtgGt) }
+
+// GeScalar is t ≥ v.
 func (t *Tensor) GeScalar(v float64) *Tensor { return t.scalar("GeScalar", v, lib.AtgGe) }
 
+// LogicalAnd is true where both are.
 func (t *Tensor) LogicalAnd(u *Tensor) *Tensor { return t.binary("LogicalAnd", u, lib.AtgLogicalAnd) }
-func (t *Tensor) LogicalOr(u *Tensor) *Tensor  { return t.binary("LogicalOr", u, lib.AtgLogicalOr) }
-func (t *Tensor) LogicalNot() *Tensor          { return t.unary("LogicalNot", lib.AtgLogicalNot) }
+
+// LogicalOr is true where one of both is.
+func (t *Tensor) LogicalOr(u *Tensor) *Tensor { return t.binary("LogicalOr", u, lib.AtgLogicalOr) }
+
+// LogicalNot is true where t is not.
+func (t *Tensor) LogicalNot() *Tensor { return t.unary("LogicalNot", lib.AtgLogicalNot) }
 
 // IsFinite is true where an element is neither infinite nor NaN.
 func (t *Tensor) IsFinite() *Tensor { return t.unary("IsFinite", lib.AtgIsfinite) }

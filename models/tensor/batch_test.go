@@ -10,8 +10,9 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// A row's numbers must not depend on its neighbours in the batch, nor on its place in it, to the last bit: a redelivered
-// prompt has to give the same text. These are the operations that the models rely on for that, in fixed shapes.
+// A row's numbers must not depend on its neighbours in the batch, nor on its place in it, to the last bit: a
+// redelivered prompt has to give the same text. These are the operations that the models rely on for that, in fixed
+// shapes.
 
 type rowwise struct {
 	name string
@@ -38,7 +39,7 @@ func plain(f func(x *tensor.Tensor) *tensor.Tensor) func(*tensor.Scope) func(*te
 }
 
 var rowwiseOps = []rowwise{
-	linear(80, 224), linear(224, 80), linear(576, 1536), linear(1536, 576), linear(576, 8192),
+	linear(80, 224), linear(224, 80), linear(576, 1536), linear(1536, 576), linear(576, 4096),
 	{"linear over sequences", []int64{24, 80}, func(s *tensor.Scope) func(*tensor.Tensor) *tensor.Tensor {
 		w := s.Randn(tensor.Float32, 224, 80)
 		return func(x *tensor.Tensor) *tensor.Tensor { return x.Linear(w, nil) }
@@ -100,11 +101,11 @@ func (op rowwise) differs(s *tensor.Scope, batch int64) (float64, error) {
 	probe := s.Randn(tensor.Float32, append([]int64{1}, op.row...)...)
 	var want []float32
 	worst := 0.0
-	for trial := range 6 {
+	for trial := range 4 {
 		err := s.Scope(func(s *tensor.Scope) error {
 			at := int64(trial*5) % batch
 			x := s.Randn(tensor.Float32, append([]int64{batch}, op.row...)...)
-			if trial == 5 { // a part-filled batch
+			if trial == 3 { // a part-filled batch
 				x.Zero_()
 			}
 			x.Narrow(0, at, 1).Copy_(probe)

@@ -7,8 +7,8 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// What one operation costs, on tensors so small that the arithmetic costs nothing: libtorch's dispatch, the binding, and
-// freeing.
+// What one operation costs, on tensors so small that the arithmetic costs nothing: libtorch's dispatch, the binding,
+// and freeing.
 func BenchmarkOp(b *testing.B) {
 	ops := []struct {
 		name string

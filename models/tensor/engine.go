@@ -33,7 +33,7 @@ type Engine struct {
 	once   sync.Once
 	busy   atomic.Int64
 	live   atomic.Int64
-	thread C.uintptr_t // set before NewEngine returns, then constant
+	thread atomic.Uintptr // names the engine's thread; 0 once it has ended
 
 	// Below: touched by the engine's goroutine alone.
 	cur     *Scope // innermost open scope, nil outside of Do
@@ -90,7 +90,7 @@ func (e *Engine) Device() Device { return e.device }
 // f is returned as an error with its stack. When ctx ends before f was started, f never runs and ctx's error is
 // returned; once started, f runs to its end (watch ctx in f where that takes long). After Close it returns ErrClosed.
 func (e *Engine) Do(ctx context.Context, f func(*Scope) error) error {
-	if C.shim_thread() == e.thread {
+	if uintptr(C.shim_thread()) == e.thread.Load() {
 		return ErrNested
 	}
 	if err := ctx.Err(); err != nil {
@@ -117,7 +117,7 @@ func (e *Engine) Live() int { return int(e.live.Load()) }
 // Close waits for the running Do, frees all tensors, kept ones included, and ends the engine's thread. Calls of Do that
 // wait return ErrClosed. Close may be called more than once, not from inside Do.
 func (e *Engine) Close() error {
-	if C.shim_thread() == e.thread {
+	if uintptr(C.shim_thread()) == e.thread.Load() {
 		return ErrNested
 	}
 	e.once.Do(func() { close(e.closed) })
@@ -147,7 +147,7 @@ func (e *Engine) loop(threads int, started chan<- error) {
 
 func (e *Engine) open(threads int) error {
 	C.shim_quiet_errors()
-	e.thread = C.shim_thread()
+	e.thread.Store(uintptr(C.shim_thread()))
 	if msg := C.shim_set_threads(C.int(threads)); msg != nil {
 		return fmt.Errorf("tensor: set %d threads: %s", threads, takeString(msg))
 	}
@@ -164,6 +164,7 @@ func (e *Engine) open(threads int) error {
 
 // release is the end of the engine, also when f ended the goroutine itself (runtime.Goexit, as testing.T.FailNow does).
 func (e *Engine) release() {
+	e.thread.Store(0)
 	e.once.Do(func() { close(e.closed) })
 	e.free(&e.kept)
 	C.shim_generator_free(e.gen)

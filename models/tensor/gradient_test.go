@@ -15,7 +15,9 @@ type differentiable struct {
 }
 
 func one(name string, f func(x *tensor.Tensor) *tensor.Tensor) differentiable {
-	return differentiable{name, [][]int64{{3, 4}}, func(_ *tensor.Scope, x []*tensor.Tensor) *tensor.Tensor { return f(x[0]) }}
+	return differentiable{name, [][]int64{{3, 4}}, func(_ *tensor.Scope, x []*tensor.Tensor) *tensor.Tensor {
+		return f(x[0])
+	}}
 }
 
 func two(name string, a, b []int64, f func(x, y *tensor.Tensor) *tensor.Tensor) differentiable {
@@ -111,8 +113,12 @@ var differentiables = []differentiable{
 	{"SDPA masked", [][]int64{head, head, head, {5, 5}}, func(_ *tensor.Scope, x []*tensor.Tensor) *tensor.Tensor {
 		return tensor.SDPA(x[0], x[1], x[2], x[3], false, 0.3)
 	}},
-	{"Cat", [][]int64{{3, 4}, {2, 4}}, func(s *tensor.Scope, x []*tensor.Tensor) *tensor.Tensor { return s.Cat(0, x...) }},
-	{"Stack", [][]int64{{3, 4}, {3, 4}}, func(s *tensor.Scope, x []*tensor.Tensor) *tensor.Tensor { return s.Stack(1, x...) }},
+	{"Cat", [][]int64{{3, 4}, {2, 4}}, func(s *tensor.Scope, x []*tensor.Tensor) *tensor.Tensor {
+		return s.Cat(0, x...)
+	}},
+	{"Stack", [][]int64{{3, 4}, {3, 4}}, func(s *tensor.Scope, x []*tensor.Tensor) *tensor.Tensor {
+		return s.Stack(1, x...)
+	}},
 	{"Gather", [][]int64{{3, 4}}, func(s *tensor.Scope, x []*tensor.Tensor) *tensor.Tensor {
 		return x[0].Gather(1, s.FromInt64([]int64{3, 0, 0, 1, 2, 2}, 3, 2))
 	}},

@@ -100,7 +100,8 @@ func TestInPlaceWritesThroughViews(t *testing.T) {
 		cache.Select(0, 1).Fill_(9)
 		floats(t, "filled", cache, 0, 1, 2, 0, 9, 9, 9, 9)
 		cache.Clone().Zero_()
-		same := cache.MulScalar_(2).AddScalar_(1).Add_(cache).Sub_(s.Ones(tensor.Float32, 4)).Mul_(s.Full(tensor.Float32, 2, 1))
+		one, two := s.Ones(tensor.Float32, 4), s.Full(tensor.Float32, 2, 1)
+		same := cache.MulScalar_(2).AddScalar_(1).Add_(cache).Sub_(one).Mul_(two)
 		floats(t, "chained", same, 2, 10, 18, 2, 74, 74, 74, 74)
 		if same != cache {
 			t.Error("an in-place operation returned another tensor")
@@ -113,7 +114,8 @@ func TestIntegersStayIntegers(t *testing.T) {
 	do(t, func(s *tensor.Scope) error {
 		x := s.FromInt64([]int64{1, 2, 3}, 3)
 		for name, y := range map[string]*tensor.Tensor{
-			"AddScalar": x.AddScalar(1), "MulScalar": x.MulScalar(2), "Sum": x.Sum(), "CumSum": x.CumSum(0), "Full": s.Full(tensor.Int64, 7, 2),
+			"AddScalar": x.AddScalar(1), "MulScalar": x.MulScalar(2), "Sum": x.Sum(), "CumSum": x.CumSum(0),
+			"Full": s.Full(tensor.Int64, 7, 2),
 		} {
 			if y.DType() != tensor.Int64 {
 				t.Errorf("%s gives %v, want int64", name, y.DType())

@@ -210,7 +210,10 @@ func TestOptimizerStateContinues(t *testing.T) {
 
 func TestOptimizerStateOrder(t *testing.T) {
 	do(t, func(s *tensor.Scope) error {
-		params := []tensor.Named{{Name: "b", Tensor: s.Ones(tensor.Float32, 2)}, {Name: "a", Tensor: s.Ones(tensor.Float32, 3)}}
+		params := []tensor.Named{
+			{Name: "b", Tensor: s.Ones(tensor.Float32, 2)},
+			{Name: "a", Tensor: s.Ones(tensor.Float32, 3)},
+		}
 		o, err := tensor.NewAdamW(s, params, tensor.AdamWOptions{Beta1: 0.9, Beta2: 0.999, Eps: 1e-8})
 		if err != nil {
 			return err
