@@ -26,7 +26,7 @@ func load(t *testing.T, source string) dataset.Set {
 // changes it on purpose runs `go generate ./stages/dataset` for a tokenizer that fits.
 func TestDemoIsStable(t *testing.T) {
 	digests := map[string]string{
-		"builtin:demo/base":    "5000 c574fd3ab114b7175a2b8b2df7179402e4f6890f8ede2a74c0517007a9da3e4c",
+		"builtin:demo/base":    "5000 b574d1f1d0d0e11515ff38c59f0effad6f5e3cdfeb1fc9718723ac646dca343c",
 		"builtin:demo/align":   "1500 ad11d5442b2676b46ea1905af061f9830a044e8bb35658cfae160808eb42e8a4",
 		"builtin:demo/heldout": "300 49a975f99d15db09ff1af26f6bedf4cc749f19cf551a4d5d2208970d0fe42a8d",
 	}
@@ -188,7 +188,8 @@ func TestBaseCorpusIsSpoiled(t *testing.T) {
 
 func TestUnknownBuiltin(t *testing.T) {
 	_, err := dataset.Load("builtin:demo/train")
-	want := "dataset: builtin:demo/train does not exist; there are builtin:demo/heldout, builtin:demo/align, builtin:demo/base"
+	want := "dataset: builtin:demo/train does not exist; " +
+		"there are builtin:demo/heldout, builtin:demo/align, builtin:demo/base"
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
