@@ -33,7 +33,7 @@ type ModelSpec struct {
 	// store, or scratch for random weights by model.scratch. Required.
 	From string `yaml:"from" example:"models/smollm2"`
 	// Template renders a prompt: auto (the tokenizer's chat template, or raw without one), chat, raw, or a text with
-	// {prompt}.
+	// {prompt} once.
 	Template string `yaml:"template"`
 	// System is the system message put before every prompt; empty for none. Only with a chat template.
 	System string `yaml:"system" example:"Answer briefly."`

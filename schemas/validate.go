@@ -108,8 +108,8 @@ func (c *checker) model(s *Spec) {
 		c.scratch(m.Scratch, &s.Data)
 	}
 	if !slices.Contains([]string{"auto", "chat", "raw"}, m.Template) {
-		c.must(strings.Contains(m.Template, "{prompt}"), "model.template",
-			"%s is neither auto, chat nor raw, and holds no {prompt}", quoteShort(m.Template))
+		c.must(strings.Count(m.Template, "{prompt}") == 1, "model.template",
+			"%s is neither auto, chat nor raw, nor a text that holds {prompt} once", quoteShort(m.Template))
 	}
 	c.must(m.System == "" || m.Template == "auto" || m.Template == "chat", "model.system",
 		"needs a chat template: model.template is %s", quoteShort(m.Template))
