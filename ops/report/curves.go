@@ -37,30 +37,44 @@ type panelValue struct {
 func panels() []panel {
 	one := func(of func(Record) *float64) []panelValue { return []panelValue{{"", of}} }
 	return []panel{
-		{"loss", "loss", "loss (nats)", "The training loss by optimizer step.", false,
-			one(func(r Record) *float64 { return r.Loss })},
-		{"accuracy", "accuracy over differing pairs", "accuracy (%)",
+		{
+			"loss", "loss", "loss (nats)", "The training loss by optimizer step.", false,
+			one(func(r Record) *float64 { return r.Loss }),
+		},
+		{
+			"accuracy", "accuracy over differing pairs", "accuracy (%)",
 			"Share of differing pairs in which the human answer gained more than the sampled one.", false,
 			one(func(r Record) *float64 {
 				if r.Accuracy == nil {
 					return nil
 				}
 				return new(100 * *r.Accuracy)
-			})},
-		{"margin", "margin", "β·Δ (nats)", "Implicit reward of the human answer minus that of the sampled one.", true,
-			one(func(r Record) *float64 { return r.Margin })},
-		{"logp", "log-probability against the reference", "change (nats per answer)",
+			}),
+		},
+		{
+			"margin", "margin", "β·Δ (nats)", "Implicit reward of the human answer minus that of the sampled one.", true,
+			one(func(r Record) *float64 { return r.Margin }),
+		},
+		{
+			"logp", "log-probability against the reference", "change (nats per answer)",
 			"Change of the log-probability of the human (chosen) and of the sampled (rejected) answers in the iteration.", true,
 			[]panelValue{
 				{"chosen", func(r Record) *float64 { return r.ChosenChange }},
 				{"rejected", func(r Record) *float64 { return r.RejectedChange }},
-			}},
-		{"kl", "KL from the reference", "KL (nats per answer)", "Estimated divergence from the iteration's start.", true,
-			one(func(r Record) *float64 { return r.KL })},
-		{"gradnorm", "gradient norm", "norm before clipping", "Global norm of the gradient.", true,
-			one(func(r Record) *float64 { return r.GradNorm })},
-		{"lr", "learning rate", "learning rate", "The learning rate by optimizer step.", true,
-			one(func(r Record) *float64 { return r.LR })},
+			},
+		},
+		{
+			"kl", "KL from the reference", "KL (nats per answer)", "Estimated divergence from the iteration's start.", true,
+			one(func(r Record) *float64 { return r.KL }),
+		},
+		{
+			"gradnorm", "gradient norm", "norm before clipping", "Global norm of the gradient.", true,
+			one(func(r Record) *float64 { return r.GradNorm }),
+		},
+		{
+			"lr", "learning rate", "learning rate", "The learning rate by optimizer step.", true,
+			one(func(r Record) *float64 { return r.LR }),
+		},
 	}
 }
 

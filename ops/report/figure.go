@@ -88,9 +88,9 @@ func restyle(s *text.Style, size float64, c color.Color) {
 // majorTicks are gonum's default ticks without the unlabelled ones between.
 type majorTicks struct{ plot.DefaultTicks }
 
-// Ticks between min and max.
-func (m majorTicks) Ticks(min, max float64) []plot.Tick {
-	return slices.DeleteFunc(m.DefaultTicks.Ticks(min, max), plot.Tick.IsMinor)
+// Ticks between low and high.
+func (m majorTicks) Ticks(low, high float64) []plot.Tick {
+	return slices.DeleteFunc(m.DefaultTicks.Ticks(low, high), plot.Tick.IsMinor)
 }
 
 // widen makes room at the ends of an axis, and makes a range of a single value.
@@ -184,7 +184,8 @@ var svgStart = regexp.MustCompile(`(?s)^.*?<svg[^>]*viewBox="([^"]*)"[^>]*>`)
 // readers, and theme variables for colours.
 func (f figure) inline(svg []byte) template.HTML {
 	start := fmt.Sprintf(`<svg viewBox="$1" role="img" aria-labelledby="%[1]s-title %[1]s-desc">`+
-		`<title id="%[1]s-title">%[2]s</title><desc id="%[1]s-desc">%[3]s</desc>`, f.Name, escapeReplacement(f.Title), escapeReplacement(f.Caption))
+		`<title id="%[1]s-title">%[2]s</title><desc id="%[1]s-desc">%[3]s</desc>`,
+		f.Name, escapeReplacement(f.Title), escapeReplacement(f.Caption))
 	out := svgStart.ReplaceAllString(string(svg), start)
 	pairs := []string{
 		hex(ink), "var(--ink)", hex(muted), "var(--muted)", hex(grid), "var(--grid)", hex(paper), "var(--card)",

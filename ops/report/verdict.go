@@ -171,6 +171,7 @@ func headline(in Input, all []Comparison) string {
 		return fmt.Sprintf("No clear change: %s and %s are within the spread %s.", subject, start, detail)
 	case Worse:
 		return fmt.Sprintf("It did not work: %s is worse than %s %s.", subject, start, detail)
+	case Better, NotJudged: // lead gives judged ones only
 	}
 	for _, other := range all {
 		if other.Against == c.Against && other.score && other.Outcome == Worse {
@@ -199,16 +200,16 @@ func rivals(in Input, all []Comparison) []Finding {
 }
 
 func guideFindings(guides []Guide) []Finding {
-	var real, shuffled []float64
+	var exact, shuffled []float64
 	for _, g := range guides {
 		if finite(g.True) && finite(g.Shuffled) {
-			real, shuffled = append(real, g.True), append(shuffled, g.Shuffled)
+			exact, shuffled = append(exact, g.True), append(shuffled, g.Shuffled)
 		}
 	}
-	if len(real) == 0 {
+	if len(exact) == 0 {
 		return nil
 	}
-	t, s := summarise(real).Mean, summarise(shuffled).Mean
+	t, s := summarise(exact).Mean, summarise(shuffled).Mean
 	if s-t < 0.01*t {
 		return []Finding{{true, fmt.Sprintf("The guide's decoder hardly uses the latent: reconstruction %.3f nats per "+
 			"token with the true latent, %.3f with a shuffled one (less than 1 %% apart). Distances mean little.", t, s)}}
