@@ -77,7 +77,8 @@ func (c *Conn) Audit(ctx context.Context, run string) ([]Balance, error) {
 		if !carriesPair(kind) {
 			continue
 		}
-		err := c.scan(ctx, scan{kind: kind, subject: schemas.RunSubjects(kind, run), ids: true}, func(e entry) error {
+		s := scan{stream: StreamName(kind), subject: schemas.RunSubjects(kind, run), ids: true}
+		err := c.scan(ctx, s, func(e entry) error {
 			if _, _, iteration, err := schemas.ParseSubject(e.subject); err == nil {
 				page(iteration).see(kind, idOf(e.header), e.header.Get(headerRedriven) != "")
 			}

@@ -91,7 +91,7 @@ func seal(kind schemas.Kind, m events.Message) (*nats.Msg, error) {
 	if len(data) > limit {
 		return nil, fmt.Errorf("%w: %s %s is %d bytes, the limit is %d", ErrTooLarge, kind, m.ID(), len(data), limit)
 	}
-	return envelope(schemas.Subject(kind, m.GetRun(), m.GetIteration()), messageID(kind, m.ID()), data), nil
+	return envelope(schemas.Subject(kind, m.GetRun(), m.GetIteration()), messageID(kind, m.GetRun(), m.ID()), data), nil
 }
 
 func envelope(subject, id string, data []byte) *nats.Msg {
@@ -133,12 +133,16 @@ const (
 	redriveMark = "#"
 )
 
-// messageID is what the stream deduplicates by: <kind>:<id>.
-func messageID(kind schemas.Kind, id string) string { return string(kind) + ":" + id }
+// messageID is what the stream deduplicates by: <kind>:<run>:<id>. The run is in it because ids such as a control
+// message's are unique in their run only.
+func messageID(kind schemas.Kind, run, id string) string { return string(kind) + ":" + run + ":" + id }
 
-// idOf is the inverse of messageID, also of a redriven message. Empty when the header holds no id of ours.
+// idOf takes the id out of a messageID, also of a redriven message. Empty when the header holds none of ours.
 func idOf(header nats.Header) string {
-	_, id, _ := strings.Cut(header.Get(headerID), ":")
-	id, _, _ = strings.Cut(id, redriveMark)
+	parts := strings.SplitN(header.Get(headerID), ":", 3)
+	if len(parts) != 3 {
+		return ""
+	}
+	id, _, _ := strings.Cut(parts[2], redriveMark)
 	return id
 }

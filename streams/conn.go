@@ -91,6 +91,8 @@ func Attach(ctx context.Context, dir string, o Options) (*Conn, error) {
 		return nil, fmt.Errorf("%w: no streams in %s", ErrNotFound, dir)
 	}
 	o.URL, o.Dir = "", dir
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
 	for {
 		c, err := Open(ctx, o)
 		if !errors.Is(err, ErrInUse) {
@@ -149,7 +151,8 @@ func connect(ctx context.Context, o Options, url string, server *embedded, more 
 // check asserts the server's version, opens JetStream and reports what the store knows to have lost.
 func (c *Conn) check(ctx context.Context) error {
 	if version := c.nc.ConnectedServerVersion(); !atLeast(version, minServer) {
-		return fmt.Errorf("%w: %s runs %s, want %d.%d or newer", ErrServerTooOld, c.URL(), version, minServer[0], minServer[1])
+		return fmt.Errorf("%w: %s runs %s, want %d.%d or newer",
+			ErrServerTooOld, c.URL(), version, minServer[0], minServer[1])
 	}
 	js, err := jetstream.New(c.nc,
 		jetstream.WithPublishAsyncMaxPending(maxPending),

@@ -66,15 +66,15 @@ func (c *Conn) Redrive(ctx context.Context, seq uint64) error {
 	if err != nil {
 		return err
 	}
-	kind, _, found := strings.Cut(strings.TrimPrefix(letter.GetSubject(), "ldalign."), ".")
-	if !found || newMessage(schemas.Kind(kind)) == nil {
+	tokens := strings.Split(letter.GetSubject(), ".")
+	if len(tokens) != 4 || newMessage(schemas.Kind(tokens[1])) == nil {
 		return fmt.Errorf("streams: redrive %d: its subject %q is none of ours", seq, letter.GetSubject())
 	}
-	number := strconv.FormatUint(seq, 10)
-	msg := envelope(letter.GetSubject(),
-		messageID(schemas.Kind(kind), letter.GetPairId()+redriveMark+number), letter.GetOriginal())
+	kind, number := schemas.Kind(tokens[1]), strconv.FormatUint(seq, 10)
+	id := messageID(kind, letter.GetRun(), letter.GetPairId()+redriveMark+number)
+	msg := envelope(letter.GetSubject(), id, letter.GetOriginal())
 	msg.Header.Set(headerRedriven, number)
-	if err := c.send(ctx, schemas.Kind(kind), []*nats.Msg{msg}); err != nil {
+	if err := c.send(ctx, kind, []*nats.Msg{msg}); err != nil {
 		return fmt.Errorf("streams: redrive %d: %w", seq, err)
 	}
 	stream, err := c.js.Stream(ctx, StreamName(schemas.DeadLetters))

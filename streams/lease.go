@@ -58,7 +58,7 @@ type claim struct {
 //
 // Times are measured by each process on its own clock: a claim is dead when it did not change for its ttl.
 func (c *Conn) AcquireLease(ctx context.Context, run, holder string, ttl time.Duration) (*Lease, error) {
-	kv, err := c.leases(ctx)
+	kv, err := c.bucket(ctx, leaseBucket, "one trainer per run", 0)
 	if err != nil {
 		return nil, fmt.Errorf("streams: lease of run %s: %w", run, err)
 	}
@@ -76,22 +76,6 @@ func (c *Conn) AcquireLease(ctx context.Context, run, holder string, ttl time.Du
 	l.cancel = cancel
 	go l.keep(renewing)
 	return l, nil
-}
-
-// leases opens the bucket, creating it when it is not there.
-func (c *Conn) leases(ctx context.Context) (jetstream.KeyValue, error) {
-	kv, err := c.js.KeyValue(ctx, leaseBucket)
-	if !errors.Is(err, jetstream.ErrBucketNotFound) {
-		return kv, err
-	}
-	kv, err = c.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket: leaseBucket, Description: "one trainer per run", History: 1, MaxBytes: 1 << 20,
-		Storage: jetstream.FileStorage, Replicas: c.limits.Replicas,
-	})
-	if errors.Is(err, jetstream.ErrBucketExists) {
-		return c.js.KeyValue(ctx, leaseBucket)
-	}
-	return kv, err
 }
 
 func (c *Conn) acquire(ctx context.Context, l *Lease) error {

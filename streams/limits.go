@@ -2,7 +2,6 @@ package streams
 
 import (
 	"fmt"
-	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -80,8 +79,8 @@ func (l Limits) backoff(tries int) time.Duration {
 	return min(l.Retry<<min(max(tries, 1)-1, 16), maxRetry)
 }
 
-// ParseLimits reads the run spec's strings: durations as Go writes them or in days ("90d"), sizes in bytes or with KiB,
-// MiB, GiB or TiB, sync "always" or a duration. An empty string takes the default. The error names the key.
+// ParseLimits reads the run spec's strings: durations as Go writes them or in days ("90d"), sizes as
+// schemas.ParseSize reads them, sync "always" or a duration. An empty string takes the default. The error names the key.
 func ParseLimits(spec schemas.StreamsSpec) (Limits, error) {
 	l := Limits{MaxDeliver: spec.MaxDeliver, Replicas: spec.Replicas}
 	var err error
@@ -123,15 +122,9 @@ func parseBytes(key, s string) (int64, error) {
 	if s == "" {
 		return 0, nil
 	}
-	digits, shift := s, 0
-	for i, unit := range []string{"KiB", "MiB", "GiB", "TiB"} {
-		if rest, ok := strings.CutSuffix(s, unit); ok {
-			digits, shift = strings.TrimSpace(rest), 10*(i+1)
-		}
+	n, err := schemas.ParseSize(s)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", key, err)
 	}
-	n, err := strconv.ParseInt(digits, 10, 64)
-	if err != nil || n <= 0 || n > math.MaxInt64>>shift {
-		return 0, fmt.Errorf("%s: %q is not a size such as 1048576, 512MiB or 8GiB", key, s)
-	}
-	return n << shift, nil
+	return n, nil
 }

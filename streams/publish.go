@@ -34,7 +34,7 @@ const (
 	// stallWait is how long a message may wait for room among maxPending.
 	stallWait = 10 * time.Second
 	// patience is how many times in a row a connected server may leave a publish unanswered: its stream is then gone.
-	patience = 8
+	patience = 5
 )
 
 // Error codes of the server that nats.go has no names for.
@@ -111,7 +111,8 @@ func (c *Conn) sendOnce(ctx context.Context, stream string, msgs []*nats.Msg) ([
 	}
 	acks := make([]jetstream.PubAckFuture, 0, len(msgs))
 	for _, m := range msgs {
-		ack, err := c.js.PublishMsgAsync(m, jetstream.WithExpectStream(stream), jetstream.WithStallWait(stallWait))
+		ack, err := c.js.PublishMsgAsync(m, jetstream.WithExpectStream(stream),
+			jetstream.WithStallWait(stallWait), jetstream.WithRetryAttempts(0))
 		if err != nil {
 			fail(m, err)
 			continue

@@ -42,14 +42,16 @@ type Received struct {
 func (c *Conn) Read(ctx context.Context, kind schemas.Kind, run string, iteration int, from uint64,
 	f func(Received) error,
 ) error {
-	return c.scan(ctx, scan{kind: kind, subject: subjectOf(kind, run, iteration), from: from}, c.decoded(f))
+	s := scan{stream: StreamName(kind), subject: subjectOf(kind, run, iteration), from: from}
+	return c.scan(ctx, s, c.decoded(f))
 }
 
 // Follow is Read which, at the end of the log, waits for more until ctx ends. It returns ctx's error then.
 func (c *Conn) Follow(ctx context.Context, kind schemas.Kind, run string, iteration int, from uint64,
 	f func(Received) error,
 ) error {
-	return c.scan(ctx, scan{kind: kind, subject: subjectOf(kind, run, iteration), from: from, follow: true}, c.decoded(f))
+	s := scan{stream: StreamName(kind), subject: subjectOf(kind, run, iteration), from: from, follow: true}
+	return c.scan(ctx, s, c.decoded(f))
 }
 
 // Last is the newest message of a kind in a run; ErrNotFound when there is none.
@@ -116,8 +118,9 @@ func (c *Conn) Tail(ctx context.Context, subject string, since time.Time, f func
 			continue
 		}
 		matched = true
+		s := scan{stream: StreamName(kind), subject: narrowed, since: since, follow: true}
 		group.Go(func() error {
-			return c.scan(scanning, scan{kind: kind, subject: narrowed, since: since, follow: true}, func(e entry) error {
+			return c.scan(scanning, s, func(e entry) error {
 				select {
 				case lines <- e.line():
 					return nil
@@ -216,8 +219,7 @@ func (c *Conn) decoded(f func(Received) error) func(entry) error {
 
 // scan says what to read of one stream.
 type scan struct {
-	kind    schemas.Kind
-	subject string
+	stream, subject string
 	// from is the first position, since the earliest time; both zero read all.
 	from  uint64
 	since time.Time
@@ -246,7 +248,7 @@ func (c *Conn) scan(ctx context.Context, s scan, f func(entry) error) error {
 		if !errors.Is(err, errInterrupted) {
 			return stopped(err)
 		}
-		c.log.Warn().Err(err).Str("stream", StreamName(s.kind)).Uint64("seq", s.from).Msg("reading again from here")
+		c.log.Warn().Err(err).Str("stream", s.stream).Uint64("seq", s.from).Msg("reading again from here")
 		if s.from != before {
 			try = 1
 		}
@@ -258,7 +260,7 @@ func (c *Conn) scan(ctx context.Context, s scan, f func(entry) error) error {
 
 // scanOnce reads through one ephemeral consumer and moves s.from past every message that f has seen.
 func (c *Conn) scanOnce(ctx context.Context, s *scan, f func(entry) error) error {
-	name := StreamName(s.kind)
+	name := s.stream
 	failed := func(err error) error {
 		switch {
 		case ctx.Err() != nil:
@@ -306,7 +308,8 @@ func (c *Conn) scanOnce(ctx context.Context, s *scan, f func(entry) error) error
 			return nil
 		}
 		err = f(entry{
-			stream: name, subject: msg.Subject(), seq: seq, time: meta.Timestamp, header: msg.Headers(), data: msg.Data(),
+			stream: name, subject: msg.Subject(), seq: seq, time: meta.Timestamp,
+			header: msg.Headers(), data: msg.Data(),
 		})
 		if err != nil {
 			return err

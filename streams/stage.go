@@ -118,9 +118,6 @@ const (
 	// pullHeartbeat is how often the server tells a waiting stage that it is there; two misses and the stage asks
 	// again.
 	pullHeartbeat = time.Second
-	// crashFactor times MaxDeliver is how often a message may be delivered without that anybody settled it: whoever
-	// worked on it died. It is far above what restarts of healthy workers reach.
-	crashFactor = 4
 )
 
 // RunStage runs a stage until ctx ends: it pulls at most a batch at a time, keeps it from being redelivered while
@@ -303,19 +300,12 @@ func (r *runner) recover(ctx context.Context, err error) error {
 func (r *runner) settle(work context.Context, b *batch) error {
 	var healthy, suspect []*input
 	var letters []letter
-	blamed := false
 	for _, in := range b.inputs {
-		deliveries, tries := int(in.meta.NumDelivered), r.limits.MaxDeliver
 		var err error
 		switch in.body, err = open(in.Subject(), in.Data()); {
 		case err != nil:
 			letters = append(letters, letter{in, err})
-		case deliveries > crashFactor*tries && !blamed:
-			// Suspects are processed one by one in this order: of several, the first is what the last process died of.
-			letters = append(letters, letter{in, poison(fmt.Errorf(
-				"delivered %d times and never settled: the processes that worked on it died", deliveries))})
-			blamed = true
-		case deliveries > tries:
+		case in.meta.NumDelivered > uint64(r.limits.MaxDeliver):
 			suspect = append(suspect, in)
 		default:
 			healthy = append(healthy, in)
@@ -329,7 +319,7 @@ func (r *runner) settle(work context.Context, b *batch) error {
 			return err
 		}
 	}
-	return r.runSingly(work, suspect)
+	return r.try(work, suspect)
 }
 
 // run processes messages together and settles them by their outcomes.

@@ -1,0 +1,300 @@
+package streams
+
+import (
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ldalign/ldalign/schemas"
+)
+
+func TestSecondOpenIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	c := openIn(t, dir, quick)
+	_, err := Open(testContext(t), Options{Dir: dir})
+	if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), c.URL()) {
+		t.Errorf("got %v, want ErrInUse naming %s", err, c.URL())
+	}
+}
+
+func TestAttach(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := Attach(testContext(t), dir, Options{}); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a folder without streams: got %v, want ErrNotFound", err)
+	}
+	owner, err := Open(testContext(t), Options{Dir: dir, Limits: quick, Log: testLog(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := owner.EnsureTopology(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, owner, schemas.Prompts, promptList("r", 0, 3)...)
+
+	guest, err := Attach(testContext(t), dir, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := len(stored(t, guest, schemas.Prompts, "r")); got != 3 {
+		t.Errorf("beside the owner: %d prompts, want 3", got)
+	}
+	if err := errors.Join(guest.Close(), owner.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, addressFile)); err == nil {
+		t.Error("the address outlives its server")
+	}
+
+	alone, err := Attach(testContext(t), dir, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := len(stored(t, alone, schemas.Prompts, "r")); got != 3 {
+		t.Errorf("after the owner: %d prompts, want 3", got)
+	}
+	if err := alone.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The default address is for this user: without the token from the folder nobody gets in.
+func TestDefaultAddressAsksForAToken(t *testing.T) {
+	c := openQuick(t)
+	stranger, err := Open(testContext(t), Options{URL: c.URL()})
+	if err == nil {
+		stranger.Close()
+		t.Fatal("connected without a token")
+	}
+	if info, err := os.Stat(filepath.Join(c.server.dir, addressFile)); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%s has mode %v (%v), want 0600", addressFile, info.Mode(), err)
+	}
+}
+
+func TestOpenErrorsAreClear(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		options Options
+		want    []string
+	}{
+		"port in use":   {Options{Dir: t.TempDir(), Listen: taken.Addr().String()}, []string{"address already in use"}},
+		"not a folder":  {Options{Dir: file}, []string{file, "not a directory"}},
+		"no place":      {Options{}, []string{"neither"}},
+		"bad listen":    {Options{Dir: t.TempDir(), Listen: "4222"}, []string{"4222", "host:port"}},
+		"nobody there":  {Options{URL: "nats://127.0.0.1:1"}, []string{"nats://127.0.0.1:1"}},
+		"bad limits":    {Options{Dir: t.TempDir(), Limits: Limits{Replicas: 2}}, []string{"replicas 2"}},
+		"missing creds": {Options{URL: "nats://127.0.0.1:1", Creds: "/nowhere"}, []string{"nats://127.0.0.1:1"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, err := Open(testContext(t), test.options)
+			if err == nil {
+				c.Close()
+				t.Fatal("opened")
+			}
+			for _, want := range test.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("error %q does not name %q", err, want)
+				}
+			}
+		})
+	}
+	// A failed start leaves the folder free.
+	dir := t.TempDir()
+	if _, err := Open(testContext(t), Options{Dir: dir, Listen: taken.Addr().String()}); err == nil {
+		t.Fatal("opened on a taken port")
+	}
+	openIn(t, dir, quick)
+}
+
+func TestServerVersion(t *testing.T) {
+	for version, want := range map[string]bool{
+		"2.10.0": true, "2.9.25": false, "2.15.2": true, "3.0.0-beta": true, "1.99.0": false, "": false, "x.y.z": false,
+	} {
+		if got := atLeast(version, minServer); got != want {
+			t.Errorf("%q: %v, want %v", version, got, want)
+		}
+	}
+}
+
+func TestParseLimits(t *testing.T) {
+	got, err := ParseLimits(schemas.StreamsSpec{
+		MaxAge: "30d", MaxBytes: "2GiB", AckWait: "45s", MaxDeliver: 7, Replicas: 3, Sync: "2m",
+	})
+	want := Limits{
+		MaxAge: 720 * time.Hour, MaxBytes: 2 << 30, AckWait: 45 * time.Second, MaxDeliver: 7, Replicas: 3,
+		Sync: 2 * time.Minute, Retry: time.Second,
+	}
+	if err != nil || got != want {
+		t.Errorf("got %+v, %v, want %+v", got, err, want)
+	}
+	if got, err := ParseLimits(schemas.StreamsSpec{Sync: "always"}); err != nil || got != (Limits{}).withDefaults() {
+		t.Errorf("defaults: got %+v, %v", got, err)
+	}
+	for key, spec := range map[string]schemas.StreamsSpec{
+		"streams.max_age":   {MaxAge: "long"},
+		"streams.ack_wait":  {AckWait: "-3s"},
+		"streams.max_bytes": {MaxBytes: "8 gigabytes"},
+		"streams.sync":      {Sync: "never"},
+		"max_bytes":         {MaxBytes: "99999999999TiB"},
+		"max_deliver":       {MaxDeliver: -1},
+		"replicas":          {Replicas: 4},
+	} {
+		if _, err := ParseLimits(spec); err == nil || !strings.Contains(err.Error(), key) {
+			t.Errorf("%s: got %v", key, err)
+		}
+	}
+}
+
+func TestTopology(t *testing.T) {
+	c := openQuick(t)
+	ctx := testContext(t)
+	if err := c.EnsureTopology(ctx); err != nil {
+		t.Errorf("the second time: %v", err)
+	}
+	for _, kind := range schemas.Kinds() {
+		stream, err := c.js.Stream(ctx, StreamName(kind))
+		if err != nil {
+			t.Fatal(err)
+		}
+		have := stream.CachedInfo().Config
+		if diff := differences(have, c.streamConfig(kind)); len(diff) > 0 {
+			t.Errorf("%s: %v", kind, diff)
+		}
+		if have.Duplicates >= have.MaxAge || have.MaxBytes <= 0 {
+			t.Errorf("%s: duplicates %v, max age %v, max bytes %d", kind, have.Duplicates, have.MaxAge, have.MaxBytes)
+		}
+	}
+
+	// Higher limits are taken over, lower ones are not: they would discard.
+	c.limits.MaxAge *= 2
+	if err := c.EnsureTopology(ctx); err != nil {
+		t.Fatal(err)
+	}
+	high := c.limits.MaxAge
+	c.limits.MaxAge /= 4
+	if err := c.EnsureTopology(ctx); err != nil {
+		t.Fatal(err)
+	}
+	stream, err := c.js.Stream(ctx, StreamName(schemas.Pairs))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := stream.CachedInfo().Config.MaxAge; got != high {
+		t.Errorf("max age %v, want %v", got, high)
+	}
+}
+
+func TestTopologyMismatch(t *testing.T) {
+	c := openQuick(t)
+	ctx := testContext(t)
+	if err := c.js.DeleteStream(ctx, StreamName(schemas.Scored)); err != nil {
+		t.Fatal(err)
+	}
+	other := c.streamConfig(schemas.Scored)
+	other.MaxMsgs, other.Duplicates = 100, time.Second
+	if _, err := c.js.CreateStream(ctx, other); err != nil {
+		t.Fatal(err)
+	}
+	err := c.EnsureTopology(ctx)
+	if !errors.Is(err, ErrTopology) {
+		t.Fatalf("got %v, want ErrTopology", err)
+	}
+	for _, want := range []string{"LDALIGN_SCORED", "max messages is 100", "duplicate window is 1s"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("error %q does not say %q", err, want)
+		}
+	}
+}
+
+func TestPublishStoresOnce(t *testing.T) {
+	dir := t.TempDir()
+	c := openIn(t, dir, quick)
+	const n = 2*window + 3
+	publish(t, c, schemas.Prompts, promptList("r", 0, n)...)
+	publish(t, c, schemas.Prompts, promptList("r", 0, n)...)
+	if got := len(stored(t, c, schemas.Prompts, "r")); got != n {
+		t.Errorf("%d prompts, want %d", got, n)
+	}
+}
+
+// The streams know their ids also after a restart.
+func TestPublishStoresOnceOverARestart(t *testing.T) {
+	dir := t.TempDir()
+	c, err := Open(testContext(t), Options{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.EnsureTopology(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, c, schemas.Prompts, promptList("r", 0, 5)...)
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c = openIn(t, dir, quick)
+	publish(t, c, schemas.Prompts, promptList("r", 0, 7)...)
+	if got := len(stored(t, c, schemas.Prompts, "r")); got != 7 {
+		t.Errorf("%d prompts, want 7", got)
+	}
+}
+
+func TestPublishRefuses(t *testing.T) {
+	c := openQuick(t)
+	large := prompt("r", 0, 0)
+	large.Response = strings.Repeat("x", MaxMessage)
+	err := c.Publish(testContext(t), schemas.Prompts, prompt("r", 0, 1), large)
+	if !errors.Is(err, ErrTooLarge) || !strings.Contains(err.Error(), large.GetPairId()) {
+		t.Errorf("too large: got %v, want ErrTooLarge with the id", err)
+	}
+	unversioned, nameless, lost := prompt("r", 0, 0), prompt("r", 0, 0), prompt("no run", 0, 0)
+	unversioned.Schema, nameless.PairId = 0, ""
+	for name, err := range map[string]error{
+		"no schema":    c.Publish(testContext(t), schemas.Prompts, unversioned),
+		"no id":        c.Publish(testContext(t), schemas.Prompts, nameless),
+		"no run":       c.Publish(testContext(t), schemas.Prompts, lost),
+		"another kind": c.Publish(testContext(t), schemas.Pairs, prompt("r", 0, 0)),
+		"no kind":      c.Publish(testContext(t), "guesses", prompt("r", 0, 0)),
+		"nil":          c.Publish(testContext(t), schemas.Prompts, nil),
+	} {
+		if err == nil {
+			t.Errorf("%s: published", name)
+		}
+	}
+	if runs, err := c.Runs(testContext(t)); err != nil || len(runs) != 0 {
+		t.Errorf("something was stored: runs %v, %v", runs, err)
+	}
+}
+
+func TestPublishToAMissingStream(t *testing.T) {
+	c, err := Open(testContext(t), Options{Dir: t.TempDir(), Limits: Limits{Retry: time.Microsecond}, Log: testLog(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	err = c.Publish(testContext(t), schemas.Prompts, prompt("r", 0, 0))
+	if err == nil || !strings.Contains(err.Error(), "ldalign.prompts.r.0") {
+		t.Errorf("got %v, want an error that names the subject", err)
+	}
+}
+
+func TestRuns(t *testing.T) {
+	c := openQuick(t)
+	publish(t, c, schemas.Prompts, prompt("b", 0, 0), prompt("b", 1, 0), prompt("a-1", 0, 0))
+	publish(t, c, schemas.Control, closedAt("c", 0, 1))
+	runs, err := c.Runs(testContext(t))
+	if want := []string{"a-1", "b", "c"}; err != nil || !slices.Equal(runs, want) {
+		t.Errorf("got %v, %v, want %v", runs, err, want)
+	}
+}

@@ -1,0 +1,291 @@
+package streams
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rs/zerolog"
+
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+)
+
+const (
+	// dirEnv and urlEnv tell a child where the streams are.
+	dirEnv = "LDALIGN_STREAMS_DIR"
+	urlEnv = "LDALIGN_STREAMS_URL"
+
+	crashRun   = "crash"
+	crashPairs = 80
+)
+
+// child is the work of a child process, which the test kills. "stage" runs a stage against the test's server; "up" has
+// the server in it too and also publishes what the stage works on, as a prompter would that starts from the beginning;
+// "suicide" dies of one message, in the middle of a batch.
+func child(role string) int {
+	ctx := context.Background()
+	log := zerolog.New(os.Stderr)
+	options := Options{Dir: os.Getenv(dirEnv), URL: os.Getenv(urlEnv), Limits: quick, Log: log}
+	work := Process(func(ctx context.Context, in []events.Message) []Outcome {
+		pause(ctx, time.Duration(len(in))*time.Millisecond)
+		return answer(ctx, in)
+	})
+	if role == "suicide" {
+		options.Limits.MaxDeliver = 1
+		work = func(ctx context.Context, in []events.Message) []Outcome {
+			for _, m := range in {
+				if m.(*events.Prompt).GetPosition() == 5 {
+					os.Exit(3)
+				}
+			}
+			return answer(ctx, in)
+		}
+	}
+	c, err := Open(ctx, options)
+	if err == nil {
+		err = c.EnsureTopology(ctx)
+	}
+	if err == nil && role == "up" {
+		err = c.Publish(ctx, schemas.Prompts, promptList(crashRun, 0, crashPairs)...)
+	}
+	if err == nil {
+		err = c.RunStage(ctx, generator(crashRun, 4), work)
+	}
+	log.Error().Err(err).Msg("child ended by itself")
+	return 1
+}
+
+// spawn starts a child process.
+func spawn(t *testing.T, role, dir, url string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.CommandContext(testContext(t), os.Args[0])
+	cmd.Env = append(os.Environ(), childEnv+"="+role, dirEnv+"="+dir, urlEnv+"="+url)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+		if t.Failed() {
+			t.Logf("child %s:\n%s", role, stderr.String())
+		}
+	})
+	return cmd
+}
+
+// serve starts a server as a test's own, which other processes can reach.
+func serve(t *testing.T, dir, listen string) *embedded {
+	t.Helper()
+	server, err := startEmbedded(Options{Dir: dir, Listen: listen, Limits: quick.withDefaults(), Log: testLog(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return server
+}
+
+// dial opens the streams of a server elsewhere.
+func dial(t *testing.T, url string) *Conn {
+	t.Helper()
+	c, err := Open(testContext(t), Options{URL: url, Limits: quick, Log: testLog(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// exactlyOnce asserts that the log holds each of n pairs once.
+func exactlyOnce(t *testing.T, c *Conn, n int) {
+	t.Helper()
+	got := idsOf(stored(t, c, schemas.Pairs, crashRun))
+	var want []string
+	for _, m := range promptList(crashRun, 0, n) {
+		want = append(want, m.ID())
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("pairs in the log (-want +got):\n%s", diff)
+	}
+	if letters := stored(t, c, schemas.DeadLetters, crashRun); len(letters) != 0 {
+		t.Errorf("%d dead letters, want none", len(letters))
+	}
+}
+
+// Workers are killed in the middle of their work, again and again.
+func TestKilledWorkersLoseNothing(t *testing.T) {
+	server := serve(t, t.TempDir(), "127.0.0.1:0")
+	t.Cleanup(server.stop)
+	c := dial(t, server.address.URL)
+	if err := c.EnsureTopology(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, c, schemas.Prompts, promptList(crashRun, 0, crashPairs)...)
+	random := rand.New(rand.NewPCG(1, 2))
+	for have := 0; have < crashPairs*3/4; {
+		worker := spawn(t, "stage", "", server.address.URL)
+		await(t, c, schemas.Pairs, crashRun, have+1+random.IntN(20))
+		worker.Process.Kill()
+		worker.Wait()
+		have = len(stored(t, c, schemas.Pairs, crashRun))
+	}
+	start(t, c, generator(crashRun, 4), answer)
+	await(t, c, schemas.Pairs, crashRun, crashPairs)
+	settled(t, c, generator(crashRun, 4))
+	exactlyOnce(t, c, crashPairs)
+}
+
+// The same with the server in the process that is killed.
+func TestKilledServerLosesNothing(t *testing.T) {
+	dir := t.TempDir()
+	if err := openOnce(t, dir); err != nil {
+		t.Fatal(err)
+	}
+	random := rand.New(rand.NewPCG(3, 4))
+	for have := 0; have < crashPairs*3/4; {
+		up := spawn(t, "up", dir, "")
+		for {
+			// Until the child is up there is a moment in which this process would find the folder free.
+			if _, err := readAddress(dir); err == nil {
+				break
+			}
+			if !pause(testContext(t), time.Millisecond) {
+				t.Fatal("the child does not start")
+			}
+		}
+		watcher, err := Attach(testContext(t), dir, Options{Limits: quick, Log: testLog(t)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := await(t, watcher, schemas.Pairs, crashRun, have+1+random.IntN(20))
+		up.Process.Kill()
+		up.Wait()
+		watcher.Close()
+		have = len(got)
+		if err := os.Remove(dir + "/" + addressFile); err != nil { // left by the killed holder
+			t.Fatal(err)
+		}
+	}
+	c := openIn(t, dir, quick)
+	publish(t, c, schemas.Prompts, promptList(crashRun, 0, crashPairs)...)
+	start(t, c, generator(crashRun, 4), answer)
+	await(t, c, schemas.Pairs, crashRun, crashPairs)
+	settled(t, c, generator(crashRun, 4))
+	exactlyOnce(t, c, crashPairs)
+	if got := len(stored(t, c, schemas.Prompts, crashRun)); got != crashPairs {
+		t.Errorf("%d prompts, want %d", got, crashPairs)
+	}
+}
+
+// openOnce makes a store with topology.
+func openOnce(t *testing.T, dir string) error {
+	c, err := Open(testContext(t), Options{Dir: dir, Limits: quick, Log: testLog(t)})
+	if err != nil {
+		return err
+	}
+	if err := c.EnsureTopology(testContext(t)); err != nil {
+		return err
+	}
+	return c.Close()
+}
+
+// A message that kills every process that works on it ends as a dead letter, and takes no other message with it.
+func TestMessageThatKillsIsPoison(t *testing.T) {
+	server := serve(t, t.TempDir(), "127.0.0.1:0")
+	t.Cleanup(server.stop)
+	c := dial(t, server.address.URL)
+	if err := c.EnsureTopology(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	c.limits.MaxDeliver = 1 // as the children's, so that few of them have to die
+	const n = 8
+	publish(t, c, schemas.Prompts, promptList(crashRun, 0, n)...)
+	for range 1 + deadlyFactor {
+		worker := spawn(t, "suicide", "", server.address.URL)
+		if exit := (*exec.ExitError)(nil); !errors.As(worker.Wait(), &exit) || exit.ExitCode() != 3 {
+			t.Fatal("the message did not kill its worker")
+		}
+	}
+	start(t, c, generator(crashRun, 4), answer)
+	await(t, c, schemas.Pairs, crashRun, n-1)
+	settled(t, c, generator(crashRun, 4))
+	letters, err := c.DeadLetters(testContext(t), crashRun)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(letters) != 1 || letters[0].GetPairId() != prompt(crashRun, 0, 5).GetPairId() {
+		t.Fatalf("dead letters %v, want the one of the message at fault", letters)
+	}
+	if letters[0].GetReason() != schemas.ReasonPoison || !strings.Contains(letters[0].GetError(), "died") {
+		t.Errorf("letter: %s: %s", letters[0].GetReason(), letters[0].GetError())
+	}
+}
+
+// The server is stopped and started again, three times, under everything that can be under way: a publisher, a stage, a
+// reader, a collector.
+func TestServerRestarts(t *testing.T) {
+	dir := t.TempDir()
+	server := serve(t, dir, "127.0.0.1:0")
+	listen := strings.TrimPrefix(server.address.URL, "nats://")
+	t.Cleanup(func() { server.stop() })
+	c := dial(t, server.address.URL)
+	ctx := testContext(t)
+	if err := c.EnsureTopology(ctx); err != nil {
+		t.Fatal(err)
+	}
+	start(t, c, generator(crashRun, 4), answer)
+	published := make(chan error, 1)
+	go func() {
+		for i, m := range promptList(crashRun, 0, crashPairs) {
+			if err := c.Publish(ctx, schemas.Prompts, m); err != nil {
+				published <- fmt.Errorf("prompt %d: %w", i, err)
+				return
+			}
+		}
+		published <- c.Publish(ctx, schemas.Control, closedAt(crashRun, 0, crashPairs))
+	}()
+	quarters := make(chan struct{})
+	collected := make(chan error, 1)
+	go func() {
+		next := crashPairs / 4
+		got, err := c.Collect(ctx, schemas.Pairs, crashRun, 0, func(have, _ int) {
+			if have >= next && next < crashPairs {
+				next += crashPairs / 4
+				quarters <- struct{}{}
+			}
+		})
+		if err == nil && len(got.Messages) != crashPairs {
+			err = fmt.Errorf("collected %d", len(got.Messages))
+		}
+		collected <- err
+	}()
+	for range 3 {
+		select {
+		case <-quarters:
+		case <-ctx.Done():
+			t.Fatal("no progress")
+		}
+		server.stop()
+		server = serve(t, dir, listen)
+	}
+	if err := <-published; err != nil {
+		t.Error(err)
+	}
+	if err := <-collected; err != nil {
+		t.Error(err)
+	}
+	settled(t, c, generator(crashRun, 4))
+	exactlyOnce(t, c, crashPairs)
+}

@@ -1,0 +1,178 @@
+package streams
+
+import (
+	"errors"
+	"os"
+	"sync"
+	"testing"
+	"time"
+)
+
+const testTTL = 400 * time.Millisecond
+
+func TestLeaseHasOneHolder(t *testing.T) {
+	c := openQuick(t)
+	ctx := testContext(t)
+	first, err := c.AcquireLease(ctx, "r", "first", testTTL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.AcquireLease(ctx, "r", "second", testTTL)
+	var held *ErrHeld
+	if !errors.As(err, &held) || held.Holder != "first" || held.Run != "r" {
+		t.Errorf("got %v, want ErrHeld by first", err)
+	}
+	other, err := c.AcquireLease(ctx, "another-run", "second", testTTL)
+	if err != nil {
+		t.Fatalf("another run's lease: %v", err)
+	}
+	if err := other.Release(); err != nil {
+		t.Error(err)
+	}
+	if err := first.Release(); err != nil {
+		t.Error(err)
+	}
+	second, err := c.AcquireLease(ctx, "r", "second", testTTL)
+	if err != nil {
+		t.Fatalf("after the release: %v", err)
+	}
+	if err := second.Release(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Of many that want it at once one gets it, and the next when that one gives it up.
+func TestLeaseRace(t *testing.T) {
+	c := openQuick(t)
+	ctx := testContext(t)
+	var mu sync.Mutex
+	var won []*Lease
+	var group sync.WaitGroup
+	for range 5 {
+		group.Go(func() {
+			l, err := c.AcquireLease(ctx, "r", "one of many", testTTL)
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil {
+				won = append(won, l)
+			} else if !errors.As(err, new(*ErrHeld)) {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	if len(won) != 1 {
+		t.Errorf("%d holders, want 1", len(won))
+	}
+	for _, l := range won {
+		if err := l.Release(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A holder that stopped renewing is taken over after its ttl, and learns that it has lost.
+func TestSilentHolderIsTakenOver(t *testing.T) {
+	c := openQuick(t)
+	ctx := testContext(t)
+	silent, err := c.AcquireLease(ctx, "r", "silent", testTTL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	silent.cancel() // as a process that hangs: it holds the lease and does not renew it
+	<-silent.done
+	second, err := c.AcquireLease(ctx, "r", "second", testTTL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Release()
+	if err := silent.renew(ctx, time.Second); err == nil {
+		t.Error("the old holder renewed a lease that another has")
+	}
+	if err := silent.Release(); err == nil {
+		t.Error("the old holder released a lease that another has")
+	}
+	select {
+	case <-second.Lost():
+		t.Error("the new holder lost its lease to the old one")
+	default:
+	}
+}
+
+// Who cannot reach the server loses the lease before anybody else may have it.
+func TestLeaseIsLostWithTheServer(t *testing.T) {
+	server := serve(t, t.TempDir(), "127.0.0.1:0")
+	c := dial(t, server.address.URL)
+	l, err := c.AcquireLease(testContext(t), "r", "holder", testTTL)
+	if err != nil {
+		server.stop()
+		t.Fatal(err)
+	}
+	server.stop()
+	select {
+	case <-l.Lost():
+	case <-testContext(t).Done():
+		t.Error("the lease is not lost")
+	}
+	if err := l.Release(); err != nil {
+		t.Error(err)
+	}
+}
+
+// After a crash of the process that had server and lease, the next start waits for nobody: the ttl here is an hour.
+func TestLeaseOfADeadProcessIsFreeAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	for _, listen := range []string{"", "127.0.0.1:0"} {
+		c, err := Open(testContext(t), Options{Dir: dir, Listen: listen, Limits: quick, Log: testLog(t)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := c.AcquireLease(testContext(t), "r", "dead", time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.cancel() // without a release
+		<-l.done
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := openIn(t, dir, quick)
+	l, err := c.AcquireLease(testContext(t), "r", "next", time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Release(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestOrphaned(t *testing.T) {
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	started := time.Now()
+	before, after := started.Add(-time.Minute), started.Add(time.Minute)
+	random := &Conn{server: &embedded{started: started, address: address{Token: "x"}}}
+	chosen := &Conn{server: &embedded{started: started}}
+	here := claim{Host: host, PID: os.Getppid()}
+	for name, test := range map[string]struct {
+		c       *Conn
+		claim   claim
+		renewed time.Time
+		want    bool
+	}{
+		"a server elsewhere":                    {&Conn{}, here, before, false},
+		"renewed since the start":               {random, here, after, false},
+		"nobody comes back to a random port":    {random, here, before, true},
+		"a living process on a chosen port":     {chosen, here, before, false},
+		"a dead process on a chosen port":       {chosen, claim{Host: host, PID: 1 << 30}, before, true},
+		"another machine's on a chosen port":    {chosen, claim{Host: "elsewhere", PID: 1 << 30}, before, false},
+		"an earlier process with this one's id": {chosen, claim{Host: host, PID: os.Getpid()}, before, true},
+	} {
+		if got := test.c.orphaned(test.claim, test.renewed); got != test.want {
+			t.Errorf("%s: %v, want %v", name, got, test.want)
+		}
+	}
+}

@@ -1,0 +1,198 @@
+package streams
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
+
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+)
+
+// childEnv has a child process run a role of this test binary instead of its tests.
+const childEnv = "LDALIGN_STREAMS_CHILD"
+
+func TestMain(m *testing.M) {
+	if role := os.Getenv(childEnv); role != "" {
+		os.Exit(child(role))
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// quick are limits under which retries and redeliveries take no time.
+var quick = Limits{AckWait: 300 * time.Millisecond, MaxDeliver: 3, Retry: 5 * time.Millisecond}
+
+// patience of a test that waits for something that must happen.
+const testTimeout = 30 * time.Second
+
+func testContext(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// testLog shows what is logged when a test fails.
+func testLog(t *testing.T) zerolog.Logger {
+	return zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel)
+}
+
+// openIn opens embedded streams on a folder, with topology, and closes them when the test ends.
+func openIn(t *testing.T, dir string, limits Limits) *Conn {
+	t.Helper()
+	c, err := Open(testContext(t), Options{Dir: dir, Limits: limits, Log: testLog(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := c.EnsureTopology(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func openQuick(t *testing.T) *Conn { return openIn(t, t.TempDir(), quick) }
+
+// prompt is the i-th of an iteration.
+func prompt(run string, iteration uint32, i int) *events.Prompt {
+	name := fmt.Sprintf("p%03d", i)
+	return &events.Prompt{
+		Schema: events.Version, Run: run, Iteration: iteration, PairId: schemas.PairID(run, iteration, name, 0),
+		PromptId: name, Position: uint64(i), Prompt: "question " + name, Response: "answer " + name,
+	}
+}
+
+func promptList(run string, iteration uint32, n int) []events.Message {
+	out := make([]events.Message, n)
+	for i := range out {
+		out[i] = prompt(run, iteration, i)
+	}
+	return out
+}
+
+func pairOf(p *events.Prompt) *events.Pair {
+	return &events.Pair{Schema: events.Version, Prompt: p, Rejected: "reply to " + p.GetPrompt()}
+}
+
+func scoredOf(p *events.Prompt) *events.Scored {
+	return &events.Scored{Schema: events.Version, Pair: pairOf(p), Distance: float64(p.GetPosition())}
+}
+
+func closedAt(run string, iteration uint32, total int) *events.Control {
+	return &events.Control{
+		Schema: events.Version, Run: run, Iteration: iteration, Kind: ControlClosed, Total: uint64(total),
+	}
+}
+
+func publish(t *testing.T, c *Conn, kind schemas.Kind, msgs ...events.Message) {
+	t.Helper()
+	if err := c.Publish(testContext(t), kind, msgs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// answer is the work of a stage that turns each prompt into its pair.
+func answer(_ context.Context, in []events.Message) []Outcome {
+	out := make([]Outcome, len(in))
+	for i, m := range in {
+		out[i].Out = []Emit{{schemas.Pairs, pairOf(m.(*events.Prompt))}}
+	}
+	return out
+}
+
+// generator is a stage that reads prompts.
+func generator(run string, batch int) Stage {
+	return Stage{Name: "generator", In: schemas.Prompts, Run: run, Batch: batch}
+}
+
+// start runs a stage until stop is called, which returns what RunStage did; the test's end calls it too.
+func start(t *testing.T, c *Conn, s Stage, process Process) (stop func() error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- c.RunStage(ctx, s, process) }()
+	var result error
+	var stopped bool
+	stop = func() error {
+		if !stopped {
+			cancel()
+			result, stopped = <-ended, true
+		}
+		return result
+	}
+	t.Cleanup(func() {
+		if err := stop(); err != nil && !t.Failed() {
+			t.Errorf("RunStage: %v", err)
+		}
+	})
+	return stop
+}
+
+// await follows a run's messages of a kind until there are n.
+func await(t *testing.T, c *Conn, kind schemas.Kind, run string, n int) []Received {
+	t.Helper()
+	var got []Received
+	err := c.Follow(testContext(t), kind, run, AllIterations, 0, func(r Received) error {
+		if got = append(got, r); len(got) == n {
+			return ErrStop
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatalf("waiting for %d %s: got %d: %v", n, kind, len(got), err)
+	}
+	return got
+}
+
+// stored is what the log holds of a kind now.
+func stored(t *testing.T, c *Conn, kind schemas.Kind, run string) []Received {
+	t.Helper()
+	var got []Received
+	err := c.Read(testContext(t), kind, run, AllIterations, 0, func(r Received) error {
+		got = append(got, r)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+// idsOf are the pair ids in the order of the log.
+func idsOf(got []Received) []string {
+	ids := make([]string, len(got))
+	for i, r := range got {
+		ids[i] = r.Message.ID()
+	}
+	return ids
+}
+
+// settled waits until the stage's consumer has nothing left: neither unread nor unanswered.
+func settled(t *testing.T, c *Conn, s Stage) {
+	t.Helper()
+	ctx := testContext(t)
+	for {
+		consumer, err := c.js.Consumer(ctx, StreamName(s.In), s.Name+"_"+s.Run)
+		if err != nil {
+			t.Fatal(err)
+		}
+		info := consumer.CachedInfo()
+		if info.NumPending == 0 && info.NumAckPending == 0 {
+			return
+		}
+		if !pause(ctx, 5*time.Millisecond) {
+			t.Fatalf("%d unread, %d unanswered", info.NumPending, info.NumAckPending)
+		}
+	}
+}
+
+var errFlaky = errors.New("flaky")

@@ -1,0 +1,514 @@
+package streams
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+)
+
+// recorder is an Observer that counts.
+type recorder struct {
+	mu      sync.Mutex
+	batches []int
+	fates   map[string]int
+	silent  int
+}
+
+func (r *recorder) Batch(_ string, n int, _ time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.batches = append(r.batches, n)
+}
+
+func (r *recorder) Settled(_, outcome string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.fates == nil {
+		r.fates = map[string]int{}
+	}
+	r.fates[outcome]++
+}
+
+func (r *recorder) Silent(string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.silent++
+}
+
+func (r *recorder) read() ([]int, map[string]int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.batches), r.fates
+}
+
+func TestStageAnswersEveryMessageOnce(t *testing.T) {
+	c := openQuick(t)
+	const n = 50
+	publish(t, c, schemas.Prompts, promptList("r", 0, n)...)
+	seen := &recorder{}
+	s := generator("r", 8)
+	s.Observer = seen
+	start(t, c, s, answer)
+	got := await(t, c, schemas.Pairs, "r", n)
+	var want []string
+	for _, m := range promptList("r", 0, n) {
+		want = append(want, m.ID())
+	}
+	if diff := cmp.Diff(want, idsOf(got)); diff != "" {
+		t.Errorf("pairs (-want +got):\n%s", diff)
+	}
+	settled(t, c, s)
+	batches, fates := seen.read()
+	if slices.Max(batches) != 8 {
+		t.Errorf("batches of %v, want at most and often 8", batches)
+	}
+	if diff := cmp.Diff(map[string]int{Done: n}, fates); diff != "" {
+		t.Errorf("fates (-want +got):\n%s", diff)
+	}
+}
+
+// A batch that takes several times AckWait is not delivered to anybody else meanwhile.
+func TestSlowBatchIsNotRedelivered(t *testing.T) {
+	c := openIn(t, t.TempDir(), Limits{AckWait: 100 * time.Millisecond, MaxDeliver: 3, Retry: time.Millisecond})
+	const n = 6
+	publish(t, c, schemas.Prompts, promptList("r", 0, n)...)
+	var mu sync.Mutex
+	tries := map[string]int{}
+	slow := func(ctx context.Context, in []events.Message) []Outcome {
+		mu.Lock()
+		for _, m := range in {
+			tries[m.ID()]++
+		}
+		mu.Unlock()
+		pause(ctx, 350*time.Millisecond) // what is tested is work that takes time
+		return answer(ctx, in)
+	}
+	start(t, c, generator("r", 3), slow)
+	start(t, c, generator("r", 3), slow)
+	await(t, c, schemas.Pairs, "r", n)
+	settled(t, c, generator("r", 3))
+	if got := len(stored(t, c, schemas.Pairs, "r")); got != n {
+		t.Errorf("%d pairs, want %d", got, n)
+	}
+	for id, k := range tries {
+		if k != 1 {
+			t.Errorf("%s was processed %d times", id, k)
+		}
+	}
+}
+
+func TestLingerFillsABatch(t *testing.T) {
+	c := openQuick(t)
+	s := generator("r", 4)
+	s.Linger = 10 * time.Second
+	seen := &recorder{}
+	s.Observer = seen
+	start(t, c, s, answer)
+	for i := range 4 {
+		publish(t, c, schemas.Prompts, prompt("r", 0, i))
+	}
+	await(t, c, schemas.Pairs, "r", 4)
+	if batches, _ := seen.read(); !slices.Equal(batches, []int{4}) {
+		t.Errorf("batches of %v, want one of 4", batches)
+	}
+}
+
+func TestFailuresAreTriedAgain(t *testing.T) {
+	c := openQuick(t)
+	const n = 12
+	publish(t, c, schemas.Prompts, promptList("r", 0, n)...)
+	tries := map[string]int{}
+	s := generator("r", 4)
+	seen := &recorder{}
+	s.Observer = seen
+	start(t, c, s, func(ctx context.Context, in []events.Message) []Outcome {
+		out := answer(ctx, in)
+		for i, m := range in {
+			// Every third message fails, as often as it may.
+			if tries[m.ID()]++; m.(*events.Prompt).GetPosition()%3 == 0 && tries[m.ID()] < quick.MaxDeliver {
+				out[i].Err = errFlaky
+			}
+		}
+		return out
+	})
+	await(t, c, schemas.Pairs, "r", n)
+	settled(t, c, s)
+	if letters := stored(t, c, schemas.DeadLetters, "r"); len(letters) != 0 {
+		t.Errorf("%d dead letters, want none", len(letters))
+	}
+	if _, fates := seen.read(); fates[Done] != n || fates[Retried] == 0 {
+		t.Errorf("fates %v, want %d done, some of them tried again", fates, n)
+	}
+}
+
+func TestRejectIsADeadLetterAtOnce(t *testing.T) {
+	c := openQuick(t)
+	publish(t, c, schemas.Prompts, promptList("r", 3, 5)...)
+	tries := 0
+	start(t, c, generator("r", 1), func(ctx context.Context, in []events.Message) []Outcome {
+		if in[0].(*events.Prompt).GetPosition() == 2 {
+			tries++
+			return []Outcome{{Err: fmt.Errorf("stage: %w",
+				&schemas.Reject{Reason: schemas.ReasonTooLong, Err: errors.New("900 tokens")})}}
+		}
+		return answer(ctx, in)
+	})
+	letter := await(t, c, schemas.DeadLetters, "r", 1)[0].Message.(*events.DeadLetter)
+	await(t, c, schemas.Pairs, "r", 4)
+	original := prompt("r", 3, 2)
+	want := &events.DeadLetter{
+		Schema: 1, Run: "r", Iteration: 3, Stage: "generator", Reason: "too_long", Error: "900 tokens",
+		Stream: "LDALIGN_PROMPTS", Sequence: 3, Subject: "ldalign.prompts.r.3", PairId: original.GetPairId(),
+		Deliveries: 1, Original: marshal(t, original),
+	}
+	if diff := cmp.Diff(want, letter, protocmp()); diff != "" {
+		t.Errorf("letter (-want +got):\n%s", diff)
+	}
+	if tries != 1 {
+		t.Errorf("a rejected message was tried %d times", tries)
+	}
+}
+
+// One message makes every batch panic that it is in. Its neighbours come through, it ends as poison.
+func TestPoisonIsFoundSingly(t *testing.T) {
+	c := openQuick(t)
+	const n = 10
+	publish(t, c, schemas.Prompts, promptList("r", 0, n)...)
+	s := generator("r", 4)
+	alone := 0
+	start(t, c, s, func(ctx context.Context, in []events.Message) []Outcome {
+		for _, m := range in {
+			if m.(*events.Prompt).GetPosition() == 5 {
+				if len(in) == 1 {
+					alone++
+				}
+				panic("cannot digest")
+			}
+		}
+		return answer(ctx, in)
+	})
+	letter := await(t, c, schemas.DeadLetters, "r", 1)[0].Message.(*events.DeadLetter)
+	await(t, c, schemas.Pairs, "r", n-1)
+	settled(t, c, s)
+	if letter.GetReason() != schemas.ReasonPoison || letter.GetPairId() != prompt("r", 0, 5).GetPairId() {
+		t.Errorf("letter %s for %s", letter.GetReason(), letter.GetPairId())
+	}
+	if len(letter.GetError()) < 20 || letter.GetError()[:20] != "panic: cannot digest" {
+		t.Errorf("the letter does not tell of the panic: %.40q", letter.GetError())
+	}
+	if alone != quick.MaxDeliver {
+		t.Errorf("processed %d times alone, want %d", alone, quick.MaxDeliver)
+	}
+}
+
+// An error for one message of a batch: its last try is made alone.
+func TestLastTryIsAlone(t *testing.T) {
+	c := openQuick(t)
+	publish(t, c, schemas.Prompts, promptList("r", 0, 4)...)
+	s := generator("r", 4)
+	s.Linger = 50 * time.Millisecond
+	var sizes []int
+	start(t, c, s, func(ctx context.Context, in []events.Message) []Outcome {
+		out := answer(ctx, in)
+		for i, m := range in {
+			if m.(*events.Prompt).GetPosition() == 1 {
+				sizes = append(sizes, len(in))
+				out[i].Err = errFlaky
+			}
+		}
+		return out
+	})
+	letter := await(t, c, schemas.DeadLetters, "r", 1)[0].Message.(*events.DeadLetter)
+	settled(t, c, s)
+	if letter.GetError() != errFlaky.Error() {
+		t.Errorf("letter says %q", letter.GetError())
+	}
+	if last := sizes[len(sizes)-1]; last != 1 {
+		t.Errorf("batch sizes of the tries %v, want the last to be 1", sizes)
+	}
+}
+
+func TestWhatCannotBeReadIsADeadLetter(t *testing.T) {
+	c := openQuick(t)
+	newer := prompt("r", 0, 1)
+	newer.Schema = events.Version + 1
+	stranger := prompt("other", 0, 2)
+	for id, data := range map[string][]byte{
+		"prompts:r:garbage":  []byte("\xff\xff not protobuf"),
+		"prompts:r:newer":    marshal(t, newer),
+		"prompts:r:empty":    nil,
+		"prompts:r:stranger": marshal(t, stranger),
+	} {
+		if err := c.send(testContext(t), schemas.Prompts, sealedAs("ldalign.prompts.r.0", id, data)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := generator("r", 2)
+	start(t, c, s, func(context.Context, []events.Message) []Outcome { panic("nothing here can be processed") })
+	got := map[string]string{}
+	for _, r := range await(t, c, schemas.DeadLetters, "r", 4) {
+		d := r.Message.(*events.DeadLetter)
+		got[d.GetPairId()] = d.GetReason()
+		if d.GetPairId() == "garbage" && string(d.GetOriginal()) != "\xff\xff not protobuf" {
+			t.Errorf("original bytes are %q", d.GetOriginal())
+		}
+	}
+	want := map[string]string{"garbage": "decode", "empty": "decode", "stranger": "decode", "newer": "schema"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("reasons (-want +got):\n%s", diff)
+	}
+}
+
+func TestOutputsAreChecked(t *testing.T) {
+	c := openQuick(t)
+	publish(t, c, schemas.Prompts, promptList("r", 0, 3)...)
+	s := generator("r", 1)
+	start(t, c, s, func(_ context.Context, in []events.Message) []Outcome {
+		p := in[0].(*events.Prompt)
+		pair := pairOf(p)
+		switch p.GetPosition() {
+		case 0:
+			pair.Rejected = string(make([]byte, MaxMessage))
+		case 1:
+			pair.Schema = 0
+		case 2:
+			return nil
+		}
+		return []Outcome{{Out: []Emit{{schemas.Pairs, pair}}}}
+	})
+	got := map[uint64]string{}
+	for _, r := range await(t, c, schemas.DeadLetters, "r", 3) {
+		d := r.Message.(*events.DeadLetter)
+		got[d.GetSequence()] = d.GetReason()
+	}
+	want := map[uint64]string{1: schemas.ReasonTooLarge, 2: schemas.ReasonPoison, 3: schemas.ReasonPoison}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("reasons by position (-want +got):\n%s", diff)
+	}
+}
+
+// Outputs of several kinds are stored kind after kind: what closes an iteration stands after what it closes.
+func TestOutputsKeepTheirOrder(t *testing.T) {
+	c := openQuick(t)
+	const n = 600 // more than one window
+	checkpoint := &events.Checkpoint{Schema: 1, Run: "r", Iteration: 1, Kind: "policy", Digest: "d"}
+	publish(t, c, schemas.Checkpoints, checkpoint)
+	start(t, c, Stage{Name: "prompter", In: schemas.Checkpoints, Run: "r"},
+		func(context.Context, []events.Message) []Outcome {
+			var out []Emit
+			for _, m := range promptList("r", 1, n) {
+				out = append(out, Emit{schemas.Prompts, m})
+			}
+			return []Outcome{{Out: append(out, Emit{schemas.Control, closedAt("r", 1, n)})}}
+		})
+	closing := await(t, c, schemas.Control, "r", 1)[0]
+	prompts := stored(t, c, schemas.Prompts, "r")
+	if len(prompts) != n {
+		t.Fatalf("%d prompts are stored when the iteration is closed, want %d", len(prompts), n)
+	}
+	for i, r := range prompts {
+		if r.Message.(*events.Prompt).GetPosition() != uint64(i) {
+			t.Fatalf("place %d holds prompt %d", i, r.Message.(*events.Prompt).GetPosition())
+		}
+		if r.Time.After(closing.Time) {
+			t.Errorf("prompt %d was stored after the iteration was closed", i)
+		}
+	}
+}
+
+// Two processes share a stage; one is stopped in the middle. Nothing is lost and nothing done twice.
+func TestTwoRunnersShareAndOneStops(t *testing.T) {
+	dir := t.TempDir()
+	c := openIn(t, dir, quick)
+	other, err := Attach(testContext(t), dir, Options{Limits: quick, Log: testLog(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { other.Close() })
+	const n = 60
+	publish(t, c, schemas.Prompts, promptList("r", 0, n)...)
+	var mu sync.Mutex
+	share := map[string]int{}
+	half := make(chan struct{})
+	counted := func(name string) Process {
+		return func(ctx context.Context, in []events.Message) []Outcome {
+			mu.Lock()
+			before := share[name]
+			share[name] += len(in)
+			mu.Unlock()
+			if name == "a" && before < n/6 && before+len(in) >= n/6 {
+				close(half)
+			}
+			pause(ctx, time.Millisecond)
+			return answer(ctx, in)
+		}
+	}
+	stop := start(t, c, generator("r", 4), counted("a"))
+	start(t, other, generator("r", 4), counted("b"))
+	<-half
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	got := idsOf(await(t, c, schemas.Pairs, "r", n))
+	settled(t, c, generator("r", 4))
+	if again := stored(t, c, schemas.Pairs, "r"); len(again) != n {
+		t.Errorf("%d pairs, want %d", len(again), n)
+	}
+	slices.Sort(got)
+	if unique := len(slices.Compact(got)); unique != n {
+		t.Errorf("%d different pairs, want %d", unique, n)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if share["a"] == 0 || share["b"] == 0 || share["a"]+share["b"] != n {
+		t.Errorf("shares %v, want both to work and %d in all", share, n)
+	}
+}
+
+// Told to end while it works, a stage finishes the batch, publishes and acknowledges it.
+func TestStopFinishesTheBatch(t *testing.T) {
+	c := openQuick(t)
+	publish(t, c, schemas.Prompts, promptList("r", 0, 8)...)
+	working, goOn := make(chan struct{}), make(chan struct{})
+	s := generator("r", 4)
+	stop := start(t, c, s, func(ctx context.Context, in []events.Message) []Outcome {
+		close(working) // a second batch would panic
+		<-goOn
+		if ctx.Err() != nil {
+			t.Error("the work's context ended before its grace")
+		}
+		return answer(ctx, in)
+	})
+	<-working
+	ended := make(chan error)
+	go func() { ended <- stop() }()
+	close(goOn)
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	if got := len(stored(t, c, schemas.Pairs, "r")); got != 4 {
+		t.Errorf("%d pairs, want the 4 of the batch under way", got)
+	}
+	consumer, err := c.js.Consumer(testContext(t), StreamName(s.In), "generator_r")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info := consumer.CachedInfo(); info.NumAckPending != 0 || info.NumPending != 4 {
+		t.Errorf("%d unanswered, %d unread, want 0 and 4", info.NumAckPending, info.NumPending)
+	}
+}
+
+// Work that outlasts its grace is given back at once, and counts as no try.
+func TestStopGivesBackWhatTakesTooLong(t *testing.T) {
+	c := openIn(t, t.TempDir(), Limits{AckWait: time.Hour, MaxDeliver: 1})
+	publish(t, c, schemas.Prompts, promptList("r", 0, 4)...)
+	working := make(chan struct{})
+	s := generator("r", 4)
+	s.Grace = time.Millisecond
+	stop := start(t, c, s, func(ctx context.Context, in []events.Message) []Outcome {
+		close(working)
+		<-ctx.Done()
+		out := make([]Outcome, len(in))
+		for i := range out {
+			out[i].Err = ctx.Err()
+		}
+		return out
+	})
+	<-working
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	// AckWait is an hour: only what was given back can come again.
+	start(t, c, generator("r", 4), answer)
+	await(t, c, schemas.Pairs, "r", 4)
+	if letters := stored(t, c, schemas.DeadLetters, "r"); len(letters) != 0 {
+		t.Errorf("%d dead letters, want none", len(letters))
+	}
+}
+
+func TestDeletedConsumerComesBack(t *testing.T) {
+	c := openQuick(t)
+	s := generator("r", 2)
+	start(t, c, s, answer)
+	publish(t, c, schemas.Prompts, promptList("r", 0, 3)...)
+	await(t, c, schemas.Pairs, "r", 3)
+	if err := c.js.DeleteConsumer(testContext(t), StreamName(s.In), "generator_r"); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, c, schemas.Prompts, promptList("r", 0, 6)...)
+	await(t, c, schemas.Pairs, "r", 6) // the new consumer reads from the start; what was done is not stored again
+	settled(t, c, s)
+	if got := len(stored(t, c, schemas.Pairs, "r")); got != 6 {
+		t.Errorf("%d pairs, want 6", got)
+	}
+}
+
+// A full output stream ends the stage with a clear error, and nothing is lost: with more room it goes on.
+func TestFullStreamEndsTheStage(t *testing.T) {
+	dir := t.TempDir()
+	const n, room = 20, 4 * MaxMessage
+	small := quick
+	small.MaxBytes = room
+	fat := func(_ context.Context, in []events.Message) []Outcome {
+		out := make([]Outcome, len(in))
+		for i, m := range in {
+			pair := pairOf(m.(*events.Prompt))
+			pair.Rejected = string(make([]byte, room/10))
+			out[i].Out = []Emit{{schemas.Pairs, pair}}
+		}
+		return out
+	}
+	c, err := Open(testContext(t), Options{Dir: dir, Limits: small, Log: testLog(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.EnsureTopology(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, c, schemas.Prompts, promptList("r", 0, n)...)
+	err = c.RunStage(testContext(t), generator("r", 4), fat)
+	if !errors.Is(err, ErrFull) {
+		t.Fatalf("got %v, want ErrFull", err)
+	}
+	t.Log(err)
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c = openIn(t, dir, quick)
+	start(t, c, generator("r", 4), fat)
+	await(t, c, schemas.Pairs, "r", n)
+	if letters := stored(t, c, schemas.DeadLetters, "r"); len(letters) != 0 {
+		t.Errorf("%d dead letters, want none", len(letters))
+	}
+}
+
+func TestBadStagesAreRefused(t *testing.T) {
+	c := openQuick(t)
+	for name, s := range map[string]Stage{
+		"no name":        {In: schemas.Prompts, Run: "r"},
+		"underscore":     {Name: "a_b", In: schemas.Prompts, Run: "r"},
+		"no run":         {Name: "a", In: schemas.Prompts},
+		"no such kind":   {Name: "a", In: "guesses", Run: "r"},
+		"negative batch": {Name: "a", In: schemas.Prompts, Run: "r", Batch: -1},
+	} {
+		if err := c.RunStage(testContext(t), s, answer); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	if err := c.js.DeleteStream(testContext(t), StreamName(schemas.Encoded)); err != nil {
+		t.Fatal(err)
+	}
+	err := c.RunStage(testContext(t), Stage{Name: "a", In: schemas.Encoded, Run: "r"}, answer)
+	if !errors.Is(err, ErrNotFound) {
+		t.Errorf("missing stream: got %v, want ErrNotFound", err)
+	}
+}
