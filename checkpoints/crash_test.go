@@ -63,7 +63,7 @@ func crashDraft(before []checkpoints.Manifest) checkpoints.Draft {
 func TestKilledCommitsLeaveWholeCheckpoints(t *testing.T) {
 	root := t.TempDir()
 	random := rand.New(rand.NewPCG(1, 2))
-	printed := uint64(0)
+	printed, whole := uint64(0), map[string]bool{}
 	for range 15 {
 		cmd := exec.Command(os.Args[0], root, t.TempDir())
 		cmd.Env = append(os.Environ(), childVar+"=commit")
@@ -90,6 +90,7 @@ func TestKilledCommitsLeaveWholeCheckpoints(t *testing.T) {
 			t.Fatalf("the child ended by itself: %v", err)
 		}
 		printed = checkCrashed(t, root, printed)
+		checkBlobs(t, root, whole)
 	}
 	if printed < 15 {
 		t.Errorf("only %d checkpoints came about", printed)
@@ -135,6 +136,26 @@ func checkCrashed(t *testing.T, root string, committed uint64) uint64 {
 		t.Errorf("Latest gives number %d of %d (%v)", latest.Number, len(manifests), err)
 	}
 	return uint64(len(manifests))
+}
+
+// checkBlobs checks that every blob is whole, also those that no manifest names; whole are those checked before.
+func checkBlobs(t *testing.T, root string, whole map[string]bool) {
+	t.Helper()
+	dir := filepath.Join(root, "runs/run/blobs")
+	blobs, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, blob := range blobs {
+		if whole[blob.Name()] {
+			continue
+		}
+		data, err := os.ReadFile(filepath.Join(dir, blob.Name()))
+		if err != nil || sum(data) != blob.Name() {
+			t.Errorf("blob %s is not whole: %d bytes with sha256 %s (%v)", blob.Name(), len(data), sum(data), err)
+		}
+		whole[blob.Name()] = true
+	}
 }
 
 func number(t *testing.T, line string) uint64 {

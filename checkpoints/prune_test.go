@@ -44,7 +44,7 @@ func TestPruneKeepsWhatIsLive(t *testing.T) {
 					checkpoints.State, checkpoints.State,
 				}).Draw(t, "kind"),
 			}
-			for i := range rapid.IntRange(0, 3).Draw(t, "files") {
+			for i := range rapid.IntRange(0, 2).Draw(t, "files") {
 				seed := rapid.IntRange(0, 6).Draw(t, "content") // shared between checkpoints
 				d.Files = append(d.Files, checkpoints.FromBytes(fmt.Sprint("f", i), content(uint64(seed), 10*(seed+1))))
 			}

@@ -125,7 +125,8 @@ func EnableNotifications(ctx context.Context, store Store, arn string) error {
 	queue.AddFilterPrefix("runs/")
 	queue.AddFilterSuffix(".json")
 	config.AddQueue(queue)
-	return s.explain(ctx, "set the notifications of", "", s.client.SetBucketNotification(ctx, s.bucket, config))
+	err = s.client.SetBucketNotification(ctx, s.bucket, config)
+	return s.explain(ctx, "announce to "+arn+" the manifests of", "", err)
 }
 
 func (s *s3) Put(ctx context.Context, key string, r io.Reader, size int64) error {
