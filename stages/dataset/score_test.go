@@ -31,7 +31,8 @@ func TestScore(t *testing.T) {
 		{"nothing shared", "no", note, false, 0},
 		{
 			"repeated content counts each time", "pear pear.",
-			dataset.Record{Response: "pear pear pear.", Contains: []string{"pear", "pear", "pear"}}, false, (2./3 + 3./4) / 2,
+			dataset.Record{Response: "pear pear pear.", Contains: []string{"pear", "pear", "pear"}},
+			false, (2./3 + 3./4) / 2,
 		},
 		{"without contents, similarity alone", "a b x d", dataset.Record{Response: "a b c d"}, false, 3. / 4},
 		{"contents of signs", "5 %", dataset.Record{Response: "5 %", Contains: []string{"5 %"}}, true, 1},
