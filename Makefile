@@ -62,7 +62,7 @@ lint: native $(golangci) ## golangci-lint, pinned (the first run compiles it: ab
 fmt: native $(golangci) ## format all Go code (gofumpt, goimports)
 	@$(env); $(golangci) fmt ./...
 
-proto: ## generate schemas/events from events.proto
+proto: ## check events.proto and generate its code (the first run compiles buf: some minutes)
 	@schemas/events/generate.sh
 
 # Both variants share all compiled code: only the last link differs. The link does not ask for CUDA, cuDNN and NCCL, which
