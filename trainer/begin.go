@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -49,14 +48,9 @@ func (t *Trainer) begin(ctx context.Context) error {
 }
 
 // load reads the base policy into memory.
-func (t *Trainer) load(ctx context.Context) (err error) {
-	dir, err := os.MkdirTemp("", "ldalign-trainer-")
+func (t *Trainer) load(ctx context.Context) error {
+	folder, err := t.Checkpoints.Folder(ctx, t.base)
 	if err != nil {
-		return fmt.Errorf("trainer: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	folder := filepath.Join(dir, "policy")
-	if err := t.Checkpoints.Materialise(ctx, t.base, folder); err != nil {
 		return err
 	}
 	if t.model, err = models.Load(ctx, t.Engine, folder, models.Options{}); err != nil {

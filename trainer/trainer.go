@@ -85,6 +85,9 @@ func (t *Trainer) Run(ctx context.Context) (err error) {
 		case <-ctx.Done():
 		}
 	}()
+	if err := t.Checkpoints.Claim(ctx, t.Spec.Run); err != nil {
+		return err
+	}
 	if err := t.declare(ctx); err != nil {
 		return err
 	}

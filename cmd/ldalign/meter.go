@@ -15,21 +15,42 @@ type meter struct {
 	display *progress.Display
 	prefix  string
 
-	mu     sync.Mutex
+	mu sync.Mutex
+	// tasks are shown or, once finished, nil.
 	tasks  map[string]*progress.Task
 	stages map[string]*report.Stage
+	steps  map[string]stepMark
+}
+
+// stepMark is how many steps of a phase were done when.
+type stepMark struct {
+	done int
+	at   time.Time
 }
 
 func newMeter(display *progress.Display, prefix string) *meter {
-	return &meter{display: display, prefix: prefix, tasks: map[string]*progress.Task{}, stages: map[string]*report.Stage{}}
+	return &meter{
+		display: display, prefix: prefix, tasks: map[string]*progress.Task{}, stages: map[string]*report.Stage{},
+		steps: map[string]stepMark{},
+	}
 }
 
-// Progress shows the trainer's work.
+// Progress shows the trainer's work, and counts its steps as the trainer's items.
 func (m *meter) Progress(work string, done, total int, unit string, notes ...trainer.Note) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	task := m.tasks[work]
-	if task == nil {
+	if unit == "steps" {
+		now := time.Now()
+		if last, ok := m.steps[work]; ok {
+			m.add("trainer", unit, done-last.done, now.Sub(last.at))
+		}
+		m.steps[work] = stepMark{done, now}
+	}
+	task, known := m.tasks[work]
+	if known && task == nil {
+		return
+	}
+	if !known {
 		task = m.display.Task(m.prefix+work, int64(total), unit)
 		m.tasks[work] = task
 	}
@@ -40,13 +61,15 @@ func (m *meter) Progress(work string, done, total int, unit string, notes ...tra
 	}
 	if total > 0 && done >= total {
 		task.Done()
-		delete(m.tasks, work)
+		m.tasks[work] = nil
 	}
 }
 
 // Batch counts what a stage did.
 func (m *meter) Batch(stage string, n int, took time.Duration) {
-	m.count(stage, "messages", n, took)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.add(stage, "messages", n, took)
 }
 
 // Settled is part of streams.Observer; the log tells of retries and dead letters.
@@ -55,9 +78,8 @@ func (m *meter) Settled(string, string) {}
 // Silent is part of streams.Observer; the log tells of it.
 func (m *meter) Silent(string) {}
 
-func (m *meter) count(stage, unit string, n int, took time.Duration) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+// add is called with the lock held.
+func (m *meter) add(stage, unit string, n int, took time.Duration) {
 	s := m.stages[stage]
 	if s == nil {
 		s = &report.Stage{Name: stage, Unit: unit}
@@ -77,7 +99,9 @@ func (m *meter) close() {
 	}
 	sort.Strings(names)
 	for _, name := range names {
-		m.tasks[name].Done()
+		if task := m.tasks[name]; task != nil {
+			task.Done()
+		}
 	}
 	clear(m.tasks)
 }

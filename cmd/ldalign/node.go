@@ -37,10 +37,10 @@ func (f serverFlags) over(s schemas.ServersSpec) schemas.ServersSpec {
 	if f.S3 != "" {
 		s.S3 = f.S3
 	}
-	if s.Bucket == "" {
+	if s.S3 != "" && s.Bucket == "" {
 		s.Bucket = f.Bucket
 	}
-	if s.Region == "" {
+	if s.S3 != "" && s.Region == "" {
 		s.Region = f.Region
 	}
 	return s
@@ -90,8 +90,8 @@ func (e *env) attach(ctx context.Context, servers schemas.ServersSpec) (*node, e
 
 func (e *env) connect(
 	ctx context.Context, servers schemas.ServersSpec, dial func(zerolog.Logger) (*streams.Conn, error),
-) (n *node, err error) {
-	n = &node{display: progress.New(e.stderr, progress.Options{JSON: e.json})}
+) (_ *node, err error) {
+	n := &node{display: progress.New(e.stderr, progress.Options{JSON: e.json})}
 	n.closers = append(n.closers, n.display.Close)
 	defer func() {
 		if err != nil {

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -57,17 +55,12 @@ func WaitForGuide(ctx context.Context, repository *checkpoints.Repository, run s
 // LoadGuide reads a guide checkpoint of a run.
 func LoadGuide(
 	ctx context.Context, spec schemas.Spec, repository *checkpoints.Repository, engine *tensor.Engine, manifest checkpoints.Manifest,
-) (g *Guide, err error) {
-	dir, err := os.MkdirTemp("", "ldalign-guide-")
+) (*Guide, error) {
+	folder, err := repository.Folder(ctx, manifest)
 	if err != nil {
-		return nil, fmt.Errorf("encoder: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	folder := filepath.Join(dir, "guide")
-	if err := repository.Materialise(ctx, manifest, folder); err != nil {
 		return nil, err
 	}
-	g = &Guide{Digest: manifest.Digest, spec: spec}
+	g := &Guide{Digest: manifest.Digest, spec: spec}
 	if _, own := manifest.File("tokenizer.json"); own {
 		if g.tokenizer, err = tokenizer.Load(folder); err != nil {
 			return nil, err

@@ -6,8 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/models"
@@ -72,14 +70,9 @@ func (p *Policy) Use(ctx context.Context, digest string) error {
 }
 
 // load reads a whole checkpoint: configuration, tokenizer, weights.
-func (p *Policy) load(ctx context.Context, manifest checkpoints.Manifest) (err error) {
-	dir, err := os.MkdirTemp("", "ldalign-policy-")
+func (p *Policy) load(ctx context.Context, manifest checkpoints.Manifest) error {
+	folder, err := p.checkpoints.Folder(ctx, manifest)
 	if err != nil {
-		return fmt.Errorf("policy: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	folder := filepath.Join(dir, "model")
-	if err := p.checkpoints.Materialise(ctx, manifest, folder); err != nil {
 		return err
 	}
 	tok, err := tokenizer.Load(folder)
