@@ -29,6 +29,7 @@ for arg in "$@"; do
 	esac
 done
 
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore # no notices
 torch_version=2.1.0
 tokenizers_module=github.com/daulet/tokenizers
 
@@ -73,7 +74,7 @@ fetch() {
 	for try in 1 2 3; do
 		say "fetching $spec (try $try of 3)"
 		rm -rf "$native/downloads/partial" && mkdir -p "$native/downloads/partial"
-		if python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --python-version 311 --implementation cp --abi cp311 \
+		if python3 -m pip download --quiet --no-deps --only-binary=:all: --python-version 311 --implementation cp --abi cp311 \
 			--abi none --platform manylinux1_x86_64 -d "$native/downloads/partial" "$spec"; then
 			local got
 			got=$(sha256sum "$native/downloads/partial/$2" | cut -d' ' -f1)
@@ -155,7 +156,7 @@ fi
 if [ "$cuda_runtime" = 1 ] && [ ! -d "$native/nvidia" ]; then
 	say "installing CUDA 12.1, cuDNN 8 and NCCL: 2.8 GB"
 	rm -rf "$native/nvidia.partial"
-	python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --require-hashes --only-binary=:all: --target "$native/nvidia.partial" \
+	python3 -m pip install --quiet --no-deps --require-hashes --only-binary=:all: --target "$native/nvidia.partial" \
 		-r "$here/cuda.txt" || die "could not install CUDA by pip; the message above says why. Run the same command again"
 	mv "$native/nvidia.partial/nvidia" "$native/nvidia"
 	rm -rf "$native/nvidia.partial"
