@@ -49,7 +49,28 @@ type cli struct {
 
 const epilogue = `Exit codes: 0 done, 1 failed, 2 wrong usage or spec, 3 interrupted (the same command goes on), 4 in use by another process.`
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() {
+	if err := waitPassively(); err != nil {
+		fmt.Fprintln(os.Stderr, "ldalign:", err)
+		os.Exit(exitFailed)
+	}
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// waitPassively has the threads of libtorch's OpenMP sleep instead of spin while they wait. With a busy neighbour on the
+// same cores spinning was measured to cost a factor of 14 (docs/adr/0006). OpenMP reads the setting before main, so the
+// program starts itself again, in place, unless the user has set one.
+func waitPassively() error {
+	const policy = "OMP_WAIT_POLICY"
+	if os.Getenv(policy) != "" {
+		return nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil // it runs as well, only slower beside busy neighbours
+	}
+	return syscall.Exec(self, os.Args, append(os.Environ(), policy+"=PASSIVE"))
+}
 
 // run is main with its inputs and outputs as arguments. It returns the exit code.
 func run(args []string, stdout, stderr io.Writer) int {
