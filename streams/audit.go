@@ -73,10 +73,7 @@ func (c *Conn) Audit(ctx context.Context, run string) ([]Balance, error) {
 		return books[iteration]
 	}
 	// Upstream first: a pair that moves on meanwhile is then found further down, never missed.
-	for _, kind := range schemas.Kinds() {
-		if !carriesPair(kind) {
-			continue
-		}
+	for _, kind := range pairKinds() {
 		s := scan{stream: StreamName(kind), subject: schemas.RunSubjects(kind, run), ids: true}
 		err := c.scan(ctx, s, func(e entry) error {
 			if _, _, iteration, err := schemas.ParseSubject(e.subject); err == nil {

@@ -2,6 +2,7 @@ package streams
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/nats-io/nats.go"
@@ -56,14 +57,12 @@ func promptOf(m events.Message) *events.Prompt {
 	return nil
 }
 
-// carriesPair reports whether the ids of a kind are pair ids.
-func carriesPair(kind schemas.Kind) bool {
-	switch kind {
-	case schemas.Prompts, schemas.Pairs, schemas.Encoded, schemas.Scored:
-		return true
-	}
-	return false
+// pairKinds are the kinds whose ids are pair ids, in the order in which data flows.
+func pairKinds() []schemas.Kind {
+	return []schemas.Kind{schemas.Prompts, schemas.Pairs, schemas.Encoded, schemas.Scored}
 }
+
+func carriesPair(kind schemas.Kind) bool { return slices.Contains(pairKinds(), kind) }
 
 // seal makes the stored form of a message: subject, id and bytes.
 func seal(kind schemas.Kind, m events.Message) (*nats.Msg, error) {

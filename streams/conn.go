@@ -31,6 +31,8 @@ const (
 	closeTimeout = 5 * time.Second
 	// requestTimeout bounds one question to the server when the caller's context has no deadline.
 	requestTimeout = 10 * time.Second
+	// askTimeout is the same for questions that are simply asked again: a server that stops leaves them unanswered.
+	askTimeout = 3 * time.Second
 )
 
 // Options say where the streams are.

@@ -284,8 +284,8 @@ func TestPublishToAMissingStream(t *testing.T) {
 	}
 	defer c.Close()
 	err = c.Publish(testContext(t), schemas.Prompts, prompt("r", 0, 0))
-	if err == nil || !strings.Contains(err.Error(), "ldalign.prompts.r.0") {
-		t.Errorf("got %v, want an error that names the subject", err)
+	if !errors.Is(err, ErrStore) || !strings.Contains(err.Error(), "ldalign.prompts.r.0") {
+		t.Errorf("got %v, want ErrStore that names the subject", err)
 	}
 }
 

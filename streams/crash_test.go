@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"os/signal"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rs/zerolog"
+	"golang.org/x/sys/unix"
 
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
@@ -31,13 +33,16 @@ const (
 
 // child is the work of a child process, which the test kills. "stage" runs a stage against the test's server; "up" has
 // the server in it too and also publishes what the stage works on, as a prompter would that starts from the beginning;
-// "suicide" dies of one message, in the middle of a batch.
+// "suicide" dies of one message, in the middle of a batch. "full" is as on a full disk.
 func child(role string) int {
 	ctx := context.Background()
+	if role == "full" {
+		return fillDisk(ctx)
+	}
 	log := zerolog.New(os.Stderr)
 	options := Options{Dir: os.Getenv(dirEnv), URL: os.Getenv(urlEnv), Limits: quick, Log: log}
 	work := Process(func(ctx context.Context, in []events.Message) []Outcome {
-		pause(ctx, time.Duration(len(in))*time.Millisecond)
+		pause(ctx, time.Duration(len(in))*5*time.Millisecond) // so that there is a middle to be killed in
 		return answer(ctx, in)
 	})
 	if role == "suicide" {
@@ -63,6 +68,52 @@ func child(role string) int {
 	}
 	log.Error().Err(err).Msg("child ended by itself")
 	return 1
+}
+
+// fillDisk lets no file grow over a limit and publishes until that is felt. It exits with 0 when the error is as it
+// should be.
+func fillDisk(ctx context.Context) int {
+	log := zerolog.New(os.Stderr)
+	signal.Ignore(unix.SIGXFSZ) // the write fails instead
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: 1 << 20, Max: 1 << 20}); err != nil {
+		log.Error().Err(err).Msg("setrlimit")
+		return 1
+	}
+	c, err := Open(ctx, Options{Dir: os.Getenv(dirEnv), Limits: quick, Log: log})
+	if err == nil {
+		err = c.EnsureTopology(ctx)
+	}
+	for i := 0; err == nil && i < 100; i++ {
+		p := prompt(crashRun, 0, i)
+		p.Response = strings.Repeat("x", 100<<10)
+		err = c.Publish(ctx, schemas.Prompts, p)
+	}
+	log.Info().Err(err).Msg("published until here")
+	if !errors.Is(err, ErrStore) || !strings.Contains(err.Error(), "file too large") {
+		return 1
+	}
+	if err := c.Close(); err != nil {
+		log.Error().Err(err).Msg("close")
+		return 1
+	}
+	return 0
+}
+
+// A disk that takes no more ends publishing with a clear error; with room again, the store goes on with what it has.
+func TestFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	if err := spawn(t, "full", dir, "").Wait(); err != nil {
+		t.Fatalf("child: %v", err)
+	}
+	c := openIn(t, dir, quick)
+	have := len(stored(t, c, schemas.Prompts, crashRun))
+	if have == 0 || have > 10 {
+		t.Errorf("%d prompts of 100 KiB in a store limited to 1 MiB", have)
+	}
+	publish(t, c, schemas.Prompts, promptList(crashRun, 0, have+1)...)
+	if got := len(stored(t, c, schemas.Prompts, crashRun)); got != have+1 {
+		t.Errorf("%d prompts, want %d", got, have+1)
+	}
 }
 
 // spawn starts a child process.
@@ -134,12 +185,16 @@ func TestKilledWorkersLoseNothing(t *testing.T) {
 	}
 	publish(t, c, schemas.Prompts, promptList(crashRun, 0, crashPairs)...)
 	random := rand.New(rand.NewPCG(1, 2))
-	for have := 0; have < crashPairs*3/4; {
+	rounds := 0
+	for have := 0; have < crashPairs*3/4; rounds++ {
 		worker := spawn(t, "stage", "", server.address.URL)
-		await(t, c, schemas.Pairs, crashRun, have+1+random.IntN(20))
+		await(t, c, schemas.Pairs, crashRun, have+1+random.IntN(12))
 		worker.Process.Kill()
 		worker.Wait()
 		have = len(stored(t, c, schemas.Pairs, crashRun))
+	}
+	if rounds < 3 {
+		t.Errorf("killed %d times only", rounds)
 	}
 	start(t, c, generator(crashRun, 4), answer)
 	await(t, c, schemas.Pairs, crashRun, crashPairs)
@@ -154,7 +209,8 @@ func TestKilledServerLosesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	random := rand.New(rand.NewPCG(3, 4))
-	for have := 0; have < crashPairs*3/4; {
+	rounds := 0
+	for have := 0; have < crashPairs*3/4; rounds++ {
 		up := spawn(t, "up", dir, "")
 		for {
 			// Until the child is up there is a moment in which this process would find the folder free.
@@ -169,7 +225,7 @@ func TestKilledServerLosesNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := await(t, watcher, schemas.Pairs, crashRun, have+1+random.IntN(20))
+		got := await(t, watcher, schemas.Pairs, crashRun, have+1+random.IntN(12))
 		up.Process.Kill()
 		up.Wait()
 		watcher.Close()
@@ -180,6 +236,9 @@ func TestKilledServerLosesNothing(t *testing.T) {
 	}
 	c := openIn(t, dir, quick)
 	publish(t, c, schemas.Prompts, promptList(crashRun, 0, crashPairs)...)
+	if rounds < 3 {
+		t.Errorf("killed %d times only", rounds)
+	}
 	start(t, c, generator(crashRun, 4), answer)
 	await(t, c, schemas.Pairs, crashRun, crashPairs)
 	settled(t, c, generator(crashRun, 4))

@@ -16,13 +16,14 @@ import (
 // leaseBucket is the KV bucket that holds one key per leased run.
 const leaseBucket = "ldalign-leases"
 
-// ErrHeld: somebody else holds the lease and is alive.
+// ErrHeld says that somebody else holds the lease and is alive.
 type ErrHeld struct {
 	Run    string
 	Holder string
 	Since  time.Time
 }
 
+// Error names the holder.
 func (e *ErrHeld) Error() string {
 	return fmt.Sprintf("streams: run %s is held by %s since %s: stop it first",
 		e.Run, e.Holder, e.Since.Format(time.RFC3339))

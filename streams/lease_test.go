@@ -85,7 +85,11 @@ func TestSilentHolderIsTakenOver(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer second.Release()
+	t.Cleanup(func() {
+		if err := second.Release(); err != nil {
+			t.Error(err)
+		}
+	})
 	if err := silent.renew(ctx, time.Second); err == nil {
 		t.Error("the old holder renewed a lease that another has")
 	}

@@ -20,7 +20,7 @@ var (
 	ErrTooLarge = errors.New("streams: message too large")
 	// ErrFull: a stream has reached its MaxBytes, or the server its storage limit.
 	ErrFull = errors.New("streams: stream full")
-	// ErrStore: the server's store refuses to write.
+	// ErrStore: the server's store does not write, as on a full disk.
 	ErrStore = errors.New("streams: the server's store has failed")
 )
 
@@ -33,7 +33,7 @@ const (
 	ackTimeout = 10 * time.Second
 	// stallWait is how long a message may wait for room among maxPending.
 	stallWait = 10 * time.Second
-	// patience is how many times in a row a connected server may leave a publish unanswered: its stream is then gone.
+	// patience is how many times in a row a connected server may leave a publish unanswered.
 	patience = 5
 )
 
@@ -78,16 +78,17 @@ func (c *Conn) sendWindow(ctx context.Context, stream string, msgs []*nats.Msg) 
 		if len(unsure) == 0 || !passing(err) {
 			return explain(err)
 		}
-		if errors.Is(err, jetstream.ErrNoStreamResponse) {
-			if c.server != nil {
-				if dead := c.server.healthy(); dead != nil {
-					return dead
-				}
+		if c.server != nil {
+			if broken := c.server.healthy(); broken != nil {
+				return broken
 			}
+		}
+		switch {
+		case errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, jetstream.ErrAsyncPublishTimeout):
 			if unanswered++; unanswered == patience && c.nc.IsConnected() {
-				return fmt.Errorf("no stream answers on %s: %w", msgs[0].Subject, err)
+				return fmt.Errorf("%w: nothing answers on %s, the server's log may say why: %w", ErrStore, msgs[0].Subject, err)
 			}
-		} else {
+		default:
 			unanswered = 0
 		}
 		c.log.Warn().Err(err).Str("stream", stream).Int("messages", len(unsure)).Msg("publishing again")
@@ -124,11 +125,21 @@ func (c *Conn) sendOnce(ctx context.Context, stream string, msgs []*nats.Msg) ([
 		case <-ack.Ok():
 		case err := <-ack.Err():
 			fail(ack.Msg(), err)
+		case <-c.broken():
+			fail(ack.Msg(), jetstream.ErrAsyncPublishTimeout)
 		case <-ctx.Done():
 			fail(ack.Msg(), ctx.Err())
 		}
 	}
 	return unsure, failure
+}
+
+// broken is closed when the embedded server's store has failed: it answers nothing then.
+func (c *Conn) broken() <-chan struct{} {
+	if c.server == nil {
+		return nil
+	}
+	return c.server.log.broken
 }
 
 // passing reports whether a publish that failed so may succeed when it is simply sent again.

@@ -272,12 +272,14 @@ func (c *Conn) scanOnce(ctx context.Context, s *scan, f func(entry) error) error
 		}
 		return fmt.Errorf("streams: read %s: %w: %w", name, errInterrupted, err)
 	}
-	stream, err := c.js.Stream(ctx, name)
+	asking, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	stream, err := c.js.Stream(asking, name)
 	if err != nil {
 		return failed(err)
 	}
 	end := stream.CachedInfo().State.LastSeq
-	consumer, err := stream.CreateConsumer(ctx, s.consumer())
+	consumer, err := stream.CreateConsumer(asking, s.consumer())
 	if err != nil {
 		return failed(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -64,7 +65,7 @@ func startEmbedded(o Options) (*embedded, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &embedded{log: &serverLog{log: o.Log}, lock: lock, dir: o.Dir, started: time.Now()}
+	e := &embedded{log: newServerLog(o.Log), lock: lock, dir: o.Dir, started: time.Now()}
 	if err := e.start(o, host, port, token); err != nil {
 		e.stop()
 		return nil, err
@@ -114,15 +115,18 @@ func (e *embedded) stop() {
 	}
 	// Only the holder of the lock writes the address, so it is removed before the lock is given up.
 	os.Remove(filepath.Join(e.dir, addressFile))
-	e.lock.Close()
+	if err := e.lock.Close(); err != nil {
+		e.log.log.Warn().Err(err).Msg("unlock the store's folder")
+	}
 }
 
-// healthy is nil, or says why the store takes no more messages: nats-server turns JetStream off when its disk fails.
+// healthy is nil, or says why the store takes no more messages. A server whose disk fails logs it, leaves what is
+// published unanswered, and may turn JetStream off; it recovers by a restart only.
 func (e *embedded) healthy() error {
-	if e.server.JetStreamEnabled() {
+	if !e.log.isBroken() && e.server.JetStreamEnabled() {
 		return nil
 	}
-	return fmt.Errorf("%w: %s: %s", ErrStore, e.dir, e.log.last())
+	return fmt.Errorf("%w: make room in %s and start again: %s", ErrStore, e.dir, e.log.last())
 }
 
 func (e *embedded) writeAddress() error {
@@ -159,8 +163,7 @@ func lockDir(dir string) (*os.File, error) {
 		return nil, fmt.Errorf("streams: lock the store's folder: %w", err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		if !errors.Is(err, unix.EWOULDBLOCK) {
+		if err = errors.Join(err, f.Close()); !errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("streams: lock the store's folder %s: %w", dir, err)
 		}
 		if holder, err := readAddress(dir); err == nil {
@@ -189,21 +192,48 @@ func splitListen(listen string) (host string, port int, err error) {
 // serverLog passes nats-server's log on and remembers the last error and the first fatal one.
 type serverLog struct {
 	log zerolog.Logger
+	// broken is closed when the store could not write.
+	broken chan struct{}
 
 	mu           sync.Mutex
 	died, failed string
 }
 
+// writeError is how nats-server begins, after the stream's name, to say that its store cannot write.
+const writeError = "critical write error"
+
+func newServerLog(log zerolog.Logger) *serverLog {
+	return &serverLog{log: log, broken: make(chan struct{})}
+}
+
+func (l *serverLog) isBroken() bool {
+	select {
+	case <-l.broken:
+		return true
+	default:
+		return false
+	}
+}
+
 func (l *serverLog) Noticef(format string, v ...any) {
 	l.log.Debug().Msgf("nats-server: "+format, v...)
 }
+
 func (l *serverLog) Debugf(format string, v ...any) { l.log.Trace().Msgf("nats-server: "+format, v...) }
+
 func (l *serverLog) Tracef(format string, v ...any) { l.log.Trace().Msgf("nats-server: "+format, v...) }
-func (l *serverLog) Warnf(format string, v ...any)  { l.log.Warn().Msgf("nats-server: "+format, v...) }
+
+func (l *serverLog) Warnf(format string, v ...any) { l.log.Warn().Msgf("nats-server: "+format, v...) }
 
 func (l *serverLog) Errorf(format string, v ...any) {
+	text := fmt.Sprintf(format, v...)
 	l.mu.Lock()
-	l.failed = fmt.Sprintf(format, v...)
+	if !l.isBroken() { // what it says afterwards are consequences
+		l.failed = text
+		if strings.Contains(strings.ToLower(text), writeError) {
+			close(l.broken)
+		}
+	}
 	l.mu.Unlock()
 	l.log.Error().Msgf("nats-server: "+format, v...)
 }

@@ -146,9 +146,9 @@ func (c *Conn) RunStage(ctx context.Context, s Stage, process Process) error {
 	defer cancel()
 	pulling, cancelPull := outlive(ctx, 0) // without ctx's deadline: nats.go refuses to pull shortly before one
 	defer cancelPull()
-	for ctx.Err() == nil {
+	for !over(ctx) {
 		b := newBatch(c.limits.AckWait / 3)
-		if err = r.fill(pulling, b); err == nil && ctx.Err() == nil {
+		if err = r.fill(pulling, b); err == nil && !over(ctx) {
 			err = r.settle(work, b)
 		}
 		b.release()
@@ -163,9 +163,12 @@ func (c *Conn) RunStage(ctx context.Context, s Stage, process Process) error {
 	return err
 }
 
+// over reports that ctx has ended.
+func over(ctx context.Context) bool { return ctx.Err() != nil }
+
 // ended drops an error that is only the end of ctx.
 func ended(ctx context.Context, err error) error {
-	if ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
+	if over(ctx) && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
 		return nil
 	}
 	return err
@@ -201,7 +204,9 @@ type runner struct {
 func (r *runner) ensureConsumer(ctx context.Context) error {
 	want := r.stage.consumer(r.limits)
 	for try := 1; ; try++ {
-		consumer, err := r.js.CreateOrUpdateConsumer(ctx, StreamName(r.stage.In), want)
+		asking, cancel := context.WithTimeout(ctx, askTimeout)
+		consumer, err := r.js.CreateOrUpdateConsumer(asking, StreamName(r.stage.In), want)
+		cancel()
 		switch {
 		case err == nil:
 			have := consumer.CachedInfo().Config
@@ -232,19 +237,19 @@ func (r *runner) fill(ctx context.Context, b *batch) error {
 	if err := r.take(b, func() (jetstream.MessageBatch, error) {
 		return r.consumer.FetchNoWait(r.stage.Batch)
 	}); err != nil {
-		return r.recover(ctx, err)
+		return r.pullFailed(ctx, err)
 	}
-	for len(b.inputs) == 0 && ctx.Err() == nil {
+	for len(b.inputs) == 0 && !over(ctx) {
 		if err := r.take(b, func() (jetstream.MessageBatch, error) {
 			return r.consumer.Fetch(1, jetstream.FetchContext(ctx), jetstream.FetchHeartbeat(pullHeartbeat))
 		}); err != nil {
-			if err := r.recover(ctx, err); err != nil {
+			if err := r.pullFailed(ctx, err); err != nil {
 				return err
 			}
 		}
 	}
 	room := r.stage.Batch - len(b.inputs)
-	if room == 0 || ctx.Err() != nil {
+	if room == 0 || over(ctx) {
 		return nil
 	}
 	err := r.take(b, func() (jetstream.MessageBatch, error) {
@@ -275,10 +280,10 @@ func (r *runner) take(b *batch, fetch func() (jetstream.MessageBatch, error)) er
 	return got.Error()
 }
 
-// recover does what an error of a request calls for; it returns the error when nothing can be done.
-func (r *runner) recover(ctx context.Context, err error) error {
+// pullFailed does what an error of a request calls for; it returns the error when nothing can be done.
+func (r *runner) pullFailed(ctx context.Context, err error) error {
 	switch {
-	case ctx.Err() != nil:
+	case over(ctx):
 		return nil
 	case r.nc.IsClosed():
 		return fmt.Errorf("streams: stage %s: %w", r.stage.Name, err)
@@ -324,11 +329,11 @@ func (r *runner) settle(work context.Context, b *batch) error {
 
 // run processes messages together and settles them by their outcomes.
 func (r *runner) run(work context.Context, in []*input) error {
-	if work.Err() != nil {
+	if over(work) {
 		return nil
 	}
 	outcomes := r.call(work, in)
-	if len(in) > 1 && allFailed(outcomes) && work.Err() == nil {
+	if len(in) > 1 && allFailed(outcomes) && !over(work) {
 		r.log.Warn().Err(outcomes[0].Err).Int("messages", len(in)).Msg("whole batch failed, processing it one by one")
 		return r.runSingly(work, in)
 	}
@@ -344,7 +349,7 @@ func (r *runner) run(work context.Context, in []*input) error {
 				continue
 			}
 		}
-		if work.Err() != nil {
+		if over(work) {
 			continue // failed by being told to end: given back, and no try counted
 		}
 		if reject := new(schemas.Reject); errors.As(o.Err, &reject) {

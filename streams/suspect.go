@@ -21,7 +21,7 @@ const deadlyFactor = 2
 // to an end is what the processes died of.
 func (r *runner) try(work context.Context, suspects []*input) error {
 	for _, in := range suspects {
-		if work.Err() != nil {
+		if over(work) {
 			return nil
 		}
 		trial, err := r.begin(work, in)
