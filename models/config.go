@@ -194,7 +194,14 @@ func (t *tokens) UnmarshalJSON(data []byte) error {
 		*t = tokens{one}
 		return nil
 	}
-	return json.Unmarshal(data, (*[]int64)(t))
+	var many []int64
+	if err := json.Unmarshal(data, &many); err != nil {
+		return err
+	}
+	if *t = nil; len(many) > 0 {
+		*t = many
+	}
+	return nil
 }
 
 func (t tokens) MarshalJSON() ([]byte, error) {
