@@ -21,7 +21,7 @@ func (reportCommand) Help() string {
     ldalign report my-run
     ldalign report demo-ldalign demo-spin
 
-Writes DIR/runs/LAST_RUN/report: index.html, table.md, table.json and every figure as SVG and PNG, also of a run that is
+Writes DIR/runs/RUN/report, RUN being the first that aligns: index.html, table.md, table.json and every figure as SVG and PNG, also of a run that is
 not finished. Prints the table.`
 }
 
@@ -39,7 +39,7 @@ func (c *reportCommand) Run(ctx context.Context, e *env) (err error) {
 	if err != nil {
 		return err
 	}
-	return e.writeReport(n, specs, in)
+	return e.writeReport(specs, in)
 }
 
 func sortByPosition(scored []*events.Scored) {

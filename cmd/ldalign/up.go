@@ -10,9 +10,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/ops/report"
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/stages/dataset"
+	"github.com/ldalign/ldalign/stages/prompter"
 	"github.com/ldalign/ldalign/trainer"
 )
 
@@ -52,7 +55,7 @@ func (c *upCommand) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	if c.DryRun {
-		return printSpecs(e, specs)
+		return e.dryRun(specs)
 	}
 	return e.up(ctx, specs, filepath.Base(c.Spec))
 }
@@ -97,6 +100,40 @@ func printSpecs(e *env, specs []schemas.Spec) error {
 	return nil
 }
 
+// dryRun prints the resolved specs, each with what it would do, after looking at the files that it names.
+func (e *env) dryRun(specs []schemas.Spec) error {
+	for _, s := range specs {
+		set, err := prompter.Load(s)
+		if err != nil {
+			return err
+		}
+		pairs := len(set.Records) * prompter.Samples(s)
+		steps := trainer.Steps(pairs, s.Training.Batch, s.Training.Epochs)
+		fmt.Fprintf(e.stdout, "---\n# %s: %s\n# %d iterations of %d pairs and %d optimizer steps each\n",
+			s.Data.Train, set.Report, s.Iterations, pairs, steps)
+		if s.Data.Eval != "" {
+			held, err := dataset.Load(s.Data.Eval)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(e.stdout, "# %s: %s\n", s.Data.Eval, held.Report)
+		}
+		if s.Model.From != "scratch" && !strings.HasPrefix(s.Model.From, "run:") {
+			config, err := models.ReadConfig(os.DirFS(s.Model.From))
+			if err != nil {
+				return fmt.Errorf("model.from: %s: %w", s.Model.From, err)
+			}
+			fmt.Fprintf(e.stdout, "# %s: %s, %d layers of width %d\n", s.Model.From, config.Family, config.Layers, config.Hidden)
+		}
+		text, err := s.YAML()
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(e.stdout, "# digest %s\n%s", s.Digest(), text)
+	}
+	return nil
+}
+
 // up runs the specs one after the other and writes a report over all of them into each run's folder.
 func (e *env) up(ctx context.Context, specs []schemas.Spec, title string) (err error) {
 	start := time.Now()
@@ -135,12 +172,22 @@ func (e *env) finish(
 	}
 	share := engine.Busy().Seconds() / wall.Seconds()
 	in.WallSeconds, in.TensorShare, in.Stages = wall.Seconds(), &share, stages
-	return e.writeReport(n, specs, in)
+	return e.writeReport(specs, in)
 }
 
-// writeReport writes a report into the folder of the last run and prints its table.
-func (e *env) writeReport(n *node, specs []schemas.Spec, in report.Input) error {
-	dir := e.reportDir(specs[len(specs)-1].Run)
+// reportRun is the run whose folder holds the report over several: the first that aligns, else the last.
+func reportRun(specs []schemas.Spec) string {
+	for _, s := range specs {
+		if s.Objective.Kind != "sft" {
+			return s.Run
+		}
+	}
+	return specs[len(specs)-1].Run
+}
+
+// writeReport writes a report and prints its verdict and table.
+func (e *env) writeReport(specs []schemas.Spec, in report.Input) error {
+	dir := e.reportDir(reportRun(specs))
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("report: %w", err)
 	}
@@ -150,6 +197,7 @@ func (e *env) writeReport(n *node, specs []schemas.Spec, in report.Input) error 
 	if e.json {
 		return printJSON(e.stdout, in.Rows)
 	}
-	fmt.Fprintf(e.stdout, "\n%s\n%s\nreport: %s\n", report.Table(in), speeds(in), filepath.Join(dir, "report", "index.html"))
+	fmt.Fprintf(e.stdout, "\n%s\n%s\n\n%s\nreport: %s\n",
+		report.Table(in), report.Judge(in).Headline, speeds(in), filepath.Join(dir, "report", "index.html"))
 	return nil
 }

@@ -50,7 +50,7 @@ func (s *Stage) Process(_ context.Context, in []*events.Checkpoint) ([][]events.
 }
 
 func (s *Stage) iteration(c *events.Checkpoint) []events.Message {
-	run, t, samples := s.spec.Run, c.GetIteration(), s.samples()
+	run, t, samples := s.spec.Run, c.GetIteration(), Samples(s.spec)
 	total := uint64(len(s.records) * samples)
 	out := make([]events.Message, 0, total+1)
 	for place := range dataset.Order(len(s.records), s.spec.Seed, t, samples) {
@@ -65,10 +65,10 @@ func (s *Stage) iteration(c *events.Checkpoint) []events.Message {
 	return append(out, &events.Control{Schema: events.Version, Run: run, Kind: "closed", Iteration: t, Total: total})
 }
 
-// samples per prompt: objectives that sample nothing see each prompt once.
-func (s *Stage) samples() int {
-	if s.spec.Objective.Kind == "sft" || s.spec.Objective.Kind == "dpo" {
+// Samples is the number of pairs per prompt and iteration: objectives that sample nothing see each prompt once.
+func Samples(spec schemas.Spec) int {
+	if spec.Objective.Kind == "sft" || spec.Objective.Kind == "dpo" {
 		return 1
 	}
-	return s.spec.Generation.SamplesPerPrompt
+	return spec.Generation.SamplesPerPrompt
 }

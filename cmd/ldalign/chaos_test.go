@@ -1,0 +1,114 @@
+package main
+
+import (
+	"math/rand/v2"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// undisturbed is the outcome of tiny.yaml when nothing happens to it.
+func undisturbed(t *testing.T) outcome {
+	t.Helper()
+	dir, _ := finished(t)
+	want := outcomeOf(t, dir, "tiny-sft", "tiny-ld")
+	if len(want.Checkpoints) != 6 || len(want.Results) != 3 || want.Pairs["tiny-ld 0"] != 32 || want.Pairs["tiny-ld 1"] != 32 {
+		t.Fatalf("the undisturbed run is not whole: %+v", want)
+	}
+	return want
+}
+
+// sameAs compares the outcome in a folder with the undisturbed one, and has audit balance it.
+func sameAs(t *testing.T, want outcome, dir string) {
+	t.Helper()
+	if diff := cmp.Diff(want, outcomeOf(t, dir, "tiny-sft", "tiny-ld")); diff != "" {
+		t.Errorf("not what the undisturbed run gave (-undisturbed +this):\n%s", diff)
+	}
+	for _, run := range []string{"tiny-sft", "tiny-ld"} {
+		ldalign(t, "audit", run, "--dir", dir).want(t, 0, "0 dead, 0 in flight")
+	}
+}
+
+func TestSameSpecSameBits(t *testing.T) {
+	want := undisturbed(t)
+	dir := t.TempDir()
+	ldalign(t, "up", tiny, "--dir", dir).want(t, 0, "LD-Align 1")
+	sameAs(t, want, dir)
+	before := manifests(dir)
+	ldalign(t, "up", tiny, "--dir", dir).want(t, 0, "LD-Align 1")
+	if after := manifests(dir); after != before {
+		t.Errorf("a finished run, started again, has %d checkpoints, had %d", after, before)
+	}
+}
+
+// The whole process is killed at ten moments that are spread over all phases of the run and random within them, and
+// started again by the same command.
+func TestKilledAtAnyMoment(t *testing.T) {
+	want := undisturbed(t)
+	shared, took := finished(t)
+	const kills = 10
+	all := manifests(shared)
+	seed := uint64(time.Now().UnixNano())
+	random := rand.New(rand.NewPCG(seed, 0))
+	t.Logf("seed %d, undisturbed %v, %d checkpoints", seed, took, all)
+	dir := t.TempDir()
+	killed := 0
+	for k := range kills {
+		p := start(t, command("up", tiny, "--dir", dir))
+		due := k * all / (kills - 1)
+		if !p.eventually(t, "the next kill", func() bool { return manifests(dir) >= due }) {
+			break // it failed: the last start below says how
+		}
+		if k < kills-1 { // after the last checkpoint there is little left to do
+			select {
+			case <-time.After(time.Duration(random.Int64N(int64(took) / kills))):
+			case <-p.done:
+			}
+		}
+		if err := p.Process.Kill(); err == nil {
+			killed++
+		}
+		<-p.done
+	}
+	t.Logf("killed %d times; %d of %d checkpoints were there at the last", killed, manifests(dir), all)
+	if killed < kills-1 { // the last one may come too late
+		t.Errorf("the run ended after %d kills", killed)
+	}
+	ldalign(t, "up", tiny, "--dir", dir).want(t, 0, "LD-Align 1")
+	sameAs(t, want, dir)
+}
+
+func TestInterrupted(t *testing.T) {
+	want := undisturbed(t)
+	dir := t.TempDir()
+	for _, due := range []int{1, 5, 7} { // while fine-tuning, before the guide, in the first iteration
+		p := start(t, command("up", tiny, "--dir", dir))
+		if !p.eventually(t, "a checkpoint", func() bool { return manifests(dir) >= due }) {
+			t.Fatalf("it ended by itself:\n%s", p.stderr.String())
+		}
+		if err := p.Process.Signal(os.Interrupt); err != nil {
+			t.Fatal(err)
+		}
+		code := p.wait(t)
+		output{code, p.stdout.String(), p.stderr.String()}.want(t, exitInterrupted, "goes on with the same command")
+	}
+	ldalign(t, "up", tiny, "--dir", dir).want(t, 0, "LD-Align 1")
+	sameAs(t, want, dir)
+}
+
+func TestWeightOneIsSPIN(t *testing.T) {
+	dir := t.TempDir()
+	ldalign(t, "up", "testdata/spin.yaml", "--dir", dir).want(t, 0)
+	got := outcomeOf(t, dir, "one", "spin").Weights
+	for _, i := range []string{"0", "1", "2"} {
+		one, spin := got["one policy "+i+" model.safetensors"], got["spin policy "+i+" model.safetensors"]
+		if one == "" || one != spin {
+			t.Errorf("policy %s: LD-Align with w = 1 has weights %.12s, SPIN %.12s", i, one, spin)
+		}
+	}
+	if got["spin policy 0 model.safetensors"] == got["spin policy 2 model.safetensors"] {
+		t.Error("two iterations changed nothing")
+	}
+}
