@@ -30,16 +30,17 @@ func (c *trainerCommand) Run(ctx context.Context, e *env) (err error) {
 	if err != nil {
 		return err
 	}
-	n, err := e.openServers(ctx, c.serverFlags.over(spec.Servers), "ldalign-trainer")
+	servers := c.serverFlags.over(spec.Servers)
+	if c.Spec == "" {
+		if spec, err = e.declared(ctx, servers, c.Name); err != nil {
+			return err
+		}
+	}
+	n, err := e.openServers(ctx, servers, spec.Streams, "ldalign-trainer")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.close()) }()
-	if c.Spec == "" {
-		if spec, err = n.awaitSpec(ctx, c.Name); err != nil {
-			return err
-		}
-	}
 	engine, err := n.engine(spec.Compute)
 	if err != nil {
 		return err

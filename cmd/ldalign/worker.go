@@ -29,15 +29,15 @@ again by another, and stored once. The worker waits until a trainer has declared
 
 func (c *workerCommand) Run(ctx context.Context, e *env) (err error) {
 	servers := c.serverFlags.over(schemas.ServersSpec{})
-	n, err := e.openServers(ctx, servers, "ldalign-"+c.Role)
+	spec, err := e.declared(ctx, servers, c.Name)
+	if err != nil {
+		return err
+	}
+	n, err := e.openServers(ctx, servers, spec.Streams, "ldalign-"+c.Role)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.close()) }()
-	spec, err := n.awaitSpec(ctx, c.Name)
-	if err != nil {
-		return err
-	}
 	engine, err := n.engine(spec.Compute)
 	if err != nil {
 		return err
@@ -53,12 +53,14 @@ func (c *workerCommand) Run(ctx context.Context, e *env) (err error) {
 }
 
 // openServers is open for verbs that make no sense without real servers.
-func (e *env) openServers(ctx context.Context, servers schemas.ServersSpec, name string) (*node, error) {
+func (e *env) openServers(
+	ctx context.Context, servers schemas.ServersSpec, limits schemas.StreamsSpec, name string,
+) (*node, error) {
 	if servers.NATS == "" || servers.S3 == "" {
 		return nil, fmt.Errorf("%w: this verb needs --nats and --s3 (or LDALIGN_NATS and LDALIGN_S3); "+
 			"`ldalign up` runs everything in one process without servers", errUsage)
 	}
-	n, err := e.open(ctx, servers, schemas.Default().Streams, name)
+	n, err := e.open(ctx, servers, limits, name)
 	if err != nil {
 		return nil, err
 	}
@@ -66,6 +68,16 @@ func (e *env) openServers(ctx context.Context, servers schemas.ServersSpec, name
 		return nil, errors.Join(err, n.close())
 	}
 	return n, nil
+}
+
+// declared connects to wait until a run is declared, and disconnects: how to connect for work is part of the spec.
+func (e *env) declared(ctx context.Context, servers schemas.ServersSpec, run string) (_ schemas.Spec, err error) {
+	n, err := e.openServers(ctx, servers, schemas.Default().Streams, "ldalign-waiting")
+	if err != nil {
+		return schemas.Spec{}, err
+	}
+	defer func() { err = errors.Join(err, n.close()) }()
+	return n.awaitSpec(ctx, run)
 }
 
 // awaitSpec waits until the run is declared.
