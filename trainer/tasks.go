@@ -100,9 +100,13 @@ func (t *guideTask) accumulate(s *tensor.Scope, part, whole []int, step int) (st
 	for _, i := range part {
 		rows = append(rows, t.rejected[i])
 	}
-	// a part of a batch draws its dropout from its place in the batch
-	seed := schemas.SubSeed(t.seed, "dropout", uint64(step)<<20|uint64(slices.Index(whole, part[0])))
+	seed := dropoutSeed(t.seed, step, slices.Index(whole, part[0]))
 	loss := t.guide.Loss(s, rows, models.PadFor(rows, t.step, t.most), seed).Sum().MulScalar(1 / float64(len(whole)))
 	loss.Backward()
 	return stats{loss: loss.Item()}, s.Err()
+}
+
+// dropoutSeed is what the part of a batch that begins at a place in it draws its word dropout from.
+func dropoutSeed(seed uint64, step, at int) uint64 {
+	return schemas.SubSeed(seed, "dropout", uint64(step)<<20|uint64(at))
 }

@@ -1,0 +1,238 @@
+package trainer
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"testing"
+
+	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/guide"
+	"github.com/ldalign/ldalign/models/tensor"
+)
+
+// loadModel loads a tiny model of models/testdata, in float64 so that differences are exact enough to compare with.
+func loadModel(t *testing.T, engine *tensor.Engine, name string) *models.Model {
+	t.Helper()
+	m, err := models.Load(t.Context(), engine, "../models/testdata/"+name, models.Options{DType: tensor.Float64})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.SetTrainable(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// examples are sequences of different lengths over the 64 tokens of the tiny models.
+func examples(n, offset int) []models.Sequence {
+	rows := make([]models.Sequence, n)
+	for i := range rows {
+		for k := range 6 + (3*i+offset)%7 {
+			rows[i].IDs = append(rows[i].IDs, int64(3+(7*k*k+11*i+5*offset)%61))
+		}
+		rows[i].PromptLen = 2 + i%3
+	}
+	return rows
+}
+
+// somePairs have reference log-probs away from the policy's and weights of mean 1.
+func somePairs(n int) []pair {
+	chosen, rejected := examples(n, 0), examples(n, 2)
+	pairs := make([]pair, n)
+	for i := range pairs {
+		pairs[i] = pair{
+			chosen: chosen[i], rejected: rejected[i], refChosen: -20 - float64(i), refRejected: -19 + 2*float64(i),
+			weight: 2 * float64(i+1) / float64(n+1),
+		}
+	}
+	return pairs
+}
+
+func newGuideModel(t *testing.T, engine *tensor.Engine, reduction string) *guide.Guide {
+	t.Helper()
+	g, err := guide.New(t.Context(), loadModel(t, engine, "gpt2"), loadModel(t, engine, "llama"), guide.Config{
+		LatentDim: 4, Pooling: guide.PoolMean, PrefixTokens: 2, WordDropout: 0.5, Reduction: reduction,
+	}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.SetTrainable(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+// objective is a task with a way to compute its loss that does not go through the task.
+type objective struct {
+	name   string
+	task   task
+	params []tensor.Named
+	loss   func(s *tensor.Scope) float64
+}
+
+// objectives are all that a trainer minimises, over 5 examples.
+func objectives(t *testing.T, engine *tensor.Engine) []objective {
+	t.Helper()
+	const n, beta = 5, 0.3
+	policy := loadModel(t, engine, "llama")
+	pairs, rows := somePairs(n), examples(n, 1)
+	formula := func(s *tensor.Scope) float64 {
+		var sum float64
+		for _, p := range pairs {
+			both := []models.Sequence{p.chosen, p.rejected}
+			logp := models.LogProbs(s, policy, both, models.PadFor(both, 16, 128)).Float64s()
+			sum += p.weight * softplus(-beta*((logp[0]-logp[1])-(p.refChosen-p.refRejected)))
+		}
+		return sum / n
+	}
+	likelihood := func(s *tensor.Scope) float64 {
+		var sum, tokens float64
+		for i, row := range rows {
+			sum -= models.LogProbs(s, policy, rows[i:i+1], models.PadFor(rows[i:i+1], 16, 128)).Float64s()[0]
+			tokens += float64(len(row.Response()))
+		}
+		return sum / tokens
+	}
+	out := []objective{
+		{"pairs", &pairTask{model: policy, pairs: pairs, beta: beta, step: 16, most: 128}, policy.Params(), formula},
+		{"sequences", &sequenceTask{model: policy, rows: rows, step: 16, most: 128}, policy.Params(), likelihood},
+	}
+	for _, reduction := range []string{guide.ReduceMean, guide.ReduceSum} {
+		g := newGuideModel(t, engine, reduction)
+		task := &guideTask{guide: g, chosen: examples(n, 0), rejected: examples(n, 2), seed: 1, step: 16, most: 126}
+		out = append(out, objective{"guide, " + reduction, task, g.Params(), func(s *tensor.Scope) float64 {
+			all := slices.Concat(task.chosen, task.rejected)
+			return g.Loss(s, all, models.PadFor(all, 16, 126), dropoutSeed(1, 0, 0)).Sum().Item() / n
+		}})
+	}
+	return out
+}
+
+// gradients accumulates a batch cut into parts and returns the gradients of every parameter, which it zeroes.
+func (o objective) gradients(t *testing.T, engine *tensor.Engine, cut int) (grads [][]float64, sum stats) {
+	t.Helper()
+	batch := make([]int, o.task.examples())
+	for i := range batch {
+		batch[i] = i
+	}
+	for from := 0; from < len(batch); from += cut {
+		do(t, engine, func(s *tensor.Scope) error {
+			got, err := o.task.accumulate(s, batch[from:min(from+cut, len(batch))], batch, 0)
+			sum.loss += got.loss
+			sum.pairs.merge(got.pairs)
+			return err
+		})
+	}
+	do(t, engine, func(s *tensor.Scope) error {
+		return s.NoGrad(func(s *tensor.Scope) error {
+			for _, p := range o.params {
+				grads = append(grads, p.Tensor.Grad().Float64s())
+				p.Tensor.Grad().Zero_()
+			}
+			return s.Err()
+		})
+	})
+	return grads, sum
+}
+
+// TestGradientsOfObjectives: what a task leaves in the parameters is the gradient of its loss, along random directions
+// through all weights.
+func TestGradientsOfObjectives(t *testing.T) {
+	engine := newEngine(t)
+	for _, o := range objectives(t, engine) {
+		t.Run(o.name, func(t *testing.T) {
+			var at float64
+			do(t, engine, func(s *tensor.Scope) error {
+				return s.NoGrad(func(s *tensor.Scope) error { at = o.loss(s); return s.Err() })
+			})
+			grads, sum := o.gradients(t, engine, o.task.examples())
+			within(t, "loss", sum.loss, at, 1e-5)
+			for direction := range 3 {
+				slope := 0.0
+				shift := func(h float64) (loss float64) {
+					do(t, engine, func(s *tensor.Scope) error {
+						return s.NoGrad(func(s *tensor.Scope) error {
+							slope = 0
+							for i, p := range o.params {
+								d := models.Normal(s, uint64(direction), p.Name, 1, p.Tensor.Shape()...).To(tensor.Float64)
+								for k, v := range d.Float64s() {
+									slope += v * grads[i][k]
+								}
+								p.Tensor.Add_(d.MulScalar(h))
+							}
+							loss = o.loss(s)
+							return s.Err()
+						})
+					})
+					return loss
+				}
+				const h = 1e-5
+				above := shift(h)
+				below := shift(-2 * h)
+				shift(h)
+				within(t, fmt.Sprintf("slope along direction %d", direction), (above-below)/(2*h), slope, 1e-6+1e-5*math.Abs(slope))
+			}
+		})
+	}
+}
+
+// TestMicroBatchesAddUp: however a batch is cut, its gradients are the same up to rounding. The guide's word dropout is
+// drawn by a row's place in its part, so the guide is compared without.
+func TestMicroBatchesAddUp(t *testing.T) {
+	engine := newEngine(t)
+	for _, o := range objectives(t, engine)[:2] {
+		t.Run(o.name, func(t *testing.T) {
+			want, whole := o.gradients(t, engine, o.task.examples())
+			for _, cut := range []int{1, 2, 3} {
+				got, sum := o.gradients(t, engine, cut)
+				within(t, "loss", sum.loss, whole.loss, 1e-6)
+				if sum.pairs.Pairs != whole.pairs.Pairs || sum.pairs.Correct != whole.pairs.Correct {
+					t.Errorf("cut to %d: %+v, want %+v", cut, sum.pairs, whole.pairs)
+				}
+				for i := range want {
+					for k := range want[i] {
+						within(t, fmt.Sprintf("cut to %d: gradient of %s", cut, o.params[i].Name), got[i][k], want[i][k], 1e-9)
+					}
+				}
+			}
+		})
+	}
+}
+
+// TestPairTaskReportsItsLoss: the curve's loss, computed outside autograd, is the one that is minimised.
+func TestPairTaskReportsItsLoss(t *testing.T) {
+	engine := newEngine(t)
+	o := objectives(t, engine)[0]
+	_, sum := o.gradients(t, engine, 2)
+	do(t, engine, func(s *tensor.Scope) error {
+		return s.NoGrad(func(s *tensor.Scope) error {
+			within(t, "loss", sum.loss, o.loss(s), 1e-5)
+			return s.Err()
+		})
+	})
+	within(t, "mean of PairStats.Loss", sum.pairs.Loss/5, sum.loss, 1e-12)
+}
+
+// TestReconstruction: the guide's figures are means over examples, so more examples of the same kind don't raise them.
+func TestReconstruction(t *testing.T) {
+	engine := newEngine(t)
+	g := newGuideModel(t, engine, guide.ReduceMean)
+	rows := examples(4, 1)
+	one := &guideTask{guide: g, chosen: rows, rejected: rows, step: 16, most: 126}
+	byTrue, byShuffled, err := one.reconstruction(context.Background(), engine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	many := slices.Repeat(rows, 20) // more than one part of 32
+	again, shuffledAgain, err := (&guideTask{guide: g, chosen: many, rejected: many, step: 16, most: 126}).reconstruction(t.Context(), engine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	within(t, "by true latents", again, byTrue, 1e-9)
+	within(t, "by shuffled latents", shuffledAgain, byShuffled, 1e-9)
+	if byTrue == byShuffled || byTrue <= 0 {
+		t.Errorf("reconstruction %v by true latents and %v by shuffled ones", byTrue, byShuffled)
+	}
+}
