@@ -28,7 +28,8 @@ func Source(objective string) schemas.Kind {
 // messages waits until iteration i is complete in the log and returns its messages in the prompter's order, with the
 // sequence of the last one. A resumed iteration sees exactly the messages that it saw before: those up to the sequence in
 // its cursor, so a letter redriven since then does not change the order it trains in.
-func (t *Trainer) messages(ctx context.Context, kind schemas.Kind, i uint32, work string) ([]events.Message, uint64, error) {
+func (t *Trainer) messages(ctx context.Context, phase string, kind schemas.Kind, i uint32) ([]events.Message, uint64, error) {
+	work := fmt.Sprintf("wait for %s %d", kind, i)
 	got, err := t.Streams.Collect(ctx, kind, t.Spec.Run, i, func(have, total int) {
 		t.Meter.Progress(work, have, total, "pairs")
 	})
@@ -36,7 +37,7 @@ func (t *Trainer) messages(ctx context.Context, kind schemas.Kind, i uint32, wor
 		return nil, 0, err
 	}
 	upTo := got.Last
-	if t.resume != nil && t.resume.Cursor.Iteration == i {
+	if t.resumes(phase, i) {
 		upTo = t.resume.Cursor.Sequence
 		if got.Last < upTo {
 			return nil, 0, fmt.Errorf("trainer: stream %s of run %s ends at sequence %d, but the checkpoint's cursor is at %d: "+
@@ -59,7 +60,7 @@ func (t *Trainer) messages(ctx context.Context, kind schemas.Kind, i uint32, wor
 // collect makes the task of iteration i from the log, with what the manifest will say about its pairs.
 func (t *Trainer) collect(ctx context.Context, i uint32) (task, uint64, []checkpoints.Metric, error) {
 	kind := Source(t.Spec.Objective.Kind)
-	messages, upTo, err := t.messages(ctx, kind, i, fmt.Sprintf("wait for %s %d", kind, i))
+	messages, upTo, err := t.messages(ctx, policyPhase, kind, i)
 	if err != nil {
 		return nil, 0, nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/streams"
 )
 
 // needsGuide tells whether this run trains a guide of its own.
@@ -29,7 +30,7 @@ func (t *Trainer) trainGuide(ctx context.Context) (err error) {
 	if err == nil || !errors.Is(err, checkpoints.ErrNoCheckpoint) {
 		return err
 	}
-	messages, upTo, err := t.messages(ctx, schemas.Pairs, 0, "wait for pairs 0")
+	messages, upTo, err := t.messages(ctx, guidePhase, schemas.Pairs, 0)
 	if err != nil {
 		return err
 	}
@@ -44,7 +45,7 @@ func (t *Trainer) trainGuide(ctx context.Context) (err error) {
 	}
 	spec := t.Spec.Guide
 	p := &phase{
-		name: "guide", seed: t.Spec.Seed, task: task, spec: spec.Optimizer,
+		name: guidePhase, seed: t.Spec.Seed, task: task, spec: spec.Optimizer,
 		epochs: spec.Epochs, batch: spec.Batch, micro: min(spec.Batch, t.Spec.Training.MicroBatch),
 		every: t.Spec.Training.CheckpointEvery, progress: t.showStep("train guide"),
 	}
@@ -58,7 +59,7 @@ func (t *Trainer) trainGuide(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, p.close(context.WithoutCancel(ctx), t.Engine)) }()
 	weights := checkpoints.Source{Name: guideFile, Write: func(w io.Writer) error { return g.model.WriteWeights(ctx, w) }}
 	p.save = func(ctx context.Context, cursor checkpoints.Cursor) error {
-		cursor.Sequence = upTo
+		cursor.Stream, cursor.Sequence = streams.StreamName(schemas.Pairs), upTo
 		return t.saveState(ctx, p, cursor, weights)
 	}
 	step, err := t.restore(ctx, p, g.model.LoadWeights)

@@ -15,6 +15,12 @@ import (
 // next start goes on from there.
 var ErrInterrupted = errors.New("trainer: interrupted; the state is saved and the next start goes on from it")
 
+// Names of phases in cursors and records.
+const (
+	policyPhase = "policy"
+	guidePhase  = "guide"
+)
+
 // task is what a phase minimises over its examples.
 type task interface {
 	// examples is their number.
@@ -33,7 +39,7 @@ type stats struct {
 
 // phase is one stretch of training: epochs over fixed examples with a fresh optimizer.
 type phase struct {
-	name      string // policy or guide
+	name      string // policyPhase or guidePhase
 	iteration uint32
 	seed      uint64
 	task      task

@@ -49,15 +49,20 @@ func recordsSource(records []Record) checkpoints.Source {
 	return checkpoints.Source{Name: RecordsFile, Write: func(w io.Writer) error { return WriteRecords(w, records) }}
 }
 
+// resumes tells whether the newest state checkpoint was saved in this phase of this iteration.
+func (t *Trainer) resumes(phase string, iteration uint32) bool {
+	return t.resume != nil && t.resume.Cursor.Phase == phase && t.resume.Cursor.Iteration == iteration
+}
+
 // restore takes a phase to where the newest state checkpoint left it, if there is one of this phase and iteration, and
 // returns the number of steps already made. load reads the phase's weights from a local file.
 func (t *Trainer) restore(ctx context.Context, p *phase, load func(ctx context.Context, path string) error) (int, error) {
 	m := t.resume
-	if m == nil || m.Cursor.Phase != p.name || m.Cursor.Iteration != p.iteration {
+	if !t.resumes(p.name, p.iteration) {
 		return 0, nil
 	}
 	name := weightsFile
-	if p.name == "guide" {
+	if p.name == guidePhase {
 		name = guideFile
 	}
 	if err := t.withLocal(ctx, *m, name, func(path string) error { return load(ctx, path) }); err != nil {

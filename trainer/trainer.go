@@ -188,7 +188,7 @@ func (t *Trainer) iterate(ctx context.Context, i uint32) (err error) {
 		return err
 	}
 	p := &phase{
-		name: "policy", iteration: i, seed: t.Spec.Seed, task: task, params: t.model.Params(), spec: t.Spec.Optimizer,
+		name: policyPhase, iteration: i, seed: t.Spec.Seed, task: task, params: t.model.Params(), spec: t.Spec.Optimizer,
 		epochs: t.Spec.Training.Epochs, batch: t.Spec.Training.Batch, micro: t.Spec.Training.MicroBatch,
 		every: t.Spec.Training.CheckpointEvery,
 	}
@@ -201,7 +201,7 @@ func (t *Trainer) iterate(ctx context.Context, i uint32) (err error) {
 		return err
 	}
 	p.save = func(ctx context.Context, cursor checkpoints.Cursor) error {
-		cursor.Sequence = upTo
+		cursor.Stream, cursor.Sequence = streams.StreamName(Source(t.Spec.Objective.Kind)), upTo
 		return t.saveState(ctx, p, cursor, checkpoints.Source{Name: weightsFile, Write: t.writeWeights(ctx)})
 	}
 	p.progress = t.showStep(fmt.Sprintf("train %s %d", t.Spec.Objective.Kind, i))
