@@ -11,7 +11,7 @@ import (
 
 // BenchmarkDemoStep is forward and backward of 64 rows of 32 tokens through a model of the demo's size.
 func BenchmarkDemoStep(b *testing.B) {
-	eng := newEngine(b, benchThreads)
+	eng := newEngine(b, 2)
 	m, err := models.Scratch(context.Background(), eng, models.Config{
 		Family: models.Llama, Vocab: 512, Hidden: 80, Layers: 3, Heads: 4, Intermediate: 224, MaxPositions: 256, TieEmbeddings: true,
 	}, 1)
@@ -41,5 +41,3 @@ func BenchmarkDemoStep(b *testing.B) {
 		})
 	}
 }
-
-const benchThreads = 1

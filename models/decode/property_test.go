@@ -1,0 +1,264 @@
+package decode_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/decode"
+	"github.com/ldalign/ldalign/models/tensor"
+)
+
+// small models whose matrix products take the paths of the demo's policy (a head of 20) and of GPT-2.
+func small(t testing.TB, eng *tensor.Engine, family string) *models.Model {
+	t.Helper()
+	cfg := models.Config{
+		Family: family, Vocab: 96, Hidden: 80, Layers: 2, Heads: 4, KVHeads: 2, Intermediate: 112, MaxPositions: 96,
+		TieEmbeddings: true, InitializerRange: 0.15,
+	}
+	if family == models.GPT2 {
+		cfg.KVHeads = 0
+	}
+	m, err := models.Scratch(context.Background(), eng, cfg, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// The text of a request is the same alone and in any batch, at one thread and at two.
+func TestTextDoesNotDependOnTheBatch(t *testing.T) {
+	type setup struct {
+		name  string
+		model *models.Model
+		opts  decode.Options
+		alone []decode.Result
+	}
+	rng := rand.New(rand.NewPCG(1, 2))
+	pool := make([]decode.Request, 10)
+	for i := range pool {
+		pool[i] = decode.Request{IDs: make([]int64, 1+rng.IntN(20)), Seed: rng.Uint64()}
+		for j := range pool[i].IDs {
+			pool[i].IDs[j] = rng.Int64N(96)
+		}
+	}
+	var setups []setup
+	for _, family := range []string{models.Llama, models.GPT2} {
+		for _, threads := range []int{1, 2} {
+			m := small(t, newEngine(t, threads), family)
+			for _, opts := range []decode.Options{
+				{MaxNew: 9, Temperature: 1, TopP: 1, Stop: []int64{1, 2, 3}, Slots: 4, Bucket: 8, Pad: 5},
+				{MaxNew: 9, Temperature: 0.7, TopP: 0.8, Slots: 3, Bucket: 5},
+				{MaxNew: 9, TopP: 1, Slots: 4, Bucket: 8},
+			} {
+				s := setup{name: fmt.Sprintf("%s, %d threads, %+v", family, threads, opts), model: m, opts: opts}
+				for _, r := range pool {
+					s.alone = append(s.alone, generate(t, m, []decode.Request{r}, opts)[0])
+				}
+				setups = append(setups, s)
+			}
+		}
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		s := rapid.SampledFrom(setups).Draw(t, "setup")
+		var reqs []decode.Request
+		var want []decode.Result
+		for _, i := range rapid.SliceOfN(rapid.IntRange(0, len(pool)-1), 1, 10).Draw(t, "requests") {
+			reqs = append(reqs, pool[i])
+			want = append(want, s.alone[i])
+		}
+		got, err := decode.Generate(context.Background(), s.model, reqs, s.opts, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Fatalf("%s (-alone +in a batch):\n%s", s.name, diff)
+		}
+	})
+}
+
+// A sampled response is what teacher forcing gives it: its greedy tokens are the arg max of the model's own logits over
+// the whole sequence, also across the gap between the prompt and its bucket.
+func TestStepsEqualWholeSequences(t *testing.T) {
+	for _, family := range []string{models.Llama, models.GPT2} {
+		eng := newEngine(t, 1)
+		m := small(t, eng, family)
+		for _, n := range []int{1, 7, 8, 9} {
+			req := decode.Request{IDs: []int64{9, 3, 7, 1, 50, 60, 70, 80, 90}[:n]}
+			got := generate(t, m, []decode.Request{req}, decode.Options{MaxNew: 20, TopP: 1, Slots: 2, Bucket: 8})[0]
+			err := eng.Do(context.Background(), func(s *tensor.Scope) error {
+				ids := append(append([]int64{}, req.IDs...), got.IDs...)
+				h := m.Hidden(s, m.Embed(s, s.FromInt64(ids, 1, int64(len(ids)))))
+				want := m.Logits(s, h.Squeeze(0)).Argmax(-1, false).Int64s()
+				if diff := cmp.Diff(want[n-1:len(want)-1], got.IDs); diff != "" {
+					t.Errorf("%s, prompt of %d (-whole +steps):\n%s", family, n, diff)
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// Sampled first tokens follow the model's distribution, cut to the nucleus: a chi-squared test with fixed seeds.
+func TestSamplesFollowTheDistribution(t *testing.T) {
+	const draws = 4000
+	eng := newEngine(t, 1)
+	m := small(t, eng, models.Llama)
+	prompt := []int64{5, 9, 20}
+	for _, test := range []struct{ temperature, topP float64 }{{1, 1}, {2, 1}, {0.5, 1}, {1, 0.6}, {1, 1e-9}} {
+		var p []float64
+		err := eng.Do(context.Background(), func(s *tensor.Scope) error {
+			h := m.Hidden(s, m.Embed(s, s.FromInt64(prompt, 1, 3))).Select(1, 2)
+			var ids []int64
+			var sorted *tensor.Tensor
+			all := m.Logits(s, h).To(tensor.Float64).DivScalar(test.temperature).Softmax(-1).Reshape(-1)
+			sorted, order := all.Sort(0, true)
+			values := sorted.Float64s()
+			ids = order.Int64s()
+			p = make([]float64, len(values))
+			before, kept := 0.0, 0.0
+			for i, id := range ids {
+				if i == 0 || before < test.topP {
+					p[id] = values[i]
+					kept += values[i]
+				}
+				before += values[i]
+			}
+			for i := range p {
+				p[i] /= kept
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		reqs := make([]decode.Request, draws)
+		for i := range reqs {
+			reqs[i] = decode.Request{IDs: prompt, Seed: uint64(i)}
+		}
+		counts := make([]float64, len(p))
+		opts := decode.Options{MaxNew: 1, Temperature: test.temperature, TopP: test.topP, Slots: 250, Bucket: 4}
+		for _, r := range generate(t, m, reqs, opts) {
+			counts[r.IDs[0]]++
+		}
+		// Tokens expected fewer than 5 times are counted together.
+		chi, cells, rest, restExpected := 0.0, 0, 0.0, 0.0
+		for i := range p {
+			switch expected := p[i] * draws; {
+			case p[i] == 0 && counts[i] > 0:
+				t.Errorf("temperature %g, top-p %g: token %d of probability 0 was drawn", test.temperature, test.topP, i)
+			case expected < 5:
+				rest, restExpected = rest+counts[i], restExpected+expected
+			default:
+				chi += (counts[i] - expected) * (counts[i] - expected) / expected
+				cells++
+			}
+		}
+		if restExpected > 0 {
+			chi += (rest - restExpected) * (rest - restExpected) / restExpected
+			cells++
+		}
+		// 4 deviations above the mean of the chi-squared distribution; the seeds are fixed, so it passes or not for good.
+		freedom := float64(cells - 1)
+		if chi > freedom+4*math.Sqrt(2*freedom)+1 {
+			t.Errorf("temperature %g, top-p %g: chi-squared is %g with %g degrees of freedom", test.temperature, test.topP, chi, freedom)
+		}
+		if test.topP == 1 && cells < 10 {
+			t.Errorf("temperature %g: only %d cells, the test says little", test.temperature, cells)
+		}
+	}
+}
+
+func TestGenerateEnds(t *testing.T) {
+	m := small(t, newEngine(t, 1), models.Llama)
+	req := decode.Request{IDs: []int64{4, 8, 15, 16, 23, 42}, Seed: 1}
+	opts := decode.Options{MaxNew: 10, Temperature: 1, TopP: 1, Slots: 2, Bucket: 4}
+	free := generate(t, m, []decode.Request{req}, opts)[0]
+	if len(free.IDs) != opts.MaxNew || free.Reason != decode.Length {
+		t.Fatalf("without end tokens: %d tokens, reason %q", len(free.IDs), free.Reason)
+	}
+	opts.Stop = []int64{1000, free.IDs[4]}
+	first := 0
+	for free.IDs[first] != free.IDs[4] {
+		first++
+	}
+	want := decode.Result{IDs: free.IDs[:first+1], Reason: decode.Stop}
+	if diff := cmp.Diff(want, generate(t, m, []decode.Request{req}, opts)[0]); diff != "" {
+		t.Errorf("with an end token (-want +got):\n%s", diff)
+	}
+	if got := generate(t, m, nil, opts); len(got) != 0 {
+		t.Errorf("no requests give %v", got)
+	}
+}
+
+func TestGenerateRefuses(t *testing.T) {
+	m := small(t, newEngine(t, 1), models.Llama)
+	ok := decode.Options{MaxNew: 4, Temperature: 1, TopP: 1, Slots: 2, Bucket: 4}
+	req := decode.Request{IDs: []int64{1}}
+	for name, test := range map[string]struct {
+		edit func(o *decode.Options)
+		req  decode.Request
+	}{
+		"no tokens":             {func(o *decode.Options) { o.MaxNew = 0 }, req},
+		"no slots":              {func(o *decode.Options) { o.Slots = 0 }, req},
+		"no bucket":             {func(o *decode.Options) { o.Bucket = 0 }, req},
+		"negative temperature":  {func(o *decode.Options) { o.Temperature = -1 }, req},
+		"temperature NaN":       {func(o *decode.Options) { o.Temperature = math.NaN() }, req},
+		"top-p 0":               {func(o *decode.Options) { o.TopP = 0 }, req},
+		"top-p above 1":         {func(o *decode.Options) { o.TopP = 1.1 }, req},
+		"pad outside":           {func(o *decode.Options) { o.Pad = 96 }, req},
+		"empty prompt":          {func(*decode.Options) {}, decode.Request{}},
+		"token outside":         {func(*decode.Options) {}, decode.Request{IDs: []int64{96}}},
+		"negative token":        {func(*decode.Options) {}, decode.Request{IDs: []int64{-1}}},
+		"too long":              {func(*decode.Options) {}, decode.Request{IDs: make([]int64, 93)}},
+		"too long for its rest": {func(o *decode.Options) { o.MaxNew = 96 }, req},
+	} {
+		t.Run(name, func(t *testing.T) {
+			opts := ok
+			test.edit(&opts)
+			if _, err := decode.Generate(context.Background(), m, []decode.Request{req, test.req}, opts, nil); !errors.Is(err, decode.ErrRequest) {
+				t.Errorf("error %v, want ErrRequest", err)
+			}
+		})
+	}
+	// The longest that fits, although its bucket would not.
+	if got := generate(t, m, []decode.Request{{IDs: make([]int64, 91)}}, decode.Options{MaxNew: 5, TopP: 1, Slots: 2, Bucket: 50}); len(got[0].IDs) != 5 {
+		t.Errorf("the longest request gives %d tokens", len(got[0].IDs))
+	}
+}
+
+func TestGenerateStopsWithItsContext(t *testing.T) {
+	eng := newEngine(t, 1)
+	m := small(t, eng, models.Llama)
+	live := eng.Live()
+	ctx, cancel := context.WithCancel(context.Background())
+	reqs := make([]decode.Request, 20)
+	for i := range reqs {
+		reqs[i] = decode.Request{IDs: []int64{1, 2, 3}}
+	}
+	calls := 0
+	results, err := decode.Generate(ctx, m, reqs, decode.Options{MaxNew: 5, TopP: 1, Slots: 4, Bucket: 4}, func(done int) {
+		if calls++; done != 4*calls {
+			t.Errorf("call %d of onProgress: %d done", calls, done)
+		}
+		if calls == 3 {
+			cancel()
+		}
+	})
+	if !errors.Is(err, context.Canceled) || results != nil || calls != 3 {
+		t.Errorf("results %v, error %v after %d calls of onProgress, want nil and context.Canceled after 3", results, err, calls)
+	}
+	if got := eng.Live(); got != live {
+		t.Errorf("%d tensors live afterwards, %d before", got, live)
+	}
+}
