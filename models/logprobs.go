@@ -19,6 +19,7 @@ func TokenLogProbs(s *tensor.Scope, m *Model, rows []Sequence, pad PadRule) *ten
 	ids, err := pad.Pad(rows)
 	if err != nil {
 		s.Fail(err)
+		return s.Zeros(tensor.Float32) // invalid, as everything in a failed scope
 	}
 	h := m.Hidden(s, m.Embed(s, s.FromInt64(ids, int64(pad.Rows), int64(pad.Length))))
 	return m.ResponseLogProbs(s, h, rows, 0)

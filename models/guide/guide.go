@@ -232,6 +232,7 @@ func (g *Guide) Encode(s *tensor.Scope, rows []models.Sequence, pad models.PadRu
 	ids, err := pad.Pad(rows)
 	if err != nil {
 		s.Fail(err)
+		return s.Zeros(tensor.Float32) // invalid, as everything in a failed scope
 	}
 	count, length := int64(pad.Rows), int64(pad.Length)
 	share := make([]float32, pad.Rows*pad.Length) // of each position in the pooled vector
@@ -264,10 +265,13 @@ func (g *Guide) Reconstruct(
 	if err == nil && drop != nil && len(drop) != len(rows) {
 		err = fmt.Errorf("guide: %d dropout seeds for %d rows", len(drop), len(rows))
 	}
-	s.Fail(err)
+	if err != nil {
+		s.Fail(err)
+		return s.Zeros(tensor.Float32) // invalid, as everything in a failed scope
+	}
 	count, length, width := int64(pad.Rows), int64(pad.Length), int64(g.decoder.Config().Hidden)
 	text := g.decoder.Embed(s, s.FromInt64(ids, count, length))
-	if drop != nil && g.hidden != nil && err == nil {
+	if drop != nil && g.hidden != nil {
 		mask := s.FromFloat32(g.dropped(rows, pad, drop), count, length, 1).To(g.decoder.DType())
 		text = text.Add(mask.Mul(g.hidden.Sub(text)))
 	}
