@@ -1,0 +1,267 @@
+package trainer
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/stages/dataset"
+	"github.com/ldalign/ldalign/stages/distance"
+	"github.com/ldalign/ldalign/stages/encoder"
+	"github.com/ldalign/ldalign/stages/generator"
+	"github.com/ldalign/ldalign/stages/prompter"
+	"github.com/ldalign/ldalign/streams"
+)
+
+// world is a machine with everything that runs need: embedded streams, a directory store, an engine of one thread. Runs
+// in it differ by name.
+type world struct {
+	t           *testing.T
+	streams     *streams.Conn
+	store       *refusingStore
+	checkpoints *checkpoints.Repository
+	engine      *tensor.Engine
+	log         zerolog.Logger
+	// generators is how many work on a run.
+	generators int
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{t: t, engine: newEngine(t), generators: 1, log: zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel)}
+	store, err := checkpoints.OpenDir(filepath.Join(t.TempDir(), "store"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.store = &refusingStore{Store: store}
+	w.checkpoints = checkpoints.New(w.store, t.TempDir(), w.log)
+	w.openStreams(t.TempDir())
+	return w
+}
+
+// openStreams starts embedded streams on a folder.
+func (w *world) openStreams(dir string) {
+	w.t.Helper()
+	conn, err := streams.Open(w.t.Context(), streams.Options{
+		Dir: dir, Log: w.log, Name: "test", Limits: streams.Limits{Sync: time.Minute},
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() {
+		if err := conn.Close(); err != nil {
+			w.t.Error(err)
+		}
+	})
+	if err := conn.EnsureTopology(w.t.Context()); err != nil {
+		w.t.Fatal(err)
+	}
+	w.streams = conn
+}
+
+// refusingStore is a store that can be told to write no more: a trainer that ends with it leaves what a killed one does.
+type refusingStore struct {
+	checkpoints.Store
+	refuse atomic.Bool
+}
+
+var errRefused = errors.New("the store refuses")
+
+func (s *refusingStore) Create(ctx context.Context, key string, data []byte) error {
+	if s.refuse.Load() {
+		return errRefused
+	}
+	return s.Store.Create(ctx, key, data)
+}
+
+// testSpec is a run of a tiny Llama from random weights: 2 iterations over 12 prompts, in batches of 4 and parts of 2.
+func testSpec(run string, change ...func(*schemas.Spec)) schemas.Spec {
+	s := schemas.Default()
+	s.Run, s.Iterations = run, 2
+	s.Model.From = "scratch"
+	s.Model.Scratch = &schemas.ScratchSpec{
+		Family: "llama", Hidden: 16, Layers: 1, Heads: 2, Intermediate: 32, MaxPositions: 80, Tokenizer: "builtin:demo",
+	}
+	s.Data.Train, s.Data.Limit, s.Data.MaxPromptTokens, s.Data.MaxResponseTokens = "builtin:demo/align", 12, 64, 8
+	s.Objective.Beta = 0.5
+	s.Guide.Decoder, s.Guide.LatentDim, s.Guide.Epochs, s.Guide.Batch = "scratch:1", 4, 1, 4
+	s.Guide.Optimizer.LR = 1e-3
+	s.Generation.Slots = 8
+	s.Optimizer.LR = 1e-3
+	s.Training.Batch, s.Training.MicroBatch = 4, 2
+	for _, c := range change {
+		c(&s)
+	}
+	return schemas.Resolve(s, 1)
+}
+
+// meterFunc is called with the progress of steps and waits.
+type meterFunc func(work string, done, total int)
+
+func (f meterFunc) Progress(work string, done, total int, _ string, _ ...Note) { f(work, done, total) }
+
+func silent(string, int, int) {}
+
+// stopAt gives a context that ends when the named work has come to done, and the meter that ends it.
+func stopAt(parent context.Context, work string, done int) (context.Context, meterFunc) {
+	ctx, cancel := context.WithCancel(parent)
+	return ctx, func(w string, d, _ int) {
+		if w == work && d >= done {
+			cancel()
+		}
+	}
+}
+
+// trainer makes the trainer of a run.
+func (w *world) trainer(spec schemas.Spec, meter meterFunc) *Trainer {
+	return New(Config{
+		Spec: spec, Streams: w.streams, Checkpoints: w.checkpoints, Engine: w.engine,
+		Tokenizers: func(string) (fs.FS, error) { return dataset.DemoTokenizer(), nil },
+		Holder:     "test", Meter: meter, Log: w.log,
+	})
+}
+
+// work plays all stages and the trainer of a run, as `ldalign up` does, until the trainer ends, and returns its error. A
+// stage that fails fails the test.
+func (w *world) work(ctx context.Context, spec schemas.Spec, meter meterFunc) error {
+	w.t.Helper()
+	if err := spec.Validate(); err != nil {
+		w.t.Fatal(err)
+	}
+	stageCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	group, stageCtx := errgroup.WithContext(stageCtx)
+	w.startStages(stageCtx, group, spec)
+	trainCtx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(stageCtx, cancel)() // a failed stage ends the trainer
+	err := w.trainer(spec, meter).Run(trainCtx)
+	stop()
+	if staged := group.Wait(); staged != nil {
+		w.t.Fatal(staged)
+	}
+	return err
+}
+
+func (w *world) startStages(ctx context.Context, group *errgroup.Group, spec schemas.Spec) {
+	w.t.Helper()
+	stage := func(name string, in schemas.Kind, batch int, process streams.Process, closers ...func(context.Context) error) {
+		group.Go(func() (err error) {
+			defer func() {
+				for _, c := range closers {
+					err = errors.Join(err, c(context.WithoutCancel(ctx)))
+				}
+			}()
+			s := streams.Stage{
+				Name: name, In: in, Run: spec.Run, Batch: batch, Linger: 5 * time.Millisecond, Grace: 10 * time.Millisecond,
+			}
+			return w.streams.RunStage(ctx, s, process)
+		})
+	}
+	set, err := prompter.Load(spec)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	stage("prompter", schemas.Checkpoints, 1, streams.Many(prompter.New(spec, set.Records).Process))
+	if spec.Objective.Kind == "sft" {
+		return
+	}
+	for range w.generators {
+		s := generator.New(spec, w.checkpoints, w.engine)
+		stage("generator", schemas.Prompts, 5, streams.Each(s.Process), s.Close)
+	}
+	if spec.Objective.Kind == "ldalign" {
+		s := encoder.New(spec, w.checkpoints, w.engine)
+		stage("encoder", schemas.Pairs, 5, streams.Each(s.Process), s.Close)
+		stage("distance", schemas.Encoded, 64, streams.Each(distance.Stage{Metric: spec.Objective.Distance}.Process))
+	}
+}
+
+// finish takes a run to its end.
+func (w *world) finish(spec schemas.Spec) {
+	w.t.Helper()
+	if err := w.work(w.t.Context(), spec, silent); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// policy is the newest manifest of an iteration's policy.
+func (w *world) policy(run string, iteration uint32) checkpoints.Manifest {
+	w.t.Helper()
+	m, err := w.checkpoints.Policy(w.t.Context(), run, iteration)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return m
+}
+
+// latest is the newest manifest of a kind.
+func (w *world) latest(run string, kind checkpoints.Kind) checkpoints.Manifest {
+	w.t.Helper()
+	m, err := w.checkpoints.Latest(w.t.Context(), run, kind)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return m
+}
+
+// records are those of a policy or guide.
+func (w *world) records(m checkpoints.Manifest) []Record {
+	w.t.Helper()
+	data, err := w.checkpoints.ReadFile(w.t.Context(), m.Run, w.file(m, RecordsFile))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	records, err := ReadRecords(data)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return records
+}
+
+func (w *world) file(m checkpoints.Manifest, name string) checkpoints.File {
+	w.t.Helper()
+	f, ok := m.File(name)
+	if !ok {
+		w.t.Fatalf("checkpoint %s has no %s", m.Key, name)
+	}
+	return f
+}
+
+// collect is a complete iteration of one kind.
+func (w *world) collect(kind schemas.Kind, run string, iteration uint32) []events.Message {
+	w.t.Helper()
+	got, err := w.streams.Collect(w.t.Context(), kind, run, iteration, nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return got.Messages
+}
+
+func metric(m checkpoints.Manifest, name string) (float64, bool) {
+	for _, x := range m.Metrics {
+		if x.Name == name {
+			return x.Value, true
+		}
+	}
+	return 0, false
+}
+
+// writeFile writes a file of a test's own.
+func writeFile(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
