@@ -69,7 +69,8 @@ func command(args ...string) *exec.Cmd {
 			c.Env = append(c.Env, v)
 		}
 	}
-	c.Env = append(c.Env, programVar+"=1")
+	// the variable keeps the program from starting itself a second time, see waitPassively
+	c.Env = append(c.Env, programVar+"=1", "OMP_WAIT_POLICY=PASSIVE")
 	return c
 }
 

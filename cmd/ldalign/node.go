@@ -55,12 +55,19 @@ type node struct {
 	closers     []func() error
 }
 
+// embeddedAckWait bounds streams.ack_wait where the server is embedded: its stages live and die with it, so no network
+// excuses one that is silent. After a crash the next process has to wait no longer than this for what the last one held.
+const embeddedAckWait = 3 * time.Second
+
 // open connects to the servers, or starts the embedded ones in the folder.
 func (e *env) open(ctx context.Context, servers schemas.ServersSpec, limits schemas.StreamsSpec, name string) (*node, error) {
 	return e.connect(ctx, servers, func(log zerolog.Logger) (*streams.Conn, error) {
 		parsed, err := streams.ParseLimits(limits)
 		if err != nil {
 			return nil, err
+		}
+		if servers.NATS == "" {
+			parsed.AckWait = min(parsed.AckWait, embeddedAckWait)
 		}
 		return streams.Open(ctx, streams.Options{
 			URL: servers.NATS, Dir: filepath.Join(e.dir, "nats"), Creds: os.Getenv("LDALIGN_NATS_CREDS"), Limits: parsed,
