@@ -20,6 +20,8 @@ type meter struct {
 	tasks  map[string]*progress.Task
 	stages map[string]*report.Stage
 	steps  map[string]stepMark
+	// sampled counts the responses of the generator's finished batches.
+	sampled int
 }
 
 // stepMark is how many steps of a phase were done when.
@@ -62,6 +64,22 @@ func (m *meter) Progress(work string, done, total int, unit string, notes ...tra
 	if total > 0 && done >= total {
 		task.Done()
 		m.tasks[work] = nil
+	}
+}
+
+// Sampled shows how far the generator is: done of the responses in its batch.
+func (m *meter) Sampled(done, of int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	const work = "sample"
+	task := m.tasks[work]
+	if task == nil {
+		task = m.display.Task(m.prefix+work, 0, "responses")
+		m.tasks[work] = task
+	}
+	task.Set(int64(m.sampled + done))
+	if done == of {
+		m.sampled += of
 	}
 }
 

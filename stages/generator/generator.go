@@ -22,6 +22,9 @@ import (
 
 // Stage is the generator of one run.
 type Stage struct {
+	// Progress, if not nil, is told how many of a batch's responses are sampled.
+	Progress func(done, of int)
+
 	spec   schemas.Spec
 	policy *policy.Policy
 }
@@ -125,7 +128,11 @@ func (s *Stage) sample(ctx context.Context, out []*events.Pair, indices []int) e
 	if len(requests) == 0 {
 		return nil
 	}
-	results, err := decode.Generate(ctx, s.policy.Model, requests, s.options(), nil)
+	results, err := decode.Generate(ctx, s.policy.Model, requests, s.options(), func(done int) {
+		if s.Progress != nil {
+			s.Progress(done, len(requests))
+		}
+	})
 	if err != nil {
 		return fmt.Errorf("generator: checkpoint %.12s: %w", s.policy.Digest, err)
 	}
