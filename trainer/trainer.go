@@ -29,8 +29,10 @@ type Config struct {
 	Tokenizers func(name string) (fs.FS, error)
 	// Holder names this process in the lease: host and pid.
 	Holder string
-	Meter  Meter
-	Log    zerolog.Logger
+	// Hints is a subject on which the store says that it was written to, see streams.Conn.OnHint; empty for none.
+	Hints string
+	Meter Meter
+	Log   zerolog.Logger
 }
 
 // Meter shows how far work has come.
@@ -97,6 +99,14 @@ func (t *Trainer) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, t.close(context.WithoutCancel(ctx))) }()
 	if err := t.announce(ctx); err != nil {
 		return err
+	}
+	if t.Hints != "" {
+		listening := make(chan struct{})
+		defer func() { cancel(nil); <-listening }()
+		go func() {
+			defer close(listening)
+			t.listen(ctx)
+		}()
 	}
 	if t.needsGuide() {
 		if err := t.trainGuide(ctx); err != nil {
@@ -165,6 +175,20 @@ func (t *Trainer) announce(ctx context.Context) error {
 		func(ctx context.Context, event *events.Checkpoint) error {
 			return t.Streams.Publish(ctx, schemas.Checkpoints, event)
 		})
+}
+
+// listen announces at every hint until ctx ends. Nothing rests on hints, so what goes wrong is logged.
+func (t *Trainer) listen(ctx context.Context) {
+	err := t.Streams.OnHint(ctx, t.Hints, func() error {
+		t.Log.Debug().Str("run", t.Spec.Run).Msg("the store was written to: looking for checkpoints to announce")
+		if err := t.announce(ctx); err != nil && ctx.Err() == nil {
+			t.Log.Warn().Err(err).Str("run", t.Spec.Run).Msg("cannot look for checkpoints to announce")
+		}
+		return nil
+	})
+	if err != nil && ctx.Err() == nil {
+		t.Log.Warn().Err(err).Str("run", t.Spec.Run).Msg("no longer listening to the store's notifications")
+	}
 }
 
 func (t *Trainer) close(ctx context.Context) error {

@@ -49,6 +49,7 @@ func (f serverFlags) over(s schemas.ServersSpec) schemas.ServersSpec {
 // node is a process's connections: streams, checkpoint store, display and log. Verbs that only read use it too.
 type node struct {
 	streams     *streams.Conn
+	store       checkpoints.Store
 	checkpoints *checkpoints.Repository
 	display     *progress.Display
 	log         zerolog.Logger
@@ -111,11 +112,10 @@ func (e *env) connect(
 	if n.log, err = e.openLog(n); err != nil {
 		return nil, err
 	}
-	store, err := openStore(ctx, e.dir, servers)
-	if err != nil {
+	if n.store, err = openStore(ctx, e.dir, servers); err != nil {
 		return nil, err
 	}
-	n.checkpoints = checkpoints.New(store, filepath.Join(e.dir, "cache"), n.log)
+	n.checkpoints = checkpoints.New(n.store, filepath.Join(e.dir, "cache"), n.log)
 	if n.streams, err = dial(n.log); err != nil {
 		return nil, err
 	}

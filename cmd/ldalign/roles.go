@@ -51,8 +51,8 @@ func roles(spec schemas.Spec) []role {
 }
 
 // work plays one role of a run until ctx ends. It returns nil after a clean drain.
-func (n *node) work(ctx context.Context, r role, spec schemas.Spec, engine *tensor.Engine, observer streams.Observer) (err error) {
-	stage := streams.Stage{Name: string(r), Run: spec.Run, Linger: 20 * time.Millisecond, Observer: observer}
+func (n *node) work(ctx context.Context, r role, spec schemas.Spec, engine *tensor.Engine, m *meter) (err error) {
+	stage := streams.Stage{Name: string(r), Run: spec.Run, Linger: 20 * time.Millisecond, Observer: m}
 	switch r {
 	case rolePrompter:
 		set, err := prompter.Load(spec)
@@ -64,6 +64,7 @@ func (n *node) work(ctx context.Context, r role, spec schemas.Spec, engine *tens
 		return n.streams.RunStage(ctx, stage, streams.Many(prompter.New(spec, set.Records).Process))
 	case roleGenerator:
 		s := generator.New(spec, n.checkpoints, engine)
+		s.Progress = m.Sampled
 		defer func() { err = errors.Join(err, s.Close(context.WithoutCancel(ctx))) }()
 		stage.In, stage.Batch, stage.Linger = schemas.Prompts, 4*spec.Generation.Slots, 100*time.Millisecond
 		return n.streams.RunStage(ctx, stage, streams.Each(s.Process))
@@ -89,11 +90,11 @@ func (n *node) work(ctx context.Context, r role, spec schemas.Spec, engine *tens
 	return fmt.Errorf("%w: unknown role %q", errUsage, r)
 }
 
-// train runs the trainer of a run.
-func (n *node) train(ctx context.Context, spec schemas.Spec, engine *tensor.Engine, meter trainer.Meter) error {
+// train runs the trainer of a run. hints is the subject of the store's notifications, empty for none.
+func (n *node) train(ctx context.Context, spec schemas.Spec, engine *tensor.Engine, meter trainer.Meter, hints string) error {
 	return trainer.New(trainer.Config{
 		Spec: spec, Streams: n.streams, Checkpoints: n.checkpoints, Engine: engine, Tokenizers: tokenizerFolder,
-		Holder: holder(), Meter: meter, Log: n.log.With().Str("stage", "trainer").Logger(),
+		Holder: holder(), Hints: hints, Meter: meter, Log: n.log.With().Str("stage", "trainer").Logger(),
 	}).Run(ctx)
 }
 
@@ -123,7 +124,7 @@ func (n *node) everything(ctx context.Context, spec schemas.Spec, engine *tensor
 	for _, r := range roles(spec) {
 		group.Go(func() error { return n.work(stageCtx, r, spec, engine, m) })
 	}
-	trained := n.train(stageCtx, spec, engine, m)
+	trained := n.train(stageCtx, spec, engine, m, "")
 	if trained == nil {
 		trained = n.awaitResults(stageCtx, spec, m)
 	}

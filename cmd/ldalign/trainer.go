@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/trainer"
 )
@@ -14,6 +15,8 @@ type trainerCommand struct {
 	Spec string   `arg:"" optional:"" help:"Run spec (YAML, one run): declares the run." type:"existingfile"`
 	Name string   `name:"run" help:"Name of a run that is declared already, instead of a spec." placeholder:"RUN"`
 	Set  []string `help:"Override a key of the spec." placeholder:"KEY=VALUE"`
+
+	BucketEvents string `help:"ARN of the S3 server's notification target that publishes below ldalign-bucket on this NATS server: a new manifest then makes the trainer look for checkpoints to announce." env:"LDALIGN_BUCKET_EVENTS" placeholder:"ARN"`
 	serverFlags
 }
 
@@ -21,8 +24,10 @@ func (trainerCommand) Help() string {
 	return `Example:
 
     ldalign trainer run.yaml --nats nats://10.0.0.5:4222 --s3 http://10.0.0.6:9000
+    ldalign trainer run.yaml ... --bucket-events arn:minio:sqs::LDALIGN:nats
 
-One trainer works on a run at a time; a second one is refused. Stopped in any way, it goes on by the same command.`
+One trainer works on a run at a time; a second one is refused. Stopped in any way, it goes on by the same command. Bucket
+events are optional: a checkpoint's own message follows its manifest, and each start announces what was missed.`
 }
 
 func (c *trainerCommand) Run(ctx context.Context, e *env) (err error) {
@@ -41,13 +46,17 @@ func (c *trainerCommand) Run(ctx context.Context, e *env) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.close()) }()
+	hints, err := n.bucketEvents(ctx, c.BucketEvents)
+	if err != nil {
+		return err
+	}
 	engine, err := n.engine(spec.Compute)
 	if err != nil {
 		return err
 	}
 	m := newMeter(n.display, spec.Run+": ")
 	defer m.close()
-	if err := n.train(ctx, spec, engine, m); err != nil {
+	if err := n.train(ctx, spec, engine, m, hints); err != nil {
 		if ctx.Err() != nil {
 			return trainer.ErrInterrupted
 		}
@@ -55,6 +64,15 @@ func (c *trainerCommand) Run(ctx context.Context, e *env) (err error) {
 	}
 	fmt.Fprintf(e.stderr, "ldalign: run %s is complete; `ldalign report %s` writes its report\n", spec.Run, spec.Run)
 	return nil
+}
+
+// bucketEvents has the bucket announce new manifests to a target of its server and returns the subject that they come
+// on; empty for no target.
+func (n *node) bucketEvents(ctx context.Context, arn string) (string, error) {
+	if arn == "" {
+		return "", nil
+	}
+	return "ldalign-bucket.>", checkpoints.EnableNotifications(ctx, n.store, arn)
 }
 
 // spec reads and resolves the spec file, when there is one.

@@ -46,7 +46,7 @@ func project(t *testing.T, profiles ...string) *types.Project {
 }
 
 var (
-	servers = []string{"bucket", "minio", "nats"}
+	servers = []string{"minio", "nats"}
 	// commands that each profile must run, once the settings are filled in
 	commands = []string{
 		"trainer /data/align.yaml",
@@ -119,10 +119,10 @@ func TestHeavyRolesOfTheGPUProfileReserveACard(t *testing.T) {
 func TestRolesWaitForTheServersAndKnowWhereTheyAre(t *testing.T) {
 	wantNeeds := map[string]string{
 		"nats": types.ServiceConditionHealthy, "minio": types.ServiceConditionHealthy,
-		"bucket": types.ServiceConditionCompletedSuccessfully,
 	}
 	wantEnv := map[string]string{
 		"LDALIGN_NATS": "nats://nats:4222", "LDALIGN_S3": "http://minio:9000", "LDALIGN_S3_BUCKET": "ldalign",
+		"LDALIGN_BUCKET_EVENTS": "arn:minio:sqs::LDALIGN:nats",
 		"LDALIGN_S3_ACCESS_KEY": "account", "LDALIGN_S3_SECRET_KEY": "not-in-any-file",
 	}
 	for _, profile := range []string{"cpu", "gpu"} {
@@ -160,7 +160,7 @@ func environment(s types.ServiceConfig) map[string]string {
 	return out
 }
 
-// The target's id is part of four names: in MinIO's variables, in the ARN that the bucket is given, and for NATS in the
+// The target's id is part of four names: in MinIO's variables, in the ARN that the trainer gives the bucket, and for NATS in the
 // subject, which must not be one that messages of ours travel on.
 func TestBucketNotificationsReachJetStream(t *testing.T) {
 	p := project(t, "cpu")
@@ -192,11 +192,8 @@ func TestBucketNotificationsReachJetStream(t *testing.T) {
 	if !slices.ContainsFunc(p.Services["minio"].Volumes, func(v types.ServiceVolumeConfig) bool { return v.Target == queue }) {
 		t.Errorf("minio: the queue of undelivered notifications, %q, is on no volume", queue)
 	}
-	script := strings.Join(p.Services["bucket"].Command, "\n")
-	for _, part := range []string{"store/ldalign", "arn:minio:sqs::" + id + ":nats", "--prefix runs/", "--suffix .json"} {
-		if !strings.Contains(script, part) {
-			t.Errorf("bucket: the script lacks %q:\n%s", part, script)
-		}
+	if got, want := environment(p.Services["trainer"])["LDALIGN_BUCKET_EVENTS"], "arn:minio:sqs::"+id+":nats"; got != want {
+		t.Errorf("trainer: LDALIGN_BUCKET_EVENTS is %q, want %q", got, want)
 	}
 }
 
