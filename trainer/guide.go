@@ -57,10 +57,9 @@ func (t *Trainer) trainGuide(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.close(context.WithoutCancel(ctx), t.Engine)) }()
-	weights := checkpoints.Source{Name: guideFile, Write: func(w io.Writer) error { return g.model.WriteWeights(ctx, w) }}
 	p.save = func(ctx context.Context, cursor checkpoints.Cursor) error {
 		cursor.Stream, cursor.Sequence = streams.StreamName(schemas.Pairs), upTo
-		return t.saveState(ctx, p, cursor, weights)
+		return t.saveState(ctx, p, cursor, g.weights(ctx))
 	}
 	step, err := t.restore(ctx, p, g.model.LoadWeights)
 	if err != nil {
@@ -69,12 +68,12 @@ func (t *Trainer) trainGuide(ctx context.Context) (err error) {
 	if err := p.run(ctx, t.Engine, step); err != nil {
 		return err
 	}
-	return t.publishGuide(ctx, g, task, p, weights)
+	return t.publishGuide(ctx, g, task, p)
 }
 
 // publishGuide commits and announces the guide, with how well it reconstructs by true and by shuffled latents: a guide
 // whose decoder ignores the latent shows no difference, and its distances mean nothing.
-func (t *Trainer) publishGuide(ctx context.Context, g *trainedGuide, task *guideTask, p *phase, weights checkpoints.Source) error {
+func (t *Trainer) publishGuide(ctx context.Context, g *trainedGuide, task *guideTask, p *phase) error {
 	byTrue, byShuffled, err := task.reconstruction(ctx, t.Engine)
 	if err != nil {
 		return err
@@ -88,7 +87,7 @@ func (t *Trainer) publishGuide(ctx context.Context, g *trainedGuide, task *guide
 		Metrics: []checkpoints.Metric{
 			{Name: "reconstruction", Value: byTrue}, {Name: "reconstruction_shuffled", Value: byShuffled},
 		},
-		Files: append(g.files, weights, checkpoints.FromBytes("guide.json", config), recordsSource(p.records)),
+		Files: append(g.files, g.weights(ctx), checkpoints.FromBytes("guide.json", config), recordsSource(p.records)),
 	})
 	if err != nil {
 		return err
@@ -104,6 +103,11 @@ type trainedGuide struct {
 	model     *guide.Guide
 	tokenizer *tokenizer.Tokenizer
 	files     []checkpoints.Source
+}
+
+// weights is the file of the guide's weights as they are when it is written.
+func (g *trainedGuide) weights(ctx context.Context) checkpoints.Source {
+	return checkpoints.Source{Name: guideFile, Write: func(w io.Writer) error { return g.model.WriteWeights(ctx, w) }}
 }
 
 func (g *trainedGuide) close(ctx context.Context) error {

@@ -79,7 +79,7 @@ func (p *phase) prepare(ctx context.Context, engine *tensor.Engine) error {
 	})
 }
 
-// close frees the optimizer's state and the gradients.
+// close frees the optimizer's state.
 func (p *phase) close(ctx context.Context, engine *tensor.Engine) error {
 	return engine.Do(ctx, func(*tensor.Scope) error {
 		p.optimizer.Free()
@@ -96,12 +96,15 @@ func (p *phase) run(ctx context.Context, engine *tensor.Engine, step int) error 
 	peak := PeakRate(p.spec, p.iteration)
 	p.progress(step, total, nil)
 	var order []int
-	for ; step < total; step++ {
-		if ctx.Err() != nil {
+	for ; ; step++ {
+		if ctx.Err() != nil { // after the last step too: what comes next would fail, and the steps would be lost
 			if err := p.save(context.WithoutCancel(ctx), p.cursor(step, perEpoch)); err != nil {
-				return errors.Join(ErrInterrupted, err)
+				return fmt.Errorf("trainer: stopped, but the state could not be saved, so the steps since the last one are lost: %w", err)
 			}
 			return ErrInterrupted
+		}
+		if step >= total {
+			return nil
 		}
 		epoch, at := step/perEpoch, step%perEpoch*p.batch
 		if order == nil || at == 0 {
@@ -116,12 +119,11 @@ func (p *phase) run(ctx context.Context, engine *tensor.Engine, step int) error 
 		p.records = append(p.records, record)
 		p.progress(step+1, total, &record)
 		if p.every > 0 && (step+1)%p.every == 0 && step+1 < total {
-			if err := p.save(ctx, p.cursor(step+1, perEpoch)); err != nil {
+			if err := p.save(context.WithoutCancel(ctx), p.cursor(step+1, perEpoch)); err != nil {
 				return err
 			}
 		}
 	}
-	return nil
 }
 
 // cursor is the place after the given number of steps.
