@@ -90,6 +90,32 @@ func TestCollectCountsPairs(t *testing.T) {
 	}
 }
 
+// A letter that is redriven after it was counted counts no longer.
+func TestCollectWaitsForWhatIsRedriven(t *testing.T) {
+	c := openQuick(t)
+	late := prompt("r", 0, 1)
+	letter := letterFor(late, 1, "poison")
+	letter.Original = marshal(t, late)
+	publish(t, c, schemas.Control, closedAt("r", 0, 2))
+	publish(t, c, schemas.Scored, scoredOf(prompt("r", 0, 0)))
+	publish(t, c, schemas.DeadLetters, letter)
+	redriven := false
+	got, err := c.Collect(testContext(t), schemas.Scored, "r", 0, func(have, total int) {
+		switch {
+		case have == 2 && total == 2 && !redriven:
+			redriven = true
+			if err := c.Redrive(testContext(t), 1); err != nil {
+				t.Error(err)
+			}
+		case have == 1 && redriven:
+			publish(t, c, schemas.Scored, scoredOf(late))
+		}
+	})
+	if err != nil || len(got.Messages) != 2 || got.Dead != 0 {
+		t.Errorf("%d messages, %d dead, %v, want 2 and 0", len(got.Messages), got.Dead, err)
+	}
+}
+
 func TestCollectRefusesTooMany(t *testing.T) {
 	c := openQuick(t)
 	publish(t, c, schemas.Scored, scoredOf(prompt("r", 0, 0)), scoredOf(prompt("r", 0, 1)))

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
 
@@ -179,18 +180,27 @@ func idsOf(got []Received) []string {
 // settled waits until the stage's consumer has nothing left: neither unread nor unanswered.
 func settled(t *testing.T, c *Conn, s Stage) {
 	t.Helper()
+	consumerIs(t, c, s, func(unread, unanswered int) bool { return unread == 0 && unanswered == 0 })
+}
+
+// consumerIs waits until the stage's consumer is as it should be.
+func consumerIs(t *testing.T, c *Conn, s Stage, right func(unread, unanswered int) bool) {
+	t.Helper()
 	ctx := testContext(t)
 	for {
+		var unread, unanswered int
 		consumer, err := c.js.Consumer(ctx, StreamName(s.In), s.Name+"_"+s.Run)
-		if err != nil {
+		switch {
+		case err == nil:
+			info := consumer.CachedInfo()
+			if unread, unanswered = int(info.NumPending), info.NumAckPending; right(unread, unanswered) {
+				return
+			}
+		case !errors.Is(err, jetstream.ErrConsumerNotFound):
 			t.Fatal(err)
 		}
-		info := consumer.CachedInfo()
-		if info.NumPending == 0 && info.NumAckPending == 0 {
-			return
-		}
 		if !pause(ctx, 5*time.Millisecond) {
-			t.Fatalf("%d unread, %d unanswered", info.NumPending, info.NumAckPending)
+			t.Fatalf("%d unread, %d unanswered", unread, unanswered)
 		}
 	}
 }

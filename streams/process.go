@@ -45,12 +45,17 @@ func process[In events.Message](f func(context.Context, []In) []Outcome) Process
 		for i, m := range in {
 			one, ok := m.(In)
 			if !ok {
-				outcomes[i].Err = &schemas.Reject{Reason: schemas.ReasonDecode, Err: fmt.Errorf("a %T is not this stage's input", m)}
+				err := fmt.Errorf("a %T is not this stage's input", m)
+				outcomes[i].Err = &schemas.Reject{Reason: schemas.ReasonDecode, Err: err}
 				continue
 			}
 			typed, at = append(typed, one), append(at, i)
 		}
-		for k, outcome := range f(ctx, typed) {
+		settled := f(ctx, typed)
+		if len(settled) != len(typed) {
+			return nil // which RunStage takes as the failure that it is
+		}
+		for k, outcome := range settled {
 			outcomes[at[k]] = outcome
 		}
 		return outcomes
