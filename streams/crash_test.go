@@ -40,7 +40,7 @@ func child(role string) int {
 		return fillDisk(ctx)
 	}
 	log := zerolog.New(os.Stderr)
-	options := Options{Dir: os.Getenv(dirEnv), URL: os.Getenv(urlEnv), Limits: quick, Log: log}
+	options := Options{Dir: os.Getenv(dirEnv), URL: os.Getenv(urlEnv), Limits: durable, Log: log}
 	work := Process(func(ctx context.Context, in []events.Message) []Outcome {
 		pause(ctx, time.Duration(len(in))*5*time.Millisecond) // so that there is a middle to be killed in
 		return answer(ctx, in)
@@ -79,7 +79,7 @@ func fillDisk(ctx context.Context) int {
 		log.Error().Err(err).Msg("setrlimit")
 		return 1
 	}
-	c, err := Open(ctx, Options{Dir: os.Getenv(dirEnv), Limits: quick, Log: log})
+	c, err := Open(ctx, Options{Dir: os.Getenv(dirEnv), Limits: durable, Log: log})
 	if err == nil {
 		err = c.EnsureTopology(ctx)
 	}
@@ -105,7 +105,7 @@ func TestFullDisk(t *testing.T) {
 	if err := spawn(t, "full", dir, "").Wait(); err != nil {
 		t.Fatalf("child: %v", err)
 	}
-	c := openIn(t, dir, quick)
+	c := openIn(t, dir, durable)
 	have := len(stored(t, c, schemas.Prompts, crashRun))
 	if have == 0 || have > 10 {
 		t.Errorf("%d prompts of 100 KiB in a store limited to 1 MiB", have)
@@ -139,7 +139,7 @@ func spawn(t *testing.T, role, dir, url string) *exec.Cmd {
 // serve starts a server as a test's own, which other processes can reach.
 func serve(t *testing.T, dir, listen string) *embedded {
 	t.Helper()
-	server, err := startEmbedded(Options{Dir: dir, Listen: listen, Limits: quick.withDefaults(), Log: testLog(t)})
+	server, err := startEmbedded(Options{Dir: dir, Listen: listen, Limits: durable.withDefaults(), Log: testLog(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +149,7 @@ func serve(t *testing.T, dir, listen string) *embedded {
 // dial opens the streams of a server elsewhere.
 func dial(t *testing.T, url string) *Conn {
 	t.Helper()
-	c, err := Open(testContext(t), Options{URL: url, Limits: quick, Log: testLog(t)})
+	c, err := Open(testContext(t), Options{URL: url, Limits: durable, Log: testLog(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,7 +221,7 @@ func TestKilledServerLosesNothing(t *testing.T) {
 				t.Fatal("the child does not start")
 			}
 		}
-		watcher, err := Attach(testContext(t), dir, Options{Limits: quick, Log: testLog(t)})
+		watcher, err := Attach(testContext(t), dir, Options{Limits: durable, Log: testLog(t)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -234,7 +234,7 @@ func TestKilledServerLosesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c := openIn(t, dir, quick)
+	c := openIn(t, dir, durable)
 	publish(t, c, schemas.Prompts, promptList(crashRun, 0, crashPairs)...)
 	if rounds < 3 {
 		t.Errorf("killed %d times only", rounds)
@@ -250,7 +250,7 @@ func TestKilledServerLosesNothing(t *testing.T) {
 
 // openOnce makes a store with topology.
 func openOnce(t *testing.T, dir string) error {
-	c, err := Open(testContext(t), Options{Dir: dir, Limits: quick, Log: testLog(t)})
+	c, err := Open(testContext(t), Options{Dir: dir, Limits: durable, Log: testLog(t)})
 	if err != nil {
 		return err
 	}

@@ -26,8 +26,12 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// quick are limits under which retries and redeliveries take no time.
-var quick = Limits{AckWait: 300 * time.Millisecond, MaxDeliver: 3, Retry: 5 * time.Millisecond}
+// quick are limits under which retries and redeliveries take no time, and the disk is left alone. Tests of crashes use
+// durable, with every message synced as is the default.
+var (
+	quick   = Limits{AckWait: 300 * time.Millisecond, MaxDeliver: 3, Retry: 5 * time.Millisecond, Sync: time.Minute}
+	durable = Limits{AckWait: quick.AckWait, MaxDeliver: quick.MaxDeliver, Retry: quick.Retry}
+)
 
 // patience of a test that waits for something that must happen.
 const testTimeout = 30 * time.Second
