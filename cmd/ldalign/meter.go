@@ -54,6 +54,7 @@ func (m *meter) Progress(work string, done, total int, unit string, notes ...tra
 	}
 	if !known {
 		task = m.display.Task(m.prefix+work, int64(total), unit)
+		task.Resume(int64(done))
 		m.tasks[work] = task
 	}
 	task.SetTotal(int64(total))

@@ -159,7 +159,7 @@ func (d *Display) tick() {
 	}
 	now := d.opts.Now()
 	for _, t := range d.tasks {
-		t.rate.observe(t.done.Load(), now)
+		t.rate.observe(t.done.Load()-t.base.Load(), now)
 	}
 	if d.opts.Terminal {
 		d.draw(now)

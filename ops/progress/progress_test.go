@@ -142,7 +142,7 @@ func TestTerminal(t *testing.T) {
 	f.wait(100 * time.Millisecond)
 	live := []string{
 		"starting",
-		"generator  ━━━━━━━━━━╌╌╌╌╌╌╌╌╌╌   50%  50/100 prompts  19.1/s  eta 2.6s",
+		"generator  ━━━━━━━━━━╌╌╌╌╌╌╌╌╌╌   50%  50/100 prompts  20.0/s  eta 2.5s",
 		"trainer    0 steps  0.0/s  2.6s  loss 0.61",
 	}
 	if diff := cmp.Diff(live, screen(t, f.out.String())); diff != "" {
@@ -246,17 +246,39 @@ func TestRateForgets(t *testing.T) {
 		task.Add(10)
 		f.wait(100 * time.Millisecond)
 	}
-	if got := task.rate.perSecond(); got < 99.9 || got > 100.1 {
+	if got := task.rate.perSecond(f.clock.t); got < 99.9 || got > 100.1 {
 		t.Errorf("at a steady rate: want 100/s, got %v", got)
 	}
 	f.wait(30 * time.Second) // three times the memory
-	if got := task.rate.perSecond(); got > 5 {
+	if got := task.rate.perSecond(f.clock.t); got > 5 {
 		t.Errorf("after a standstill: want under 5/s, got %v", got)
 	}
 	task.Set(0) // a replay starts over
 	f.wait(time.Second)
-	if got := task.rate.perSecond(); got < 0 {
+	if got := task.rate.perSecond(f.clock.t); got < 0 {
 		t.Errorf("after going back: want no negative rate, got %v", got)
+	}
+}
+
+func TestRateOfSlowWorkIsSteady(t *testing.T) {
+	f := newFixture(Options{})
+	task := f.Task("train", 10, "steps")
+	task.Resume(4) // from before a restart: not made in this time
+	for step := int64(5); step <= 7; step++ {
+		f.wait(59 * time.Second)
+		task.Set(step)
+		f.wait(time.Second)
+	}
+	f.wait(50 * time.Second)
+	s := task.state(f.clock.t)
+	if s.Rate < 1/61.0 || s.Rate > 1/59.0 {
+		t.Errorf("between two steps of a minute: want about %v a second, got %v", 1/60.0, s.Rate)
+	}
+	if s.ETA == nil || *s.ETA < 170 || *s.ETA > 190 {
+		t.Errorf("three steps of a minute to go: want an ETA of 180 s, got %v", s.ETA)
+	}
+	if want := 3 / 230.0; s.Mean < want*0.99 || s.Mean > want*1.01 {
+		t.Errorf("mean rate: want the three steps made here in 230 s, %v, got %v", want, s.Mean)
 	}
 }
 

@@ -17,6 +17,7 @@ type Task struct {
 	start   time.Time
 
 	done  atomic.Int64
+	base  atomic.Int64
 	total atomic.Int64
 
 	mu    sync.Mutex
@@ -28,6 +29,12 @@ type Task struct {
 }
 
 type note struct{ key, value string }
+
+// Resume says how much was done before the task began: it counts as done, but not for the rates.
+func (t *Task) Resume(done int64) {
+	t.base.Store(done)
+	t.done.Store(done)
+}
 
 // Set says how much is done.
 func (t *Task) Set(done int64) { t.done.Store(done) }
@@ -64,10 +71,10 @@ func (t *Task) state(now time.Time) state {
 		Total:   t.total.Load(),
 		Unit:    t.unit,
 		Elapsed: now.Sub(t.start).Seconds(),
-		Rate:    t.rate.perSecond(),
+		Rate:    t.rate.perSecond(now),
 	}
 	if s.Elapsed > 0 {
-		s.Mean = float64(s.Done) / s.Elapsed
+		s.Mean = float64(s.Done-t.base.Load()) / s.Elapsed
 	}
 	if left := s.Total - s.Done; s.Total > 0 && left >= 0 && s.Rate > 0 {
 		eta := float64(left) / s.Rate
@@ -86,33 +93,41 @@ func (t *Task) state(now time.Time) state {
 }
 
 // rate is an exponentially weighted mean of items a second, with the bias of its empty start divided out: it begins as
-// the plain mean and then forgets.
+// the plain mean and then forgets. It is measured when items arrive, so work of a minute an item shows a steady rate.
 type rate struct {
-	last   time.Time
+	last   time.Time // when count last changed
 	count  int64
 	value  float64 // weighted sum
 	weight float64 // of all observations so far, below 1
 }
 
-// memory is the time after which an observation counts 1/e.
-const memory = 10 * time.Second
+const (
+	// memory is the time in seconds after which an observation counts 1/e; at least slowest times an item's.
+	memory  = 10.0
+	slowest = 3.0
+)
 
 func (r *rate) observe(count int64, now time.Time) {
 	dt := now.Sub(r.last).Seconds()
-	if dt <= 0 {
+	if dt <= 0 || count == r.count {
 		return
 	}
-	keep := math.Exp(-dt / memory.Seconds())
+	keep := math.Exp(-dt / max(memory, slowest*dt))
 	r.value = keep*r.value + (1-keep)*float64(max(0, count-r.count))/dt
 	r.weight = keep*r.weight + (1 - keep)
 	r.last, r.count = now, count
 }
 
-func (r *rate) perSecond() float64 {
+// perSecond falls once no item has come for slowest times as long as usual.
+func (r *rate) perSecond(now time.Time) float64 {
 	if r.weight == 0 {
 		return 0
 	}
-	return r.value / r.weight
+	rate := r.value / r.weight
+	if wait := now.Sub(r.last).Seconds(); wait > 0 {
+		rate = min(rate, slowest/wait)
+	}
+	return rate
 }
 
 func format(value any) string {
