@@ -4,6 +4,7 @@ package distance
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 
@@ -17,7 +18,7 @@ import (
 //	l2_squared  ||a - b||^2
 //	cosine      1 - a.b / (||a|| ||b||)   (0 when either is zero)
 //
-// It fails on other metrics, on unequal or empty latents, and when the result is not finite.
+// It fails on other metrics, on unequal or empty latents, and on numbers that are not finite.
 func Between(metric string, a, b []float32) (float64, error) {
 	if len(a) == 0 || len(a) != len(b) {
 		return 0, fmt.Errorf("distance: latents of %d and %d numbers", len(a), len(b))
@@ -29,6 +30,9 @@ func Between(metric string, a, b []float32) (float64, error) {
 		dot += x * y
 		aa += x * x
 		bb += y * y
+	}
+	if math.IsNaN(squares) || math.IsInf(squares, 0) { // squares of float32 numbers fit into a float64
+		return 0, errors.New("distance: a latent is not finite")
 	}
 	var s float64
 	switch metric {
@@ -42,9 +46,6 @@ func Between(metric string, a, b []float32) (float64, error) {
 		}
 	default:
 		return 0, fmt.Errorf("distance: unknown metric %q (l2, l2_squared or cosine)", metric)
-	}
-	if math.IsNaN(s) || math.IsInf(s, 0) {
-		return 0, fmt.Errorf("distance: %s is %v: a latent is not finite", metric, s)
 	}
 	return s, nil
 }

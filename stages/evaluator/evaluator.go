@@ -1,5 +1,6 @@
-// Package evaluator is the stage that measures policy checkpoints on held-out prompts: greedy and sampled scores, the mean
-// latent distance of the samples from the human responses, and the paper's two-sample agreement test.
+// Package evaluator is the stage that measures policy checkpoints on held-out prompts: greedy and sampled scores, and the
+// mean latent distance of the samples from the human responses. The details that it keeps of every answer are what the
+// report computes the paper's two-sample agreement test from.
 package evaluator
 
 import (

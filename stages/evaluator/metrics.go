@@ -14,19 +14,11 @@ const (
 	SampledLength = "sampled_length"
 	// IdenticalShare is the share of samples that equal the human response.
 	IdenticalShare = "identical_share"
-	// AgreementPairs counts prompts whose first two samples differ in score; AgreementRight those of them where the
-	// smaller distance belongs to the better score. The paper's second analysis, with the program's score for the judge.
-	AgreementPairs = "agreement_pairs"
-	AgreementRight = "agreement_right"
-	// AgreementInexactPairs and AgreementInexactRight are the same over prompts where neither sample is exact.
-	AgreementInexactPairs = "agreement_inexact_pairs"
-	AgreementInexactRight = "agreement_inexact_right"
 )
 
 // Summarise turns details into metrics, in a fixed order. It is a pure function.
 func Summarise(details []Detail, scorer string) []*events.Metric {
 	var greedyExact, greedyGraded, exact, graded, distances, lengths, identical mean
-	var pairs, right, inexactPairs, inexactRight float64
 	for _, d := range details {
 		greedyExact.add(share(d.Greedy.Exact))
 		greedyGraded.add(d.Greedy.Graded)
@@ -38,20 +30,6 @@ func Summarise(details []Detail, scorer string) []*events.Metric {
 			if a.Distance != nil {
 				distances.add(*a.Distance)
 			}
-		}
-		if len(d.Samples) < 2 {
-			continue
-		}
-		a, b := d.Samples[0], d.Samples[1]
-		if a.Distance == nil || b.Distance == nil || a.Graded == b.Graded {
-			continue
-		}
-		agrees := share(*a.Distance != *b.Distance && (*a.Distance < *b.Distance) == (a.Graded > b.Graded))
-		pairs++
-		right += agrees
-		if !a.Exact && !b.Exact {
-			inexactPairs++
-			inexactRight += agrees
 		}
 	}
 	var out []*events.Metric
@@ -72,12 +50,6 @@ func Summarise(details []Detail, scorer string) []*events.Metric {
 	emitMean(DistanceMean, distances)
 	emitMean(SampledLength, lengths)
 	emitMean(IdenticalShare, identical)
-	if scorer == "graded" && distances.n > 0 {
-		emit(AgreementPairs, pairs)
-		emit(AgreementRight, right)
-		emit(AgreementInexactPairs, inexactPairs)
-		emit(AgreementInexactRight, inexactRight)
-	}
 	return out
 }
 

@@ -1,0 +1,215 @@
+package generator_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/stages/generator"
+	"github.com/ldalign/ldalign/stages/stagetest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func open(t *testing.T, f *stagetest.Fixture) *generator.Stage {
+	t.Helper()
+	s := generator.New(f.Spec, f.Checkpoints, f.Engine)
+	t.Cleanup(func() {
+		if err := s.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// answer processes prompts of which none may fail.
+func answer(t *testing.T, s *generator.Stage, prompts []*events.Prompt) []*events.Pair {
+	t.Helper()
+	pairs, errs := s.Process(t.Context(), prompts)
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+	return pairs
+}
+
+// TestPair holds the pairs of an iteration against the model that made them.
+func TestPair(t *testing.T) {
+	f := stagetest.New(t)
+	manifest := f.Policy(0, 1)
+	prompts := f.Prompts(manifest)
+	pairs := answer(t, open(t, f), prompts)
+	model := f.Model(1)
+	defer func() {
+		if err := model.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	}()
+	reasons := map[string]int{}
+	for i, p := range pairs {
+		if !proto.Equal(p.GetPrompt(), prompts[i]) || p.GetWeights() != manifest.Digest || p.GetSchema() != events.Version {
+			t.Errorf("pair %d is of prompt %v and weights %.12s", i, p.GetPrompt(), p.GetWeights())
+		}
+		if n := len(p.GetRejectedIds()); n < 1 || n > 12 || (p.GetFinishReason() == "length") != (n == 12 && p.GetRejectedIds()[11] != 2) {
+			t.Errorf("pair %d has %d sampled tokens and ended by %s", i, n, p.GetFinishReason())
+		}
+		if p.GetRejected() != strings.TrimSpace(p.GetRejected()) {
+			t.Errorf("pair %d: white space around %q", i, p.GetRejected())
+		}
+		reasons[p.GetFinishReason()]++
+		// the reference log-probs are what the model itself says, in the shape that the row's length decides
+		rows := []models.Sequence{models.Join(p.GetPromptIds(), p.GetChosenIds()), models.Join(p.GetPromptIds(), p.GetRejectedIds())}
+		want := make([]float64, 2)
+		for _, batch := range models.Batches(rows, f.Spec.Generation.Slots, f.Spec.Generation.Bucket, 96) {
+			err := f.Engine.Do(t.Context(), func(s *tensor.Scope) error {
+				for k, v := range models.LogProbs(s, model, batch.Rows, batch.Pad).Float32s()[:len(batch.Rows)] {
+					want[batch.Index[k]] = float64(v)
+				}
+				return s.Err()
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if p.GetChosenLogp() != want[0] || p.GetRejectedLogp() != want[1] {
+			t.Errorf("pair %d: log-probs %v and %v, want %v", i, p.GetChosenLogp(), p.GetRejectedLogp(), want)
+		}
+		if !(p.GetChosenLogp() < 0 && p.GetRejectedLogp() < 0) {
+			t.Errorf("pair %d: log-probs %v and %v are not below 0", i, p.GetChosenLogp(), p.GetRejectedLogp())
+		}
+	}
+	if reasons["stop"]+reasons["length"] != len(pairs) {
+		t.Errorf("finish reasons %v", reasons)
+	}
+}
+
+// TestPairDoesNotDependOnItsBatch: alone, in any batch, by another process, again: the same pair to the last bit.
+func TestPairDoesNotDependOnItsBatch(t *testing.T) {
+	f := stagetest.New(t, func(s *schemas.Spec) { s.Generation.SamplesPerPrompt = 2 })
+	prompts := f.Prompts(f.Policy(0, 1))
+	whole := answer(t, open(t, f), prompts)
+	other := open(t, f)
+	check := func(how string, at int, got *events.Pair) {
+		t.Helper()
+		if !proto.Equal(whole[at], got) {
+			t.Errorf("prompt %d %s:\n%v\nin one batch:\n%v", at, how, got, whole[at])
+		}
+	}
+	for i := range prompts {
+		check("alone", i, answer(t, other, prompts[i:i+1])[0])
+	}
+	for from := 0; from < len(prompts); from += 7 {
+		part := prompts[from:min(from+7, len(prompts))]
+		for k, p := range answer(t, other, part) {
+			check("in a batch of 7", from+k, p)
+		}
+	}
+	reversed := slices.Clone(prompts)
+	slices.Reverse(reversed)
+	for k, p := range answer(t, other, reversed) {
+		check("in reverse", len(prompts)-1-k, p)
+	}
+	if whole[0].GetRejected() == whole[1].GetRejected() {
+		t.Error("two samples of a prompt are the same text: the test shows little")
+	}
+}
+
+// TestCheckpointsInOneBatch: each prompt is answered by the checkpoint that it names; one that is not there fails its own
+// prompts and no others, without rejecting them.
+func TestCheckpointsInOneBatch(t *testing.T) {
+	f := stagetest.New(t)
+	first, second := f.Prompts(f.Policy(0, 1)), f.Prompts(f.Policy(1, 2))
+	lost := proto.Clone(first[3]).(*events.Prompt)
+	lost.Checkpoint = strings.Repeat("ab", 32)
+	stage := open(t, f)
+	pairs, errs := stage.Process(t.Context(), []*events.Prompt{first[0], second[0], lost, first[1], second[1]})
+	fresh := open(t, f)
+	for i, want := range []*events.Prompt{first[0], second[0], nil, first[1], second[1]} {
+		if want == nil {
+			var reject *schemas.Reject
+			if !errors.Is(errs[i], checkpoints.ErrNoCheckpoint) || errors.As(errs[i], &reject) || pairs[i] != nil {
+				t.Errorf("the prompt of a missing checkpoint: %v, %v", pairs[i], errs[i])
+			}
+			continue
+		}
+		if errs[i] != nil || !proto.Equal(pairs[i], answer(t, fresh, []*events.Prompt{want})[0]) {
+			t.Errorf("message %d is not what its own checkpoint says (%v)", i, errs[i])
+		}
+	}
+}
+
+func TestLengthRule(t *testing.T) {
+	long := strings.Repeat("many words ", 40)
+	for _, overlong := range []string{"truncate", "reject"} {
+		f := stagetest.New(t, func(s *schemas.Spec) { s.Data.Overlong = overlong })
+		prompts := f.Prompts(f.Policy(0, 1))[:4]
+		prompts[1].Prompt, prompts[2].Response, prompts[3].Response = long, long, ""
+		pairs, errs := open(t, f).Process(t.Context(), prompts)
+		if errs[0] != nil || pairs[0].GetTruncated() != 0 {
+			t.Errorf("%s: the short one: %v, %v", overlong, pairs[0], errs[0])
+		}
+		rejected(t, pairs[3], errs[3], schemas.ReasonEmpty)
+		for _, i := range []int{1, 2} {
+			if overlong == "reject" {
+				rejected(t, pairs[i], errs[i], schemas.ReasonTooLong)
+				continue
+			}
+			p := pairs[i]
+			if errs[i] != nil || p.GetTruncated() == 0 || len(p.GetPromptIds()) > 64 || len(p.GetChosenIds()) > 12 {
+				t.Errorf("truncate: %d prompt and %d response tokens, %d cut, %v",
+					len(p.GetPromptIds()), len(p.GetChosenIds()), p.GetTruncated(), errs[i])
+			}
+		}
+	}
+}
+
+func rejected(t *testing.T, pair *events.Pair, err error, reason string) {
+	t.Helper()
+	var reject *schemas.Reject
+	if pair != nil || !errors.As(err, &reject) || reject.Reason != reason {
+		t.Errorf("got %v, %v; want it rejected as %s", pair, err, reason)
+	}
+}
+
+// TestAnnotated: with objective dpo nothing is sampled.
+func TestAnnotated(t *testing.T) {
+	f := stagetest.New(t)
+	manifest := f.Policy(0, 1)
+	prompts := f.Prompts(manifest)[:3]
+	prompts[0].Rejected = "A worse answer."
+	prompts[1].Rejected = strings.Repeat("much worse ", 40)
+	f.Spec.Objective.Kind = "dpo"
+	pairs, errs := open(t, f).Process(t.Context(), prompts)
+	rejected(t, pairs[2], errs[2], schemas.ReasonInvalid)
+	for i := range 2 {
+		p := pairs[i]
+		if errs[i] != nil || p.GetFinishReason() != "annotated" || p.GetRejected() != prompts[i].GetRejected() || !(p.GetRejectedLogp() < 0) {
+			t.Errorf("pair %d: %v, %v", i, p, errs[i])
+		}
+	}
+	if pairs[0].GetTruncated() != 0 || pairs[1].GetTruncated() == 0 || len(pairs[1].GetRejectedIds()) != 12 {
+		t.Errorf("%d and %d tokens cut, want none and some", pairs[0].GetTruncated(), pairs[1].GetTruncated())
+	}
+}
+
+func TestStops(t *testing.T) {
+	f := stagetest.New(t)
+	prompts := f.Prompts(f.Policy(0, 1))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	pairs, errs := open(t, f).Process(ctx, prompts)
+	for i := range prompts {
+		if !errors.Is(errs[i], context.Canceled) {
+			t.Errorf("prompt %d: %v, %v; want the context's error", i, pairs[i], errs[i])
+		}
+	}
+}
