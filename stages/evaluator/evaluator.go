@@ -112,28 +112,34 @@ func (s *Stage) evaluate(ctx context.Context, c *events.Checkpoint) (*events.Res
 	if err != nil {
 		return nil, err
 	}
+	metrics := Summarise(details, s.spec.Evaluation.Scorer)
+	if refused := len(s.records) - len(details); refused > 0 {
+		metrics = append(metrics, &events.Metric{Name: Refused, Value: float64(refused)})
+	}
 	return &events.Result{
 		Schema: events.Version, Run: s.spec.Run, Iteration: c.GetIteration(), Checkpoint: c.GetDigest(),
-		Metrics: Summarise(details, s.spec.Evaluation.Scorer), Details: blob, Seconds: time.Since(start).Seconds(),
+		Metrics: metrics, Details: blob, Seconds: time.Since(start).Seconds(),
 	}, nil
 }
 
-// answer decodes every prompt once greedily and evaluation.samples times at temperature 1.
+// answer decodes every prompt once greedily and evaluation.samples times at temperature 1. Prompts that the length rule or
+// the template refuses are left out.
 func (s *Stage) answer(ctx context.Context) ([]Detail, error) {
-	details := make([]Detail, len(s.records))
 	samples := s.spec.Evaluation.Samples
-	greedy := make([]decode.Request, len(s.records))
-	var sampled []decode.Request
-	for i, r := range s.records {
+	var records []dataset.Record
+	var details []Detail
+	var greedy, sampled []decode.Request
+	for _, r := range s.records {
 		tokens, err := s.policy.Tokenise(r.Prompt, r.Response)
 		if err != nil {
-			return nil, fmt.Errorf("held-out prompt %q: %w", r.ID, err)
+			continue
 		}
-		details[i] = Detail{
+		records = append(records, r)
+		details = append(details, Detail{
 			ID: r.ID, Prompt: r.Prompt, Response: r.Response, Samples: make([]Sample, samples),
 			promptIDs: tokens.Prompt, responseIDs: tokens.Response,
-		}
-		greedy[i] = decode.Request{IDs: tokens.Prompt}
+		})
+		greedy = append(greedy, decode.Request{IDs: tokens.Prompt})
 		for k := range samples {
 			// one seed for all checkpoints: their samples differ by the weights alone
 			seed := schemas.SampleSeed(s.spec.Seed, ^uint32(0), r.ID, uint32(k))
@@ -154,7 +160,7 @@ func (s *Stage) answer(ctx context.Context) ([]Detail, error) {
 	if err != nil {
 		return nil, err
 	}
-	for i, r := range s.records {
+	for i, r := range records {
 		details[i].Greedy = s.sample(r, best[i])
 		for k := range samples {
 			details[i].Samples[k] = s.sample(r, drawn[i*samples+k])

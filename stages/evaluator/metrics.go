@@ -1,6 +1,10 @@
 package evaluator
 
-import "github.com/ldalign/ldalign/schemas/events"
+import (
+	"strings"
+
+	"github.com/ldalign/ldalign/schemas/events"
+)
 
 // Names of a result's metrics. Shares and scores are in 0..1; a metric that does not apply is absent.
 const (
@@ -12,8 +16,10 @@ const (
 	DistanceMean = "distance_mean"
 	// SampledLength is the mean number of tokens of a sample.
 	SampledLength = "sampled_length"
-	// IdenticalShare is the share of samples that equal the human response.
+	// IdenticalShare is the share of samples that equal the human response but for outer white space.
 	IdenticalShare = "identical_share"
+	// Refused counts the held-out prompts that the length rule or the template refuses; absent when there are none.
+	Refused = "refused"
 )
 
 // Summarise turns details into metrics, in a fixed order. It is a pure function.
@@ -26,30 +32,29 @@ func Summarise(details []Detail, scorer string) []*events.Metric {
 			exact.add(share(a.Exact))
 			graded.add(a.Graded)
 			lengths.add(float64(a.Tokens))
-			identical.add(share(a.Text == d.Response))
+			identical.add(share(a.Text == strings.TrimSpace(d.Response)))
 			if a.Distance != nil {
 				distances.add(*a.Distance)
 			}
 		}
 	}
 	var out []*events.Metric
-	emit := func(name string, value float64) { out = append(out, &events.Metric{Name: name, Value: value}) }
-	emitMean := func(name string, m mean) {
+	emit := func(name string, m mean) {
 		if m.n > 0 {
-			emit(name, m.sum/m.n)
+			out = append(out, &events.Metric{Name: name, Value: m.sum / m.n})
 		}
 	}
 	if scorer != "none" {
-		emitMean(GreedyExact, greedyExact)
-		emitMean(SampledExact, exact)
+		emit(GreedyExact, greedyExact)
+		emit(SampledExact, exact)
 	}
 	if scorer == "graded" {
-		emitMean(GreedyGraded, greedyGraded)
-		emitMean(SampledGraded, graded)
+		emit(GreedyGraded, greedyGraded)
+		emit(SampledGraded, graded)
 	}
-	emitMean(DistanceMean, distances)
-	emitMean(SampledLength, lengths)
-	emitMean(IdenticalShare, identical)
+	emit(DistanceMean, distances)
+	emit(SampledLength, lengths)
+	emit(IdenticalShare, identical)
 	return out
 }
 
