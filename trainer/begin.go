@@ -59,29 +59,53 @@ func (t *Trainer) load(ctx context.Context) error {
 	if t.tokenizer, err = tokenizer.Load(folder); err != nil {
 		return err
 	}
-	t.format, err = tokenizer.NewFormat(t.tokenizer, tokenizer.FormatOptions{
-		Template: t.Spec.Model.Template, System: t.Spec.Model.System,
-	})
-	if err != nil {
-		return err
-	}
+	t.format, err = t.fit(t.model.Config(), t.tokenizer)
+	return err
+}
+
+// fit makes the format of a model's prompts and responses, and refuses a model that the spec does not fit.
+func (t *Trainer) fit(config models.Config, tok *tokenizer.Tokenizer) (*tokenizer.Format, error) {
 	longest := t.Spec.Data.MaxPromptTokens + max(t.Spec.Data.MaxResponseTokens, t.Spec.Generation.MaxNewTokens)
-	if limit := t.model.Config().MaxLength(); longest > limit {
-		return fmt.Errorf("trainer: data.max_prompt_tokens and max_response_tokens allow %d tokens, but the model has %d positions: "+
-			"lower them", longest, limit)
+	if limit := config.MaxLength(); longest > limit {
+		return nil, fmt.Errorf("trainer: data.max_prompt_tokens and max_response_tokens allow %d tokens, "+
+			"but the model has %d positions: lower them", longest, limit)
 	}
-	return nil
+	return tokenizer.NewFormat(tok, tokenizer.FormatOptions{Template: t.Spec.Model.Template, System: t.Spec.Model.System})
+}
+
+// fitFolder is fit for the model in a folder, looked at before anything is committed from it: a run that has a policy
+// cannot change its spec any more.
+func (t *Trainer) fitFolder(dir string) (err error) {
+	config, err := models.ReadConfig(os.DirFS(dir))
+	if err != nil {
+		return fmt.Errorf("trainer: model.from: %s: %w", dir, err)
+	}
+	tok, err := tokenizer.Load(dir)
+	if err != nil {
+		return fmt.Errorf("trainer: model.from: %w", err)
+	}
+	defer func() { err = errors.Join(err, tok.Close()) }()
+	_, err = t.fit(config, tok)
+	return err
 }
 
 // first commits policy 0 from where the spec says the model starts.
 func (t *Trainer) first(ctx context.Context) (checkpoints.Manifest, error) {
+	if err := t.findGuide(); err != nil {
+		return checkpoints.Manifest{}, err
+	}
 	files, err := t.initialFiles(ctx)
 	if err != nil {
 		return checkpoints.Manifest{}, err
 	}
-	return t.Checkpoints.Commit(ctx, t.Spec.Run, checkpoints.Draft{
+	manifest, err := t.Checkpoints.Commit(ctx, t.Spec.Run, checkpoints.Draft{
 		Kind: checkpoints.Policy, SpecDigest: t.Spec.Digest(), Files: files,
 	})
+	if t.model != nil { // its weights were among the files
+		err = errors.Join(err, t.model.Close(ctx))
+		t.model = nil
+	}
+	return manifest, err
 }
 
 func (t *Trainer) initialFiles(ctx context.Context) ([]checkpoints.Source, error) {
@@ -124,6 +148,9 @@ func (t *Trainer) scratchFiles(ctx context.Context) ([]checkpoints.Source, error
 
 // importFolder is a Hugging Face folder, its weights rewritten as one safetensors file.
 func (t *Trainer) importFolder(ctx context.Context, dir string) ([]checkpoints.Source, error) {
+	if err := t.fitFolder(dir); err != nil {
+		return nil, err
+	}
 	model, err := models.Load(ctx, t.Engine, dir, models.Options{})
 	if err != nil {
 		return nil, err
@@ -132,7 +159,7 @@ func (t *Trainer) importFolder(ctx context.Context, dir string) ([]checkpoints.S
 	return t.modelSources(ctx, os.DirFS(dir))
 }
 
-// modelSources are t.model and the tokenizer files of a folder. The model is closed when its weights were written.
+// modelSources are t.model and the tokenizer files of a folder.
 func (t *Trainer) modelSources(ctx context.Context, folder fs.FS) ([]checkpoints.Source, error) {
 	config, err := t.model.Config().JSON()
 	if err != nil {
@@ -143,10 +170,7 @@ func (t *Trainer) modelSources(ctx context.Context, folder fs.FS) ([]checkpoints
 		return nil, err
 	}
 	return append(files, checkpoints.FromBytes("config.json", config), checkpoints.Source{
-		Name: weightsFile, Write: func(w io.Writer) error {
-			err := t.model.WriteWeights(ctx, w)
-			return errors.Join(err, t.model.Close(ctx))
-		},
+		Name: weightsFile, Write: t.writeWeights(ctx),
 	}), nil
 }
 
@@ -179,6 +203,13 @@ func (t *Trainer) runFiles(ctx context.Context, reference string) ([]checkpoints
 	}
 	if err != nil {
 		return nil, fmt.Errorf("trainer: model.from: run:%s: %w", reference, err)
+	}
+	folder, err := t.Checkpoints.Folder(ctx, manifest)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.fitFolder(folder); err != nil {
+		return nil, err
 	}
 	var files []checkpoints.Source
 	for _, f := range manifest.Files {

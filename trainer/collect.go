@@ -78,7 +78,7 @@ func (t *Trainer) sequences(messages []events.Message) (task, []checkpoints.Metr
 	limits := tokenizer.Limits{
 		Prompt: t.Spec.Data.MaxPromptTokens, Response: t.Spec.Data.MaxResponseTokens, Reject: t.Spec.Data.Overlong == "reject",
 	}
-	refused := 0
+	refused, cut := 0, 0
 	for _, m := range messages {
 		p := m.(*events.Prompt)
 		tokens, err := t.format.Fit(p.GetPrompt(), p.GetResponse(), limits)
@@ -87,14 +87,26 @@ func (t *Trainer) sequences(messages []events.Message) (task, []checkpoints.Metr
 			refused++
 			continue
 		}
+		if tokens.Cut > 0 {
+			cut++
+		}
 		out.rows = append(out.rows, models.Join(tokens.Prompt, tokens.Response))
 	}
 	if len(out.rows) == 0 {
 		return nil, nil, errors.New("trainer: the length rule or the template refused every prompt; the log says why for each")
 	}
+	t.tellCut(cut, len(out.rows))
 	return out, []checkpoints.Metric{
 		{Name: "pairs", Value: float64(len(out.rows))}, {Name: "refused", Value: float64(refused)},
 	}, nil
+}
+
+// tellCut says how many examples the length rule has cut.
+func (t *Trainer) tellCut(cut, of int) {
+	if cut > 0 {
+		t.Log.Warn().Str("run", t.Spec.Run).Msgf("%d of %d pairs were cut to data.max_prompt_tokens or max_response_tokens "+
+			"(raise them, or have such pairs dead-lettered by data.overlong: reject)", cut, of)
+	}
 }
 
 // pairs makes the task of equation (LD) and the figures of its weights.
@@ -103,6 +115,7 @@ func (t *Trainer) pairs(ctx context.Context, messages []events.Message, i uint32
 		model: t.model, beta: t.Spec.Objective.Beta, step: t.Spec.Generation.Bucket, most: t.model.Config().MaxLength(),
 	}
 	var distances []float64
+	cut := 0
 	for _, m := range messages {
 		p, ok := m.(*events.Pair)
 		if scored, is := m.(*events.Scored); is {
@@ -116,12 +129,16 @@ func (t *Trainer) pairs(ctx context.Context, messages []events.Message, i uint32
 			return nil, nil, fmt.Errorf("trainer: pair %s was made by checkpoint %.12s, but iteration %d starts from %.12s: "+
 				"its log-probs are not this iteration's reference", p.ID(), p.GetWeights(), i, t.base.Digest)
 		}
+		if p.GetTruncated() > 0 {
+			cut++
+		}
 		out.pairs = append(out.pairs, pair{
 			chosen: models.Join(p.GetPromptIds(), p.GetChosenIds()), rejected: models.Join(p.GetPromptIds(), p.GetRejectedIds()),
 			refChosen: p.GetChosenLogp(), refRejected: p.GetRejectedLogp(), weight: 1,
 			same: slices.Equal(p.GetChosenIds(), p.GetRejectedIds()),
 		})
 	}
+	t.tellCut(cut, len(out.pairs))
 	if len(distances) == 0 {
 		return out, nil, nil
 	}

@@ -24,6 +24,23 @@ func (t *Trainer) needsGuide() bool {
 	return t.Spec.Objective.Kind == "ldalign" && t.Spec.Guide.From == ""
 }
 
+// findGuide looks for the folders that a guide of this run's own starts from.
+func (t *Trainer) findGuide() error {
+	if !t.needsGuide() {
+		return nil
+	}
+	parts := []struct{ role, from string }{{"encoder", t.Spec.Guide.Encoder}, {"decoder", t.Spec.Guide.Decoder}}
+	for _, p := range parts {
+		if !ownTokenizer(p.from) {
+			continue
+		}
+		if _, err := models.ReadConfig(os.DirFS(p.from)); err != nil {
+			return fmt.Errorf("trainer: guide.%s: %s: %w", p.role, p.from, err)
+		}
+	}
+	return nil
+}
+
 // trainGuide trains the guide once, from the pairs of iteration 0, and publishes it. Encoders wait for it.
 func (t *Trainer) trainGuide(ctx context.Context) (err error) {
 	_, err = t.Checkpoints.Latest(ctx, t.Spec.Run, checkpoints.Guide)

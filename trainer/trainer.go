@@ -90,13 +90,20 @@ func (t *Trainer) Run(ctx context.Context) (err error) {
 	if err := t.Checkpoints.Claim(ctx, t.Spec.Run); err != nil {
 		return err
 	}
-	if err := t.declare(ctx); err != nil {
+	declared, err := t.declared(ctx)
+	if err != nil {
 		return err
 	}
+	// what cannot begin is not declared: its spec may still change under the same name
+	defer func() { err = errors.Join(err, t.close(context.WithoutCancel(ctx))) }()
 	if err := t.begin(ctx); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, t.close(context.WithoutCancel(ctx))) }()
+	if !declared {
+		if err := t.declare(ctx); err != nil {
+			return err
+		}
+	}
 	if err := t.announce(ctx); err != nil {
 		return err
 	}
@@ -123,27 +130,31 @@ func (t *Trainer) Run(ctx context.Context) (err error) {
 	})
 }
 
-// declare publishes the resolved spec, from which workers take everything, and refuses a run that exists with another.
-func (t *Trainer) declare(ctx context.Context) error {
-	digest := t.Spec.Digest()
+// declared tells whether the run is declared, and refuses one that is with another spec.
+func (t *Trainer) declared(ctx context.Context) (bool, error) {
 	found, err := DeclaredSpec(ctx, t.Streams, t.Spec.Run)
-	if err == nil {
-		if found.GetSpecDigest() != digest {
-			return fmt.Errorf("trainer: run %s exists with another spec (digest %.12s, this one is %.12s): "+
-				"give the new one another name under `run:`, or go on with the spec that `ldalign status %s --spec` prints",
-				t.Spec.Run, found.GetSpecDigest(), digest, t.Spec.Run)
-		}
-		return nil
+	if errors.Is(err, streams.ErrNotFound) {
+		return false, nil
 	}
-	if !errors.Is(err, streams.ErrNotFound) {
-		return err
+	if err != nil {
+		return false, err
 	}
+	if digest := t.Spec.Digest(); found.GetSpecDigest() != digest {
+		return false, fmt.Errorf("trainer: run %s exists with another spec (digest %.12s, this one is %.12s): "+
+			"give the new one another name under `run:`, or go on with the spec that `ldalign status %s --spec` prints",
+			t.Spec.Run, found.GetSpecDigest(), digest, t.Spec.Run)
+	}
+	return true, nil
+}
+
+// declare publishes the resolved spec, from which workers take everything.
+func (t *Trainer) declare(ctx context.Context) error {
 	text, err := t.Spec.YAML()
 	if err != nil {
 		return err
 	}
 	return t.Streams.Publish(ctx, schemas.Control, &events.Control{
-		Schema: events.Version, Run: t.Spec.Run, Kind: "spec", Spec: text, SpecDigest: digest,
+		Schema: events.Version, Run: t.Spec.Run, Kind: "spec", Spec: text, SpecDigest: t.Spec.Digest(),
 	})
 }
 

@@ -18,6 +18,9 @@ type checkpointsCommand struct {
 
 // openCheckpoints opens the checkpoint store alone.
 func (e *env) openCheckpoints(ctx context.Context, servers schemas.ServersSpec) (*node, error) {
+	if _, err := os.Stat(e.dir); servers.S3 == "" && errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%s holds no runs (another folder: --dir; a server: --s3)", e.dir)
+	}
 	n := &node{}
 	store, err := openStore(ctx, e.dir, servers)
 	if err != nil {
@@ -43,8 +46,15 @@ func (c *checkpointsListCommand) Run(ctx context.Context, e *env) error {
 	if err != nil {
 		return err
 	}
+	if len(manifests) == 0 {
+		return fmt.Errorf("%w: %s has no checkpoint (`ldalign runs` lists the runs)", errNoSuchRun, c.Name)
+	}
 	if e.json {
-		return printJSON(e.stdout, manifests)
+		listed := make([]listedCheckpoint, len(manifests))
+		for i, m := range manifests {
+			listed[i] = listedCheckpoint{m.Number, m.Digest, m}
+		}
+		return printJSON(e.stdout, listed)
 	}
 	w := tabwriter.NewWriter(e.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "number\tkind\titeration\tstep\tbytes\tdigest")
@@ -56,6 +66,13 @@ func (c *checkpointsListCommand) Run(ctx context.Context, e *env) error {
 		fmt.Fprintf(w, "%d\t%s\t%d\t%d\t%d\t%.12s\n", m.Number, m.Kind, m.Iteration, m.Step, bytes, m.Digest)
 	}
 	return w.Flush()
+}
+
+// listedCheckpoint is a manifest with what its key and its bytes say beside it.
+type listedCheckpoint struct {
+	Number uint64 `json:"number"`
+	Digest string `json:"digest"`
+	checkpoints.Manifest
 }
 
 type checkpointsExportCommand struct {

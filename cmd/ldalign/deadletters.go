@@ -32,6 +32,9 @@ func (c *deadLettersListCommand) Run(ctx context.Context, e *env) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.close()) }()
+	if _, err := n.specsOf(ctx, []string{c.Name}); err != nil {
+		return err
+	}
 	letters, err := n.streams.DeadLetters(ctx, c.Name)
 	if err != nil {
 		return err

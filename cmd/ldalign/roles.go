@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/rs/zerolog"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/ldalign/ldalign/checkpoints"
@@ -59,7 +60,14 @@ func (n *node) work(ctx context.Context, r role, spec schemas.Spec, engine *tens
 		if err != nil {
 			return err
 		}
-		n.log.Info().Str("run", spec.Run).Str("stage", string(r)).Msg(set.Report.String())
+		level := zerolog.InfoLevel
+		if set.Report.Kept < set.Report.Read {
+			level = zerolog.WarnLevel
+		}
+		n.log.WithLevel(level).Str("run", spec.Run).Str("stage", string(r)).Msg(spec.Data.Train + ": " + set.Report.String())
+		for _, p := range set.Report.Problems {
+			n.log.Warn().Str("run", spec.Run).Str("stage", string(r)).Msg("dropped " + p.String())
+		}
 		stage.In, stage.Batch = schemas.Checkpoints, 1
 		return n.streams.RunStage(ctx, stage, streams.Many(prompter.New(spec, set.Records).Process))
 	case roleGenerator:
@@ -115,6 +123,9 @@ func (n *node) everything(ctx context.Context, spec schemas.Spec, engine *tensor
 	if err != nil || done {
 		return err
 	}
+	if err := checkData(spec); err != nil {
+		return err
+	}
 	if err := n.streams.EnsureTopology(ctx); err != nil {
 		return err
 	}
@@ -134,6 +145,20 @@ func (n *node) everything(ctx context.Context, spec schemas.Spec, engine *tensor
 		return staged // a failed stage is why the trainer was stopped
 	}
 	return trained
+}
+
+// checkData reads the data that a spec names before a run is declared: from then on its spec cannot change any more.
+func checkData(spec schemas.Spec) error {
+	if _, err := prompter.Load(spec); err != nil {
+		return fmt.Errorf("data.train: %w", err)
+	}
+	if spec.Data.Eval == "" {
+		return nil
+	}
+	if _, err := dataset.Load(spec.Data.Eval); err != nil {
+		return fmt.Errorf("data.eval: %w", err)
+	}
+	return nil
 }
 
 // complete tells whether a run has all its policies and results.
