@@ -182,5 +182,6 @@ func (t *Trainer) firstNormaliser(ctx context.Context, i uint32) (float64, error
 			return m.Value, nil
 		}
 	}
-	return 0, fmt.Errorf("trainer: checkpoint %s names no %s, which objective.normaliser: fixed_first needs", manifest.Key, normaliserMetric)
+	return 0, fmt.Errorf("trainer: checkpoint %s names no %s, which objective.normaliser: fixed_first needs",
+		manifest.Key, normaliserMetric)
 }

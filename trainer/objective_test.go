@@ -96,7 +96,8 @@ func TestPairLossByHand(t *testing.T) {
 	// with distances 1.2, 0.4, 2.0 and the same log-probs, the loss is that of the pair times each weight
 	weighted := logProbs{
 		slices.Repeat(p.chosen, 3), slices.Repeat(p.rejected, 3), slices.Repeat(p.refChosen, 3),
-		slices.Repeat(p.refRejected, 3), []float64{1, 1. / 3, 5. / 3},
+		slices.Repeat(p.refRejected, 3),
+		[]float64{1, 1. / 3, 5. / 3},
 	}
 	loss, up, _ = weighted.loss(t, engine, beta, 3)
 	within(t, "weighted loss", loss, 0.4031860489, 1e-10)
@@ -109,7 +110,10 @@ func TestPairLossByHand(t *testing.T) {
 // right.
 func TestPairLossAtStepZero(t *testing.T) {
 	p := logProbs{
-		[]float64{-3, -70, -0.5}, []float64{-9, -1, -0.5}, []float64{-3, -70, -0.5}, []float64{-9, -1, -0.5},
+		[]float64{-3, -70, -0.5},
+		[]float64{-9, -1, -0.5},
+		[]float64{-3, -70, -0.5},
+		[]float64{-9, -1, -0.5},
 		[]float64{1, 1. / 3, 5. / 3},
 	}
 	loss, up, down := p.loss(t, newEngine(t), 0.1, 3)

@@ -128,7 +128,9 @@ func (t *Trainer) writeWeights(ctx context.Context) func(io.Writer) error {
 }
 
 // publishPolicy commits the model as the policy of an iteration, with the base's other files, and announces it.
-func (t *Trainer) publishPolicy(ctx context.Context, iteration uint32, step uint64, metrics []checkpoints.Metric, records []Record) error {
+func (t *Trainer) publishPolicy(
+	ctx context.Context, iteration uint32, step uint64, metrics []checkpoints.Metric, records []Record,
+) error {
 	files := []checkpoints.Source{{Name: weightsFile, Write: t.writeWeights(ctx)}, recordsSource(records)}
 	for _, f := range t.base.Files {
 		if f.Name != weightsFile && f.Name != RecordsFile {

@@ -14,7 +14,9 @@ import (
 // by its mean, so the mean weight stays what it was. weight: one makes all of them 1; weight: shuffled deals the same
 // weights to random pairs. It returns w and the normaliser. When every distance is 0 there is nothing to weigh by: all
 // weights are 0, as the equation has it in the limit, and the iteration moves nothing.
-func Weights(distances []float64, o schemas.ObjectiveSpec, seed uint64, iteration uint32, first float64) ([]float64, float64, error) {
+func Weights(
+	distances []float64, o schemas.ObjectiveSpec, seed uint64, iteration uint32, first float64,
+) ([]float64, float64, error) {
 	w := make([]float64, len(distances))
 	if len(w) == 0 {
 		return w, 0, nil
@@ -22,7 +24,8 @@ func Weights(distances []float64, o schemas.ObjectiveSpec, seed uint64, iteratio
 	var sum float64
 	for i, s := range distances {
 		if math.IsNaN(s) || math.IsInf(s, 0) || s < 0 {
-			return nil, 0, fmt.Errorf("trainer: distance of pair %d in iteration %d is %v: it must be finite and at least 0", i, iteration, s)
+			return nil, 0, fmt.Errorf("trainer: distance of pair %d in iteration %d is %v: it must be finite and at least 0",
+				i, iteration, s)
 		}
 		sum += s
 	}

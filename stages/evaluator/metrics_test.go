@@ -47,8 +47,13 @@ func TestSummarise(t *testing.T) {
 		want    []named
 	}{
 		{"graded", scored, "graded", []named{
-			{"greedy_exact", 0.5}, {"sampled_exact", 0.5}, {"greedy_graded", 0.75}, {"sampled_graded", 0.5625},
-			{"distance_mean", 2}, {"sampled_length", 2.25}, {"identical_share", 0.5},
+			{"greedy_exact", 0.5},
+			{"sampled_exact", 0.5},
+			{"greedy_graded", 0.75},
+			{"sampled_graded", 0.5625},
+			{"distance_mean", 2},
+			{"sampled_length", 2.25},
+			{"identical_share", 0.5},
 		}},
 		{"exact", scored, "exact", []named{
 			{"greedy_exact", 0.5}, {"sampled_exact", 0.5}, {"distance_mean", 2}, {"sampled_length", 2.25}, {"identical_share", 0.5},
