@@ -8,8 +8,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -22,8 +24,12 @@ import (
 // programVar makes a process of this test binary be ldalign. The tests run it as users do, and may kill it.
 const programVar = "LDALIGN_TEST_PROGRAM"
 
+// fileLimitVar is the size in bytes that no file of that process may grow past.
+const fileLimitVar = "LDALIGN_TEST_FILE_LIMIT"
+
 func TestMain(m *testing.M) {
 	if os.Getenv(programVar) != "" {
+		limitFiles()
 		main()
 	}
 	code := m.Run()
@@ -31,6 +37,20 @@ func TestMain(m *testing.M) {
 		os.RemoveAll(sharedDir)
 	}
 	os.Exit(code)
+}
+
+func limitFiles() {
+	text := os.Getenv(fileLimitVar)
+	if text == "" {
+		return
+	}
+	size, err := strconv.ParseUint(text, 10, 64)
+	if err == nil {
+		err = syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: size, Max: size})
+	}
+	if err != nil {
+		panic(err)
+	}
 }
 
 // limit bounds every wait of these tests: reaching it is a failure, not a measurement.

@@ -1,0 +1,400 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/ldalign/ldalign/checkpoints"
+)
+
+// verbs are all commands that do something.
+var verbs = []string{
+	"demo", "up", "worker", "trainer", "status", "runs", "tail", "audit", "report", "deadletters list", "deadletters show",
+	"deadletters redrive", "checkpoints list", "checkpoints export", "version",
+}
+
+func TestHelp(t *testing.T) {
+	all := ldalign(t, "--help")
+	all.want(t, 0, "Exit codes: 0 done, 1 failed, 2 wrong usage or spec, 3 interrupted", "4 in use by")
+	for _, verb := range verbs {
+		if !strings.Contains(all.stdout, "\n  "+verb+" ") {
+			t.Errorf("--help does not list %s", verb)
+		}
+		words := strings.Fields(verb)
+		ldalign(t, append(words, "--help")...).want(t, 0, "Example", "ldalign "+verb)
+	}
+}
+
+func TestWrongUsage(t *testing.T) {
+	for _, c := range []struct {
+		args string
+		says string
+	}{
+		{"", "ldalign --help"},
+		{"upp", `did you mean "up"?`},
+		{"up", "<spec>"},
+		{"up no-such.yaml", "no-such.yaml"},
+		{"up testdata/tiny.yaml --set objectve.beta=1", "objective"},
+		{"worker generatr --run a", "generator"},
+		{"worker generator --run a", "--nats and --s3"},
+		{"trainer testdata/tiny.yaml", "2 runs"},
+		{"trainer", "spec file or --run"},
+		{"demo --seeds 0", "at least 1"},
+	} {
+		t.Run(c.args, func(t *testing.T) {
+			args := append(strings.Fields(c.args), "--dir", filepath.Join(t.TempDir(), "data"))
+			ldalign(t, args...).want(t, exitUsage, c.says)
+		})
+	}
+}
+
+// own is a folder with a model, a data file and the spec of a run on them, as a user would have it.
+type own struct {
+	dir, model, data, spec string
+}
+
+const ownSpec = `run: own
+iterations: 1
+model: {from: model}
+data: {train: train.jsonl, max_prompt_tokens: 64, max_response_tokens: 16}
+objective: {kind: ldalign, beta: 0.5}
+guide: {encoder: policy, decoder: "scratch:1", latent_dim: 8, epochs: 1, batch: 16}
+generation: {slots: 4}
+optimizer: {kind: rmsprop, lr: 1.0e-4}
+training: {batch: 4}
+compute: {threads: 1}
+`
+
+func newOwn(t *testing.T) own {
+	t.Helper()
+	shared, _ := finished(t)
+	dir := t.TempDir()
+	o := own{dir, filepath.Join(dir, "model"), filepath.Join(dir, "train.jsonl"), filepath.Join(dir, "run.yaml")}
+	ldalign(t, "checkpoints", "export", "tiny-sft", o.model, "--dir", shared).want(t, 0, "policy of run tiny-sft after iteration 1")
+	write(t, o.spec, ownSpec)
+	write(t, o.data, `{"prompt": "Name a colour.", "response": "Red."}
+{"prompt": "Say hi to Bob now.", "response": "Hello Bob."}
+{"prompt": "Repeat the word tree.", "response": "tree"}
+`)
+	return o
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// edit replaces text in a file, once.
+func edit(t *testing.T, path, from, to string) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(data), from) {
+		t.Fatalf("%s does not hold %q", path, from)
+	}
+	write(t, path, strings.Replace(string(data), from, to, 1))
+}
+
+// up runs the user's spec in the user's data folder.
+func (o own) up(t *testing.T) output {
+	t.Helper()
+	return ldalign(t, "up", o.spec, "--dir", o.folder())
+}
+
+func (o own) folder() string { return filepath.Join(o.dir, "data") }
+
+// What is wrong is named; nothing of the run exists then, so that the spec may be mended under the same name, and when the
+// cause is gone the same command runs to the end.
+func TestBadInput(t *testing.T) {
+	good := newOwn(t)
+	for _, c := range []struct {
+		name string
+		// spoil breaks a copy of the user's folder
+		spoil func(t *testing.T, o own)
+		code  int
+		says  []string
+	}{
+		{
+			"unknown key", func(t *testing.T, o own) { edit(t, o.spec, "iterations", "iteratons") }, exitUsage,
+			[]string{"run.yaml:2:1", "iteratons", "did you mean iterations?"},
+		},
+		{
+			"wrong type", func(t *testing.T, o own) { edit(t, o.spec, "iterations: 1", "iterations: many") }, exitUsage,
+			[]string{"run.yaml:2:13", "iterations", `"many"`, "whole number"},
+		},
+		{
+			"no model", func(t *testing.T, o own) { remove(t, o.model) }, exitFailed,
+			[]string{"model.from", "model", "config.json"},
+		},
+		{
+			"no tokenizer", func(t *testing.T, o own) { remove(t, filepath.Join(o.model, "tokenizer.json")) }, exitFailed,
+			[]string{"model.from", "no tokenizer.json", "save_pretrained"},
+		},
+		{
+			"no weights", func(t *testing.T, o own) { remove(t, filepath.Join(o.model, "model.safetensors")) }, exitFailed,
+			[]string{"neither model.safetensors nor"},
+		},
+		{
+			"truncated weights", func(t *testing.T, o own) {
+				if err := os.Truncate(filepath.Join(o.model, "model.safetensors"), 100_000); err != nil {
+					t.Fatal(err)
+				}
+			}, exitFailed, []string{"model.safetensors", "truncated", `tensor "model.`},
+		},
+		{
+			"wrong shape", func(t *testing.T, o own) {
+				edit(t, filepath.Join(o.model, "config.json"), `"intermediate_size": 64`, `"intermediate_size": 128`)
+			}, exitFailed, []string{"model.layers.0.mlp.gate_proj.weight is [64 32], want [128 32]"},
+		},
+		{
+			"wrong architecture", func(t *testing.T, o own) {
+				edit(t, filepath.Join(o.model, "config.json"), `"model_type": "llama"`, `"model_type": "bert"`)
+			}, exitFailed, []string{"bert", "llama, mistral and gpt2"},
+		},
+		{
+			"too long for the model", func(t *testing.T, o own) {
+				edit(t, o.spec, "max_prompt_tokens: 64", "max_prompt_tokens: 400")
+			}, exitFailed, []string{"max_prompt_tokens", "128 positions", "lower them"},
+		},
+		{
+			"no guide", func(t *testing.T, o own) { edit(t, o.spec, "encoder: policy", "encoder: no-such-guide") }, exitFailed,
+			[]string{"guide.encoder", "no-such-guide"},
+		},
+		{
+			"no data", func(t *testing.T, o own) { remove(t, o.data) }, exitFailed, []string{"data.train", "train.jsonl"},
+		},
+		{
+			"empty data", func(t *testing.T, o own) { write(t, o.data, "") }, exitFailed,
+			[]string{"no usable record", "train.jsonl", "0 records of 0 lines"},
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			o := good.clone(t)
+			c.spoil(t, o)
+			o.up(t).want(t, c.code, c.says...)
+			if n := manifests(o.folder()); n > 0 {
+				t.Errorf("%d checkpoints are there", n)
+			}
+			o.restore(t, good)
+			o.up(t).want(t, 0, "report")
+		})
+	}
+}
+
+func remove(t *testing.T, path string) {
+	t.Helper()
+	if err := os.RemoveAll(path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// clone is a copy in a folder of its own.
+func (o own) clone(t *testing.T) own {
+	t.Helper()
+	dir := t.TempDir()
+	c := own{dir, filepath.Join(dir, "model"), filepath.Join(dir, "train.jsonl"), filepath.Join(dir, "run.yaml")}
+	c.restore(t, o)
+	return c
+}
+
+// restore makes the model, the data and the spec what they are in another folder.
+func (o own) restore(t *testing.T, from own) {
+	t.Helper()
+	remove(t, o.model)
+	if err := os.CopyFS(o.model, os.DirFS(from.model)); err != nil {
+		t.Fatal(err)
+	}
+	for to, path := range map[string]string{o.data: from.data, o.spec: from.spec} {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, to, string(data))
+	}
+}
+
+func TestDataIsCounted(t *testing.T) {
+	o := newOwn(t)
+	long := strings.Repeat("word ", 100)
+	write(t, o.data, fmt.Sprintf(`{"prompt": "Name a colour.", "response": "Red."}
+{"prompt": "Name a colour.", "response": "Blue."}
+{"prompt": "", "response": "x"}
+not json
+{"prompt": "Say hi to Bob now.", "response": "Hello Bob."}
+{"id": "long", "prompt": "%s", "response": "x"}
+`, long))
+	// by default what is too long is cut
+	o.up(t).want(t, 0, "3 records of 6 lines; dropped: 1 malformed, 1 empty, 1 duplicate", "train.jsonl:2: same prompt as line 1",
+		"1 of 3 pairs were cut")
+	// and refused when the spec says so; the run goes on without it
+	edit(t, o.spec, "run: own", "run: strict")
+	edit(t, o.spec, "max_response_tokens: 16", "max_response_tokens: 16, overlong: reject")
+	o.up(t).want(t, 0, "too_long")
+	data := o.folder()
+	ldalign(t, "audit", "strict", "--dir", data).want(t, 0,
+		"3 prompts, 2 pairs, 2 encoded, 2 scored, 1 dead, 0 in flight", "dead: 1 too_long")
+	ldalign(t, "deadletters", "list", "strict", "--dir", data).want(t, 0, "generator", "too_long", "at most 64 and 16")
+	letters := lines[struct{ Reason, PairID, Error string }](t, ldalign(t, "deadletters", "list", "strict", "--json", "--dir", data))
+	if len(letters) != 1 || letters[0].Reason != "too_long" || letters[0].PairID == "" {
+		t.Errorf("dead letters: %+v", letters)
+	}
+	ldalign(t, "deadletters", "show", "1", "--dir", data).want(t, 0, letters[0].PairID)
+	ldalign(t, "deadletters", "show", "99", "--dir", data).want(t, exitFailed, "not found: dead letter 99")
+	ldalign(t, "deadletters", "list", "own", "--dir", data).want(t, 0)
+	ldalign(t, "deadletters", "redrive", "1", "--dir", data).want(t, 0, "back on its subject")
+	ldalign(t, "audit", "strict", "--dir", data).want(t, exitFailed, "in flight: pair "+letters[0].PairID, "1 of 1 iterations")
+}
+
+func TestChangedSpecIsRefused(t *testing.T) {
+	o := newOwn(t)
+	o.up(t).want(t, 0)
+	edit(t, o.spec, "beta: 0.5", "beta: 0.7")
+	o.up(t).want(t, exitFailed, "run own exists with another spec", "under `run:`", "status own --spec")
+	// what status prints is a spec to go on with
+	was := ldalign(t, "status", "own", "--spec", "--dir", o.folder())
+	was.want(t, 0)
+	write(t, o.spec, was.stdout)
+	o.up(t).want(t, 0)
+}
+
+// One process works in a folder; others look on.
+func TestWhileARunIsOn(t *testing.T) {
+	dir := t.TempDir()
+	p := start(t, command("up", tiny, "--dir", dir, "--set", "training.epochs=100000"))
+	if !p.eventually(t, "a checkpoint", func() bool { return manifests(dir) >= 2 }) {
+		t.Fatalf("it ended:\n%s", p.stderr.String())
+	}
+	ldalign(t, "up", tiny, "--dir", dir).want(t, exitInUse, "in use", fmt.Sprint(p.Process.Pid))
+	ldalign(t, "status", "tiny-sft", "--dir", dir).want(t, 0, "in progress", "policy 0 of 1")
+	ldalign(t, "runs", "--dir", dir).want(t, 0, "tiny-sft")
+	ldalign(t, "audit", "tiny-sft", "--dir", dir).want(t, 0, "64 prompts", "0 in flight")
+	ldalign(t, "tail", "prompts", "-n", "3", "--dir", dir).want(t, 0, "ldalign.prompts.tiny-sft.0")
+	ldalign(t, "checkpoints", "list", "tiny-sft", "--dir", dir).want(t, 0, "policy", "state")
+	follower := start(t, command("tail", "prompts", "--dir", dir))
+	if !follower.eventually(t, "prompts", func() bool { return strings.Count(follower.stdout.String(), "\n") == 64 }) {
+		t.Errorf("tail ended by itself:\n%s", follower.stderr.String())
+	}
+	for _, ended := range []struct {
+		*process
+		code int
+	}{{follower, 0}, {p, exitInterrupted}} {
+		if err := ended.Process.Signal(os.Interrupt); err != nil {
+			t.Fatal(err)
+		}
+		if code := ended.wait(t); code != ended.code {
+			t.Errorf("%v: interrupted, it ended with %d, want %d:\n%s", ended.Args[1:], code, ended.code, ended.stderr.String())
+		}
+	}
+}
+
+func TestFinishedRun(t *testing.T) {
+	dir, _ := finished(t)
+	ld := func(args ...string) output { return ldalign(t, append(args, "--dir", dir)...) }
+
+	ld("status", "tiny-ld").want(t, 0, "complete, policy 2 of 2, 3 evaluated, 7 checkpoints")
+	status := lines[runStatus](t, ld("status", "tiny-ld", "--json"))
+	if len(status) != 1 || status[0].Policy != 2 || len(status[0].Iterations) != 2 || status[0].Iterations[1].Scored != 32 {
+		t.Errorf("status --json: %+v", status)
+	}
+	ld("runs").want(t, 0, "tiny-ld", "tiny-sft", "2 of 2")
+	if runs := lines[runStatus](t, ld("runs", "--json")); len(runs) != 2 || runs[0].Run != "tiny-ld" || runs[0].State != "complete" {
+		t.Errorf("runs --json: %+v", runs)
+	}
+	audits := lines[iterationAudit](t, ld("audit", "tiny-ld", "--json"))
+	if len(audits) != 2 || !audits[0].Balanced || audits[0].Scored != 32 || audits[1].Duplicates != 0 {
+		t.Errorf("audit --json: %+v", audits)
+	}
+	list := lines[listedCheckpoint](t, ld("checkpoints", "list", "tiny-ld", "--json"))
+	if len(list) != 7 || list[0].Number != 1 || list[0].Digest == "" || list[6].Kind != checkpoints.Policy || len(list[6].Files) == 0 {
+		t.Errorf("checkpoints list --json: %+v", list)
+	}
+	ld("checkpoints", "list", "tiny-ld").want(t, 0, "guide", list[6].Digest[:12])
+	tail := lines[struct {
+		Subject string
+		Message struct{ Distance float64 }
+	}](t, ld("tail", "ldalign.scored.tiny-ld.1", "-n", "32"))
+	if len(tail) != 32 || tail[0].Subject != "ldalign.scored.tiny-ld.1" || tail[0].Message.Distance <= 0 {
+		t.Errorf("tail: %d lines, %+v", len(tail), tail[0])
+	}
+	ld("report", "tiny-sft", "tiny-ld").want(t, 0, "LD-Align 1", "index.html")
+	lines[json.RawMessage](t, ld("report", "tiny-ld", "--json"))
+	page, err := os.ReadFile(filepath.Join(dir, "runs", "tiny-ld", "report", "index.html"))
+	if err != nil || !strings.Contains(string(page), "LD-Align 1") {
+		t.Errorf("the report's page: %v", err)
+	}
+
+	ld("checkpoints", "export", "tiny-ld", dir).want(t, exitUsage, "exists")
+	ld("checkpoints", "export", "tiny-ld", filepath.Join(t.TempDir(), "x"), "--iteration", "7").want(t, exitFailed, "iteration 7")
+	first := filepath.Join(t.TempDir(), "first")
+	ld("checkpoints", "export", "tiny-ld", first, "--iteration", "0").want(t, 0)
+	for _, name := range []string{"config.json", "model.safetensors", "tokenizer.json"} {
+		if info, err := os.Stat(filepath.Join(first, name)); err != nil || info.Size() == 0 {
+			t.Errorf("exported %s: %v", name, err)
+		}
+	}
+	for _, args := range [][]string{
+		{"status", "nope"}, {"audit", "nope"}, {"report", "nope"}, {"deadletters", "list", "nope"}, {"checkpoints", "list", "nope"},
+		{"checkpoints", "export", "nope", filepath.Join(t.TempDir(), "x")},
+	} {
+		ld(args...).want(t, exitFailed, "no such", "nope")
+	}
+	ld("tail", "nope").want(t, exitFailed, "matches no stream", "scored")
+}
+
+func TestPlacesThatRefuse(t *testing.T) {
+	o := newOwn(t)
+	ldalign(t, "up", o.spec, "--dir", filepath.Join(o.spec, "below-a-file")).want(t, exitFailed, "not a directory", "--dir")
+	for _, verb := range []string{"runs", "status own", "audit own", "checkpoints list own"} {
+		missing := filepath.Join(t.TempDir(), "missing")
+		ldalign(t, append(strings.Fields(verb), "--dir", missing)...).want(t, exitFailed, missing+" holds no runs", "--dir")
+		if _, err := os.Stat(missing); err == nil {
+			t.Errorf("%s made the folder that it was to look into", verb)
+		}
+	}
+	// a port that somebody else has taken, and one that nobody listens on
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := "nats://" + taken.Addr().String()
+	go func() {
+		for {
+			c, err := taken.Accept()
+			if err != nil {
+				return
+			}
+			fmt.Fprint(c, "HTTP/1.1 400 Bad Request\r\n\r\n")
+			c.Close()
+		}
+	}()
+	ldalign(t, "up", o.spec, "--nats", url, "--dir", o.folder()).want(t, exitFailed, "connect to NATS server "+url)
+	taken.Close()
+	ldalign(t, "up", o.spec, "--nats", url, "--dir", o.folder()).want(t, exitFailed, "connect to NATS server "+url)
+	ldalign(t, "worker", "encoder", "--run", "own", "--nats", url, "--s3", "http://"+taken.Addr().String(), "--dir", o.folder()).
+		want(t, exitFailed, "nothing listens there")
+	o.up(t).want(t, 0)
+}
+
+// Files may not grow past a limit, as on a full disk. The command says so, and goes on from there when there is room.
+func TestNoRoom(t *testing.T) {
+	o := newOwn(t)
+	c := command("up", o.spec, "--dir", o.folder())
+	c.Env = append(c.Env, fileLimitVar+"=200000") // the policy's weights fit, the guide's do not
+	p := start(t, c)
+	code := p.wait(t)
+	output{code, p.stdout.String(), p.stderr.String()}.want(t, exitFailed, "guide.safetensors", "no room", o.folder(), "start again")
+	if n := manifests(o.folder()); n != 1 {
+		t.Errorf("%d checkpoints, want policy 0 alone", n)
+	}
+	o.up(t).want(t, 0, "report")
+	ldalign(t, "audit", "own", "--dir", o.folder()).want(t, 0, "3 scored, 0 dead, 0 in flight, 0 duplicates")
+}
