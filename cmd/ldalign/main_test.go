@@ -32,6 +32,11 @@ func TestMain(m *testing.M) {
 		limitFiles()
 		main()
 	}
+	for _, v := range os.Environ() {
+		if name, _, _ := strings.Cut(v, "="); strings.HasPrefix(name, "LDALIGN_") && name != "LDALIGN_NATIVE" {
+			os.Unsetenv(name) // settings of the developer's
+		}
+	}
 	code := m.Run()
 	if sharedDir != "" {
 		os.RemoveAll(sharedDir)
@@ -81,16 +86,11 @@ func (b *buffer) String() string {
 	return b.data.String()
 }
 
-// command is ldalign with these arguments, in an environment without settings of the developer's.
+// command is ldalign with these arguments as a process of its own, which can be killed.
 func command(args ...string) *exec.Cmd {
 	c := exec.Command(os.Args[0], args...)
-	for _, v := range os.Environ() {
-		if !strings.HasPrefix(v, "LDALIGN_") {
-			c.Env = append(c.Env, v)
-		}
-	}
-	// the variable keeps the program from starting itself a second time, see waitPassively
-	c.Env = append(c.Env, programVar+"=1", "OMP_WAIT_POLICY=PASSIVE")
+	// the second variable keeps the program from starting itself once more, see waitPassively
+	c.Env = append(os.Environ(), programVar+"=1", "OMP_WAIT_POLICY=PASSIVE")
 	return c
 }
 
@@ -130,12 +130,12 @@ type output struct {
 	stdout, stderr string
 }
 
-// ldalign runs the program to its end.
+// ldalign runs the program to its end, in this process: starting one takes half a second.
 func ldalign(t *testing.T, args ...string) output {
 	t.Helper()
-	p := start(t, command(args...))
-	code := p.wait(t)
-	return output{code, p.stdout.String(), p.stderr.String()}
+	var stdout, stderr buffer
+	code := run(args, &stdout, &stderr)
+	return output{code, stdout.String(), stderr.String()}
 }
 
 // want checks the exit code and that stdout and stderr together contain some texts.
