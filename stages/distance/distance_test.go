@@ -76,6 +76,13 @@ func TestBetweenProperties(t *testing.T) {
 				t.Errorf("%s is %v", metric, d)
 			}
 		}
+		scaled, by := make([]float32, n), rapid.Float32Range(0.1, 10).Draw(t, "scale")
+		for i := range a {
+			scaled[i] = by * a[i]
+		}
+		if d := between("cosine", a, scaled); d < 0 || d > 1e-6 {
+			t.Errorf("cosine of a latent from its multiple is %v", d)
+		}
 		l2, squared := between("l2", a, b), between("l2_squared", a, b)
 		if math.Abs(l2*l2-squared) > 1e-12*squared {
 			t.Errorf("l2 is %v, l2_squared %v", l2, squared)

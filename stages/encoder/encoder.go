@@ -11,7 +11,7 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 )
 
-// Stage is the encoder of one run. It waits for the run's guide when it gets its first pair.
+// Stage is the encoder of one run. It waits for the run's guide when it gets its first pair, or before: see Ready.
 type Stage struct {
 	spec        schemas.Spec
 	checkpoints *checkpoints.Repository
@@ -54,7 +54,7 @@ func (s *Stage) Process(ctx context.Context, in []*events.Pair) ([]*events.Encod
 
 // latents of both responses of each pair.
 func (s *Stage) latents(ctx context.Context, in []*events.Pair) (chosen, rejected [][]float32, err error) {
-	if err := s.load(ctx); err != nil {
+	if err := s.Ready(ctx); err != nil {
 		return nil, nil, err
 	}
 	var texts []guide.Text
@@ -92,7 +92,9 @@ func (s *Stage) latents(ctx context.Context, in []*events.Pair) (chosen, rejecte
 	return chosen, latents[len(fresh):], nil
 }
 
-func (s *Stage) load(ctx context.Context) error {
+// Ready waits until the run's guide is in memory. Process does the same; who is to stop at once when ctx ends, and not
+// after the grace that Process is given, calls this first.
+func (s *Stage) Ready(ctx context.Context) error {
 	if s.guide != nil {
 		return nil
 	}

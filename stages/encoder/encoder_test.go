@@ -6,8 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
+	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 
@@ -134,16 +134,39 @@ func TestChosenIsEncodedOnce(t *testing.T) {
 	}
 }
 
+// lookedAt is a store that tells when somebody has looked for checkpoints.
+type lookedAt struct {
+	checkpoints.Store
+	tell func()
+}
+
+func (s lookedAt) List(ctx context.Context, prefix string) ([]string, error) {
+	keys, err := s.Store.List(ctx, prefix)
+	s.tell()
+	return keys, err
+}
+
 // TestWaitForGuide: an encoder that starts before the guide is trained goes on when it is there, and ends with its context
 // when it never comes.
 func TestWaitForGuide(t *testing.T) {
 	f := stagetest.New(t)
 	in := pairs(t, f)[:1]
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-	defer cancel()
-	_, errs := open(t, f).Process(ctx, in)
-	if !errors.Is(errs[0], context.DeadlineExceeded) || !strings.Contains(errs[0].Error(), "run r has no guide yet") {
-		t.Errorf("got %v, want the context's error and what was waited for", errs[0])
+	store, err := checkpoints.OpenDir(f.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	never := f.Spec
+	never.Guide.From = "run:empty"
+	for _, wait := range []func(*encoder.Stage, context.Context) error{
+		(*encoder.Stage).Ready,
+		func(s *encoder.Stage, ctx context.Context) error { _, errs := s.Process(ctx, in); return errs[0] },
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		repository := checkpoints.New(lookedAt{store, cancel}, t.TempDir(), zerolog.Nop())
+		err := wait(encoder.New(never, repository, f.Engine), ctx)
+		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "run empty has no guide yet") {
+			t.Errorf("got %v, want the context's error and what was waited for", err)
+		}
 	}
 	stage := open(t, f)
 	type result struct {

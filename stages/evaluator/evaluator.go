@@ -183,7 +183,7 @@ func (s *Stage) sample(r dataset.Record, result decode.Result) Sample {
 
 // measure fills in the distances, when there is a guide to measure by.
 func (s *Stage) measure(ctx context.Context, details []Detail) error {
-	if err := s.loadGuide(ctx); err != nil || s.guide == nil {
+	if err := s.Ready(ctx); err != nil || s.guide == nil {
 		return err
 	}
 	var texts []guide.Text
@@ -215,8 +215,9 @@ func (s *Stage) measure(ctx context.Context, details []Detail) error {
 	return nil
 }
 
-// loadGuide waits for the guide that this spec measures by, if it names or trains one.
-func (s *Stage) loadGuide(ctx context.Context) error {
+// Ready waits until the guide that this spec measures by, if it names or trains one, is in memory. Process does the same;
+// who is to stop at once when ctx ends, and not after the grace that Process is given, calls this first.
+func (s *Stage) Ready(ctx context.Context) error {
 	reference := s.spec.Evaluation.Guide
 	if s.spec.Objective.Kind == "ldalign" && reference == "" {
 		reference = s.spec.Guide.From
