@@ -79,6 +79,9 @@ func (n *node) work(ctx context.Context, r role, spec schemas.Spec, engine *tens
 	case roleEncoder:
 		s := encoder.New(spec, n.checkpoints, engine)
 		defer func() { err = errors.Join(err, s.Close(context.WithoutCancel(ctx))) }()
+		if err := ready(ctx, s); err != nil || ctx.Err() != nil {
+			return err
+		}
 		stage.In, stage.Batch = schemas.Pairs, 4*spec.Generation.Slots
 		return n.streams.RunStage(ctx, stage, streams.Each(s.Process))
 	case roleDistance:
@@ -92,10 +95,22 @@ func (n *node) work(ctx context.Context, r role, spec schemas.Spec, engine *tens
 		}
 		s := evaluator.New(spec, set.Records, n.checkpoints, engine)
 		defer func() { err = errors.Join(err, s.Close(context.WithoutCancel(ctx))) }()
+		if err := ready(ctx, s); err != nil || ctx.Err() != nil {
+			return err
+		}
 		stage.In, stage.Batch = schemas.Checkpoints, 1
 		return n.streams.RunStage(ctx, stage, streams.Each(s.Process))
 	}
 	return fmt.Errorf("%w: unknown role %q", errUsage, r)
+}
+
+// ready waits for what a stage needs before its first message. Inside a message it would be waited for as long as work
+// under way is given when the stage is told to end.
+func ready(ctx context.Context, stage interface{ Ready(context.Context) error }) error {
+	if err := stage.Ready(ctx); err != nil && ctx.Err() == nil {
+		return err
+	}
+	return nil
 }
 
 // train runs the trainer of a run. hints is the subject of the store's notifications, empty for none.
