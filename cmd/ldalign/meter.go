@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"sort"
 	"sync"
 	"time"
@@ -20,6 +21,8 @@ type meter struct {
 	tasks  map[string]*progress.Task
 	stages map[string]*report.Stage
 	steps  map[string]stepMark
+	// waiting is the trainer's work of waiting for pairs; empty without a trainer in this process.
+	waiting string
 	// sampled counts the responses of the generator's finished batches.
 	sampled int
 }
@@ -48,6 +51,9 @@ func (m *meter) Progress(work string, done, total int, unit string, notes ...tra
 		}
 		m.steps[work] = stepMark{done, now}
 	}
+	if unit == "pairs" {
+		m.waiting = work
+	}
 	task, known := m.tasks[work]
 	if known && task == nil {
 		return
@@ -68,10 +74,17 @@ func (m *meter) Progress(work string, done, total int, unit string, notes ...tra
 	}
 }
 
-// Sampled shows how far the generator is: done of the responses in its batch.
+// Sampled shows how far the generator is, done of the responses in its batch: beside the trainer's line when a trainer
+// waits in this process, else on a line of its own.
 func (m *meter) Sampled(done, of int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.waiting != "" {
+		if task := m.tasks[m.waiting]; task != nil {
+			task.Note("sampling", fmt.Sprintf("%d/%d", done, of))
+		}
+		return
+	}
 	const work = "sample"
 	task := m.tasks[work]
 	if task == nil {
