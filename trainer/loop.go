@@ -88,7 +88,7 @@ func (p *phase) close(ctx context.Context, engine *tensor.Engine) error {
 }
 
 // run trains from step (0 at first) to the end. Between steps it looks at ctx: when that has ended it saves the state and
-// returns ErrInterrupted. A loss or gradient that is not finite stops it before the step would spoil the weights.
+// returns ErrInterrupted; not so when the lease was lost, for then the run is another's. A loss or gradient that is not finite stops it before the step would spoil the weights.
 func (p *phase) run(ctx context.Context, engine *tensor.Engine, step int) error {
 	n := p.task.examples()
 	perEpoch := Steps(n, p.batch, 1)
@@ -98,6 +98,9 @@ func (p *phase) run(ctx context.Context, engine *tensor.Engine, step int) error 
 	var order []int
 	for ; ; step++ {
 		if ctx.Err() != nil { // after the last step too: what comes next would fail, and the steps would be lost
+			if cause := context.Cause(ctx); errors.Is(cause, ErrLeaseLost) {
+				return cause
+			}
 			if err := p.save(context.WithoutCancel(ctx), p.cursor(step, perEpoch)); err != nil {
 				return fmt.Errorf("trainer: stopped, but the state could not be saved, so the steps since the last one are lost: %w", err)
 			}

@@ -138,6 +138,23 @@ func TestPhaseThatCannotSave(t *testing.T) {
 	}
 }
 
+// TestPhaseThatLostItsLease writes nothing: a state of its own would stop the trainer that has the run now.
+func TestPhaseThatLostItsLease(t *testing.T) {
+	engine := newEngine(t)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	p := newPhase(t, engine, loadModel(t, engine, "llama"), func(p *phase) {
+		p.save = func(context.Context, checkpoints.Cursor) error { t.Error("a state was saved"); return nil }
+		p.progress = func(done, _ int, _ *Record) {
+			if done == 2 {
+				cancel(ErrLeaseLost)
+			}
+		}
+	})
+	if err := p.run(ctx, engine, 0); !errors.Is(err, ErrLeaseLost) || len(p.records) != 2 {
+		t.Errorf("got %v after %d steps, want ErrLeaseLost after 2", err, len(p.records))
+	}
+}
+
 // TestNotFiniteStops: a loss or gradient that is not finite ends the phase, names the step, and leaves the weights and the
 // optimizer as they were before that step.
 func TestNotFiniteStops(t *testing.T) {

@@ -47,6 +47,10 @@ type Note struct {
 	Value float64
 }
 
+// ErrLeaseLost says that this trainer did not renew its lease in time, so that another one may have the run by now. It has
+// written nothing since it knew.
+var ErrLeaseLost = errors.New("trainer: the lease was lost: another trainer may have the run")
+
 // leaseTTL is how long a dead trainer's lease keeps others out.
 const leaseTTL = 10 * time.Second
 
@@ -68,8 +72,8 @@ func New(c Config) *Trainer { return &Trainer{Config: c} }
 
 // Run takes the run from wherever it is to its last iteration: it declares the run, makes or finds the first policy,
 // trains the guide when the objective needs one, and trains and publishes one policy per iteration. It returns nil when
-// the run is complete, ErrInterrupted when ctx ended and the state was saved, and *streams.ErrHeld when another trainer
-// has the run.
+// the run is complete, ErrInterrupted when ctx ended and the state was saved, *streams.ErrHeld when another trainer has the
+// run, and ErrLeaseLost when another one has taken it over.
 func (t *Trainer) Run(ctx context.Context) (err error) {
 	lease, err := t.Streams.AcquireLease(ctx, t.Spec.Run, t.Holder, leaseTTL)
 	if err != nil {
@@ -83,8 +87,13 @@ func (t *Trainer) Run(ctx context.Context) (err error) {
 		defer close(watched)
 		select {
 		case <-lease.Lost():
-			cancel(fmt.Errorf("trainer: the lease on run %s was lost", t.Spec.Run))
+			cancel(fmt.Errorf("%w: run %s", ErrLeaseLost, t.Spec.Run))
 		case <-ctx.Done():
+		}
+	}()
+	defer func() {
+		if cause := context.Cause(ctx); err != nil && errors.Is(cause, ErrLeaseLost) {
+			err = cause // whatever failed failed for this
 		}
 	}()
 	if err := t.Checkpoints.Claim(ctx, t.Spec.Run); err != nil {
