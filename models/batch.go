@@ -15,9 +15,9 @@ type Batch struct {
 	Pad   PadRule
 }
 
-// Batches sorts sequences into batches of a fixed shape: at most size rows whose lengths round up to the same multiple of
-// step (but not above most). The shape that a sequence is computed in is then a function of its own length, so its numbers
-// do not depend on what else there is. Batches come in order of length, rows in the order given.
+// Batches sorts sequences into batches of a fixed shape: at most size rows whose lengths round up to the same multiple
+// of step (but not above most). The shape that a sequence is computed in is then a function of its own length, so its
+// numbers do not depend on what else there is. Batches come in order of length, rows in the order given.
 func Batches(rows []Sequence, size, step, most int) []Batch {
 	byLength := map[int][]int{}
 	var lengths []int
@@ -42,8 +42,8 @@ func Batches(rows []Sequence, size, step, most int) []Batch {
 	return out
 }
 
-// PadFor is the smallest shape that holds all rows, its length a multiple of step (but not above most). Training uses it:
-// there a batch is a function of the spec, so its shape may be one of the batch.
+// PadFor is the smallest shape that holds all rows, its length a multiple of step (but not above most). Training uses
+// it: there a batch is a function of the spec, so its shape may be one of the batch.
 func PadFor(rows []Sequence, step, most int) PadRule {
 	longest := 1
 	for _, row := range rows {

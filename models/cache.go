@@ -7,11 +7,11 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// Cache holds the keys and values of a group of rows that decode together. Row i has its prompt in columns 0 to len_i-1;
-// the j-th token that it generates stands in column bucket+j, common to all rows, at position len_i+j. The gap between is
-// never seen. The number of columns that a step looks at is a function of bucket and j alone, and attention is plain
-// matmul, softmax, matmul (the flash kernel's bits depend on the other rows when there is one query): so a row's numbers
-// depend neither on its neighbours nor on their lengths.
+// Cache holds the keys and values of a group of rows that decode together. Row i has its prompt in columns 0 to
+// len_i-1; the j-th token that it generates stands in column bucket+j, common to all rows, at position len_i+j. The
+// gap between is never seen. The number of columns that a step looks at is a function of bucket and j alone, and
+// attention is plain matmul, softmax, matmul (the flash kernel's bits depend on the other rows when there is one
+// query): so a row's numbers depend neither on its neighbours nor on their lengths.
 //
 // A cache lives on the engine until Free. Its methods are called inside Engine.Do.
 type Cache struct {
@@ -27,8 +27,8 @@ type Cache struct {
 	step         int64
 }
 
-// NewCache makes room for one row per length: prompts of at most bucket tokens, and up to grow tokens behind each. Steps
-// look at a multiple of step columns. The row's length plus grow must not be above Config.MaxLength.
+// NewCache makes room for one row per length: prompts of at most bucket tokens, and up to grow tokens behind each.
+// Steps look at a multiple of step columns. The row's length plus grow must not be above Config.MaxLength.
 func (m *Model) NewCache(s *tensor.Scope, lens []int, bucket, grow, step int) *Cache {
 	c := &Cache{m: m, rows: int64(len(lens)), bucket: int64(bucket), step: int64(step)}
 	c.columns = (int64(bucket+grow) + c.step - 1) / c.step * c.step
@@ -64,8 +64,8 @@ func (c *Cache) Free() {
 	}
 }
 
-// Prefill takes the prompts, padded on the right to the bucket: ids [B·bucket], row after row -> the hidden state of each
-// prompt's last token, [B, H].
+// Prefill takes the prompts, padded on the right to the bucket: ids [B·bucket], row after row -> the hidden state of
+// each prompt's last token, [B, H].
 func (c *Cache) Prefill(s *tensor.Scope, ids []int64) *tensor.Tensor {
 	var h *tensor.Tensor
 	err := s.NoGrad(func(s *tensor.Scope) error {
@@ -110,7 +110,8 @@ func (c *Cache) Step(s *tensor.Scope, ids []int64) *tensor.Tensor {
 	return h
 }
 
-// attend is attention of one query: q [B, Heads, 1, D], k and v [B, KVHeads, W, D], mask [B, 1, 1, W] -> [B, Heads, 1, D].
+// attend is attention of one query: q [B, Heads, 1, D], k and v [B, KVHeads, W, D], mask [B, 1, 1, W] -> [B, Heads, 1,
+// D].
 func (c *Cache) attend(q, k, v, mask *tensor.Tensor) *tensor.Tensor {
 	cfg := c.m.cfg
 	groups, dim := int64(cfg.KVHeads), int64(cfg.HeadDim)

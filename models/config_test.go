@@ -62,9 +62,9 @@ func TestReadConfig(t *testing.T) {
 		{"mistral", "mistral", nil, with(func(c *models.Config) {
 			c.Family, c.HeadDim, c.SlidingWindow = models.Mistral, 10, 128
 		})},
-		{"mistral without a window", "mistral", map[string]any{"sliding_window": json.RawMessage("null")}, with(func(c *models.Config) {
-			c.Family, c.HeadDim = models.Mistral, 10
-		})},
+		{"mistral without a window", "mistral", map[string]any{
+			"sliding_window": json.RawMessage("null"),
+		}, with(func(c *models.Config) { c.Family, c.HeadDim = models.Mistral, 10 })},
 		{"absent keys", "llama", map[string]any{
 			"num_key_value_heads": nil, "head_dim": nil, "max_position_embeddings": nil, "rms_norm_eps": nil,
 			"rope_parameters": nil, "initializer_range": nil, "hidden_act": nil, "eos_token_id": nil, "bos_token_id": nil,

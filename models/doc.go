@@ -11,7 +11,8 @@
 //
 // A row's numbers must not depend on its neighbours (they would flip a sampled token now and then, and a redelivered
 // message would give another text). With equal matrix shapes they do not, to the last bit; so every function here
-// computes in shapes that its caller fixes: a number of rows and a length (PadRule), never the size of the batch at hand.
+// computes in shapes that its caller fixes: a number of rows and a length (PadRule), never the size of the batch at
+// hand.
 //
 // Dropout is never applied: the policy and the reference must be the same function.
 package models

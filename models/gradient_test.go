@@ -29,8 +29,8 @@ func TestLogProbsGradients(t *testing.T) {
 	}
 }
 
-// checkGradients compares the gradient of loss with central differences at one element of every parameter: the one with the
-// greatest gradient.
+// checkGradients compares the gradient of loss with central differences at one element of every parameter: the one
+// with the greatest gradient.
 func checkGradients(t *testing.T, eng *tensor.Engine, params []tensor.Named, loss func(s *tensor.Scope) *tensor.Tensor) {
 	t.Helper()
 	tensors := make([]*tensor.Tensor, len(params))

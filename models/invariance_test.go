@@ -12,8 +12,8 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// invariant are the models whose rows must not feel their neighbours: two goldens, and models as wide as the demo's policy
-// and as a real small one, whose matrix products take other paths.
+// invariant are the models whose rows must not feel their neighbours: two goldens, and models as wide as the demo's
+// policy and as a real small one, whose matrix products take other paths.
 func invariant(t *testing.T, eng *tensor.Engine) map[string]*models.Model {
 	t.Helper()
 	list := map[string]*models.Model{

@@ -82,13 +82,13 @@ func (l *llama) head() *tensor.Tensor { return l.output }
 
 func (l *llama) constants() []*tensor.Tensor { return []*tensor.Tensor{l.rope.cos, l.rope.sin} }
 
-func (l *llama) hidden(s *tensor.Scope, x, positions *tensor.Tensor, attend attention) *tensor.Tensor {
+func (l *llama) hidden(_ *tensor.Scope, x, positions *tensor.Tensor, attend attention) *tensor.Tensor {
 	cfg := l.cfg
 	cos, sin := l.rope.at(x.Size(1), positions)
 	for i, layer := range l.layers {
 		h := x.RMSNorm(layer.attentionNorm, cfg.NormEps)
-		q := rotate(s, splitHeads(h.Linear(layer.q, nil), cfg.Heads, cfg.HeadDim), cos, sin)
-		k := rotate(s, splitHeads(h.Linear(layer.k, nil), cfg.KVHeads, cfg.HeadDim), cos, sin)
+		q := rotate(splitHeads(h.Linear(layer.q, nil), cfg.Heads, cfg.HeadDim), cos, sin)
+		k := rotate(splitHeads(h.Linear(layer.k, nil), cfg.KVHeads, cfg.HeadDim), cos, sin)
 		v := splitHeads(h.Linear(layer.v, nil), cfg.KVHeads, cfg.HeadDim)
 		a := attend(i, q.Transpose(1, 2), k.Transpose(1, 2), v.Transpose(1, 2))
 		x = x.Add(mergeHeads(a).Linear(layer.o, nil))

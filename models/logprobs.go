@@ -13,8 +13,8 @@ func LogProbs(s *tensor.Scope, m *Model, rows []Sequence, pad PadRule) *tensor.T
 	return TokenLogProbs(s, m, rows, pad).SumDims(false, 1)
 }
 
-// TokenLogProbs is log p(token | all before) of every response token, in its own column -> [pad.Rows, pad.Length] Float32;
-// 0 elsewhere.
+// TokenLogProbs is log p(token | all before) of every response token, in its own column -> [pad.Rows, pad.Length]
+// Float32; 0 elsewhere.
 func TokenLogProbs(s *tensor.Scope, m *Model, rows []Sequence, pad PadRule) *tensor.Tensor {
 	ids, err := pad.Pad(rows)
 	if err != nil {

@@ -42,7 +42,8 @@ func TestLogProbsOfRowsThatDoNotFit(t *testing.T) {
 	}
 	// Without a response there is nothing to add up.
 	do(t, eng, func(s *tensor.Scope) error {
-		for _, v := range models.LogProbs(s, m, []models.Sequence{{IDs: []int64{1}, PromptLen: 1}}, models.PadRule{Rows: 2, Length: 4}).Float32s() {
+		bare := []models.Sequence{{IDs: []int64{1}, PromptLen: 1}}
+		for _, v := range models.LogProbs(s, m, bare, models.PadRule{Rows: 2, Length: 4}).Float32s() {
 			if v != 0 {
 				t.Errorf("log-prob of an empty response is %g", v)
 			}

@@ -42,8 +42,6 @@ func (r rope) at(n int64, positions *tensor.Tensor) (cos, sin *tensor.Tensor) {
 }
 
 // rotate turns the pairs of each head: x [B, T, heads, D].
-func rotate(s *tensor.Scope, x, cos, sin *tensor.Tensor) *tensor.Tensor {
-	half := x.Size(-1) / 2
-	swapped := s.Cat(-1, x.Narrow(-1, half, half), x.Narrow(-1, 0, half))
-	return x.Mul(cos).Add(swapped.Mul(sin))
+func rotate(x, cos, sin *tensor.Tensor) *tensor.Tensor {
+	return x.Mul(cos).Add(x.Roll(x.Size(-1)/2, -1).Mul(sin))
 }

@@ -18,8 +18,8 @@ type Sequence struct {
 // Response are the tokens behind the prompt.
 func (q Sequence) Response() []int64 { return q.IDs[q.PromptLen:] }
 
-// PadRule fixes the shape of a batch: Rows rows of Length tokens, whatever is in it. Shorter sequences are padded on the
-// right, missing rows at the end. Two batches of one rule give a row the same numbers to the last bit.
+// PadRule fixes the shape of a batch: Rows rows of Length tokens, whatever is in it. Shorter sequences are padded on
+// the right, missing rows at the end. Two batches of one rule give a row the same numbers to the last bit.
 type PadRule struct{ Rows, Length int }
 
 // Pad lays out sequences by the rule, row after row: [Rows·Length] ids, 0 where there is no token. Every sequence must

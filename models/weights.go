@@ -199,8 +199,8 @@ func fileDType(d tensor.DType) (safetensors.DType, error) {
 	return "", fmt.Errorf("%w: %v cannot be written", ErrWeights, d)
 }
 
-// LoadWeights replaces the weights in place by those of a safetensors file with the same names and shapes. When the file
-// does not fit, the error wraps ErrWeights and the model is unchanged.
+// LoadWeights replaces the weights in place by those of a safetensors file with the same names and shapes. When the
+// file does not fit, the error wraps ErrWeights and the model is unchanged.
 func (m *Model) LoadWeights(ctx context.Context, path string) error {
 	file, err := safetensors.Open(path)
 	if err != nil {

@@ -1,8 +1,8 @@
 // Package decode samples responses from a model. The text of a request is a function of the model, the request and the
 // options: never of the other requests, of their number or order, or of the machine's other work. Three things see to
 // it. Requests are grouped by their own length, and a group always has the same shape: opts.Slots rows, empty ones
-// filled up, prompts padded to a multiple of opts.Bucket. The cache's attention depends on a row alone (models.Cache). And
-// the random number behind a token is a function of the request's seed and the token's number (models.Uniform).
+// filled up, prompts padded to a multiple of opts.Bucket. The cache's attention depends on a row alone (models.Cache).
+// And the random number behind a token is a function of the request's seed and the token's number (models.Uniform).
 package decode
 
 import (
@@ -63,8 +63,9 @@ func (o Options) validate(cfg models.Config) error {
 }
 
 // Generate decodes all requests and returns their results in the same order. Prompt and MaxNew together must fit
-// Config.MaxLength. A call of Engine.Do is one token of one group, so others can use the engine in between and ctx ends the
-// work soon; then the error is ctx's and there are no results. onProgress, if not nil, is told how many requests are done.
+// Config.MaxLength. A call of Engine.Do is one token of one group, so others can use the engine in between and ctx
+// ends the work soon; then the error is ctx's and there are no results. onProgress, if not nil, is told how many
+// requests are done.
 func Generate(
 	ctx context.Context, m *models.Model, reqs []Request, opts Options, onProgress func(done int),
 ) ([]Result, error) {

@@ -171,7 +171,8 @@ func TestSamplesFollowTheDistribution(t *testing.T) {
 		// 4 deviations above the mean of the chi-squared distribution; the seeds are fixed, so it passes or not for good.
 		freedom := float64(cells - 1)
 		if chi > freedom+4*math.Sqrt(2*freedom)+1 {
-			t.Errorf("temperature %g, top-p %g: chi-squared is %g with %g degrees of freedom", test.temperature, test.topP, chi, freedom)
+			t.Errorf("temperature %g, top-p %g: chi-squared is %g with %g degrees of freedom",
+				test.temperature, test.topP, chi, freedom)
 		}
 		if test.topP == 1 && cells < 10 {
 			t.Errorf("temperature %g: only %d cells, the test says little", test.temperature, cells)
@@ -226,13 +227,16 @@ func TestGenerateRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			opts := ok
 			test.edit(&opts)
-			if _, err := decode.Generate(context.Background(), m, []decode.Request{req, test.req}, opts, nil); !errors.Is(err, decode.ErrRequest) {
+			_, err := decode.Generate(context.Background(), m, []decode.Request{req, test.req}, opts, nil)
+			if !errors.Is(err, decode.ErrRequest) {
 				t.Errorf("error %v, want ErrRequest", err)
 			}
 		})
 	}
 	// The longest that fits, although its bucket would not.
-	if got := generate(t, m, []decode.Request{{IDs: make([]int64, 91)}}, decode.Options{MaxNew: 5, TopP: 1, Slots: 2, Bucket: 50}); len(got[0].IDs) != 5 {
+	longest := decode.Request{IDs: make([]int64, 91)}
+	got := generate(t, m, []decode.Request{longest}, decode.Options{MaxNew: 5, TopP: 1, Slots: 2, Bucket: 50})
+	if len(got[0].IDs) != 5 {
 		t.Errorf("the longest request gives %d tokens", len(got[0].IDs))
 	}
 }

@@ -25,9 +25,9 @@ func sample(s *tensor.Scope, logits *tensor.Tensor, opts Options, seeds []uint64
 	return tokens.Gather(1, inverse(mass, kept, u)).Reshape(-1).Int64s()
 }
 
-// inverse inverts a cumulative distribution, restricted to a prefix of it (kept; nil is all): mass Float64 [B, V], u [B, 1]
-// -> Int64 [B, 1]. It is the first token whose mass is above u times the whole mass, so a token of probability 0 is never
-// drawn.
+// inverse inverts a cumulative distribution, restricted to a prefix of it (kept; nil is all): mass Float64 [B, V], u
+// [B, 1] -> Int64 [B, 1]. It is the first token whose mass is above u times the whole mass, so a token of probability
+// 0 is never drawn.
 func inverse(mass, kept, u *tensor.Tensor) *tensor.Tensor {
 	whole := mass.Narrow(-1, mass.Size(-1)-1, 1)
 	if kept != nil {

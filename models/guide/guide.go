@@ -1,11 +1,11 @@
-// Package guide is the guiding model of LD-Align: an auto-encoder over responses. The encoder phi reads a prompt x with a
-// response y and gives a latent h; the decoder psi reconstructs y from x and h. Distances between latents then say how far
-// a sampled response is from the human one.
+// Package guide is the guiding model of LD-Align: an auto-encoder over responses. The encoder phi reads a prompt x
+// with a response y and gives a latent h; the decoder psi reconstructs y from x and h. Distances between latents then
+// say how far a sampled response is from the human one.
 //
-// Encoder and decoder are language models of any family. The encoder's last hidden states are pooled over the response (a
-// causal encoder's prompt positions have not seen it) and mapped to [K]. The decoder sees h as a soft prefix: h mapped to
-// a few input embeddings in front of the prompt. It sees the response's earlier tokens too, so it could ignore h; hiding
-// some of them (word dropout) makes it need h, and ShuffledLoss tells whether it does.
+// Encoder and decoder are language models of any family. The encoder's last hidden states are pooled over the response
+// (a causal encoder's prompt positions have not seen it) and mapped to [K]. The decoder sees h as a soft prefix: h
+// mapped to a few input embeddings in front of the prompt. It sees the response's earlier tokens too, so it could
+// ignore h; hiding some of them (word dropout) makes it need h, and ShuffledLoss tells whether it does.
 //
 // As in package models, a row's numbers depend on the row and on the shape alone (models.PadRule).
 package guide
@@ -59,8 +59,8 @@ func (c Config) Validate() error {
 	return nil
 }
 
-// Guide is an encoder with its decoder. Methods that take a context use the engine themselves; methods that take a scope
-// are called inside Engine.Do.
+// Guide is an encoder with its decoder. Methods that take a context use the engine themselves; methods that take a
+// scope are called inside Engine.Do.
 type Guide struct {
 	cfg              Config
 	encoder, decoder *models.Model
@@ -256,8 +256,8 @@ func (g *Guide) Encode(s *tensor.Scope, rows []models.Sequence, pad models.PadRu
 }
 
 // Reconstruct is -log p_psi(y | x, h) of each row over its response's tokens, reduced by Config.Reduction: latents
-// [pad.Rows, K] -> [pad.Rows]; 0 for rows that pad adds. drop holds one seed per row, which decides the tokens that word
-// dropout hides from the decoder's input; nil hides none.
+// [pad.Rows, K] -> [pad.Rows]; 0 for rows that pad adds. drop holds one seed per row, which decides the tokens that
+// word dropout hides from the decoder's input; nil hides none.
 func (g *Guide) Reconstruct(
 	s *tensor.Scope, rows []models.Sequence, pad models.PadRule, latents *tensor.Tensor, drop []uint64,
 ) *tensor.Tensor {
@@ -301,8 +301,9 @@ func (g *Guide) dropped(rows []models.Sequence, pad models.PadRule, seeds []uint
 	return mask
 }
 
-// Loss is the reconstruction loss of each row by its own latent, with word dropout -> [pad.Rows]. Equation (2) is the mean
-// over pairs of the sum of the losses of (x, y) and (x, y'): give both as rows. Row i draws its dropout from seed and i.
+// Loss is the reconstruction loss of each row by its own latent, with word dropout -> [pad.Rows]. Equation (2) is the
+// mean over pairs of the sum of the losses of (x, y) and (x, y'): give both as rows. Row i draws its dropout from seed
+// and i.
 func (g *Guide) Loss(s *tensor.Scope, rows []models.Sequence, pad models.PadRule, seed uint64) *tensor.Tensor {
 	drop := make([]uint64, len(rows))
 	for i := range drop {
@@ -312,8 +313,8 @@ func (g *Guide) Loss(s *tensor.Scope, rows []models.Sequence, pad models.PadRule
 }
 
 // ShuffledLoss tells whether the decoder uses the latent: the reconstruction loss of each row by its own latent and by
-// that of the next row (the last takes the first's), without word dropout -> [pad.Rows] twice. With one row both are equal.
-// No difference means that the guide's distances mean nothing.
+// that of the next row (the last takes the first's), without word dropout -> [pad.Rows] twice. With one row both are
+// equal. No difference means that the guide's distances mean nothing.
 func (g *Guide) ShuffledLoss(s *tensor.Scope, rows []models.Sequence, pad models.PadRule) (own, shuffled *tensor.Tensor) {
 	latents := g.Encode(s, rows, pad)
 	next := make([]int64, pad.Rows)

@@ -440,7 +440,9 @@ func TestLoadTellsWhatDoesNotFit(t *testing.T) {
 		{"pooling", func(f map[string]map[string]any) { f["guide"]["pooling"] = "max" }, guide.ErrConfig, "max"},
 		{"latent size", func(f map[string]map[string]any) { f["guide"]["latent_dim"] = 7 }, models.ErrWeights, "latent.weight"},
 		{"encoder's family", func(f map[string]map[string]any) { f["encoder"]["model_type"] = "bert" }, models.ErrConfig, "bert"},
-		{"encoder's size", func(f map[string]map[string]any) { f["encoder"]["num_hidden_layers"] = 1 }, models.ErrWeights, "encoder"},
+		{"encoder's size", func(f map[string]map[string]any) {
+			f["encoder"]["num_hidden_layers"] = 1
+		}, models.ErrWeights, "encoder"},
 		{"decoder's size", func(f map[string]map[string]any) { f["decoder"]["n_layer"] = 3 }, models.ErrWeights, "decoder"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

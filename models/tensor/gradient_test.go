@@ -95,6 +95,7 @@ var differentiables = []differentiable{
 	one("Repeat", func(x *tensor.Tensor) *tensor.Tensor { return x.Repeat(2, 3) }),
 	one("RepeatInterleave", func(x *tensor.Tensor) *tensor.Tensor { return x.RepeatInterleave(2, 0) }),
 	one("Flip", func(x *tensor.Tensor) *tensor.Tensor { return x.Flip(1) }),
+	one("Roll", func(x *tensor.Tensor) *tensor.Tensor { return x.Roll(2, 1) }),
 	one("Clone", (*tensor.Tensor).Clone),
 	one("To", func(x *tensor.Tensor) *tensor.Tensor { return x.To(tensor.Float64) }),
 	two("Matmul", []int64{2, 3, 4}, []int64{4, 5}, (*tensor.Tensor).Matmul),

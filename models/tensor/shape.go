@@ -26,6 +26,17 @@ func (t *Tensor) Repeat(times ...int64) *Tensor { return t.sized("Repeat", times
 // Flip reverses the order along dims.
 func (t *Tensor) Flip(dims ...int64) *Tensor { return t.sized("Flip", dims, lib.AtgFlip) }
 
+// Roll moves elements by shift places along dim; those that leave at the end come in at the start.
+func (t *Tensor) Roll(shift, dim int64) *Tensor {
+	s := t.enter("Roll")
+	if s == nil {
+		return t.eng.invalid
+	}
+	shifts, dims := [1]int64{shift}, [1]int64{dim}
+	lib.AtgRoll(&s.eng.out[0], t.c, shifts[:], 1, dims[:], 1)
+	return s.result("Roll")
+}
+
 func (t *Tensor) sized(op string, dims []int64, f func(*lib.Ctensor, lib.Ctensor, []int64, int)) *Tensor {
 	s := t.enter(op)
 	if s == nil {
