@@ -164,8 +164,10 @@ func (g *Guide) keep(weights map[string]*tensor.Tensor) {
 // own are the weights beside those of the two models.
 func (g *Guide) own() []tensor.Named {
 	list := []tensor.Named{
-		{Name: latentName + ".weight", Tensor: g.latent.weight}, {Name: latentName + ".bias", Tensor: g.latent.bias},
-		{Name: prefixName + ".weight", Tensor: g.prefix.weight}, {Name: prefixName + ".bias", Tensor: g.prefix.bias},
+		{Name: latentName + ".weight", Tensor: g.latent.weight},
+		{Name: latentName + ".bias", Tensor: g.latent.bias},
+		{Name: prefixName + ".weight", Tensor: g.prefix.weight},
+		{Name: prefixName + ".bias", Tensor: g.prefix.bias},
 	}
 	if g.hidden != nil {
 		list = append(list, tensor.Named{Name: hiddenName, Tensor: g.hidden})

@@ -79,14 +79,6 @@ func randomRows(seed uint64, n, length int) []models.Sequence {
 	return rows
 }
 
-func seeds(n int) []uint64 {
-	s := make([]uint64, n)
-	for i := range s {
-		s[i] = uint64(i)
-	}
-	return s
-}
-
 // What a row gives is the same bits alone, among other neighbours, at another position and in a part-filled batch.
 func TestGuideIsBatchInvariant(t *testing.T) {
 	pad := models.PadRule{Rows: 8, Length: 24}
