@@ -88,7 +88,8 @@ func (p *phase) close(ctx context.Context, engine *tensor.Engine) error {
 }
 
 // run trains from step (0 at first) to the end. Between steps it looks at ctx: when that has ended it saves the state and
-// returns ErrInterrupted; not so when the lease was lost, for then the run is another's. A loss or gradient that is not finite stops it before the step would spoil the weights.
+// returns ErrInterrupted; not so when the lease was lost, for then the run is another's. A loss or gradient that is not
+// finite stops it before the step would spoil the weights.
 func (p *phase) run(ctx context.Context, engine *tensor.Engine, step int) error {
 	n := p.task.examples()
 	perEpoch := Steps(n, p.batch, 1)
