@@ -57,8 +57,8 @@ func (c *trainerCommand) Run(ctx context.Context, e *env) (err error) {
 	m := newMeter(n.display, spec.Run+": ")
 	defer m.close()
 	if err := n.train(ctx, spec, engine, m, hints); err != nil {
-		if ctx.Err() != nil {
-			return trainer.ErrInterrupted
+		if interrupted(err) {
+			return fmt.Errorf("%w\nldalign: run %s goes on with the same command", trainer.ErrInterrupted, spec.Run)
 		}
 		return err
 	}

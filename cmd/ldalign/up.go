@@ -152,7 +152,7 @@ func (e *env) up(ctx context.Context, specs []schemas.Spec, title string) (err e
 		err := n.everything(ctx, spec, engine, m)
 		m.close()
 		stages = addStages(stages, m)
-		if errors.Is(err, trainer.ErrInterrupted) || (err != nil && ctx.Err() != nil) {
+		if interrupted(err) {
 			return fmt.Errorf("%w\nldalign: run %s goes on with the same command", trainer.ErrInterrupted, spec.Run)
 		}
 		if err != nil {
@@ -160,6 +160,12 @@ func (e *env) up(ctx context.Context, specs []schemas.Spec, title string) (err e
 		}
 	}
 	return e.finish(ctx, n, engine, specs, title, stages, time.Since(start))
+}
+
+// interrupted tells that a run was told to end and did. What went wrong on the way to its end, such as a state that could
+// not be saved, is an error of its own.
+func interrupted(err error) bool {
+	return errors.Is(err, trainer.ErrInterrupted) || errors.Is(err, context.Canceled)
 }
 
 // finish writes the report and prints the table.
