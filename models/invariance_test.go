@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -114,5 +115,95 @@ func TestLogProbsDoNotDependOnGradients(t *testing.T) {
 				t.Errorf("with gradients (-without +with):\n%s", diff)
 			}
 		})
+	}
+}
+
+// Decoding steps give a row the same bits with nobody beside it, with other rows, and at another position.
+func TestStepsAreBatchInvariant(t *testing.T) {
+	const slots, bucket, steps = 8, 16, 12
+	for _, threads := range []int{1, 2} {
+		eng := newEngine(t, threads)
+		for name, m := range invariant(t, eng) {
+			t.Run(fmt.Sprintf("%s/%d threads", name, threads), func(t *testing.T) {
+				rng := rand.New(rand.NewPCG(1, 2))
+				rows := make([][]int64, slots) // the prompt, then one token for each step
+				for i := range rows {
+					rows[i] = make([]int64, 1+rng.IntN(bucket)+steps)
+					for j := range rows[i] {
+						rows[i][j] = rng.Int64N(int64(m.Config().Vocab))
+					}
+				}
+				// logits of every step, for the rows at the given slots; -1 leaves a slot empty
+				logits := func(order []int) [][]float32 {
+					lens, prompts, next := make([]int, slots), make([]int64, slots*bucket), make([][]int64, steps)
+					for slot := range slots {
+						lens[slot] = 1
+						for j := range next {
+							next[j] = append(next[j], 0)
+						}
+						if i := order[slot]; i >= 0 {
+							lens[slot] = len(rows[i]) - steps
+							copy(prompts[slot*bucket:], rows[i][:lens[slot]])
+							for j := range next {
+								next[j][slot] = rows[i][lens[slot]+j]
+							}
+						}
+					}
+					var out [][]float32
+					do(t, eng, func(s *tensor.Scope) error {
+						return s.NoGrad(func(s *tensor.Scope) error {
+							c := m.NewCache(s, lens, bucket, steps, 8)
+							defer c.Free()
+							out = append(out, m.Logits(s, c.Prefill(s, prompts)).Float32s())
+							for _, ids := range next {
+								out = append(out, m.Logits(s, c.Step(s, ids)).Float32s())
+							}
+							return nil
+						})
+					})
+					return out
+				}
+				whole := logits([]int{0, 1, 2, 3, 4, 5, 6, 7})
+				vocab := m.Config().Vocab
+				for _, order := range [][]int{
+					{0, -1, -1, -1, -1, -1, -1, -1},
+					{-1, -1, -1, -1, -1, -1, 4, -1},
+					{7, 5, 3, 1, 0, 2, 4, 6},
+					{2, 2, 2, 2, 2, 2, 2, 2},
+				} {
+					for step, got := range logits(order) {
+						for slot, i := range order {
+							if i < 0 {
+								continue
+							}
+							want := whole[step][i*vocab:][:vocab]
+							if diff := cmp.Diff(want, got[slot*vocab:][:vocab]); diff != "" {
+								t.Fatalf("rows %v, step %d, row %d (-among all +here):\n%s", order, step, i, diff)
+							}
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+// With a multiple of RowStep rows, a matrix product gives equal rows equal results: what all the other tests here rest on.
+func TestRowsOfMatrixProducts(t *testing.T) {
+	for _, threads := range []int{1, 2, runtime.NumCPU()} {
+		eng := newEngine(t, threads)
+		for _, shape := range [][2]int64{{80, 80}, {80, 224}, {224, 80}, {80, 512}, {576, 192}, {576, 1536}, {1536, 576}} {
+			in, out := shape[0], shape[1]
+			do(t, eng, func(s *tensor.Scope) error {
+				w := s.Randn(tensor.Float32, out, in)
+				for rows := int64(models.RowStep); rows <= 128; rows += models.RowStep {
+					y := s.Randn(tensor.Float32, 1, in).Repeat(rows, 1).Linear(w, nil)
+					if y.Eq(y.Narrow(0, 0, 1)).All().Int64s()[0] == 0 {
+						t.Errorf("%d threads: [%d, %d]·[%d, %d] depends on the row's place", threads, rows, in, in, out)
+					}
+				}
+				return nil
+			})
+		}
 	}
 }

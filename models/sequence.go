@@ -18,8 +18,14 @@ type Sequence struct {
 // Response are the tokens behind the prompt.
 func (q Sequence) Response() []int64 { return q.IDs[q.PromptLen:] }
 
+// RowStep is what the number of rows of a batch should be a multiple of when a row may stand at any place in it. Matrix
+// products hand out their rows to threads in blocks: with 5, 6, 7, 9, 10 or 11 rows at two threads, the last rows go
+// through another kernel and get other last bits; with a multiple of 4 all rows go through the same one.
+const RowStep = 4
+
 // PadRule fixes the shape of a batch: Rows rows of Length tokens, whatever is in it. Shorter sequences are padded on
-// the right, missing rows at the end. Two batches of one rule give a row the same numbers to the last bit.
+// the right, missing rows at the end. Two batches of one rule, its Rows a multiple of RowStep, give a row the same numbers to the last
+// bit.
 type PadRule struct{ Rows, Length int }
 
 // Pad lays out sequences by the rule, row after row: [Rows·Length] ids, 0 where there is no token. Every sequence must

@@ -43,7 +43,7 @@ type Options struct {
 	Temperature float64 // divides the logits; 0 takes the most probable token
 	TopP        float64 // samples among the most probable tokens that together reach this probability; 1 takes all
 	Stop        []int64 // end tokens
-	Slots       int     // rows that decode together
+	Slots       int     // rows that decode together: 1, or a multiple of models.RowStep
 	Bucket      int     // lengths are rounded up to a multiple of it
 	Pad         int64   // a token for where there is none; any will do
 }
@@ -52,6 +52,9 @@ func (o Options) validate(cfg models.Config) error {
 	switch {
 	case o.MaxNew < 1 || o.Slots < 1 || o.Bucket < 1:
 		return fmt.Errorf("%w: MaxNew %d, Slots %d and Bucket %d must be at least 1", ErrRequest, o.MaxNew, o.Slots, o.Bucket)
+	case o.Slots != 1 && o.Slots%models.RowStep != 0:
+		return fmt.Errorf("%w: %d slots: want 1 or a multiple of %d, so that a row's place cannot change its text",
+			ErrRequest, o.Slots, models.RowStep)
 	case !(o.Temperature >= 0):
 		return fmt.Errorf("%w: temperature %g is below 0", ErrRequest, o.Temperature)
 	case !(o.TopP > 0 && o.TopP <= 1):

@@ -55,7 +55,7 @@ func TestTextDoesNotDependOnTheBatch(t *testing.T) {
 			m := small(t, newEngine(t, threads), family)
 			for _, opts := range []decode.Options{
 				{MaxNew: 9, Temperature: 1, TopP: 1, Stop: []int64{1, 2, 3}, Slots: 4, Bucket: 8, Pad: 5},
-				{MaxNew: 9, Temperature: 0.7, TopP: 0.8, Slots: 3, Bucket: 5},
+				{MaxNew: 9, Temperature: 0.7, TopP: 0.8, Slots: 8, Bucket: 5},
 				{MaxNew: 9, TopP: 1, Slots: 4, Bucket: 8},
 			} {
 				s := setup{name: fmt.Sprintf("%s, %d threads, %+v", family, threads, opts), model: m, opts: opts}
@@ -92,7 +92,7 @@ func TestStepsEqualWholeSequences(t *testing.T) {
 		m := small(t, eng, family)
 		for _, n := range []int{1, 7, 8, 9} {
 			req := decode.Request{IDs: []int64{9, 3, 7, 1, 50, 60, 70, 80, 90}[:n]}
-			got := generate(t, m, []decode.Request{req}, decode.Options{MaxNew: 20, TopP: 1, Slots: 2, Bucket: 8})[0]
+			got := generate(t, m, []decode.Request{req}, decode.Options{MaxNew: 20, TopP: 1, Slots: 4, Bucket: 8})[0]
 			err := eng.Do(context.Background(), func(s *tensor.Scope) error {
 				ids := append(append([]int64{}, req.IDs...), got.IDs...)
 				h := m.Hidden(s, m.Embed(s, s.FromInt64(ids, 1, int64(len(ids)))))
@@ -147,7 +147,7 @@ func TestSamplesFollowTheDistribution(t *testing.T) {
 			reqs[i] = decode.Request{IDs: prompt, Seed: uint64(i)}
 		}
 		counts := make([]float64, len(p))
-		opts := decode.Options{MaxNew: 1, Temperature: test.temperature, TopP: test.topP, Slots: 250, Bucket: 4}
+		opts := decode.Options{MaxNew: 1, Temperature: test.temperature, TopP: test.topP, Slots: 256, Bucket: 4}
 		for _, r := range generate(t, m, reqs, opts) {
 			counts[r.IDs[0]]++
 		}
@@ -183,7 +183,7 @@ func TestSamplesFollowTheDistribution(t *testing.T) {
 func TestGenerateEnds(t *testing.T) {
 	m := small(t, newEngine(t, 1), models.Llama)
 	req := decode.Request{IDs: []int64{4, 8, 15, 16, 23, 42}, Seed: 1}
-	opts := decode.Options{MaxNew: 10, Temperature: 1, TopP: 1, Slots: 2, Bucket: 4}
+	opts := decode.Options{MaxNew: 10, Temperature: 1, TopP: 1, Slots: 4, Bucket: 4}
 	free := generate(t, m, []decode.Request{req}, opts)[0]
 	if len(free.IDs) != opts.MaxNew || free.Reason != decode.Length {
 		t.Fatalf("without end tokens: %d tokens, reason %q", len(free.IDs), free.Reason)
@@ -204,7 +204,7 @@ func TestGenerateEnds(t *testing.T) {
 
 func TestGenerateRefuses(t *testing.T) {
 	m := small(t, newEngine(t, 1), models.Llama)
-	ok := decode.Options{MaxNew: 4, Temperature: 1, TopP: 1, Slots: 2, Bucket: 4}
+	ok := decode.Options{MaxNew: 4, Temperature: 1, TopP: 1, Slots: 4, Bucket: 4}
 	req := decode.Request{IDs: []int64{1}}
 	for name, test := range map[string]struct {
 		edit func(o *decode.Options)
@@ -212,6 +212,7 @@ func TestGenerateRefuses(t *testing.T) {
 	}{
 		"no tokens":             {func(o *decode.Options) { o.MaxNew = 0 }, req},
 		"no slots":              {func(o *decode.Options) { o.Slots = 0 }, req},
+		"odd slots":             {func(o *decode.Options) { o.Slots = 6 }, req},
 		"no bucket":             {func(o *decode.Options) { o.Bucket = 0 }, req},
 		"negative temperature":  {func(o *decode.Options) { o.Temperature = -1 }, req},
 		"temperature NaN":       {func(o *decode.Options) { o.Temperature = math.NaN() }, req},
@@ -235,7 +236,7 @@ func TestGenerateRefuses(t *testing.T) {
 	}
 	// The longest that fits, although its bucket would not.
 	longest := decode.Request{IDs: make([]int64, 91)}
-	got := generate(t, m, []decode.Request{longest}, decode.Options{MaxNew: 5, TopP: 1, Slots: 2, Bucket: 50})
+	got := generate(t, m, []decode.Request{longest}, decode.Options{MaxNew: 5, TopP: 1, Slots: 4, Bucket: 50})
 	if len(got[0].IDs) != 5 {
 		t.Errorf("the longest request gives %d tokens", len(got[0].IDs))
 	}
