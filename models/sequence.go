@@ -24,8 +24,8 @@ func (q Sequence) Response() []int64 { return q.IDs[q.PromptLen:] }
 const RowStep = 4
 
 // PadRule fixes the shape of a batch: Rows rows of Length tokens, whatever is in it. Shorter sequences are padded on
-// the right, missing rows at the end. Two batches of one rule, its Rows a multiple of RowStep, give a row the same numbers to the last
-// bit.
+// the right, missing rows at the end. Two batches of one rule, its Rows a multiple of RowStep, give a row the same
+// numbers to the last bit.
 type PadRule struct{ Rows, Length int }
 
 // Pad lays out sequences by the rule, row after row: [Rows·Length] ids, 0 where there is no token. Every sequence must
