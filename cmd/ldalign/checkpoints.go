@@ -107,6 +107,7 @@ func (c *checkpointsExportCommand) Run(ctx context.Context, e *env) error {
 	if err := n.checkpoints.Materialise(ctx, manifest, c.Folder); err != nil {
 		return err
 	}
-	fmt.Fprintf(e.stdout, "%s: policy of run %s after iteration %d (digest %.12s)\n", c.Folder, c.Name, manifest.Iteration, manifest.Digest)
+	fmt.Fprintf(e.stdout, "%s: policy of run %s after iteration %d (digest %.12s)\n",
+		c.Folder, c.Name, manifest.Iteration, manifest.Digest)
 	return nil
 }

@@ -342,7 +342,11 @@ func TestFinishedRun(t *testing.T) {
 		}
 	}
 	for _, args := range [][]string{
-		{"status", "nope"}, {"audit", "nope"}, {"report", "nope"}, {"deadletters", "list", "nope"}, {"checkpoints", "list", "nope"},
+		{"status", "nope"},
+		{"audit", "nope"},
+		{"report", "nope"},
+		{"deadletters", "list", "nope"},
+		{"checkpoints", "list", "nope"},
 		{"checkpoints", "export", "nope", filepath.Join(t.TempDir(), "x")},
 	} {
 		ld(args...).want(t, exitFailed, "no such", "nope")

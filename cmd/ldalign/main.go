@@ -47,7 +47,8 @@ type cli struct {
 	Version     versionCommand     `cmd:"" help:"Print the versions of this build."`
 }
 
-const epilogue = `Exit codes: 0 done, 1 failed, 2 wrong usage or spec, 3 interrupted (the same command goes on), 4 in use by another process.`
+const epilogue = "Exit codes: 0 done, 1 failed, 2 wrong usage or spec, 3 interrupted (the same command goes on), " +
+	"4 in use by another process."
 
 func main() {
 	if err := waitPassively(); err != nil {
@@ -67,9 +68,9 @@ func waitPassively() error {
 	}
 	self, err := os.Executable()
 	if err != nil {
-		return nil // it runs as well, only slower beside busy neighbours
+		return nil //nolint:nilerr // it runs as well, only slower beside busy neighbours
 	}
-	return syscall.Exec(self, os.Args, append(os.Environ(), policy+"=PASSIVE"))
+	return syscall.Exec(self, os.Args, append(os.Environ(), policy+"=PASSIVE")) //nolint:gosec // it is this program
 }
 
 // run is main with its inputs and outputs as arguments. It returns the exit code.

@@ -32,16 +32,26 @@ func TestMain(m *testing.M) {
 		limitFiles()
 		main()
 	}
+	os.Exit(testAll(m))
+}
+
+// testAll runs the tests without settings of the developer's, and with the folder that finished fills.
+func testAll(m *testing.M) int {
 	for _, v := range os.Environ() {
-		if name, _, _ := strings.Cut(v, "="); strings.HasPrefix(name, "LDALIGN_") && name != "LDALIGN_NATIVE" {
-			os.Unsetenv(name) // settings of the developer's
+		name, _, _ := strings.Cut(v, "=")
+		if strings.HasPrefix(name, "LDALIGN_") && name != "LDALIGN_NATIVE" {
+			if err := os.Unsetenv(name); err != nil {
+				panic(err)
+			}
 		}
 	}
-	code := m.Run()
-	if sharedDir != "" {
-		os.RemoveAll(sharedDir)
+	dir, err := os.MkdirTemp("", "ldalign-test-")
+	if err != nil {
+		panic(err)
 	}
-	os.Exit(code)
+	defer os.RemoveAll(dir)
+	sharedDir = dir
+	return m.Run()
 }
 
 func limitFiles() {
@@ -200,13 +210,8 @@ var (
 func finished(t *testing.T) (string, time.Duration) {
 	t.Helper()
 	sharedOnce.Do(func() {
-		dir, err := os.MkdirTemp("", "ldalign-test-")
-		if err != nil {
-			t.Fatal(err)
-		}
-		sharedDir = dir
 		began := time.Now()
-		ldalign(t, "up", tiny, "--dir", dir).want(t, 0)
+		ldalign(t, "up", tiny, "--dir", sharedDir).want(t, 0)
 		sharedTook = time.Since(began)
 	})
 	if sharedTook == 0 {

@@ -21,8 +21,8 @@ func (reportCommand) Help() string {
     ldalign report my-run
     ldalign report demo-ldalign demo-spin
 
-Writes DIR/runs/RUN/report, RUN being the first that aligns: index.html, table.md, table.json and every figure as SVG and PNG, also of a run that is
-not finished. Prints the table.`
+Writes DIR/runs/RUN/report, RUN being the first that aligns: index.html, table.md, table.json and every figure as SVG and
+PNG, also of a run that is not finished. Prints the table.`
 }
 
 func (c *reportCommand) Run(ctx context.Context, e *env) (err error) {

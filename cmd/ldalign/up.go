@@ -170,7 +170,8 @@ func interrupted(err error) bool {
 
 // finish writes the report and prints the table.
 func (e *env) finish(
-	ctx context.Context, n *node, engine *tensor.Engine, specs []schemas.Spec, title string, stages []report.Stage, wall time.Duration,
+	ctx context.Context, n *node, engine *tensor.Engine, specs []schemas.Spec, title string, stages []report.Stage,
+	wall time.Duration,
 ) error {
 	in, err := n.report(ctx, specs, title)
 	if err != nil {
