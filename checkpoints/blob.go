@@ -261,7 +261,7 @@ func (r *Repository) Materialise(ctx context.Context, m Manifest, dir string) er
 }
 
 // place makes each file of the manifest under a temporary name and renames it.
-func (r *Repository) place(m Manifest, dir string, make func(f File, path string) error) error {
+func (r *Repository) place(m Manifest, dir string, write func(f File, path string) error) error {
 	if err := m.validate(); err != nil { // names decide where files go
 		return err
 	}
@@ -275,7 +275,7 @@ func (r *Repository) place(m Manifest, dir string, make func(f File, path string
 			return writeError(f.Name, dir, err)
 		}
 		partial := filepath.Join(tmp, "file")
-		err = make(f, partial)
+		err = write(f, partial)
 		if err == nil {
 			if err = os.Rename(partial, path); err != nil {
 				err = writeError(f.Name, dir, err)

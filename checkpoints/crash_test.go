@@ -17,9 +17,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/rs/zerolog"
 	"golang.org/x/sys/unix"
+
+	"github.com/ldalign/ldalign/checkpoints"
 )
 
 // commitForever commits one state after the other to the store in args[0], each a function of the one before, and
@@ -198,17 +199,17 @@ func fillDisk(args []string) error {
 	}})
 	fmt.Println(err)
 	if err := store.Put(ctx, "large", strings.NewReader(strings.Repeat("x", 2<<20)), 2<<20); err == nil {
-		return fmt.Errorf("Put of what does not fit gave no error")
+		return errors.New("Put of what does not fit gave no error")
 	}
 	if files, err := filepath.Glob(filepath.Join(root, ".tmp", "*", "*")); err != nil || len(files) > 0 {
-		return fmt.Errorf("temporary files are left: %q (%v)", files, err)
+		return fmt.Errorf("temporary files are left: %q (%w)", files, err)
 	}
 	keys, err := store.List(ctx, "")
 	if err != nil || len(keys) != 2 {
-		return fmt.Errorf("the store holds %q (%v), want one blob and one manifest", keys, err)
+		return fmt.Errorf("the store holds %q (%w), want one blob and one manifest", keys, err)
 	}
 	if m, err := r.Latest(ctx, "run"); err != nil || m.Digest != fits.Digest {
-		return fmt.Errorf("latest is %s (%v), want %s", m.Digest, err, fits.Digest)
+		return fmt.Errorf("latest is %s (%w), want %s", m.Digest, err, fits.Digest)
 	}
 	// and when there is room again the run goes on
 	_, err = r.Commit(ctx, "run", checkpoints.Draft{Kind: checkpoints.State, Files: []checkpoints.Source{

@@ -8,9 +8,10 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/rs/zerolog"
 	"pgregory.net/rapid"
+
+	"github.com/ldalign/ldalign/checkpoints"
 )
 
 // Whatever is committed in whatever order and whenever it is pruned: what is needed stays, what is not goes, and the
@@ -18,7 +19,7 @@ import (
 func TestPruneKeepsWhatIsLive(t *testing.T) {
 	ctx := context.Background()
 	rapid.Check(t, func(t *rapid.T) {
-		root, err := os.MkdirTemp("", "prune")
+		root, err := os.MkdirTemp("", "prune") //nolint:usetesting // rapid's T has no TempDir
 		if err != nil {
 			t.Fatal(err)
 		}

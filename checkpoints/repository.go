@@ -11,9 +11,10 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/rs/zerolog"
+
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
-	"github.com/rs/zerolog"
 )
 
 var (

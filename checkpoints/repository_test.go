@@ -17,10 +17,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"github.com/ldalign/ldalign/checkpoints"
-	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/rs/zerolog"
 	"google.golang.org/protobuf/testing/protocmp"
+
+	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/schemas/events"
 )
 
 // remote is a store whose objects are no local files and which takes none over, as S3. It counts calls.

@@ -23,9 +23,10 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/rs/zerolog"
+
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/checkpoints/storetest"
-	"github.com/rs/zerolog"
 )
 
 const (
@@ -66,7 +67,7 @@ func startMinIO(t *testing.T, env ...string) (endpoint string) {
 	go func() { ended <- server.Wait() }()
 	t.Cleanup(func() {
 		if err := server.Process.Kill(); err == nil {
-			<-ended
+			_ = <-ended // killed: how it ended says nothing
 		}
 		if t.Failed() {
 			t.Logf("MinIO said:\n%s", log.String())

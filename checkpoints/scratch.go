@@ -54,7 +54,7 @@ func (s *scratch) open() (*os.File, error) {
 		} else if err == nil && s.same(dir) {
 			return dir, nil
 		}
-		dir.Close() // a sweeper was faster: it has taken the new folder for a dead process's
+		_ = dir.Close() // a sweeper was faster: it has taken the new folder for a dead process's
 	}
 }
 
@@ -80,9 +80,9 @@ func (s *scratch) sweep() {
 			continue
 		}
 		if lock(dir) == nil {
-			os.RemoveAll(dir.Name())
+			_ = os.RemoveAll(dir.Name())
 		}
-		dir.Close()
+		_ = dir.Close()
 	}
 }
 
@@ -90,6 +90,6 @@ func lock(f *os.File) error { return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|
 
 // discard closes and removes a temporary file; after a rename it only closes.
 func discard(f *os.File) {
-	f.Close()
-	os.Remove(f.Name())
+	_ = f.Close()
+	_ = os.Remove(f.Name())
 }

@@ -100,7 +100,7 @@ func writeError(what, dir string, err error) error {
 
 // contextReader and contextWriter end a copy when the context ends.
 type contextReader struct {
-	ctx context.Context
+	ctx context.Context //nolint:containedctx // io.Reader has no place for one
 	r   io.Reader
 }
 
@@ -112,7 +112,7 @@ func (c contextReader) Read(p []byte) (int, error) {
 }
 
 type contextWriter struct {
-	ctx context.Context
+	ctx context.Context //nolint:containedctx // io.Writer has no place for one
 	w   io.Writer
 }
 

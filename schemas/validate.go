@@ -216,6 +216,8 @@ func (c *checker) generation(s *Spec) {
 		c.must(g.Temperature > 0, "generation.samples_per_prompt", "all samples are equal at temperature 0: leave it at 1")
 	}
 	c.atLeast("generation.slots", g.Slots, 1)
+	c.must(g.Slots <= 1 || g.Slots%4 == 0, "generation.slots",
+		"%d rows; expected 1 or a multiple of 4, with which a row's numbers do not depend on its place", g.Slots)
 	c.atLeast("generation.bucket", g.Bucket, 1)
 }
 

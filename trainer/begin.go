@@ -66,8 +66,11 @@ func (t *Trainer) load(ctx context.Context) error {
 // fit makes the format of a model's prompts and responses, and refuses a model that the spec does not fit.
 func (t *Trainer) fit(config models.Config, tok *tokenizer.Tokenizer) (*tokenizer.Format, error) {
 	longest := t.Spec.Data.MaxPromptTokens + max(t.Spec.Data.MaxResponseTokens, t.Spec.Generation.MaxNewTokens)
+	if t.needsGuide() {
+		longest += t.Spec.Guide.PrefixTokens // a guide made from the policy has its positions
+	}
 	if limit := config.MaxLength(); longest > limit {
-		return nil, fmt.Errorf("trainer: data.max_prompt_tokens and max_response_tokens allow %d tokens, "+
+		return nil, fmt.Errorf("trainer: data.max_prompt_tokens and max_response_tokens (and guide.prefix_tokens) allow %d tokens, "+
 			"but the model has %d positions: lower them", longest, limit)
 	}
 	return tokenizer.NewFormat(tok, tokenizer.FormatOptions{Template: t.Spec.Model.Template, System: t.Spec.Model.System})

@@ -136,9 +136,14 @@ func (g *trainedGuide) close(ctx context.Context) error {
 }
 
 // newGuide makes encoder and decoder as the spec has them, with fresh projections.
-func (t *Trainer) newGuide(ctx context.Context) (*trainedGuide, error) {
+func (t *Trainer) newGuide(ctx context.Context) (_ *trainedGuide, err error) {
 	spec := t.Spec.Guide
 	g := &trainedGuide{}
+	defer func() {
+		if err != nil && g.tokenizer != nil {
+			err = errors.Join(err, g.tokenizer.Close())
+		}
+	}()
 	if ownTokenizer(spec.Encoder) {
 		tok, err := tokenizer.Load(spec.Encoder)
 		if err != nil {
@@ -151,11 +156,11 @@ func (t *Trainer) newGuide(ctx context.Context) (*trainedGuide, error) {
 		}
 		g.files = files
 	}
-	encoder, err := t.guideModel(ctx, spec.Encoder, "encoder")
+	encoder, err := t.guideModel(ctx, spec.Encoder, "encoder", t.model.Config())
 	if err != nil {
 		return nil, err
 	}
-	decoder, err := t.guideModel(ctx, spec.Decoder, "decoder")
+	decoder, err := t.guideModel(ctx, spec.Decoder, "decoder", encoder.Config())
 	if err != nil {
 		return nil, errors.Join(err, encoder.Close(ctx))
 	}
@@ -174,8 +179,8 @@ func ownTokenizer(encoder string) bool {
 	return encoder != "policy" && !strings.HasPrefix(encoder, "scratch:")
 }
 
-// guideModel is a folder's model, a copy of the base policy, or fresh layers of the policy's family and width.
-func (t *Trainer) guideModel(ctx context.Context, from, role string) (*models.Model, error) {
+// guideModel is a folder's model, a copy of the base policy, or fresh layers of the family, width and vocabulary of like.
+func (t *Trainer) guideModel(ctx context.Context, from, role string, like models.Config) (*models.Model, error) {
 	layers, scratch := strings.CutPrefix(from, "scratch:")
 	switch {
 	case scratch:
@@ -183,9 +188,8 @@ func (t *Trainer) guideModel(ctx context.Context, from, role string) (*models.Mo
 		if err != nil || n < 1 {
 			return nil, fmt.Errorf("trainer: guide.%s: %q: the number of layers must be at least 1", role, from)
 		}
-		config := t.model.Config()
-		config.Layers = n
-		return models.Scratch(ctx, t.Engine, config, schemas.SubSeed(t.Spec.Seed, "guide/"+role, 0))
+		like.Layers = n
+		return models.Scratch(ctx, t.Engine, like, schemas.SubSeed(t.Spec.Seed, "guide/"+role, 0))
 	case from == "policy":
 		return t.model.Clone(ctx) // at iteration 0 the model is still the run's first policy
 	default:
@@ -201,7 +205,7 @@ func (t *Trainer) guideModel(ctx context.Context, from, role string) (*models.Mo
 func (g *trainedGuide) task(messages []events.Message, spec schemas.Spec) (*guideTask, error) {
 	reader, err := guide.NewReader(g.tokenizer, tokenizer.Limits{
 		Prompt: spec.Data.MaxPromptTokens, Response: spec.Data.MaxResponseTokens,
-	})
+	}, g.model.MaxLength())
 	if err != nil {
 		return nil, err
 	}

@@ -68,6 +68,12 @@ func (n *node) work(ctx context.Context, r role, spec schemas.Spec, engine *tens
 		for _, p := range set.Report.Problems {
 			n.log.Warn().Str("run", spec.Run).Str("stage", string(r)).Msg("dropped " + p.String())
 		}
+		if err := n.sameData(ctx, spec, set); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
 		stage.In, stage.Batch = schemas.Checkpoints, 1
 		return n.streams.RunStage(ctx, stage, streams.Many(prompter.New(spec, set.Records).Process))
 	case roleGenerator:
@@ -111,6 +117,39 @@ func ready(ctx context.Context, stage interface{ Ready(context.Context) error })
 		return err
 	}
 	return nil
+}
+
+// sameData notes the digest of the run's records when its prompter starts for the first time, and refuses others later:
+// iterations of one run must ask the same prompts.
+func (n *node) sameData(ctx context.Context, spec schemas.Spec, set dataset.Set) error {
+	// a run that is not declared yet may still fail to begin, and begin anew with other data
+	err := n.streams.Follow(ctx, schemas.Control, spec.Run, 0, 0, func(r streams.Received) error {
+		if c, ok := r.Message.(*events.Control); ok && c.GetKind() == "spec" {
+			return streams.ErrStop
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	note := &events.Control{Schema: events.Version, Run: spec.Run, Kind: "data", Message: set.Digest()}
+	if err := n.streams.Publish(ctx, schemas.Control, note); err != nil {
+		return err
+	}
+	// of several notes, the log's first counts
+	var first string
+	err = n.streams.Read(ctx, schemas.Control, spec.Run, 0, 0, func(r streams.Received) error {
+		if c, ok := r.Message.(*events.Control); ok && c.GetKind() == note.GetKind() {
+			first = c.GetMessage()
+			return streams.ErrStop
+		}
+		return nil
+	})
+	if err != nil || first == note.GetMessage() {
+		return err
+	}
+	return fmt.Errorf("%s is not what run %s began with (records %.12s, now %.12s): restore it, or start a run of another name",
+		spec.Data.Train, spec.Run, first, note.GetMessage())
 }
 
 // train runs the trainer of a run. hints is the subject of the store's notifications, empty for none.
@@ -209,20 +248,46 @@ func (n *node) results(ctx context.Context, run string) (map[uint32]*events.Resu
 	return out, err
 }
 
-// awaitResults waits until every policy of the run is evaluated.
+// awaitResults waits until every policy of the run is evaluated, or its evaluation is a dead letter.
 func (n *node) awaitResults(ctx context.Context, spec schemas.Spec, m *meter) error {
 	want := expectedResults(spec)
-	have := map[uint32]bool{}
 	if want == 0 {
 		return nil
 	}
 	m.Progress("evaluate", 0, want, "policies")
-	return n.streams.Follow(ctx, schemas.Results, spec.Run, streams.AllIterations, 0, func(r streams.Received) error {
-		have[r.Message.GetIteration()] = true
-		m.Progress("evaluate", len(have), want, "policies")
-		if len(have) >= want {
-			return streams.ErrStop
+	group, reading := errgroup.WithContext(ctx)
+	settled := make(chan uint32)
+	for _, kind := range []schemas.Kind{schemas.Results, schemas.DeadLetters} {
+		group.Go(func() error {
+			return n.streams.Follow(reading, kind, spec.Run, streams.AllIterations, 0, func(r streams.Received) error {
+				if d, ok := r.Message.(*events.DeadLetter); ok && d.GetStage() != string(roleEvaluator) {
+					return nil
+				}
+				select {
+				case settled <- r.Message.GetIteration():
+					return nil
+				case <-reading.Done():
+					return reading.Err()
+				}
+			})
+		})
+	}
+	enough := errors.New("all are settled")
+	group.Go(func() error {
+		have := map[uint32]bool{}
+		for len(have) < want {
+			select {
+			case iteration := <-settled:
+				have[iteration] = true
+				m.Progress("evaluate", len(have), want, "policies")
+			case <-reading.Done():
+				return reading.Err()
+			}
 		}
-		return nil
+		return enough
 	})
+	if err := group.Wait(); !errors.Is(err, enough) {
+		return err
+	}
+	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
 	"github.com/ldalign/ldalign/trainer"
@@ -38,9 +39,11 @@ func (c *workerCommand) Run(ctx context.Context, e *env) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.close()) }()
-	engine, err := n.engine(spec.Compute)
-	if err != nil {
-		return err
+	var engine *tensor.Engine
+	if r := role(c.Role); r != rolePrompter && r != roleDistance { // those compute no tensors
+		if engine, err = n.engine(spec.Compute); err != nil {
+			return err
+		}
 	}
 	m := newMeter(n.display, c.Name+": ")
 	defer m.close()

@@ -22,10 +22,15 @@ type Reader struct {
 }
 
 // NewReader makes the reader of a guide. tok is nil for a guide that reads the policy's ids. With a tokenizer, a prompt
-// keeps its last and a response its first tokens up to the limits, counted in the guide's tokens.
-func NewReader(tok *tokenizer.Tokenizer, limits tokenizer.Limits) (Reader, error) {
+// keeps its last and a response its first tokens up to the limits, counted in the guide's tokens; where both together are
+// over most, the guide's MaxLength, the response gets up to half of it and the prompt the rest.
+func NewReader(tok *tokenizer.Tokenizer, limits tokenizer.Limits, most int) (Reader, error) {
 	if tok == nil {
 		return Reader{}, nil
+	}
+	if limits.Prompt+limits.Response > most {
+		limits.Response = min(limits.Response, most/2)
+		limits.Prompt = min(limits.Prompt, most-limits.Response)
 	}
 	format, err := tokenizer.NewFormat(tok, tokenizer.FormatOptions{Template: ownTemplate})
 	limits.Reject = false

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -130,7 +131,7 @@ func (p *headerParser) header() (*header, error) {
 		return nil, err
 	}
 	if _, err := p.dec.Token(); err != io.EOF {
-		return nil, fmt.Errorf("something follows the JSON object")
+		return nil, errors.New("something follows the JSON object")
 	}
 	return h, nil
 }
@@ -179,7 +180,7 @@ func (p *headerParser) entry(name string) (entry, error) {
 		return fmt.Errorf("field %q is unknown or given twice", key)
 	})
 	if err == nil && !(seen.dtype && seen.shape && seen.offsets) {
-		err = fmt.Errorf("dtype, shape or data_offsets is missing")
+		err = errors.New("dtype, shape or data_offsets is missing")
 	}
 	return e, err
 }

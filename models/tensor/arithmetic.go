@@ -124,9 +124,13 @@ func (t *Tensor) Sub_(u *Tensor) *Tensor { return t.binaryInPlace("Sub_", u, lib
 
 // Mul_ multiplies t by u.
 func (t *Tensor) Mul_(u *Tensor) *Tensor { return t.binaryInPlace("Mul_", u, lib.AtgMul_) }
+
+// AddScalar_ adds v to every element.
 func (t *Tensor) AddScalar_(v float64) *Tensor {
 	return t.scalarInPlace("AddScalar_", v, lib.AtgAddScalar_)
 }
+
+// MulScalar_ multiplies every element by v.
 func (t *Tensor) MulScalar_(v float64) *Tensor {
 	return t.scalarInPlace("MulScalar_", v, lib.AtgMulScalar_)
 }

@@ -96,7 +96,9 @@ var rowwiseOps = []rowwise{
 // differs is the greatest difference between a row alone among some neighbours and among others elsewhere; 0 when all
 // bits agree.
 func (op rowwise) differs(s *tensor.Scope, batch int64) (float64, error) {
-	s.Seed(1)
+	if err := s.Seed(1); err != nil {
+		return 0, err
+	}
 	f := op.make(s)
 	probe := s.Randn(tensor.Float32, append([]int64{1}, op.row...)...)
 	var want []float32

@@ -174,8 +174,8 @@ func TestClose(t *testing.T) {
 		t.Errorf("waiting Do returned %v, want ErrClosed", err)
 	}
 	select {
-	case <-closed:
-		t.Error("Close did not wait for the running Do")
+	case err := <-closed:
+		t.Errorf("Close did not wait for the running Do: it returned %v", err)
 	default:
 	}
 	close(proceed)

@@ -148,7 +148,9 @@ func TestGradients(t *testing.T) {
 	for _, op := range differentiables {
 		t.Run(op.name, func(t *testing.T) {
 			do(t, func(s *tensor.Scope) error {
-				s.Seed(3)
+				if err := s.Seed(3); err != nil {
+					return err
+				}
 				var inputs []*tensor.Tensor
 				for _, shape := range op.shapes {
 					inputs = append(inputs, s.Randn(tensor.Float64, shape...).RequiresGrad_(true))

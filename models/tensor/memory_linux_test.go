@@ -57,7 +57,7 @@ func TestFlatMemory(t *testing.T) {
 			for range phase.rounds {
 				err := s.Scope(func(s *tensor.Scope) error { phase.f(s, param); return nil })
 				if (err != nil) != phase.fails {
-					return fmt.Errorf("%s: unexpected outcome: %v", phase.name, err)
+					return fmt.Errorf("%s: unexpected outcome: %w", phase.name, err)
 				}
 				if n := e.Live(); n != 1 {
 					return fmt.Errorf("%s: %d tensors alive, want 1", phase.name, n)

@@ -17,6 +17,7 @@ package tensor
 import "C"
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"unsafe"
@@ -33,7 +34,7 @@ func Version() (string, error) {
 	defer C.free(unsafe.Pointer(text))
 	m := torchVersion.FindStringSubmatch(C.GoString(text))
 	if m == nil {
-		return "", fmt.Errorf("tensor: libtorch does not tell its version")
+		return "", errors.New("tensor: libtorch does not tell its version")
 	}
 	return m[1], nil
 }

@@ -4,6 +4,7 @@ package tensor
 import "C"
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"unsafe"
@@ -37,7 +38,7 @@ type moments struct {
 // newMoments makes the averages of the given kinds, all zero.
 func newMoments(s *Scope, params []Named, kinds ...string) (moments, error) {
 	if len(params) == 0 {
-		return moments{}, fmt.Errorf("tensor: optimizer without parameters")
+		return moments{}, errors.New("tensor: optimizer without parameters")
 	}
 	m := moments{state: []Named{{Name: "step", Tensor: s.Zeros(Int64).Keep()}}}
 	for _, p := range params {

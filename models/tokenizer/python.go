@@ -30,7 +30,8 @@ func pyRange(_ *exec.Evaluator, params *exec.VarArgs) (any, error) {
 		}
 		bounds[i] = arg.Integer()
 	}
-	start, stop, step := 0, 0, 1
+	start, step := 0, 1
+	var stop int
 	switch len(bounds) {
 	case 1:
 		stop = bounds[0]

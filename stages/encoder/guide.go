@@ -66,14 +66,14 @@ func LoadGuide(
 			return nil, err
 		}
 	}
-	g.reader, err = guide.NewReader(g.tokenizer, tokenizer.Limits{
-		Prompt: spec.Data.MaxPromptTokens, Response: spec.Data.MaxResponseTokens,
-	})
-	if err != nil {
-		return nil, errors.Join(err, g.Close(ctx))
-	}
 	if g.model, err = guide.Load(ctx, engine, folder); err != nil {
 		return nil, errors.Join(fmt.Errorf("encoder: guide %.12s: %w", manifest.Digest, err), g.Close(ctx))
+	}
+	g.reader, err = guide.NewReader(g.tokenizer, tokenizer.Limits{
+		Prompt: spec.Data.MaxPromptTokens, Response: spec.Data.MaxResponseTokens,
+	}, g.model.MaxLength())
+	if err != nil {
+		return nil, errors.Join(err, g.Close(ctx))
 	}
 	return g, nil
 }
