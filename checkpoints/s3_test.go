@@ -67,7 +67,7 @@ func startMinIO(t *testing.T, env ...string) (endpoint string) {
 	go func() { ended <- server.Wait() }()
 	t.Cleanup(func() {
 		if err := server.Process.Kill(); err == nil {
-			_ = <-ended // killed: how it ended says nothing
+			t.Logf("MinIO: %v", <-ended)
 		}
 		if t.Failed() {
 			t.Logf("MinIO said:\n%s", log.String())

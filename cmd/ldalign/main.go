@@ -58,19 +58,20 @@ func main() {
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// waitPassively has the threads of libtorch's OpenMP sleep instead of spin while they wait. With a busy neighbour on the
-// same cores spinning was measured to cost a factor of 14 (docs/adr/0006). OpenMP reads the setting before main, so the
-// program starts itself again, in place, unless the user has set one.
+// waitPassively has the threads of libtorch's OpenMP spin for a few microseconds and then sleep while they wait. Spinning
+// on beside a busy neighbour was measured to cost a factor of 14, not to spin at all 40 % on an idle machine
+// (docs/adr/0006). OpenMP reads the settings before main, so the program starts itself again, in place, unless the user
+// has set them.
 func waitPassively() error {
-	const policy = "OMP_WAIT_POLICY"
-	if os.Getenv(policy) != "" {
+	const policy, spin = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
+	if os.Getenv(policy) != "" || os.Getenv(spin) != "" {
 		return nil
 	}
 	self, err := os.Executable()
 	if err != nil {
 		return nil //nolint:nilerr // it runs as well, only slower beside busy neighbours
 	}
-	return syscall.Exec(self, os.Args, append(os.Environ(), policy+"=PASSIVE")) //nolint:gosec // it is this program
+	return syscall.Exec(self, os.Args, append(os.Environ(), policy+"=PASSIVE", spin+"=2000")) //nolint:gosec // it is this program
 }
 
 // run is main with its inputs and outputs as arguments. It returns the exit code.

@@ -29,6 +29,7 @@ typedef struct {
 char *shim_config(char **out);
 int shim_cuda_available(void);
 void shim_quiet_errors(void);
+void shim_keep_memory(void);
 uintptr_t shim_thread(void);
 char *shim_set_threads(int n);
 int shim_threads(void);
