@@ -402,3 +402,19 @@ func TestNoRoom(t *testing.T) {
 	o.up(t).want(t, 0, "report")
 	ldalign(t, "audit", "own", "--dir", o.folder()).want(t, 0, "3 scored, 0 dead, 0 in flight, 0 duplicates")
 }
+
+// Iterations of one run ask the same prompts: records that were edited after it began are refused.
+func TestEditedDataIsRefused(t *testing.T) {
+	o := newOwn(t)
+	args := []string{"up", o.spec, "--dir", o.folder(), "--set", "training.epochs=100000"}
+	p := start(t, command(args...))
+	if !p.eventually(t, "a guide", func() bool { return manifests(o.folder()) >= 2 }) {
+		t.Fatalf("it ended:\n%s", p.stderr.String())
+	}
+	if err := p.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	p.wait(t)
+	edit(t, o.data, "Hello Bob.", "Hello Ben.")
+	ldalign(t, args...).want(t, exitFailed, "train.jsonl is not what run own began with", "restore it")
+}
