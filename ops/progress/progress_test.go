@@ -282,6 +282,19 @@ func TestRateOfSlowWorkIsSteady(t *testing.T) {
 	}
 }
 
+func TestRateOfBatchesIsSteady(t *testing.T) {
+	f := newFixture(Options{})
+	task := f.Task("generator", 0, "pairs")
+	for range 10 {
+		f.wait(2 * time.Second)
+		task.Add(256)
+	}
+	f.wait(time.Second)
+	if got := task.rate.perSecond(f.clock.t); got < 120 || got > 136 {
+		t.Errorf("between two batches of 256 in 2 s: want about 128/s, got %v", got)
+	}
+}
+
 func TestDuration(t *testing.T) {
 	for seconds, want := range map[float64]string{
 		-1: "0.0s", 0.84: "0.8s", 59.94: "59.9s", 59.96: "1m00s", 185: "3m05s", 3599.6: "1h00m", 7620: "2h07m",

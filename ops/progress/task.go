@@ -98,6 +98,7 @@ type rate struct {
 	last   time.Time // when count last changed
 	count  int64
 	value  float64 // weighted sum
+	gap    float64 // weighted sum of the seconds between two changes
 	weight float64 // of all observations so far, below 1
 }
 
@@ -114,18 +115,19 @@ func (r *rate) observe(count int64, now time.Time) {
 	}
 	keep := math.Exp(-dt / max(memory, slowest*dt))
 	r.value = keep*r.value + (1-keep)*float64(max(0, count-r.count))/dt
+	r.gap = keep*r.gap + (1-keep)*dt
 	r.weight = keep*r.weight + (1 - keep)
 	r.last, r.count = now, count
 }
 
-// perSecond falls once no item has come for slowest times as long as usual.
+// perSecond falls once nothing has come for slowest times as long as usual.
 func (r *rate) perSecond(now time.Time) float64 {
 	if r.weight == 0 {
 		return 0
 	}
 	rate := r.value / r.weight
-	if wait := now.Sub(r.last).Seconds(); wait > 0 {
-		rate = min(rate, slowest/wait)
+	if wait, usual := now.Sub(r.last).Seconds(), slowest*r.gap/r.weight; wait > usual {
+		rate *= usual / wait
 	}
 	return rate
 }
