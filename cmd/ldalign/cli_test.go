@@ -418,3 +418,17 @@ func TestEditedDataIsRefused(t *testing.T) {
 	edit(t, o.data, "Hello Bob.", "Hello Ben.")
 	ldalign(t, args...).want(t, exitFailed, "train.jsonl is not what run own began with", "restore it")
 }
+
+func TestPortInUse(t *testing.T) {
+	o := newOwn(t)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"up", o.spec, "--dir", o.folder(), "--listen", taken.Addr().String()}
+	ldalign(t, args...).want(t, exitFailed, taken.Addr().String(), "in use")
+	if err := taken.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ldalign(t, args...).want(t, 0)
+}

@@ -154,7 +154,9 @@ func interruptible(stderr io.Writer) (context.Context, func()) {
 
 // env is what every verb gets.
 type env struct {
-	dir            string
+	dir string
+	// listen is the embedded server's address; empty for a random port that only verbs on the same folder can use.
+	listen         string
 	json, verbose  bool
 	stdout, stderr io.Writer
 }

@@ -71,7 +71,7 @@ func (e *env) open(ctx context.Context, servers schemas.ServersSpec, limits sche
 			parsed.AckWait = min(parsed.AckWait, embeddedAckWait)
 		}
 		return streams.Open(ctx, streams.Options{
-			URL: servers.NATS, Dir: filepath.Join(e.dir, "nats"), Creds: os.Getenv("LDALIGN_NATS_CREDS"), Limits: parsed,
+			URL: servers.NATS, Dir: filepath.Join(e.dir, "nats"), Listen: e.listen, Creds: os.Getenv("LDALIGN_NATS_CREDS"), Limits: parsed,
 			Name: name, Log: log,
 		})
 	})

@@ -22,6 +22,7 @@ import (
 type upCommand struct {
 	Spec   string   `arg:"" help:"Run spec (YAML; several documents are several runs, in order)." type:"existingfile"`
 	Set    []string `help:"Override a key of every run, e.g. --set training.batch=16." placeholder:"KEY=VALUE"`
+	Listen string   `help:"Address of the embedded NATS server for other programs, e.g. 127.0.0.1:4222." placeholder:"HOST:PORT"`
 	DryRun bool     `help:"Check the spec and its files, print the resolved spec, and stop."`
 	serverFlags
 }
@@ -57,6 +58,7 @@ func (c *upCommand) Run(ctx context.Context, e *env) error {
 	if c.DryRun {
 		return e.dryRun(specs)
 	}
+	e.listen = c.Listen
 	return e.up(ctx, specs, filepath.Base(c.Spec))
 }
 
