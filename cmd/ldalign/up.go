@@ -206,7 +206,11 @@ func (e *env) writeReport(specs []schemas.Spec, in report.Input) error {
 	if e.json {
 		return printJSON(e.stdout, in.Rows)
 	}
-	fmt.Fprintf(e.stdout, "\n%s\n%s\n\n%s\nreport: %s\n",
-		report.Table(in), report.Judge(in).Headline, speeds(in), filepath.Join(dir, "report", "index.html"))
+	verdict := report.Judge(in)
+	fmt.Fprintf(e.stdout, "\n%s\n%s\n", report.Table(in), verdict.Headline)
+	for _, finding := range verdict.Findings {
+		fmt.Fprintf(e.stdout, "- %s\n", finding.Text)
+	}
+	fmt.Fprintf(e.stdout, "\n%s\nreport: %s\n", speeds(in), filepath.Join(dir, "report", "index.html"))
 	return nil
 }
