@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"text/tabwriter"
 
 	"github.com/ldalign/ldalign/checkpoints"
@@ -26,7 +27,7 @@ func (e *env) openCheckpoints(ctx context.Context, servers schemas.ServersSpec) 
 	if err != nil {
 		return nil, err
 	}
-	n.checkpoints = checkpoints.New(store, e.dir+"/cache", n.log)
+	n.checkpoints = checkpoints.New(store, filepath.Join(e.dir, "cache"), n.log)
 	return n, nil
 }
 

@@ -1,13 +1,10 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"slices"
 
 	"github.com/ldalign/ldalign/schemas"
-	"github.com/ldalign/ldalign/schemas/events"
 )
 
 type reportCommand struct {
@@ -40,10 +37,4 @@ func (c *reportCommand) Run(ctx context.Context, e *env) (err error) {
 		return err
 	}
 	return e.writeReport(specs, in)
-}
-
-func sortByPosition(scored []*events.Scored) {
-	slices.SortFunc(scored, func(a, b *events.Scored) int {
-		return cmp.Compare(a.GetPair().GetPrompt().GetPosition(), b.GetPair().GetPrompt().GetPosition())
-	})
 }

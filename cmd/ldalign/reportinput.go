@@ -2,10 +2,12 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/ldalign/ldalign/checkpoints"
@@ -313,7 +315,7 @@ func comparison(rows []report.Row, specs []schemas.Spec) (string, []string) {
 
 var errNoSuchRun = errors.New("no such run")
 
-// specsOf are the specs of named runs; of all runs when none is named.
+// specsOf are the specs of named runs; errNoSuchRun names one that is not declared.
 func (n *node) specsOf(ctx context.Context, runs []string) ([]schemas.Spec, error) {
 	var specs []schemas.Spec
 	for _, run := range runs {
@@ -327,4 +329,11 @@ func (n *node) specsOf(ctx context.Context, runs []string) ([]schemas.Spec, erro
 		specs = append(specs, spec)
 	}
 	return specs, nil
+}
+
+// sortByPosition puts pairs into the prompter's order, in which the trainer weighs them.
+func sortByPosition(scored []*events.Scored) {
+	slices.SortFunc(scored, func(a, b *events.Scored) int {
+		return cmp.Compare(a.GetPair().GetPrompt().GetPosition(), b.GetPair().GetPrompt().GetPosition())
+	})
 }

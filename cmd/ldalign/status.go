@@ -74,7 +74,8 @@ func (c *statusCommand) Run(ctx context.Context, e *env) (err error) {
 		if err != nil {
 			return err
 		}
-		return printSpecs(e, specs)
+		fmt.Fprintln(e.stdout, "---")
+		return e.printSpec(specs[0])
 	}
 	s, err := n.status(ctx, c.Name)
 	if err != nil {

@@ -91,15 +91,14 @@ func resolve(specs []schemas.Spec) ([]schemas.Spec, error) {
 	return out, nil
 }
 
-func printSpecs(e *env, specs []schemas.Spec) error {
-	for _, s := range specs {
-		text, err := s.YAML()
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(e.stdout, "---\n# digest %s\n%s", s.Digest(), text)
+// printSpec prints a resolved spec as a YAML document.
+func (e *env) printSpec(s schemas.Spec) error {
+	text, err := s.YAML()
+	if err != nil {
+		return err
 	}
-	return nil
+	_, err = fmt.Fprintf(e.stdout, "# digest %s\n%s", s.Digest(), text)
+	return err
 }
 
 // dryRun prints the resolved specs, each with what it would do, after looking at the files that it names.
@@ -127,11 +126,9 @@ func (e *env) dryRun(specs []schemas.Spec) error {
 			}
 			fmt.Fprintf(e.stdout, "# %s: %s, %d layers of width %d\n", s.Model.From, config.Family, config.Layers, config.Hidden)
 		}
-		text, err := s.YAML()
-		if err != nil {
+		if err := e.printSpec(s); err != nil {
 			return err
 		}
-		fmt.Fprintf(e.stdout, "# digest %s\n%s", s.Digest(), text)
 	}
 	return nil
 }
