@@ -70,11 +70,11 @@ func (c *Cache) Prefill(s *tensor.Scope, ids []int64) *tensor.Tensor {
 	var h *tensor.Tensor
 	err := s.NoGrad(func(s *tensor.Scope) error {
 		x := c.m.net.embed(s.FromInt64(ids, c.rows, c.bucket))
-		h = c.m.net.hidden(s, x, nil, func(layer int, q, k, v *tensor.Tensor) *tensor.Tensor {
+		h = c.m.net.hidden(x, pass{attend: func(layer int, q, k, v *tensor.Tensor) *tensor.Tensor {
 			c.keys[layer].Narrow(2, 0, c.bucket).Copy_(k)
 			c.values[layer].Narrow(2, 0, c.bucket).Copy_(v)
 			return causal(layer, q, k, v)
-		})
+		}})
 		h = h.Reshape(c.rows*c.bucket, int64(c.m.cfg.Hidden)).IndexSelect(0, c.last)
 		return nil
 	})
@@ -96,12 +96,12 @@ func (c *Cache) Step(s *tensor.Scope, ids []int64) *tensor.Tensor {
 		mask := c.mask.Narrow(3, 0, visible)
 		positions := c.lens.AddScalar(float64(column - c.bucket))
 		x := c.m.net.embed(s.FromInt64(ids, c.rows, 1))
-		h = c.m.net.hidden(s, x, positions, func(layer int, q, k, v *tensor.Tensor) *tensor.Tensor {
+		h = c.m.net.hidden(x, pass{positions: positions, attend: func(layer int, q, k, v *tensor.Tensor) *tensor.Tensor {
 			keys, values := c.keys[layer], c.values[layer]
 			keys.Narrow(2, column, 1).Copy_(k)
 			values.Narrow(2, column, 1).Copy_(v)
 			return c.attend(q, keys.Narrow(2, 0, visible), values.Narrow(2, 0, visible), mask)
-		})
+		}})
 		h = h.Reshape(c.rows, int64(c.m.cfg.Hidden))
 		return nil
 	})

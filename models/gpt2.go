@@ -14,24 +14,19 @@ type gpt2 struct {
 	tokens    *tensor.Tensor // [V, H]
 	positions *tensor.Tensor // [MaxPositions, H]
 	layers    []gpt2Layer
-	norm      affine // [H]
-	output    *tensor.Tensor
+	norm      affine         // [H]
+	output    *tensor.Tensor // [V, H]
 }
 
 type gpt2Layer struct {
 	attentionNorm, forwardNorm affine // [H]
-	qkv                        affine // [H, 3H]
-	attentionOut               affine // [H, H]
-	in, out                    affine // [H, Intermediate], [Intermediate, H]
+	qkv                        linear // H -> 3H
+	attentionOut               linear // H -> H
+	in, out                    linear // H -> Intermediate -> H
 }
 
-// affine is a weight with its bias.
+// affine is the weight and the bias of a LayerNorm.
 type affine struct{ weight, bias *tensor.Tensor }
-
-// apply is x·weight + bias.
-func (a affine) apply(x *tensor.Tensor) *tensor.Tensor {
-	return x.Linear(a.weight.Transpose(0, 1), a.bias)
-}
 
 func (a affine) normalise(x *tensor.Tensor, eps float64) *tensor.Tensor {
 	return x.LayerNorm(a.weight, a.bias, eps)
@@ -69,10 +64,13 @@ func gpt2Weights(cfg Config) []weight {
 }
 
 func newGPT2(cfg Config, weights map[string]*tensor.Tensor) *gpt2 {
-	pair := func(name string) affine { return affine{weights[name+".weight"], weights[name+".bias"]} }
+	norm := func(name string) affine { return affine{weights[name+".weight"], weights[name+".bias"]} }
+	conv := func(name string) linear {
+		return linear{weight: weights[name+".weight"], bias: weights[name+".bias"], inFirst: true}
+	}
 	g := &gpt2{
 		cfg: cfg, tokens: weights["transformer.wte.weight"], positions: weights["transformer.wpe.weight"],
-		norm: pair("transformer.ln_f"),
+		norm: norm("transformer.ln_f"),
 	}
 	g.output = g.tokens
 	if !cfg.TieEmbeddings {
@@ -81,12 +79,12 @@ func newGPT2(cfg Config, weights map[string]*tensor.Tensor) *gpt2 {
 	for i := range cfg.Layers {
 		at := fmt.Sprintf("transformer.h.%d.", i)
 		g.layers = append(g.layers, gpt2Layer{
-			attentionNorm: pair(at + "ln_1"),
-			qkv:           pair(at + "attn.c_attn"),
-			attentionOut:  pair(at + "attn.c_proj"),
-			forwardNorm:   pair(at + "ln_2"),
-			in:            pair(at + "mlp.c_fc"),
-			out:           pair(at + "mlp.c_proj"),
+			attentionNorm: norm(at + "ln_1"),
+			qkv:           conv(at + "attn.c_attn"),
+			attentionOut:  conv(at + "attn.c_proj"),
+			forwardNorm:   norm(at + "ln_2"),
+			in:            conv(at + "mlp.c_fc"),
+			out:           conv(at + "mlp.c_proj"),
 		})
 	}
 	return g
@@ -98,21 +96,21 @@ func (g *gpt2) head() *tensor.Tensor { return g.output }
 
 func (g *gpt2) constants() []*tensor.Tensor { return nil }
 
-func (g *gpt2) hidden(_ *tensor.Scope, x, positions *tensor.Tensor, attend attention) *tensor.Tensor {
+func (g *gpt2) hidden(x *tensor.Tensor, p pass) *tensor.Tensor {
 	cfg, width := g.cfg, int64(g.cfg.Hidden)
-	if positions == nil {
+	if p.positions == nil {
 		x = x.Add(g.positions.Narrow(0, 0, x.Size(1)))
 	} else {
-		x = x.Add(g.positions.Embedding(positions).Unsqueeze(1))
+		x = x.Add(g.positions.Embedding(p.positions).Unsqueeze(1))
 	}
 	for i, layer := range g.layers {
-		qkv := layer.qkv.apply(layer.attentionNorm.normalise(x, cfg.NormEps))
+		qkv := p.linear(layer.attentionNorm.normalise(x, cfg.NormEps), layer.qkv)
 		part := func(n int64) *tensor.Tensor {
 			return splitHeads(qkv.Narrow(-1, n*width, width), cfg.Heads, cfg.HeadDim).Transpose(1, 2)
 		}
-		a := attend(i, part(0), part(1), part(2))
-		x = x.Add(layer.attentionOut.apply(mergeHeads(a)))
-		x = x.Add(layer.out.apply(layer.in.apply(layer.forwardNorm.normalise(x, cfg.NormEps)).GeluTanh()))
+		a := p.attend(i, part(0), part(1), part(2))
+		x = x.Add(p.linear(mergeHeads(a), layer.attentionOut))
+		x = x.Add(p.linear(p.linear(layer.forwardNorm.normalise(x, cfg.NormEps), layer.in).GeluTanh(), layer.out))
 	}
 	return g.norm.normalise(x, cfg.NormEps)
 }

@@ -19,10 +19,10 @@ type llama struct {
 
 type llamaLayer struct {
 	attentionNorm, forwardNorm *tensor.Tensor // [H]
-	q, k, v                    *tensor.Tensor // [Heads·D, H], [KVHeads·D, H] twice
-	o                          *tensor.Tensor // [H, Heads·D]
-	gate, up                   *tensor.Tensor // [Intermediate, H]
-	down                       *tensor.Tensor // [H, Intermediate]
+	q, k, v                    linear         // H -> Heads·D, KVHeads·D twice
+	o                          linear         // Heads·D -> H
+	gate, up                   linear         // H -> Intermediate
+	down                       linear         // Intermediate -> H
 }
 
 func llamaWeights(cfg Config) []weight {
@@ -61,16 +61,17 @@ func newLlama(s *tensor.Scope, cfg Config, dtype tensor.DType, weights map[strin
 	}
 	for i := range cfg.Layers {
 		at := fmt.Sprintf("model.layers.%d.", i)
+		proj := func(name string) linear { return linear{weight: weights[at+name+".weight"]} }
 		l.layers = append(l.layers, llamaLayer{
 			attentionNorm: weights[at+"input_layernorm.weight"],
 			forwardNorm:   weights[at+"post_attention_layernorm.weight"],
-			q:             weights[at+"self_attn.q_proj.weight"],
-			k:             weights[at+"self_attn.k_proj.weight"],
-			v:             weights[at+"self_attn.v_proj.weight"],
-			o:             weights[at+"self_attn.o_proj.weight"],
-			gate:          weights[at+"mlp.gate_proj.weight"],
-			up:            weights[at+"mlp.up_proj.weight"],
-			down:          weights[at+"mlp.down_proj.weight"],
+			q:             proj("self_attn.q_proj"),
+			k:             proj("self_attn.k_proj"),
+			v:             proj("self_attn.v_proj"),
+			o:             proj("self_attn.o_proj"),
+			gate:          proj("mlp.gate_proj"),
+			up:            proj("mlp.up_proj"),
+			down:          proj("mlp.down_proj"),
 		})
 	}
 	return l
@@ -82,19 +83,18 @@ func (l *llama) head() *tensor.Tensor { return l.output }
 
 func (l *llama) constants() []*tensor.Tensor { return []*tensor.Tensor{l.rope.cos, l.rope.sin} }
 
-func (l *llama) hidden(_ *tensor.Scope, x, positions *tensor.Tensor, attend attention) *tensor.Tensor {
+func (l *llama) hidden(x *tensor.Tensor, p pass) *tensor.Tensor {
 	cfg := l.cfg
-	cos, sin := l.rope.at(x.Size(1), positions)
 	for i, layer := range l.layers {
-		h := x.RMSNorm(layer.attentionNorm, cfg.NormEps)
-		q := rotate(splitHeads(h.Linear(layer.q, nil), cfg.Heads, cfg.HeadDim), cos, sin)
-		k := rotate(splitHeads(h.Linear(layer.k, nil), cfg.KVHeads, cfg.HeadDim), cos, sin)
-		v := splitHeads(h.Linear(layer.v, nil), cfg.KVHeads, cfg.HeadDim)
-		a := attend(i, q.Transpose(1, 2), k.Transpose(1, 2), v.Transpose(1, 2))
-		x = x.Add(mergeHeads(a).Linear(layer.o, nil))
+		h := p.rmsNorm(x, layer.attentionNorm, cfg.NormEps)
+		q := p.rotate(splitHeads(p.linear(h, layer.q), cfg.Heads, cfg.HeadDim), l.rope)
+		k := p.rotate(splitHeads(p.linear(h, layer.k), cfg.KVHeads, cfg.HeadDim), l.rope)
+		v := splitHeads(p.linear(h, layer.v), cfg.KVHeads, cfg.HeadDim)
+		a := p.attend(i, q.Transpose(1, 2), k.Transpose(1, 2), v.Transpose(1, 2))
+		x = x.Add(p.linear(mergeHeads(a), layer.o))
 
-		h = x.RMSNorm(layer.forwardNorm, cfg.NormEps)
-		x = x.Add(h.Linear(layer.gate, nil).Silu().Mul(h.Linear(layer.up, nil)).Linear(layer.down, nil))
+		h = p.rmsNorm(x, layer.forwardNorm, cfg.NormEps)
+		x = x.Add(p.linear(p.linear(h, layer.gate).Silu().Mul(p.linear(h, layer.up)), layer.down))
 	}
-	return x.RMSNorm(l.norm, cfg.NormEps)
+	return p.rmsNorm(x, l.norm, cfg.NormEps)
 }

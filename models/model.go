@@ -31,9 +31,8 @@ type Model struct {
 type network interface {
 	// embed looks up token embeddings: ids Int64 [B, T] -> [B, T, H].
 	embed(ids *tensor.Tensor) *tensor.Tensor
-	// hidden runs all layers and the final norm: x [B, T, H] -> [B, T, H]. positions is Int64 [B] for T = 1, or nil for
-	// positions 0 to T-1 in every row.
-	hidden(s *tensor.Scope, x, positions *tensor.Tensor, attend attention) *tensor.Tensor
+	// hidden runs all layers and the final norm: x [B, T, H] -> [B, T, H].
+	hidden(x *tensor.Tensor, p pass) *tensor.Tensor
 	// head is the output matrix [V, H].
 	head() *tensor.Tensor
 	// constants are the tensors beside the weights.
@@ -176,7 +175,7 @@ func (m *Model) Hidden(s *tensor.Scope, emb *tensor.Tensor) *tensor.Tensor {
 	if n := emb.Size(1); n > int64(m.cfg.MaxLength()) {
 		s.Fail(fmt.Errorf("models: a sequence of %d positions, the model takes %d", n, m.cfg.MaxLength()))
 	}
-	return m.net.hidden(s, emb, nil, causal)
+	return m.net.hidden(emb, pass{attend: causal})
 }
 
 // Logits are the scores of the next token: h [N, H] -> [N, V].
