@@ -35,6 +35,8 @@ type folder struct {
 	library  []byte            // tokenizer.json, without truncation and padding
 	vocab    map[string]int64  // every token's text to its id, as in tokenizer.json (byte-level text stays encoded)
 	size     int64             // greatest id + 1
+	bytes    map[int64]bool    // ids of byte tokens, where the decoder has byte fallback
+	skipped  map[int64]bool    // ids of special tokens, which decoding may skip
 	special  map[string]string // bos_token, eos_token, ... to the token's text
 	stop     []int64           // end-of-sequence ids of generation_config.json or config.json
 	template string            // source of the chat template, empty for none
@@ -105,12 +107,14 @@ func (f *folder) readVocab(text []byte) error {
 		AddedTokens []struct {
 			ID      *int64 `json:"id"`
 			Content string `json:"content"`
+			Special bool   `json:"special"`
 		} `json:"added_tokens"`
+		Decoder json.RawMessage `json:"decoder"`
 	}
 	if err := json.Unmarshal(text, &content); err != nil {
 		return fmt.Errorf("%w: %s: %w", ErrFormat, tokenizerFile, err)
 	}
-	f.vocab = map[string]int64{}
+	f.vocab, f.skipped = map[string]int64{}, map[int64]bool{}
 	vocab := bytes.TrimSpace(content.Model.Vocab)
 	switch {
 	case len(vocab) > 0 && vocab[0] == '{': // BPE, WordPiece, WordLevel
@@ -140,6 +144,9 @@ func (f *folder) readVocab(text []byte) error {
 			return fmt.Errorf("%w: %s: added_tokens: entry %d has no id", ErrFormat, tokenizerFile, i)
 		}
 		f.vocab[token.Content] = *token.ID
+		if token.Special {
+			f.skipped[*token.ID] = true
+		}
 	}
 	for token, id := range f.vocab {
 		if id < 0 || id > math.MaxInt32 {
@@ -147,6 +154,7 @@ func (f *folder) readVocab(text []byte) error {
 		}
 		f.size = max(f.size, id+1)
 	}
+	f.bytes = byteTokens(content.Decoder, f.vocab)
 	f.library = text
 	null := []byte("null")
 	changed := false

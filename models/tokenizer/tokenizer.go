@@ -20,6 +20,8 @@ type Tokenizer struct {
 	special     map[string]int64
 	eos         []int64
 	nul         map[int64][]int64
+	bytes       map[int64]bool // see Stream
+	skipped     map[int64]bool
 	hasTemplate bool
 	template    *chatTemplate
 	templateErr error // why template is nil
@@ -46,7 +48,9 @@ func FromFS(files fs.FS) (*Tokenizer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrFormat, tokenizerFile, err)
 	}
-	t := &Tokenizer{library: library, size: int(f.size), special: map[string]int64{}}
+	t := &Tokenizer{
+		library: library, size: int(f.size), special: map[string]int64{}, bytes: f.bytes, skipped: f.skipped,
+	}
 	for name, text := range f.special {
 		t.special[name] = f.vocab[text]
 	}

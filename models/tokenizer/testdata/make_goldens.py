@@ -1,6 +1,6 @@
-"""Makes the goldens of package tokenizer: four tiny tokenizers, trained here, and what transformers does with them.
+"""Makes the goldens of package tokenizer: tiny tokenizers, trained here, and what transformers does with them.
 
-usage: python make_goldens.py        writes gpt2/ llama/ chatml/ llama3/ and goldens.json beside this script
+usage: python make_goldens.py        writes a folder for each tokenizer and goldens.json beside this script
 needs: pip install transformers==5.23.0 tokenizers==0.23.3 jinja2==3.1.6
 """
 import datetime, json, os, shutil
@@ -95,6 +95,67 @@ def byte_fallback(vocab_size):
     return t
 
 
+def gemma(vocab_size):
+    """As Gemma: as Llama, but no space before the text, split behind the meta symbol's runs, BOS by the post-processor."""
+    t = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    t.normalizer = normalizers.Replace(" ", "▁")
+    t.pre_tokenizer = pre_tokenizers.Split(" ", behavior="merged_with_previous")
+    t.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    specials = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>"]
+    t.train_from_iterator(
+        [line.split("naïve")[0] for line in CORPUS],
+        trainers.BpeTrainer(
+            vocab_size=vocab_size, special_tokens=specials + [f"<0x{i:02X}>" for i in range(256)],
+            limit_alphabet=60, max_token_length=12, show_progress=False,
+        ),
+    )
+    made = json.loads(t.to_str())
+    made["added_tokens"] = [a for a in made["added_tokens"] if not a["content"].startswith("<0x")]
+    t = Tokenizer.from_str(json.dumps(made))
+    t.post_processor = processors.TemplateProcessing(single="<bos> $A", pair="<bos> $A <bos> $B", special_tokens=[("<bos>", 2)])
+    return t
+
+
+def unigram(vocab_size):
+    """As T5 and XLM-R: SentencePiece's Unigram with Metaspace, EOS by the post-processor."""
+    t = Tokenizer(models.Unigram())
+    t.normalizer = normalizers.NFKC()
+    t.pre_tokenizer = pre_tokenizers.Metaspace()
+    t.decoder = decoders.Metaspace()
+    t.train_from_iterator(CORPUS, trainers.UnigramTrainer(
+        vocab_size=vocab_size, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False,
+    ))
+    t.post_processor = processors.TemplateProcessing(single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)])
+    return t
+
+
+def word_piece(vocab_size):
+    """As BERT: the decoder puts the spaces back and cleans up before punctuation."""
+    t = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    t.normalizer = normalizers.BertNormalizer(lowercase=True)
+    t.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    t.decoder = decoders.WordPiece(prefix="##", cleanup=True)
+    t.train_from_iterator(CORPUS, trainers.WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"], show_progress=False,
+    ))
+    t.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    return t
+
+
+def word_ends(vocab_size):
+    """As GPT and XLM: BPE with a mark at the end of a word, which the decoder makes a space but for the last."""
+    t = Tokenizer(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
+    t.normalizer = normalizers.NFC()
+    t.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    t.decoder = decoders.BPEDecoder(suffix="</w>")
+    t.train_from_iterator(CORPUS, trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=["<unk>", "<eos>"], end_of_word_suffix="</w>", show_progress=False,
+    ))
+    return t
+
+
 def save(name, t, config, **files):
     folder = os.path.join(here, name)
     shutil.rmtree(folder, ignore_errors=True)
@@ -128,6 +189,29 @@ save("llama3", byte_level(
     "bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>",
     "chat_template": [{"name": "tool_use", "template": "{{ 'no' }}"}, {"name": "default", "template": LLAMA3}],
 }, **{"generation_config.json": {"eos_token_id": [1, 4]}, "config.json": {"eos_token_id": 3}})
+llama3_bos = byte_level(380, ["<|begin_of_text|>", "<|end_of_text|>"], LLAMA3_SPLIT)
+llama3_bos.post_processor = processors.Sequence([
+    processors.ByteLevel(trim_offsets=True),
+    processors.TemplateProcessing(
+        single="<|begin_of_text|> $A", pair="<|begin_of_text|> $A <|begin_of_text|>:1 $B:1", special_tokens=[("<|begin_of_text|>", 0)],
+    ),
+])
+# Their own classes' names, as on the Hub; add_bos_token counts for nothing beside a tokenizer.json (transformers 5).
+save("llama3-base", llama3_bos, {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>", "add_bos_token": False})
+save("gemma", gemma(420), {
+    "tokenizer_class": "GemmaTokenizer", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "<pad>",
+    "chat_template": TEMPLATES["gemma"],
+}, **{"generation_config.json": {"eos_token_id": [1, 6]}})
+qwen = byte_level(380, [end, "<|im_start|>", "<|im_end|>"], LLAMA3_SPLIT.replace("{1,3}", ""))
+qwen.normalizer = normalizers.NFC()
+qwen.post_processor = processors.ByteLevel(trim_offsets=False)
+save("qwen", qwen, {
+    "tokenizer_class": "Qwen2Tokenizer", "add_bos_token": False, "bos_token": None, "eos_token": "<|im_end|>", "pad_token": end,
+    "unk_token": None, "chat_template": TEMPLATES["chatml_system"],
+}, **{"generation_config.json": {"eos_token_id": [2, 0]}})
+save("unigram", unigram(300), {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"})
+save("wordpiece", word_piece(300), {"eos_token": "[SEP]", "cls_token": "[CLS]", "unk_token": "[UNK]", "pad_token": "[PAD]"})
+save("wordends", word_ends(300), {"eos_token": "<eos>", "unk_token": "<unk>"})
 
 out = {
     "versions": {m.__name__: m.__version__ for m in (transformers, tokenizers, jinja2)},
@@ -141,7 +225,8 @@ for name, template in TEMPLATES.items():
             )[0][0]
             out["renders"].append({"template": name, "chat": chat, "generate": generate, "text": text})
 
-for name in ("gpt2", "llama", "chatml", "llama3"):
+CHAT = ("llama", "chatml", "llama3", "gemma", "qwen")
+for name in ("gpt2", "llama3-base", "unigram", "wordpiece", "wordends") + CHAT:
     t = AutoTokenizer.from_pretrained(os.path.join(here, name))
     entry = out["tokenizers"][name] = {
         "vocab": max(t.get_vocab().values()) + 1, "bos": t.bos_token_id, "eos": t.eos_token_id, "texts": [], "chats": [], "pairs": [],
@@ -154,12 +239,13 @@ for name in ("gpt2", "llama", "chatml", "llama3"):
                 "decoded": t.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False),
                 "skipped": t.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False),
             })
-    if name == "gpt2":
+    if name not in CHAT:
         continue
     for chat, messages in enumerate(CHATS):
         for generate in (False, True):
             text = t.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate)
             entry["chats"].append({"chat": chat, "generate": generate, "text": text, "ids": t(text, add_special_tokens=False).input_ids})
+    stops = {"llama3": [4, 1], "gemma": [1, 6], "qwen": [2, 0]}.get(name, [t.eos_token_id])
     for prompt, response in PAIRS:
         messages = [{"role": "user", "content": prompt}]
         before = t.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -167,9 +253,8 @@ for name in ("gpt2", "llama", "chatml", "llama3"):
         before, whole = (t(text, add_special_tokens=False).input_ids for text in (before, whole))
         assert whole[: len(before)] == before, (name, prompt)
         rest = whole[len(before):]
-        entry["pairs"].append({
-            "prompt": prompt, "response": response, "prompt_ids": before, "response_ids": rest[: rest.index(t.eos_token_id) + 1],
-        })
+        ends = [i for i, id in enumerate(rest) if id in stops]
+        entry["pairs"].append({"prompt": prompt, "response": response, "prompt_ids": before, "response_ids": rest[: ends[0] + 1]})
 
 with open(os.path.join(here, "goldens.json"), "w", encoding="utf-8") as f:
     json.dump(out, f, ensure_ascii=False, separators=(",", ":"))
