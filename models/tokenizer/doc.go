@@ -28,8 +28,8 @@
 //
 // A tokenizer.json and a chat template are trusted as the weights are that they come with. What is malformed is an
 // error, but the library aborts the process on some contradictions (a post-processor with a token that it does not
-// define, say), and gonja knows less than Jinja: no "a if b else c" within an expression, no print of None. A
-// template beyond it is ErrTemplate; a run can then name one of its own (FormatOptions).
+// define, say), and gonja knows less than Jinja: no {% set a, b = ... %}, no strings side by side, and None is printed
+// as nothing. A template beyond it is ErrTemplate; a run can then name one of its own (FormatOptions).
 package tokenizer
 
 import "errors"

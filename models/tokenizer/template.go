@@ -149,7 +149,8 @@ var (
 // prepare rewrites a template so that gonja renders it as Jinja does:
 //   - gonja strips the blanks before a block even where something else stands before them on the line: {%+ forbids it
 //     there;
-//   - transformers' {% generation %} block, which marks the assistant's text, becomes a plain {% if true %}.
+//   - transformers' {% generation %} block, which marks the assistant's text, becomes a plain {% if true %};
+//   - conditional expressions are written with "and" and "or".
 //
 // It also refuses what would exhaust the parser's stack.
 func prepare(source string) (string, error) {
@@ -181,6 +182,11 @@ func prepare(source string) (string, error) {
 		}
 		if tag[1] != '{' && !marked && strings.Trim(line, blanks) != "" {
 			tag = tag[:2] + "+" + tag[2:]
+		}
+		if tag[1] != '#' {
+			if tag, err = rewriteConditionals(tag); err != nil {
+				return "", fmt.Errorf("line %d: %w", 1+strings.Count(source[:begin], "\n"), err)
+			}
 		}
 		out.WriteString(tag)
 		if rawTag.MatchString(source[begin:end]) {
@@ -256,6 +262,21 @@ func (l list) GetItem(key any) (*exec.Value, bool) {
 	return exec.AsValue(l[i]), true
 }
 
+// listFilter gives a filter's result as a list.
+func listFilter(filter exec.FilterFunction) exec.FilterFunction {
+	return func(e *exec.Evaluator, in *exec.Value, params *exec.VarArgs) *exec.Value {
+		out := filter(e, in, params)
+		if out.IsError() || !out.IsList() {
+			return out
+		}
+		elements := make(list, out.Len())
+		for i := range elements {
+			elements[i] = out.Index(i).Interface()
+		}
+		return exec.AsValue(elements)
+	}
+}
+
 // environment is gonja's builtins without what reaches other templates, with transformers' functions, and with those
 // replaced that differ from Python's.
 func (t *chatTemplate) environment() *exec.Environment {
@@ -272,7 +293,12 @@ func (t *chatTemplate) environment() *exec.Environment {
 		return "", errors.New(message)
 	})
 	filters := exec.NewFilterSet(map[string]exec.FilterFunction{}).Update(builtins.Filters)
-	_ = filters.Replace("tojson", pyToJSON) // it is there: gonja has one
+	_ = filters.Replace("tojson", pyToJSON) // it is there, as are the others: gonja has them
+	for _, name := range []string{"list", "sort"} {
+		if filter, ok := builtins.Filters.Get(name); ok {
+			_ = filters.Replace(name, listFilter(filter))
+		}
+	}
 
 	structures := exec.NewControlStructureSet(map[string]parser.ControlStructureParser{"macro": t.parseMacro})
 	for _, name := range []string{"for", "if", "set", "filter", "raw", "with", "do", "break", "continue", "call"} {

@@ -515,6 +515,8 @@ func TestHostileTemplates(t *testing.T) {
 		"endless macro":      {"{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "nested calls"},
 		"endless range":      {"{% for i in range(10 ** 9) %}{{ i }}{% endfor %}", "range"},
 		"deep brackets":      {"{{ " + strings.Repeat("(", 1000) + "1" + strings.Repeat(")", 1000) + "}}", "nested"},
+		"many conditionals":  {"{{ " + strings.Repeat("1 if 0 else ", 200) + "1 }}", "conditionals"},
+		"half a conditional": {"{{ (1 if) }}{{ [if] }}{{ ('a' if 1 else) }}", ""},
 		"long source":        {strings.Repeat("a", 1<<18), "limit"},
 		"much output":        {"{% for i in range(90000) %}{{ 'a' * 1000 }}{% endfor %}", "output"},
 		"attribute of none":  {"{{ tools.a.b }}", ""},

@@ -156,6 +156,12 @@ def word_ends(vocab_size):
     return t
 
 
+def kept(name, train, vocab_size):
+    """The trainers of these do not repeat themselves: a tokenizer that is there stays."""
+    path = os.path.join(here, name, "tokenizer.json")
+    return Tokenizer.from_file(path) if os.path.exists(path) else train(vocab_size)
+
+
 def save(name, t, config, **files):
     folder = os.path.join(here, name)
     shutil.rmtree(folder, ignore_errors=True)
@@ -200,18 +206,18 @@ llama3_bos.post_processor = processors.Sequence([
 save("llama3-base", llama3_bos, {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>", "add_bos_token": False})
 save("gemma", gemma(420), {
     "tokenizer_class": "GemmaTokenizer", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "<pad>",
-    "chat_template": TEMPLATES["gemma"],
+    "chat_template": TEMPLATES["gemma3"],
 }, **{"generation_config.json": {"eos_token_id": [1, 6]}})
 qwen = byte_level(380, [end, "<|im_start|>", "<|im_end|>"], LLAMA3_SPLIT.replace("{1,3}", ""))
 qwen.normalizer = normalizers.NFC()
 qwen.post_processor = processors.ByteLevel(trim_offsets=False)
 save("qwen", qwen, {
     "tokenizer_class": "Qwen2Tokenizer", "add_bos_token": False, "bos_token": None, "eos_token": "<|im_end|>", "pad_token": end,
-    "unk_token": None, "chat_template": TEMPLATES["chatml_system"],
+    "unk_token": None, "chat_template": TEMPLATES["qwen25"],
 }, **{"generation_config.json": {"eos_token_id": [2, 0]}})
-save("unigram", unigram(300), {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"})
-save("wordpiece", word_piece(300), {"eos_token": "[SEP]", "cls_token": "[CLS]", "unk_token": "[UNK]", "pad_token": "[PAD]"})
-save("wordends", word_ends(300), {"eos_token": "<eos>", "unk_token": "<unk>"})
+save("unigram", kept("unigram", unigram, 300), {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"})
+save("wordpiece", kept("wordpiece", word_piece, 300), {"eos_token": "[SEP]", "cls_token": "[CLS]", "unk_token": "[UNK]", "pad_token": "[PAD]"})
+save("wordends", kept("wordends", word_ends, 300), {"eos_token": "<eos>", "unk_token": "<unk>"})
 
 out = {
     "versions": {m.__name__: m.__version__ for m in (transformers, tokenizers, jinja2)},

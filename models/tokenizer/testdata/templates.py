@@ -1,4 +1,5 @@
 """Chat templates whose rendering the Go side must reproduce: three families in use, and the corners of Jinja that they touch."""
+from chat_templates import CHAT_TEMPLATES
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
@@ -198,6 +199,32 @@ CORNERS = {
     "set_block": "{% set x %}a\n{{ 'b' }}\n{% endset %}[{{ x }}]",
     "raw": "{% raw %}{{ x }} {% if %}{% endraw %} {{ 'a' }}",
     "escape": "{{ messages[0].content | e }}{{ '<&>' }}",
+    "inline_if": "{{ 'a' if false else 'b' if add_generation_prompt else 'c' }}{{ ('x' if true else 'y') + 'z' }}"
+                 "{% set v = 'on' if add_generation_prompt else 'off' %}{{ v }}{{ [1 if true else 2, 3] | join('-') }}"
+                 "{% if ('u' if true else '') == 'u' %}yes{% endif %}{{ ({'k': 'd' if true else 'e'}).k }}{{ 'a' ~ ('b' if false) ~ 'c' }}"
+                 "{{ ('left' if messages | length > 1 else 'right') | upper }}{{ messages[0 if true else 1].role }}"
+                 "{{ 'long'[:2 if true else 3] }}{{ range(3 if true else 4) | list | length }}{{ 'if' if 'else' in 'x else y' else 'else' }}"
+                 "{% for m in (messages if true else []) %}{{ loop.index }}{% endfor %}",
+    "nested_if": "{{ (('a' if false else 'b') if add_generation_prompt else ('c' if messages else 'd')) + 'e' }}",
+    "keyword_conditional": "{% set ns = namespace(x='a' if add_generation_prompt else 'b') %}{{ ns.x }}{{ '' | default('q' if true else 'r', true) }}",
+    "macro_conditional": "{% macro m(x, y='d') %}[{{ x if x is string else 'n' }}{{ y }}]{% endmacro %}{{ m('s' if true else 't') }}{{ m(1, y='z') }}",
+    "comparisons": "{{ 1 < 2 }}{{ 'a' == 'a' and 'b' != 'c' }}{{ not 'a' == 'b' }}{{ 2 >= 2 }}{{ 1 == 1.0 }}{{ 'ab' < 'b' }}{{ none == false }}"
+                   "{{ '' == none }}{{ true is true }}{{ false is false }}{{ 1 is not none }}{{ 'x' is eq 'x' }}{{ 3 is gt 2 }}{{ 3 in [1, 3] }}",
+    "slices": "{{ 'abcdef'[1:4] }}{{ 'abcdef'[-2:] }}{{ 'abcdef'[:-2] }}{{ messages[1:] | length }}{{ messages[:-1] | length }}{{ messages[::-1][0].role }}"
+              "{{ (messages | map(attribute='role') | list)[-1] }}{{ [1,2,3][::2] }}{{ 'abc'[::-1] }}",
+    "loop_variables": "{% for m in messages %}{{ loop.first }}{{ loop.last }}{{ loop.revindex }}{{ loop.revindex0 }}"
+                      "{{ loop.previtem.role if loop.previtem is defined else '-' }}{{ loop.nextitem.role if loop.nextitem is defined else '-' }}{% endfor %}",
+    "dictionaries": "{% set d = {'a': 1, 'b': 'x'} %}{% for k, v in d.items() %}{{ k }}={{ v }};{% endfor %}"
+                    "{{ d.a }}{{ d['b'] }}{{ d.get('c', 'none') }}{{ 'a' in d }}{{ d | length }}{{ d.keys() | list }}",
+    "filters": "{{ [3,1,2] | sort | join(',') }}{{ [1,2] | sum }}{{ ['a','b'] | reverse | list }}{{ 'a b' | wordcount }}{{ [1,1,2] | unique | list }}"
+               "{{ messages | rejectattr('role', 'equalto', 'user') | list | length }}{{ ['a','b'] | reject('equalto', 'a') | join }}"
+               "{{ 'abc' | first }}{{ 'x' | upper }}{{ 3.7 | int }}{{ '3' | float }}{{ -1 | abs }}{{ 'a' | indent(2) }}{{ [1,2,3] | batch(2) | list | length }}"
+               "{{ 'Hello' | replace('l', 'L') }}{{ messages | selectattr('name', 'defined') | list | length }}{{ 'x' | capitalize }}{{ [2,1] | max }}{{ [2,1] | min }}",
+    "unicode": "{{ '数' + 'é' | upper }}{{ '数える' | length }}{{ '数える'[1:] }}{{ '\u00e9' }}{{ 'é' in 'né' }}",
+    "call_block": "{% macro wrap() %}<{{ caller() }}>{% endmacro %}{% call wrap() %}in{% endcall %}",
+    "filter_block": "{% filter upper %}abc{% endfilter %}{% with x = 'w' %}{{ x }}{% endwith %}",
+    "string_escapes": "{{ 'a\\nb' }}{{ \"it's\" }}{{ 'say \"x\"' }}{{ 'tab\tend' }}{{ 'back\\\\slash' }}",
+    "set_attribute": "{% set n = namespace(v=[]) %}{% set n.v = n.v + ['q'] %}{{ n.v | join }}{{ n.v }}",
     "concat": "{{ 'a' ~ 1 ~ true }}{{ 'a' * 3 }}{{ [1, 2] + [3] }}{{ {'k': 'v'} }}",
     "defined_or": "{{ x | default('d') }}{{ '' | default('e', true) }}{{ (undefined_name or 'f') }}",
     "replace_filter": "{{ messages[0].content | replace('\\n', ' ') | trim | lower }}",
@@ -206,5 +233,5 @@ CORNERS = {
 
 TEMPLATES = {
     "chatml": CHATML, "chatml_system": CHATML_SYSTEM, "zephyr": ZEPHYR, "llama3": LLAMA3, "llama32": LLAMA32, "llama2": LLAMA2,
-    "mistral": MISTRAL, "gemma": GEMMA, "qwen": QWEN, **CORNERS,
+    "mistral": MISTRAL, "gemma": GEMMA, "qwen": QWEN, **CHAT_TEMPLATES, **CORNERS,
 }
