@@ -1,6 +1,5 @@
-#include "shim.h"
+#include "shim_internal.h"
 
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
 #include <ATen/core/grad_mode.h>
@@ -10,35 +9,17 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
-#include <cstring>
 #include <mutex>
-#include <stdexcept>
-#include <vector>
 
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
 
-// TRY runs the body and turns any C++ exception into a malloc'ed message.
-#define TRY(...)                                                                                                     \
-  try {                                                                                                              \
-    __VA_ARGS__                                                                                                      \
-  } catch (const std::exception &e) {                                                                                \
-    return strdup(e.what());                                                                                         \
-  } catch (...) {                                                                                                    \
-    return strdup("unknown C++ exception");                                                                          \
-  }                                                                                                                  \
-  return nullptr;
-
 namespace {
-
-at::Tensor &T(void *t) { return *static_cast<at::Tensor *>(t); }
 
 c10::optional<at::Tensor> maybe(void *t) { return t ? c10::optional<at::Tensor>(T(t)) : c10::nullopt; }
 
 at::Device device_of(int d) { return d < 0 ? at::Device(at::kCPU) : at::Device(at::kCUDA, d); }
-
-void give(void **out, at::Tensor t) { *out = new at::Tensor(std::move(t)); }
 
 std::vector<at::Tensor> list(void **ts, size_t n) {
   std::vector<at::Tensor> v;

@@ -75,6 +75,25 @@ char *shim_layer_norm(void **out, void *t, void *weight, void *bias, double eps)
 char *shim_rms_norm(void **out, void *t, void *weight, double eps);
 char *shim_sdpa(void **out, void *q, void *k, void *v, void *mask, int causal, double scale);
 
+// By-token inference (see kernels.h): float32 on the CPU, without gradients. bytoken.cpp has them.
+typedef struct {
+  double temperature, top_p, min_p, repetition_penalty;
+  int64_t top_k;
+} shim_sampling_t;
+char *shim_pack(void **out, void *weight);
+char *shim_packed_linear(void **out, void *x, void *packed, int64_t n, void *bias);
+char *shim_packed_rows(void **out, void *packed, int64_t n, void *ids);
+char *shim_token_rms_norm(void **out, void *x, void *weight, double offset, double eps);
+char *shim_token_rotate(void **out, void *x, void *cos, void *sin, void *positions);
+char *shim_token_gate(void **out, int f, void *a, void *b);
+int64_t shim_cache_width(int64_t d);
+char *shim_cache_store(void *keys, void *values, void *k, void *v, void *slots, void *positions);
+char *shim_cache_attend(void **out, void *keys, void *values, void *q, void *slots, void *positions, int64_t window,
+                        double scale);
+char *shim_log_softmax_at(void **out, void *logits, void *targets);
+char *shim_sample(void *logits, const shim_sampling_t *options, const double *u, const int64_t *seen,
+                  const int64_t *seen_start, int64_t *tokens, float *logps, size_t rows);
+
 // Gradients and optimizers, over lists of n tensors.
 char *shim_grad(void **out, void *t);
 char *shim_backward(void *loss, int keep_graph);

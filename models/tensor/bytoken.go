@@ -1,0 +1,241 @@
+package tensor
+
+// #cgo LDFLAGS: -ldl
+// #include "shim.h"
+import "C"
+
+import (
+	"fmt"
+	"unsafe"
+)
+
+// By-token inference: operations in which what is computed for one token is a function of that token's own data, to the
+// last bit, whatever other tokens there are, how many, and on how many threads. On the CPU in Float32 they are kernels of
+// this package (kernels.cpp), several times as fast as libtorch for the few tokens of a decoding step; nowhere do
+// gradients flow through them. PackedLinear and the functions named Token… work on the CPU in Float32 only; TokenCache,
+// LogSoftmaxAt and Sample take other types and devices as well, by libtorch's operations, where the promise about the
+// last bit holds for equal shapes only.
+
+// Packed is a matrix [Out, In] in the order in which PackedLinear reads it. A bfloat16 matrix stays bfloat16, which halves
+// its memory and the time to read it, and is computed in Float32; every other type becomes Float32. Like a tensor it
+// belongs to a scope.
+type Packed struct {
+	panels  *Tensor // [⌈Out/16⌉, In, 16]
+	out, in int64
+}
+
+// Pack copies a matrix [Out, In] on the CPU, of any strides.
+func (t *Tensor) Pack() *Packed {
+	s := t.enter("Pack")
+	if s == nil {
+		return &Packed{panels: t.eng.invalid}
+	}
+	shape := t.Shape()
+	if len(shape) != 2 {
+		s.failf("Pack", "a tensor of shape %v is no matrix", shape)
+		return &Packed{panels: t.eng.invalid}
+	}
+	panels := s.shimResult("Pack", C.shim_pack(s.eng.slot0(), unsafe.Pointer(t.c)))
+	return &Packed{panels: panels, out: shape[0], in: shape[1]}
+}
+
+// Keep moves the matrix out of all scopes, as Tensor.Keep does. It returns p.
+func (p *Packed) Keep() *Packed {
+	p.panels.Keep()
+	return p
+}
+
+// Free releases the matrix now.
+func (p *Packed) Free() { p.panels.Free() }
+
+// Bytes is how much memory the matrix takes.
+func (p *Packed) Bytes() int64 { return p.panels.Numel() * int64(p.panels.DType().Size()) }
+
+// Rows gathers rows of the matrix, as an embedding does: ids Int64 [...] -> Float32 [..., In].
+func (p *Packed) Rows(ids *Tensor) *Tensor {
+	s := ids.enter("Rows")
+	if s == nil || !s.takes("Rows", p.panels) {
+		return ids.eng.invalid
+	}
+	return s.shimResult("Rows",
+		C.shim_packed_rows(s.eng.slot0(), unsafe.Pointer(p.panels.c), C.int64_t(p.out), unsafe.Pointer(ids.c)))
+}
+
+// PackedLinear is t·wᵀ + bias: t Float32 [..., In], w [Out, In], bias Float32 [Out] or nil -> [..., Out]. Each element is
+// a sum in a fixed order, so that a row's result depends neither on the number of rows nor on its place.
+func (t *Tensor) PackedLinear(w *Packed, bias *Tensor) *Tensor {
+	s := t.enter("PackedLinear")
+	if s == nil || !s.takes("PackedLinear", w.panels) || !s.maybe("PackedLinear", bias) {
+		return t.eng.invalid
+	}
+	return s.shimResult("PackedLinear", C.shim_packed_linear(s.eng.slot0(), unsafe.Pointer(t.c),
+		unsafe.Pointer(w.panels.c), C.int64_t(w.out), unsafe.Pointer(native(bias))))
+}
+
+// TokenRMSNorm is (weight + offset)·t/√(mean(t²)+eps) over the last dimension: t [..., D], weight [D].
+func (t *Tensor) TokenRMSNorm(weight *Tensor, offset, eps float64) *Tensor {
+	s := t.enter("TokenRMSNorm")
+	if s == nil || !s.takes("TokenRMSNorm", weight) {
+		return t.eng.invalid
+	}
+	return s.shimResult("TokenRMSNorm", C.shim_token_rms_norm(s.eng.slot0(), unsafe.Pointer(t.c),
+		unsafe.Pointer(weight.c), C.double(offset), C.double(eps)))
+}
+
+// TokenRotate turns the heads of tokens t [M, 1, heads, D] to their positions, Int64 [M], by half-split rotary tables
+// [P, D], of which sin is negative in its first half.
+func (t *Tensor) TokenRotate(cos, sin, positions *Tensor) *Tensor {
+	const op = "TokenRotate"
+	s := t.enter(op)
+	if s == nil || !s.takes(op, cos) || !s.takes(op, sin) || !s.takes(op, positions) {
+		return t.eng.invalid
+	}
+	return s.shimResult(op, C.shim_token_rotate(s.eng.slot0(), unsafe.Pointer(t.c), unsafe.Pointer(cos.c),
+		unsafe.Pointer(sin.c), unsafe.Pointer(positions.c)))
+}
+
+// TokenSiluMul is SiLU(t)·u.
+func (t *Tensor) TokenSiluMul(u *Tensor) *Tensor { return t.gate("TokenSiluMul", C.SHIM_SILU, u) }
+
+// TokenGeluTanhMul is GELU(t)·u, with GELU in its form by tanh.
+func (t *Tensor) TokenGeluTanhMul(u *Tensor) *Tensor {
+	return t.gate("TokenGeluTanhMul", C.SHIM_GELU_TANH, u)
+}
+
+func (t *Tensor) gate(op string, f C.int, u *Tensor) *Tensor {
+	s := t.enter(op)
+	if s == nil || !s.takes(op, u) {
+		return t.eng.invalid
+	}
+	return s.shimResult(op, C.shim_token_gate(s.eng.slot0(), f, unsafe.Pointer(t.c), unsafe.Pointer(u.c)))
+}
+
+// TokenCache holds keys and values of rows of tokens, for one layer. The token at position p of a row stands in column
+// p mod columns, so a cache with fewer columns than positions holds the newest ones. It lives until Free.
+type TokenCache struct {
+	keys   *Tensor // [slots+1, heads, D, columns]; the kernels read a little behind a slot's end, so there is one more
+	values *Tensor // [slots+1, heads, columns, D rounded up]
+}
+
+// cacheStep is what the number of a cache's columns is rounded up to: the kernels read whole vectors.
+const cacheStep = 32
+
+// NewTokenCache makes a cache of zeros for the given number of slots and at least the given number of columns.
+func (s *Scope) NewTokenCache(d DType, slots, heads, dim, columns int64) *TokenCache {
+	columns = (columns + cacheStep - 1) / cacheStep * cacheStep
+	return &TokenCache{
+		keys:   s.Zeros(d, slots+1, heads, dim, columns).Keep(),
+		values: s.Zeros(d, slots+1, heads, columns, int64(C.shim_cache_width(C.int64_t(dim)))).Keep(),
+	}
+}
+
+// TokenCacheBytes is the memory that NewTokenCache takes.
+func TokenCacheBytes(d DType, slots, heads, dim, columns int64) int64 {
+	columns = (columns + cacheStep - 1) / cacheStep * cacheStep
+	width := int64(C.shim_cache_width(C.int64_t(dim)))
+	return (slots + 1) * heads * columns * (dim + width) * int64(d.Size())
+}
+
+// Free releases the cache.
+func (c *TokenCache) Free() {
+	c.keys.Free()
+	c.values.Free()
+}
+
+// Store puts the keys and values of tokens, k and v [M, heads, 1, D], into their rows, slots Int64 [M], at their
+// positions, Int64 [M].
+func (c *TokenCache) Store(k, v, slots, positions *Tensor) {
+	const op = "TokenCache.Store"
+	s := k.enter(op)
+	if s == nil || !s.takes(op, c.keys) || !s.takes(op, v) || !s.takes(op, slots) || !s.takes(op, positions) {
+		return
+	}
+	msg := C.shim_cache_store(unsafe.Pointer(c.keys.c), unsafe.Pointer(c.values.c), unsafe.Pointer(k.c),
+		unsafe.Pointer(v.c), unsafe.Pointer(slots.c), unsafe.Pointer(positions.c))
+	if msg != nil {
+		s.failf(op, "%s", takeString(msg))
+	}
+}
+
+// Attend is softmax(q·kᵀ·scale)·v for each token over the stored positions of its row up to its own, the newest window
+// of them (0: all): q [M, Heads, 1, D], Heads a multiple of the cache's heads, consecutive query heads sharing one ->
+// [M, Heads, 1, D]. With a window the cache needs as many columns as the window and, besides, one less than the number
+// of tokens of a row that are stored before they attend.
+func (c *TokenCache) Attend(q, slots, positions *Tensor, window int64, scale float64) *Tensor {
+	const op = "TokenCache.Attend"
+	s := q.enter(op)
+	if s == nil || !s.takes(op, c.keys) || !s.takes(op, slots) || !s.takes(op, positions) {
+		return q.eng.invalid
+	}
+	return s.shimResult(op, C.shim_cache_attend(s.eng.slot0(), unsafe.Pointer(c.keys.c), unsafe.Pointer(c.values.c),
+		unsafe.Pointer(q.c), unsafe.Pointer(slots.c), unsafe.Pointer(positions.c), C.int64_t(window), C.double(scale)))
+}
+
+// LogSoftmaxAt is log softmax(t)[i, target[i]]: t [N, V], target Int64 [N] -> [N], Float32 (Float64 for Float64). On the
+// CPU it holds nothing of the size of t; a row that is not all finite gives NaN.
+func (t *Tensor) LogSoftmaxAt(target *Tensor) *Tensor {
+	s := t.enter("LogSoftmaxAt")
+	if s == nil || !s.takes("LogSoftmaxAt", target) {
+		return t.eng.invalid
+	}
+	return s.shimResult("LogSoftmaxAt",
+		C.shim_log_softmax_at(s.eng.slot0(), unsafe.Pointer(t.c), unsafe.Pointer(target.c)))
+}
+
+// Sampling says how Sample turns logits into a token, in this order: the repetition penalty of Keskar et al. (2019) on
+// tokens seen before, temperature, top-k, top-p (Holtzman et al., 2020) and min-p (Nguyen et al., 2024).
+type Sampling struct {
+	Temperature       float64 // divides the logits; 0 takes the greatest
+	TopK              int     // the k greatest logits (and those equal to the k-th); 0 is all
+	TopP              float64 // the most probable tokens that together reach this probability; 1 is all
+	MinP              float64 // tokens with at least this share of the greatest probability; 0 is all
+	RepetitionPenalty float64 // divides positive and multiplies negative logits of tokens seen; 1 is none
+}
+
+// Sample draws a token for each row of logits [N, V] by inverting the row's distribution at u, in [0, 1). seen are the
+// tokens that the repetition penalty is about, nil for none. logps are the log-probabilities of the tokens by the logits
+// themselves, before all of Sampling. A row with a logit that is not finite gets token -1 and NaN.
+func (t *Tensor) Sample(o Sampling, u []float64, seen [][]int64) (tokens []int64, logps []float32) {
+	s := t.enter("Sample")
+	n := len(u)
+	if s == nil || n == 0 {
+		return make([]int64, n), make([]float32, n)
+	}
+	starts, all := make([]C.int64_t, n+1), []C.int64_t{}
+	for i := range n {
+		if i < len(seen) {
+			for _, id := range seen[i] {
+				all = append(all, C.int64_t(id))
+			}
+		}
+		starts[i+1] = C.int64_t(len(all))
+	}
+	options := C.shim_sampling_t{
+		temperature: C.double(o.Temperature), top_k: C.int64_t(o.TopK), top_p: C.double(o.TopP), min_p: C.double(o.MinP),
+		repetition_penalty: C.double(o.RepetitionPenalty),
+	}
+	tokens, logps = make([]int64, n), make([]float32, n)
+	msg := C.shim_sample(unsafe.Pointer(t.c), &options, (*C.double)(unsafe.Pointer(&u[0])), unsafe.SliceData(all),
+		&starts[0], (*C.int64_t)(unsafe.Pointer(&tokens[0])), (*C.float)(unsafe.Pointer(&logps[0])), C.size_t(n))
+	if msg != nil {
+		s.failf("Sample", "%s", takeString(msg))
+	}
+	return tokens, logps
+}
+
+// Validate tells what is wrong with the settings.
+func (o Sampling) Validate() error {
+	switch {
+	case !(o.Temperature >= 0) || o.Temperature > 1e4:
+		return fmt.Errorf("temperature %g is not in [0, 10000]", o.Temperature)
+	case o.TopK < 0:
+		return fmt.Errorf("top-k %d is below 0", o.TopK)
+	case !(o.TopP > 0 && o.TopP <= 1):
+		return fmt.Errorf("top-p %g is not in (0, 1]", o.TopP)
+	case !(o.MinP >= 0 && o.MinP <= 1):
+		return fmt.Errorf("min-p %g is not in [0, 1]", o.MinP)
+	case !(o.RepetitionPenalty > 0):
+		return fmt.Errorf("repetition penalty %g is not above 0", o.RepetitionPenalty)
+	}
+	return nil
+}

@@ -1,0 +1,360 @@
+package tensor_test
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"github.com/ldalign/ldalign/models/tensor"
+)
+
+// onEngine runs f on an engine of its own and fails the test on an error.
+func onEngine(t *testing.T, threads int, f func(s *tensor.Scope) error) {
+	t.Helper()
+	e, err := tensor.NewEngine(tensor.Options{Threads: threads})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	if err := e.Do(context.Background(), f); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func alike(t *testing.T, what string, want, got *tensor.Tensor, tolerance float64) {
+	t.Helper()
+	if diff := cmp.Diff(want.Shape(), got.Shape()); diff != "" {
+		t.Errorf("%s: shape (-want +got):\n%s", what, diff)
+		return
+	}
+	w, g := want.Float64s(), got.Float64s()
+	for i := range w {
+		if !(math.Abs(w[i]-g[i]) <= tolerance*(1+math.Abs(w[i]))) {
+			t.Errorf("%s: element %d is %g, want %g", what, i, g[i], w[i])
+			return
+		}
+	}
+}
+
+func TestPackedLinear(t *testing.T) {
+	for _, threads := range []int{1, 2} {
+		onEngine(t, threads, func(s *tensor.Scope) error {
+			for _, shape := range [][2]int64{{1, 1}, {16, 8}, {17, 7}, {80, 224}, {96, 193}, {500, 576}, {576, 1536}} {
+				out, in := shape[0], shape[1]
+				w, b := s.Randn(tensor.Float32, out, in), s.Randn(tensor.Float32, out)
+				p := w.Pack()
+				x := s.Randn(tensor.Float32, 41, in).MulScalar(1 / math.Sqrt(float64(in)))
+				whole := x.PackedLinear(p, b)
+				alike(t, fmt.Sprint(shape), x.To(tensor.Float64).Linear(w.To(tensor.Float64), b.To(tensor.Float64)), whole, 2e-6)
+				alike(t, fmt.Sprint(shape, " transposed"), whole, x.PackedLinear(w.Transpose(0, 1).Contiguous().Transpose(0, 1).Pack(), b), 0)
+				// Any rows, anywhere: the same bits.
+				for _, part := range [][2]int64{{0, 1}, {40, 1}, {7, 2}, {3, 5}, {0, 8}, {9, 31}} {
+					alike(t, fmt.Sprint(shape, " rows ", part), whole.Narrow(0, part[0], part[1]),
+						x.Narrow(0, part[0], part[1]).PackedLinear(p, b), 0)
+				}
+				ids := s.FromInt64([]int64{0, out - 1, out / 2}, 3, 1)
+				alike(t, "rows", w.Embedding(ids), p.Rows(ids), 0)
+
+				half := w.To(tensor.BFloat16)
+				if got := half.Pack(); got.Bytes() != (out+15)/16*16*in*2 {
+					t.Errorf("a packed bfloat16 matrix takes %d bytes", got.Bytes())
+				}
+				alike(t, fmt.Sprint(shape, " bfloat16"), x.PackedLinear(half.To(tensor.Float32).Pack(), nil),
+					x.PackedLinear(half.Pack(), nil), 0)
+				alike(t, "bfloat16 rows", half.To(tensor.Float32).Embedding(ids), half.Pack().Rows(ids), 0)
+			}
+			return nil
+		})
+	}
+}
+
+// Two engines with another number of threads give the same bits.
+func TestPackedLinearDoesNotDependOnThreads(t *testing.T) {
+	var results [][]float32
+	for _, threads := range []int{1, 2} {
+		onEngine(t, threads, func(s *tensor.Scope) error {
+			rng := rand.New(rand.NewPCG(1, 2))
+			data := make([]float32, 600*200+9*200)
+			for i := range data {
+				data[i] = float32(rng.NormFloat64())
+			}
+			w, x := s.FromFloat32(data[:600*200], 600, 200), s.FromFloat32(data[600*200:], 9, 200)
+			results = append(results, x.PackedLinear(w.Pack(), nil).Float32s())
+			return nil
+		})
+	}
+	if diff := cmp.Diff(results[0], results[1]); diff != "" {
+		t.Errorf("1 and 2 threads (-1 +2):\n%s", diff)
+	}
+}
+
+func TestTokenFunctionsEqualTheGeneralOnes(t *testing.T) {
+	onEngine(t, 2, func(s *tensor.Scope) error {
+		for _, d := range []int64{1, 5, 16, 20, 576} {
+			x, w := s.Randn(tensor.Float32, 7, 1, d), s.Randn(tensor.Float32, d)
+			alike(t, "rms norm", x.RMSNorm(w, 1e-5), x.TokenRMSNorm(w, 0, 1e-5), 1e-5)
+			alike(t, "rms norm with an offset", x.RMSNorm(w.AddScalar(1), 1e-6), x.TokenRMSNorm(w, 1, 1e-6), 1e-5)
+			a, b := s.Randn(tensor.Float32, 3, d).MulScalar(20), s.Randn(tensor.Float32, 3, d)
+			alike(t, "SiLU", a.Silu().Mul(b), a.TokenSiluMul(b), 1e-5)
+			alike(t, "GELU", a.GeluTanh().Mul(b), a.TokenGeluTanhMul(b), 1e-5)
+		}
+		x := s.Randn(tensor.Float32, 3, 1, 2, 6)
+		cos, sin := s.Randn(tensor.Float32, 9, 6), s.Randn(tensor.Float32, 9, 6)
+		at := s.FromInt64([]int64{8, 0, 3}, 3)
+		pick := func(table *tensor.Tensor) *tensor.Tensor { return table.IndexSelect(0, at).Reshape(3, 1, 1, 6) }
+		alike(t, "rotate", x.Mul(pick(cos)).Add(x.Roll(3, -1).Mul(pick(sin))), x.TokenRotate(cos, sin, at), 1e-6)
+		return nil
+	})
+}
+
+// A cache gives what attention over the whole sequence gives, at any place of a ring, in steps of any size, by the
+// kernel (Float32) and by libtorch's operations (Float64).
+func TestTokenCache(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		length := rapid.Int64Range(1, 90).Draw(rt, "length")
+		window := rapid.SampledFrom([]int64{0, 0, 1, 5, 33}).Draw(rt, "window")
+		heads := rapid.Int64Range(1, 2).Draw(rt, "heads")
+		groups := rapid.Int64Range(1, 7).Draw(rt, "groups")
+		dim := rapid.SampledFrom([]int64{2, 8, 20, 64}).Draw(rt, "dim")
+		burst := rapid.Int64Range(1, 40).Draw(rt, "burst")
+		dtype := rapid.SampledFrom([]tensor.DType{tensor.Float32, tensor.Float32, tensor.Float64}).Draw(rt, "type")
+		onEngine(t, 2, func(s *tensor.Scope) error {
+			q := s.Randn(dtype, length, heads*groups, 1, dim)
+			k, v := s.Randn(dtype, length, heads, 1, dim), s.Randn(dtype, length, heads, 1, dim)
+			columns := length
+			if window > 0 {
+				columns = min(length, window+burst-1)
+			}
+			c := s.NewTokenCache(dtype, 3, heads, dim, columns)
+			defer c.Free()
+			var parts []*tensor.Tensor
+			for at := int64(0); at < length; at += burst {
+				n := min(burst, length-at)
+				slots, positions := make([]int64, n), make([]int64, n)
+				for i := range n {
+					slots[i], positions[i] = 1, at+i
+				}
+				slot, position := s.FromInt64(slots, n), s.FromInt64(positions, n)
+				c.Store(k.Narrow(0, at, n), v.Narrow(0, at, n), slot, position)
+				parts = append(parts, c.Attend(q.Narrow(0, at, n), slot, position, window, 0.3))
+			}
+			mask := s.Ones(tensor.Float64, length, length).Tril(0)
+			if window > 0 {
+				mask = mask.Triu(1 - window)
+			}
+			whole := func(x *tensor.Tensor) *tensor.Tensor {
+				x = x.To(tensor.Float64).Squeeze(2).Transpose(0, 1).Unsqueeze(0) // [1, heads, T, D]
+				return x.RepeatInterleave(heads*groups/x.Size(1), 1)
+			}
+			scores := whole(q).Matmul(whole(k).Transpose(2, 3)).MulScalar(0.3)
+			scores = scores.MaskedFill(mask.LtScalar(0.5), math.Inf(-1))
+			want := scores.Softmax(-1).Matmul(whole(v)).Squeeze(0).Transpose(0, 1).Unsqueeze(2)
+			alike(t, "attention", want, s.Cat(0, parts...), 1e-5)
+			return nil
+		})
+	})
+}
+
+// What a token attends to does not change its bits when others attend beside it.
+func TestTokenCacheIsBatchInvariant(t *testing.T) {
+	onEngine(t, 2, func(s *tensor.Scope) error {
+		const rows, length = 5, 70
+		c := s.NewTokenCache(tensor.Float32, rows, 2, 20, length)
+		defer c.Free()
+		at := func(slot, position int64) (a, b *tensor.Tensor) {
+			return s.FromInt64([]int64{slot}, 1), s.FromInt64([]int64{position}, 1)
+		}
+		for slot := range int64(rows) {
+			for p := range int64(length) {
+				a, b := at(slot, p)
+				c.Store(s.Randn(tensor.Float32, 1, 2, 1, 20), s.Randn(tensor.Float32, 1, 2, 1, 20), a, b)
+			}
+		}
+		q := s.Randn(tensor.Float32, rows, 6, 1, 20)
+		slots, positions := []int64{4, 0, 2, 1, 3}, []int64{69, 3, 31, 32, 64}
+		together := c.Attend(q, s.FromInt64(slots, rows), s.FromInt64(positions, rows), 0, 0.2)
+		for i := range int64(rows) {
+			a, b := at(slots[i], positions[i])
+			alike(t, "alone", together.Narrow(0, i, 1), c.Attend(q.Narrow(0, i, 1), a, b, 0, 0.2), 0)
+		}
+		return nil
+	})
+}
+
+func TestLogSoftmaxAt(t *testing.T) {
+	onEngine(t, 2, func(s *tensor.Scope) error {
+		for _, v := range []int64{1, 3, 8, 515, 49152} {
+			x := s.Randn(tensor.Float32, 4, v).MulScalar(30)
+			at := s.FromInt64([]int64{0, v - 1, v / 2, v / 3}, 4)
+			want := x.To(tensor.Float64).LogSoftmax(-1).Gather(1, at.Unsqueeze(1)).Squeeze(1)
+			alike(t, "float32", want, x.LogSoftmaxAt(at), 1e-6)
+			alike(t, "float64", want, x.To(tensor.Float64).LogSoftmaxAt(at), 1e-12)
+		}
+		bad := s.FromFloat32([]float32{1, float32(math.NaN()), float32(math.Inf(1)), 2, 3, 4}, 3, 2)
+		got := bad.LogSoftmaxAt(s.FromInt64([]int64{0, 0, 0}, 3)).Float64s()
+		if !math.IsNaN(got[0]) || !math.IsNaN(got[1]) || math.IsNaN(got[2]) {
+			t.Errorf("rows with NaN, Inf and finite numbers: %v", got)
+		}
+		return nil
+	})
+}
+
+// kept are the tokens, most probable first, with their probabilities, that the settings leave of a row: the definition,
+// in float64 and without any haste.
+func kept(logits []float32, o tensor.Sampling, seen []int64) (tokens []int, p []float64) {
+	x := make([]float64, len(logits))
+	for i, l := range logits {
+		x[i] = float64(l)
+		if slices.Contains(seen, int64(i)) {
+			if x[i] < 0 {
+				x[i] *= o.RepetitionPenalty
+			} else {
+				x[i] /= o.RepetitionPenalty
+			}
+		}
+		x[i] /= o.Temperature
+		tokens = append(tokens, i)
+	}
+	slices.SortStableFunc(tokens, func(a, b int) int {
+		switch {
+		case x[a] > x[b]:
+			return -1
+		case x[a] < x[b]:
+			return 1
+		}
+		return 0
+	})
+	most := x[tokens[0]]
+	if o.TopK > 0 && o.TopK < len(tokens) {
+		tokens = tokens[:o.TopK]
+	}
+	total := 0.0
+	for _, i := range tokens {
+		total += math.Exp(x[i] - most)
+	}
+	before := 0.0
+	for n, i := range tokens {
+		w := math.Exp(x[i] - most)
+		if (n > 0 && before >= o.TopP*total) || w < o.MinP {
+			tokens = tokens[:n]
+			break
+		}
+		before += w
+		p = append(p, w)
+	}
+	for i := range p {
+		p[i] /= before
+	}
+	return tokens, p
+}
+
+// With many draws spread evenly over [0, 1), the share of each token is its probability, and no other token appears.
+func TestSampleFollowsTheDefinition(t *testing.T) {
+	const draws = 4000
+	rapid.Check(t, func(rt *rapid.T) {
+		v := rapid.IntRange(2, 70).Draw(rt, "vocabulary")
+		o := tensor.Sampling{
+			Temperature:       rapid.SampledFrom([]float64{0.3, 1, 2}).Draw(rt, "temperature"),
+			TopK:              rapid.SampledFrom([]int{0, 0, 1, 3, 1000}).Draw(rt, "top-k"),
+			TopP:              rapid.SampledFrom([]float64{1, 1, 0.9, 0.5, 1e-9}).Draw(rt, "top-p"),
+			MinP:              rapid.SampledFrom([]float64{0, 0, 0.1, 1}).Draw(rt, "min-p"),
+			RepetitionPenalty: rapid.SampledFrom([]float64{1, 1.3}).Draw(rt, "penalty"),
+		}
+		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 1))
+		logits := make([]float32, v)
+		for i := range logits {
+			logits[i] = float32(3 * rng.NormFloat64())
+		}
+		seen := []int64{0, int64(v - 1), 0}
+		tokens, p := kept(logits, o, seen)
+		onEngine(t, 2, func(s *tensor.Scope) error {
+			u, all := make([]float64, draws), make([][]int64, draws)
+			for i := range u {
+				u[i], all[i] = (float64(i)+0.5)/draws, seen
+			}
+			x := s.FromFloat32(logits, 1, int64(v))
+			got, logps := x.Repeat(draws, 1).Sample(o, u, all)
+			count := make([]int, v)
+			plain := x.To(tensor.Float64).LogSoftmax(-1).Float64s()
+			for i, token := range got {
+				count[token]++
+				if math.Abs(float64(logps[i])-plain[token]) > 1e-4 {
+					rt.Fatalf("token %d: log-probability %g, want %g", token, logps[i], plain[token])
+				}
+			}
+			for n, token := range tokens {
+				if d := math.Abs(float64(count[token])/draws - p[n]); d > 2.0/draws+1e-5 {
+					rt.Fatalf("%+v: token %d was drawn %d times of %d, its probability is %g", o, token, count[token], draws, p[n])
+				}
+				count[token] = 0
+			}
+			for token, n := range count {
+				if n > 1 { // one: a weight at the very edge of a cut
+					rt.Fatalf("%+v: token %d was drawn %d times and is cut off", o, token, n)
+				}
+			}
+			o.Temperature = 0
+			best, _ := x.Sample(o, []float64{0.9}, [][]int64{seen})
+			o.Temperature = 1
+			if want, _ := kept(logits, o, seen); int(best[0]) != want[0] {
+				rt.Fatalf("greedy: %d, want %d", best[0], want[0])
+			}
+			return nil
+		})
+	})
+}
+
+func TestSampleTellsOfNumbersThatAreNotFinite(t *testing.T) {
+	onEngine(t, 1, func(s *tensor.Scope) error {
+		x := s.FromFloat32([]float32{1, float32(math.NaN()), 2, float32(math.Inf(-1)), 5, 6}, 3, 2)
+		tokens, logps := x.Sample(tensor.Sampling{TopP: 1, RepetitionPenalty: 1}, []float64{0, 0, 0}, nil)
+		if tokens[0] != -1 || tokens[1] != -1 || tokens[2] != 1 || logps[0] == logps[0] {
+			t.Errorf("tokens %v, log-probabilities %v", tokens, logps)
+		}
+		return nil
+	})
+}
+
+func TestByTokenRefusesWhatDoesNotFit(t *testing.T) {
+	for name, f := range map[string]func(s *tensor.Scope){
+		"a vector is no matrix": func(s *tensor.Scope) { s.Randn(tensor.Float32, 3).Pack() },
+		"another width": func(s *tensor.Scope) {
+			s.Randn(tensor.Float32, 2, 5).PackedLinear(s.Randn(tensor.Float32, 4, 6).Pack(), nil)
+		},
+		"another type": func(s *tensor.Scope) {
+			s.Randn(tensor.Float64, 2, 6).PackedLinear(s.Randn(tensor.Float32, 4, 6).Pack(), nil)
+		},
+		"an id behind the end": func(s *tensor.Scope) {
+			s.Randn(tensor.Float32, 4, 6).Pack().Rows(s.FromInt64([]int64{4}, 1))
+		},
+		"a slot that is not there": func(s *tensor.Scope) {
+			c := s.NewTokenCache(tensor.Float32, 1, 1, 4, 8)
+			defer c.Free()
+			k := s.Randn(tensor.Float32, 1, 1, 1, 4)
+			c.Store(k, k, s.FromInt64([]int64{1}, 1), s.FromInt64([]int64{0}, 1))
+		},
+		"a target behind the vocabulary": func(s *tensor.Scope) {
+			s.Randn(tensor.Float32, 1, 4).LogSoftmaxAt(s.FromInt64([]int64{4}, 1))
+		},
+		"a seen token behind the vocabulary": func(s *tensor.Scope) {
+			s.Randn(tensor.Float32, 1, 4).Sample(tensor.Sampling{TopP: 1, RepetitionPenalty: 2}, []float64{0}, [][]int64{{4}})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newEngine(t, 1)
+			err := e.Do(context.Background(), func(s *tensor.Scope) error {
+				f(s)
+				return nil
+			})
+			if err == nil {
+				t.Error("no error")
+			}
+		})
+	}
+}

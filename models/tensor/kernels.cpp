@@ -1,0 +1,608 @@
+#include "kernels.h"
+
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+// The inner loops are written with GCC's vector extension and compiled twice on x86: for AVX2 with FMA, and for the
+// build's own target. The two round differently, as any two kinds of processor may.
+#if defined(__x86_64__) && defined(__GNUC__)
+#define KERNELS_AVX2 1
+#define TARGET_AVX2 __attribute__((target("avx2,fma")))
+#endif
+#pragma GCC diagnostic ignored "-Wpsabi" // no vector crosses a call: all that takes one is inlined
+#define INLINE __attribute__((always_inline)) inline
+#define UNROLL _Pragma("GCC unroll 16")
+
+namespace kernels {
+namespace {
+
+constexpr int64_t LANES = 8;
+constexpr int64_t OVERRUN = 32; // columns that attention may read behind the last one it needs
+typedef float vec __attribute__((vector_size(32), aligned(4), may_alias));
+typedef int32_t ivec __attribute__((vector_size(32), aligned(4), may_alias));
+typedef uint16_t hvec __attribute__((vector_size(16), aligned(2), may_alias));
+
+#ifdef KERNELS_AVX2
+const bool avx2 = (__builtin_cpu_init(), __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"));
+#endif
+
+// DISPATCH runs name_body in the best form that the processor has.
+#ifdef KERNELS_AVX2
+#define DISPATCH(name, ...) (avx2 ? name##_avx2(__VA_ARGS__) : name##_any(__VA_ARGS__))
+#else
+#define DISPATCH(name, ...) name##_any(__VA_ARGS__)
+#endif
+
+INLINE void load(vec &to, const float *p) { to = *reinterpret_cast<const vec *>(p); }
+INLINE void load(vec &to, const uint16_t *p) {
+  ivec wide = __builtin_convertvector(*reinterpret_cast<const hvec *>(p), ivec) << 16;
+  to = reinterpret_cast<vec &>(wide);
+}
+INLINE void store_vec(float *p, const vec &v) { *reinterpret_cast<vec *>(p) = v; }
+INLINE float widen(float x) { return x; }
+INLINE float widen(uint16_t x) {
+  const uint32_t bits = static_cast<uint32_t>(x) << 16;
+  float f;
+  memcpy(&f, &bits, sizeof f);
+  return f;
+}
+
+// exp to about one unit in the last place (Cephes' expf): 0 below -87, no more than e^88.
+INLINE vec exp_vec(vec x) {
+  const ivec low = x < -87.0f;
+  x = low ? vec{} - 87.0f : x;
+  x = x > 88.0f ? vec{} + 88.0f : x;
+  const vec shifted = x * 1.44269504088896341f + 12582912.0f; // rounds to a whole number
+  const vec n = shifted - 12582912.0f;
+  const vec r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+  vec y = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  y = y * r + 8.3334519073e-3f;
+  y = y * r + 4.1665795894e-2f;
+  y = y * r + 1.6666665459e-1f;
+  y = y * r + 5.0000001201e-1f;
+  y = y * r * r + r + 1.0f;
+  ivec bits = reinterpret_cast<ivec &>(y) + (__builtin_convertvector(n, ivec) << 23);
+  return low ? vec{} : reinterpret_cast<vec &>(bits);
+}
+
+INLINE float sum_vec(vec v) {
+  float s = 0;
+  for (int64_t i = 0; i < LANES; i++) s += v[i];
+  return s;
+}
+
+// parallel shares the numbers 0 to count-1 among the threads of libtorch's own OpenMP library, chunk by chunk as threads
+// get free. Each thread calls make once, for a worker with scratch memory of its own. Linking another OpenMP library would
+// bring a second pool of threads, so the one that is loaded already is asked for by name; without one there is one thread.
+template <class Make> void parallel(int64_t count, int64_t chunk, Make make) {
+  typedef void (*pool)(void (*)(void *), void *, unsigned, unsigned);
+  static const pool run = reinterpret_cast<pool>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+  struct job {
+    std::atomic<int64_t> next;
+    int64_t count, chunk;
+    Make &make;
+    static void work(void *self) {
+      job &j = *static_cast<job *>(self);
+      auto worker = j.make();
+      for (int64_t at; (at = j.next.fetch_add(j.chunk)) < j.count;)
+        for (int64_t i = at; i < std::min(j.count, at + j.chunk); i++) worker(i);
+    }
+  } j = {{0}, count, chunk, make};
+  if (run && count > chunk)
+    run(job::work, &j, 0, 0);
+  else
+    job::work(&j);
+}
+
+// share is a chunk for parallel that does not split n elements in parts of fewer than 8192.
+int64_t share(int64_t count, int64_t n) {
+  return std::max<int64_t>(1, std::min(count, count * 8192 / std::max<int64_t>(n, 1)));
+}
+
+// ---- packed linear maps ----
+
+constexpr int64_t DEPTH = 192; // of a block of k: a block of a panel stays in the first-level cache
+constexpr int64_t AHEAD = 16 * DEPTH;
+
+// tile is MR rows of one panel over a block of k. Every element is a chain of fused multiply-adds in the order of k.
+template <int MR, class T>
+INLINE void tile_body(const float *x, int64_t ldx, const T *w, float *y, int64_t ldy, int64_t depth, bool first) {
+  vec acc[MR][2];
+  UNROLL for (int i = 0; i < MR; i++) acc[i][0] = acc[i][1] = vec{};
+  _Pragma("GCC unroll 4") for (int64_t k = 0; k < depth; k++) {
+    vec a, b;
+    load(a, w + k * PANEL);
+    load(b, w + k * PANEL + LANES);
+    __builtin_prefetch(w + k * PANEL + AHEAD);
+    UNROLL for (int i = 0; i < MR; i++) {
+      const float s = x[i * ldx + k];
+      acc[i][0] += a * s;
+      acc[i][1] += b * s;
+    }
+  }
+  UNROLL for (int i = 0; i < MR; i++) {
+    float *out = y + i * ldy;
+    if (!first) {
+      vec a, b;
+      load(a, out);
+      load(b, out + LANES);
+      acc[i][0] += a;
+      acc[i][1] += b;
+    }
+    store_vec(out, acc[i][0]);
+    store_vec(out + LANES, acc[i][1]);
+  }
+}
+
+// panel is all rows of one panel: y [m, PANEL] with row stride ldy.
+template <class T>
+INLINE void panel_body(const float *x, const T *w, float *y, int64_t ldy, int64_t m, int64_t k) {
+  for (int64_t at = 0; at < k; at += DEPTH) {
+    const int64_t depth = std::min(DEPTH, k - at);
+    const T *block = w + at * PANEL;
+    int64_t row = 0;
+    while (row < m) {
+      const float *from = x + row * k + at;
+      float *to = y + row * ldy;
+      const int64_t left = m - row;
+      if (left == 6 || left > 8) {
+        tile_body<6>(from, k, block, to, ldy, depth, at == 0);
+        row += 6;
+      } else if (left >= 4) {
+        tile_body<4>(from, k, block, to, ldy, depth, at == 0);
+        row += 4;
+      } else if (left >= 2) {
+        tile_body<2>(from, k, block, to, ldy, depth, at == 0);
+        row += 2;
+      } else {
+        tile_body<1>(from, k, block, to, ldy, depth, at == 0);
+        row += 1;
+      }
+    }
+  }
+}
+
+template <class T> void panel_any(const float *x, const T *w, float *y, int64_t ldy, int64_t m, int64_t k) {
+  panel_body(x, w, y, ldy, m, k);
+}
+#ifdef KERNELS_AVX2
+template <class T>
+TARGET_AVX2 void panel_avx2(const float *x, const T *w, float *y, int64_t ldy, int64_t m, int64_t k) {
+  panel_body(x, w, y, ldy, m, k);
+}
+#endif
+
+} // namespace
+
+int64_t panels(int64_t n) { return (n + PANEL - 1) / PANEL; }
+
+template <class T> void pack(const T *w, int64_t n, int64_t k, int64_t stride_n, int64_t stride_k, T *out) {
+  parallel(panels(n), 16, [&] {
+    return [&](int64_t p) {
+      T *to = out + p * k * PANEL;
+      const int64_t columns = std::min(PANEL, n - p * PANEL);
+      for (int64_t j = 0; j < k; j++)
+        for (int64_t i = 0; i < PANEL; i++)
+          to[j * PANEL + i] = i < columns ? w[(p * PANEL + i) * stride_n + j * stride_k] : T(0);
+    };
+  });
+}
+template void pack(const float *, int64_t, int64_t, int64_t, int64_t, float *);
+template void pack(const uint16_t *, int64_t, int64_t, int64_t, int64_t, uint16_t *);
+
+template <class T>
+void linear(const float *x, const T *w, const float *bias, float *y, int64_t m, int64_t n, int64_t k) {
+  parallel(panels(n), 4, [&] {
+    return [&, edge = std::vector<float>()](int64_t p) mutable {
+      const int64_t at = p * PANEL, columns = std::min(PANEL, n - at);
+      float *to = y + at;
+      int64_t ldy = n;
+      if (columns < PANEL) { // the last panel is wider than what is left of y
+        edge.resize(m * PANEL);
+        to = edge.data();
+        ldy = PANEL;
+      }
+      DISPATCH(panel, x, w + at * k, to, ldy, m, k);
+      if (columns < PANEL)
+        for (int64_t i = 0; i < m; i++) memcpy(y + i * n + at, to + i * PANEL, columns * sizeof(float));
+      if (bias)
+        for (int64_t i = 0; i < m; i++)
+          for (int64_t j = 0; j < columns; j++) y[i * n + at + j] += bias[at + j];
+    };
+  });
+}
+template void linear(const float *, const float *, const float *, float *, int64_t, int64_t, int64_t);
+template void linear(const float *, const uint16_t *, const float *, float *, int64_t, int64_t, int64_t);
+
+template <class T> void rows(const T *w, const int64_t *ids, float *out, int64_t count, int64_t k) {
+  for (int64_t i = 0; i < count; i++) {
+    const T *from = w + ids[i] / PANEL * k * PANEL + ids[i] % PANEL;
+    for (int64_t j = 0; j < k; j++) out[i * k + j] = widen(from[j * PANEL]);
+  }
+}
+template void rows(const float *, const int64_t *, float *, int64_t, int64_t);
+template void rows(const uint16_t *, const int64_t *, float *, int64_t, int64_t);
+
+// ---- elementwise ----
+
+void rms_norm(const float *x, const float *weight, float offset, float *y, int64_t rows, int64_t d, double eps) {
+  parallel(rows, share(rows, rows * d), [&] {
+    return [&](int64_t i) {
+      const float *in = x + i * d;
+      float *out = y + i * d;
+      vec squares = {}, v;
+      int64_t at = 0;
+      for (; at + LANES <= d; at += LANES) {
+        load(v, in + at);
+        squares += v * v;
+      }
+      float sum = sum_vec(squares);
+      for (; at < d; at++) sum += in[at] * in[at];
+      const float scale = 1.0f / std::sqrt(sum / static_cast<float>(d) + static_cast<float>(eps));
+      for (int64_t j = 0; j < d; j++) out[j] = (weight[j] + offset) * (in[j] * scale);
+    };
+  });
+}
+
+void rotate(const float *x, const float *cos, const float *sin, const int64_t *positions, float *y, int64_t tokens,
+            int64_t heads, int64_t d) {
+  const int64_t half = d / 2;
+  parallel(tokens, share(tokens, tokens * heads * d), [&] {
+    return [&](int64_t t) {
+      const float *c = cos + positions[t] * d, *s = sin + positions[t] * d;
+      for (int64_t h = 0; h < heads; h++) {
+        const float *in = x + (t * heads + h) * d;
+        float *out = y + (t * heads + h) * d;
+        for (int64_t i = 0; i < half; i++) {
+          out[i] = in[i] * c[i] + in[i + half] * s[i];
+          out[i + half] = in[i + half] * c[i + half] + in[i] * s[i + half];
+        }
+      }
+    };
+  });
+}
+
+namespace {
+
+INLINE vec gate_vec(int f, vec a, vec b) {
+  if (f == SILU) return a / (exp_vec(-a) + 1.0f) * b;
+  // GELU by tanh: a·sigmoid(2u), u = √(2/π)·(a + 0.044715·a³)
+  const vec u = (a + a * a * a * 0.044715f) * 1.5957691216057308f;
+  return a / (exp_vec(-u) + 1.0f) * b;
+}
+
+INLINE void gate_body(int f, const float *a, const float *b, float *y, int64_t n) {
+  for (int64_t i = 0; i < n; i += LANES) {
+    float in[2 * LANES] = {}, out[LANES];
+    vec u, v;
+    if (i + LANES <= n) {
+      load(u, a + i);
+      load(v, b + i);
+      store_vec(y + i, gate_vec(f, u, v));
+      continue;
+    }
+    memcpy(in, a + i, (n - i) * sizeof(float));
+    memcpy(in + LANES, b + i, (n - i) * sizeof(float));
+    load(u, in);
+    load(v, in + LANES);
+    store_vec(out, gate_vec(f, u, v));
+    memcpy(y + i, out, (n - i) * sizeof(float));
+  }
+}
+
+void gate_any(int f, const float *a, const float *b, float *y, int64_t n) { gate_body(f, a, b, y, n); }
+#ifdef KERNELS_AVX2
+TARGET_AVX2 void gate_avx2(int f, const float *a, const float *b, float *y, int64_t n) { gate_body(f, a, b, y, n); }
+#endif
+
+} // namespace
+
+void gate(int f, const float *a, const float *b, float *y, int64_t n) {
+  constexpr int64_t part = 4096;
+  parallel((n + part - 1) / part, 1, [&] {
+    return [&](int64_t p) {
+      const int64_t i = p * part;
+      DISPATCH(gate, f, a + i, b + i, y + i, std::min(part, n - i));
+    };
+  });
+}
+
+// ---- attention over a cache ----
+
+int64_t cache_width(int64_t d) { return (d + LANES - 1) / LANES * LANES; }
+
+void store(const cache &c, const float *k, const float *v, const int64_t *slots, const int64_t *positions,
+           int64_t tokens) {
+  const int64_t width = cache_width(c.d);
+  parallel(tokens * c.heads, 32, [&] {
+    return [&](int64_t item) {
+      const int64_t t = item / c.heads, row = slots[t] * c.heads + item % c.heads, column = positions[t] % c.columns;
+      float *keys = c.keys + row * c.d * c.columns + column;
+      for (int64_t i = 0; i < c.d; i++) keys[i * c.columns] = k[item * c.d + i];
+      memcpy(c.values + (row * c.columns + column) * width, v + item * c.d, c.d * sizeof(float));
+    };
+  });
+}
+
+namespace {
+
+// scores of Q queries [d] for columns of keys [d, columns], NV vectors of them at a time: s[q, j] = q·k_j. It computes
+// whole vectors, so it reads and writes up to OVERRUN columns more than count; nobody looks at those.
+template <int Q, int NV>
+INLINE void scores_body(const float *q, int64_t d, const float *keys, int64_t columns, int64_t count, float *s,
+                        int64_t lds) {
+  for (int64_t j = 0; j < count; j += NV * LANES) {
+    vec acc[Q][NV];
+    UNROLL for (int i = 0; i < Q; i++) UNROLL for (int l = 0; l < NV; l++) acc[i][l] = vec{};
+    for (int64_t t = 0; t < d; t++) {
+      vec a[NV];
+      UNROLL for (int l = 0; l < NV; l++) load(a[l], keys + t * columns + j + l * LANES);
+      UNROLL for (int i = 0; i < Q; i++) {
+        const float x = q[i * d + t];
+        UNROLL for (int l = 0; l < NV; l++) acc[i][l] += a[l] * x;
+      }
+    }
+    UNROLL for (int i = 0; i < Q; i++) UNROLL for (int l = 0; l < NV; l++)
+        store_vec(s + i * lds + j + l * LANES, acc[i][l]);
+  }
+}
+
+// softmax of s[0..n), not divided by the sum, which it returns.
+INLINE float softmax_body(float *s, int64_t n, float scale) {
+  float most = -std::numeric_limits<float>::infinity();
+  for (int64_t j = 0; j < n; j++) most = std::max(most, s[j]);
+  vec sum = {};
+  for (int64_t j = 0; j < n; j += LANES) { // s has room for whole vectors
+    vec v;
+    for (int64_t i = n - j; i < LANES; i++) s[j + i] = -std::numeric_limits<float>::infinity();
+    load(v, s + j);
+    v = exp_vec((v - most) * scale);
+    sum += v;
+    store_vec(s + j, v);
+  }
+  return sum_vec(sum);
+}
+
+// mix adds count values [width]: out[q, ·] += Σ_j p[q, j]·v_j, in the order of j, NV vectors of width at a time.
+template <int Q, int NV>
+INLINE void mix_body(const float *p, int64_t ldp, const float *values, int64_t width, int64_t count, float *out) {
+  vec acc[Q][NV];
+  UNROLL for (int i = 0; i < Q; i++) UNROLL for (int l = 0; l < NV; l++) load(acc[i][l], out + i * width + l * LANES);
+  for (int64_t j = 0; j < count; j++) {
+    vec a[NV];
+    UNROLL for (int l = 0; l < NV; l++) load(a[l], values + j * width + l * LANES);
+    UNROLL for (int i = 0; i < Q; i++) {
+      const float x = p[i * ldp + j];
+      UNROLL for (int l = 0; l < NV; l++) acc[i][l] += a[l] * x;
+    }
+  }
+  UNROLL for (int i = 0; i < Q; i++) UNROLL for (int l = 0; l < NV; l++)
+      store_vec(out + i * width + l * LANES, acc[i][l]);
+}
+
+// span is what a token attends to: one key-value head of its row, positions first to last.
+struct span {
+  const float *keys, *values;
+  int64_t columns, d, width, first, last;
+  float scale;
+};
+
+// head is Q query heads of one token: q [Q, d] -> out [Q, d]. s and mixed are scratch: [Q, lds] and [Q, width].
+template <int Q, int NV>
+INLINE void head_body(const span &in, const float *q, float *s, int64_t lds, float *mixed, float *out) {
+  const int64_t n = in.last - in.first + 1;
+  for (int64_t j = 0; j < n;) { // up to two pieces where the ring ends
+    const int64_t column = (in.first + j) % in.columns, count = std::min(n - j, in.columns - column);
+    scores_body<Q, NV>(q, in.d, in.keys + column, in.columns, count, s + j, lds);
+    j += count;
+  }
+  float sum[Q];
+  for (int i = 0; i < Q; i++) sum[i] = softmax_body(s + i * lds, n, in.scale);
+  memset(mixed, 0, Q * in.width * sizeof(float));
+  for (int64_t j = 0; j < n;) {
+    const int64_t column = (in.first + j) % in.columns, count = std::min(n - j, in.columns - column);
+    const float *values = in.values + column * in.width;
+    int64_t at = 0;
+    for (; at + NV * LANES <= in.width; at += NV * LANES)
+      mix_body<Q, NV>(s + j, lds, values + at, in.width, count, mixed + at);
+    for (; at < in.width; at += LANES) mix_body<Q, 1>(s + j, lds, values + at, in.width, count, mixed + at);
+    j += count;
+  }
+  for (int i = 0; i < Q; i++) {
+    const float share = 1.0f / sum[i];
+    for (int64_t t = 0; t < in.d; t++) out[i * in.d + t] = mixed[i * in.width + t] * share;
+  }
+}
+
+INLINE void group_body(const span &in, int64_t groups, const float *q, float *s, int64_t lds, float *mixed, float *out) {
+  int64_t g = 0;
+  for (; g + 4 <= groups; g += 4) head_body<4, 2>(in, q + g * in.d, s, lds, mixed, out + g * in.d);
+  for (; g + 3 <= groups; g += 3) head_body<3, 2>(in, q + g * in.d, s, lds, mixed, out + g * in.d);
+  for (; g < groups; g++) head_body<1, 4>(in, q + g * in.d, s, lds, mixed, out + g * in.d);
+}
+
+void group_any(const span &in, int64_t groups, const float *q, float *s, int64_t lds, float *mixed, float *out) {
+  group_body(in, groups, q, s, lds, mixed, out);
+}
+#ifdef KERNELS_AVX2
+TARGET_AVX2 void group_avx2(const span &in, int64_t groups, const float *q, float *s, int64_t lds, float *mixed,
+                            float *out) {
+  group_body(in, groups, q, s, lds, mixed, out);
+}
+#endif
+
+} // namespace
+
+void attend(const cache &c, const float *q, const int64_t *slots, const int64_t *positions, float *out, int64_t tokens,
+            int64_t groups, int64_t window, float scale) {
+  const int64_t width = cache_width(c.d);
+  parallel(tokens * c.heads, 1, [&] {
+    return [&, s = std::vector<float>(), mixed = std::vector<float>(4 * width)](int64_t item) mutable {
+      const int64_t t = item / c.heads, h = item % c.heads, last = positions[t];
+      const int64_t first = window > 0 ? std::max<int64_t>(0, last - window + 1) : 0;
+      const int64_t lds = last - first + 1 + OVERRUN, row = slots[t] * c.heads + h, at = item * groups * c.d;
+      if (static_cast<int64_t>(s.size()) < 4 * lds) s.resize(4 * lds);
+      const span in = {c.keys + row * c.d * c.columns, c.values + row * c.columns * width, c.columns, c.d, width,
+                       first, last, scale};
+      DISPATCH(group, in, groups, q + at, s.data(), lds, mixed.data(), out + at);
+    };
+  });
+}
+
+// ---- log-probabilities and sampling ----
+
+namespace {
+
+// weights puts exp((x - most)·scale) of n numbers into out, which has room for whole vectors, and returns their sum.
+INLINE double weights_body(const float *x, int64_t n, float most, float scale, float *out) {
+  double total = 0;
+  for (int64_t j = 0; j < n; j += 64 * LANES) {
+    vec sum = {};
+    const int64_t end = std::min(n, j + 64 * LANES);
+    for (int64_t i = j; i < end; i += LANES) {
+      vec v;
+      if (i + LANES <= n) {
+        load(v, x + i);
+      } else {
+        for (int64_t l = 0; l < LANES; l++) v[l] = i + l < n ? x[i + l] : -std::numeric_limits<float>::infinity();
+      }
+      v = exp_vec((v - most) * scale);
+      sum += v;
+      if (out) store_vec(out + i, v);
+    }
+    total += sum_vec(sum);
+  }
+  return total;
+}
+double weights_any(const float *x, int64_t n, float most, float scale, float *out) {
+  return weights_body(x, n, most, scale, out);
+}
+#ifdef KERNELS_AVX2
+TARGET_AVX2 double weights_avx2(const float *x, int64_t n, float most, float scale, float *out) {
+  return weights_body(x, n, most, scale, out);
+}
+#endif
+
+// greatest is the index of the first greatest number, or -1 if one of them is not finite.
+int64_t greatest(const float *x, int64_t n) {
+  int64_t at = 0;
+  float bad = 0;
+  for (int64_t i = 0; i < n; i++) {
+    bad += x[i] * 0;
+    if (x[i] > x[at]) at = i;
+  }
+  return bad == 0 ? at : -1;
+}
+
+// draw inverts the distribution of n weights at u; a weight of 0 is never drawn.
+template <class Weight> int64_t draw(int64_t n, double total, double u, Weight weight) {
+  double mass = 0;
+  int64_t last = 0;
+  for (int64_t i = 0; i < n; i++) {
+    const double w = weight(i);
+    if (w == 0) continue;
+    mass += w;
+    last = i;
+    if (mass > u * total) return i;
+  }
+  return last; // rounding left a little above the sum
+}
+
+struct candidate {
+  float weight;
+  int64_t token;
+  bool operator<(const candidate &o) const { return weight != o.weight ? weight > o.weight : token < o.token; }
+};
+
+// pick draws a token among the weights [v] that top-k, top-p and min-p leave.
+int64_t pick(const float *w, int64_t v, double total, const sampling &o, double u) {
+  if (o.top_k == 0 && o.top_p >= 1 && o.min_p == 0) return draw(v, total, u, [&](int64_t i) { return w[i]; });
+  std::vector<candidate> list;
+  const float least = static_cast<float>(o.min_p); // the greatest weight is 1
+  for (int64_t i = 0; i < v; i++)
+    if (w[i] > 0 && w[i] >= least) list.push_back({w[i], i});
+  int64_t kept = list.size(), sorted = 0;
+  const auto sort_to = [&](int64_t n) { // the n first ones are in order, and before all others
+    n = std::min<int64_t>(n, list.size());
+    if (n > sorted) {
+      std::partial_sort(list.begin() + sorted, list.begin() + n, list.end());
+      sorted = n;
+    }
+  };
+  if (o.top_k > 0 && o.top_k < kept) {
+    sort_to(o.top_k);
+    kept = o.top_k;
+    sort_to(kept + 1);
+    while (kept < static_cast<int64_t>(list.size()) && list[kept].weight == list[o.top_k - 1].weight) sort_to(++kept + 1);
+    total = 0;
+    for (int64_t i = 0; i < kept; i++) total += list[i].weight;
+  }
+  if (o.top_p < 1) {
+    double before = 0;
+    int64_t n = 0;
+    for (; n < kept && (n == 0 || before < o.top_p * total); n++) {
+      if (n >= sorted) sort_to(std::min(kept, std::max<int64_t>(64, 4 * sorted)));
+      before += list[n].weight;
+    }
+    kept = n;
+  }
+  double mass = 0;
+  for (int64_t i = 0; i < kept; i++) mass += list[i].weight;
+  return list[draw(kept, mass, u, [&](int64_t i) { return list[i].weight; })].token;
+}
+
+} // namespace
+
+void log_softmax_at(const float *logits, const int64_t *targets, float *out, int64_t rows, int64_t v) {
+  parallel(rows, 1, [&] {
+    return [&](int64_t i) {
+      const float *x = logits + i * v;
+      const int64_t top = greatest(x, v);
+      if (top < 0)
+        out[i] = std::numeric_limits<float>::quiet_NaN();
+      else
+        out[i] = static_cast<float>(x[targets[i]] - x[top] - std::log(DISPATCH(weights, x, v, x[top], 1.0f, nullptr)));
+    };
+  });
+}
+
+void sample(const float *logits, const sampling &o, const double *u, const int64_t *seen, const int64_t *seen_start,
+            int64_t *tokens, float *logps, int64_t rows, int64_t v) {
+  parallel(rows, 1, [&] {
+    return [&, changed = std::vector<float>(), w = std::vector<float>()](int64_t i) mutable {
+      const float *x = logits + i * v, *y = x;
+      int64_t top = greatest(x, v);
+      if (top < 0) {
+        tokens[i] = -1;
+        logps[i] = std::numeric_limits<float>::quiet_NaN();
+        return;
+      }
+      const double log_sum = x[top] + std::log(DISPATCH(weights, x, v, x[top], 1.0f, nullptr));
+      if (o.repetition_penalty != 1) {
+        changed.assign(x, x + v);
+        for (int64_t j = seen_start[i]; j < seen_start[i + 1]; j++) {
+          const float score = x[seen[j]], penalty = static_cast<float>(o.repetition_penalty);
+          changed[seen[j]] = score < 0 ? score * penalty : score / penalty;
+        }
+        y = changed.data();
+        top = greatest(y, v);
+      }
+      int64_t token = top;
+      if (o.temperature > 0) {
+        w.resize((v + LANES - 1) / LANES * LANES);
+        const double total = DISPATCH(weights, y, v, y[top], static_cast<float>(1 / o.temperature), w.data());
+        token = pick(w.data(), v, total, o, u[i]);
+      }
+      tokens[i] = token;
+      logps[i] = static_cast<float>(x[token] - log_sum);
+    };
+  });
+}
+
+} // namespace kernels

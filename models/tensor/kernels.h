@@ -1,0 +1,76 @@
+// The by-token kernels: plain C++ without libtorch, on float32 arrays in row-major order. In all of them what is computed
+// for a token is a function of that token's own data: never of the number of tokens, of a token's place among them, or of
+// the number of threads. They run on the OpenMP threads of the calling thread.
+#ifndef LDALIGN_KERNELS_H
+#define LDALIGN_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace kernels {
+
+// A packed matrix [n, k] holds panels of PANEL columns of its transpose: [ceil(n/PANEL), k, PANEL], zeros behind n.
+constexpr int64_t PANEL = 16;
+
+int64_t panels(int64_t n);
+
+// pack takes w with the given strides, in elements.
+template <class T> void pack(const T *w, int64_t n, int64_t k, int64_t stride_n, int64_t stride_k, T *out);
+
+// linear is y[m, n] = x[m, k] · wᵀ + bias, of a packed w; bias may be null. T is float, or uint16_t for bfloat16.
+template <class T>
+void linear(const float *x, const T *w, const float *bias, float *y, int64_t m, int64_t n, int64_t k);
+
+// rows gathers rows of a packed matrix: out[i, k] = w[ids[i], k].
+template <class T> void rows(const T *w, const int64_t *ids, float *out, int64_t count, int64_t k);
+
+// rms_norm is y = (weight + offset)·x/√(mean(x²) + eps) for rows of size d.
+void rms_norm(const float *x, const float *weight, float offset, float *y, int64_t rows, int64_t d, double eps);
+
+// rotate turns heads of size d by half-split rotary tables [positions, d], of which sin is negative in its first half.
+void rotate(const float *x, const float *cos, const float *sin, const int64_t *positions, float *y, int64_t tokens,
+            int64_t heads, int64_t d);
+
+enum { SILU, GELU_TANH };
+
+// gate is y = f(a)·b element by element.
+void gate(int f, const float *a, const float *b, float *y, int64_t n);
+
+// A cache holds the keys [slots, heads, d, columns] and the values [slots, heads, columns, cache_width(d)] of rows, both
+// zero at first. The token at position p of a row stands in column p % columns. Attention reads up to 32 numbers behind a
+// slot's keys, so the last slot must not be used.
+int64_t cache_width(int64_t d);
+struct cache {
+  float *keys, *values;
+  int64_t heads, d, columns;
+};
+
+// store puts the keys and values [tokens, heads, d] of tokens into their rows.
+void store(const cache &c, const float *k, const float *v, const int64_t *slots, const int64_t *positions,
+           int64_t tokens);
+
+// attend is softmax(q·kᵀ·scale)·v of each token over the positions up to its own in its row, at most window of them (0:
+// all): q and out [tokens, groups·heads, d]. Query heads g·groups to (g+1)·groups-1 share key-value head g.
+void attend(const cache &c, const float *q, const int64_t *slots, const int64_t *positions, float *out, int64_t tokens,
+            int64_t groups, int64_t window, float scale);
+
+// log_softmax_at is log softmax(logits)[target] of each row [v].
+void log_softmax_at(const float *logits, const int64_t *targets, float *out, int64_t rows, int64_t v);
+
+struct sampling {
+  double temperature;        // 0: the most probable token
+  double top_p;              // 1: all
+  double min_p;              // 0: all
+  int64_t top_k;             // 0: all
+  double repetition_penalty; // 1: none
+};
+
+// sample draws one token per row of logits [v] by inverting the distribution at u[row]: the penalty on the tokens
+// seen[seen_start[row]..seen_start[row+1]), then temperature, top-k, top-p and min-p. logps is the log-probability of the
+// token in the distribution of the untouched logits. A row whose logits are not all finite gets token -1.
+void sample(const float *logits, const sampling &options, const double *u, const int64_t *seen,
+            const int64_t *seen_start, int64_t *tokens, float *logps, int64_t rows, int64_t v);
+
+} // namespace kernels
+
+#endif

@@ -1,0 +1,28 @@
+// What the C++ files of this package share.
+#ifndef LDALIGN_SHIM_INTERNAL_H
+#define LDALIGN_SHIM_INTERNAL_H
+
+#include "shim.h"
+
+#include <ATen/ATen.h>
+
+#include <cstring>
+#include <stdexcept>
+#include <vector>
+
+// TRY runs the body and turns any C++ exception into a malloc'ed message.
+#define TRY(...)                                                                                                     \
+  try {                                                                                                              \
+    __VA_ARGS__                                                                                                      \
+  } catch (const std::exception &e) {                                                                                \
+    return strdup(e.what());                                                                                         \
+  } catch (...) {                                                                                                    \
+    return strdup("unknown C++ exception");                                                                          \
+  }                                                                                                                  \
+  return nullptr;
+
+inline at::Tensor &T(void *t) { return *static_cast<at::Tensor *>(t); }
+
+inline void give(void **out, at::Tensor t) { *out = new at::Tensor(std::move(t)); }
+
+#endif
