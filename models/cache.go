@@ -7,115 +7,137 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// Cache holds the keys and values of a group of rows that decode together. Row i has its prompt in columns 0 to
-// len_i-1; the j-th token that it generates stands in column bucket+j, common to all rows, at position len_i+j. The
-// gap between is never seen. The number of columns that a step looks at is a function of bucket and j alone, and
-// attention is plain matmul, softmax, matmul (the flash kernel's bits depend on the other rows when there is one
-// query): so a row's numbers depend neither on its neighbours nor on their lengths.
+// Token is one token of a row: what it is, whose it is, and where it stands.
+type Token struct {
+	ID       int64
+	Slot     int // of the cache, the row's
+	Position int // 0 is the row's first token
+}
+
+// Cache holds the keys and values of rows that are computed token by token, each in a slot of its own. A step takes any
+// tokens of any rows: what it computes for one is a function of that token and those before it in its row. With a packed
+// model that holds to the last bit, whatever else is in the step. With another model it holds to the last bit between
+// steps of one number of rows, to which Step fills up.
+//
+// A slot is free for another row at any time: a row begins at position 0 and never sees what was there before. A layer
+// with a sliding window holds the window (and a step's tokens) instead of the whole row.
 //
 // A cache lives on the engine until Free. Its methods are called inside Engine.Do.
 type Cache struct {
-	m            *Model
-	keys, values []*tensor.Tensor // of each layer: [B, KVHeads, columns, D]
-	mask         *tensor.Tensor   // [B, 1, 1, columns]: 0 where a row looks, -inf elsewhere
-	lens         *tensor.Tensor   // Int64 [B]
-	last         *tensor.Tensor   // Int64 [B], the row of each prompt's last token in [B·bucket, H]
-	rows         int64
-	bucket       int64
-	used         int64 // columns in use
-	columns      int64
-	step         int64
+	m      *Model
+	layers []*tensor.TokenCache
+	slots  int
+	length int
+	burst  int
 }
 
-// NewCache makes room for one row per length: prompts of at most bucket tokens, and up to grow tokens behind each.
-// Steps look at a multiple of step columns. The row's length plus grow must not be above Config.MaxLength.
-func (m *Model) NewCache(s *tensor.Scope, lens []int, bucket, grow, step int) *Cache {
-	c := &Cache{m: m, rows: int64(len(lens)), bucket: int64(bucket), step: int64(step)}
-	c.columns = (int64(bucket+grow) + c.step - 1) / c.step * c.step
-	mask := make([]float32, c.rows*c.columns)
-	ends, last := make([]int64, len(lens)), make([]int64, len(lens))
-	for i, n := range lens {
-		if n < 1 || n > bucket || bucket > m.cfg.MaxLength() || n+grow > m.cfg.MaxLength() {
-			s.Fail(fmt.Errorf("%w: row %d: a prompt of %d tokens padded to %d, and %d tokens more, the model takes %d",
-				ErrSequence, i, n, bucket, grow, m.cfg.MaxLength()))
-			return c
-		}
-		ends[i], last[i] = int64(n), int64(i*bucket+n-1)
-		row := mask[int64(i)*c.columns:][:c.columns]
-		for j := n; j < len(row); j++ {
-			row[j] = float32(math.Inf(-1))
-		}
+// CacheOptions are the size of a cache.
+type CacheOptions struct {
+	Slots  int // rows at the same time
+	Length int // positions of a row
+	Burst  int // tokens of one row in one step, at most
+}
+
+// columns is how many positions a layer holds.
+func (o CacheOptions) columns(c Config, layer int) int64 {
+	if w := c.window(layer); w > 0 {
+		return int64(min(o.Length, w+o.Burst-1))
 	}
-	shape := []int64{c.rows, int64(m.cfg.KVHeads), c.columns, int64(m.cfg.HeadDim)}
-	for range m.cfg.Layers {
-		c.keys = append(c.keys, s.Zeros(m.dtype, shape...).Keep())
-		c.values = append(c.values, s.Zeros(m.dtype, shape...).Keep())
+	return int64(o.Length)
+}
+
+// CacheBytes is the memory of a cache.
+func (m *Model) CacheBytes(o CacheOptions) int64 {
+	return m.cfg.CacheBytes(m.dtype, o)
+}
+
+// CacheBytes is the memory of a cache of a model that computes in dtype.
+func (c Config) CacheBytes(dtype tensor.DType, o CacheOptions) int64 {
+	var total int64
+	for layer := range c.Layers {
+		total += tensor.TokenCacheBytes(dtype, int64(o.Slots)+1, int64(c.KVHeads), int64(c.HeadDim), o.columns(c, layer))
 	}
-	c.mask = s.FromFloat32(mask, c.rows, 1, 1, c.columns).To(m.dtype).Keep()
-	c.lens = s.FromInt64(ends, c.rows).Keep()
-	c.last = s.FromInt64(last, c.rows).Keep()
+	return total
+}
+
+// NewCache makes a cache. A Length above Config.MaxLength makes the scope fail with ErrSequence.
+func (m *Model) NewCache(s *tensor.Scope, o CacheOptions) *Cache {
+	c := &Cache{m: m, slots: o.Slots, length: o.Length, burst: o.Burst}
+	if o.Slots < 1 || o.Length < 1 || o.Burst < 1 || o.Length > m.cfg.MaxLength() {
+		s.Fail(fmt.Errorf("%w: a cache of %d rows of %d tokens, %d in a step: the model takes 1 to %d tokens",
+			ErrSequence, o.Slots, o.Length, o.Burst, m.cfg.MaxLength()))
+		return c
+	}
+	for layer := range m.cfg.Layers {
+		// One slot more: where Step puts the tokens that only fill up.
+		c.layers = append(c.layers, s.NewTokenCache(m.dtype, int64(o.Slots)+1, int64(m.cfg.KVHeads), int64(m.cfg.HeadDim),
+			o.columns(m.cfg, layer)))
+	}
 	return c
 }
 
 // Free releases the cache.
 func (c *Cache) Free() {
-	for _, t := range append(append(c.keys, c.values...), c.mask, c.lens, c.last) {
-		t.Free()
+	for _, l := range c.layers {
+		l.Free()
 	}
 }
 
-// Prefill takes the prompts, padded on the right to the bucket: ids [B·bucket], row after row -> the hidden state of
-// each prompt's last token, [B, H].
-func (c *Cache) Prefill(s *tensor.Scope, ids []int64) *tensor.Tensor {
-	var h *tensor.Tensor
-	err := s.NoGrad(func(s *tensor.Scope) error {
-		x := c.m.net.embed(s.FromInt64(ids, c.rows, c.bucket))
-		h = c.m.net.hidden(x, pass{attend: func(layer int, q, k, v *tensor.Tensor) *tensor.Tensor {
-			c.keys[layer].Narrow(2, 0, c.bucket).Copy_(k)
-			c.values[layer].Narrow(2, 0, c.bucket).Copy_(v)
-			return causal(layer, q, k, v)
-		}})
-		h = h.Reshape(c.rows*c.bucket, int64(c.m.cfg.Hidden)).IndexSelect(0, c.last)
-		return nil
-	})
-	s.Fail(err)
-	c.used = c.bucket
-	return h
-}
-
-// Step takes the next token of every row, ids [B] -> the hidden state of that token, [B, H].
-func (c *Cache) Step(s *tensor.Scope, ids []int64) *tensor.Tensor {
-	if c.used >= c.columns {
-		s.Fail(fmt.Errorf("models: the cache's %d columns are full", c.columns))
+// Step computes tokens, the earlier ones of a row first, and keeps their keys and values -> the final hidden state of
+// each, [M, H]. All positions before a token's own must have been computed in its slot. A model that is not packed
+// computes M filled up to the given number of rows, and to a multiple of RowStep.
+func (c *Cache) Step(s *tensor.Scope, tokens []Token, rows int) *tensor.Tensor {
+	n := len(tokens)
+	if rows = (max(rows, n) + RowStep - 1) / RowStep * RowStep; c.m.packed != nil {
+		rows = n
 	}
-	column := c.used
-	visible := min((column/c.step+1)*c.step, c.columns)
+	ids, slots, positions := make([]int64, rows), make([]int64, rows), make([]int64, rows)
+	for i := range rows {
+		if i >= n {
+			slots[i] = int64(c.slots)
+			continue
+		}
+		t := tokens[i]
+		if t.Slot < 0 || t.Slot >= c.slots || t.Position < 0 || t.Position >= c.length {
+			s.Fail(fmt.Errorf("%w: slot %d, position %d in a cache of %d rows of %d tokens", ErrSequence, t.Slot, t.Position,
+				c.slots, c.length))
+		}
+		ids[i], slots[i], positions[i] = t.ID, int64(t.Slot), int64(t.Position)
+	}
 	var h *tensor.Tensor
 	err := s.NoGrad(func(s *tensor.Scope) error {
-		c.mask.Narrow(3, column, 1).Zero_()
-		mask := c.mask.Narrow(3, 0, visible)
-		positions := c.lens.AddScalar(float64(column - c.bucket))
-		x := c.m.net.embed(s.FromInt64(ids, c.rows, 1))
-		h = c.m.net.hidden(x, pass{positions: positions, attend: func(layer int, q, k, v *tensor.Tensor) *tensor.Tensor {
-			keys, values := c.keys[layer], c.values[layer]
-			keys.Narrow(2, column, 1).Copy_(k)
-			values.Narrow(2, column, 1).Copy_(v)
-			return c.attend(q, keys.Narrow(2, 0, visible), values.Narrow(2, 0, visible), mask)
-		}})
-		h = h.Reshape(c.rows, int64(c.m.cfg.Hidden))
+		slot, position := s.FromInt64(slots, int64(rows)), s.FromInt64(positions, int64(rows))
+		p := pass{packed: c.m.packed, positions: position}
+		p.attend = func(layer int, q, k, v *tensor.Tensor) *tensor.Tensor {
+			c.layers[layer].Store(k, v, slot, position)
+			return c.layers[layer].Attend(q, slot, position, int64(c.m.cfg.window(layer)), c.m.cfg.attentionScale())
+		}
+		h = c.m.net.hidden(c.m.net.embed(s.FromInt64(ids, int64(rows), 1), p), p)
+		h = h.Reshape(int64(rows), int64(c.m.cfg.Hidden)).Narrow(0, 0, int64(n))
 		return nil
 	})
 	s.Fail(err)
-	c.used++
 	return h
 }
 
-// attend is attention of one query: q [B, Heads, 1, D], k and v [B, KVHeads, W, D], mask [B, 1, 1, W] -> [B, Heads, 1,
-// D].
-func (c *Cache) attend(q, k, v, mask *tensor.Tensor) *tensor.Tensor {
-	cfg := c.m.cfg
-	groups, dim := int64(cfg.KVHeads), int64(cfg.HeadDim)
-	q = q.Reshape(c.rows, groups, int64(cfg.Heads)/groups, dim).MulScalar(1 / math.Sqrt(float64(dim)))
-	p := q.Matmul(k.Transpose(2, 3)).Add(mask).Softmax(-1)
-	return p.Matmul(v).Reshape(c.rows, int64(cfg.Heads), 1, dim)
+// Logits are the scores of the next token behind hidden states of a step: h [N, H] -> [N, V]. Models that are not packed
+// compute them in groups of a fixed size.
+func (c *Cache) Logits(s *tensor.Scope, h *tensor.Tensor) *tensor.Tensor {
+	if c.m.packed != nil {
+		return c.m.tokenLogits(s, h)
+	}
+	n := h.Size(0)
+	var parts []*tensor.Tensor
+	for i := int64(0); i < n; i += headRows {
+		part := h.Narrow(0, i, min(headRows, n-i))
+		if short := headRows - part.Size(0); short > 0 {
+			part = s.Cat(0, part, s.Zeros(c.m.dtype, short, h.Size(1)))
+		}
+		parts = append(parts, c.m.tokenLogits(s, part))
+	}
+	return s.Cat(0, parts...).Narrow(0, 0, n)
 }
+
+func (c Config) window(int) int { return 0 }
+
+func (c Config) attentionScale() float64 { return 1 / math.Sqrt(float64(c.HeadDim)) }

@@ -44,7 +44,7 @@ func gpt2Weights(cfg Config) []weight {
 			weight{name: name + ".bias", shape: []int64{h}})
 	}
 	linear := func(name string, in, out int64, std float64) {
-		list = append(list, weight{name: name + ".weight", shape: []int64{in, out}, std: std},
+		list = append(list, weight{name: name + ".weight", shape: []int64{in, out}, std: std, inFirst: true},
 			weight{name: name + ".bias", shape: []int64{out}})
 	}
 	for i := range cfg.Layers {
@@ -90,7 +90,7 @@ func newGPT2(cfg Config, weights map[string]*tensor.Tensor) *gpt2 {
 	return g
 }
 
-func (g *gpt2) embed(ids *tensor.Tensor) *tensor.Tensor { return g.tokens.Embedding(ids) }
+func (g *gpt2) embed(ids *tensor.Tensor, p pass) *tensor.Tensor { return p.embed(g.tokens, ids) }
 
 func (g *gpt2) head() *tensor.Tensor { return g.output }
 

@@ -118,67 +118,57 @@ func TestLogProbsDoNotDependOnGradients(t *testing.T) {
 	}
 }
 
-// Decoding steps give a row the same bits with nobody beside it, with other rows, and at another position.
+// Steps give a row the same bits alone, among other rows, in another slot and in steps of another size.
 func TestStepsAreBatchInvariant(t *testing.T) {
-	const slots, bucket, steps = 8, 16, 12
+	const slots, length = 8, 40
 	for _, threads := range []int{1, 2} {
 		eng := newEngine(t, threads)
 		for name, m := range invariant(t, eng) {
+			if err := m.Pack(context.Background()); err != nil {
+				t.Fatal(err)
+			}
 			t.Run(fmt.Sprintf("%s/%d threads", name, threads), func(t *testing.T) {
-				rng := rand.New(rand.NewPCG(1, 2))
-				rows := make([][]int64, slots) // the prompt, then one token for each step
-				for i := range rows {
-					rows[i] = make([]int64, 1+rng.IntN(bucket)+steps)
-					for j := range rows[i] {
-						rows[i][j] = rng.Int64N(int64(m.Config().Vocab))
-					}
-				}
-				// logits of every step, for the rows at the given slots; -1 leaves a slot empty
-				logits := func(order []int) [][]float32 {
-					lens, prompts, next := make([]int, slots), make([]int64, slots*bucket), make([][]int64, steps)
-					for slot := range slots {
-						lens[slot] = 1
-						for j := range next {
-							next[j] = append(next[j], 0)
-						}
-						if i := order[slot]; i >= 0 {
-							lens[slot] = len(rows[i]) - steps
-							copy(prompts[slot*bucket:], rows[i][:lens[slot]])
-							for j := range next {
-								next[j][slot] = rows[i][lens[slot]+j]
-							}
-						}
-					}
-					var out [][]float32
+				rows := randomRows(rand.New(rand.NewPCG(1, 2)), slots, m.Config().Vocab, length)
+				// hidden states of the last tokens of the rows in the slots, computed burst tokens of each at a time
+				last := func(order []int, burst int) (out [][]float32) {
 					do(t, eng, func(s *tensor.Scope) error {
-						return s.NoGrad(func(s *tensor.Scope) error {
-							c := m.NewCache(s, lens, bucket, steps, 8)
-							defer c.Free()
-							out = append(out, m.Logits(s, c.Prefill(s, prompts)).Float32s())
-							for _, ids := range next {
-								out = append(out, m.Logits(s, c.Step(s, ids)).Float32s())
+						c := m.NewCache(s, models.CacheOptions{Slots: slots, Length: length, Burst: burst})
+						defer c.Free()
+						out = make([][]float32, slots)
+						for at := 0; at < length; at += burst {
+							var tokens []models.Token
+							ends := map[int]int{}
+							for slot, i := range order {
+								for p := at; i >= 0 && p < min(at+burst, len(rows[i].IDs)); p++ {
+									ends[slot] = len(tokens)
+									tokens = append(tokens, models.Token{ID: rows[i].IDs[p], Slot: slot, Position: p})
+								}
 							}
-							return nil
-						})
+							if len(tokens) == 0 {
+								break
+							}
+							h := c.Step(s, tokens, 0)
+							for slot, end := range ends {
+								out[slot] = c.Logits(s, h.Narrow(0, int64(end), 1)).Float32s()
+							}
+						}
+						return nil
 					})
 					return out
 				}
-				whole := logits([]int{0, 1, 2, 3, 4, 5, 6, 7})
-				vocab := m.Config().Vocab
+				whole := last([]int{0, 1, 2, 3, 4, 5, 6, 7}, 1)
 				for _, order := range [][]int{
 					{0, -1, -1, -1, -1, -1, -1, -1},
 					{-1, -1, -1, -1, -1, -1, 4, -1},
 					{7, 5, 3, 1, 0, 2, 4, 6},
 					{2, 2, 2, 2, 2, 2, 2, 2},
 				} {
-					for step, got := range logits(order) {
-						for slot, i := range order {
-							if i < 0 {
-								continue
-							}
-							want := whole[step][i*vocab:][:vocab]
-							if diff := cmp.Diff(want, got[slot*vocab:][:vocab]); diff != "" {
-								t.Fatalf("rows %v, step %d, row %d (-among all +here):\n%s", order, step, i, diff)
+					for _, burst := range []int{1, 3, length} {
+						for slot, got := range last(order, burst) {
+							if i := order[slot]; i >= 0 {
+								if diff := cmp.Diff(whole[i], got); diff != "" {
+									t.Fatalf("rows %v, %d at a time, row %d (-one by one +here):\n%s", order, burst, i, diff)
+								}
 							}
 						}
 					}

@@ -77,7 +77,7 @@ func newLlama(s *tensor.Scope, cfg Config, dtype tensor.DType, weights map[strin
 	return l
 }
 
-func (l *llama) embed(ids *tensor.Tensor) *tensor.Tensor { return l.tokens.Embedding(ids) }
+func (l *llama) embed(ids *tensor.Tensor, p pass) *tensor.Tensor { return p.embed(l.tokens, ids) }
 
 func (l *llama) head() *tensor.Tensor { return l.output }
 
@@ -94,7 +94,7 @@ func (l *llama) hidden(x *tensor.Tensor, p pass) *tensor.Tensor {
 		x = x.Add(p.linear(mergeHeads(a), layer.o))
 
 		h = p.rmsNorm(x, layer.forwardNorm, cfg.NormEps)
-		x = x.Add(p.linear(p.linear(h, layer.gate).Silu().Mul(p.linear(h, layer.up)), layer.down))
+		x = x.Add(p.linear(p.siluMul(p.linear(h, layer.gate), p.linear(h, layer.up)), layer.down))
 	}
 	return p.rmsNorm(x, l.norm, cfg.NormEps)
 }

@@ -15,6 +15,8 @@ import (
 type Options struct {
 	// DType is what the weights are converted to and computed in. The zero value is Float32.
 	DType tensor.DType
+	// Packed says that the model shall only generate and score, see Model.Packed.
+	Packed bool
 }
 
 // Model is a language model whose weights live on an engine. Methods that take a context use the engine themselves and
@@ -25,12 +27,13 @@ type Model struct {
 	dtype  tensor.DType
 	params []tensor.Named
 	net    network
+	packed map[*tensor.Tensor]*tensor.Packed // nil for a model that is not packed
 }
 
 // network is the computation of a family.
 type network interface {
 	// embed looks up token embeddings: ids Int64 [B, T] -> [B, T, H].
-	embed(ids *tensor.Tensor) *tensor.Tensor
+	embed(ids *tensor.Tensor, p pass) *tensor.Tensor
 	// hidden runs all layers and the final norm: x [B, T, H] -> [B, T, H].
 	hidden(x *tensor.Tensor, p pass) *tensor.Tensor
 	// head is the output matrix [V, H].
@@ -68,17 +71,25 @@ func Read(ctx context.Context, eng *tensor.Engine, cfg Config, src Source, opts 
 	if err != nil {
 		return nil, err
 	}
-	return build(ctx, eng, cfg, opts.DType, func(s *tensor.Scope, w weight) (*tensor.Tensor, error) {
-		return ReadTensor(s, src, names[w.name], opts.DType, w.shape...)
+	opts.Packed = opts.Packed && packable(eng, opts.DType)
+	return build(ctx, eng, cfg, opts, func(s *tensor.Scope, w weight) (*tensor.Tensor, error) {
+		dtype := opts.DType
+		if opts.Packed && packs(cfg, w) { // bfloat16 stays what it is
+			dtype = packedType(src, names[w.name])
+		}
+		return ReadTensor(s, src, names[w.name], dtype, w.shape...)
 	})
 }
 
 // build makes a model from one tensor per weight. On an error nothing stays on the engine.
 func build(
-	ctx context.Context, eng *tensor.Engine, cfg Config, dtype tensor.DType,
+	ctx context.Context, eng *tensor.Engine, cfg Config, opts Options,
 	tensorOf func(s *tensor.Scope, w weight) (*tensor.Tensor, error),
 ) (_ *Model, err error) {
-	m := &Model{eng: eng, cfg: cfg, dtype: dtype}
+	m := &Model{eng: eng, cfg: cfg, dtype: opts.DType}
+	if opts.Packed {
+		m.packed = make(map[*tensor.Tensor]*tensor.Packed)
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, m.Close(context.WithoutCancel(ctx)))
@@ -93,6 +104,7 @@ func build(
 			}
 			m.params = append(m.params, tensor.Named{Name: w.name, Tensor: t.Keep()})
 			byName[w.name] = t
+			m.pack(w, t)
 			return nil
 		})
 		if err != nil {
@@ -103,7 +115,7 @@ func build(
 		if cfg.Family == GPT2 {
 			m.net = newGPT2(cfg, byName)
 		} else {
-			m.net = newLlama(s, cfg, dtype, byName)
+			m.net = newLlama(s, cfg, opts.DType, byName)
 		}
 		return nil
 	})
@@ -116,7 +128,10 @@ func (m *Model) Clone(ctx context.Context) (*Model, error) {
 	for _, p := range m.params {
 		byName[p.Name] = p.Tensor
 	}
-	c, err := build(ctx, m.eng, m.cfg, m.dtype, func(_ *tensor.Scope, w weight) (*tensor.Tensor, error) {
+	if m.packed != nil {
+		return nil, fmt.Errorf("models: clone: %w", ErrPacked)
+	}
+	c, err := build(ctx, m.eng, m.cfg, Options{DType: m.dtype}, func(_ *tensor.Scope, w weight) (*tensor.Tensor, error) {
 		return byName[w.name].Detach().Clone(), nil
 	})
 	if err != nil {
@@ -129,6 +144,7 @@ func (m *Model) Clone(ctx context.Context) (*Model, error) {
 func (m *Model) Close(ctx context.Context) error {
 	err := m.eng.Do(ctx, func(*tensor.Scope) error {
 		for _, p := range m.params {
+			m.packed[p.Tensor].Free()
 			p.Tensor.Free()
 		}
 		if m.net != nil {
@@ -153,11 +169,20 @@ func (m *Model) Engine() *tensor.Engine { return m.eng }
 // DType is the type of the weights and of the hidden states.
 func (m *Model) DType() tensor.DType { return m.dtype }
 
-// Params are the weights under Hugging Face's names, in the order of the architecture. A tied head is not among them.
-func (m *Model) Params() []tensor.Named { return slices.Clone(m.params) }
+// Params are the weights under Hugging Face's names, in the order of the architecture. A tied head is not among them. A
+// packed model tells none.
+func (m *Model) Params() []tensor.Named {
+	if m.packed != nil {
+		return nil
+	}
+	return slices.Clone(m.params)
+}
 
 // SetTrainable says whether gradients are computed for the weights; a new model computes none.
 func (m *Model) SetTrainable(ctx context.Context, on bool) error {
+	if m.packed != nil {
+		return fmt.Errorf("models: train: %w", ErrPacked)
+	}
 	return m.eng.Do(ctx, func(*tensor.Scope) error {
 		for _, p := range m.params {
 			p.Tensor.RequiresGrad_(on)
@@ -167,18 +192,35 @@ func (m *Model) SetTrainable(ctx context.Context, on bool) error {
 }
 
 // Embed looks up the tokens' embeddings: ids Int64 [B, T] -> [B, T, H]. Positions come in with Hidden.
-func (m *Model) Embed(_ *tensor.Scope, ids *tensor.Tensor) *tensor.Tensor { return m.net.embed(ids) }
+func (m *Model) Embed(s *tensor.Scope, ids *tensor.Tensor) *tensor.Tensor {
+	m.whole(s)
+	return m.net.embed(ids, pass{})
+}
 
 // Hidden runs the layers and the final norm over whole sequences: emb [B, T, H] -> [B, T, H]. Position t sees positions
 // up to t. T must not be above Config.MaxLength.
 func (m *Model) Hidden(s *tensor.Scope, emb *tensor.Tensor) *tensor.Tensor {
+	m.whole(s)
 	if n := emb.Size(1); n > int64(m.cfg.MaxLength()) {
 		s.Fail(fmt.Errorf("models: a sequence of %d positions, the model takes %d", n, m.cfg.MaxLength()))
 	}
 	return m.net.hidden(emb, pass{attend: causal})
 }
 
+// whole makes the scope of a packed model fail: it computes by token only.
+func (m *Model) whole(s *tensor.Scope) {
+	if m.packed != nil {
+		s.Fail(fmt.Errorf("models: whole sequences: %w", ErrPacked))
+	}
+}
+
 // Logits are the scores of the next token: h [N, H] -> [N, V].
-func (m *Model) Logits(_ *tensor.Scope, h *tensor.Tensor) *tensor.Tensor {
-	return h.Linear(m.net.head(), nil)
+func (m *Model) Logits(s *tensor.Scope, h *tensor.Tensor) *tensor.Tensor {
+	m.whole(s)
+	return m.tokenLogits(s, h)
+}
+
+// tokenLogits is Logits for every model.
+func (m *Model) tokenLogits(_ *tensor.Scope, h *tensor.Tensor) *tensor.Tensor {
+	return pass{packed: m.packed}.linear(h, linear{weight: m.net.head()})
 }

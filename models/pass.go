@@ -11,16 +11,24 @@ type linear struct {
 }
 
 // pass is one run of tokens through a network's layers. There are two kinds. Whole sequences, x [B, T, H] at positions
-// 0 to T-1: that is training and scoring, and gradients flow. Or single tokens, x [M, 1, H], each at a position of its
-// own in a row of its own: that is decoding.
+// 0 to T-1: that is training, and gradients flow. Or by token, x [M, 1, H], each at a position of its own in a row of its
+// own: that is generating and scoring, see Cache.
 type pass struct {
-	// positions is Int64 [M] for single tokens, nil for whole sequences.
+	attend attention
+	// positions is Int64 [M] by token, nil for whole sequences.
 	positions *tensor.Tensor
-	attend    attention
+	// packed are the weights of a packed model, by what they were packed from; nil for other models.
+	packed map[*tensor.Tensor]*tensor.Packed
 }
+
+// fast tells whether the by-token kernels are used: a packed model is on the CPU in Float32.
+func (p pass) fast() bool { return p.packed != nil }
 
 // linear is x·weightᵀ + bias: x [..., In] -> [..., Out].
 func (p pass) linear(x *tensor.Tensor, l linear) *tensor.Tensor {
+	if w := p.packed[l.weight]; w != nil {
+		return x.PackedLinear(w, l.bias)
+	}
 	w := l.weight
 	if l.inFirst {
 		w = w.Transpose(0, 1)
@@ -28,13 +36,35 @@ func (p pass) linear(x *tensor.Tensor, l linear) *tensor.Tensor {
 	return x.Linear(w, l.bias)
 }
 
+// embed looks up rows of an embedding matrix [V, H]: ids Int64 [...] -> [..., H].
+func (p pass) embed(matrix, ids *tensor.Tensor) *tensor.Tensor {
+	if w := p.packed[matrix]; w != nil {
+		return w.Rows(ids)
+	}
+	return matrix.Embedding(ids)
+}
+
 // rmsNorm is weight·x/√(mean(x²)+eps) over the last dimension: x [..., D], weight [D].
 func (p pass) rmsNorm(x, weight *tensor.Tensor, eps float64) *tensor.Tensor {
+	if p.fast() {
+		return x.TokenRMSNorm(weight, 0, eps)
+	}
 	return x.RMSNorm(weight, eps)
 }
 
 // rotate turns the heads of x [B, T, heads, D] to their positions.
 func (p pass) rotate(x *tensor.Tensor, r rope) *tensor.Tensor {
+	if p.fast() {
+		return x.TokenRotate(r.cos, r.sin, p.positions)
+	}
 	cos, sin := r.at(x.Size(1), p.positions)
 	return rotate(x, cos, sin)
+}
+
+// siluMul is SiLU(a)·b.
+func (p pass) siluMul(a, b *tensor.Tensor) *tensor.Tensor {
+	if p.fast() {
+		return a.TokenSiluMul(b)
+	}
+	return a.Silu().Mul(b)
 }

@@ -19,7 +19,7 @@ func Scratch(ctx context.Context, eng *tensor.Engine, cfg Config, seed uint64) (
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("models: from scratch: %w", err)
 	}
-	m, err := build(ctx, eng, cfg, tensor.Float32, func(s *tensor.Scope, w weight) (*tensor.Tensor, error) {
+	m, err := build(ctx, eng, cfg, Options{}, func(s *tensor.Scope, w weight) (*tensor.Tensor, error) {
 		if w.std == 0 {
 			return s.Full(tensor.Float32, w.fill, w.shape...), nil
 		}

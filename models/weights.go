@@ -22,6 +22,8 @@ type weight struct {
 	shape []int64
 	// std is the standard deviation of a fresh weight around 0; without one the weight starts at fill.
 	std, fill float64
+	// inFirst says that a matrix is [In, Out], as GPT-2 stores it.
+	inFirst bool
 }
 
 // weights are the parameters of an architecture, in their fixed order.
@@ -146,6 +148,9 @@ func ReadTensor(
 // WriteWeights writes model.safetensors, one tensor after the other, as transformers opens it. A tied head is not
 // written twice.
 func (m *Model) WriteWeights(ctx context.Context, w io.Writer) error {
+	if m.packed != nil {
+		return fmt.Errorf("models: write weights: %w", ErrPacked)
+	}
 	if err := WriteTensors(ctx, m.eng, w, m.params); err != nil {
 		return fmt.Errorf("models: write weights: %w", err)
 	}
@@ -222,19 +227,37 @@ func (m *Model) Replace(ctx context.Context, src Source) error {
 	// One call of Do: nobody sees a model that is half the old one, and ctx cannot end in the middle.
 	return m.eng.Do(ctx, func(s *tensor.Scope) error {
 		return s.NoGrad(func(s *tensor.Scope) error {
-			for _, p := range m.params {
-				err := s.Scope(func(s *tensor.Scope) error {
-					t, err := ReadTensor(s, src, names[p.Name], m.dtype, p.Tensor.Shape()...)
-					if err == nil {
-						p.Tensor.Copy_(t)
-					}
-					return err
-				})
+			for i, w := range weights(m.cfg) {
+				err := s.Scope(func(s *tensor.Scope) error { return m.replace(s, src, names[w.name], w, m.params[i].Tensor) })
 				if err != nil {
-					return fmt.Errorf("%s: %w", p.Name, err)
+					return fmt.Errorf("%s: %w", w.name, err)
 				}
 			}
 			return nil
 		})
 	})
+}
+
+// replace reads one weight into its tensor t, or packs it anew.
+func (m *Model) replace(s *tensor.Scope, src Source, name string, w weight, t *tensor.Tensor) error {
+	old := m.packed[t]
+	dtype := m.dtype
+	if old != nil {
+		dtype = packedType(src, name)
+	}
+	fresh, err := ReadTensor(s, src, name, dtype, w.shape...)
+	if err != nil {
+		return err
+	}
+	if old == nil {
+		t.Copy_(fresh)
+		return s.Err()
+	}
+	packed := packMatrix(w, fresh)
+	if s.Err() != nil {
+		return s.Err()
+	}
+	m.packed[t] = packed.Keep()
+	old.Free()
+	return nil
 }

@@ -28,7 +28,7 @@ func BenchmarkDemo(b *testing.B) {
 			reqs[i].IDs[j] = rng.Int64N(512)
 		}
 	}
-	opts := decode.Options{MaxNew: 12, Temperature: 1, TopP: 1, Slots: 64, Bucket: 16}
+	opts := decode.Options{MaxNew: 12, Temperature: 1, TopP: 1, Slots: 64}
 	for b.Loop() {
 		generate(b, m, reqs, opts)
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/decode"
@@ -62,6 +63,18 @@ func readGolden(t *testing.T, name string) (reqs []decode.Request, want [][]int6
 	return reqs, g.Greedy
 }
 
+// pack packs a model.
+func pack(t testing.TB, m *models.Model) *models.Model {
+	t.Helper()
+	if err := m.Pack(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// ignoreLogProbs compares results by their tokens.
+var ignoreLogProbs = cmpopts.IgnoreFields(decode.Result{}, "LogProbs")
+
 func generate(t testing.TB, m *models.Model, reqs []decode.Request, opts decode.Options) []decode.Result {
 	t.Helper()
 	results, err := decode.Generate(context.Background(), m, reqs, opts, nil)
@@ -75,15 +88,20 @@ func TestGreedyEqualsTransformers(t *testing.T) {
 	for _, name := range []string{"llama", "llama-tied", "llama-bf16", "mistral", "gpt2"} {
 		t.Run(name, func(t *testing.T) {
 			m := load(t, newEngine(t, 1), name)
-			reqs, want := readGolden(t, name)
-			opts := decode.Options{MaxNew: len(want[0]), TopP: 1, Slots: 4, Bucket: 8}
-			for i, got := range generate(t, m, reqs, opts) {
-				alone := generate(t, m, reqs[i:i+1], opts)[0]
-				if diff := cmp.Diff(decode.Result{IDs: want[i], Reason: decode.Length}, got); diff != "" {
-					t.Errorf("request %d in a batch (-want +got):\n%s", i, diff)
+			for _, kind := range []string{"plain", "packed"} {
+				if kind == "packed" {
+					pack(t, m)
 				}
-				if diff := cmp.Diff(got, alone); diff != "" {
-					t.Errorf("request %d alone (-batch +alone):\n%s", i, diff)
+				reqs, want := readGolden(t, name)
+				opts := decode.Options{MaxNew: len(want[0]), TopP: 1, Slots: 4, Prefill: 8}
+				for i, got := range generate(t, m, reqs, opts) {
+					alone := generate(t, m, reqs[i:i+1], opts)[0]
+					if diff := cmp.Diff(decode.Result{IDs: want[i], Reason: decode.Length}, got, ignoreLogProbs); diff != "" {
+						t.Errorf("%s, request %d in a batch (-want +got):\n%s", kind, i, diff)
+					}
+					if diff := cmp.Diff(got, alone); diff != "" {
+						t.Errorf("%s, request %d alone (-batch +alone):\n%s", kind, i, diff)
+					}
 				}
 			}
 		})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/decode"
+	"github.com/ldalign/ldalign/models/score"
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
@@ -33,7 +35,8 @@ func small(t testing.TB, eng *tensor.Engine, family string) *models.Model {
 	return m
 }
 
-// The text of a request is the same alone and in any batch, at one thread and at two.
+// The result of a request is the same to the last bit alone and in any company, at one thread and at two; with a packed
+// model also whatever the slots and the size of a step.
 func TestTextDoesNotDependOnTheBatch(t *testing.T) {
 	type setup struct {
 		name  string
@@ -44,7 +47,7 @@ func TestTextDoesNotDependOnTheBatch(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	pool := make([]decode.Request, 10)
 	for i := range pool {
-		pool[i] = decode.Request{IDs: make([]int64, 1+rng.IntN(20)), Seed: rng.Uint64()}
+		pool[i] = decode.Request{IDs: make([]int64, 1+rng.IntN(20)), Seed: rng.Uint64(), MaxNew: rng.IntN(12)}
 		for j := range pool[i].IDs {
 			pool[i].IDs[j] = rng.Int64N(96)
 		}
@@ -52,17 +55,19 @@ func TestTextDoesNotDependOnTheBatch(t *testing.T) {
 	var setups []setup
 	for _, family := range []string{models.Llama, models.GPT2} {
 		for _, threads := range []int{1, 2} {
-			m := small(t, newEngine(t, threads), family)
-			for _, opts := range []decode.Options{
-				{MaxNew: 9, Temperature: 1, TopP: 1, Stop: []int64{1, 2, 3}, Slots: 4, Bucket: 8, Pad: 5},
-				{MaxNew: 9, Temperature: 0.7, TopP: 0.8, Slots: 8, Bucket: 5},
-				{MaxNew: 9, TopP: 1, Slots: 4, Bucket: 8},
-			} {
-				s := setup{name: fmt.Sprintf("%s, %d threads, %+v", family, threads, opts), model: m, opts: opts}
-				for _, r := range pool {
-					s.alone = append(s.alone, generate(t, m, []decode.Request{r}, opts)[0])
+			plain, packed := small(t, newEngine(t, threads), family), pack(t, small(t, newEngine(t, threads), family))
+			for _, m := range []*models.Model{plain, packed} {
+				for _, opts := range []decode.Options{
+					{MaxNew: 9, Temperature: 1, TopP: 1, Stop: []int64{1, 2, 3}, Slots: 4, Length: 40},
+					{MaxNew: 9, Temperature: 0.7, TopP: 0.8, MinP: 0.01, TopK: 60, Slots: 7, Prefill: 6, Length: 40},
+					{MaxNew: 9, TopP: 1, Slots: 3, RepetitionPenalty: 1.4},
+				} {
+					s := setup{name: fmt.Sprintf("%s, %d threads, packed %t, %+v", family, threads, m.Packed(), opts), model: m, opts: opts}
+					for _, r := range pool {
+						s.alone = append(s.alone, generate(t, m, []decode.Request{r}, opts)[0])
+					}
+					setups = append(setups, s)
 				}
-				setups = append(setups, s)
 			}
 		}
 	}
@@ -74,6 +79,10 @@ func TestTextDoesNotDependOnTheBatch(t *testing.T) {
 			reqs = append(reqs, pool[i])
 			want = append(want, s.alone[i])
 		}
+		if s.model.Packed() {
+			s.opts.Slots = rapid.IntRange(1, 12).Draw(t, "slots")
+			s.opts.Prefill = rapid.IntRange(1, 50).Draw(t, "prefill")
+		}
 		got, err := decode.Generate(context.Background(), s.model, reqs, s.opts, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -84,15 +93,119 @@ func TestTextDoesNotDependOnTheBatch(t *testing.T) {
 	})
 }
 
+// The log-probabilities of what is sampled are those of teacher forcing, and score gives the same bits.
+func TestLogProbsEqualScore(t *testing.T) {
+	for _, family := range []string{models.Llama, models.GPT2} {
+		m := pack(t, small(t, newEngine(t, 2), family))
+		var reqs []decode.Request
+		for i := range 9 {
+			reqs = append(reqs, decode.Request{IDs: []int64{9, 3, 7, 1, 50, 60, 70, 80, 90}[:i+1], Seed: uint64(i)})
+		}
+		results := generate(t, m, reqs, decode.Options{
+			MaxNew: 30, Temperature: 1.5, TopP: 0.9, RepetitionPenalty: 1.2, Stop: []int64{4}, Slots: 4,
+		})
+		var rows []models.Sequence
+		for i, r := range results {
+			rows = append(rows, models.Join(reqs[i].IDs, r.IDs))
+		}
+		got, err := score.LogProbs(context.Background(), m, rows, score.Options{Step: 16}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, r := range results {
+			if diff := cmp.Diff(r.LogProbs, got[i]); diff != "" {
+				t.Errorf("%s, request %d (-decode +score):\n%s", family, i, diff)
+			}
+		}
+	}
+}
+
+// A slot is refilled as soon as its row has ended: tokens come in the order in which four workers would make them who
+// take the next request from a queue when they are done with one.
+func TestSlotsAreRefilled(t *testing.T) {
+	m := pack(t, small(t, newEngine(t, 1), models.Llama))
+	var got, want []int // the request of each token
+	var reqs []decode.Request
+	limit := func(i int) int { return 1 + i*7%13 }
+	for i := range 20 {
+		reqs = append(reqs, decode.Request{IDs: []int64{int64(i)}, MaxNew: limit(i), OnToken: func(int64, float32) bool {
+			got = append(got, i)
+			return false
+		}})
+	}
+	generate(t, m, reqs, decode.Options{MaxNew: 99, TopP: 1, Slots: 4, Length: 20})
+
+	slots, left, next := []int{-1, -1, -1, -1}, make([]int, len(reqs)), 0
+	for {
+		var old, fresh []int // rows in their responses come in the order of slots, new ones behind them
+		for slot, i := range slots {
+			if i < 0 && next < len(reqs) {
+				slots[slot], left[next] = next, limit(next)
+				fresh = append(fresh, next)
+				next++
+			} else if i >= 0 {
+				old = append(old, i)
+			}
+		}
+		if len(old)+len(fresh) == 0 {
+			break
+		}
+		for _, i := range append(old, fresh...) {
+			want = append(want, i)
+			if left[i]--; left[i] == 0 {
+				slots[slices.Index(slots, i)] = -1
+			}
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("requests of the tokens (-want +got):\n%s", diff)
+	}
+}
+
+func TestOnTokenEndsARow(t *testing.T) {
+	m := pack(t, small(t, newEngine(t, 1), models.Llama))
+	var told []int64
+	req := decode.Request{IDs: []int64{4, 8}, Seed: 3, OnToken: func(id int64, logprob float32) bool {
+		if !(logprob <= 0) {
+			t.Errorf("log-probability %g", logprob)
+		}
+		told = append(told, id)
+		return len(told) == 3
+	}}
+	got := generate(t, m, []decode.Request{req}, decode.Options{MaxNew: 10, Temperature: 1, TopP: 1, Slots: 2})[0]
+	if diff := cmp.Diff(told, got.IDs); diff != "" || got.Reason != decode.Stop || len(told) != 3 {
+		t.Errorf("told %v, result %+v", told, got)
+	}
+}
+
+// Damaged weights are told, by the request and the token, not sampled from.
+func TestWeightsThatAreNotANumber(t *testing.T) {
+	eng := newEngine(t, 1)
+	m := small(t, eng, models.Llama)
+	err := eng.Do(context.Background(), func(s *tensor.Scope) error {
+		m.Params()[0].Tensor.Narrow(0, 7, 1).Copy_(s.Full(tensor.Float32, math.NaN(), 1))
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pack(t, m)
+	_, err = decode.Generate(context.Background(), m, []decode.Request{{IDs: []int64{1}}, {IDs: []int64{7}}},
+		decode.Options{MaxNew: 2, TopP: 1, Slots: 1}, nil)
+	if !errors.Is(err, decode.ErrNotFinite) {
+		t.Errorf("error %v, want ErrNotFinite", err)
+	}
+}
+
 // A sampled response is what teacher forcing gives it: its greedy tokens are the arg max of the model's own logits over
-// the whole sequence, also across the gap between the prompt and its bucket.
+// the whole sequence.
 func TestStepsEqualWholeSequences(t *testing.T) {
 	for _, family := range []string{models.Llama, models.GPT2} {
 		eng := newEngine(t, 1)
 		m := small(t, eng, family)
 		for _, n := range []int{1, 7, 8, 9} {
 			req := decode.Request{IDs: []int64{9, 3, 7, 1, 50, 60, 70, 80, 90}[:n]}
-			got := generate(t, m, []decode.Request{req}, decode.Options{MaxNew: 20, TopP: 1, Slots: 4, Bucket: 8})[0]
+			got := generate(t, m, []decode.Request{req}, decode.Options{MaxNew: 20, TopP: 1, Slots: 4})[0]
 			err := eng.Do(context.Background(), func(s *tensor.Scope) error {
 				ids := append(append([]int64{}, req.IDs...), got.IDs...)
 				h := m.Hidden(s, m.Embed(s, s.FromInt64(ids, 1, int64(len(ids)))))
@@ -147,7 +260,7 @@ func TestSamplesFollowTheDistribution(t *testing.T) {
 			reqs[i] = decode.Request{IDs: prompt, Seed: uint64(i)}
 		}
 		counts := make([]float64, len(p))
-		opts := decode.Options{MaxNew: 1, Temperature: test.temperature, TopP: test.topP, Slots: 256, Bucket: 4}
+		opts := decode.Options{MaxNew: 1, Temperature: test.temperature, TopP: test.topP, Slots: 256}
 		for _, r := range generate(t, m, reqs, opts) {
 			counts[r.IDs[0]]++
 		}
@@ -183,7 +296,7 @@ func TestSamplesFollowTheDistribution(t *testing.T) {
 func TestGenerateEnds(t *testing.T) {
 	m := small(t, newEngine(t, 1), models.Llama)
 	req := decode.Request{IDs: []int64{4, 8, 15, 16, 23, 42}, Seed: 1}
-	opts := decode.Options{MaxNew: 10, Temperature: 1, TopP: 1, Slots: 4, Bucket: 4}
+	opts := decode.Options{MaxNew: 10, Temperature: 1, TopP: 1, Slots: 4}
 	free := generate(t, m, []decode.Request{req}, opts)[0]
 	if len(free.IDs) != opts.MaxNew || free.Reason != decode.Length {
 		t.Fatalf("without end tokens: %d tokens, reason %q", len(free.IDs), free.Reason)
@@ -194,7 +307,7 @@ func TestGenerateEnds(t *testing.T) {
 		first++
 	}
 	want := decode.Result{IDs: free.IDs[:first+1], Reason: decode.Stop}
-	if diff := cmp.Diff(want, generate(t, m, []decode.Request{req}, opts)[0]); diff != "" {
+	if diff := cmp.Diff(want, generate(t, m, []decode.Request{req}, opts)[0], ignoreLogProbs); diff != "" {
 		t.Errorf("with an end token (-want +got):\n%s", diff)
 	}
 	if got := generate(t, m, nil, opts); len(got) != 0 {
@@ -204,7 +317,7 @@ func TestGenerateEnds(t *testing.T) {
 
 func TestGenerateRefuses(t *testing.T) {
 	m := small(t, newEngine(t, 1), models.Llama)
-	ok := decode.Options{MaxNew: 4, Temperature: 1, TopP: 1, Slots: 4, Bucket: 4}
+	ok := decode.Options{MaxNew: 4, Temperature: 1, TopP: 1, Slots: 4}
 	req := decode.Request{IDs: []int64{1}}
 	for name, test := range map[string]struct {
 		edit func(o *decode.Options)
@@ -212,13 +325,15 @@ func TestGenerateRefuses(t *testing.T) {
 	}{
 		"no tokens":             {func(o *decode.Options) { o.MaxNew = 0 }, req},
 		"no slots":              {func(o *decode.Options) { o.Slots = 0 }, req},
-		"odd slots":             {func(o *decode.Options) { o.Slots = 6 }, req},
-		"no bucket":             {func(o *decode.Options) { o.Bucket = 0 }, req},
+		"no prefill":            {func(o *decode.Options) { o.Prefill = -1 }, req},
+		"negative top-k":        {func(o *decode.Options) { o.TopK = -1 }, req},
+		"min-p above 1":         {func(o *decode.Options) { o.MinP = 1.1 }, req},
+		"negative penalty":      {func(o *decode.Options) { o.RepetitionPenalty = -1 }, req},
+		"longer than the model": {func(o *decode.Options) { o.Length = 97 }, req},
 		"negative temperature":  {func(o *decode.Options) { o.Temperature = -1 }, req},
 		"temperature NaN":       {func(o *decode.Options) { o.Temperature = math.NaN() }, req},
 		"top-p 0":               {func(o *decode.Options) { o.TopP = 0 }, req},
 		"top-p above 1":         {func(o *decode.Options) { o.TopP = 1.1 }, req},
-		"pad outside":           {func(o *decode.Options) { o.Pad = 96 }, req},
 		"empty prompt":          {func(*decode.Options) {}, decode.Request{}},
 		"token outside":         {func(*decode.Options) {}, decode.Request{IDs: []int64{96}}},
 		"negative token":        {func(*decode.Options) {}, decode.Request{IDs: []int64{-1}}},
@@ -234,9 +349,9 @@ func TestGenerateRefuses(t *testing.T) {
 			}
 		})
 	}
-	// The longest that fits, although its bucket would not.
+	// The longest that fits.
 	longest := decode.Request{IDs: make([]int64, 91)}
-	got := generate(t, m, []decode.Request{longest}, decode.Options{MaxNew: 5, TopP: 1, Slots: 4, Bucket: 50})
+	got := generate(t, m, []decode.Request{longest}, decode.Options{MaxNew: 5, TopP: 1, Slots: 4})
 	if len(got[0].IDs) != 5 {
 		t.Errorf("the longest request gives %d tokens", len(got[0].IDs))
 	}
@@ -252,16 +367,16 @@ func TestGenerateStopsWithItsContext(t *testing.T) {
 		reqs[i] = decode.Request{IDs: []int64{1, 2, 3}}
 	}
 	calls := 0
-	results, err := decode.Generate(ctx, m, reqs, decode.Options{MaxNew: 5, TopP: 1, Slots: 4, Bucket: 4}, func(done int) {
-		if calls++; done != 4*calls {
+	results, err := decode.Generate(ctx, m, reqs, decode.Options{MaxNew: 5, TopP: 1, Slots: 4}, func(done int) {
+		if calls++; done != calls {
 			t.Errorf("call %d of onProgress: %d done", calls, done)
 		}
 		if calls == 3 {
 			cancel()
 		}
 	})
-	if !errors.Is(err, context.Canceled) || results != nil || calls != 3 {
-		t.Errorf("results %v, error %v after %d calls of onProgress, want nil and context.Canceled after 3", results, err, calls)
+	if !errors.Is(err, context.Canceled) || results != nil || calls != 4 { // the four rows of a step end together
+		t.Errorf("results %v, error %v after %d calls of onProgress, want nil and context.Canceled after 4", results, err, calls)
 	}
 	if got := eng.Live(); got != live {
 		t.Errorf("%d tensors live afterwards, %d before", got, live)

@@ -45,8 +45,12 @@ func (p *Packed) Keep() *Packed {
 	return p
 }
 
-// Free releases the matrix now.
-func (p *Packed) Free() { p.panels.Free() }
+// Free releases the matrix now. Freeing nil does nothing.
+func (p *Packed) Free() {
+	if p != nil {
+		p.panels.Free()
+	}
+}
 
 // Bytes is how much memory the matrix takes.
 func (p *Packed) Bytes() int64 { return p.panels.Numel() * int64(p.panels.DType().Size()) }

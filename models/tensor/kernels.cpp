@@ -489,6 +489,10 @@ TARGET_AVX2 double weights_avx2(const float *x, int64_t n, float most, float sca
 }
 #endif
 
+double log_sum_exp(const float *x, int64_t n, float most) {
+  return most + std::log(DISPATCH(weights, x, n, most, 1.0f, nullptr));
+}
+
 // greatest is the index of the first greatest number, or -1 if one of them is not finite.
 int64_t greatest(const float *x, int64_t n) {
   int64_t at = 0;
@@ -564,10 +568,8 @@ void log_softmax_at(const float *logits, const int64_t *targets, float *out, int
     return [&](int64_t i) {
       const float *x = logits + i * v;
       const int64_t top = greatest(x, v);
-      if (top < 0)
-        out[i] = std::numeric_limits<float>::quiet_NaN();
-      else
-        out[i] = static_cast<float>(x[targets[i]] - x[top] - std::log(DISPATCH(weights, x, v, x[top], 1.0f, nullptr)));
+      out[i] = top < 0 ? std::numeric_limits<float>::quiet_NaN()
+                       : static_cast<float>(x[targets[i]] - log_sum_exp(x, v, x[top]));
     };
   });
 }
@@ -583,7 +585,7 @@ void sample(const float *logits, const sampling &o, const double *u, const int64
         logps[i] = std::numeric_limits<float>::quiet_NaN();
         return;
       }
-      const double log_sum = x[top] + std::log(DISPATCH(weights, x, v, x[top], 1.0f, nullptr));
+      const double log_sum = log_sum_exp(x, v, x[top]);
       if (o.repetition_penalty != 1) {
         changed.assign(x, x + v);
         for (int64_t j = seen_start[i]; j < seen_start[i + 1]; j++) {

@@ -148,8 +148,7 @@ func (s *Stage) answer(ctx context.Context) ([]Detail, error) {
 	}
 	tok := s.policy.Tokenizer()
 	options := decode.Options{
-		MaxNew: s.spec.Generation.MaxNewTokens, Stop: tok.EOS(), Pad: tok.PAD(), Slots: s.spec.Generation.Slots,
-		Bucket: s.spec.Generation.Bucket, TopP: 1,
+		MaxNew: s.spec.Generation.MaxNewTokens, Stop: tok.EOS(), Slots: s.spec.Generation.Slots, TopP: 1,
 	}
 	best, err := decode.Generate(ctx, s.policy.Model, greedy, options, nil)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/decode"
+	"github.com/ldalign/ldalign/models/score"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
@@ -149,7 +150,7 @@ func (s *Stage) options() decode.Options {
 	tok := s.policy.Tokenizer()
 	return decode.Options{
 		MaxNew: s.spec.Generation.MaxNewTokens, Temperature: s.spec.Generation.Temperature, TopP: s.spec.Generation.TopP,
-		Stop: tok.EOS(), Pad: tok.PAD(), Slots: s.spec.Generation.Slots, Bucket: s.spec.Generation.Bucket,
+		Stop: tok.EOS(), Slots: s.spec.Generation.Slots,
 	}
 }
 
@@ -160,22 +161,11 @@ func (s *Stage) score(ctx context.Context, out []*events.Pair, indices []int) er
 		rows = append(rows, models.Join(out[i].GetPromptIds(), out[i].GetChosenIds()))
 		rows = append(rows, models.Join(out[i].GetPromptIds(), out[i].GetRejectedIds()))
 	}
-	logp := make([]float64, len(rows))
-	most := s.policy.Model.Config().MaxLength()
-	for _, batch := range models.Batches(rows, s.spec.Generation.Slots, s.spec.Generation.Bucket, most) {
-		err := s.policy.Model.Engine().Do(ctx, func(scope *tensor.Scope) error {
-			return scope.NoGrad(func(scope *tensor.Scope) error {
-				values := models.LogProbs(scope, s.policy.Model, batch.Rows, batch.Pad).Float32s()
-				for k, i := range batch.Index {
-					logp[i] = float64(values[k])
-				}
-				return scope.Err()
-			})
-		})
-		if err != nil {
-			return fmt.Errorf("generator: reference log-probs by checkpoint %.12s: %w", s.policy.Digest, err)
-		}
+	logprobs, err := score.LogProbs(ctx, s.policy.Model, rows, score.Options{}, nil)
+	if err != nil {
+		return fmt.Errorf("generator: reference log-probs by checkpoint %.12s: %w", s.policy.Digest, err)
 	}
+	logp := score.Sums(logprobs)
 	for k, i := range indices {
 		out[i].ChosenLogp, out[i].RejectedLogp = logp[2*k], logp[2*k+1]
 	}

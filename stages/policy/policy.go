@@ -83,7 +83,7 @@ func (p *Policy) load(ctx context.Context, manifest checkpoints.Manifest) error 
 	if err != nil {
 		return errors.Join(err, tok.Close())
 	}
-	model, err := models.Load(ctx, p.engine, folder, models.Options{})
+	model, err := models.Load(ctx, p.engine, folder, models.Options{Packed: true})
 	if err != nil {
 		return errors.Join(err, tok.Close())
 	}
