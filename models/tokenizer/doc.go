@@ -27,9 +27,15 @@
 // # Limits
 //
 // A tokenizer.json and a chat template are trusted as the weights are that they come with. What is malformed is an
-// error, but the library aborts the process on some contradictions (a post-processor with a token that it does not
-// define, say), and gonja knows less than Jinja: no {% set a, b = ... %}, no strings side by side, and None is printed
-// as nothing. A template beyond it is ErrTemplate; a run can then name one of its own (FormatOptions).
+// error, also where the library would abort the process for it (see check.go). Regular expressions of its own dialect
+// are the exception: one that matches the empty text in a Replace normalizer cannot be told before.
+//
+// tokenizer.json has the last word. transformers 5 builds the tokenizers of some classes (LlamaTokenizer) anew from the
+// vocabulary, with other rules for a space before the text and after special tokens; which special tokens are added
+// (BOS, EOS) is the file's in both, whatever add_bos_token says.
+//
+// Gonja knows less than Jinja: no {% set a, b = ... %}, no strings side by side, and None is printed as nothing. A
+// template beyond it is ErrTemplate; a run can then name one of its own (FormatOptions).
 package tokenizer
 
 import "errors"

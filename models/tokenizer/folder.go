@@ -127,13 +127,10 @@ func (f *folder) readVocab(text []byte) error {
 			return fmt.Errorf("%w: %s: vocab: %w", ErrFormat, tokenizerFile, err)
 		}
 		for i, pair := range list {
-			token, ok := "", false
-			if len(pair) > 0 {
-				token, ok = pair[0].(string)
+			if err := checkUnigram(pair); err != nil {
+				return fmt.Errorf("%w: %s: vocab: entry %d: %w", ErrFormat, tokenizerFile, i, err)
 			}
-			if !ok {
-				return fmt.Errorf("%w: %s: vocab: entry %d has no text", ErrFormat, tokenizerFile, i)
-			}
+			token, _ := pair[0].(string)
 			f.vocab[token] = int64(i)
 		}
 	default:
@@ -156,8 +153,11 @@ func (f *folder) readVocab(text []byte) error {
 	}
 	f.bytes = byteTokens(content.Decoder, f.vocab)
 	f.library = text
+	changed, err := f.checkFile(fields)
+	if err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrFormat, tokenizerFile, err)
+	}
 	null := []byte("null")
-	changed := false
 	for _, key := range []string{"truncation", "padding"} {
 		if value, ok := fields[key]; ok && !bytes.Equal(value, null) {
 			fields[key] = null

@@ -1,6 +1,8 @@
 package tokenizer_test
 
 import (
+	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -295,6 +297,113 @@ func TestLoadTellsWhatIsWrong(t *testing.T) {
 	if _, err := tokenizer.Load("testdata/nobody"); !errors.Is(err, tokenizer.ErrNoTokenizer) ||
 		!strings.Contains(err.Error(), "testdata/nobody") {
 		t.Errorf("no folder: %v", err)
+	}
+}
+
+// What would abort the process within the library is told instead.
+func TestLoadRefusesWhatAborts(t *testing.T) {
+	type object = map[string]any
+	deep := any(object{})
+	for range 200 {
+		deep = object{"type": "Sequence", "decoders": []any{deep}}
+	}
+	for name, test := range map[string]struct {
+		key   string
+		value any
+		says  string
+	}{
+		"NUL":                {"version", "1\x00", "NUL"},
+		"list":               {"normalizer", []any{""}, "not an object"},
+		"list in a sequence": {"normalizer", object{"type": "Sequence", "normalizers": []any{[]any{""}}}, "not an object"},
+		"empty prefix":       {"normalizer", object{"type": "Prepend", "prepend": ""}, "Prepend"},
+		"replace nothing": {
+			"normalizer", object{"type": "Replace", "pattern": object{"String": ""}, "content": "x"}, "Replace",
+		},
+		"replace a boundary": {
+			"normalizer", object{"type": "Replace", "pattern": object{"Regex": `\b`}, "content": "x"}, "Replace",
+		},
+		"charsmap of zeros": {
+			"normalizer", object{"type": "Precompiled", "precompiled_charsmap": "AAAA"}, "precompiled_charsmap",
+		},
+		"charsmap beyond its end": {
+			"normalizer", object{"type": "Precompiled", "precompiled_charsmap": charsmap(256, 77, "x\x00")}, "of 2 bytes",
+		},
+		"short trie": {
+			"normalizer", object{"type": "Precompiled", "precompiled_charsmap": charsmap(98, 0, "x\x00")}, "98 units",
+		},
+		"strip at the end": {
+			"decoder", object{"type": "Strip", "content": " ", "start": 0, "stop": 1}, "stop",
+		},
+		"deep": {"decoder", deep, "levels"},
+		"special token that is not defined": {"post_processor", object{
+			"type": "TemplateProcessing", "single": []any{object{"SpecialToken": object{"id": "<s>", "type_id": 0}}},
+			"pair": []any{}, "special_tokens": object{},
+		}, "<s>"},
+		"second text": {"post_processor", object{
+			"type": "TemplateProcessing", "single": []any{object{"Sequence": object{"id": "B", "type_id": 0}}},
+			"pair": []any{}, "special_tokens": object{},
+		}, "second"},
+		"id of no vocabulary": {"post_processor", object{
+			"type": "BertProcessing", "sep": []any{"</s>", 2}, "cls": []any{"<s>", 4000},
+		}, "4000"},
+		"merge of no vocabulary": {"model.merges", []any{[]any{"a\x00", "b"}}, "merge 0"},
+		"odd merge":              {"model.merges", []any{"a b c"}, "merge 0"},
+		"long prefix":            {"model.continuing_subword_prefix", "####", "####"},
+		"random tokens":          {"model.dropout", 0.1, "dropout"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			files := folder(t, "llama")
+			var file object
+			if err := json.Unmarshal(files["tokenizer.json"].Data, &file); err != nil {
+				t.Fatal(err)
+			}
+			part := file
+			key, inModel := strings.CutPrefix(test.key, "model.")
+			if inModel {
+				part = file["model"].(object)
+			}
+			part[key] = test.value
+			text, err := json.Marshal(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			files["tokenizer.json"] = &fstest.MapFile{Data: text}
+			_, err = tokenizer.FromFS(files)
+			if !errors.Is(err, tokenizer.ErrFormat) || !strings.Contains(err.Error(), test.says) {
+				t.Errorf("error %v, want one that says %q", err, test.says)
+			}
+		})
+	}
+}
+
+// charsmap is SentencePiece's table with a trie of so many units, in which the letter a is replaced by what stands at
+// the given place of the replacements.
+func charsmap(units, at uint32, replacements string) string {
+	trie := make([]uint32, units)
+	trie['a'] = 'a' | 1<<8 | ('a'^1)<<10 // the unit of a has a leaf, which is unit 1
+	trie[1] = at | 1<<31
+	blob := binary.LittleEndian.AppendUint32(nil, 4*units)
+	for _, u := range trie {
+		blob = binary.LittleEndian.AppendUint32(blob, u)
+	}
+	return base64.StdEncoding.EncodeToString(append(blob, replacements...))
+}
+
+func TestCharsmap(t *testing.T) {
+	files := folder(t, "gpt2")
+	text := string(files["tokenizer.json"].Data)
+	if !strings.Contains(text, `"normalizer":null`) {
+		t.Fatal("the golden tokenizer has a normalizer")
+	}
+	files["tokenizer.json"] = &fstest.MapFile{Data: []byte(strings.Replace(text, `"normalizer":null`,
+		`"normalizer":{"type":"Precompiled","precompiled_charsmap":"`+charsmap(512, 2, "x\x00the\x00")+`"}`, 1))}
+	tok := closing(t)(tokenizer.FromFS(files))
+	ids, err := tok.Encode("a dog", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := tok.Decode(ids, false); got != "the dog" {
+		t.Errorf("%q", got)
 	}
 }
 
@@ -615,5 +724,67 @@ func FuzzFromFS(f *testing.F) {
 			}
 		}
 		tok.Decode(ids, true)
+	})
+}
+
+// FuzzComponent puts a value into one place of a good tokenizer.json, where random bytes would rarely leave JSON.
+func FuzzComponent(f *testing.F) {
+	places := []string{
+		"normalizer", "pre_tokenizer", "post_processor", "decoder", "added_tokens", "version",
+		"model.type", "model.vocab", "model.merges", "model.unk_token", "model.continuing_subword_prefix",
+		"model.end_of_word_suffix", "model.byte_fallback", "model.unk_id",
+	}
+	for i, seed := range []string{
+		`{"type":"Replace","pattern":{"String":" "},"content":"_"}`, `{"type":"Metaspace","replacement":"_"}`,
+		`{"type":"BertProcessing","sep":["</s>",2],"cls":["<s>",1]}`, `{"type":"Strip","content":" ","start":1,"stop":0}`,
+		`[{"id":0,"content":"<unk>","special":true}]`, `"1.0"`, `"Unigram"`, `[["a",-1],["b",-2.5]]`, `[["a","b"]]`, `"a"`,
+		`"##"`, `"</w>"`, `true`, `0`,
+	} {
+		f.Add(uint8(i), []byte(seed))
+	}
+	f.Add(uint8(0), []byte(`{"type":"Precompiled","precompiled_charsmap":"`+charsmap(512, 0, "x\x00")+`"}`))
+	f.Add(uint8(2), []byte(`{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"a","type_id":0}}],"pair":[],`+
+		`"special_tokens":{"a":{"id":"a","ids":[1],"tokens":["a"]}}}`))
+	var good map[string]json.RawMessage
+	var model map[string]json.RawMessage
+	if err := errors.Join(json.Unmarshal(folder(f, "llama")["tokenizer.json"].Data, &good),
+		json.Unmarshal(good["model"], &model)); err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, place uint8, value []byte) {
+		if !json.Valid(value) {
+			return
+		}
+		file := maps.Clone(good)
+		if key, inModel := strings.CutPrefix(places[int(place)%len(places)], "model."); inModel {
+			inner := maps.Clone(model)
+			inner[key] = value
+			text, err := json.Marshal(inner)
+			if err != nil {
+				t.Fatal(err)
+			}
+			file["model"] = text
+		} else {
+			file[key] = value
+		}
+		text, err := json.Marshal(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tok, err := tokenizer.FromFS(fstest.MapFS{
+			"tokenizer.json":        &fstest.MapFile{Data: text},
+			"tokenizer_config.json": &fstest.MapFile{Data: []byte(`{"eos_token":"</s>"}`)},
+		})
+		if err != nil {
+			return
+		}
+		defer tok.Close()
+		for _, special := range []bool{false, true} {
+			ids, err := tok.Encode("ab 1\n the dog's 😀 <s>", special)
+			if err != nil {
+				continue
+			}
+			tok.Decode(ids, special)
+		}
 	})
 }
