@@ -3,6 +3,7 @@ package safetensors
 import (
 	"encoding/binary"
 	"os"
+	"runtime"
 	"testing"
 )
 
@@ -18,6 +19,10 @@ func FuzzHeader(f *testing.F) {
 		`{"a":{"dtype":"U8","shape":[1,0],"data_offsets":[0,0]},"b":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}`,
 		`{"__metadata__":{"a":"b"}}   `,
 		`{"a":{"dtype":"F64","shape":[9223372036854775807,2],"data_offsets":[0,18446744073709551614]}}`,
+		`{"a":{"dtype":"U8","shape":[4294967296,4294967296,0],"data_offsets":[0,0]}}`,
+		`{"a":{"dtype":"BF16","shape":[1],"data_offsets":[2,4]},"b":{"dtype":"I8","shape":[2],"data_offsets":[0,2]}}`,
+		`{"a":{"dtype":"F16","shape":[2],"data_offsets":[4,0]},"a":{"dtype":"F16","shape":[2],"data_offsets":[0,4]}}`,
+		`{"a":{"dtype":"U8","shape":[-4],"data_offsets":[0,-4]}}`,
 	} {
 		f.Add(seed, uint64(len(seed)), 4)
 	}
@@ -25,7 +30,14 @@ func FuzzHeader(f *testing.F) {
 		file := binary.LittleEndian.AppendUint64(nil, length)
 		file = append(file, text...)
 		file = append(file, make([]byte, uint(data)%1024)...)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
 		h, err := parseHeader(file)
+		runtime.ReadMemStats(&after)
+		// A length that lies costs nothing; nesting costs a little for each byte that is there.
+		if used := after.TotalAlloc - before.TotalAlloc; used > 1<<20+1000*uint64(len(file)) {
+			t.Fatalf("%d bytes allocated for a file of %d", used, len(file))
+		}
 		if err != nil {
 			return
 		}
