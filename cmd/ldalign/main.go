@@ -44,6 +44,8 @@ type cli struct {
 	Report      reportCommand      `cmd:"" help:"Write the report of runs again."`
 	DeadLetters deadLettersCommand `cmd:"" name:"deadletters" help:"List, show and redrive what could not be processed."`
 	Checkpoints checkpointsCommand `cmd:"" help:"List checkpoints, export one as a Hugging Face folder."`
+	Generate    generateCommand    `cmd:"" help:"Generate responses to prompts in a file."`
+	Score       scoreCommand       `cmd:"" help:"Compute the log-probabilities of responses in a file."`
 	Version     versionCommand     `cmd:"" help:"Print the versions of this build."`
 }
 

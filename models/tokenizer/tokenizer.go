@@ -136,6 +136,9 @@ func (t *Tokenizer) PAD() int64 {
 	return t.eos[0]
 }
 
+// HasTemplate tells whether the tokenizer has a chat template, be it one that can be used or not.
+func (t *Tokenizer) HasTemplate() bool { return t.hasTemplate }
+
 // Render gives a conversation as the chat template writes it, with addGenerationPrompt up to where the assistant
 // begins. ErrTemplate if there is no template, gonja cannot compile it, or it refuses the conversation.
 func (t *Tokenizer) Render(messages []Message, addGenerationPrompt bool) (string, error) {

@@ -1,0 +1,218 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/ldalign/ldalign/models/decode"
+	"github.com/ldalign/ldalign/models/tokenizer"
+	"github.com/ldalign/ldalign/schemas"
+)
+
+type generateCommand struct {
+	modelFlags
+	templateFlags
+	samplingFlags
+	Input    string `help:"JSON lines with prompt, or messages; - is standard input." required:"" placeholder:"FILE"`
+	Out      string `help:"JSON lines to write; started again, the verb goes on behind what is there." placeholder:"FILE"`
+	Overlong string `help:"A prompt for which the model has no room: cut keeps its last tokens, reject ends the verb." enum:"cut,reject" default:"cut"`
+	Slots    int    `help:"Rows that decode together; 0 is as many as --memory allows, up to 64. It changes no text." default:"0"`
+	Memory   int64  `help:"MiB for keys and values." default:"1024"`
+}
+
+// samplingFlags say how tokens are drawn.
+type samplingFlags struct {
+	MaxTokens         int      `help:"Tokens of a response at most." default:"256" placeholder:"N"`
+	Temperature       float64  `help:"Divides the logits; 0 takes the most probable token." default:"0" placeholder:"T"`
+	TopK              int      `help:"Sample among the K most probable tokens; 0 is all." default:"0" placeholder:"K"`
+	TopP              float64  `help:"Sample among the most probable tokens that together reach P." default:"1" placeholder:"P"`
+	MinP              float64  `help:"Sample among tokens with at least this share of the greatest probability." default:"0" placeholder:"P"`
+	RepetitionPenalty float64  `help:"Above 1 makes tokens that were there less probable." default:"1" placeholder:"R"`
+	Seed              uint64   `help:"Seed; a record's draws are a function of it and of the record's id." default:"1"`
+	Stop              []string `help:"End a response before this text; may be given several times." sep:"none" placeholder:"TEXT"`
+	IgnoreEOS         bool     `help:"Go on behind end tokens, up to --max-tokens." name:"ignore-eos"`
+}
+
+func (f samplingFlags) options(t *tokenizer.Tokenizer) decode.Options {
+	o := decode.Options{
+		MaxNew: f.MaxTokens, Temperature: f.Temperature, TopK: f.TopK, TopP: f.TopP, MinP: f.MinP,
+		RepetitionPenalty: f.RepetitionPenalty,
+	}
+	if !f.IgnoreEOS {
+		o.Stop = t.EOS()
+	}
+	return o
+}
+
+func (generateCommand) Help() string {
+	return `Example:
+
+    ldalign generate --model ./smollm2 --input prompts.jsonl --max-tokens 200 --temperature 0.7 --out answers.jsonl
+    ldalign generate --model my-run@3 --input prompts.jsonl --out answers.jsonl
+
+A line in is {"id": …, "prompt": "…"} or {"id": …, "messages": [{"role": "user", "content": "…"}]}; max_tokens and seed may
+be given per line. A line out adds response, token_ids, logprob (of the tokens, by the model itself) and finish_reason
+(stop or length). A record's text depends on the record and the settings only: not on the others, nor on --slots.`
+}
+
+// want is what a record asks for.
+type want struct {
+	request decode.Request
+	stream  *tokenizer.Stream
+	stop    *tokenizer.StopMatcher
+	text    string
+	cut     int
+}
+
+func (c *generateCommand) Run(ctx context.Context, e *env) error {
+	o, err := e.load(ctx, c.modelFlags, c.templateFlags)
+	if err != nil {
+		return err
+	}
+	defer o.Close(ctx)
+	options := c.options(o.tokenizer)
+	most := o.model.Config().MaxLength()
+	if c.MaxTokens < 1 || c.MaxTokens >= most {
+		return fmt.Errorf("%w: --max-tokens is %d, the model takes prompts and responses of %d tokens together", errUsage, c.MaxTokens, most)
+	}
+	if _, err := tokenizer.NewStopMatcher(c.Stop...); err != nil {
+		return fmt.Errorf("%w: --stop: %w", errUsage, err)
+	}
+	wants := map[*converted]*want{}
+	cut, tokens := 0, 0
+	job := conversion{
+		verb: "generate", unit: "records", input: c.Input, output: c.Out, window: 1024,
+		settings: map[string]any{
+			"verb": "generate", "model": c.Model, "sampling": c.samplingFlags, "template": c.templateFlags, "overlong": c.Overlong,
+		},
+		prepare: func(r *converted) error {
+			w, err := c.want(o, r, most)
+			if err == nil {
+				wants[r] = w
+			}
+			return err
+		},
+		work: func(ctx context.Context, records []*converted, emit func(i int) error) error {
+			defer clear(wants)
+			next := 0
+			for _, r := range records {
+				w := wants[r]
+				options.Length = max(options.Length, len(w.request.IDs)+w.request.MaxNew)
+			}
+			options.Slots = c.Slots
+			if options.Slots == 0 {
+				options.Slots = options.SlotsFor(o.model, c.Memory<<20, min(64, len(records)))
+			}
+			return decode.Run(ctx, o.model, options,
+				func() (decode.Request, bool, error) {
+					if next == len(records) {
+						return decode.Request{}, false, nil
+					}
+					next++
+					return wants[records[next-1]].request, true, nil
+				},
+				func(i int, result decode.Result) error {
+					w := wants[records[i]]
+					tokens += len(result.IDs)
+					if w.cut > 0 {
+						cut++
+					}
+					if err := w.finish(o, records[i], result); err != nil {
+						return err
+					}
+					return emit(i)
+				})
+		},
+	}
+	done, before, err := e.convert(ctx, job)
+	if err := job.ended(err, done, before); err != nil {
+		return err
+	}
+	return e.summary("generate", count{"records", done}, count{"before", before}, count{"tokens", tokens}, count{"cut_prompts", cut})
+}
+
+// want reads what a record asks for.
+func (c *generateCommand) want(o *offline, r *converted, most int) (*want, error) {
+	prompt, messages, err := readPrompt(r)
+	if err != nil {
+		return nil, err
+	}
+	key := "prompt"
+	if messages != nil {
+		key = "messages"
+	}
+	ids, err := o.prompt(prompt, messages)
+	if err != nil {
+		return nil, r.fail(key, "%v", err)
+	}
+	w := &want{request: decode.Request{MaxNew: c.MaxTokens, Seed: schemas.SampleSeed(c.Seed, 0, r.name, 0)}}
+	for _, option := range []struct {
+		key  string
+		into any
+	}{{"max_tokens", &w.request.MaxNew}, {"seed", &w.request.Seed}} {
+		if r.has(option.key) {
+			if err := r.into(option.key, "a whole number", option.into); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if w.request.MaxNew < 1 || w.request.MaxNew >= most {
+		return nil, r.fail("max_tokens", "is %d; the model takes %d tokens, prompt and response", w.request.MaxNew, most)
+	}
+	if room := most - w.request.MaxNew; len(ids) > room {
+		if c.Overlong == "reject" {
+			return nil, r.fail(key, "has %d tokens, the model has room for %d beside %d new ones (--overlong cut keeps the last)",
+				len(ids), room, w.request.MaxNew)
+		}
+		w.cut = len(ids) - room
+		ids = ids[w.cut:]
+	}
+	w.request.IDs = ids
+	if len(c.Stop) > 0 {
+		if w.stop, err = tokenizer.NewStopMatcher(c.Stop...); err != nil {
+			return nil, err
+		}
+		w.stream = o.tokenizer.Stream(true)
+		w.request.OnToken = func(id int64, _ float32) bool {
+			text, stopped := w.stop.Push(w.stream.Push(id))
+			w.text += text
+			return stopped
+		}
+	}
+	return w, nil
+}
+
+// readPrompt is a record's prompt, or its messages.
+func readPrompt(r *converted) (prompt string, messages []tokenizer.Message, err error) {
+	if !r.has("messages") {
+		prompt, err = r.text("prompt")
+		return prompt, nil, err
+	}
+	err = r.into("messages", "a list of objects with role and content", &messages)
+	if err == nil && len(messages) == 0 {
+		err = r.fail("messages", "is empty")
+	}
+	return "", messages, err
+}
+
+// finish puts the response into the record.
+func (w *want) finish(o *offline, r *converted, result decode.Result) error {
+	text := w.text
+	if w.stop == nil {
+		text = o.tokenizer.Decode(result.IDs, true)
+	} else if w.stop.Stopped() == "" {
+		rest, _ := w.stop.Push(w.stream.Flush())
+		text += rest + w.stop.Flush()
+	}
+	sum := 0.0
+	for _, v := range result.LogProbs {
+		sum += float64(v)
+	}
+	err := errors.Join(r.set("response", text), r.set("token_ids", result.IDs), r.set("logprob", sum),
+		r.set("finish_reason", result.Reason))
+	if w.cut > 0 {
+		err = errors.Join(err, r.set("cut_prompt_tokens", w.cut))
+	}
+	return err
+}

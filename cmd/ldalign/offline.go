@@ -1,0 +1,292 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/models/tokenizer"
+	"github.com/ldalign/ldalign/ops/progress"
+)
+
+// The offline verbs (generate, score, chat) use the code of the stages on files instead of streams.
+
+// computeFlags say where a verb computes.
+type computeFlags struct {
+	Threads int    `help:"Threads of the tensor library; 0 is all cores. It changes no number." default:"0"`
+	Device  string `help:"cpu or cuda:N (not run on a GPU by the project)." default:"cpu"`
+}
+
+// modelFlags choose a model.
+type modelFlags struct {
+	Model string `help:"A folder, RUN@ITERATION (RUN@ is the newest), or a Hugging Face id (ORG/NAME or ORG/NAME@REVISION)." required:"" placeholder:"MODEL"`
+	computeFlags
+	serverFlags
+}
+
+// templateFlags say how a prompt becomes what the model reads.
+type templateFlags struct {
+	Raw    bool   `help:"Take prompts as they are; special tokens are those that the tokenizer itself adds." xor:"template"`
+	Chat   bool   `help:"Put prompts into the model's chat template. The default is to do so where there is one." xor:"template"`
+	System string `help:"System message before every prompt." placeholder:"TEXT"`
+}
+
+// offline is a model that is ready to generate and score.
+type offline struct {
+	dir       string
+	engine    *tensor.Engine
+	model     *models.Model
+	tokenizer *tokenizer.Tokenizer
+	chat      bool
+	system    string
+}
+
+// load opens the model of the flags, packed where it can be.
+func (e *env) load(ctx context.Context, f modelFlags, t templateFlags) (_ *offline, err error) {
+	o := &offline{system: t.System}
+	if o.dir, err = e.modelFolder(ctx, f.Model, f.serverFlags); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, o.Close(ctx))
+		}
+	}()
+	if o.tokenizer, err = tokenizer.Load(o.dir); err != nil {
+		return nil, fmt.Errorf("%s: %w", o.dir, err)
+	}
+	if o.chat = t.Chat || (!t.Raw && o.tokenizer.HasTemplate()); o.chat {
+		if _, err := tokenizer.NewFormat(o.tokenizer, tokenizer.FormatOptions{Template: "chat", System: t.System}); err != nil {
+			return nil, fmt.Errorf("%s: %w (--raw does without a template)", o.dir, err)
+		}
+	}
+	if o.system != "" && !o.chat {
+		return nil, fmt.Errorf("%w: --system needs a chat template", errUsage)
+	}
+	if o.engine, err = f.engine(); err != nil {
+		return nil, err
+	}
+	o.model, err = models.Load(ctx, o.engine, o.dir, models.Options{Packed: true})
+	return o, err
+}
+
+func (f computeFlags) engine() (*tensor.Engine, error) {
+	where, err := device(f.Device)
+	if err != nil {
+		return nil, err
+	}
+	return tensor.NewEngine(tensor.Options{Device: where, Threads: f.Threads})
+}
+
+// Close frees the model.
+func (o *offline) Close(ctx context.Context) error {
+	var err error
+	if o.model != nil {
+		err = o.model.Close(context.WithoutCancel(ctx))
+	}
+	if o.engine != nil {
+		err = errors.Join(err, o.engine.Close())
+	}
+	if o.tokenizer != nil {
+		err = errors.Join(err, o.tokenizer.Close())
+	}
+	return err
+}
+
+// prompt gives the ids that generation starts from: of messages, or of a prompt.
+func (o *offline) prompt(prompt string, messages []tokenizer.Message) ([]int64, error) {
+	if !o.chat {
+		if messages != nil {
+			return nil, errors.New("messages need a chat template; with --raw give prompt")
+		}
+		ids, err := o.tokenizer.Encode(prompt, true)
+		if err == nil && len(ids) == 0 {
+			err = errors.New("prompt has no tokens, and the tokenizer adds none")
+		}
+		return ids, err
+	}
+	if messages == nil {
+		messages = []tokenizer.Message{{Role: "user", Content: prompt}}
+	}
+	if o.system != "" {
+		messages = append([]tokenizer.Message{{Role: "system", Content: o.system}}, messages...)
+	}
+	text, err := o.tokenizer.Render(messages, true)
+	if err != nil {
+		return nil, err
+	}
+	return o.tokenizer.Encode(text, false)
+}
+
+// converted is a record on its way from the input to the output.
+type converted struct {
+	record
+	object
+	name string // the id as JSON
+}
+
+// conversion reads records, in windows, and writes what they become, in their order.
+type conversion struct {
+	verb, unit    string
+	input, output string
+	settings      any // what decides the records besides the input
+	window        int
+	// prepare checks a record; its error names the key.
+	prepare func(r *converted) error
+	// work does a window. It calls emit for each record when it is done, in any order.
+	work func(ctx context.Context, records []*converted, emit func(i int) error) error
+}
+
+// convert runs a conversion and tells how many records were done now and before. A bad line ends it behind the records
+// before that line; whatever ends it, the output holds what is done, and the same command goes on there.
+func (e *env) convert(ctx context.Context, c conversion) (done, before int, err error) {
+	in, err := openRecords(c.input)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer in.Close()
+	out, err := openRecordWriter(c.output, e.stdout, nil)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	if before = out.resumed(); c.output != "" && c.output != "-" {
+		if err := checkSettings(c.output, before > 0, c.settings); err != nil {
+			return 0, before, err
+		}
+	}
+	total, err := countRecords(c.input)
+	if err != nil {
+		return 0, before, err
+	}
+	display := progress.New(e.stderr, progress.Options{JSON: e.json})
+	defer func() { err = errors.Join(err, display.Close()) }()
+	task := display.Task(c.verb, total, c.unit)
+	defer task.Done()
+	task.Resume(int64(before))
+	for {
+		records, more := c.read(in, out)
+		if len(records) > 0 {
+			ready, written := make([]bool, len(records)), 0
+			err := c.work(ctx, records, func(i int) error {
+				for ready[i] = true; written < len(ready) && ready[written]; written++ {
+					if err := out.write(records[written].name, records[written].object); err != nil {
+						return err
+					}
+					done++
+					task.Add(1)
+				}
+				return nil
+			})
+			if err != nil {
+				return done, before, err
+			}
+		}
+		if errors.Is(more, io.EOF) {
+			return done, before, nil
+		}
+		if more != nil {
+			return done, before, more
+		}
+	}
+}
+
+// read fills a window with records that the output does not have. The error is what ended the reading.
+func (c conversion) read(in *recordReader, out *recordWriter) ([]*converted, error) {
+	var records []*converted
+	for len(records) < c.window {
+		rec, id, err := in.nextNew()
+		if err != nil {
+			return records, err
+		}
+		if out.isDone(id) {
+			continue
+		}
+		fields, err := parseObject(rec.Raw)
+		if err != nil {
+			return records, rec.fail("", "%v", err)
+		}
+		r := &converted{record: rec, object: fields, name: id}
+		if err := c.prepare(r); err != nil {
+			return records, err
+		}
+		records = append(records, r)
+	}
+	return records, nil
+}
+
+// checkSettings keeps what decides the records beside the output file, and refuses to go on with one that was written
+// with other settings: its records would be of two kinds.
+func checkSettings(output string, resumed bool, settings any) error {
+	name := output + ".settings.json"
+	want, err := json.MarshalIndent(settings, "", "  ")
+	if err != nil {
+		return err
+	}
+	want = append(want, '\n')
+	if !resumed {
+		return os.WriteFile(name, want, 0o644) //nolint:gosec // as readable as the output itself
+	}
+	was, err := os.ReadFile(name)
+	if err != nil {
+		return fmt.Errorf("%w: %s has records, but nothing tells how they were made (%w): name another --out", errUsage, output, err)
+	}
+	if !bytes.Equal(was, want) {
+		return fmt.Errorf("%w: %s was written with other settings (they are in %s): name another --out, or remove both files",
+			errUsage, output, name)
+	}
+	return nil
+}
+
+// ended says how a conversion that was interrupted goes on.
+func (c conversion) ended(err error, done, before int) error {
+	if err == nil || !errors.Is(err, context.Canceled) {
+		return err
+	}
+	if c.output == "" || c.output == "-" {
+		return fmt.Errorf("interrupted after %d %s: %w", done, c.unit, err)
+	}
+	return fmt.Errorf("interrupted: %s has %d %s; the same command goes on: %w", c.output, done+before, c.unit, err)
+}
+
+// count is a number of a summary, under its name.
+type count struct {
+	name  string
+	value any
+}
+
+// summary ends an offline verb: a line on the screen, which is not the output.
+func (e *env) summary(verb string, counts ...count) error {
+	if e.json {
+		o := object{}
+		if err := o.set("verb", verb); err != nil {
+			return err
+		}
+		for _, c := range counts {
+			if err := o.set(c.name, c.value); err != nil {
+				return err
+			}
+		}
+		line, err := o.MarshalJSON()
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(e.stderr, "%s\n", line)
+		return err
+	}
+	text := verb + ":"
+	for i, c := range counts {
+		if i > 0 {
+			text += ","
+		}
+		text += fmt.Sprintf(" %v %s", c.value, c.name)
+	}
+	_, err := fmt.Fprintln(e.stderr, text)
+	return err
+}
