@@ -28,6 +28,8 @@ type Model struct {
 	params []tensor.Named
 	net    network
 	packed map[*tensor.Tensor]*tensor.Packed // nil for a model that is not packed
+	// adapter is nil for a model without one.
+	adapter *adapter
 }
 
 // network is the computation of a family.
@@ -122,7 +124,8 @@ func build(
 	return m, err
 }
 
-// Clone is a model of its own with the same configuration and weights, on the same engine.
+// Clone is a model of its own with the same configuration and weights, on the same engine. A model with an adapter is not
+// cloned.
 func (m *Model) Clone(ctx context.Context) (*Model, error) {
 	byName := make(map[string]*tensor.Tensor)
 	for _, p := range m.params {
@@ -130,6 +133,9 @@ func (m *Model) Clone(ctx context.Context) (*Model, error) {
 	}
 	if m.packed != nil {
 		return nil, fmt.Errorf("models: clone: %w", ErrPacked)
+	}
+	if m.adapter != nil {
+		return nil, fmt.Errorf("models: clone: %w", errUnmerged)
 	}
 	c, err := build(ctx, m.eng, m.cfg, Options{DType: m.dtype}, func(_ *tensor.Scope, w weight) (*tensor.Tensor, error) {
 		return byName[w.name].Detach().Clone(), nil
@@ -147,6 +153,7 @@ func (m *Model) Close(ctx context.Context) error {
 			m.packed[p.Tensor].Free()
 			p.Tensor.Free()
 		}
+		m.adapter.free()
 		if m.net != nil {
 			for _, t := range m.net.constants() {
 				t.Free()
@@ -178,13 +185,13 @@ func (m *Model) Params() []tensor.Named {
 	return slices.Clone(m.params)
 }
 
-// SetTrainable says whether gradients are computed for the weights; a new model computes none.
+// SetTrainable says whether gradients are computed for what is trainable; a new model computes none.
 func (m *Model) SetTrainable(ctx context.Context, on bool) error {
 	if m.packed != nil {
 		return fmt.Errorf("models: train: %w", ErrPacked)
 	}
 	return m.eng.Do(ctx, func(*tensor.Scope) error {
-		for _, p := range m.params {
+		for _, p := range m.Trainable() {
 			p.Tensor.RequiresGrad_(on)
 		}
 		return nil
@@ -204,7 +211,7 @@ func (m *Model) Hidden(s *tensor.Scope, emb *tensor.Tensor) *tensor.Tensor {
 	if n := emb.Size(1); n > int64(m.cfg.MaxLength()) {
 		s.Fail(fmt.Errorf("models: a sequence of %d positions, the model takes %d", n, m.cfg.MaxLength()))
 	}
-	return m.net.hidden(emb, pass{attend: causal})
+	return m.net.hidden(emb, pass{attend: causal, adapted: m.adapter.byWeight()})
 }
 
 // whole makes the scope of a packed model fail: it computes by token only.
@@ -222,5 +229,5 @@ func (m *Model) Logits(s *tensor.Scope, h *tensor.Tensor) *tensor.Tensor {
 
 // tokenLogits is Logits for every model.
 func (m *Model) tokenLogits(_ *tensor.Scope, h *tensor.Tensor) *tensor.Tensor {
-	return pass{packed: m.packed}.linear(h, linear{weight: m.net.head()})
+	return pass{packed: m.packed, adapted: m.adapter.byWeight()}.linear(h, linear{weight: m.net.head()})
 }

@@ -3,6 +3,7 @@ package models
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/ldalign/ldalign/models/tensor"
 )
@@ -20,6 +21,9 @@ func (m *Model) Packed() bool { return m.packed != nil }
 func (m *Model) Pack(ctx context.Context) error {
 	if m.packed != nil || !packable(m.eng, m.dtype) {
 		return nil
+	}
+	if m.adapter != nil {
+		return fmt.Errorf("models: pack: %w", errUnmerged)
 	}
 	return m.eng.Do(ctx, func(*tensor.Scope) error {
 		m.packed = make(map[*tensor.Tensor]*tensor.Packed)

@@ -19,12 +19,14 @@ type pass struct {
 	positions *tensor.Tensor
 	// packed are the weights of a packed model, by what they were packed from; nil for other models.
 	packed map[*tensor.Tensor]*tensor.Packed
+	// adapted are the low-rank updates of an adapter, by the weight that they add to; nil without an adapter.
+	adapted map[*tensor.Tensor]*lowRank
 }
 
 // fast tells whether the by-token kernels are used: a packed model is on the CPU in Float32.
 func (p pass) fast() bool { return p.packed != nil }
 
-// linear is x·weightᵀ + bias: x [..., In] -> [..., Out].
+// linear is x·weightᵀ + bias, and the layer's low-rank update where an adapter has one: x [..., In] -> [..., Out].
 func (p pass) linear(x *tensor.Tensor, l linear) *tensor.Tensor {
 	if w := p.packed[l.weight]; w != nil {
 		return x.PackedLinear(w, l.bias)
@@ -33,7 +35,11 @@ func (p pass) linear(x *tensor.Tensor, l linear) *tensor.Tensor {
 	if l.inFirst {
 		w = w.Transpose(0, 1)
 	}
-	return x.Linear(w, l.bias)
+	y := x.Linear(w, l.bias)
+	if low := p.adapted[l.weight]; low != nil {
+		y = low.add(x, y)
+	}
+	return y
 }
 
 // embed looks up rows of an embedding matrix [V, H]: ids Int64 [...] -> [..., H].

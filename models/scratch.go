@@ -37,12 +37,31 @@ func Normal(s *tensor.Scope, seed uint64, name string, std float64, shape ...int
 	for _, n := range shape {
 		count *= n
 	}
-	h := fnv.New64a()
-	h.Write([]byte(name))
-	rng := rand.New(rand.NewPCG(seed, h.Sum64()))
+	rng := stream(seed, name)
 	data := make([]float32, count)
 	for i := range data {
 		data[i] = float32(std * rng.NormFloat64())
 	}
 	return s.FromFloat32(data, shape...)
+}
+
+// uniform is a Float32 tensor of numbers from [-bound, bound), a function of seed, name and shape.
+func uniform(s *tensor.Scope, seed uint64, name string, bound float64, shape ...int64) *tensor.Tensor {
+	count := int64(1)
+	for _, n := range shape {
+		count *= n
+	}
+	rng := stream(seed, name)
+	data := make([]float32, count)
+	for i := range data {
+		data[i] = float32(bound * (2*rng.Float64() - 1))
+	}
+	return s.FromFloat32(data, shape...)
+}
+
+// stream is the random numbers of a weight.
+func stream(seed uint64, name string) *rand.Rand {
+	h := fnv.New64a()
+	h.Write([]byte(name))
+	return rand.New(rand.NewPCG(seed, h.Sum64()))
 }

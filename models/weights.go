@@ -58,7 +58,7 @@ func (c Config) Fits(src Source) error {
 func match(cfg Config, src Source) (map[string]string, error) {
 	found := make(map[string]safetensors.Info)
 	want := weights(cfg)
-	var extra, missing, wrong []string
+	var extra []string
 	known := make(map[string]bool)
 	for _, w := range want {
 		known[w.name] = true
@@ -72,7 +72,20 @@ func match(cfg Config, src Source) (map[string]string, error) {
 			extra = append(extra, info.Name)
 		}
 	}
+	if text := misfits(want, found, extra); text != "" {
+		return nil, fmt.Errorf("%w (%s): %s", ErrWeights, cfg.Family, text)
+	}
 	names := make(map[string]string)
+	for _, w := range want {
+		names[w.name] = found[w.name].Name
+	}
+	return names, nil
+}
+
+// misfits tells what of the wanted weights is missing or of another shape or type in what was found by name, and what is
+// there besides; "" when all fits.
+func misfits(want []weight, found map[string]safetensors.Info, extra []string) string {
+	var missing, wrong []string
 	for _, w := range want {
 		info, ok := found[w.name]
 		_, supported := fileDTypes[info.DType]
@@ -84,7 +97,6 @@ func match(cfg Config, src Source) (map[string]string, error) {
 		case !supported:
 			wrong = append(wrong, fmt.Sprintf("%s is of type %s", info.Name, info.DType))
 		}
-		names[w.name] = info.Name
 	}
 	var problems []string
 	for _, p := range []struct {
@@ -95,10 +107,7 @@ func match(cfg Config, src Source) (map[string]string, error) {
 			problems = append(problems, p.what+few(p.list))
 		}
 	}
-	if len(problems) > 0 {
-		return nil, fmt.Errorf("%w (%s): %s", ErrWeights, cfg.Family, strings.Join(problems, "; "))
-	}
-	return names, nil
+	return strings.Join(problems, "; ")
 }
 
 // canonical is a tensor's name as transformers writes it today, or "" for one that is no weight: buffers of old files,
@@ -146,10 +155,13 @@ func ReadTensor(
 }
 
 // WriteWeights writes model.safetensors, one tensor after the other, as transformers opens it. A tied head is not
-// written twice.
+// written twice. A model with an adapter is not written: merge it first.
 func (m *Model) WriteWeights(ctx context.Context, w io.Writer) error {
 	if m.packed != nil {
 		return fmt.Errorf("models: write weights: %w", ErrPacked)
+	}
+	if m.adapter != nil {
+		return fmt.Errorf("models: write weights: %w", errUnmerged)
 	}
 	if err := WriteTensors(ctx, m.eng, w, m.params); err != nil {
 		return fmt.Errorf("models: write weights: %w", err)

@@ -1,0 +1,379 @@
+package models
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/ldalign/ldalign/models/safetensors"
+	"github.com/ldalign/ldalign/models/tensor"
+)
+
+// The files of an adapter, as PEFT names them.
+const (
+	AdapterConfigFile  = "adapter_config.json"
+	AdapterWeightsFile = "adapter_model.safetensors"
+)
+
+// errUnmerged is returned for what only a model without an adapter does.
+var errUnmerged = fmt.Errorf("%w: the model has one: merge it first", ErrAdapter)
+
+// adapterPrefix stands before a layer's name in PEFT's files.
+const adapterPrefix = "base_model.model."
+
+// adapter is the low-rank updates that a model has besides its weights.
+type adapter struct {
+	cfg    LoRA
+	layers []*lowRank // in the order of the architecture
+	of     map[*tensor.Tensor]*lowRank
+}
+
+// lowRank is the update scale·B·A of one linear layer. Its matrices are of the model's type, for half-precision models
+// Float32.
+type lowRank struct {
+	module  string // the layer's name in the Hugging Face model
+	weight  *tensor.Tensor
+	inFirst bool           // weight is [In, Out]
+	a, b    *tensor.Tensor // [R, In], [Out, R]
+	scale   float64
+}
+
+// add is y + scale·(x·Aᵀ)·Bᵀ: x [..., In], y [..., Out].
+func (l *lowRank) add(x, y *tensor.Tensor) *tensor.Tensor {
+	low := x.To(l.a.DType()).Linear(l.a, nil).MulScalar(l.scale)
+	return y.To(l.a.DType()).Add(low.Linear(l.b, nil)).To(y.DType())
+}
+
+// byWeight are the updates by the weight that they add to.
+func (a *adapter) byWeight() map[*tensor.Tensor]*lowRank {
+	if a == nil {
+		return nil
+	}
+	return a.of
+}
+
+// params are A and B of each layer under PEFT's names, in the order of the architecture.
+func (a *adapter) params() []tensor.Named {
+	var params []tensor.Named
+	for _, l := range a.layers {
+		params = append(params, tensor.Named{Name: nameA(l.module), Tensor: l.a}, tensor.Named{Name: nameB(l.module), Tensor: l.b})
+	}
+	return params
+}
+
+func nameA(module string) string { return adapterPrefix + module + ".lora_A.weight" }
+
+func nameB(module string) string { return adapterPrefix + module + ".lora_B.weight" }
+
+// free frees the matrices.
+func (a *adapter) free() {
+	if a == nil {
+		return
+	}
+	for _, l := range a.layers {
+		l.a.Free()
+		l.b.Free()
+	}
+}
+
+// Adapter is the configuration of the model's adapter, if it has one.
+func (m *Model) Adapter() (LoRA, bool) {
+	if m.adapter == nil {
+		return LoRA{}, false
+	}
+	return m.adapter.cfg, true
+}
+
+// Trainable is what training changes: with an adapter its matrices A and B, under PEFT's names, otherwise Params. The
+// order is that of the architecture.
+func (m *Model) Trainable() []tensor.Named {
+	if m.adapter == nil {
+		return m.Params()
+	}
+	return m.adapter.params()
+}
+
+// AddAdapter gives the model an adapter that changes nothing yet: A is uniform between ±1/√In (as PEFT has it from
+// kaiming_uniform with a = √5), B is 0. A is a function of the configuration, the seed and the layer's name. From then on
+// the adapter alone is trained, see Trainable. The error wraps ErrAdapter, or ErrPacked for a packed model; the model is
+// then unchanged.
+func (m *Model) AddAdapter(ctx context.Context, cfg LoRA, seed uint64) error {
+	return m.addAdapter(ctx, cfg, nil, func(s *tensor.Scope, w weight) (*tensor.Tensor, error) {
+		if w.std == 0 {
+			return s.Zeros(tensor.Float32, w.shape...), nil
+		}
+		return uniform(s, seed, w.name, w.std, w.shape...), nil
+	})
+}
+
+// LoadAdapter gives the model the adapter in a folder of PEFT's: adapter_config.json and adapter_model.safetensors.
+// Every layer that the configuration chooses must have its two matrices in the file, of the right shape, and nothing else
+// may be there: an adapter of another model is refused. Errors name the folder and wrap ErrAdapter, the errors of
+// safetensors, fs.ErrNotExist, or ErrPacked; the model is then unchanged.
+func (m *Model) LoadAdapter(ctx context.Context, dir string) error {
+	cfg, err := ReadLoRA(dir)
+	if err != nil {
+		return err
+	}
+	file, err := safetensors.Open(filepath.Join(dir, AdapterWeightsFile))
+	if err != nil {
+		return fmt.Errorf("models: load adapter: %w", err)
+	}
+	defer file.Close()
+	err = m.addAdapter(ctx, cfg, file, func(s *tensor.Scope, w weight) (*tensor.Tensor, error) {
+		return ReadTensor(s, file, w.name, m.adapterType(), w.shape...)
+	})
+	if err != nil {
+		return fmt.Errorf("models: load adapter %s: %w", dir, err)
+	}
+	return nil
+}
+
+// ReadLoRA is ParseLoRA for the adapter_config.json of a folder.
+func ReadLoRA(dir string) (LoRA, error) {
+	const most = 1 << 20
+	path := filepath.Join(dir, AdapterConfigFile)
+	file, err := os.Open(path)
+	if err != nil {
+		return LoRA{}, fmt.Errorf("models: load adapter: %w", err)
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, most))
+	if err != nil {
+		return LoRA{}, fmt.Errorf("models: load adapter: %w", err)
+	}
+	cfg, err := ParseLoRA(data)
+	if err != nil {
+		return LoRA{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return cfg, nil
+}
+
+// adapterType is the type of an adapter's matrices.
+func (m *Model) adapterType() tensor.DType {
+	if m.dtype == tensor.Float64 {
+		return tensor.Float64
+	}
+	return tensor.Float32
+}
+
+// addAdapter makes an adapter of one tensor per matrix. src, if there is one, must hold exactly these.
+func (m *Model) addAdapter(
+	ctx context.Context, cfg LoRA, src Source, tensorOf func(s *tensor.Scope, w weight) (*tensor.Tensor, error),
+) error {
+	if m.packed != nil {
+		return fmt.Errorf("models: add an adapter: %w", ErrPacked)
+	}
+	if m.adapter != nil {
+		return fmt.Errorf("models: add an adapter: %w", errUnmerged)
+	}
+	layers, matrices, err := m.plan(cfg)
+	if err != nil {
+		return err
+	}
+	if src != nil {
+		if err := matchAdapter(matrices, src); err != nil {
+			return fmt.Errorf("%w (a %s model)", err, m.cfg.Family)
+		}
+	}
+	fresh := &adapter{cfg: cfg, layers: layers, of: make(map[*tensor.Tensor]*lowRank)}
+	return m.eng.Do(ctx, func(s *tensor.Scope) error {
+		made := make([]*tensor.Tensor, len(matrices))
+		for i, w := range matrices {
+			t, err := tensorOf(s, w)
+			if err != nil {
+				return err
+			}
+			made[i] = t.To(m.adapterType())
+		}
+		if s.Err() != nil {
+			return s.Err()
+		}
+		for i, l := range layers {
+			l.a, l.b = made[2*i].Keep(), made[2*i+1].Keep()
+			fresh.of[l.weight] = l
+		}
+		for _, p := range m.params {
+			p.Tensor.RequiresGrad_(false)
+		}
+		m.adapter = fresh
+		return nil
+	})
+}
+
+// plan chooses the layers of an adapter and lists its matrices, A and B by turns. A's std is half the width of its first
+// values.
+func (m *Model) plan(cfg LoRA) (layers []*lowRank, matrices []weight, err error) {
+	choose, err := cfg.compile()
+	if err != nil {
+		return nil, nil, err
+	}
+	for i, w := range weights(m.cfg) {
+		head := w.name == "lm_head.weight"
+		if !packs(m.cfg, w) || w.name == tokenEmbedding(m.cfg.Family) {
+			continue // not a linear layer
+		}
+		module := strings.TrimSuffix(w.name, ".weight")
+		if !choose.chooses(module, head) {
+			continue
+		}
+		out, in := w.shape[0], w.shape[1]
+		if w.inFirst {
+			out, in = in, out
+		}
+		r := int64(choose.rank(module))
+		layers = append(layers, &lowRank{
+			module: module, weight: m.params[i].Tensor, inFirst: w.inFirst, scale: choose.scale(module),
+		})
+		matrices = append(matrices,
+			weight{name: nameA(module), shape: []int64{r, in}, std: 1 / math.Sqrt(float64(in))},
+			weight{name: nameB(module), shape: []int64{out, r}})
+	}
+	if len(layers) == 0 {
+		return nil, nil, fmt.Errorf("%w: target_modules chooses no linear layer of this %s model", ErrAdapter, m.cfg.Family)
+	}
+	return layers, matrices, nil
+}
+
+// matchAdapter tells what in src is not the matrices.
+func matchAdapter(matrices []weight, src Source) error {
+	known, found := make(map[string]bool), make(map[string]safetensors.Info)
+	for _, w := range matrices {
+		known[w.name] = true
+	}
+	var extra []string
+	for _, info := range src.Tensors() {
+		found[info.Name] = info
+		if !known[info.Name] {
+			extra = append(extra, info.Name)
+		}
+	}
+	if text := misfits(matrices, found, extra); text != "" {
+		return fmt.Errorf("%w: its matrices are not those that its configuration chooses of this model: %s", ErrAdapter, text)
+	}
+	return nil
+}
+
+// ReplaceAdapter replaces the matrices in place by those of src. When src does not fit, the error wraps ErrAdapter and
+// the adapter is unchanged.
+func (m *Model) ReplaceAdapter(ctx context.Context, src Source) error {
+	if m.adapter == nil {
+		return fmt.Errorf("%w: the model has none", ErrAdapter)
+	}
+	_, matrices, err := m.plan(m.adapter.cfg)
+	if err != nil {
+		return err
+	}
+	if err := matchAdapter(matrices, src); err != nil {
+		return err
+	}
+	return m.eng.Do(ctx, func(s *tensor.Scope) error {
+		return s.NoGrad(func(s *tensor.Scope) error {
+			params := m.adapter.params()
+			fresh := make([]*tensor.Tensor, len(matrices))
+			for i, w := range matrices {
+				if fresh[i], err = ReadTensor(s, src, w.name, m.adapterType(), w.shape...); err != nil {
+					return err
+				}
+			}
+			if s.Err() != nil {
+				return s.Err()
+			}
+			for i, p := range params {
+				p.Tensor.Copy_(fresh[i])
+			}
+			return nil
+		})
+	})
+}
+
+// MergeAdapter adds the adapter to the weights, W += scale·B·A computed in Float32 (Float64 for a Float64 model), and
+// takes it off: the model computes what it did before, and is an ordinary one. The error wraps ErrAdapter when there is
+// none.
+func (m *Model) MergeAdapter(ctx context.Context) error {
+	if m.adapter == nil {
+		return fmt.Errorf("%w: the model has none to merge", ErrAdapter)
+	}
+	// One call of Do: nobody sees a model that is half merged, and ctx cannot end in the middle.
+	return m.eng.Do(ctx, func(s *tensor.Scope) error {
+		return s.NoGrad(func(s *tensor.Scope) error {
+			for _, l := range m.adapter.layers {
+				err := s.Scope(func(s *tensor.Scope) error {
+					update := l.b.Matmul(l.a).MulScalar(l.scale)
+					if l.inFirst {
+						update = update.Transpose(0, 1)
+					}
+					l.weight.Copy_(l.weight.To(update.DType()).Add(update))
+					return s.Err()
+				})
+				if err != nil {
+					return fmt.Errorf("%s: %w", l.module, err)
+				}
+			}
+			m.adapter.free()
+			m.adapter = nil
+			return nil
+		})
+	})
+}
+
+// WriteAdapter writes adapter_model.safetensors.
+func (m *Model) WriteAdapter(ctx context.Context, w io.Writer) error {
+	if m.adapter == nil {
+		return fmt.Errorf("%w: the model has none to write", ErrAdapter)
+	}
+	if err := WriteTensors(ctx, m.eng, w, m.adapter.params()); err != nil {
+		return fmt.Errorf("models: write adapter: %w", err)
+	}
+	return nil
+}
+
+// AdapterConfig is the content of adapter_config.json.
+func (m *Model) AdapterConfig() ([]byte, error) {
+	if m.adapter == nil {
+		return nil, fmt.Errorf("%w: the model has none to write", ErrAdapter)
+	}
+	return m.adapter.cfg.json(m.adapter.layers[0].inFirst)
+}
+
+// SaveAdapter makes a folder with the adapter, as PEFT opens it. The folder must not be there, and is either there whole
+// or not at all.
+func (m *Model) SaveAdapter(ctx context.Context, dir string) (err error) {
+	config, err := m.AdapterConfig()
+	if err != nil {
+		return err
+	}
+	if _, err := os.Lstat(dir); err == nil {
+		return fmt.Errorf("models: save adapter: %s is there already: remove it or name another folder", dir)
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("models: save adapter: %w", err)
+	}
+	temp, err := os.MkdirTemp(filepath.Dir(dir), "."+filepath.Base(dir)+".*")
+	if err != nil {
+		return fmt.Errorf("models: save adapter: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("models: save adapter: %w", err), os.RemoveAll(temp))
+		}
+	}()
+	file, err := os.Create(filepath.Join(temp, AdapterWeightsFile))
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(m.WriteAdapter(ctx, file), file.Sync(), file.Close()); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(temp, AdapterConfigFile), config, 0o644); err != nil {
+		return err
+	}
+	if err := os.Chmod(temp, 0o755); err != nil {
+		return err
+	}
+	return os.Rename(temp, dir)
+}

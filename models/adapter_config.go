@@ -1,0 +1,426 @@
+package models
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// ErrAdapter means an adapter that cannot be read, that asks for something which would change the numbers and is not
+// supported, or that was made for another model.
+var ErrAdapter = errors.New("models: adapter")
+
+// AllLinear as a pattern of LoRA.Targets is every linear layer except the output head.
+const AllLinear = "all-linear"
+
+// maxRank bounds what a configuration can make AddAdapter allocate.
+const maxRank = 1 << 16
+
+// LoRA describes a low-rank adapter (Hu et al. 2021): to the output W·x of a chosen linear layer it adds s·B·A·x, with
+// A [r, In], B [Out, r] and s = α/r, or s = α/√r (Kalajdzievski 2023). What it means is what PEFT's LoraConfig means.
+type LoRA struct {
+	Rank  int     // r
+	Alpha float64 // α
+	// RSLoRA says that s = α/√r.
+	RSLoRA bool
+	// Targets are the layers that get matrices.
+	Targets Modules
+	// Exclude are layers that get none, although they are targets.
+	Exclude Modules
+	// Layers, unless empty, are the numbers of the blocks to which Targets is confined. Only with Targets.Names.
+	Layers []int
+	// Ranks and Alphas are other values of r and α for some layers: the first pattern that fits counts.
+	Ranks  []RankPattern
+	Alphas []AlphaPattern
+	// Dropout is kept for PEFT, and never applied here: the policy and the reference must be the same function.
+	Dropout float64
+}
+
+// Modules names linear layers as they are called in the Hugging Face model: model.layers.0.self_attn.q_proj.
+type Modules struct {
+	// Names are whole names or what stands behind a dot in them: q_proj, self_attn.q_proj.
+	Names []string
+	// Pattern, where there are no Names, is a regular expression that a whole name must match (Go's syntax: PEFT's
+	// look-around is refused), or AllLinear.
+	Pattern string
+}
+
+// RankPattern is the rank of layers whose name, or what stands behind a dot in it, matches a regular expression.
+type RankPattern struct {
+	Pattern string
+	Rank    int
+}
+
+// AlphaPattern is the α of layers whose name, or what stands behind a dot in it, matches a regular expression.
+type AlphaPattern struct {
+	Pattern string
+	Alpha   float64
+}
+
+// Validate tells what is wrong with a configuration. The error wraps ErrAdapter.
+func (l LoRA) Validate() error {
+	_, err := l.compile()
+	return err
+}
+
+// chooser is a LoRA whose patterns are compiled.
+type chooser struct {
+	LoRA
+	targets, exclude *regexp.Regexp // nil for names
+	ranks, alphas    []*regexp.Regexp
+}
+
+func (l LoRA) compile() (chooser, error) {
+	c := chooser{LoRA: l}
+	switch {
+	case l.Rank < 1 || l.Rank > maxRank:
+		return c, fmt.Errorf("%w: r is %d, want 1 to %d", ErrAdapter, l.Rank, maxRank)
+	case !finite(l.Alpha):
+		return c, fmt.Errorf("%w: lora_alpha is %g", ErrAdapter, l.Alpha)
+	case !(l.Dropout >= 0 && l.Dropout < 1):
+		return c, fmt.Errorf("%w: lora_dropout is %g, want 0 or more, and less than 1", ErrAdapter, l.Dropout)
+	case len(l.Targets.Names) == 0 && l.Targets.Pattern == "":
+		return c, fmt.Errorf("%w: target_modules is empty: name the layers, or write %q", ErrAdapter, AllLinear)
+	case len(l.Layers) > 0 && len(l.Targets.Names) == 0:
+		return c, fmt.Errorf("%w: layers_to_transform needs target_modules to be a list", ErrAdapter)
+	}
+	var err error
+	if c.targets, err = l.Targets.compile("target_modules"); err != nil {
+		return c, err
+	}
+	if c.exclude, err = l.Exclude.compile("exclude_modules"); err != nil {
+		return c, err
+	}
+	for _, p := range l.Ranks {
+		if p.Rank < 1 || p.Rank > maxRank {
+			return c, fmt.Errorf("%w: rank_pattern: %q is %d, want 1 to %d", ErrAdapter, p.Pattern, p.Rank, maxRank)
+		}
+		re, err := compile("rank_pattern", `\A(?:.*\.)?(?:`, p.Pattern, `)\z`)
+		if err != nil {
+			return c, err
+		}
+		c.ranks = append(c.ranks, re)
+	}
+	for _, p := range l.Alphas {
+		if !finite(p.Alpha) {
+			return c, fmt.Errorf("%w: alpha_pattern: %q is %g", ErrAdapter, p.Pattern, p.Alpha)
+		}
+		re, err := compile("alpha_pattern", `\A(?:.*\.)?(?:`, p.Pattern, `)\z`)
+		if err != nil {
+			return c, err
+		}
+		c.alphas = append(c.alphas, re)
+	}
+	return c, nil
+}
+
+func finite(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }
+
+// compile is the regular expression of modules that have one.
+func (m Modules) compile(key string) (*regexp.Regexp, error) {
+	if len(m.Names) > 0 || m.Pattern == "" || m.allLinear() {
+		return nil, nil
+	}
+	return compile(key, `\A(?:`, m.Pattern, `)\z`)
+}
+
+func (m Modules) allLinear() bool { return len(m.Names) == 0 && strings.EqualFold(m.Pattern, AllLinear) }
+
+// compile reads a pattern on its own first, so that none can close the brackets around it.
+func compile(key, before, pattern, after string) (*regexp.Regexp, error) {
+	re, err := regexp.Compile(pattern)
+	if err == nil {
+		re, err = regexp.Compile(before + pattern + after)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w: list the layers' names instead", ErrAdapter, key, err)
+	}
+	return re, nil
+}
+
+// blockNumber finds the number of the block that a layer is in.
+var blockNumber = regexp.MustCompile(`\A.*?\.[^.]*\.([0-9]+)\.`)
+
+// chooses tells whether the layer of a name gets matrices. head says that it is the output head.
+func (c chooser) chooses(name string, head bool) bool {
+	if c.Exclude.hold(name, c.exclude) {
+		return false
+	}
+	if c.Targets.allLinear() {
+		return !head
+	}
+	if !c.Targets.hold(name, c.targets) {
+		return false
+	}
+	if len(c.Layers) == 0 {
+		return true
+	}
+	found := blockNumber.FindStringSubmatch(name)
+	if found == nil {
+		return false
+	}
+	n, err := strconv.Atoi(found[1])
+	return err == nil && slices.Contains(c.Layers, n)
+}
+
+// hold tells whether a name is among the modules; re is their compiled pattern.
+func (m Modules) hold(name string, re *regexp.Regexp) bool {
+	if re != nil {
+		return re.MatchString(name)
+	}
+	return slices.ContainsFunc(m.Names, func(end string) bool {
+		return name == end || strings.HasSuffix(name, "."+end)
+	})
+}
+
+// rank is r of the layer of a name.
+func (c chooser) rank(name string) int {
+	if i := slices.IndexFunc(c.ranks, func(re *regexp.Regexp) bool { return re.MatchString(name) }); i >= 0 {
+		return c.Ranks[i].Rank
+	}
+	return c.Rank
+}
+
+// scale is s of the layer of a name.
+func (c chooser) scale(name string) float64 {
+	alpha, r := c.Alpha, float64(c.rank(name))
+	if i := slices.IndexFunc(c.alphas, func(re *regexp.Regexp) bool { return re.MatchString(name) }); i >= 0 {
+		alpha = c.Alphas[i].Alpha
+	}
+	if c.RSLoRA {
+		r = math.Sqrt(r)
+	}
+	return alpha / r
+}
+
+// adapterFile is adapter_config.json as it is written: the keys whose defaults would be others, or that readers expect.
+type adapterFile struct {
+	Alphas    alphaPatterns `json:"alpha_pattern"`
+	Base      *string       `json:"base_model_name_or_path"`
+	Bias      string        `json:"bias"`
+	Exclude   Modules       `json:"exclude_modules"`
+	FanInOut  bool          `json:"fan_in_fan_out"`
+	Inference bool          `json:"inference_mode"`
+	Init      bool          `json:"init_lora_weights"`
+	Layers    layerNumbers  `json:"layers_to_transform"`
+	Alpha     float64       `json:"lora_alpha"`
+	Dropout   float64       `json:"lora_dropout"`
+	Type      string        `json:"peft_type"`
+	Rank      int           `json:"r"`
+	Ranks     rankPatterns  `json:"rank_pattern"`
+	Targets   Modules       `json:"target_modules"`
+	Task      string        `json:"task_type"`
+	RSLoRA    bool          `json:"use_rslora"`
+}
+
+// adapterKeys are the keys of adapter_config.json that are read.
+var adapterKeys = []string{
+	"alpha_pattern", "exclude_modules", "layers_to_transform", "lora_alpha", "lora_dropout", "r", "rank_pattern",
+	"target_modules", "use_rslora",
+}
+
+// ignoredAdapterKeys change no number: they say how matrices were first filled, which base they came from (its names and
+// shapes are checked instead), how a weight is stored (known from the family), or hold a setting of something that
+// another key turns on.
+var ignoredAdapterKeys = []string{
+	"auto_mapping", "base_model_name_or_path", "eva_config", "fan_in_fan_out", "inference_mode", "megatron_core",
+	"peft_version", "qalora_group_size", "revision", "task_type",
+}
+
+// ParseLoRA reads the content of PEFT's adapter_config.json. What would change the numbers and is not supported, such as
+// use_dora or modules_to_save, is an error that names key and value; so is every unknown key that is not empty, null or
+// false. The error wraps ErrAdapter.
+func ParseLoRA(data []byte) (LoRA, error) {
+	var keys map[string]json.RawMessage
+	if err := json.Unmarshal(data, &keys); err != nil {
+		return LoRA{}, fmt.Errorf("%w: %w", ErrAdapter, err)
+	}
+	for _, key := range slices.Sorted(maps.Keys(keys)) {
+		if !supported(key, keys[key]) {
+			return LoRA{}, fmt.Errorf("%w: %s is %s, which is not supported", ErrAdapter, key, short(keys[key]))
+		}
+	}
+	if _, ok := keys["peft_type"]; !ok {
+		return LoRA{}, fmt.Errorf("%w: peft_type is missing: not a configuration of PEFT", ErrAdapter)
+	}
+	// The defaults of PEFT.
+	f := adapterFile{Rank: 8, Alpha: 8}
+	for _, read := range []struct {
+		key  string
+		into any
+	}{
+		{"r", &f.Rank}, {"lora_alpha", &f.Alpha}, {"use_rslora", &f.RSLoRA}, {"lora_dropout", &f.Dropout},
+		{"target_modules", &f.Targets}, {"exclude_modules", &f.Exclude}, {"layers_to_transform", &f.Layers},
+		{"rank_pattern", &f.Ranks}, {"alpha_pattern", &f.Alphas},
+	} {
+		if value, ok := keys[read.key]; ok {
+			if err := json.Unmarshal(value, read.into); err != nil {
+				return LoRA{}, fmt.Errorf("%w: %s is %s: %w", ErrAdapter, read.key, short(value), err)
+			}
+		}
+	}
+	l := LoRA{
+		Rank: f.Rank, Alpha: f.Alpha, RSLoRA: f.RSLoRA, Dropout: f.Dropout, Targets: f.Targets, Exclude: f.Exclude,
+		Layers: f.Layers, Ranks: f.Ranks, Alphas: f.Alphas,
+	}
+	return l, l.Validate()
+}
+
+// supported tells whether a key with this value leaves an adapter what this package takes it for.
+func supported(key string, value json.RawMessage) bool {
+	switch key {
+	case "peft_type":
+		return string(value) == `"LORA"`
+	case "bias":
+		return slices.Contains([]string{`"none"`, "null"}, string(value))
+	case "init_lora_weights": // others change the base
+		return slices.Contains([]string{"true", "false", "null", `"gaussian"`, `"orthogonal"`, `"eva"`}, string(value))
+	}
+	off := []string{"null", "false", "{}", "[]", `""`}
+	return slices.Contains(adapterKeys, key) || slices.Contains(ignoredAdapterKeys, key) ||
+		slices.Contains(off, string(value))
+}
+
+// short is a value of the file for a message.
+func short(value json.RawMessage) string {
+	const most = 60
+	var b bytes.Buffer
+	if err := json.Compact(&b, value); err != nil {
+		return "unreadable"
+	}
+	if r := []rune(b.String()); len(r) > most {
+		return string(r[:most]) + "…"
+	}
+	return b.String()
+}
+
+// json is the content of adapter_config.json. fanInOut says that weights are stored [In, Out].
+func (l LoRA) json(fanInOut bool) ([]byte, error) {
+	f := adapterFile{
+		Alphas: l.Alphas, Bias: "none", Exclude: l.Exclude, FanInOut: fanInOut, Inference: true, Init: true, Layers: l.Layers,
+		Alpha: l.Alpha, Dropout: l.Dropout, Type: "LORA", Rank: l.Rank, Ranks: l.Ranks, Targets: l.Targets, Task: "CAUSAL_LM",
+		RSLoRA: l.RSLoRA,
+	}
+	data, err := json.MarshalIndent(f, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("%w: write adapter_config.json: %w", ErrAdapter, err)
+	}
+	return append(data, '\n'), nil
+}
+
+// MarshalJSON writes a list of names, a text, or null for no modules.
+func (m Modules) MarshalJSON() ([]byte, error) {
+	switch {
+	case len(m.Names) > 0:
+		return json.Marshal(m.Names)
+	case m.Pattern != "":
+		return json.Marshal(m.Pattern)
+	}
+	return []byte("null"), nil
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (m *Modules) UnmarshalJSON(data []byte) error {
+	*m = Modules{}
+	if len(data) > 0 && data[0] == '[' {
+		return json.Unmarshal(data, &m.Names)
+	}
+	return json.Unmarshal(data, &m.Pattern)
+}
+
+// layerNumbers are written as a list, null for none, and may be read from a single number.
+type layerNumbers []int
+
+func (n *layerNumbers) UnmarshalJSON(data []byte) error {
+	*n = nil
+	if len(data) > 0 && data[0] == '[' {
+		return json.Unmarshal(data, (*[]int)(n))
+	}
+	var one *int
+	if err := json.Unmarshal(data, &one); err != nil || one == nil {
+		return err
+	}
+	*n = layerNumbers{*one}
+	return nil
+}
+
+// rankPatterns and alphaPatterns are JSON objects whose order counts.
+type (
+	rankPatterns  []RankPattern
+	alphaPatterns []AlphaPattern
+)
+
+func (p rankPatterns) MarshalJSON() ([]byte, error) {
+	return marshalOrdered(p, func(q RankPattern) (string, any) { return q.Pattern, q.Rank })
+}
+
+func (p alphaPatterns) MarshalJSON() ([]byte, error) {
+	return marshalOrdered(p, func(q AlphaPattern) (string, any) { return q.Pattern, q.Alpha })
+}
+
+func (p *rankPatterns) UnmarshalJSON(data []byte) error {
+	*p = nil
+	return unmarshalOrdered(data, func(key string, rank int) { *p = append(*p, RankPattern{key, rank}) })
+}
+
+func (p *alphaPatterns) UnmarshalJSON(data []byte) error {
+	*p = nil
+	return unmarshalOrdered(data, func(key string, alpha float64) { *p = append(*p, AlphaPattern{key, alpha}) })
+}
+
+func marshalOrdered[T any](list []T, entry func(T) (string, any)) ([]byte, error) {
+	b := []byte{'{'}
+	for i, e := range list {
+		name, v := entry(e)
+		key, err := json.Marshal(name)
+		if err != nil {
+			return nil, err
+		}
+		value, err := json.Marshal(v)
+		if err != nil {
+			return nil, err
+		}
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(append(append(b, key...), ':'), value...)
+	}
+	return append(b, '}'), nil
+}
+
+// unmarshalOrdered calls add for each entry of an object, in its order; a key may stand in it once.
+func unmarshalOrdered[T any](data []byte, add func(key string, value T)) error {
+	d := json.NewDecoder(bytes.NewReader(data))
+	open, err := d.Token()
+	if err != nil || open == nil {
+		return err
+	}
+	if open != json.Delim('{') {
+		return errors.New("want an object")
+	}
+	seen := make(map[string]bool)
+	for d.More() {
+		token, err := d.Token()
+		if err != nil {
+			return err
+		}
+		key, _ := token.(string)
+		if seen[key] {
+			return fmt.Errorf("%q stands in it twice", key)
+		}
+		seen[key] = true
+		var value T
+		if err := d.Decode(&value); err != nil {
+			return err
+		}
+		add(key, value)
+	}
+	return nil
+}
