@@ -74,19 +74,19 @@ func Read(ctx context.Context, eng *tensor.Engine, cfg Config, src Source, opts 
 		return nil, err
 	}
 	opts.Packed = opts.Packed && packable(eng, opts.DType)
-	return build(ctx, eng, cfg, opts, func(s *tensor.Scope, w weight) (*tensor.Tensor, error) {
-		dtype := opts.DType
-		if opts.Packed && packs(cfg, w) { // bfloat16 stays what it is
-			dtype = packedType(src, names[w.name])
-		}
-		return ReadTensor(s, src, names[w.name], dtype, w.shape...)
-	})
+	return build(ctx, eng, cfg, opts,
+		func(s *tensor.Scope, w weight) (*tensor.Tensor, error) {
+			return ReadTensor(s, src, names[w.name], opts.DType, w.shape...)
+		},
+		func(s *tensor.Scope, w weight) (*tensor.Packed, error) { return readPacked(s, src, names[w.name], w) })
 }
 
-// build makes a model from one tensor per weight. On an error nothing stays on the engine.
+// build makes a model from one tensor per weight, or, with opts.Packed, from a packed matrix where there is one. On an
+// error nothing stays on the engine.
 func build(
 	ctx context.Context, eng *tensor.Engine, cfg Config, opts Options,
 	tensorOf func(s *tensor.Scope, w weight) (*tensor.Tensor, error),
+	packedOf func(s *tensor.Scope, w weight) (*tensor.Packed, error),
 ) (_ *Model, err error) {
 	m := &Model{eng: eng, cfg: cfg, dtype: opts.DType}
 	if opts.Packed {
@@ -100,13 +100,23 @@ func build(
 	byName := make(map[string]*tensor.Tensor)
 	for _, w := range weights(cfg) {
 		err := eng.Do(ctx, func(s *tensor.Scope) error {
-			t, err := tensorOf(s, w)
+			var t *tensor.Tensor
+			var packed *tensor.Packed
+			var err error
+			if opts.Packed && packs(cfg, w) {
+				packed, err = packedOf(s, w)
+				t = s.Zeros(opts.DType, 0) // it only names the weight
+			} else {
+				t, err = tensorOf(s, w)
+			}
 			if err != nil || s.Err() != nil {
 				return err
 			}
 			m.params = append(m.params, tensor.Named{Name: w.name, Tensor: t.Keep()})
 			byName[w.name] = t
-			m.pack(w, t)
+			if packed != nil {
+				m.packed[t] = packed.Keep()
+			}
 			return nil
 		})
 		if err != nil {
@@ -139,7 +149,7 @@ func (m *Model) Clone(ctx context.Context) (*Model, error) {
 	}
 	c, err := build(ctx, m.eng, m.cfg, Options{DType: m.dtype}, func(_ *tensor.Scope, w weight) (*tensor.Tensor, error) {
 		return byName[w.name].Detach().Clone(), nil
-	})
+	}, nil)
 	if err != nil {
 		return nil, fmt.Errorf("models: clone: %w", err)
 	}

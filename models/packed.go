@@ -58,27 +58,24 @@ func tokenEmbedding(family string) string {
 	return "model.embed_tokens.weight"
 }
 
-// packedType is what a matrix of src is read as before it is packed: bfloat16 stays what it is, all else becomes Float32.
-func packedType(src Source, name string) tensor.DType {
-	if t, err := src.Tensor(name); err == nil && fileDTypes[t.DType] == tensor.BFloat16 {
-		return tensor.BFloat16
-	}
-	return tensor.Float32
+// readPacked packs the weight w as it lies in src.
+func readPacked(s *tensor.Scope, src Source, name string, w weight) (*tensor.Packed, error) {
+	var p *tensor.Packed
+	err := withData(src, name, w.shape, func(dtype tensor.DType, data []byte) {
+		p = s.PackBytes(dtype, data, w.shape[0], w.shape[1], w.inFirst)
+	})
+	return p, err
 }
 
-// pack packs the weight w, whose values t holds, and frees t; t stays what the network names the weight by. It does
-// nothing for a model that is not packed.
+// pack packs the weight w, whose values t holds, and frees t, which stays what the network names the weight by.
 func (m *Model) pack(w weight, t *tensor.Tensor) {
-	if m.packed == nil || !packs(m.cfg, w) {
+	if !packs(m.cfg, w) {
 		return
 	}
-	m.packed[t] = packMatrix(w, t).Keep()
-	t.Free()
-}
-
-func packMatrix(w weight, t *tensor.Tensor) *tensor.Packed {
+	matrix := t
 	if w.inFirst {
-		t = t.Transpose(0, 1)
+		matrix = t.Transpose(0, 1)
 	}
-	return t.Pack()
+	m.packed[t] = matrix.Pack().Keep()
+	t.Free()
 }

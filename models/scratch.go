@@ -24,7 +24,7 @@ func Scratch(ctx context.Context, eng *tensor.Engine, cfg Config, seed uint64) (
 			return s.Full(tensor.Float32, w.fill, w.shape...), nil
 		}
 		return Normal(s, seed, w.name, w.std, w.shape...), nil
-	})
+	}, nil)
 	if err != nil {
 		return nil, fmt.Errorf("models: from scratch: %w", err)
 	}

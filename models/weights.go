@@ -140,18 +140,31 @@ func few(list []string) string {
 func ReadTensor(
 	s *tensor.Scope, src Source, name string, dtype tensor.DType, shape ...int64,
 ) (*tensor.Tensor, error) {
+	var out *tensor.Tensor
+	err := withData(src, name, shape, func(from tensor.DType, data []byte) {
+		out = s.FromBytes(from, data, shape...).To(dtype)
+	})
+	return out, err
+}
+
+// withData gives f the bytes of a tensor, which must be of the given shape, and gives their memory back behind it.
+func withData(src Source, name string, shape []int64, f func(dtype tensor.DType, data []byte)) error {
 	t, err := src.Tensor(name)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if !slices.Equal(t.Shape, shape) {
-		return nil, fmt.Errorf("%w: %s is %v, want %v", ErrWeights, name, t.Shape, shape)
+		return fmt.Errorf("%w: %s is %v, want %v", ErrWeights, name, t.Shape, shape)
 	}
-	from, ok := fileDTypes[t.DType]
+	dtype, ok := fileDTypes[t.DType]
 	if !ok {
-		return nil, fmt.Errorf("%w: %s is of type %s", ErrWeights, name, t.DType)
+		return fmt.Errorf("%w: %s is of type %s", ErrWeights, name, t.DType)
 	}
-	return s.FromBytes(from, t.Data, shape...).To(dtype), nil
+	f(dtype, t.Data)
+	if mapped, ok := src.(interface{ Release(name string) }); ok {
+		mapped.Release(name)
+	}
+	return nil
 }
 
 // WriteWeights writes model.safetensors, one tensor after the other, as transformers opens it. A tied head is not
@@ -253,21 +266,16 @@ func (m *Model) Replace(ctx context.Context, src Source) error {
 // replace reads one weight into its tensor t, or packs it anew.
 func (m *Model) replace(s *tensor.Scope, src Source, name string, w weight, t *tensor.Tensor) error {
 	old := m.packed[t]
-	dtype := m.dtype
-	if old != nil {
-		dtype = packedType(src, name)
-	}
-	fresh, err := ReadTensor(s, src, name, dtype, w.shape...)
-	if err != nil {
+	if old == nil {
+		fresh, err := ReadTensor(s, src, name, m.dtype, w.shape...)
+		if err == nil {
+			t.Copy_(fresh)
+		}
 		return err
 	}
-	if old == nil {
-		t.Copy_(fresh)
-		return s.Err()
-	}
-	packed := packMatrix(w, fresh)
-	if s.Err() != nil {
-		return s.Err()
+	packed, err := readPacked(s, src, name, w)
+	if err != nil || s.Err() != nil {
+		return err
 	}
 	m.packed[t] = packed.Keep()
 	old.Free()

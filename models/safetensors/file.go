@@ -101,6 +101,19 @@ func (f *File) Tensor(name string) (Tensor, error) {
 	return Tensor{Info: e.Info, Data: f.data[begin:end:end]}, nil
 }
 
+// Release tells the system that the named tensor's bytes are not needed for now, so that a large file that is read once
+// does not fill the process's memory. They can be read again.
+func (f *File) Release(name string) {
+	i, ok := f.byName[name]
+	if !ok || f.data == nil {
+		return
+	}
+	page := int64(os.Getpagesize())
+	e := f.head.entries[i]
+	begin, end := (f.head.dataAt+e.begin)/page*page, f.head.dataAt+e.end
+	_ = unix.Madvise(f.data[begin:end], unix.MADV_DONTNEED) // advice: that it was not taken changes nothing
+}
+
 // Metadata is the header's free text, such as format: pt.
 func (f *File) Metadata() map[string]string { return maps.Clone(f.head.metadata) }
 

@@ -118,6 +118,13 @@ func (m *Model) Tensor(name string) (Tensor, error) {
 	return file.Tensor(name)
 }
 
+// Release is File.Release.
+func (m *Model) Release(name string) {
+	if file, ok := m.byName[name]; ok {
+		file.Release(name)
+	}
+}
+
 // Close unmaps all shards: every view becomes invalid.
 func (m *Model) Close() error {
 	var errs []error

@@ -42,19 +42,34 @@ kernels::cache cache_of(const at::Tensor &keys, const at::Tensor &values) {
   return {keys.data_ptr<float>(), values.data_ptr<float>(), keys.size(1), keys.size(2), keys.size(3)};
 }
 
+at::Tensor pack(at::Tensor w) {
+  want(w.is_cpu() && w.dim() == 2, "want a matrix on the CPU");
+  if (w.scalar_type() != at::kBFloat16) w = w.to(at::kFloat);
+  at::Tensor p = at::empty({kernels::panels(w.size(0)), w.size(1), kernels::PANEL}, w.options());
+  if (w.scalar_type() == at::kBFloat16)
+    kernels::pack(halves(w), w.size(0), w.size(1), w.stride(0), w.stride(1), static_cast<uint16_t *>(p.data_ptr()));
+  else
+    kernels::pack(floats(w), w.size(0), w.size(1), w.stride(0), w.stride(1), p.data_ptr<float>());
+  return p;
+}
+
 } // namespace
 
-char *shim_pack(void **out, void *weight) {
+char *shim_pack(void **out, void *weight) { TRY(give(out, pack(T(weight).detach()));) }
+
+char *shim_pack_data(void **out, const void *data, size_t bytes, int dtype, int64_t rows, int64_t columns, int transpose) {
   TRY({
-    at::Tensor w = T(weight).detach();
-    want(w.is_cpu() && w.dim() == 2, "want a matrix on the CPU");
-    if (w.scalar_type() != at::kBFloat16) w = w.to(at::kFloat);
-    at::Tensor p = at::empty({kernels::panels(w.size(0)), w.size(1), kernels::PANEL}, w.options());
-    if (w.scalar_type() == at::kBFloat16)
-      kernels::pack(halves(w), w.size(0), w.size(1), w.stride(0), w.stride(1), static_cast<uint16_t *>(p.data_ptr()));
-    else
-      kernels::pack(floats(w), w.size(0), w.size(1), w.stride(0), w.stride(1), p.data_ptr<float>());
-    give(out, p);
+    const auto type = at::ScalarType(dtype);
+    want(rows >= 0 && columns >= 0 && bytes == static_cast<size_t>(rows * columns) * at::elementSize(type),
+         "the data's length does not match the shape");
+    at::Tensor w;
+    if (reinterpret_cast<uintptr_t>(data) % at::elementSize(type) == 0) {
+      w = at::from_blob(const_cast<void *>(data), {rows, columns}, at::TensorOptions().dtype(type)); // read only
+    } else {
+      w = at::empty({rows, columns}, at::TensorOptions().dtype(type));
+      memcpy(w.data_ptr(), data, bytes);
+    }
+    give(out, pack(transpose ? w.t() : w));
   })
 }
 

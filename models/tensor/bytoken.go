@@ -39,6 +39,20 @@ func (t *Tensor) Pack() *Packed {
 	return &Packed{panels: panels, out: shape[0], in: shape[1]}
 }
 
+// PackBytes packs a matrix [Out, In] (or [In, Out], when inFirst) that lies in memory as in a safetensors file, without a
+// copy of it in between.
+func (s *Scope) PackBytes(d DType, data []byte, rows, columns int64, inFirst bool) *Packed {
+	if !s.ready() || !s.knows("PackBytes", d) {
+		return &Packed{panels: s.eng.invalid}
+	}
+	panels := s.shimResult("PackBytes", C.shim_pack_data(s.eng.slot0(), unsafe.Pointer(unsafe.SliceData(data)),
+		C.size_t(len(data)), C.int(d.native()), C.int64_t(rows), C.int64_t(columns), flag(inFirst)))
+	if inFirst {
+		rows, columns = columns, rows
+	}
+	return &Packed{panels: panels, out: rows, in: columns}
+}
+
 // Keep moves the matrix out of all scopes, as Tensor.Keep does. It returns p.
 func (p *Packed) Keep() *Packed {
 	p.panels.Keep()

@@ -140,31 +140,55 @@ INLINE void tile_body(const float *x, int64_t ldx, const T *w, float *y, int64_t
   }
 }
 
+// widened is a block of a panel as float32: the block itself, or a copy in buffer when it is used often enough to be
+// worth one.
+INLINE const float *widened(const float *block, int64_t, int64_t, float *) { return block; }
+INLINE const float *widened(const uint16_t *block, int64_t depth, int64_t m, float *buffer) {
+  if (m <= 6) return nullptr;
+  for (int64_t i = 0; i < depth * PANEL; i += LANES) {
+    vec v;
+    load(v, block + i);
+    store_vec(buffer + i, v);
+  }
+  return buffer;
+}
+
+// block is all rows of one panel over a block of k.
+template <class T>
+INLINE void block_body(const float *x, const T *w, float *y, int64_t ldy, int64_t m, int64_t k, int64_t depth,
+                       bool first) {
+  int64_t row = 0;
+  while (row < m) {
+    const float *from = x + row * k;
+    float *to = y + row * ldy;
+    const int64_t left = m - row;
+    if (left == 6 || left > 8) {
+      tile_body<6>(from, k, w, to, ldy, depth, first);
+      row += 6;
+    } else if (left >= 4) {
+      tile_body<4>(from, k, w, to, ldy, depth, first);
+      row += 4;
+    } else if (left >= 2) {
+      tile_body<2>(from, k, w, to, ldy, depth, first);
+      row += 2;
+    } else {
+      tile_body<1>(from, k, w, to, ldy, depth, first);
+      row += 1;
+    }
+  }
+}
+
 // panel is all rows of one panel: y [m, PANEL] with row stride ldy.
 template <class T>
 INLINE void panel_body(const float *x, const T *w, float *y, int64_t ldy, int64_t m, int64_t k) {
+  float buffer[DEPTH * PANEL];
   for (int64_t at = 0; at < k; at += DEPTH) {
     const int64_t depth = std::min(DEPTH, k - at);
     const T *block = w + at * PANEL;
-    int64_t row = 0;
-    while (row < m) {
-      const float *from = x + row * k + at;
-      float *to = y + row * ldy;
-      const int64_t left = m - row;
-      if (left == 6 || left > 8) {
-        tile_body<6>(from, k, block, to, ldy, depth, at == 0);
-        row += 6;
-      } else if (left >= 4) {
-        tile_body<4>(from, k, block, to, ldy, depth, at == 0);
-        row += 4;
-      } else if (left >= 2) {
-        tile_body<2>(from, k, block, to, ldy, depth, at == 0);
-        row += 2;
-      } else {
-        tile_body<1>(from, k, block, to, ldy, depth, at == 0);
-        row += 1;
-      }
-    }
+    if (const float *wide = widened(block, depth, m, buffer))
+      block_body(x + at, wide, y, ldy, m, k, depth, at == 0);
+    else
+      block_body(x + at, block, y, ldy, m, k, depth, at == 0);
   }
 }
 
