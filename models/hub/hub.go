@@ -1,0 +1,139 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Options say where models come from. FromEnv gives those of the environment.
+type Options struct {
+	// Endpoint is the Hub's address, without a slash at its end.
+	Endpoint string
+	// Token is sent to the endpoint, and to no other host. Empty for none.
+	Token string
+	// Cache is the folder that is shared with huggingface_hub.
+	Cache string
+	// Offline: the network is not used.
+	Offline bool
+	// Progress is called now and then while files come, and once for each when it is whole. Nil for none.
+	Progress func(Progress)
+}
+
+// Progress is where a download stands, in bytes.
+type Progress struct {
+	File       string
+	Done, Size int64 // of the file
+	AllDone    int64 // of all files that Resolve wants
+	AllSize    int64
+}
+
+// Model is where a model lies.
+type Model struct {
+	// Dir is the folder to read.
+	Dir string
+	// ID is org/name, and Revision the commit that Dir is a snapshot of. Both are empty for a local folder.
+	ID, Revision string
+}
+
+// FromEnv reads the options as huggingface_hub does: HF_ENDPOINT, HF_TOKEN (or the file HF_TOKEN_PATH, by default
+// HF_HOME/token), HF_HUB_CACHE (by default HF_HOME/hub), HF_HOME (by default XDG_CACHE_HOME/huggingface, or
+// ~/.cache/huggingface) and HF_HUB_OFFLINE. Pass os.Getenv.
+func FromEnv(getenv func(string) string) (Options, error) {
+	or := func(key, otherwise string) string {
+		if value := getenv(key); value != "" {
+			return value
+		}
+		return otherwise
+	}
+	home := getenv("HF_HOME")
+	if home == "" {
+		caches := getenv("XDG_CACHE_HOME")
+		if caches == "" {
+			if getenv("HOME") == "" {
+				return Options{}, errors.New("hub: there is no cache: set HF_HOME")
+			}
+			caches = filepath.Join(getenv("HOME"), ".cache")
+		}
+		home = filepath.Join(caches, "huggingface")
+	}
+	o := Options{
+		Endpoint: strings.TrimRight(or("HF_ENDPOINT", "https://huggingface.co"), "/"),
+		Cache:    or("HF_HUB_CACHE", filepath.Join(home, "hub")),
+		Token:    strings.TrimSpace(getenv("HF_TOKEN")),
+	}
+	switch strings.ToUpper(getenv("HF_HUB_OFFLINE")) {
+	case "1", "ON", "YES", "TRUE":
+		o.Offline = true
+	}
+	if o.Token == "" {
+		text, err := os.ReadFile(or("HF_TOKEN_PATH", filepath.Join(home, "token")))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return Options{}, fmt.Errorf("hub: token: %w", err)
+		}
+		o.Token = strings.TrimSpace(string(text))
+	}
+	return o, nil
+}
+
+// Resolve gives the folder of a model by its name (see the package). A folder that exists comes first, and needs no
+// options. Of a repository it fetches what is missing, and what has come stays when it fails or ctx ends: the next call
+// goes on from there. It may run in several processes at once. Errors wrap those of the package, fs.ErrNotExist for a
+// path that is not there, syscall.ENOSPC for a full disk, or ctx's.
+func Resolve(ctx context.Context, name string, o Options) (Model, error) {
+	info, err := os.Stat(name)
+	switch {
+	case err == nil && info.IsDir():
+		return Model{Dir: name}, nil
+	case err == nil:
+		return Model{}, fmt.Errorf("hub: %s is a file; name the folder of a model", name)
+	case isPath(name):
+		return Model{}, fmt.Errorf("hub: %w", err)
+	}
+	id, rev, err := ParseName(name)
+	if err != nil {
+		return Model{}, err
+	}
+	r := repository{id: id, cache: cache{filepath.Join(o.Cache, "models--"+strings.ReplaceAll(id, "/", "--"))}}
+	if o.Offline {
+		m, err := r.cached(rev)
+		if err != nil {
+			return Model{}, fmt.Errorf("%w (HF_HUB_OFFLINE): %s: %w", ErrOffline, name, err)
+		}
+		return m, nil
+	}
+	transport, ok := http.DefaultTransport.(*http.Transport)
+	if !ok {
+		return Model{}, fmt.Errorf("hub: the default transport is a %T", http.DefaultTransport)
+	}
+	transport = transport.Clone()
+	transport.ResponseHeaderTimeout = stalled
+	defer transport.CloseIdleConnections()
+	r.client = client{http: &http.Client{Transport: transport}, endpoint: o.Endpoint, token: o.Token}
+	r.progress = o.Progress
+	m, err := r.fetch(ctx, rev)
+	if err != nil {
+		return Model{}, fmt.Errorf("%s: %w", name, err)
+	}
+	return m, nil
+}
+
+// isPath says that a name cannot be meant for the Hub.
+func isPath(name string) bool {
+	return name == "" || filepath.IsAbs(name) || strings.HasPrefix(name, ".") || strings.HasPrefix(name, "~") ||
+		strings.HasSuffix(name, "/")
+}
+
+// Times of a download: how long nothing may come, and how often and after what pause it is tried again without any
+// progress. The pause doubles.
+const (
+	stalled = time.Minute
+	tries   = 5
+	pause   = 100 * time.Millisecond
+)
