@@ -16,8 +16,8 @@
 //	<cache>/.locks/models--org--name/<digest>.lock       held by who fetches
 //
 // A revision is resolved to a commit once, and all files are fetched of that commit. A file comes under its digest and
-// is compared with it (sha256 of large files, git's blob sha1 of small ones) before it is renamed; what is already there
-// of an interrupted one stays, and the rest is asked for by Range. A snapshot's links are made when all of its files are
+// is compared with it (sha256 of large files, git's blob sha1 of small ones) before it is renamed. Of an interrupted
+// one, what has come stays, and the rest is asked for by Range. A snapshot's links are made when all of its files are
 // there. Later calls check that a blob has the right size, and trust the rest.
 package hub
 

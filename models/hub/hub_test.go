@@ -25,7 +25,7 @@ import (
 func tiny() *hubtest.Repository {
 	weights := func(n int) []byte { return bytes.Repeat([]byte("0123456789abcde\n"), n) }
 	return &hubtest.Repository{
-		Branches: []string{"main", "v1"},
+		Branches: []string{"main", "v1", "refs/pr/1"},
 		Files: map[string][]byte{
 			"config.json":                      []byte(`{"model_type":"llama"}`),
 			"generation_config.json":           []byte(`{}`),
@@ -117,7 +117,7 @@ func TestResolve(t *testing.T) {
 			}
 
 			before := len(s.Requests())
-			for _, again := range []string{id, id + "@v1", id + "@" + repo.Commit()} {
+			for _, again := range []string{id, id + "@v1", id + "@refs/pr/1", id + "@" + repo.Commit()} {
 				if other, err := hub.Resolve(t.Context(), again, o); err != nil || other != m {
 					t.Errorf("%s: %+v, %v", again, other, err)
 				}
@@ -129,7 +129,7 @@ func TestResolve(t *testing.T) {
 			}
 			s.Close()
 			o.Offline = true
-			for _, offline := range []string{id, id + "@v1", id + "@" + repo.Commit()} {
+			for _, offline := range []string{id, id + "@v1", id + "@refs/pr/1", id + "@" + repo.Commit()} {
 				if other, err := hub.Resolve(t.Context(), offline, o); err != nil || other != m {
 					t.Errorf("offline, %s: %+v, %v", offline, other, err)
 				}
@@ -157,7 +157,9 @@ func TestLocalFoldersComeFirst(t *testing.T) {
 	if _, err := hub.Resolve(t.Context(), "file", hub.Options{}); err == nil || !strings.Contains(err.Error(), "file") {
 		t.Error(err)
 	}
-	for _, name := range []string{"run@3", "run", "a/b/c", "a//b", "a/b@", "a/..", "a/b--c", "a b/c", "a/b@x..y", "a/-b", "ä/b"} {
+	for _, name := range []string{
+		"run@3", "run", "a/b/c", "a//b", "a/b@", "a/..", "a/b--c", "a b/c", "a/b@x..y", "a/-b", "ä/b",
+	} {
 		if _, err := hub.Resolve(t.Context(), name, hub.Options{}); !errors.Is(err, hub.ErrNotHub) {
 			t.Errorf("%q: %v", name, err)
 		}

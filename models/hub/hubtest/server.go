@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -106,9 +107,10 @@ func (s *Server) Requests() []string {
 }
 
 func (s *Server) note(host string, r *http.Request) {
+	line := strings.Join([]string{host, r.Method, r.URL.Path, r.Header.Get("Range")}, " ")
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.log = append(s.log, strings.TrimSpace(strings.Join([]string{host, r.Method, r.URL.Path, r.Header.Get("Range")}, " ")))
+	s.log = append(s.log, strings.TrimSpace(line))
 }
 
 // counts says whether a fault is still to happen, and takes one of it.
@@ -134,7 +136,7 @@ func (s *Server) serveHub(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "later", s.Status)
 		return
 	}
-	path := strings.TrimPrefix(r.URL.Path, "/")
+	path := strings.TrimPrefix(r.URL.EscapedPath(), "/") // a branch may have an escaped slash
 	rest, api := strings.CutPrefix(path, "api/models/")
 	parts := strings.SplitN(rest, "/", 4) // org, name, what, and where
 	if len(parts) < 3 {
@@ -151,6 +153,11 @@ func (s *Server) serveHub(w http.ResponseWriter, r *http.Request) {
 		where = parts[3]
 	}
 	revision, file, _ := strings.Cut(where, "/")
+	revision, err := url.PathUnescape(revision)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
 	if revision != repo.Commit() && !slices.Contains(repo.Branches, revision) {
 		refuse(w, http.StatusNotFound, "RevisionNotFound", "Invalid rev id: "+revision)
 		return
