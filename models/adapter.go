@@ -235,7 +235,9 @@ func (m *Model) plan(cfg LoRA) (layers []*lowRank, matrices []weight, err error)
 			weight{name: nameB(module), shape: []int64{out, r}})
 	}
 	if len(layers) == 0 {
-		return nil, nil, fmt.Errorf("%w: target_modules chooses no linear layer of this %s model", ErrAdapter, m.cfg.Family)
+		targets, err := cfg.Targets.MarshalJSON()
+		return nil, nil, errors.Join(err, fmt.Errorf("%w: target_modules %s chooses no linear layer of this %s model",
+			ErrAdapter, short(targets), m.cfg.Family))
 	}
 	return layers, matrices, nil
 }
