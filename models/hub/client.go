@@ -83,21 +83,21 @@ func (c *client) refusal(resp *http.Response) error {
 		message = strings.ToValidUTF8(message[:maxMessage], "")
 	}
 	code := resp.Header.Get("X-Error-Code")
-	token := "HF_TOKEN is not set"
+	sent := "HF_TOKEN is not set"
 	if c.token != "" {
-		token = "the token of HF_TOKEN was sent"
+		sent = "the token of HF_TOKEN was sent"
 	}
 	said := fmt.Errorf("%s answered %s: %s", resp.Request.URL.Redacted(), resp.Status, message)
 	switch status := resp.StatusCode; {
 	case code == "GatedRepo":
 		return fmt.Errorf("%w: its owner asks for terms to be accepted: do so on its page, and set HF_TOKEN (%s): %w",
-			ErrGated, token, said)
+			ErrGated, sent, said)
 	case code == "RevisionNotFound":
 		return fmt.Errorf("%w: there is no such revision: %w", ErrNotFound, said)
 	case code == "RepoNotFound", status == http.StatusNotFound:
-		return fmt.Errorf("%w: there is no such model, or it is private (%s): %w", ErrNotFound, token, said)
+		return fmt.Errorf("%w: there is no such model, or it is private (%s): %w", ErrNotFound, sent, said)
 	case status == http.StatusUnauthorized, status == http.StatusForbidden:
-		return fmt.Errorf("%w: set HF_TOKEN to a token that may read it (%s): %w", ErrGated, token, said)
+		return fmt.Errorf("%w: set HF_TOKEN to a token that may read it (%s): %w", ErrGated, sent, said)
 	case status == http.StatusTooManyRequests, status == http.StatusRequestedRangeNotSatisfiable, status/100 == 5:
 		return transient{fmt.Errorf("%w: %w", ErrProtocol, said)}
 	}
