@@ -79,13 +79,13 @@ func (f *folder) checkComponent(value any, level int) error {
 		}
 	}
 	if prefix, ok := c["prepend"]; ok && prefix == "" {
-		return errors.New("Prepend with an empty text")
+		return errors.New("a Prepend with an empty text")
 	}
 	if pattern, ok := c["pattern"].(map[string]any); ok && c["content"] != "" && matchesNothing(pattern) {
-		return errors.New("Replace of the empty text")
+		return errors.New("a Replace of the empty text")
 	}
 	if stop, ok := c["stop"].(float64); ok && stop != 0 {
-		return errors.New("Strip at the end of tokens (stop is not 0) is not supported")
+		return errors.New("a Strip at the end of tokens (stop is not 0) is not supported")
 	}
 	if charsmap, ok := c["precompiled_charsmap"]; ok || c["type"] == "Precompiled" {
 		if err := checkCharsmap(charsmap); err != nil {

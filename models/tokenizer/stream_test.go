@@ -43,9 +43,9 @@ func TestStreamIsDecode(t *testing.T) {
 			tok := load(t, name)
 			bytes := byteIDs(t, name)
 			rapid.Check(t, func(t *rapid.T) {
-				any := rapid.Int64Range(-1, int64(tok.Vocab())) // with one on either side
+				all := rapid.Int64Range(-1, int64(tok.Vocab())) // with one on either side
 				special := rapid.Int64Range(0, 6)
-				kinds := []*rapid.Generator[int64]{any, any, special}
+				kinds := []*rapid.Generator[int64]{all, all, special}
 				if len(bytes) > 0 {
 					kinds = append(kinds, rapid.SampledFrom(bytes), rapid.SampledFrom(bytes))
 				}
