@@ -1,0 +1,232 @@
+package reward
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/ldalign/ldalign/models"
+)
+
+const (
+	modelType    = "deberta-v2" // also of DeBERTa-v3
+	architecture = "DebertaV2ForSequenceClassification"
+)
+
+// Config describes a DeBERTa-v2 or -v3 model for sequence classification.
+type Config struct {
+	Vocab        int // V
+	Hidden       int // H
+	Layers       int
+	Heads        int
+	Intermediate int
+	MaxPositions int
+	Segments     int  // rows of the segment embeddings; 0 for none
+	Absolute     bool // absolute positions are added to the embeddings
+	NormEps      float64
+	// Labels is how many numbers a sequence gets.
+	Labels int
+	// Relative says that relative positions take part in the attention.
+	Relative bool
+	// C2P and P2C are the terms of content to position and of position to content.
+	C2P, P2C bool
+	// ShareKey says that the positions are projected by the tokens' projections.
+	ShareKey bool
+	// Buckets is the number of buckets on each side that distances fall into, by their logarithm from Buckets/2 on; 0
+	// takes distances as they are.
+	Buckets int
+	// MaxRelative is the greatest distance told apart.
+	MaxRelative int
+	// NormRelative says that the table of relative positions is normalised.
+	NormRelative bool
+}
+
+// MaxLength is the greatest number of tokens in a sequence.
+func (c Config) MaxLength() int { return c.MaxPositions }
+
+// span is the number of relative positions on each side.
+func (c Config) span() int {
+	if c.Buckets > 0 {
+		return c.Buckets
+	}
+	return c.MaxRelative
+}
+
+// ReadConfig reads config.json from a Hugging Face folder. Keys that do not change the numbers are ignored; a value that
+// would change them and is not supported is refused. Errors wrap models.ErrConfig or fs.ErrNotExist.
+func ReadConfig(folder fs.FS) (Config, error) {
+	data, err := fs.ReadFile(folder, "config.json")
+	if err != nil {
+		return Config{}, fmt.Errorf("reward: read the model's configuration: %w", err)
+	}
+	return ParseConfig(data)
+}
+
+// configFile is config.json. A pointer stands for a key whose absence means something else than its zero value.
+type configFile struct {
+	ModelType     string            `json:"model_type"`
+	Architectures []string          `json:"architectures"`
+	Quantization  json.RawMessage   `json:"quantization_config"`
+	Vocab         int               `json:"vocab_size"`
+	Hidden        int               `json:"hidden_size"`
+	Layers        int               `json:"num_hidden_layers"`
+	Heads         int               `json:"num_attention_heads"`
+	Intermediate  int               `json:"intermediate_size"`
+	MaxPositions  *int              `json:"max_position_embeddings"`
+	Segments      int               `json:"type_vocab_size"`
+	Absolute      *bool             `json:"position_biased_input"`
+	NormEps       *float64          `json:"layer_norm_eps"`
+	Labels        *int              `json:"num_labels"`
+	LabelNames    map[string]string `json:"id2label"`
+	Relative      bool              `json:"relative_attention"`
+	PosAtt        words             `json:"pos_att_type"`
+	ShareKey      bool              `json:"share_att_key"`
+	Buckets       *int              `json:"position_buckets"`
+	MaxRelative   *int              `json:"max_relative_positions"`
+	NormRelative  *words            `json:"norm_rel_ebd"`
+	// What only one value of is supported.
+	Act           *string `json:"hidden_act"`
+	PoolerAct     *string `json:"pooler_hidden_act"`
+	Conv          *int    `json:"conv_kernel_size"`
+	EmbeddingSize *int    `json:"embedding_size"`
+	PoolerSize    *int    `json:"pooler_hidden_size"`
+	HeadSize      *int    `json:"attention_head_size"`
+}
+
+// words are a list, written as one or as "a|b".
+type words []string
+
+func (w *words) UnmarshalJSON(data []byte) error {
+	*w = nil
+	var list []string
+	if err := json.Unmarshal(data, &list); err != nil {
+		var text string
+		if err := json.Unmarshal(data, &text); err != nil {
+			return err
+		}
+		list = strings.Split(strings.ToLower(text), "|")
+	}
+	for _, word := range list {
+		if word = strings.TrimSpace(word); word != "" {
+			*w = append(*w, word)
+		}
+	}
+	return nil
+}
+
+// ParseConfig is ReadConfig for the bytes of a config.json.
+func ParseConfig(data []byte) (Config, error) {
+	var f configFile
+	if err := json.Unmarshal(data, &f); err != nil {
+		return Config{}, fmt.Errorf("%w: config.json: %w", models.ErrConfig, err)
+	}
+	c, err := f.config()
+	if err == nil {
+		err = c.validate()
+	}
+	if err != nil {
+		return Config{}, fmt.Errorf("%w: config.json: %w", models.ErrConfig, err)
+	}
+	return c, nil
+}
+
+func (f configFile) config() (Config, error) {
+	if f.ModelType != modelType {
+		return Config{}, fmt.Errorf("model_type is %q, a reward model here is %s", f.ModelType, modelType)
+	}
+	if len(f.Architectures) > 0 && !slices.Contains(f.Architectures, architecture) {
+		return Config{}, fmt.Errorf("architectures is %q, a reward model here is %s", f.Architectures, architecture)
+	}
+	if len(f.Quantization) > 0 && !bytes.Equal(f.Quantization, []byte("null")) {
+		return Config{}, fmt.Errorf("quantization_config: quantised weights are not supported")
+	}
+	c := Config{
+		Vocab: f.Vocab, Hidden: f.Hidden, Layers: f.Layers, Heads: f.Heads, Intermediate: f.Intermediate,
+		MaxPositions: or(f.MaxPositions, 512), Segments: f.Segments, Absolute: or(f.Absolute, true),
+		NormEps: or(f.NormEps, 1e-7), Relative: f.Relative, C2P: slices.Contains(f.PosAtt, "c2p"),
+		P2C: slices.Contains(f.PosAtt, "p2c"), ShareKey: f.ShareKey, Buckets: max(or(f.Buckets, -1), 0),
+	}
+	if c.MaxRelative = or(f.MaxRelative, -1); c.MaxRelative < 1 {
+		c.MaxRelative = c.MaxPositions
+	}
+	if c.Labels = len(f.LabelNames); c.Labels == 0 {
+		c.Labels = or(f.Labels, 2) // what transformers does not write
+	} else if f.Labels != nil && *f.Labels != c.Labels {
+		return Config{}, fmt.Errorf("num_labels is %d, id2label has %d", *f.Labels, c.Labels)
+	}
+	for _, word := range f.PosAtt {
+		if word != "c2p" && word != "p2c" {
+			return Config{}, fmt.Errorf("pos_att_type has %q, supported are c2p and p2c", word)
+		}
+	}
+	for _, word := range or(f.NormRelative, nil) {
+		switch word {
+		case "layer_norm":
+			c.NormRelative = true
+		case "none":
+		default:
+			return Config{}, fmt.Errorf("norm_rel_ebd has %q, supported are none and layer_norm", word)
+		}
+	}
+	for _, only := range []struct {
+		key         string
+		value, want any
+	}{
+		{"hidden_act", or(f.Act, "gelu"), "gelu"},
+		{"pooler_hidden_act", or(f.PoolerAct, "gelu"), "gelu"},
+		{"conv_kernel_size", max(or(f.Conv, 0), 0), 0},
+		{"embedding_size", or(f.EmbeddingSize, f.Hidden), f.Hidden},
+		{"pooler_hidden_size", or(f.PoolerSize, f.Hidden), f.Hidden},
+	} {
+		if only.value != only.want {
+			return Config{}, fmt.Errorf("%s is %v, supported is %v", only.key, only.value, only.want)
+		}
+	}
+	if f.Heads > 0 && or(f.HeadSize, f.Hidden/f.Heads) != f.Hidden/f.Heads {
+		return Config{}, fmt.Errorf("attention_head_size is %d, supported is hidden_size/num_attention_heads", *f.HeadSize)
+	}
+	return c, nil
+}
+
+func (c Config) validate() error {
+	for _, size := range []struct {
+		key          string
+		value, least int
+	}{
+		{"vocab_size", c.Vocab, 1},
+		{"hidden_size", c.Hidden, 1},
+		{"num_hidden_layers", c.Layers, 1},
+		{"num_attention_heads", c.Heads, 1},
+		{"intermediate_size", c.Intermediate, 1},
+		{"max_position_embeddings", c.MaxPositions, 1},
+		{"type_vocab_size", c.Segments, 0},
+		{"num_labels", c.Labels, 1},
+		{"position_buckets", c.Buckets, 0},
+		{"max_relative_positions", c.MaxRelative, 1},
+	} {
+		if size.value < size.least || size.value > 1<<31 {
+			return fmt.Errorf("%s is %d, want %d or more", size.key, size.value, size.least)
+		}
+	}
+	switch {
+	case c.Hidden%c.Heads != 0:
+		return fmt.Errorf("hidden_size %d is no multiple of num_attention_heads %d", c.Hidden, c.Heads)
+	case !(c.NormEps > 0) || math.IsInf(c.NormEps, 0):
+		return fmt.Errorf("layer_norm_eps is %g, want more than 0", c.NormEps)
+	case c.Relative && c.Buckets > 0 && (c.Buckets < 2 || c.MaxRelative-1 <= c.Buckets/2):
+		return fmt.Errorf("position_buckets is %d: want at least 2, and below twice max_relative_positions (%d) less 2",
+			c.Buckets, c.MaxRelative)
+	}
+	return nil
+}
+
+func or[T any](p *T, d T) T {
+	if p == nil {
+		return d
+	}
+	return *p
+}

@@ -1,0 +1,397 @@
+package reward_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/reward"
+	"github.com/ldalign/ldalign/models/safetensors"
+	"github.com/ldalign/ldalign/models/tensor"
+)
+
+// goldens are the folders that testdata/make_goldens.py has written with transformers.
+var goldens = []string{"v3", "v2", "c2p", "p2c", "plain"}
+
+// tolerance is how far logits may be from those of transformers, which are of the size of 1.
+const tolerance = 1e-4
+
+type golden struct {
+	IDs   [][]int64   `json:"ids"`
+	First []int       `json:"first"`
+	Alone [][]float64 `json:"alone"`
+	Batch [][]float64 `json:"batch"`
+}
+
+func (g golden) rows() []models.Sequence {
+	rows := make([]models.Sequence, len(g.IDs))
+	for i, ids := range g.IDs {
+		rows[i] = models.Sequence{IDs: ids, PromptLen: g.First[i]}
+	}
+	return rows
+}
+
+func readGolden(t testing.TB, name string) golden {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("testdata", name, "expect.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var g golden
+	if err := json.Unmarshal(data, &g); err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+func newEngine(t testing.TB, threads int) *tensor.Engine {
+	t.Helper()
+	e, err := tensor.NewEngine(tensor.Options{Threads: threads})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return e
+}
+
+func load(t testing.TB, eng *tensor.Engine, name string) *reward.Model {
+	t.Helper()
+	m, err := reward.Load(context.Background(), eng, filepath.Join("testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// score is the logits of all rows.
+func score(t testing.TB, m *reward.Model, rows []models.Sequence, opts reward.Options) [][]float32 {
+	t.Helper()
+	out := make([][]float32, len(rows))
+	err := m.Score(context.Background(), rows, opts, func(i int, logits []float32) error {
+		out[i] = logits
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func compare(t *testing.T, want [][]float64, got [][]float32) {
+	t.Helper()
+	for i := range want {
+		if len(got[i]) != len(want[i]) {
+			t.Fatalf("row %d has %d logits, transformers gives %d", i, len(got[i]), len(want[i]))
+		}
+		for j := range want[i] {
+			if diff := math.Abs(float64(got[i][j]) - want[i][j]); !(diff <= tolerance) {
+				t.Errorf("row %d logit %d is %g, transformers says %g (%.2g apart)", i, j, got[i][j], want[i][j], diff)
+			}
+		}
+	}
+}
+
+func TestLogitsAreThoseOfTransformers(t *testing.T) {
+	eng := newEngine(t, 2)
+	for _, name := range goldens {
+		t.Run(name, func(t *testing.T) {
+			m, g := load(t, eng, name), readGolden(t, name)
+			rows := g.rows()
+			for i, row := range rows { // alone, in the row's own length
+				err := eng.Do(t.Context(), func(s *tensor.Scope) error {
+					return s.NoGrad(func(s *tensor.Scope) error {
+						logits := m.Logits(s, []models.Sequence{row}, models.PadRule{Rows: 1, Length: len(row.IDs)})
+						compare(t, g.Alone[i:i+1], [][]float32{logits.Float32s()})
+						return nil
+					})
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			compare(t, g.Batch, score(t, m, rows, reward.Options{Rows: 8})) // all in one batch, padded
+			compare(t, g.Batch, score(t, m, rows, reward.Options{Step: 8})) // in buckets of length
+		})
+	}
+}
+
+// A row's logits are the same bits alone, among other neighbours, and at another place.
+func TestLogitsAreBatchInvariant(t *testing.T) {
+	for _, threads := range []int{1, 2} {
+		eng := newEngine(t, threads)
+		for _, name := range []string{"v3", "v2"} {
+			t.Run(fmt.Sprintf("%s/%d threads", name, threads), func(t *testing.T) {
+				m, rng := load(t, eng, name), rand.New(rand.NewPCG(1, 2))
+				rows := make([]models.Sequence, 23)
+				for i := range rows {
+					ids := make([]int64, 2+rng.IntN(63))
+					for j := range ids {
+						ids[j] = rng.Int64N(int64(m.Config().Vocab))
+					}
+					rows[i] = models.Sequence{IDs: ids, PromptLen: 1 + rng.IntN(len(ids))}
+				}
+				for _, opts := range []reward.Options{{}, {Rows: 8, Step: 16}} {
+					all := score(t, m, rows, opts)
+					for _, order := range [][]int{{0}, {7}, {22, 3, 3, 9}, rng.Perm(len(rows))} {
+						var part []models.Sequence
+						var want [][]float32
+						for _, i := range order {
+							part, want = append(part, rows[i]), append(want, all[i])
+						}
+						if diff := cmp.Diff(want, score(t, m, part, opts)); diff != "" {
+							t.Errorf("%+v: rows %v (-among all +here):\n%s", opts, order, diff)
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestSequencesThatDoNotFit(t *testing.T) {
+	eng := newEngine(t, 1)
+	m := load(t, eng, "v3")
+	for name, row := range map[string]models.Sequence{
+		"empty":         {},
+		"no prompt":     {IDs: []int64{1, 2}},
+		"half a prompt": {IDs: []int64{1}, PromptLen: 2},
+		"too long":      {IDs: make([]int64, 65), PromptLen: 1},
+		"unknown token": {IDs: []int64{1, 260}, PromptLen: 1},
+		"negative":      {IDs: []int64{1, -1}, PromptLen: 1},
+	} {
+		rows := []models.Sequence{{IDs: []int64{1, 2}, PromptLen: 1}, row}
+		err := m.Score(t.Context(), rows, reward.Options{}, func(int, []float32) error {
+			t.Errorf("%s: a row is scored", name)
+			return nil
+		})
+		if !errors.Is(err, models.ErrSequence) || !strings.Contains(err.Error(), "row 1") {
+			t.Errorf("%s: the error is %v", name, err)
+		}
+		err = eng.Do(t.Context(), func(s *tensor.Scope) error {
+			m.Logits(s, rows, models.PadRule{Rows: 4, Length: 64})
+			return nil
+		})
+		if !errors.Is(err, models.ErrSequence) {
+			t.Errorf("%s: the error of Logits is %v", name, err)
+		}
+	}
+	for _, opts := range []reward.Options{{Rows: 3}, {Rows: -4}, {Step: -1}} {
+		if err := m.Score(t.Context(), nil, opts, nil); err == nil {
+			t.Errorf("%+v are taken", opts)
+		}
+	}
+}
+
+// Ending a Score leaves the rows before as they are, and no tensors.
+func TestScoreEnds(t *testing.T) {
+	eng := newEngine(t, 1)
+	m, g := load(t, eng, "v3"), readGolden(t, "v3")
+	live := eng.Live()
+	stop, emitted := errors.New("stop"), 0
+	err := m.Score(t.Context(), g.rows(), reward.Options{Step: 8}, func(int, []float32) error {
+		emitted++
+		return stop
+	})
+	if !errors.Is(err, stop) || emitted != 1 {
+		t.Errorf("after %d rows: %v", emitted, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	err = m.Score(ctx, g.rows(), reward.Options{Step: 8}, func(int, []float32) error {
+		cancel()
+		return nil
+	})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	if eng.Live() != live {
+		t.Errorf("%d tensors before, %d after", live, eng.Live())
+	}
+	if err := m.Close(t.Context()); err != nil || eng.Live() != 0 {
+		t.Errorf("%d tensors after Close, %v", eng.Live(), err)
+	}
+}
+
+// changed copies a golden's config.json with some keys of another value; a nil takes the key away.
+func changed(t testing.TB, name string, change map[string]any) []byte {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join("testdata", name, "config.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fields := map[string]any{}
+	if err := json.Unmarshal(data, &fields); err != nil {
+		t.Fatal(err)
+	}
+	for key, value := range change {
+		if fields[key] = value; value == nil {
+			delete(fields, key)
+		}
+	}
+	if data, err = json.Marshal(fields); err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+func TestConfigsThatAreNotSupportedAreRefusedByKeyAndValue(t *testing.T) {
+	for _, c := range []struct {
+		key   string
+		value any
+		want  string // beside the key
+	}{
+		{"model_type", "deberta", `"deberta"`},
+		{"model_type", nil, `""`},
+		{"architectures", []string{"DebertaV2ForMaskedLM"}, "DebertaV2ForMaskedLM"},
+		{"quantization_config", map[string]any{"bits": 4}, "not supported"},
+		{"hidden_act", "gelu_new", "gelu_new"},
+		{"pooler_hidden_act", "tanh", "tanh"},
+		{"conv_kernel_size", 3, "3"},
+		{"embedding_size", 16, "16"},
+		{"pooler_hidden_size", 16, "16"},
+		{"attention_head_size", 16, "16"},
+		{"pos_att_type", "c2p|p2p", "p2p"},
+		{"pos_att_type", []string{"C2P"}, "C2P"},
+		{"pos_att_type", 3, "pos_att_type"},
+		{"norm_rel_ebd", "batch_norm", "batch_norm"},
+		{"num_labels", 2, "2"},
+		{"position_buckets", 1, "1"},
+		{"position_buckets", 126, "126"},
+		{"vocab_size", 0, "0"},
+		{"hidden_size", 0, "0"},
+		{"hidden_size", 33, "pooler_hidden_size"},
+		{"num_attention_heads", 0, "0"},
+		{"num_attention_heads", 3, "3"},
+		{"num_hidden_layers", nil, "0"},
+		{"intermediate_size", -1, "-1"},
+		{"max_position_embeddings", 0, "0"},
+		{"type_vocab_size", -1, "-1"},
+		{"layer_norm_eps", 0, "0"},
+		{"vocab_size", "many", "vocab_size"},
+	} {
+		_, err := reward.ParseConfig(changed(t, "v3", map[string]any{c.key: c.value}))
+		if !errors.Is(err, models.ErrConfig) || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s = %v: the error is %v, want one with %q", c.key, c.value, err, c.want)
+		}
+	}
+	if _, err := reward.ReadConfig(os.DirFS(t.TempDir())); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("no config.json: %v", err)
+	}
+}
+
+func TestConfigKeysMayBeLeftOut(t *testing.T) {
+	for _, name := range goldens {
+		want, err := reward.ParseConfig(changed(t, name, nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defaults := map[string]any{"architectures": nil, "layer_norm_eps": nil, "pooler_hidden_size": nil, "legacy": nil, "hidden_act": nil}
+		got, err := reward.ParseConfig(changed(t, name, defaults))
+		if diff := cmp.Diff(want, got); diff != "" || err != nil {
+			t.Errorf("%s: %v\n%s", name, err, diff)
+		}
+	}
+	for _, c := range []struct {
+		change map[string]any
+		labels int
+	}{
+		{map[string]any{"id2label": nil}, 2},
+		{map[string]any{"id2label": nil, "num_labels": 5}, 5},
+		{map[string]any{"num_labels": 1}, 1},
+	} {
+		if got, err := reward.ParseConfig(changed(t, "v3", c.change)); err != nil || got.Labels != c.labels {
+			t.Errorf("%v: %d labels, %v", c.change, got.Labels, err)
+		}
+	}
+}
+
+// The configuration of the model that users have, and the buckets that its table of positions is made for.
+func TestTheLargeModel(t *testing.T) {
+	cfg, err := reward.ParseConfig([]byte(`{"model_type": "deberta-v2", "architectures": ["DebertaV2ForSequenceClassification"],
+		"attention_probs_dropout_prob": 0.1, "hidden_act": "gelu", "hidden_size": 1024, "id2label": {"0": "LABEL_0"},
+		"intermediate_size": 4096, "layer_norm_eps": 1e-07, "max_position_embeddings": 512, "max_relative_positions": -1,
+		"norm_rel_ebd": "layer_norm", "num_attention_heads": 16, "num_hidden_layers": 24, "pad_token_id": 0,
+		"pooler_dropout": 0, "pooler_hidden_act": "gelu", "pooler_hidden_size": 1024, "pos_att_type": ["p2c", "c2p"],
+		"position_biased_input": false, "position_buckets": 256, "relative_attention": true, "share_att_key": true,
+		"type_vocab_size": 0, "vocab_size": 128100}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := reward.Config{
+		Vocab: 128100, Hidden: 1024, Layers: 24, Heads: 16, Intermediate: 4096, MaxPositions: 512, NormEps: 1e-7, Labels: 1,
+		Relative: true, C2P: true, P2C: true, ShareKey: true, Buckets: 256, MaxRelative: 512, NormRelative: true,
+	}
+	if diff := cmp.Diff(want, cfg); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestWeightsThatDoNotFit(t *testing.T) {
+	eng := newEngine(t, 1)
+	for _, c := range []struct {
+		change map[string]any
+		want   string
+	}{
+		{map[string]any{"vocab_size": 261}, "word_embeddings.weight is [260 32], want [261 32]"},
+		{map[string]any{"num_hidden_layers": 3}, "deberta.encoder.layer.2.attention.self.query_proj.weight is missing"},
+		{map[string]any{"num_hidden_layers": 1}, "deberta.encoder.layer.1.attention.output.LayerNorm.bias is unknown"},
+		{map[string]any{"share_att_key": false}, "pos_key_proj.weight is missing"},
+		{map[string]any{"norm_rel_ebd": "none"}, "deberta.encoder.LayerNorm.bias is unknown"},
+		{map[string]any{"position_biased_input": true}, "position_embeddings.weight is missing"},
+	} {
+		cfg, err := reward.ParseConfig(changed(t, "v3", c.change))
+		if err != nil {
+			t.Fatal(err)
+		}
+		files, err := safetensors.OpenModel("testdata/v3")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = reward.Read(t.Context(), eng, cfg, files)
+		if !errors.Is(err, models.ErrWeights) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v: the error is %v, want %q", c.change, err, c.want)
+		}
+		if err := files.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if eng.Live() != 0 {
+		t.Errorf("%d tensors are left", eng.Live())
+	}
+	if _, err := reward.Load(t.Context(), eng, t.TempDir()); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("an empty folder: %v", err)
+	}
+}
+
+func FuzzConfig(f *testing.F) {
+	for _, name := range goldens {
+		f.Add(changed(f, name, nil))
+	}
+	f.Add([]byte(`{"model_type":"deberta-v2","pos_att_type":null,"norm_rel_ebd":null,"position_buckets":null}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		cfg, err := reward.ParseConfig(data)
+		if err != nil {
+			if !errors.Is(err, models.ErrConfig) {
+				t.Fatal(err)
+			}
+			return
+		}
+		if cfg.Hidden%cfg.Heads != 0 || cfg.MaxLength() < 1 || cfg.Labels < 1 || (cfg.Relative && cfg.MaxRelative < 1) {
+			t.Fatalf("%+v", cfg)
+		}
+	})
+}

@@ -1,0 +1,79 @@
+package reward
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/tensor"
+)
+
+// Options say in which shapes sequences are computed. They decide the last bits of the numbers, and the memory: about
+// 4·Rows·Heads·Length² floats for the longest sequences.
+type Options struct {
+	Rows int // of a batch, a multiple of models.RowStep; 0 is 4
+	Step int // lengths are rounded up to a multiple of it; 0 is 64
+}
+
+// WithDefaults fills in what is 0.
+func (o Options) WithDefaults() Options {
+	if o.Rows == 0 {
+		o.Rows = models.RowStep
+	}
+	if o.Step == 0 {
+		o.Step = 64
+	}
+	return o
+}
+
+// Validate tells what is wrong with options whose defaults are filled in.
+func (o Options) Validate() error {
+	if o.Rows < 1 || o.Rows%models.RowStep != 0 {
+		return fmt.Errorf("reward: %d rows in a batch: want a multiple of %d", o.Rows, models.RowStep)
+	}
+	if o.Step < 1 {
+		return fmt.Errorf("reward: lengths in steps of %d: want at least 1", o.Step)
+	}
+	return nil
+}
+
+// Score gives the logits of every sequence, [Labels] each, to emit, which is called with the sequence's place in rows:
+// batch by batch, a batch whose first row comes earlier first. A sequence's numbers do not depend on the others. A row
+// that does not fit is an error that wraps models.ErrSequence, before anything is computed. A batch is one call of
+// Engine.Do; ctx ends the work behind the batch at hand, and so does an error of emit.
+func (m *Model) Score(
+	ctx context.Context, rows []models.Sequence, opts Options, emit func(i int, logits []float32) error,
+) error {
+	opts = opts.WithDefaults()
+	if err := opts.Validate(); err != nil {
+		return err
+	}
+	cfg := m.Config()
+	for i, row := range rows {
+		if err := cfg.check(row); err != nil {
+			return fmt.Errorf("reward: %w: row %d %w", models.ErrSequence, i, err)
+		}
+	}
+	batches := models.Batches(rows, opts.Rows, opts.Step, cfg.MaxLength())
+	slices.SortStableFunc(batches, func(a, b models.Batch) int { return cmp.Compare(a.Index[0], b.Index[0]) })
+	for _, b := range batches {
+		var values []float32
+		err := m.eng.Do(ctx, func(s *tensor.Scope) error {
+			return s.NoGrad(func(s *tensor.Scope) error {
+				values = m.Logits(s, b.Rows, b.Pad).Float32s()
+				return nil
+			})
+		})
+		if err != nil {
+			return fmt.Errorf("reward: %w", err)
+		}
+		for place, i := range b.Index {
+			if err := emit(i, values[place*cfg.Labels:(place+1)*cfg.Labels]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
