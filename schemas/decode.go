@@ -91,7 +91,7 @@ func (d *decoder) value(path string, node ast.Node, into reflect.Value) {
 			return
 		}
 		if into.IsNil() {
-			into.Set(reflect.ValueOf(defaultScratch()))
+			into.Set(defaultSection(into.Type()))
 		}
 		into = into.Elem()
 	}

@@ -1,5 +1,7 @@
 package schemas
 
+import "reflect"
+
 // Default is the spec of a file that says nothing. A default holds only where its key is absent: an explicit 0 stays
 // 0.
 func Default() Spec {
@@ -38,4 +40,17 @@ func defaultOptimizer(kind string, lr float64) OptimizerSpec {
 // defaultScratch is what a model.scratch section starts from.
 func defaultScratch() *ScratchSpec {
 	return &ScratchSpec{Family: "llama", Hidden: 128, Layers: 4, Heads: 4, MaxPositions: 1024}
+}
+
+// defaultLoRA is what a training.lora section starts from.
+func defaultLoRA() *LoRASpec {
+	return &LoRASpec{Rank: 16, Alpha: 32, Targets: AllLinear, Scaling: "lora"}
+}
+
+// defaultSection is what a section that may be left out starts from, given the type of its pointer.
+func defaultSection(section reflect.Type) reflect.Value {
+	if section == reflect.TypeFor[*LoRASpec]() {
+		return reflect.ValueOf(defaultLoRA())
+	}
+	return reflect.ValueOf(defaultScratch())
 }

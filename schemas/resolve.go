@@ -59,5 +59,9 @@ func (s Spec) clone() Spec {
 		scratch := *s.Model.Scratch
 		s.Model.Scratch = &scratch
 	}
+	if s.Training.LoRA != nil {
+		lora := *s.Training.LoRA
+		s.Training.LoRA = &lora
+	}
 	return s
 }

@@ -29,7 +29,7 @@ func Set(spec *Spec, assignment string) error {
 		into, path = into.Field(index), join(path, name)
 		if into.Kind() == reflect.Pointer {
 			if into.IsNil() {
-				into.Set(reflect.ValueOf(defaultScratch()))
+				into.Set(defaultSection(into.Type()))
 			}
 			into = into.Elem()
 		}

@@ -181,7 +181,24 @@ type TrainingSpec struct {
 	MicroBatch int `yaml:"micro_batch"`
 	// CheckpointEvery is the number of steps between state checkpoints, from which a killed run goes on; 0 for none.
 	// Left out of the digest.
-	CheckpointEvery int `yaml:"checkpoint_every" digest:"-"`
+	CheckpointEvery int       `yaml:"checkpoint_every" digest:"-"`
+	LoRA            *LoRASpec `yaml:"lora,omitempty"`
+}
+
+// LoRASpec makes each iteration train a fresh low-rank adapter on its policy, instead of all weights, and merge it into
+// the next policy, which keeps it beside its weights in PEFT's format. Gradients and optimizer then take the memory of the
+// adapter alone. An adapter wants a higher optimizer.lr than all weights do, 10 to 100 times as high. An empty section
+// (`lora: {}`) takes the defaults; without the section all weights are trained.
+type LoRASpec struct {
+	// Rank is the rank of an update B·A.
+	Rank int `yaml:"rank"`
+	// Alpha scales the updates, see scaling.
+	Alpha float64 `yaml:"alpha"`
+	// Targets are the linear layers that are adapted: all-linear (all but the output head), names separated by commas as
+	// q_proj,v_proj, or a regular expression for whole names as model.layers.0.self_attn.q_proj.
+	Targets string `yaml:"targets"`
+	// Scaling of an update is lora (alpha/rank) or rslora (alpha/√rank).
+	Scaling string `yaml:"scaling"`
 }
 
 // EvaluationSpec is the held-out table.

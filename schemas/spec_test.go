@@ -77,6 +77,40 @@ evaluation:
 	}
 }
 
+// TestLoRASection: left out it is no section, empty it has its defaults, and its targets are names or a pattern.
+func TestLoRASection(t *testing.T) {
+	if parse(t, minimal+"training:\n  batch: 4\n").Training.LoRA != nil {
+		t.Error("a spec without the section has one")
+	}
+	for _, c := range []struct {
+		text    string
+		want    schemas.LoRASpec
+		names   []string
+		pattern string
+	}{
+		{"{}", schemas.LoRASpec{Rank: 16, Alpha: 32, Targets: "all-linear", Scaling: "lora"}, nil, "all-linear"},
+		{
+			"{rank: 4, targets: 'q_proj, self_attn.v_proj', scaling: rslora}",
+			schemas.LoRASpec{Rank: 4, Alpha: 32, Targets: "q_proj, self_attn.v_proj", Scaling: "rslora"},
+			[]string{"q_proj", "self_attn.v_proj"}, "",
+		},
+		{
+			`{alpha: 0.5, targets: '.*\.(q|v)_proj'}`,
+			schemas.LoRASpec{Rank: 16, Alpha: 0.5, Targets: `.*\.(q|v)_proj`, Scaling: "lora"}, nil, `.*\.(q|v)_proj`,
+		},
+	} {
+		got := parse(t, minimal+"training:\n  lora: "+c.text+"\n").Training.LoRA
+		if diff := cmp.Diff(&c.want, got); diff != "" {
+			t.Errorf("%s: -want +got:\n%s", c.text, diff)
+			continue
+		}
+		names, pattern := got.Modules()
+		if diff := cmp.Diff(c.names, names); diff != "" || pattern != c.pattern {
+			t.Errorf("%s: pattern %q, names -want +got:\n%s", c.text, pattern, diff)
+		}
+	}
+}
+
 func TestSeveralRuns(t *testing.T) {
 	text := "# two runs\n--- # the first\n" + minimal + "---\n\n# nothing\n---\n" +
 		strings.Replace(minimal, "demo", "second", 1) + "iterations: 1\n...\n"
@@ -205,6 +239,7 @@ func TestDigestHoldsWhatChangesAResult(t *testing.T) {
 		{"guide.optimizer.lr=1e-3", true},
 		{"model.system=Be brief.", true},
 		{"model.scratch.hidden=128", true},
+		{"training.lora.rank=16", true},
 	} {
 		spec := base
 		if err := schemas.Set(&spec, c.assignment); err != nil {
@@ -249,7 +284,7 @@ func TestSetErrors(t *testing.T) {
 		{"training.batch=many", `--set: training.batch: found the text "many", expected a whole number such as 64`},
 		{"training.batch=", "--set: training.batch: found nothing after =, expected a value such as 64"},
 		{"optimizer.lr=[1]", "--set: optimizer.lr: found a list, expected a number such as 5e-7"},
-		{"training=5", "--set: training: found 5, expected keys: schedule, epochs, batch, micro_batch, checkpoint_every"},
+		{"training=5", "--set: training: found 5, expected keys: schedule, epochs, batch, micro_batch, checkpoint_every, lora"},
 		{"training.batch={", "--set: training.batch: not YAML: could not find flow mapping end token '}'"},
 		{"=5", "--set: unknown key; expected one of " +
 			"run, seed, iterations, model, data, objective, guide, generation, optimizer, training, evaluation, compute, " +
@@ -328,6 +363,13 @@ func drawSpec(t *rapid.T) schemas.Spec {
 		s.Model.Scratch = &schemas.ScratchSpec{
 			Family: "llama", Hidden: 64, Layers: 1, Heads: 4, KVHeads: rapid.SampledFrom([]int{0, 2, 4}).Draw(t, "kv heads"),
 			MaxPositions: 768, Tokenizer: "x" + text.Draw(t, "tokenizer"),
+		}
+	}
+	if rapid.Bool().Draw(t, "lora") {
+		s.Training.LoRA = &schemas.LoRASpec{
+			Rank: rapid.IntRange(1, 1<<16).Draw(t, "rank"), Alpha: number.Draw(t, "alpha"),
+			Targets: rapid.SampledFrom([]string{"all-linear", "q_proj, v_proj", `.*\.(q|v)_proj`}).Draw(t, "targets"),
+			Scaling: rapid.SampledFrom([]string{"lora", "rslora"}).Draw(t, "scaling"),
 		}
 	}
 	return s

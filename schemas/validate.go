@@ -244,6 +244,21 @@ func (c *checker) training(t *TrainingSpec) {
 	c.must(t.Batch < 1 || t.MicroBatch <= t.Batch, "training.micro_batch",
 		"%d is more than training.batch %d, of which it is a part", t.MicroBatch, t.Batch)
 	c.atLeast("training.checkpoint_every", t.CheckpointEvery, 0)
+	if t.LoRA != nil {
+		c.lora(t.LoRA)
+	}
+}
+
+func (c *checker) lora(l *LoRASpec) {
+	const at = "training.lora."
+	c.must(l.Rank >= 1 && l.Rank <= 1<<16, at+"rank", "%d is out of range; expected 1 to %d", l.Rank, 1<<16)
+	c.positive(at+"alpha", l.Alpha)
+	if _, pattern := l.Modules(); pattern != AllLinear {
+		_, err := regexp.Compile(pattern)
+		c.must(err == nil && l.Targets != "", at+"targets",
+			"%s is neither %s, nor names such as q_proj,v_proj, nor a regular expression", quoteShort(l.Targets), AllLinear)
+	}
+	c.oneOf(at+"scaling", l.Scaling, "lora", "rslora")
 }
 
 func (c *checker) evaluation(e *EvaluationSpec) {
