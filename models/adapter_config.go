@@ -131,7 +131,9 @@ func (m Modules) compile(key string) (*regexp.Regexp, error) {
 	return compile(key, `\A(?:`, m.Pattern, `)\z`)
 }
 
-func (m Modules) allLinear() bool { return len(m.Names) == 0 && strings.EqualFold(m.Pattern, AllLinear) }
+func (m Modules) allLinear() bool {
+	return len(m.Names) == 0 && strings.EqualFold(m.Pattern, AllLinear)
+}
 
 // compile reads a pattern on its own first, so that none can close the brackets around it.
 func compile(key, before, pattern, after string) (*regexp.Regexp, error) {
