@@ -36,11 +36,9 @@ type adapter struct {
 // lowRank is the update scale·B·A of one linear layer. Its matrices are of the model's type, for half-precision models
 // Float32.
 type lowRank struct {
-	module  string // the layer's name in the Hugging Face model
-	weight  *tensor.Tensor
-	inFirst bool           // weight is [In, Out]
-	a, b    *tensor.Tensor // [R, In], [Out, R]
-	scale   float64
+	adaptedLayer
+	weight *tensor.Tensor
+	a, b   *tensor.Tensor // [R, In], [Out, R]
 }
 
 // add is y + scale·(x·Aᵀ)·Bᵀ: x [..., In], y [..., Out].
@@ -61,7 +59,8 @@ func (a *adapter) byWeight() map[*tensor.Tensor]*lowRank {
 func (a *adapter) params() []tensor.Named {
 	var params []tensor.Named
 	for _, l := range a.layers {
-		params = append(params, tensor.Named{Name: nameA(l.module), Tensor: l.a}, tensor.Named{Name: nameB(l.module), Tensor: l.b})
+		params = append(params,
+			tensor.Named{Name: nameA(l.module), Tensor: l.a}, tensor.Named{Name: nameB(l.module), Tensor: l.b})
 	}
 	return params
 }
@@ -99,9 +98,9 @@ func (m *Model) Trainable() []tensor.Named {
 }
 
 // AddAdapter gives the model an adapter that changes nothing yet: A is uniform between ±1/√In (as PEFT has it from
-// kaiming_uniform with a = √5), B is 0. A is a function of the configuration, the seed and the layer's name. From then on
-// the adapter alone is trained, see Trainable. The error wraps ErrAdapter, or ErrPacked for a packed model; the model is
-// then unchanged.
+// kaiming_uniform with a = √5), B is 0. A is a function of the configuration, the seed and the layer's name. From then
+// on the adapter alone is trained, see Trainable. The error wraps ErrAdapter, or ErrPacked for a packed model; the
+// model is then unchanged.
 func (m *Model) AddAdapter(ctx context.Context, cfg LoRA, seed uint64) error {
 	return m.addAdapter(ctx, cfg, nil, func(s *tensor.Scope, w weight) (*tensor.Tensor, error) {
 		if w.std == 0 {
@@ -112,8 +111,8 @@ func (m *Model) AddAdapter(ctx context.Context, cfg LoRA, seed uint64) error {
 }
 
 // LoadAdapter gives the model the adapter in a folder of PEFT's: adapter_config.json and adapter_model.safetensors.
-// Every layer that the configuration chooses must have its two matrices in the file, of the right shape, and nothing else
-// may be there: an adapter of another model is refused. Errors name the folder and wrap ErrAdapter, the errors of
+// Every layer that the configuration chooses must have its two matrices in the file, of the right shape, and nothing
+// else may be there: an adapter of another model is refused. Errors name the folder and wrap ErrAdapter, the errors of
 // safetensors, fs.ErrNotExist, or ErrPacked; the model is then unchanged.
 func (m *Model) LoadAdapter(ctx context.Context, dir string) error {
 	cfg, err := ReadLoRA(dir)
@@ -172,16 +171,17 @@ func (m *Model) addAdapter(
 	if m.adapter != nil {
 		return fmt.Errorf("models: add an adapter: %w", errUnmerged)
 	}
-	layers, matrices, err := m.plan(cfg)
+	layers, err := cfg.plan(m.cfg)
 	if err != nil {
 		return err
 	}
+	matrices := matricesOf(layers)
 	if src != nil {
 		if err := matchAdapter(matrices, src); err != nil {
 			return fmt.Errorf("%w (a %s model)", err, m.cfg.Family)
 		}
 	}
-	fresh := &adapter{cfg: cfg, layers: layers, of: make(map[*tensor.Tensor]*lowRank)}
+	fresh := &adapter{cfg: cfg, layers: make([]*lowRank, len(layers)), of: make(map[*tensor.Tensor]*lowRank)}
 	return m.eng.Do(ctx, func(s *tensor.Scope) error {
 		made := make([]*tensor.Tensor, len(matrices))
 		for i, w := range matrices {
@@ -195,8 +195,8 @@ func (m *Model) addAdapter(
 			return s.Err()
 		}
 		for i, l := range layers {
-			l.a, l.b = made[2*i].Keep(), made[2*i+1].Keep()
-			fresh.of[l.weight] = l
+			low := &lowRank{adaptedLayer: l, weight: m.params[l.index].Tensor, a: made[2*i].Keep(), b: made[2*i+1].Keep()}
+			fresh.layers[i], fresh.of[low.weight] = low, low
 		}
 		for _, p := range m.params {
 			p.Tensor.RequiresGrad_(false)
@@ -206,40 +206,63 @@ func (m *Model) addAdapter(
 	})
 }
 
-// plan chooses the layers of an adapter and lists its matrices, A and B by turns. A's std is half the width of its first
-// values.
-func (m *Model) plan(cfg LoRA) (layers []*lowRank, matrices []weight, err error) {
-	choose, err := cfg.compile()
+// adaptedLayer is a linear layer that an adapter chooses.
+type adaptedLayer struct {
+	module  string // the layer's name in the Hugging Face model
+	index   int    // of its weight
+	out, in int64
+	inFirst bool // its weight is [In, Out]
+	rank    int64
+	scale   float64
+}
+
+// Fits tells whether an adapter of the configuration finds a layer in models of c. The error wraps ErrAdapter.
+func (l LoRA) Fits(c Config) error {
+	_, err := l.plan(c)
+	return err
+}
+
+// plan chooses the layers of an adapter, in the order of the architecture.
+func (l LoRA) plan(c Config) ([]adaptedLayer, error) {
+	choose, err := l.compile()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	for i, w := range weights(m.cfg) {
-		head := w.name == "lm_head.weight"
-		if !packs(m.cfg, w) || w.name == tokenEmbedding(m.cfg.Family) {
+	var layers []adaptedLayer
+	for i, w := range weights(c) {
+		if !packs(c, w) || w.name == tokenEmbedding(c.Family) {
 			continue // not a linear layer
 		}
 		module := strings.TrimSuffix(w.name, ".weight")
-		if !choose.chooses(module, head) {
+		if !choose.chooses(module, w.name == "lm_head.weight") {
 			continue
 		}
-		out, in := w.shape[0], w.shape[1]
-		if w.inFirst {
-			out, in = in, out
+		layer := adaptedLayer{
+			module: module, index: i, out: w.shape[0], in: w.shape[1], inFirst: w.inFirst, rank: int64(choose.rank(module)),
+			scale: choose.scale(module),
 		}
-		r := int64(choose.rank(module))
-		layers = append(layers, &lowRank{
-			module: module, weight: m.params[i].Tensor, inFirst: w.inFirst, scale: choose.scale(module),
-		})
-		matrices = append(matrices,
-			weight{name: nameA(module), shape: []int64{r, in}, std: 1 / math.Sqrt(float64(in))},
-			weight{name: nameB(module), shape: []int64{out, r}})
+		if w.inFirst {
+			layer.out, layer.in = layer.in, layer.out
+		}
+		layers = append(layers, layer)
 	}
 	if len(layers) == 0 {
-		targets, err := cfg.Targets.MarshalJSON()
-		return nil, nil, errors.Join(err, fmt.Errorf("%w: target_modules %s chooses no linear layer of this %s model",
-			ErrAdapter, short(targets), m.cfg.Family))
+		targets, err := l.Targets.MarshalJSON()
+		return nil, errors.Join(err, fmt.Errorf("%w: target_modules %s chooses no linear layer of this %s model",
+			ErrAdapter, short(targets), c.Family))
 	}
-	return layers, matrices, nil
+	return layers, nil
+}
+
+// matricesOf lists A and B of each layer. A's std is half the width of its first values.
+func matricesOf(layers []adaptedLayer) []weight {
+	var matrices []weight
+	for _, l := range layers {
+		matrices = append(matrices,
+			weight{name: nameA(l.module), shape: []int64{l.rank, l.in}, std: 1 / math.Sqrt(float64(l.in))},
+			weight{name: nameB(l.module), shape: []int64{l.out, l.rank}})
+	}
+	return matrices
 }
 
 // matchAdapter tells what in src is not the matrices.
@@ -267,10 +290,11 @@ func (m *Model) ReplaceAdapter(ctx context.Context, src Source) error {
 	if m.adapter == nil {
 		return fmt.Errorf("%w: the model has none", ErrAdapter)
 	}
-	_, matrices, err := m.plan(m.adapter.cfg)
+	layers, err := m.adapter.cfg.plan(m.cfg)
 	if err != nil {
 		return err
 	}
+	matrices := matricesOf(layers)
 	if err := matchAdapter(matrices, src); err != nil {
 		return err
 	}
@@ -343,8 +367,8 @@ func (m *Model) AdapterConfig() ([]byte, error) {
 	return m.adapter.cfg.json(m.adapter.layers[0].inFirst)
 }
 
-// SaveAdapter makes a folder with the adapter, as PEFT opens it. The folder must not be there, and is either there whole
-// or not at all.
+// SaveAdapter makes a folder with the adapter, as PEFT opens it. The folder must not be there, and is either there
+// whole or not at all.
 func (m *Model) SaveAdapter(ctx context.Context, dir string) (err error) {
 	config, err := m.AdapterConfig()
 	if err != nil {

@@ -228,17 +228,17 @@ var adapterKeys = []string{
 	"target_modules", "use_rslora",
 }
 
-// ignoredAdapterKeys change no number: they say how matrices were first filled, which base they came from (its names and
-// shapes are checked instead), how a weight is stored (known from the family), or hold a setting of something that
+// ignoredAdapterKeys change no number: they say how matrices were first filled, which base they came from (its names
+// and shapes are checked instead), how a weight is stored (known from the family), or hold a setting of something that
 // another key turns on.
 var ignoredAdapterKeys = []string{
 	"auto_mapping", "base_model_name_or_path", "eva_config", "fan_in_fan_out", "inference_mode", "megatron_core",
 	"peft_version", "qalora_group_size", "revision", "task_type",
 }
 
-// ParseLoRA reads the content of PEFT's adapter_config.json. What would change the numbers and is not supported, such as
-// use_dora or modules_to_save, is an error that names key and value; so is every unknown key that is not empty, null or
-// false. The error wraps ErrAdapter.
+// ParseLoRA reads the content of PEFT's adapter_config.json. What would change the numbers and is not supported, such
+// as use_dora or modules_to_save, is an error that names key and value; so is every unknown key that is not empty, null
+// or false. The error wraps ErrAdapter.
 func ParseLoRA(data []byte) (LoRA, error) {
 	var keys map[string]json.RawMessage
 	if err := json.Unmarshal(data, &keys); err != nil {

@@ -642,7 +642,9 @@ func FuzzParseLoRA(f *testing.F) {
 func TestAdapterConfigurations(t *testing.T) {
 	ctx, eng := context.Background(), newEngine(t, 1)
 	blocks := []string{"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-	cfg := models.Config{Family: models.Llama, Vocab: 20, Hidden: 8, Layers: 3, Heads: 2, Intermediate: 12, MaxPositions: 16}
+	cfg := models.Config{
+		Family: models.Llama, Vocab: 20, Hidden: 8, Layers: 3, Heads: 2, Intermediate: 12, MaxPositions: 16,
+	}
 	rapid.Check(t, func(r *rapid.T) {
 		names := rapid.SliceOfNDistinct(rapid.SampledFrom(blocks), 1, 7, rapid.ID).Draw(r, "names")
 		lora := models.LoRA{

@@ -73,6 +73,9 @@ func (t *Trainer) fit(config models.Config, tok *tokenizer.Tokenizer) (*tokenize
 		return nil, fmt.Errorf("trainer: data.max_prompt_tokens and max_response_tokens (and guide.prefix_tokens) allow %d tokens, "+
 			"but the model has %d positions: lower them", longest, limit)
 	}
+	if err := t.fitAdapter(config); err != nil {
+		return nil, err
+	}
 	return tokenizer.NewFormat(tok, tokenizer.FormatOptions{Template: t.Spec.Model.Template, System: t.Spec.Model.System})
 }
 
@@ -139,6 +142,9 @@ func (t *Trainer) scratchFiles(ctx context.Context) ([]checkpoints.Source, error
 		Intermediate: spec.Intermediate, MaxPositions: spec.MaxPositions, Vocab: tok.Vocab(), TieEmbeddings: true,
 	}
 	if err := tok.Close(); err != nil {
+		return nil, err
+	}
+	if err := t.fitAdapter(config); err != nil {
 		return nil, err
 	}
 	model, err := models.Scratch(ctx, t.Engine, config, schemas.SubSeed(t.Spec.Seed, "weights", 0))
@@ -216,7 +222,7 @@ func (t *Trainer) runFiles(ctx context.Context, reference string) ([]checkpoints
 	}
 	var files []checkpoints.Source
 	for _, f := range manifest.Files {
-		if f.Name == RecordsFile {
+		if f.Name != weightsFile && !inherited(f.Name) {
 			continue
 		}
 		files = append(files, checkpoints.Source{Name: f.Name, Write: func(w io.Writer) (err error) {

@@ -23,7 +23,8 @@ const (
 	RecordsFile = "records.jsonl"
 )
 
-// saveState commits a state checkpoint: weights, optimizer and records at a cursor. Older states lose their blobs.
+// saveState commits a state checkpoint: weights (an adapter alone where one is trained), optimizer and records at a
+// cursor. Older states lose their blobs.
 func (t *Trainer) saveState(ctx context.Context, p *phase, cursor checkpoints.Cursor, weights checkpoints.Source) error {
 	manifest, err := t.Checkpoints.Commit(ctx, t.Spec.Run, checkpoints.Draft{
 		Kind: checkpoints.State, Iteration: p.iteration, Step: uint64(cursor.Step), Parent: t.base.Digest,
@@ -61,11 +62,7 @@ func (t *Trainer) restore(ctx context.Context, p *phase, load func(ctx context.C
 	if !t.resumes(p.name, p.iteration) {
 		return 0, nil
 	}
-	name := weightsFile
-	if p.name == guidePhase {
-		name = guideFile
-	}
-	if err := t.withLocal(ctx, *m, name, func(path string) error { return load(ctx, path) }); err != nil {
+	if err := t.withLocal(ctx, *m, t.stateFile(p.name), func(path string) error { return load(ctx, path) }); err != nil {
 		return 0, err
 	}
 	if err := t.withLocal(ctx, *m, optimizerFile, func(path string) error { return t.readOptimizer(ctx, path, p) }); err != nil {
@@ -127,13 +124,18 @@ func (t *Trainer) writeWeights(ctx context.Context) func(io.Writer) error {
 	return func(w io.Writer) error { return t.model.WriteWeights(ctx, w) }
 }
 
-// publishPolicy commits the model as the policy of an iteration, with the base's other files, and announces it.
+// publishPolicy commits the model as the policy of an iteration, its adapter merged, with the base's other files, and
+// announces it.
 func (t *Trainer) publishPolicy(
 	ctx context.Context, iteration uint32, step uint64, metrics []checkpoints.Metric, records []Record,
 ) error {
-	files := []checkpoints.Source{{Name: weightsFile, Write: t.writeWeights(ctx)}, recordsSource(records)}
+	files, err := t.mergeAdapter(ctx)
+	if err != nil {
+		return err
+	}
+	files = append(files, checkpoints.Source{Name: weightsFile, Write: t.writeWeights(ctx)}, recordsSource(records))
 	for _, f := range t.base.Files {
-		if f.Name != weightsFile && f.Name != RecordsFile {
+		if inherited(f.Name) {
 			files = append(files, checkpoints.Carry(f))
 		}
 	}

@@ -228,11 +228,11 @@ func (t *Trainer) iterate(ctx context.Context, i uint32) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := t.model.SetTrainable(ctx, true); err != nil {
+	if err := errors.Join(t.addAdapter(ctx, i), t.model.SetTrainable(ctx, true)); err != nil {
 		return err
 	}
 	p := &phase{
-		name: policyPhase, iteration: i, seed: t.Spec.Seed, task: task, params: t.model.Params(), spec: t.Spec.Optimizer,
+		name: policyPhase, iteration: i, seed: t.Spec.Seed, task: task, params: t.model.Trainable(), spec: t.Spec.Optimizer,
 		epochs: t.Spec.Training.Epochs, batch: t.Spec.Training.Batch, micro: t.Spec.Training.MicroBatch,
 		every: t.Spec.Training.CheckpointEvery,
 	}
@@ -240,13 +240,13 @@ func (t *Trainer) iterate(ctx context.Context, i uint32) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.close(context.WithoutCancel(ctx), t.Engine)) }()
-	step, err := t.restore(ctx, p, t.model.LoadWeights)
+	step, err := t.restore(ctx, p, t.loadTrained)
 	if err != nil {
 		return err
 	}
 	p.save = func(ctx context.Context, cursor checkpoints.Cursor) error {
 		cursor.Stream, cursor.Sequence = streams.StreamName(Source(t.Spec.Objective.Kind)), upTo
-		return t.saveState(ctx, p, cursor, checkpoints.Source{Name: weightsFile, Write: t.writeWeights(ctx)})
+		return t.saveState(ctx, p, cursor, checkpoints.Source{Name: t.stateFile(p.name), Write: t.writeTrained(ctx)})
 	}
 	p.progress = t.showStep(fmt.Sprintf("train %s %d", t.Spec.Objective.Kind, i))
 	if err := p.run(ctx, t.Engine, step); err != nil {

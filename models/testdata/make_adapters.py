@@ -1,10 +1,10 @@
-"""Golden adapters: LoRA adapters made by PEFT on golden models of this folder, and the logits that PEFT computes with them.
+"""Golden adapters: LoRA adapters made by PEFT on golden models of this folder, and the logits that PEFT computes.
 
-    python make_adapters.py make                  writes adapters/NAME/ beside this file
-    python make_adapters.py verify DIR            opens the adapter in DIR with PEFT and the merged model in DIR/merged with
-                                                  transformers, both written by
-                                                  go test ./models -run TestAdapterForPEFT -args -keep FOLDER,
-                                                  and compares their logits with those in expect.safetensors beside them
+    python make_adapters.py make         writes adapters/NAME/ beside this file
+    python make_adapters.py verify DIR   opens the adapter in DIR with PEFT and the merged model in DIR/merged with
+                                         transformers, both written by
+                                         go test ./models -run TestAdapterForPEFT -args -keep FOLDER,
+                                         and compares their logits with those in expect.safetensors beside them
 
 Each folder holds adapter_config.json, adapter_model.safetensors, expect.json (base model, inputs, versions) and
 expect.safetensors (logits, float32, [tokens, V] for each sequence). Needs torch, transformers, peft and safetensors.

@@ -1,0 +1,116 @@
+package trainer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/safetensors"
+	"github.com/ldalign/ldalign/schemas"
+)
+
+// Files of an adapter in a checkpoint: in a policy that which was merged into it, as a folder that PEFT opens; in a
+// state the matrices alone.
+const (
+	adapterFolder      = "adapter/"
+	adapterConfigFile  = adapterFolder + models.AdapterConfigFile
+	adapterWeightsFile = adapterFolder + models.AdapterWeightsFile
+)
+
+// lora is the adapter that the spec trains; ok is false when all weights are trained.
+func (t *Trainer) lora() (l models.LoRA, ok bool) {
+	spec := t.Spec.Training.LoRA
+	if spec == nil {
+		return models.LoRA{}, false
+	}
+	l = models.LoRA{Rank: spec.Rank, Alpha: spec.Alpha, RSLoRA: spec.Scaling == "rslora"}
+	l.Targets.Names, l.Targets.Pattern = spec.Modules()
+	return l, true
+}
+
+// fitAdapter refuses a model in which the adapter finds no layer.
+func (t *Trainer) fitAdapter(config models.Config) error {
+	l, ok := t.lora()
+	if !ok {
+		return nil
+	}
+	if err := l.Fits(config); err != nil {
+		return fmt.Errorf("trainer: training.lora: %w", err)
+	}
+	return nil
+}
+
+// addAdapter gives the model a fresh adapter for an iteration, when the spec trains one.
+func (t *Trainer) addAdapter(ctx context.Context, iteration uint32) error {
+	l, ok := t.lora()
+	if !ok {
+		return nil
+	}
+	return t.model.AddAdapter(ctx, l, schemas.SubSeed(t.Spec.Seed, "adapter", uint64(iteration)))
+}
+
+// stateFile is the name of the file of a state that holds what a phase has trained.
+func (t *Trainer) stateFile(phase string) string {
+	_, adapter := t.lora()
+	switch {
+	case phase == guidePhase:
+		return guideFile
+	case adapter:
+		return adapterWeightsFile
+	default:
+		return weightsFile
+	}
+}
+
+// writeTrained writes what the policy phase trains: the adapter, or all weights.
+func (t *Trainer) writeTrained(ctx context.Context) func(io.Writer) error {
+	if _, ok := t.model.Adapter(); ok {
+		return func(w io.Writer) error { return t.model.WriteAdapter(ctx, w) }
+	}
+	return t.writeWeights(ctx)
+}
+
+// loadTrained reads back what writeTrained wrote.
+func (t *Trainer) loadTrained(ctx context.Context, path string) (err error) {
+	if _, ok := t.model.Adapter(); !ok {
+		return t.model.LoadWeights(ctx, path)
+	}
+	file, err := safetensors.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	return t.model.ReplaceAdapter(ctx, file)
+}
+
+// mergeAdapter merges the model's adapter into its weights and returns the adapter's files; none when it has none. They
+// are held in memory, for the adapter is gone afterwards.
+func (t *Trainer) mergeAdapter(ctx context.Context) ([]checkpoints.Source, error) {
+	if _, ok := t.model.Adapter(); !ok {
+		return nil, nil
+	}
+	config, err := t.model.AdapterConfig()
+	if err != nil {
+		return nil, err
+	}
+	var weights bytes.Buffer
+	if err := t.model.WriteAdapter(ctx, &weights); err != nil {
+		return nil, err
+	}
+	if err := t.model.MergeAdapter(ctx); err != nil {
+		return nil, err
+	}
+	return []checkpoints.Source{
+		checkpoints.FromBytes(adapterConfigFile, config), checkpoints.FromBytes(adapterWeightsFile, weights.Bytes()),
+	}, nil
+}
+
+// inherited tells whether a policy takes over a file of the policy that it was made from: not what training made.
+func inherited(name string) bool {
+	return name != weightsFile && name != RecordsFile && !strings.HasPrefix(name, adapterFolder)
+}
