@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/ldalign/ldalign/models/decode"
 	"github.com/ldalign/ldalign/models/tokenizer"
@@ -81,6 +82,7 @@ func (c *generateCommand) Run(ctx context.Context, e *env) error {
 	}
 	wants := map[*converted]*want{}
 	cut, tokens := 0, 0
+	var took time.Duration
 	job := conversion{
 		verb: "generate", unit: "records", input: c.Input, output: c.Out, window: 1024,
 		settings: map[string]any{
@@ -104,6 +106,8 @@ func (c *generateCommand) Run(ctx context.Context, e *env) error {
 			if options.Slots == 0 {
 				options.Slots = options.SlotsFor(o.model, c.Memory<<20, min(64, len(records)))
 			}
+			start := time.Now()
+			defer func() { took += time.Since(start) }()
 			return decode.Run(ctx, o.model, options,
 				func() (decode.Request, bool, error) {
 					if next == len(records) {
@@ -129,7 +133,8 @@ func (c *generateCommand) Run(ctx context.Context, e *env) error {
 	if err := job.ended(err, done, before); err != nil {
 		return err
 	}
-	return e.summary("generate", count{"records", done}, count{"before", before}, count{"tokens", tokens}, count{"cut_prompts", cut})
+	return e.summary("generate", count{"records", done}, count{"before", before}, count{"tokens", tokens}, count{"cut_prompts", cut},
+		count{"seconds", round(took)})
 }
 
 // want reads what a record asks for.

@@ -46,6 +46,7 @@ type cli struct {
 	Checkpoints checkpointsCommand `cmd:"" help:"List checkpoints, export one as a Hugging Face folder."`
 	Generate    generateCommand    `cmd:"" help:"Generate responses to prompts in a file."`
 	Score       scoreCommand       `cmd:"" help:"Compute the log-probabilities of responses in a file."`
+	Reward      rewardCommand      `cmd:"" help:"Score responses in a file by a reward model."`
 	Version     versionCommand     `cmd:"" help:"Print the versions of this build."`
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/tensor"
@@ -290,3 +291,6 @@ func (e *env) summary(verb string, counts ...count) error {
 	_, err := fmt.Fprintln(e.stderr, text)
 	return err
 }
+
+// round is a time in seconds, to the millisecond.
+func round(d time.Duration) float64 { return d.Round(time.Millisecond).Seconds() }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/score"
@@ -46,7 +47,8 @@ func (c *scoreCommand) Run(ctx context.Context, e *env) error {
 	}
 	most := o.model.Config().MaxLength()
 	rows := map[*converted]models.Sequence{}
-	cut, tokens := 0, 0
+	cut, tokens, read := 0, 0, 0
+	var took time.Duration
 	job := conversion{
 		verb: "score", unit: "records", input: c.Input, output: c.Out, window: 512,
 		settings: map[string]any{"verb": "score", "model": c.Model, "template": c.templateFlags, "overlong": c.Overlong},
@@ -82,13 +84,16 @@ func (c *scoreCommand) Run(ctx context.Context, e *env) error {
 			for i, r := range records {
 				list[i] = rows[r]
 			}
+			start := time.Now()
 			logprobs, err := score.LogProbs(ctx, o.model, list, score.Options{Step: c.Step}, nil)
+			took += time.Since(start)
 			if err != nil {
 				return err
 			}
 			sums := score.Sums(logprobs)
 			for i, r := range records {
 				tokens += len(logprobs[i])
+				read += len(list[i].IDs)
 				err := errors.Join(r.set("logprob", sums[i]), r.set("tokens", len(logprobs[i])), r.set("token_logprobs", logprobs[i]))
 				if err != nil {
 					return fmt.Errorf("%s:%d: %w (%w)", r.File, r.Number, errNotFinite, err)
@@ -104,7 +109,8 @@ func (c *scoreCommand) Run(ctx context.Context, e *env) error {
 	if err := job.ended(err, done, before); err != nil {
 		return err
 	}
-	return e.summary("score", count{"records", done}, count{"before", before}, count{"tokens", tokens}, count{"cut_prompts", cut})
+	return e.summary("score", count{"records", done}, count{"before", before}, count{"tokens", tokens}, count{"read_tokens", read},
+		count{"cut_prompts", cut}, count{"seconds", round(took)})
 }
 
 var errNotFinite = errors.New("the model's scores are not finite: its weights are damaged, or too large for their type")
