@@ -258,9 +258,15 @@ func ParseLoRA(data []byte) (LoRA, error) {
 		key  string
 		into any
 	}{
-		{"r", &f.Rank}, {"lora_alpha", &f.Alpha}, {"use_rslora", &f.RSLoRA}, {"lora_dropout", &f.Dropout},
-		{"target_modules", &f.Targets}, {"exclude_modules", &f.Exclude}, {"layers_to_transform", &f.Layers},
-		{"rank_pattern", &f.Ranks}, {"alpha_pattern", &f.Alphas},
+		{"r", &f.Rank},
+		{"lora_alpha", &f.Alpha},
+		{"use_rslora", &f.RSLoRA},
+		{"lora_dropout", &f.Dropout},
+		{"target_modules", &f.Targets},
+		{"exclude_modules", &f.Exclude},
+		{"layers_to_transform", &f.Layers},
+		{"rank_pattern", &f.Ranks},
+		{"alpha_pattern", &f.Alphas},
 	} {
 		if value, ok := keys[read.key]; ok {
 			if err := json.Unmarshal(value, read.into); err != nil {

@@ -504,13 +504,19 @@ func TestAdapterOfAnotherModel(t *testing.T) {
 		err       error
 		text      string
 	}{
-		{"gpt2's on llama", adapterFolder("gpt2"), llama, models.ErrAdapter,
-			"chooses no linear layer of this llama model"},
+		{
+			"gpt2's on llama", adapterFolder("gpt2"), llama, models.ErrAdapter,
+			"chooses no linear layer of this llama model",
+		},
 		{"another width", adapterFolder("llama"), narrow, models.ErrAdapter, "q_proj.lora_A.weight is [4 32], want [4 16]"},
-		{"more layers", adapterFolder("llama"), deep, models.ErrAdapter,
-			"missing: base_model.model.model.layers.2.self_attn.q_proj.lora_A.weight"},
-		{"fewer layers", adapterFolder("llama"), shallow, models.ErrAdapter,
-			"unknown: base_model.model.model.layers.1.self_attn.o_proj.lora_A.weight"},
+		{
+			"more layers", adapterFolder("llama"), deep, models.ErrAdapter,
+			"missing: base_model.model.model.layers.2.self_attn.q_proj.lora_A.weight",
+		},
+		{
+			"fewer layers", adapterFolder("llama"), shallow, models.ErrAdapter,
+			"unknown: base_model.model.model.layers.1.self_attn.o_proj.lora_A.weight",
+		},
 		{"a head that is tied", adapterFolder("llama-patterns"), tied, models.ErrAdapter, "lm_head"},
 		{"no folder", filepath.Join(empty, "none"), llama, fs.ErrNotExist, models.AdapterConfigFile},
 		{"no weights", noWeights, llama, fs.ErrNotExist, models.AdapterWeightsFile},

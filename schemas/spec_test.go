@@ -92,11 +92,13 @@ func TestLoRASection(t *testing.T) {
 		{
 			"{rank: 4, targets: 'q_proj, self_attn.v_proj', scaling: rslora}",
 			schemas.LoRASpec{Rank: 4, Alpha: 32, Targets: "q_proj, self_attn.v_proj", Scaling: "rslora"},
-			[]string{"q_proj", "self_attn.v_proj"}, "",
+			[]string{"q_proj", "self_attn.v_proj"},
+			"",
 		},
 		{
 			`{alpha: 0.5, targets: '.*\.(q|v)_proj'}`,
-			schemas.LoRASpec{Rank: 16, Alpha: 0.5, Targets: `.*\.(q|v)_proj`, Scaling: "lora"}, nil, `.*\.(q|v)_proj`,
+			schemas.LoRASpec{Rank: 16, Alpha: 0.5, Targets: `.*\.(q|v)_proj`, Scaling: "lora"},
+			nil, `.*\.(q|v)_proj`,
 		},
 	} {
 		got := parse(t, minimal+"training:\n  lora: "+c.text+"\n").Training.LoRA

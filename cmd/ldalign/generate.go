@@ -66,16 +66,17 @@ type want struct {
 	cut     int
 }
 
-func (c *generateCommand) Run(ctx context.Context, e *env) error {
+func (c *generateCommand) Run(ctx context.Context, e *env) (err error) {
 	o, err := e.load(ctx, c.modelFlags, c.templateFlags)
 	if err != nil {
 		return err
 	}
-	defer o.Close(ctx)
+	defer func() { err = errors.Join(err, o.Close(ctx)) }()
 	options := c.options(o.tokenizer)
 	most := o.model.Config().MaxLength()
 	if c.MaxTokens < 1 || c.MaxTokens >= most {
-		return fmt.Errorf("%w: --max-tokens is %d, the model takes prompts and responses of %d tokens together", errUsage, c.MaxTokens, most)
+		return fmt.Errorf("%w: --max-tokens is %d, the model takes prompts and responses of %d tokens together",
+			errUsage, c.MaxTokens, most)
 	}
 	if _, err := tokenizer.NewStopMatcher(c.Stop...); err != nil {
 		return fmt.Errorf("%w: --stop: %w", errUsage, err)

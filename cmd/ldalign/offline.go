@@ -232,7 +232,7 @@ func checkSettings(output string, resumed bool, settings any) error {
 	}
 	want = append(want, '\n')
 	if !resumed {
-		return os.WriteFile(name, want, 0o644) //nolint:gosec // as readable as the output itself
+		return os.WriteFile(name, want, 0o644)
 	}
 	was, err := os.ReadFile(name)
 	if err != nil {

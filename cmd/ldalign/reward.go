@@ -45,7 +45,9 @@ func (c *rewardCommand) Run(ctx context.Context, e *env) (err error) {
 	if err := c.check(m); err != nil {
 		return err
 	}
-	work := rewarding{model: m, most: c.MaxTokens, label: c.Label, opts: reward.Options{Rows: c.Batch}, read: map[*converted]reading{}}
+	work := rewarding{
+		model: m, most: c.MaxTokens, label: c.Label, opts: reward.Options{Rows: c.Batch}, read: map[*converted]reading{},
+	}
 	job := conversion{
 		verb: "reward", unit: "records", input: c.Input, output: c.Out, window: 128,
 		settings: map[string]any{

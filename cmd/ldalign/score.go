@@ -32,7 +32,7 @@ response's tokens), tokens (their number) and token_logprobs. With a chat templa
 training; with --raw prompt and response are joined as they are, and only the tokenizer's own special tokens are added.`
 }
 
-func (c *scoreCommand) Run(ctx context.Context, e *env) error {
+func (c *scoreCommand) Run(ctx context.Context, e *env) (err error) {
 	if c.Step < 1 {
 		return fmt.Errorf("%w: --step is %d", errUsage, c.Step)
 	}
@@ -40,7 +40,7 @@ func (c *scoreCommand) Run(ctx context.Context, e *env) error {
 	if err != nil {
 		return err
 	}
-	defer o.Close(ctx)
+	defer func() { err = errors.Join(err, o.Close(ctx)) }()
 	pair, err := c.pairs(o)
 	if err != nil {
 		return err
@@ -67,7 +67,8 @@ func (c *scoreCommand) Run(ctx context.Context, e *env) error {
 			}
 			if over := len(promptIDs) + len(responseIDs) - most; over > 0 {
 				if c.Overlong == "reject" || over >= len(promptIDs) {
-					return r.fail("prompt", "has %d tokens and the response %d, the model takes %d together", len(promptIDs), len(responseIDs), most)
+					return r.fail("prompt", "has %d tokens and the response %d, the model takes %d together",
+						len(promptIDs), len(responseIDs), most)
 				}
 				promptIDs = promptIDs[over:]
 				cut++

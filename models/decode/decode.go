@@ -62,7 +62,7 @@ type Options struct {
 	RepetitionPenalty float64 // above 1 makes tokens of the prompt and the response less probable; 0 and 1 are none
 	Stop              []int64 // end tokens
 	Slots             int     // rows that decode together, at least 1
-	Length            int     // tokens of a prompt and its response at most; 0 is the model's limit (Run), or what is needed (Generate)
+	Length            int     // tokens of a prompt and its response; 0 is the model's limit (Run), or what is needed (Generate)
 	Prefill           int     // prompt tokens of one step at most; 0 is 256
 }
 

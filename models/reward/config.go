@@ -3,6 +3,7 @@ package reward
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"math"
@@ -142,7 +143,7 @@ func (f configFile) config() (Config, error) {
 		return Config{}, fmt.Errorf("architectures is %q, a reward model here is %s", f.Architectures, architecture)
 	}
 	if len(f.Quantization) > 0 && !bytes.Equal(f.Quantization, []byte("null")) {
-		return Config{}, fmt.Errorf("quantization_config: quantised weights are not supported")
+		return Config{}, errors.New("quantization_config: quantised weights are not supported")
 	}
 	c := Config{
 		Vocab: f.Vocab, Hidden: f.Hidden, Layers: f.Layers, Heads: f.Heads, Intermediate: f.Intermediate,

@@ -1,6 +1,7 @@
 package reward
 
 import (
+	"errors"
 	"fmt"
 	"math"
 
@@ -136,7 +137,7 @@ func newNetwork(c Config, weights map[string]*tensor.Tensor) *network {
 type input struct {
 	ids      *tensor.Tensor // Int64 [B, T]
 	segments *tensor.Tensor // Int64 [B, T]: 0, and 1 behind the prompt
-	real     *tensor.Tensor // Float32 [B, T]: 1 for a token, 0 for padding
+	mask     *tensor.Tensor // Float32 [B, T]: 1 for a token, 0 for padding
 }
 
 // logits runs the whole network: -> [B, Labels].
@@ -149,9 +150,9 @@ func (n *network) logits(s *tensor.Scope, in input) *tensor.Tensor {
 	if n.segments != nil {
 		x = x.Add(n.segments.Embedding(in.segments))
 	}
-	x = n.embeddingNorm.apply(x).Mul(in.real.Unsqueeze(-1))
+	x = n.embeddingNorm.apply(x).Mul(in.mask.Unsqueeze(-1))
 	a := attention{
-		heads: int64(n.cfg.Heads), scale: n.cfg.scale(), hide: in.real.EqScalar(0).Unsqueeze(1).Unsqueeze(1),
+		heads: int64(n.cfg.Heads), scale: n.cfg.scale(), hide: in.mask.EqScalar(0).Unsqueeze(1).Unsqueeze(1),
 	}
 	if n.relative != nil && (n.cfg.C2P || n.cfg.P2C) {
 		a.relative = n.relative
@@ -278,13 +279,13 @@ func (n *network) input(s *tensor.Scope, rows []models.Sequence, pad models.PadR
 	if err != nil {
 		return input{}, err
 	}
-	segments, real := make([]int64, len(ids)), make([]float32, len(ids))
+	segments, mask := make([]int64, len(ids)), make([]float32, len(ids))
 	for i, row := range rows {
 		if err := n.cfg.check(row); err != nil {
 			return input{}, fmt.Errorf("%w: row %d %w", models.ErrSequence, i, err)
 		}
 		for t := range row.IDs {
-			real[i*pad.Length+t] = 1
+			mask[i*pad.Length+t] = 1
 			if t >= row.PromptLen {
 				segments[i*pad.Length+t] = 1
 			}
@@ -294,7 +295,7 @@ func (n *network) input(s *tensor.Scope, rows []models.Sequence, pad models.PadR
 		clear(segments)
 	}
 	b, t := int64(pad.Rows), int64(pad.Length)
-	return input{s.FromInt64(ids, b, t), s.FromInt64(segments, b, t), s.FromFloat32(real, b, t)}, nil
+	return input{s.FromInt64(ids, b, t), s.FromInt64(segments, b, t), s.FromFloat32(mask, b, t)}, nil
 }
 
 // check tells what is wrong with a sequence.
@@ -304,7 +305,7 @@ func (c Config) check(row models.Sequence) error {
 		return fmt.Errorf("has %d tokens, %d of them prompt: want a prompt and at most %d tokens",
 			len(row.IDs), row.PromptLen, c.MaxLength())
 	case c.Segments == 1 && row.PromptLen < len(row.IDs):
-		return fmt.Errorf("is a pair, and the model has one segment (type_vocab_size 1)")
+		return errors.New("is a pair, and the model has one segment (type_vocab_size 1)")
 	}
 	for _, id := range row.IDs {
 		if id < 0 || id >= int64(c.Vocab) {

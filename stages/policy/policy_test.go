@@ -13,7 +13,7 @@ import (
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/score"
-		"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/stages/policy"
 	"github.com/ldalign/ldalign/stages/stagetest"
 )
