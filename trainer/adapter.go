@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/ldalign/ldalign/checkpoints"
@@ -112,5 +113,6 @@ func (t *Trainer) mergeAdapter(ctx context.Context) ([]checkpoints.Source, error
 
 // inherited tells whether a policy takes over a file of the policy that it was made from: not what training made.
 func inherited(name string) bool {
-	return name != weightsFile && name != RecordsFile && !strings.HasPrefix(name, adapterFolder)
+	made := []string{weightsFile, RecordsFile, checkpoints.BatchesFile}
+	return !slices.Contains(made, name) && !strings.HasPrefix(name, adapterFolder)
 }

@@ -67,7 +67,7 @@ func TestInterruptedAdapterEqualsUndisturbed(t *testing.T) {
 					t.Fatalf("stopped at step %d of %s: %v, want ErrInterrupted", s.step, s.work, err)
 				}
 				state := w.latest(test.run, checkpoints.State)
-				if diff := cmp.Diff([]string{adapterWeightsFile, optimizerFile, RecordsFile}, names(state)); diff != "" {
+				if diff := cmp.Diff([]string{adapterWeightsFile, checkpoints.BatchesFile, optimizerFile, RecordsFile}, names(state)); diff != "" {
 					t.Fatalf("files of a state (-want +got):\n%s", diff)
 				}
 			}

@@ -57,48 +57,80 @@ func (t *Trainer) messages(ctx context.Context, phase string, kind schemas.Kind,
 	return messages, upTo, nil
 }
 
-// collect makes the task of iteration i from the log, with what the manifest will say about its pairs.
-func (t *Trainer) collect(ctx context.Context, i uint32) (task, uint64, []checkpoints.Metric, error) {
+// intake is an iteration as it was read from the log.
+type intake struct {
+	task task
+	// batches has the ids of the task's examples, in their order, and of what was left out; no steps yet.
+	batches checkpoints.Batches
+	// upTo is the sequence of the last message.
+	upTo uint64
+	// metrics are what the manifest will say about the pairs.
+	metrics []checkpoints.Metric
+}
+
+// collect makes the task of iteration i from the log.
+func (t *Trainer) collect(ctx context.Context, i uint32) (in intake, err error) {
 	kind := Source(t.Spec.Objective.Kind)
-	messages, upTo, err := t.messages(ctx, policyPhase, kind, i)
-	if err != nil {
-		return nil, 0, nil, err
+	var messages []events.Message
+	if messages, in.upTo, err = t.messages(ctx, policyPhase, kind, i); err != nil {
+		return in, err
 	}
 	if kind == schemas.Prompts {
-		task, metrics, err := t.sequences(messages)
-		return task, upTo, metrics, err
+		return in, t.sequences(messages, &in)
 	}
-	task, metrics, err := t.pairs(ctx, messages, i)
-	return task, upTo, metrics, err
+	return in, t.pairs(ctx, messages, i, &in)
+}
+
+// reasonOf is the reason for which a prompt is left out.
+func reasonOf(err error) string {
+	switch {
+	case errors.Is(err, tokenizer.ErrEmpty):
+		return schemas.ReasonEmpty
+	case errors.Is(err, tokenizer.ErrTooLong):
+		return schemas.ReasonTooLong
+	default:
+		return schemas.ReasonInvalid
+	}
+}
+
+// ids are those of messages.
+func ids(messages []events.Message) []string {
+	out := make([]string, len(messages))
+	for i, m := range messages {
+		out[i] = m.ID()
+	}
+	return out
 }
 
 // sequences makes the SFT task. Prompts that the length rule refuses are logged, counted and not trained on.
-func (t *Trainer) sequences(messages []events.Message) (task, []checkpoints.Metric, error) {
+func (t *Trainer) sequences(messages []events.Message, in *intake) error {
 	out := &sequenceTask{model: t.model, step: t.Spec.Generation.Bucket, most: t.model.Config().MaxLength()}
 	limits := tokenizer.Limits{
 		Prompt: t.Spec.Data.MaxPromptTokens, Response: t.Spec.Data.MaxResponseTokens, Reject: t.Spec.Data.Overlong == "reject",
 	}
-	refused, cut := 0, 0
+	cut := 0
 	for _, m := range messages {
 		p := m.(*events.Prompt)
 		tokens, err := t.format.Fit(p.GetPrompt(), p.GetResponse(), limits)
 		if err != nil {
 			t.Log.Warn().Str("pair", p.ID()).Err(err).Msg("prompt is not trained on")
-			refused++
+			in.batches.Skipped = append(in.batches.Skipped, checkpoints.Skipped{ID: p.ID(), Reason: reasonOf(err)})
 			continue
 		}
 		if tokens.Cut > 0 {
 			cut++
 		}
+		in.batches.Pairs = append(in.batches.Pairs, p.ID())
 		out.rows = append(out.rows, models.Join(tokens.Prompt, tokens.Response))
 	}
 	if len(out.rows) == 0 {
-		return nil, nil, errors.New("trainer: the length rule or the template refused every prompt; the log says why for each")
+		return errors.New("trainer: the length rule or the template refused every prompt; the log says why for each")
 	}
 	t.tellCut(cut, len(out.rows))
-	return out, []checkpoints.Metric{
-		{Name: "pairs", Value: float64(len(out.rows))}, {Name: "refused", Value: float64(refused)},
-	}, nil
+	in.task, in.metrics = out, []checkpoints.Metric{
+		{Name: "pairs", Value: float64(len(out.rows))}, {Name: "refused", Value: float64(len(in.batches.Skipped))},
+	}
+	return nil
 }
 
 // tellCut says how many examples the length rule has cut.
@@ -110,7 +142,7 @@ func (t *Trainer) tellCut(cut, of int) {
 }
 
 // pairs makes the task of equation (LD) and the figures of its weights.
-func (t *Trainer) pairs(ctx context.Context, messages []events.Message, i uint32) (task, []checkpoints.Metric, error) {
+func (t *Trainer) pairs(ctx context.Context, messages []events.Message, i uint32, in *intake) error {
 	out := &pairTask{
 		model: t.model, beta: t.Spec.Objective.Beta, step: t.Spec.Generation.Bucket, most: t.model.Config().MaxLength(),
 	}
@@ -123,10 +155,10 @@ func (t *Trainer) pairs(ctx context.Context, messages []events.Message, i uint32
 			distances = append(distances, scored.GetDistance())
 		}
 		if !ok {
-			return nil, nil, fmt.Errorf("trainer: a %T cannot be trained on", m)
+			return fmt.Errorf("trainer: a %T cannot be trained on", m)
 		}
 		if p.GetWeights() != t.base.Digest {
-			return nil, nil, fmt.Errorf("trainer: pair %s was made by checkpoint %.12s, but iteration %d starts from %.12s: "+
+			return fmt.Errorf("trainer: pair %s was made by checkpoint %.12s, but iteration %d starts from %.12s: "+
 				"its log-probs are not this iteration's reference", p.ID(), p.GetWeights(), i, t.base.Digest)
 		}
 		if p.GetTruncated() > 0 {
@@ -139,16 +171,17 @@ func (t *Trainer) pairs(ctx context.Context, messages []events.Message, i uint32
 		})
 	}
 	t.tellCut(cut, len(out.pairs))
+	in.task, in.batches.Pairs = out, ids(messages)
 	if len(distances) == 0 {
-		return out, nil, nil
+		return nil
 	}
 	first, err := t.firstNormaliser(ctx, i)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
 	w, normaliser, err := Weights(distances, t.Spec.Objective, t.Spec.Seed, i, first)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
 	identical := 0
 	for k := range out.pairs {
@@ -157,13 +190,14 @@ func (t *Trainer) pairs(ctx context.Context, messages []events.Message, i uint32
 			identical++
 		}
 	}
-	return out, []checkpoints.Metric{
+	in.metrics = []checkpoints.Metric{
 		{Name: normaliserMetric, Value: normaliser},
 		{Name: "weight_max", Value: slices.Max(w)},
 		{Name: "effective_sample_size", Value: EffectiveSampleSize(w)},
 		{Name: "identical_share", Value: float64(identical) / float64(len(w))},
 		{Name: "pairs", Value: float64(len(w))},
-	}, nil
+	}
+	return nil
 }
 
 const normaliserMetric = "normaliser"

@@ -62,7 +62,7 @@ func (t *Trainer) trainGuide(ctx context.Context) (err error) {
 	}
 	spec := t.Spec.Guide
 	p := &phase{
-		name: guidePhase, seed: t.Spec.Seed, task: task, spec: spec.Optimizer,
+		name: guidePhase, seed: t.Spec.Seed, task: task, batches: checkpoints.Batches{Pairs: ids(messages)}, spec: spec.Optimizer,
 		epochs: spec.Epochs, batch: spec.Batch, micro: min(spec.Batch, t.Spec.Training.MicroBatch),
 		every: t.Spec.Training.CheckpointEvery, progress: t.showStep("train guide"),
 	}
@@ -104,7 +104,8 @@ func (t *Trainer) publishGuide(ctx context.Context, g *trainedGuide, task *guide
 		Metrics: []checkpoints.Metric{
 			{Name: "reconstruction", Value: byTrue}, {Name: "reconstruction_shuffled", Value: byShuffled},
 		},
-		Files: append(g.files, g.weights(ctx), checkpoints.FromBytes("guide.json", config), recordsSource(p.records)),
+		Files: append(g.files, g.weights(ctx), checkpoints.FromBytes("guide.json", config), recordsSource(p.records),
+			batchesSource(p.batches)),
 	})
 	if err != nil {
 		return err

@@ -230,6 +230,19 @@ func (w *world) records(m checkpoints.Manifest) []Record {
 	return records
 }
 
+// batches are those of a policy or guide; policy 0 has none.
+func (w *world) batches(m checkpoints.Manifest) checkpoints.Batches {
+	w.t.Helper()
+	if m.Kind == checkpoints.Policy && m.Iteration == 0 {
+		return checkpoints.Batches{}
+	}
+	b, err := w.checkpoints.Batches(w.t.Context(), m)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return b
+}
+
 func (w *world) file(m checkpoints.Manifest, name string) checkpoints.File {
 	w.t.Helper()
 	f, ok := m.File(name)

@@ -43,11 +43,13 @@ type phase struct {
 	iteration uint32
 	seed      uint64
 	task      task
-	params    []tensor.Named
-	spec      schemas.OptimizerSpec
-	epochs    int
-	batch     int
-	micro     int
+	// batches has the ids of the task's examples; run adds each step's.
+	batches checkpoints.Batches
+	params  []tensor.Named
+	spec    schemas.OptimizerSpec
+	epochs  int
+	batch   int
+	micro   int
 	// every is the number of steps between two calls of save; 0 for none.
 	every int
 	// save commits a state checkpoint at a cursor.
@@ -117,10 +119,12 @@ func (p *phase) run(ctx context.Context, engine *tensor.Engine, step int) error 
 		record := Record{
 			Phase: p.name, Iteration: p.iteration, Step: step + 1, Epoch: epoch, LR: LearningRate(p.spec, peak, step, total),
 		}
-		if err := p.step(context.WithoutCancel(ctx), engine, order[at:min(at+p.batch, n)], step, &record); err != nil {
+		batch := order[at:min(at+p.batch, n)]
+		if err := p.step(context.WithoutCancel(ctx), engine, batch, step, &record); err != nil {
 			return fmt.Errorf("trainer: %s of iteration %d, step %d of %d: %w", p.name, p.iteration, step+1, total, err)
 		}
 		p.records = append(p.records, record)
+		p.batches.Steps = append(p.batches.Steps, checkpoints.Batch{Step: step + 1, Epoch: epoch, Pairs: batch})
 		p.progress(step+1, total, &record)
 		if p.every > 0 && (step+1)%p.every == 0 && step+1 < total {
 			if err := p.save(context.WithoutCancel(ctx), p.cursor(step+1, perEpoch)); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -31,11 +32,14 @@ func (w *world) results(run string) map[string]any {
 		if out[name] != nil {
 			w.t.Errorf("run %s has %s twice", run, name)
 		}
+		// pair ids differ between runs of different names, and so does the file with them
+		files := slices.DeleteFunc(slices.Clone(m.Files), func(f checkpoints.File) bool { return f.Name == checkpoints.BatchesFile })
 		out[name] = struct {
 			Step    uint64
 			Files   []checkpoints.File
 			Metrics []checkpoints.Metric
-		}{m.Step, m.Files, m.Metrics}
+			Batches []checkpoints.Batch
+		}{m.Step, files, m.Metrics, w.batches(m).Steps}
 	}
 	return out
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/models"
@@ -34,7 +35,7 @@ func (t *Trainer) saveState(ctx context.Context, p *phase, cursor checkpoints.Cu
 			{Name: optimizerFile, Write: func(w io.Writer) error {
 				return models.WriteTensors(ctx, t.Engine, w, p.optimizer.State())
 			}},
-			recordsSource(p.records),
+			recordsSource(p.records), batchesSource(p.batches),
 		},
 	})
 	if err != nil {
@@ -48,6 +49,10 @@ func (t *Trainer) saveState(ctx context.Context, p *phase, cursor checkpoints.Cu
 
 func recordsSource(records []Record) checkpoints.Source {
 	return checkpoints.Source{Name: RecordsFile, Write: func(w io.Writer) error { return WriteRecords(w, records) }}
+}
+
+func batchesSource(b checkpoints.Batches) checkpoints.Source {
+	return checkpoints.Source{Name: checkpoints.BatchesFile, Write: b.Write}
 }
 
 // resumes tells whether the newest state checkpoint was saved in this phase of this iteration.
@@ -79,9 +84,31 @@ func (t *Trainer) restore(ctx context.Context, p *phase, load func(ctx context.C
 	if p.records, err = ReadRecords(data); err != nil {
 		return 0, err
 	}
+	if err := t.restoreBatches(ctx, *m, p); err != nil {
+		return 0, err
+	}
 	t.Log.Info().Str("run", t.Spec.Run).Str("checkpoint", m.Key).Uint32("iteration", p.iteration).
 		Int("step", m.Cursor.Step).Msg("going on from a saved state")
 	return m.Cursor.Step, nil
+}
+
+// restoreBatches takes over which pairs a state's steps were made of, and refuses to go on with other pairs: the numbers
+// of the steps would mean others, and some would be trained twice.
+func (t *Trainer) restoreBatches(ctx context.Context, m checkpoints.Manifest, p *phase) error {
+	saved, err := t.Checkpoints.Batches(ctx, m)
+	if err != nil {
+		return err
+	}
+	if len(saved.Steps) != m.Cursor.Step {
+		return fmt.Errorf("trainer: checkpoint %s is of step %d, but its %s has %d steps", m.Key, m.Cursor.Step,
+			checkpoints.BatchesFile, len(saved.Steps))
+	}
+	if !slices.Equal(saved.Pairs, p.batches.Pairs) {
+		return fmt.Errorf("trainer: checkpoint %s was trained on %d pairs, but the log gives %d, or others in their place: "+
+			"messages were lost or changed; restore the stream's store", m.Key, len(saved.Pairs), len(p.batches.Pairs))
+	}
+	p.batches.Steps = saved.Steps
+	return nil
 }
 
 func (t *Trainer) withLocal(ctx context.Context, m checkpoints.Manifest, name string, f func(path string) error) error {
@@ -126,22 +153,21 @@ func (t *Trainer) writeWeights(ctx context.Context) func(io.Writer) error {
 
 // publishPolicy commits the model as the policy of an iteration, its adapter merged, with the base's other files, and
 // announces it.
-func (t *Trainer) publishPolicy(
-	ctx context.Context, iteration uint32, step uint64, metrics []checkpoints.Metric, records []Record,
-) error {
+func (t *Trainer) publishPolicy(ctx context.Context, iteration uint32, metrics []checkpoints.Metric, p *phase) error {
 	files, err := t.mergeAdapter(ctx)
 	if err != nil {
 		return err
 	}
-	files = append(files, checkpoints.Source{Name: weightsFile, Write: t.writeWeights(ctx)}, recordsSource(records))
+	files = append(files, checkpoints.Source{Name: weightsFile, Write: t.writeWeights(ctx)},
+		recordsSource(p.records), batchesSource(p.batches))
 	for _, f := range t.base.Files {
 		if inherited(f.Name) {
 			files = append(files, checkpoints.Carry(f))
 		}
 	}
 	manifest, err := t.Checkpoints.Commit(ctx, t.Spec.Run, checkpoints.Draft{
-		Kind: checkpoints.Policy, Iteration: iteration, Step: step, Parent: t.base.Digest, SpecDigest: t.Spec.Digest(),
-		Metrics: metrics, Files: files,
+		Kind: checkpoints.Policy, Iteration: iteration, Step: uint64(len(p.records)), Parent: t.base.Digest,
+		SpecDigest: t.Spec.Digest(), Metrics: metrics, Files: files,
 	})
 	if err != nil {
 		return err

@@ -224,7 +224,7 @@ func (t *Trainer) close(ctx context.Context) error {
 
 // iterate trains iteration i from t.base and publishes the policy of iteration i+1.
 func (t *Trainer) iterate(ctx context.Context, i uint32) (err error) {
-	task, upTo, metrics, err := t.collect(ctx, i)
+	in, err := t.collect(ctx, i)
 	if err != nil {
 		return err
 	}
@@ -232,8 +232,8 @@ func (t *Trainer) iterate(ctx context.Context, i uint32) (err error) {
 		return err
 	}
 	p := &phase{
-		name: policyPhase, iteration: i, seed: t.Spec.Seed, task: task, params: t.model.Trainable(), spec: t.Spec.Optimizer,
-		epochs: t.Spec.Training.Epochs, batch: t.Spec.Training.Batch, micro: t.Spec.Training.MicroBatch,
+		name: policyPhase, iteration: i, seed: t.Spec.Seed, task: in.task, batches: in.batches, params: t.model.Trainable(),
+		spec: t.Spec.Optimizer, epochs: t.Spec.Training.Epochs, batch: t.Spec.Training.Batch, micro: t.Spec.Training.MicroBatch,
 		every: t.Spec.Training.CheckpointEvery,
 	}
 	if err := p.prepare(ctx, t.Engine); err != nil {
@@ -245,14 +245,14 @@ func (t *Trainer) iterate(ctx context.Context, i uint32) (err error) {
 		return err
 	}
 	p.save = func(ctx context.Context, cursor checkpoints.Cursor) error {
-		cursor.Stream, cursor.Sequence = streams.StreamName(Source(t.Spec.Objective.Kind)), upTo
+		cursor.Stream, cursor.Sequence = streams.StreamName(Source(t.Spec.Objective.Kind)), in.upTo
 		return t.saveState(ctx, p, cursor, checkpoints.Source{Name: t.stateFile(p.name), Write: t.writeTrained(ctx)})
 	}
 	p.progress = t.showStep(fmt.Sprintf("train %s %d", t.Spec.Objective.Kind, i))
 	if err := p.run(ctx, t.Engine, step); err != nil {
 		return err
 	}
-	return t.publishPolicy(ctx, i+1, uint64(len(p.records)), metrics, p.records)
+	return t.publishPolicy(ctx, i+1, in.metrics, p)
 }
 
 func (t *Trainer) showStep(work string) func(done, total int, last *Record) {

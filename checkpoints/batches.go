@@ -1,0 +1,192 @@
+package checkpoints
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// BatchesFile is the file of a policy, a guide or a state that says which pairs each optimizer step was made of: the
+// trainer's side of an audit. Batches reads it.
+//
+// It is JSON lines of three kinds:
+//
+//	{"pair":ID}                          a pair that is trained on; pairs count from 0 in the order of their lines
+//	{"skipped":ID,"reason":REASON}       a pair that was read from the log and is not trained on
+//	{"step":N,"epoch":E,"pairs":[4,0,7]} an optimizer step, with the numbers of its pairs, each from a line above it
+//
+// Steps count from 1 within the iteration (of a policy or a state of its phase) or within the guide's training. The file
+// tells of one iteration: that which made the policy, so Iteration-1 of a policy's manifest, and the cursor's of a state.
+// Ids are those of the messages, so pairs of an earlier iteration or of another run are told apart from its own. It holds
+// no positions in the log, which depend on what else is in it.
+const BatchesFile = "batches.jsonl"
+
+// ErrBatches says that a record of batches is unreadable, or that a pair was trained twice or left out.
+var ErrBatches = errors.New("checkpoints: bad record of batches")
+
+// Batches is what BatchesFile says.
+type Batches struct {
+	// Pairs are the ids of all pairs that are trained on; steps count in it.
+	Pairs []string
+	// Skipped are the pairs that were read and are not trained on.
+	Skipped []Skipped
+	Steps   []Batch
+}
+
+// Batch is one optimizer step.
+type Batch struct {
+	// Step counts from 1.
+	Step  int
+	Epoch int
+	// Pairs are indices in Batches.Pairs, in the order of training.
+	Pairs []int
+}
+
+// Skipped is a pair that is not trained on.
+type Skipped struct {
+	ID string
+	// Reason is one of the Reason constants of schemas.
+	Reason string
+}
+
+// Batches reads and checks the BatchesFile of a checkpoint. ErrBatches if it has none (policy 0, which no training has
+// made, has none) or does not verify; ErrCorrupt as Open. The record of a policy or guide has all its epochs, that of a
+// state may end within one.
+func (r *Repository) Batches(ctx context.Context, m Manifest) (Batches, error) {
+	file, ok := m.File(BatchesFile)
+	if !ok {
+		return Batches{}, fmt.Errorf("%w: checkpoint %s has no %s", ErrBatches, m.Key, BatchesFile)
+	}
+	data, err := r.ReadFile(ctx, m.Run, file)
+	if err != nil {
+		return Batches{}, err
+	}
+	b, err := ReadBatches(data)
+	if err == nil {
+		err = b.Verify(m.Kind != State)
+	}
+	if err != nil {
+		return b, fmt.Errorf("checkpoint %s: %w", m.Key, err)
+	}
+	return b, nil
+}
+
+// Verify tells whether steps count from 1, epochs from 0, and each epoch is made of each pair exactly once: none twice
+// and none skipped. Only when complete is false may the last epoch lack pairs. The error wraps ErrBatches and names the
+// pair.
+func (b Batches) Verify(complete bool) error {
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("%w: "+format, append([]any{ErrBatches}, args...)...)
+	}
+	ids := make(map[string]bool, len(b.Pairs))
+	for _, id := range b.Pairs {
+		if ids[id] {
+			return bad("pair %s is listed twice", id)
+		}
+		ids[id] = true
+	}
+	for _, s := range b.Skipped {
+		if ids[s.ID] {
+			return bad("pair %s is both trained on and skipped", s.ID)
+		}
+	}
+	at := make([]int, len(b.Pairs)) // the step that trained a pair in this epoch; 0 for none
+	whole := func(epoch int) error {
+		for i, step := range at {
+			if step == 0 {
+				return bad("epoch %d leaves out pair %s", epoch, b.Pairs[i])
+			}
+		}
+		return nil
+	}
+	epoch := 0
+	for i, s := range b.Steps {
+		if s.Step != i+1 {
+			return bad("step %d follows step %d", s.Step, i)
+		}
+		if s.Epoch == epoch+1 {
+			if err := whole(epoch); err != nil {
+				return err
+			}
+			clear(at)
+			epoch++
+		}
+		if s.Epoch != epoch {
+			return bad("step %d is of epoch %d, the one before it of epoch %d", s.Step, s.Epoch, epoch)
+		}
+		for _, pair := range s.Pairs {
+			switch {
+			case pair < 0 || pair >= len(at):
+				return bad("step %d trains pair number %d of %d", s.Step, pair, len(at))
+			case at[pair] != 0:
+				return bad("epoch %d trains pair %s twice, at steps %d and %d", epoch, b.Pairs[pair], at[pair], s.Step)
+			}
+			at[pair] = s.Step
+		}
+	}
+	if !complete {
+		return nil
+	}
+	return whole(epoch)
+}
+
+// batchLine is one line of the file.
+type batchLine struct {
+	Pair    string `json:"pair,omitempty"`
+	Skipped string `json:"skipped,omitempty"`
+	Reason  string `json:"reason,omitempty"`
+	Step    int    `json:"step,omitempty"`
+	Epoch   *int   `json:"epoch,omitempty"`
+	Pairs   []int  `json:"pairs,omitempty"`
+}
+
+// Write writes the file that ReadBatches reads.
+func (b Batches) Write(w io.Writer) error {
+	out := bufio.NewWriter(w)
+	encode := json.NewEncoder(out)
+	var lines []batchLine
+	for _, id := range b.Pairs {
+		lines = append(lines, batchLine{Pair: id})
+	}
+	for _, s := range b.Skipped {
+		lines = append(lines, batchLine{Skipped: s.ID, Reason: s.Reason})
+	}
+	for _, s := range b.Steps {
+		lines = append(lines, batchLine{Step: s.Step, Epoch: &s.Epoch, Pairs: s.Pairs})
+	}
+	for _, line := range lines {
+		if err := encode.Encode(line); err != nil {
+			return fmt.Errorf("checkpoints: write %s: %w", BatchesFile, err)
+		}
+	}
+	return out.Flush()
+}
+
+// ReadBatches is the inverse of Write. It checks the form of each line, not what Verify checks.
+func ReadBatches(data []byte) (Batches, error) {
+	var b Batches
+	decode := json.NewDecoder(bytes.NewReader(data))
+	decode.DisallowUnknownFields()
+	for n := 1; ; n++ {
+		var line batchLine
+		if err := decode.Decode(&line); errors.Is(err, io.EOF) {
+			return b, nil
+		} else if err != nil {
+			return b, fmt.Errorf("%w: line %d: %w", ErrBatches, n, err)
+		}
+		switch kinds := line; {
+		case kinds.Pair != "" && kinds.Skipped == "" && kinds.Step == 0:
+			b.Pairs = append(b.Pairs, line.Pair)
+		case kinds.Skipped != "" && kinds.Pair == "" && kinds.Step == 0:
+			b.Skipped = append(b.Skipped, Skipped{line.Skipped, line.Reason})
+		case kinds.Step > 0 && kinds.Epoch != nil && kinds.Pair == "" && kinds.Skipped == "":
+			b.Steps = append(b.Steps, Batch{Step: line.Step, Epoch: *line.Epoch, Pairs: line.Pairs})
+		default:
+			return b, fmt.Errorf("%w: line %d is neither a pair, a skipped pair nor a step", ErrBatches, n)
+		}
+	}
+}
