@@ -109,6 +109,19 @@ func (m Manifest) File(name string) (File, bool) {
 	return m.Files[i], true
 }
 
+// CanaryMetric is what the weights of a policy give a fixed text, see models.Model.Canary. Who loads the policy compares.
+const CanaryMetric = "canary"
+
+// Metric finds a metric by name.
+func (m Manifest) Metric(name string) (float64, bool) {
+	for _, x := range m.Metrics {
+		if x.Name == name {
+			return x.Value, true
+		}
+	}
+	return 0, false
+}
+
 // Event announces the checkpoint.
 func Event(m Manifest) *events.Checkpoint {
 	return &events.Checkpoint{

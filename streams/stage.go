@@ -42,8 +42,9 @@ type Process func(ctx context.Context, in []events.Message) []Outcome
 type Outcome struct {
 	// Out is published, in order and before the message is acknowledged, when Err is nil.
 	Out []Emit
-	// Err: a *schemas.Reject makes the message a dead letter at once; any other error has it tried again, after a
-	// growing pause, until it failed Limits.MaxDeliver times, the last time alone, and is a dead letter for poison.
+	// Err: a *schemas.Reject makes the message a dead letter at once; a *schemas.Unable has it given back as if it had not
+	// been tried; any other error has it tried again, after a growing pause, until it failed Limits.MaxDeliver times, the
+	// last time alone, and is a dead letter for poison.
 	Err error
 }
 
@@ -128,15 +129,15 @@ const (
 // for every message, is processed again one by one to find the message at fault. Messages that cannot be decoded or
 // were written by a newer program become dead letters without being processed.
 //
-// Errors: a stage that is not valid, ErrNotFound for a stream that does not exist, and outputs that the server refuses
-// to store (ErrFull, ErrStore); inputs are then given back.
+// Errors: a stage that is not valid, ErrNotFound for a stream that does not exist, outputs that the server refuses to
+// store (ErrFull, ErrStore), and a *schemas.Unable that lasts; inputs are then given back.
 func (c *Conn) RunStage(ctx context.Context, s Stage, process Process) error {
 	s, err := s.withDefaults()
 	if err != nil {
 		return err
 	}
 	r := &runner{
-		Conn: c, stage: s, process: process, failures: map[uint64]int{},
+		Conn: c, stage: s, process: process, failures: map[uint64]int{}, ending: ctx.Done(),
 		log: c.log.With().Str("stage", s.Name).Str("run", s.Run).Logger(),
 	}
 	if err := r.ensureConsumer(ctx); err != nil {
@@ -197,7 +198,9 @@ type runner struct {
 	// failures counts, by position, how often a message failed here. An entry goes when the message is settled here;
 	// when another process settles it, the few bytes stay until the stage ends.
 	failures map[uint64]int
-	log      zerolog.Logger
+	// ending is closed when the stage is told to end.
+	ending <-chan struct{}
+	log    zerolog.Logger
 }
 
 // ensureConsumer creates the stage's consumer, or takes the one that exists, and asserts what comes back.
@@ -333,6 +336,16 @@ func (r *runner) run(work context.Context, in []*input) error {
 		return nil
 	}
 	outcomes := r.call(work, in)
+	for try := 1; !over(work); try++ {
+		cause := unable(outcomes)
+		if cause == nil {
+			break
+		}
+		if giveUp, err := r.wait(work, cause, in, try); giveUp || err != nil {
+			return err // the batch's release gives everything back
+		}
+		outcomes = r.call(work, in)
+	}
 	if len(in) > 1 && allFailed(outcomes) && !over(work) {
 		r.log.Warn().Err(outcomes[0].Err).Int("messages", len(in)).Msg("whole batch failed, processing it one by one")
 		return r.runSingly(work, in)
@@ -379,6 +392,43 @@ func (r *runner) run(work context.Context, in []*input) error {
 		return err
 	}
 	return r.runSingly(work, alone)
+}
+
+// unable is the first outcome that says that the stage cannot work, whatever the message.
+func unable(outcomes []Outcome) *schemas.Unable {
+	for _, o := range outcomes {
+		if u := new(schemas.Unable); errors.As(o.Err, &u) {
+			return u
+		}
+	}
+	return nil
+}
+
+// holdTries is how often a stage that is unable tries again with the messages in hand, before it gives them back for
+// another process to try. Pauses double, so that is 15 s with the default Limits.Retry; and as each return counts as a
+// delivery, an outage of minutes does not make suspects of messages.
+const holdTries = 4
+
+// wait pauses because the stage cannot work, and tells whether to give the batch back: messages that it has worked on
+// too, for doing them again stores the same. The error is that of a stage that will not get well.
+func (r *runner) wait(work context.Context, cause *schemas.Unable, in []*input, try int) (giveUp bool, err error) {
+	if cause.Lasting {
+		return true, fmt.Errorf("streams: stage %s of run %s gives its work back and ends: %w", r.stage.Name, r.stage.Run, cause.Err)
+	}
+	r.log.Warn().Err(cause.Err).Int("messages", len(in)).Int("try", try).
+		Msg("cannot work now, through no fault of the messages: waiting")
+	if try > holdTries {
+		r.stage.Observer.Settled(r.stage.Name, Retried)
+	}
+	timer := time.NewTimer(r.limits.backoff(try))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-work.Done():
+	case <-r.ending:
+		return true, nil
+	}
+	return try > holdTries, nil
 }
 
 func (r *runner) runSingly(work context.Context, in []*input) error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -515,5 +516,41 @@ func TestBadStagesAreRefused(t *testing.T) {
 	err := c.RunStage(testContext(t), Stage{Name: "a", In: schemas.Encoded, Run: "r"}, answer)
 	if !errors.Is(err, ErrNotFound) {
 		t.Errorf("missing stream: got %v, want ErrNotFound", err)
+	}
+}
+
+// A stage that cannot work for a reason that is not the messages' keeps them and makes no dead letters, however often it
+// fails; one that will not get well ends and gives them back.
+func TestUnableStageLosesNothing(t *testing.T) {
+	c := openIn(t, t.TempDir(), Limits{MaxDeliver: 2, Retry: time.Millisecond})
+	const n, failing = 6, 12
+	publish(t, c, schemas.Prompts, promptList("r", 0, n)...)
+	calls := 0
+	outage := func(ctx context.Context, in []events.Message) []Outcome {
+		if calls++; calls > failing {
+			return answer(ctx, in)
+		}
+		out := answer(ctx, in[:len(in)-1])
+		return append(out, Outcome{Err: fmt.Errorf("stage: %w", &schemas.Unable{Err: errors.New("the store is away")})})
+	}
+	start(t, c, generator("r", 3), outage)
+	await(t, c, schemas.Pairs, "r", n)
+	settled(t, c, generator("r", 3))
+	if got := len(stored(t, c, schemas.DeadLetters, "r")); got != 0 {
+		t.Errorf("%d dead letters", got)
+	}
+
+	publish(t, c, schemas.Prompts, promptList("r", 1, 3)...)
+	err := c.RunStage(t.Context(), Stage{Name: "evaluator", In: schemas.Prompts, Run: "r", Batch: 3},
+		func(_ context.Context, in []events.Message) []Outcome {
+			out := make([]Outcome, len(in))
+			out[0].Err = &schemas.Unable{Err: errors.New("wrong weights"), Lasting: true}
+			return out
+		})
+	if err == nil || !strings.Contains(err.Error(), "wrong weights") {
+		t.Errorf("a stage that stays unable ended with %v", err)
+	}
+	if got := len(stored(t, c, schemas.DeadLetters, "r")); got != 0 {
+		t.Errorf("%d dead letters", got)
 	}
 }

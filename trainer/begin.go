@@ -100,12 +100,17 @@ func (t *Trainer) first(ctx context.Context) (checkpoints.Manifest, error) {
 	if err := t.findGuide(); err != nil {
 		return checkpoints.Manifest{}, err
 	}
-	files, err := t.initialFiles(ctx)
+	files, metrics, err := t.initialFiles(ctx)
 	if err != nil {
 		return checkpoints.Manifest{}, err
 	}
+	if t.model != nil {
+		if metrics, err = t.canary(ctx); err != nil {
+			return checkpoints.Manifest{}, err
+		}
+	}
 	manifest, err := t.Checkpoints.Commit(ctx, t.Spec.Run, checkpoints.Draft{
-		Kind: checkpoints.Policy, SpecDigest: t.Spec.Digest(), Files: files,
+		Kind: checkpoints.Policy, SpecDigest: t.Spec.Digest(), Metrics: metrics, Files: files,
 	})
 	if t.model != nil { // its weights were among the files
 		err = errors.Join(err, t.model.Close(ctx))
@@ -114,16 +119,18 @@ func (t *Trainer) first(ctx context.Context) (checkpoints.Manifest, error) {
 	return manifest, err
 }
 
-func (t *Trainer) initialFiles(ctx context.Context) ([]checkpoints.Source, error) {
+// initialFiles are those of policy 0, with what is known of weights that are not in t.model.
+func (t *Trainer) initialFiles(ctx context.Context) (files []checkpoints.Source, known []checkpoints.Metric, err error) {
 	from := t.Spec.Model.From
 	switch {
 	case from == "scratch":
-		return t.scratchFiles(ctx)
+		files, err = t.scratchFiles(ctx)
 	case strings.HasPrefix(from, "run:"):
-		return t.runFiles(ctx, strings.TrimPrefix(from, "run:"))
+		files, known, err = t.runFiles(ctx, strings.TrimPrefix(from, "run:"))
 	default:
-		return t.importFolder(ctx, from)
+		files, err = t.importFolder(ctx, from)
 	}
+	return files, known, err
 }
 
 // scratchFiles is a model of random weights with a named tokenizer.
@@ -200,25 +207,25 @@ func folderFiles(folder fs.FS) ([]checkpoints.Source, error) {
 }
 
 // runFiles are those of another run's policy: NAME for its newest, NAME@ITERATION for one of them.
-func (t *Trainer) runFiles(ctx context.Context, reference string) ([]checkpoints.Source, error) {
+func (t *Trainer) runFiles(ctx context.Context, reference string) ([]checkpoints.Source, []checkpoints.Metric, error) {
 	name, at, named := strings.Cut(reference, "@")
 	manifest, err := t.Checkpoints.Latest(ctx, name, checkpoints.Policy)
 	if named {
 		iteration, parseErr := strconv.ParseUint(at, 10, 32)
 		if parseErr != nil {
-			return nil, fmt.Errorf("trainer: model.from: run:%s: %q is not an iteration", reference, at)
+			return nil, nil, fmt.Errorf("trainer: model.from: run:%s: %q is not an iteration", reference, at)
 		}
 		manifest, err = t.Checkpoints.Policy(ctx, name, uint32(iteration))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("trainer: model.from: run:%s: %w", reference, err)
+		return nil, nil, fmt.Errorf("trainer: model.from: run:%s: %w", reference, err)
 	}
 	folder, err := t.Checkpoints.Folder(ctx, manifest)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := t.fitFolder(folder); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var files []checkpoints.Source
 	for _, f := range manifest.Files {
@@ -236,5 +243,9 @@ func (t *Trainer) runFiles(ctx context.Context, reference string) ([]checkpoints
 		}})
 	}
 	slices.SortFunc(files, func(a, b checkpoints.Source) int { return strings.Compare(a.Name, b.Name) })
-	return files, nil
+	var known []checkpoints.Metric
+	if canary, ok := manifest.Metric(checkpoints.CanaryMetric); ok {
+		known = append(known, checkpoints.Metric{Name: checkpoints.CanaryMetric, Value: canary})
+	}
+	return files, known, nil
 }

@@ -158,6 +158,11 @@ func (t *Trainer) publishPolicy(ctx context.Context, iteration uint32, metrics [
 	if err != nil {
 		return err
 	}
+	canary, err := t.canary(ctx)
+	if err != nil {
+		return err
+	}
+	metrics = append(metrics, canary...)
 	files = append(files, checkpoints.Source{Name: weightsFile, Write: t.writeWeights(ctx)},
 		recordsSource(p.records), batchesSource(p.batches))
 	for _, f := range t.base.Files {
@@ -178,6 +183,18 @@ func (t *Trainer) publishPolicy(ctx context.Context, iteration uint32, metrics [
 		return err
 	}
 	return t.publishEvent(ctx, manifest)
+}
+
+// canary is the metric by which who loads the model's weights knows that it computes with them.
+func (t *Trainer) canary(ctx context.Context) ([]checkpoints.Metric, error) {
+	value, err := t.model.Canary(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !finite(value) { // a manifest has no form for it; the evaluation will show it
+		return nil, nil
+	}
+	return []checkpoints.Metric{{Name: checkpoints.CanaryMetric, Value: value}}, nil
 }
 
 func (t *Trainer) publishEvent(ctx context.Context, m checkpoints.Manifest) error {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/models"
@@ -33,40 +34,66 @@ func New(spec schemas.Spec, repository *checkpoints.Repository, engine *tensor.E
 }
 
 // Use makes sure that the checkpoint with this manifest digest is in memory: nothing to do when it is there, otherwise
-// the weights are read into the tensors that exist. A manifest or blob that is missing or corrupt is an error that names
-// it; the holder then keeps no digest, so the next Use tries again.
+// the weights are read into the tensors that exist. A digest that names no policy of the run is the asking message's
+// fault. All else is a *schemas.Unable: a store that does not answer, or a blob that is missing or corrupt, which the
+// error names; and, lasting, weights that do not compute what the trainer noted in the manifest (models.Model.Canary).
+// The holder then keeps no digest, so the next Use tries again.
 func (p *Policy) Use(ctx context.Context, digest string) error {
 	if p.Digest == digest && p.Model != nil {
 		return nil
 	}
 	manifest, err := p.checkpoints.ByDigest(ctx, p.spec.Run, digest)
-	if err != nil {
+	if errors.Is(err, checkpoints.ErrNoCheckpoint) {
 		return fmt.Errorf("policy: checkpoint %.12s: %w", digest, err)
+	}
+	if err != nil {
+		return &schemas.Unable{Err: fmt.Errorf("policy: checkpoint %.12s: %w", digest, err)}
 	}
 	if manifest.Kind != checkpoints.Policy {
 		return fmt.Errorf("policy: checkpoint %.12s is of kind %s, not a policy", digest, manifest.Kind)
 	}
+	p.Digest = ""
+	if err := p.read(ctx, manifest); err != nil {
+		return &schemas.Unable{Err: fmt.Errorf("policy: checkpoint %.12s: %w", digest, err)}
+	}
+	if err := p.check(ctx, manifest); err != nil {
+		return &schemas.Unable{Err: fmt.Errorf("policy: checkpoint %.12s: %w", digest, err), Lasting: true}
+	}
+	p.Digest = digest
+	return nil
+}
+
+// read takes the checkpoint's weights into memory.
+func (p *Policy) read(ctx context.Context, manifest checkpoints.Manifest) error {
 	if p.Model == nil {
-		if err := p.load(ctx, manifest); err != nil {
-			return err
-		}
-		p.Digest = digest
-		return nil
+		return p.load(ctx, manifest)
 	}
 	weights, ok := manifest.File("model.safetensors")
 	if !ok {
-		return fmt.Errorf("policy: checkpoint %s has no model.safetensors", manifest.Key)
+		return fmt.Errorf("checkpoint %s has no model.safetensors", manifest.Key)
 	}
 	path, err := p.checkpoints.Local(ctx, p.spec.Run, weights)
 	if err != nil {
 		return err
 	}
-	p.Digest = ""
-	if err := p.Model.LoadWeights(ctx, path); err != nil {
-		return fmt.Errorf("policy: checkpoint %.12s: %w", digest, err)
+	return p.Model.LoadWeights(ctx, path)
+}
+
+// check compares the canary with the manifest's; one that notes none is taken as it is.
+func (p *Policy) check(ctx context.Context, manifest checkpoints.Manifest) error {
+	want, ok := manifest.Metric(checkpoints.CanaryMetric)
+	if !ok {
+		return nil
 	}
-	p.Digest = digest
-	return nil
+	got, err := p.Model.Canary(ctx)
+	if err != nil {
+		return err
+	}
+	if math.Abs(got-want) <= models.CanaryTolerance*math.Abs(want) { // false for NaN
+		return nil
+	}
+	return fmt.Errorf("the model in memory gives a fixed text the log-prob %.6g, the manifest %s says %.6g: "+
+		"this machine or build computes something else; it must not work on the run", got, manifest.Key, want)
 }
 
 // load reads a whole checkpoint: configuration, tokenizer, weights.

@@ -180,3 +180,58 @@ func wantReject(t *testing.T, err error, reason string) {
 		t.Errorf("got %v, want it rejected as %s", err, reason)
 	}
 }
+
+// A policy whose weights do not compute what the manifest says is refused for good, a damaged blob until it is whole.
+func TestUnable(t *testing.T) {
+	f := stagetest.New(t)
+	m := f.Policy(0, 1)
+	model := f.Model(1)
+	canary, err := model.Canary(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := model.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var files []checkpoints.Source
+	for _, file := range m.Files {
+		files = append(files, checkpoints.Carry(file))
+	}
+	noted := func(value float64) checkpoints.Manifest {
+		return f.Commit(checkpoints.Draft{
+			Kind: checkpoints.Policy, Iteration: 1, Files: files,
+			Metrics: []checkpoints.Metric{{Name: checkpoints.CanaryMetric, Value: value}},
+		})
+	}
+	right, wrong := noted(canary), noted(canary*1.01)
+	p := open(t, f)
+	var unable *schemas.Unable
+	if err := p.Use(t.Context(), wrong.Digest); !errors.As(err, &unable) || !unable.Lasting || !strings.Contains(err.Error(), wrong.Key) {
+		t.Errorf("another canary: %v", err)
+	}
+	if p.Digest != "" {
+		t.Errorf("the holder says %.12s after it was refused", p.Digest)
+	}
+	if err := p.Use(t.Context(), right.Digest); err != nil { // by packed weights, the manifest's is by plain ones
+		t.Error(err)
+	}
+
+	blob := f.Blob(m, "model.safetensors")
+	whole, err := os.ReadFile(blob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Chmod(blob, 0o644), os.WriteFile(blob, whole[:len(whole)/2], 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	fresh := open(t, f)
+	if err := fresh.Use(t.Context(), m.Digest); !errors.As(err, &unable) || unable.Lasting || !errors.Is(err, checkpoints.ErrCorrupt) {
+		t.Errorf("half a blob: %v", err)
+	}
+	if err := os.WriteFile(blob, whole, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := fresh.Use(t.Context(), m.Digest); err != nil {
+		t.Errorf("the blob is whole again: %v", err)
+	}
+}
