@@ -150,12 +150,17 @@ func (r *Repository) Local(ctx context.Context, run string, f File) (string, err
 	case <-ctx.Done():
 		return "", ctx.Err()
 	}
+	if !inStore {
+		used(path)
+	}
 	if info, err := os.Stat(path); l.verified && err == nil && info.Size() == f.Bytes {
 		return path, nil
 	}
 	err := r.verify(ctx, run, f, path)
 	if err != nil && !inStore && ctx.Err() == nil { // not there, or damaged: the store has it
-		err = r.download(ctx, run, f, path)
+		if err = r.download(ctx, run, f, path); err == nil {
+			r.trim(ctx)
+		}
 	}
 	if err != nil {
 		return "", err

@@ -33,6 +33,8 @@ type Repository struct {
 	cache string // folder for local copies
 	log   zerolog.Logger
 
+	cacheBytes int64 // see LimitCache
+
 	scratch scratch // below cache, for stores that are not folders
 	sweep   sync.Once
 	local   locals

@@ -24,7 +24,7 @@ func Default() Spec {
 		Evaluation: EvaluationSpec{Scorer: "graded", Samples: 2},
 		Compute:    ComputeSpec{Device: "cpu"},
 		Streams: StreamsSpec{
-			MaxAge: "720h", MaxBytes: "2GB", AckWait: "30s", MaxDeliver: 5, Replicas: 1, Sync: "always",
+			MaxAge: "720h", MaxBytes: "2GB", AckWait: "10s", MaxDeliver: 5, Replicas: 1, Sync: "always",
 		},
 	}
 }

@@ -15,7 +15,7 @@ type Limits struct {
 	MaxAge time.Duration
 	// MaxBytes is the size of one stream, past which publishing to it fails with ErrFull. Default 8 GiB.
 	MaxBytes int64
-	// AckWait is how long a message stays with a stage that gave no sign of life before another gets it. Default 30 s.
+	// AckWait is how long a message stays with a stage that gave no sign of life before another gets it. Default 10 s.
 	AckWait time.Duration
 	// MaxDeliver is the number of tries before a failing message becomes a dead letter. Default 5.
 	MaxDeliver int
@@ -42,7 +42,7 @@ func (l Limits) withDefaults() Limits {
 		l.MaxBytes = 8 << 30
 	}
 	if l.AckWait == 0 {
-		l.AckWait = 30 * time.Second
+		l.AckWait = 10 * time.Second
 	}
 	if l.MaxDeliver == 0 {
 		l.MaxDeliver = 5

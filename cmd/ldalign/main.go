@@ -30,6 +30,7 @@ const (
 
 type cli struct {
 	Dir     string `help:"Folder for streams, checkpoints, caches and reports." default:"ldalign-data" env:"LDALIGN_DIR" type:"path"`
+	Cache   string `help:"Most bytes of DIR/cache, the checkpoints that were downloaded from S3; what was used longest ago goes (50GB unless set)." default:"50GB" env:"LDALIGN_CACHE" placeholder:"SIZE"`
 	JSON    bool   `help:"Print JSON, one object a line, where a script would read it." name:"json"`
 	Verbose bool   `help:"Show the log on the screen too; it is always in DIR/ldalign.log." short:"v"`
 
@@ -100,7 +101,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "ldalign: %v\nSee `ldalign --help`.\n", err)
 		return exitUsage
 	}
-	err = command.Run(&env{dir: c.Dir, json: c.JSON, verbose: c.Verbose, stdout: stdout, stderr: stderr})
+	err = command.Run(&env{dir: c.Dir, cache: c.Cache, json: c.JSON, verbose: c.Verbose, stdout: stdout, stderr: stderr})
 	if err != nil {
 		fmt.Fprintln(stderr, "ldalign:", err)
 	}
@@ -159,7 +160,9 @@ func interruptible(stderr io.Writer) (context.Context, func()) {
 type env struct {
 	dir string
 	// listen is the embedded server's address; empty for a random port that only verbs on the same folder can use.
-	listen         string
+	listen string
+	// cache is the bound of the folder of downloaded checkpoints; empty for none.
+	cache          string
 	json, verbose  bool
 	stdout, stderr io.Writer
 }

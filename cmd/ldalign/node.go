@@ -116,6 +116,13 @@ func (e *env) connect(
 		return nil, err
 	}
 	n.checkpoints = checkpoints.New(n.store, filepath.Join(e.dir, "cache"), n.log)
+	if e.cache != "" {
+		bytes, err := schemas.ParseSize(e.cache)
+		if err != nil {
+			return nil, fmt.Errorf("%w: --cache: %w", errUsage, err)
+		}
+		n.checkpoints.LimitCache(bytes)
+	}
 	if n.streams, err = dial(n.log); err != nil {
 		return nil, err
 	}
