@@ -11,7 +11,8 @@ func Default() Spec {
 		Model:      ModelSpec{Template: "auto"},
 		Data:       DataSpec{MaxPromptTokens: 512, MaxResponseTokens: 256, Overlong: "truncate"},
 		Objective: ObjectiveSpec{
-			Kind: "ldalign", Beta: 0.1, Distance: "l2", Normaliser: "per_iteration", Weight: "distance",
+			Kind: "ldalign", Beta: 0.1, Loss: "sigmoid", Distance: "l2", Normaliser: "per_iteration", Weight: "distance",
+			WeightPower: 1,
 		},
 		Guide: GuideSpec{
 			Encoder: "policy", Decoder: "scratch:2", LatentDim: 32, Pooling: "mean", PrefixTokens: 2, WordDropout: 0.5,
@@ -32,7 +33,7 @@ func Default() Spec {
 // defaultOptimizer has the usual constants of both kinds, so that a change of kind needs no other key.
 func defaultOptimizer(kind string, lr float64) OptimizerSpec {
 	return OptimizerSpec{
-		Kind: kind, LR: lr, LRDecay: 1, Schedule: "linear", Warmup: 0.1, Clip: 1,
+		Kind: kind, LR: lr, LRDecay: 1, Schedule: "linear", Warmup: 0.1, WarmupStart: "step", Clip: 1,
 		Alpha: 0.99, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8,
 	}
 }

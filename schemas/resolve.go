@@ -42,10 +42,11 @@ func Resolve(spec Spec, threads int) Spec {
 // the digest of its content stands in the run's first manifest.
 func (s Spec) Digest() string {
 	var lines []string
-	walk(reflect.ValueOf(s), func(key string, v reflect.Value, _ reflect.StructTag, digested bool) {
-		// Zero values are left out, so that a new key whose zero means "as before" leaves the digests of old specs alone.
-		if digested && !v.IsZero() {
-			lines = append(lines, fmt.Sprintf("%s=%q\n", key, scalarText(v)))
+	walk(reflect.ValueOf(s), func(key string, v reflect.Value, tag reflect.StructTag, digested bool) {
+		// Zero values, and those of the tag `absent`, are left out, so that a new key whose value means "as before" leaves
+		// the digests of old specs alone.
+		if text := scalarText(v); digested && !v.IsZero() && text != tag.Get("absent") {
+			lines = append(lines, fmt.Sprintf("%s=%q\n", key, text))
 		}
 	})
 	slices.Sort(lines)

@@ -6,7 +6,7 @@ package schemas
 //
 // The doc comments of the fields are the reference for users: docs/spec.md is made from them. The tag `example` shows
 // a value where there is no default, and `digest:"-"` marks what can't change a result and so stays out of the
-// Digest.
+// Digest. `absent` is the value that means what a spec from before the key meant: it stays out of the Digest too.
 type Spec struct {
 	// Run names the run: lower-case letters, digits, - and _, at most 63. Left out of the digest.
 	Run string `yaml:"run" example:"demo" digest:"-"`
@@ -84,18 +84,27 @@ type DataSpec struct {
 type ObjectiveSpec struct {
 	// Kind is ldalign (equation LD), spin (LD with w = 1), dpo (annotated pairs) or sft.
 	Kind string `yaml:"kind"`
-	// Beta scales the implicit reward of ldalign, spin and dpo.
+	// Beta scales the implicit reward of ldalign, spin and dpo; for loss: ipo it is that paper's τ.
 	Beta float64 `yaml:"beta"`
+	// Loss is what a pair of ldalign, spin or dpo costs, before its weight: sigmoid (DPO's), hinge, ipo (log-ratios per
+	// token) or robust (unbiased when a share label_smoothing of the pairs is the wrong way round).
+	Loss string `yaml:"loss" absent:"sigmoid"`
+	// LabelSmoothing is the share of pairs taken to be the wrong way round: of 0 or more, less than 0.5. With loss:
+	// sigmoid it makes conservative DPO. Only with loss: sigmoid or robust.
+	LabelSmoothing float64 `yaml:"label_smoothing"`
 	// Distance is l2, l2_squared or cosine.
 	Distance string `yaml:"distance"`
-	// Normaliser is per_iteration (S_t: the mean weight stays 1) or fixed_first (S_0: weights shrink as the model
-	// improves).
+	// Normaliser is per_iteration (S_t: the mean weight stays 1), fixed_first (S_0: weights shrink as the model
+	// improves) or running (the mean over the pairs so far; over the first training.batch pairs for those).
 	Normaliser string `yaml:"normaliser"`
 	// Weight is distance (the paper), one (SPIN on the scored stream) or shuffled (the same weights at random pairs: a
 	// control). Only with kind: ldalign.
 	Weight string `yaml:"weight"`
-	// WeightClip bounds w, which is then renormalised to mean 1; at least 1, or 0 to leave w as the paper has it.
+	// WeightPower is the exponent p in w = s^p / mean(s^p): 1 is the paper's, less evens weights out, more sharpens them.
 	// Only with kind: ldalign.
+	WeightPower float64 `yaml:"weight_power" absent:"1"`
+	// WeightClip bounds w, which is then scaled back to the mean it had (not with normaliser: running, where w is only
+	// bounded); at least 1, or 0 to leave w as the paper has it. Only with kind: ldalign.
 	WeightClip float64 `yaml:"weight_clip"`
 }
 
@@ -155,6 +164,9 @@ type OptimizerSpec struct {
 	Schedule string `yaml:"schedule"`
 	// Warmup is the share of steps with rising rate.
 	Warmup float64 `yaml:"warmup"`
+	// WarmupStart is step (the first of w steps has 1/(w+1) of the peak rate, so that its batch counts) or zero (rate 0, as
+	// in transformers' get_scheduler).
+	WarmupStart string `yaml:"warmup_start" absent:"step"`
 	// Clip bounds the global gradient norm; 0 for none.
 	Clip float64 `yaml:"clip"`
 	// Alpha is rmsprop's decay of the squared gradient.

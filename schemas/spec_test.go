@@ -236,6 +236,10 @@ func TestDigestHoldsWhatChangesAResult(t *testing.T) {
 		{"training.checkpoint_every=7", false},
 		{"seed=2", true},
 		{"objective.beta=0.2", true},
+		{"objective.loss=sigmoid", false}, // what a spec meant before the key
+		{"objective.loss=ipo", true},
+		{"objective.weight_power=2", true},
+		{"optimizer.warmup_start=zero", true},
 		{"compute.threads=1", true},
 		{"generation.slots=16", true},
 		{"guide.optimizer.lr=1e-3", true},

@@ -157,14 +157,27 @@ func (c *checker) objective(s *Spec) {
 	o := &s.Objective
 	c.oneOf("objective.kind", o.Kind, "ldalign", "spin", "dpo", "sft")
 	c.positive("objective.beta", o.Beta)
+	c.oneOf("objective.loss", o.Loss, "sigmoid", "hinge", "ipo", "robust")
+	c.must(o.LabelSmoothing >= 0 && o.LabelSmoothing < 0.5, "objective.label_smoothing",
+		"%v is out of range; expected 0 or more, and less than 0.5", o.LabelSmoothing)
+	c.must(o.LabelSmoothing == 0 || o.Loss == "sigmoid" || o.Loss == "robust", "objective.label_smoothing",
+		"only with objective.loss: sigmoid or robust, not %s", o.Loss)
 	c.oneOf("objective.distance", o.Distance, "l2", "l2_squared", "cosine")
-	c.oneOf("objective.normaliser", o.Normaliser, "per_iteration", "fixed_first")
+	c.oneOf("objective.normaliser", o.Normaliser, "per_iteration", "fixed_first", "running")
 	c.oneOf("objective.weight", o.Weight, "distance", "one", "shuffled")
+	c.must(o.Weight != "shuffled" || o.Normaliser != "running", "objective.weight",
+		"shuffled deals the weights of a whole iteration, which normaliser: running does not wait for")
+	c.positive("objective.weight_power", o.WeightPower)
 	c.must(o.WeightClip == 0 || o.WeightClip >= 1 && !math.IsInf(o.WeightClip, 0), "objective.weight_clip",
 		"%v is out of range; expected 0 for none, or 1 and more: the mean weight is 1", o.WeightClip)
 	if o.Kind != "ldalign" {
 		c.must(o.Weight == "distance", "objective.weight", "only with objective.kind: ldalign, not %s", o.Kind)
+		c.must(o.WeightPower == 1, "objective.weight_power", "only with objective.kind: ldalign, not %s", o.Kind)
 		c.must(o.WeightClip == 0, "objective.weight_clip", "only with objective.kind: ldalign, not %s", o.Kind)
+	}
+	if o.Kind == "sft" {
+		c.must(o.Loss == "sigmoid", "objective.loss", "only with pairs: objective.kind is sft")
+		c.must(o.LabelSmoothing == 0, "objective.label_smoothing", "only with pairs: objective.kind is sft")
 	}
 }
 
@@ -227,6 +240,7 @@ func (c *checker) optimizer(at string, o *OptimizerSpec) {
 	c.positive(at+".lr_decay", o.LRDecay)
 	c.oneOf(at+".schedule", o.Schedule, "linear", "cosine", "constant")
 	c.share(at+".warmup", o.Warmup)
+	c.oneOf(at+".warmup_start", o.WarmupStart, "step", "zero")
 	c.notNegative(at+".clip", o.Clip)
 	c.share(at+".alpha", o.Alpha)
 	c.share(at+".beta1", o.Beta1)

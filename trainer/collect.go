@@ -144,7 +144,8 @@ func (t *Trainer) tellCut(cut, of int) {
 // pairs makes the task of equation (LD) and the figures of its weights.
 func (t *Trainer) pairs(ctx context.Context, messages []events.Message, i uint32, in *intake) error {
 	out := &pairTask{
-		model: t.model, beta: t.Spec.Objective.Beta, step: t.Spec.Generation.Bucket, most: t.model.Config().MaxLength(),
+		model: t.model, objective: pairObjective(t.Spec.Objective), step: t.Spec.Generation.Bucket,
+		most: t.model.Config().MaxLength(),
 	}
 	var distances []float64
 	cut := 0
@@ -166,7 +167,7 @@ func (t *Trainer) pairs(ctx context.Context, messages []events.Message, i uint32
 		}
 		out.pairs = append(out.pairs, pair{
 			chosen: models.Join(p.GetPromptIds(), p.GetChosenIds()), rejected: models.Join(p.GetPromptIds(), p.GetRejectedIds()),
-			refChosen: p.GetChosenLogp(), refRejected: p.GetRejectedLogp(), weight: 1,
+			refChosen: p.GetChosenLogp(), refRejected: p.GetRejectedLogp(), weight: 1, sampled: t.samplesReference(),
 			same: slices.Equal(p.GetChosenIds(), p.GetRejectedIds()),
 		})
 	}
@@ -179,13 +180,13 @@ func (t *Trainer) pairs(ctx context.Context, messages []events.Message, i uint32
 	if err != nil {
 		return err
 	}
-	w, normaliser, err := Weights(distances, t.Spec.Objective, t.Spec.Seed, i, first)
+	w, normaliser, err := Weights(distances, t.Spec, i, first)
 	if err != nil {
 		return err
 	}
 	identical := 0
 	for k := range out.pairs {
-		out.pairs[k].weight = w[k]
+		out.pairs[k].weight, out.pairs[k].distance = w[k], distances[k]
 		if out.pairs[k].same {
 			identical++
 		}
@@ -198,6 +199,11 @@ func (t *Trainer) pairs(ctx context.Context, messages []events.Message, i uint32
 		{Name: "pairs", Value: float64(len(w))},
 	}
 	return nil
+}
+
+// samplesReference tells whether y' is a fair sample of the reference policy, as an estimate of KL(ref || p) needs it.
+func (t *Trainer) samplesReference() bool {
+	return t.Spec.Objective.Kind != "dpo" && t.Spec.Generation.Temperature == 1 && t.Spec.Generation.TopP == 1
 }
 
 const normaliserMetric = "normaliser"

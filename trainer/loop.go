@@ -35,6 +35,8 @@ type stats struct {
 	// loss is this part's share of the step's loss.
 	loss  float64
 	pairs PairStats
+	// tokens that went through the model, without padding; responseTokens are those that the loss is about.
+	tokens, responseTokens int
 }
 
 // phase is one stretch of training: epochs over fixed examples with a fresh optimizer.
@@ -152,6 +154,8 @@ func (p *phase) step(ctx context.Context, engine *tensor.Engine, batch []int, st
 				return err
 			}
 			record.Loss += got.loss
+			record.Tokens += got.tokens
+			record.ResponseTokens += got.responseTokens
 			sum.merge(got.pairs)
 			return s.Err()
 		})
@@ -188,16 +192,6 @@ func (p *phase) step(ctx context.Context, engine *tensor.Engine, batch []int, st
 			return s.Err()
 		})
 	})
-}
-
-func (p *PairStats) merge(q PairStats) {
-	p.Pairs += q.Pairs
-	p.Loss += q.Loss
-	p.Margin += q.Margin
-	p.ChosenChange += q.ChosenChange
-	p.RejectedChange += q.RejectedChange
-	p.Differing += q.Differing
-	p.Correct += q.Correct
 }
 
 func finite(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }

@@ -33,7 +33,7 @@ func (w *watched) accumulate(s *tensor.Scope, part, whole []int, step int) (stat
 func newPhase(t *testing.T, engine *tensor.Engine, model *models.Model, change ...func(*phase)) *phase {
 	t.Helper()
 	p := &phase{
-		name: "policy", seed: 1, task: &pairTask{model: model, pairs: somePairs(7), beta: 0.5, step: 16, most: 128},
+		name: "policy", seed: 1, task: &pairTask{model: model, pairs: somePairs(7), objective: dpo(0.5), step: 16, most: 128},
 		params: model.Params(), spec: schemas.Default().Optimizer, epochs: 2, batch: 3, micro: 2,
 		save:     func(context.Context, checkpoints.Cursor) error { return nil },
 		progress: func(int, int, *Record) {},
@@ -168,7 +168,7 @@ func TestNotFiniteStops(t *testing.T) {
 	}{
 		{"reference log-prob NaN", poison(math.NaN()), 1},
 		{"reference log-prob infinite", poison(math.Inf(1)), 1},
-		{"beta beyond float32", func(p *phase) { p.task.(*pairTask).beta = 1e300 }, 0},
+		{"beta beyond float32", func(p *phase) { p.task.(*pairTask).objective.Beta = 1e300 }, 0},
 		{"weight infinite", func(p *phase) { p.task.(*pairTask).pairs[0].weight = math.Inf(1) }, -1},
 		{"not clipped", func(p *phase) { poison(math.NaN())(p); p.spec.Clip = 0 }, 1},
 	}

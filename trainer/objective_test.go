@@ -3,6 +3,7 @@ package trainer
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"math"
 	"os"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/schemas"
 )
 
 // logProbs are the log-probs of a few pairs, with their weights.
@@ -25,15 +27,31 @@ func (p logProbs) part(from, to int) logProbs {
 	}
 }
 
-// loss computes PairLoss in float64, with its gradients by the chosen and the rejected log-probs.
-func (p logProbs) loss(t rapid.TB, engine *tensor.Engine, beta float64, divisor int) (loss float64, up, down []float64) {
+// dpo is the loss of LD-Align, SPIN and DPO as their papers have it.
+func dpo(beta float64) PairObjective { return PairObjective{Kind: "sigmoid", Beta: beta} }
+
+// tokens are lengths of the responses of pair i, as ipo reads them.
+func tokens(i int) (chosen, rejected int) { return 3 + i%4, 2 + 3*i%5 }
+
+// loss computes PairObjective.Loss in float64, with its gradients by the chosen and the rejected log-probs.
+func (p logProbs) loss(
+	t rapid.TB, engine *tensor.Engine, o PairObjective, divisor int,
+) (loss float64, up, down []float64) {
 	t.Helper()
 	err := engine.Do(context.Background(), func(s *tensor.Scope) error {
 		n := int64(p.len())
 		chosen := s.FromFloat64(p.chosen, n).RequiresGrad_(true)
 		rejected := s.FromFloat64(p.rejected, n).RequiresGrad_(true)
-		l := PairLoss(chosen, rejected, s.FromFloat64(p.refChosen, n), s.FromFloat64(p.refRejected, n),
-			s.FromFloat64(p.weights, n), beta, divisor)
+		var ofChosen, ofRejected []float64
+		for i := range p.chosen {
+			c, r := tokens(i)
+			ofChosen, ofRejected = append(ofChosen, float64(c)), append(ofRejected, float64(r))
+		}
+		l := o.Loss(PairBatch{
+			Chosen: chosen, Rejected: rejected, RefChosen: s.FromFloat64(p.refChosen, n),
+			RefRejected: s.FromFloat64(p.refRejected, n), Weights: s.FromFloat64(p.weights, n),
+			ChosenTokens: s.FromFloat64(ofChosen, n), RejectedTokens: s.FromFloat64(ofRejected, n),
+		}, divisor)
 		loss = l.Item()
 		grads := tensor.Grads(l, []*tensor.Tensor{chosen, rejected})
 		up, down = grads[0].Float64s(), grads[1].Float64s()
@@ -46,10 +64,15 @@ func (p logProbs) loss(t rapid.TB, engine *tensor.Engine, beta float64, divisor 
 }
 
 // stats are the same pairs by PairStats.
-func (p logProbs) stats(beta float64) PairStats {
+func (p logProbs) stats(o PairObjective) PairStats {
 	var sum PairStats
 	for i := range p.chosen {
-		sum.Add(p.chosen[i], p.rejected[i], p.refChosen[i], p.refRejected[i], p.weights[i], beta, false)
+		v := PairValues{
+			Chosen: p.chosen[i], Rejected: p.rejected[i], RefChosen: p.refChosen[i], RefRejected: p.refRejected[i],
+			Weight: p.weights[i],
+		}
+		v.ChosenTokens, v.RejectedTokens = tokens(i)
+		sum.Add(o, v)
 	}
 	return sum
 }
@@ -79,13 +102,16 @@ func TestPairLossByHand(t *testing.T) {
 	engine := newEngine(t)
 	const beta = 0.1
 	p := logProbs{[]float64{-100}, []float64{-90}, []float64{-105}, []float64{-88}, []float64{1}}
-	loss, up, down := p.loss(t, engine, beta, 1)
+	loss, up, down := p.loss(t, engine, dpo(beta), 1)
 	within(t, "loss", loss, 0.4031860489, 1e-10)
 	within(t, "gradient by log p(y|x)", up[0], -beta*0.3318122278, 1e-10)
 	within(t, "gradient by log p(y'|x)", down[0], beta*0.3318122278, 1e-10)
 
-	got := p.stats(beta)
-	want := PairStats{Pairs: 1, Loss: 0.4031860489, Margin: 0.7, ChosenChange: 5, RejectedChange: -2, Differing: 1, Correct: 1}
+	got := p.stats(dpo(beta))
+	want := PairStats{
+		Pairs: 1, Loss: 0.4031860489, Margin: 0.7, Chosen: -100, Rejected: -90, ChosenChange: 5, RejectedChange: -2,
+		Differing: 1, Correct: 1, Weight: 1, Squares: 1,
+	}
 	within(t, "PairStats.Loss", got.Loss, want.Loss, 1e-10)
 	within(t, "PairStats.Margin", got.Margin, want.Margin, 1e-12)
 	got.Loss, got.Margin = want.Loss, want.Margin
@@ -99,7 +125,7 @@ func TestPairLossByHand(t *testing.T) {
 		slices.Repeat(p.refRejected, 3),
 		[]float64{1, 1. / 3, 5. / 3},
 	}
-	loss, up, _ = weighted.loss(t, engine, beta, 3)
+	loss, up, _ = weighted.loss(t, engine, dpo(beta), 3)
 	within(t, "weighted loss", loss, 0.4031860489, 1e-10)
 	for i, w := range weighted.weights {
 		within(t, "weighted gradient", up[i], -beta*w*0.3318122278/3, 1e-10)
@@ -116,49 +142,121 @@ func TestPairLossAtStepZero(t *testing.T) {
 		[]float64{-9, -1, -0.5},
 		[]float64{1, 1. / 3, 5. / 3},
 	}
-	loss, up, down := p.loss(t, newEngine(t), 0.1, 3)
+	loss, up, down := p.loss(t, newEngine(t), dpo(0.1), 3)
 	within(t, "loss", loss, math.Ln2, 1e-12)
 	for i, w := range p.weights {
 		within(t, "gradient by log p(y|x)", up[i], -0.1*w/2/3, 1e-12)
 		within(t, "gradient by log p(y'|x)", down[i], 0.1*w/2/3, 1e-12)
 	}
-	got := p.stats(0.1)
+	got := p.stats(dpo(0.1))
 	if got.Margin != 0 || got.Correct != 0 || got.Differing != 3 {
 		t.Errorf("margin %v, %d of %d correct; want 0, 0 of 3", got.Margin, got.Correct, got.Differing)
 	}
 }
 
-// TestPairLossGradient holds the gradient against the closed form -beta*w*sigmoid(-beta*margin)/B and against finite
-// differences, and the value against the formula.
+// TestPairLossGradient holds every loss against finite differences and against PairObjective.Value, and DPO's gradient
+// against the closed form -beta*w*sigmoid(-beta*margin)/B.
 func TestPairLossGradient(t *testing.T) {
 	engine := newEngine(t)
 	rapid.Check(t, func(rt *rapid.T) {
 		p := drawLogProbs(rt)
-		beta := rapid.Float64Range(0.01, 2).Draw(rt, "beta")
+		o := rapid.SampledFrom([]PairObjective{
+			{Kind: "sigmoid"},
+			{Kind: "sigmoid", Smoothing: 0.2},
+			{Kind: "hinge"},
+			{Kind: "ipo"},
+			{Kind: "robust"},
+			{Kind: "robust", Smoothing: 0.1},
+		}).Draw(rt, "loss")
+		o.Beta = rapid.Float64Range(0.01, 2).Draw(rt, "beta")
 		n := p.len()
-		loss, up, down := p.loss(rt, engine, beta, n)
-		want := 0.0
-		for i := range n {
-			margin := (p.chosen[i] - p.rejected[i]) - (p.refChosen[i] - p.refRejected[i])
-			want += p.weights[i] * -math.Log(sigmoid(beta*margin)) / float64(n)
-			closed := beta * p.weights[i] * sigmoid(-beta*margin) / float64(n)
-			within(rt, "closed form by chosen", up[i], -closed, 1e-12)
-			within(rt, "closed form by rejected", down[i], closed, 1e-12)
+		loss, up, down := p.loss(rt, engine, o, n)
+		within(rt, "loss", loss, p.stats(o).Loss/float64(n), 1e-9*(1+math.Abs(loss)))
+		if o.Smoothing == 0 && o.Kind != "hinge" && o.Kind != "ipo" {
+			want := 0.0
+			for i := range n {
+				margin := (p.chosen[i] - p.rejected[i]) - (p.refChosen[i] - p.refRejected[i])
+				want += p.weights[i] * -math.Log(sigmoid(o.Beta*margin)) / float64(n)
+				closed := o.Beta * p.weights[i] * sigmoid(-o.Beta*margin) / float64(n)
+				within(rt, "closed form by chosen", up[i], -closed, 1e-12)
+				within(rt, "closed form by rejected", down[i], closed, 1e-12)
+			}
+			within(rt, "loss by the formula", loss, want, 1e-9*(1+want))
 		}
-		within(rt, "loss", loss, want, 1e-9*(1+want))
 		const h = 1e-4
 		i := rapid.IntRange(0, n-1).Draw(rt, "moved")
+		if margin := (p.chosen[i] - p.rejected[i]) - (p.refChosen[i] - p.refRejected[i]); o.Kind == "hinge" &&
+			math.Abs(1-o.Beta*margin) < 1e-3 {
+			return // the corner has no derivative
+		}
 		for _, side := range []struct {
 			values []float64
 			grad   float64
 		}{{p.chosen, up[i]}, {p.rejected, down[i]}} {
 			at := side.values[i]
 			side.values[i] = at + h
-			above, _, _ := p.loss(rt, engine, beta, n)
+			above, _, _ := p.loss(rt, engine, o, n)
 			side.values[i] = at - h
-			below, _, _ := p.loss(rt, engine, beta, n)
+			below, _, _ := p.loss(rt, engine, o, n)
 			side.values[i] = at
-			within(rt, "finite difference", side.grad, (above-below)/(2*h), 1e-6)
+			within(rt, "finite difference", side.grad, (above-below)/(2*h), 1e-6*(1+math.Abs(side.grad)))
+		}
+	})
+}
+
+// TestLossesByHand is the pair of TestPairLossByHand, βΔ = 0.7, by every loss, on paper; the responses of pair 0 have 3 and
+// 2 tokens.
+func TestLossesByHand(t *testing.T) {
+	engine := newEngine(t)
+	p := logProbs{[]float64{-100}, []float64{-90}, []float64{-105}, []float64{-88}, []float64{2}}
+	const right, wrong = 0.4031860489, 1.1031860489 // -log σ(0.7) and -log σ(-0.7)
+	tests := []struct {
+		objective PairObjective
+		want      float64
+	}{
+		{PairObjective{Kind: "sigmoid", Beta: 0.1}, right},
+		{PairObjective{Kind: "sigmoid", Beta: 0.1, Smoothing: 0.25}, 0.75*right + 0.25*wrong},
+		{PairObjective{Kind: "robust", Beta: 0.1}, right},
+		{PairObjective{Kind: "robust", Beta: 0.1, Smoothing: 0.25}, (0.75*right - 0.25*wrong) / 0.5},
+		{PairObjective{Kind: "hinge", Beta: 0.1}, 0.3},
+		{PairObjective{Kind: "hinge", Beta: 0.2}, 0}, // 1.4 is beyond the hinge
+		{PairObjective{Kind: "ipo", Beta: 0.1}, (5./3 + 1 - 5) * (5./3 + 1 - 5)},
+	}
+	for _, test := range tests {
+		loss, _, _ := p.loss(t, engine, test.objective, 1)
+		within(t, fmt.Sprintf("%+v", test.objective), loss, 2*test.want, 1e-9)
+	}
+}
+
+// TestLDAlignIsSPINIsDPO: with equal distances LD-Align's weights are 1, and its loss and gradients are SPIN's and DPO's to
+// the last bit, whatever the loss.
+func TestLDAlignIsSPINIsDPO(t *testing.T) {
+	engine := newEngine(t)
+	rapid.Check(t, func(rt *rapid.T) {
+		p := drawLogProbs(rt)
+		n := p.len()
+		o := PairObjective{
+			Kind: rapid.SampledFrom([]string{"sigmoid", "hinge", "ipo", "robust"}).Draw(rt, "loss"),
+			Beta: rapid.Float64Range(0.01, 2).Draw(rt, "beta"),
+		}
+		// a mean of equal numbers is that number exactly where the sum is exact
+		distances := slices.Repeat([]float64{float64(rapid.IntRange(1, 1<<20).Draw(rt, "distance"))}, n)
+		var results [][]float64
+		for _, weight := range []string{"distance", "one", ""} {
+			weighed := p
+			weighed.weights = slices.Repeat([]float64{1}, n) // SPIN's and DPO's pairs
+			if weight != "" {
+				w, _, err := weigh(distances, schemas.ObjectiveSpec{Weight: weight}, 1, 0, 0)
+				if err != nil {
+					rt.Fatal(err)
+				}
+				weighed.weights = w
+			}
+			loss, up, down := weighed.loss(rt, engine, o, n)
+			results = append(results, slices.Concat([]float64{loss}, up, down))
+		}
+		if !slices.Equal(results[0], results[2]) || !slices.Equal(results[1], results[2]) {
+			rt.Errorf("loss and gradients differ: %v", results)
 		}
 	})
 }
@@ -166,11 +264,11 @@ func TestPairLossGradient(t *testing.T) {
 // TestPairLossIsStable: margins far beyond what exp can hold give the linear loss, and finite gradients.
 func TestPairLossIsStable(t *testing.T) {
 	p := logProbs{[]float64{-1e4, -1}, []float64{-1, -1e4}, []float64{-1, -1}, []float64{-1, -1}, []float64{1, 1}}
-	loss, up, _ := p.loss(t, newEngine(t), 1, 2)
+	loss, up, _ := p.loss(t, newEngine(t), dpo(1), 2)
 	within(t, "loss", loss, 9999./2, 1e-9)
 	within(t, "gradient of the wrong pair", up[0], -0.5, 1e-12)
 	within(t, "gradient of the right pair", up[1], 0, 1e-12)
-	within(t, "PairStats.Loss", p.stats(1).Loss, 9999, 1e-9)
+	within(t, "PairStats.Loss", p.stats(dpo(1)).Loss, 9999, 1e-9)
 }
 
 // TestPairLossPartsAddUp: the divisor is that of the whole optimizer step, so micro-batches of any cut give the loss and
@@ -180,17 +278,17 @@ func TestPairLossPartsAddUp(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		p := drawLogProbs(rt)
 		n := p.len()
-		cut := rapid.IntRange(1, n).Draw(rt, "cut")
-		whole, up, down := p.loss(rt, engine, 0.1, n)
+		cut, o := rapid.IntRange(1, n).Draw(rt, "cut"), dpo(0.1)
+		whole, up, down := p.loss(rt, engine, o, n)
 		var sum float64
 		var ups, downs []float64
 		var stats PairStats
 		for from := 0; from < n; from += cut {
 			part := p.part(from, min(from+cut, n))
-			loss, u, d := part.loss(rt, engine, 0.1, n)
+			loss, u, d := part.loss(rt, engine, o, n)
 			sum += loss
 			ups, downs = append(ups, u...), append(downs, d...)
-			stats.merge(part.stats(0.1))
+			stats.merge(part.stats(o))
 		}
 		within(rt, "loss", sum, whole, 1e-12)
 		for i := range n {
@@ -198,7 +296,7 @@ func TestPairLossPartsAddUp(t *testing.T) {
 			within(rt, "gradient by rejected", downs[i], down[i], 1e-15)
 		}
 		within(rt, "PairStats.Loss", stats.Loss/float64(n), whole, 1e-12)
-		all := p.stats(0.1)
+		all := p.stats(o)
 		within(rt, "merged margin", stats.Margin, all.Margin, 1e-9)
 		if stats.Pairs != n || stats.Correct != all.Correct || stats.Differing != all.Differing {
 			rt.Errorf("merged %+v, want %+v", stats, all)
@@ -208,7 +306,7 @@ func TestPairLossPartsAddUp(t *testing.T) {
 		for _, w := range p.weights {
 			doubled.weights = append(doubled.weights, 2*w)
 		}
-		twice, _, _ := doubled.loss(rt, engine, 0.1, n)
+		twice, _, _ := doubled.loss(rt, engine, o, n)
 		within(rt, "loss of doubled weights", twice, 2*whole, 1e-12)
 	})
 }
@@ -246,13 +344,13 @@ func TestPairLossIsDPOs(t *testing.T) {
 	for _, g := range golden.Batches {
 		n := len(g.Chosen)
 		p := logProbs{g.Chosen, g.Rejected, g.RefChosen, g.RefRejected, slices.Repeat([]float64{1}, n)}
-		loss, up, down := p.loss(t, engine, g.Beta, n)
+		loss, up, down := p.loss(t, engine, dpo(g.Beta), n)
 		within(t, "loss", loss, g.Loss, tolerance)
 		for i := range n {
 			within(t, "gradient by chosen", up[i], g.GradChosen[i], tolerance)
 			within(t, "gradient by rejected", down[i], g.GradRejected[i], tolerance)
 		}
-		got := p.stats(g.Beta)
+		got := p.stats(dpo(g.Beta))
 		record := got.record()
 		within(t, "mean loss", got.Loss/float64(n), g.Loss, tolerance)
 		within(t, "accuracy", record.Accuracy, g.Accuracies, tolerance)
@@ -265,12 +363,13 @@ func TestPairLossIsDPOs(t *testing.T) {
 // TestPairStatsLeaveEqualPairsOut: a sample that is the human response says nothing about accuracy.
 func TestPairStatsLeaveEqualPairsOut(t *testing.T) {
 	var sum PairStats
-	sum.Add(-1, -1, -2, -2, 1, 0.1, true)
+	o := dpo(0.1)
+	sum.Add(o, PairValues{Chosen: -1, Rejected: -1, RefChosen: -2, RefRejected: -2, Weight: 1, Same: true})
 	if got := sum.record(); got.Accuracy != 0 || got.Differing != 0 {
 		t.Errorf("only equal pairs: accuracy %v of %d, want 0 of 0", got.Accuracy, got.Differing)
 	}
-	sum.Add(-1, -3, -2, -2, 1, 0.1, false)
-	sum.Add(-3, -1, -2, -2, 1, 0.1, false)
+	sum.Add(o, PairValues{Chosen: -1, Rejected: -3, RefChosen: -2, RefRejected: -2, Weight: 1})
+	sum.Add(o, PairValues{Chosen: -3, Rejected: -1, RefChosen: -2, RefRejected: -2, Weight: 1})
 	if got := sum.record(); got.Accuracy != 0.5 || got.Differing != 2 {
 		t.Errorf("accuracy %v of %d, want 0.5 of 2", got.Accuracy, got.Differing)
 	}

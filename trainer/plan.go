@@ -26,11 +26,16 @@ func Steps(examples, batch, epochs int) int {
 	return epochs * ((examples + batch - 1) / batch)
 }
 
-// LearningRate of step k (from 0) of n: a linear rise over the first warm-up share that never starts at 0 (factor
-// (k+1)/(warmup+1), as the DPO reference code has it), then constant, or linear or cosine to 0. base is the peak rate.
+// LearningRate of step k (from 0) of n; base is the peak rate. Over the first w steps, the warm-up share rounded up, it
+// rises linearly: from base/(w+1) at step 0 (warmup_start: step, as the DPO reference code has it), or from 0 as
+// transformers' get_scheduler (warmup_start: zero), which trains the first batch at rate 0. Afterwards it is
+// get_scheduler's: constant, or linear or half a cosine down to 0 at step n.
 func LearningRate(o schemas.OptimizerSpec, base float64, k, n int) float64 {
 	warmup := int(math.Ceil(o.Warmup * float64(n)))
-	if k < warmup {
+	switch {
+	case k < warmup && o.WarmupStart == "zero":
+		return base * float64(k) / float64(warmup)
+	case k < warmup:
 		return base * float64(k+1) / float64(warmup+1)
 	}
 	progress := float64(k-warmup) / math.Max(1, float64(n-warmup))

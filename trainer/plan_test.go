@@ -1,6 +1,7 @@
 package trainer
 
 import (
+	"fmt"
 	"math"
 	"slices"
 	"testing"
@@ -142,6 +143,27 @@ func TestPeakRate(t *testing.T) {
 	for iteration, want := range []float64{5e-7, 1e-7, 2e-8} {
 		if got := PeakRate(o, uint32(iteration)); math.Abs(got-want) > 1e-18 {
 			t.Errorf("iteration %d: %v, want %v", iteration, got, want)
+		}
+	}
+}
+
+// TestLearningRateIsTransformers holds warmup_start: zero against get_scheduler; and the other start where it does not
+// differ, after the warm-up. See testdata/make_trl_goldens.py.
+func TestLearningRateIsTransformers(t *testing.T) {
+	golden := readTRL(t)
+	if len(golden.Schedules) == 0 {
+		t.Fatal("testdata/trl.json holds no schedule")
+	}
+	for _, g := range golden.Schedules {
+		n := len(g.Factors)
+		share := (float64(g.Warmup) - 0.5) / float64(n) // rounded up to Warmup steps
+		for k, want := range g.Factors {
+			o := schemas.OptimizerSpec{Schedule: g.Schedule, Warmup: max(0, share), WarmupStart: "zero"}
+			within(t, fmt.Sprintf("%s, warm-up %d, step %d of %d", g.Schedule, g.Warmup, k, n), LearningRate(o, 1, k, n), want, 1e-15)
+			o.WarmupStart = "step"
+			if k >= g.Warmup {
+				within(t, fmt.Sprintf("%s from a step, step %d", g.Schedule, k), LearningRate(o, 1, k, n), want, 1e-15)
+			}
 		}
 	}
 }

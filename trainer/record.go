@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+
+	"github.com/ldalign/ldalign/checkpoints"
 )
 
 // Record is one optimizer step, as the learning curves show it.
@@ -21,19 +23,34 @@ type Record struct {
 	LR   float64 `json:"lr"`
 	// GradNorm is the global norm before clipping.
 	GradNorm float64 `json:"grad_norm"`
+	// Tokens went through the model, without padding; ResponseTokens are those that the loss is about.
+	Tokens         int `json:"tokens"`
+	ResponseTokens int `json:"response_tokens"`
 	// Pairs is absent for objectives without pairs.
 	Pairs *PairRecord `json:"pairs,omitempty"`
 }
 
 // PairRecord are the means over a step's pairs.
 type PairRecord struct {
+	// Pairs is their number.
+	Pairs  int     `json:"pairs"`
 	Margin float64 `json:"margin"`
 	// Accuracy is the share of differing pairs whose chosen reward is strictly larger; 0 when no pair differs.
 	Accuracy  float64 `json:"accuracy"`
 	Differing int     `json:"differing"`
-	// ChosenChange and RejectedChange are logp - reference logp.
+	// ChosenLogp and RejectedLogp are log p; ChosenChange and RejectedChange are log p - log ref.
+	ChosenLogp     float64 `json:"chosen_logp"`
+	RejectedLogp   float64 `json:"rejected_logp"`
 	ChosenChange   float64 `json:"chosen_change"`
 	RejectedChange float64 `json:"rejected_change"`
+	// Weight is w, and EffectiveSize that of the step's weights, see EffectiveSampleSize.
+	Weight        float64 `json:"weight"`
+	EffectiveSize float64 `json:"effective_sample_size"`
+	// Distance is s; 0 where pairs have none.
+	Distance float64 `json:"distance"`
+	// KL is log ref(y'|x) - log p(y'|x) over the pairs whose y' was sampled from the reference: an estimate of KL(ref || p)
+	// in nats a response. Absent when there is no such pair.
+	KL *float64 `json:"kl,omitempty"`
 }
 
 // record turns sums into means.
@@ -43,12 +60,50 @@ func (p PairStats) record() *PairRecord {
 	}
 	n := float64(p.Pairs)
 	r := &PairRecord{
-		Margin: p.Margin / n, Differing: p.Differing, ChosenChange: p.ChosenChange / n, RejectedChange: p.RejectedChange / n,
+		Pairs: p.Pairs, Margin: p.Margin / n, Differing: p.Differing, ChosenLogp: p.Chosen / n, RejectedLogp: p.Rejected / n,
+		ChosenChange: p.ChosenChange / n, RejectedChange: p.RejectedChange / n, Weight: p.Weight / n, Distance: p.Distance / n,
 	}
 	if p.Differing > 0 {
 		r.Accuracy = float64(p.Correct) / float64(p.Differing)
 	}
+	if p.Squares > 0 {
+		r.EffectiveSize = p.Weight * p.Weight / p.Squares
+	}
+	if p.Sampled > 0 {
+		kl := p.Divergence / float64(p.Sampled)
+		r.KL = &kl
+	}
 	return r
+}
+
+// Metrics are the record's figures by the names that TRL gives them, in a fixed order, and below them those that it has
+// not. beta is the objective's: a reward is β(log p - log ref).
+func (r Record) Metrics(beta float64) []checkpoints.Metric {
+	m := []checkpoints.Metric{
+		{Name: "loss", Value: r.Loss}, {Name: "grad_norm", Value: r.GradNorm}, {Name: "learning_rate", Value: r.LR},
+	}
+	if p := r.Pairs; p != nil {
+		m = append(m,
+			checkpoints.Metric{Name: "rewards/chosen", Value: beta * p.ChosenChange},
+			checkpoints.Metric{Name: "rewards/rejected", Value: beta * p.RejectedChange},
+			// TRL counts over all pairs, of which equal ones are never right
+			checkpoints.Metric{Name: "rewards/accuracies", Value: p.Accuracy * float64(p.Differing) / float64(p.Pairs)},
+			checkpoints.Metric{Name: "rewards/margins", Value: p.Margin},
+			checkpoints.Metric{Name: "logps/chosen", Value: p.ChosenLogp},
+			checkpoints.Metric{Name: "logps/rejected", Value: p.RejectedLogp},
+			checkpoints.Metric{Name: "weight", Value: p.Weight},
+			checkpoints.Metric{Name: "effective_sample_size", Value: p.EffectiveSize},
+			checkpoints.Metric{Name: "distance", Value: p.Distance},
+			checkpoints.Metric{Name: "identical_share", Value: 1 - float64(p.Differing)/float64(p.Pairs)},
+		)
+		if p.KL != nil {
+			m = append(m, checkpoints.Metric{Name: "kl", Value: *p.KL})
+		}
+	}
+	if r.Tokens > 0 {
+		m = append(m, checkpoints.Metric{Name: "response_token_share", Value: float64(r.ResponseTokens) / float64(r.Tokens)})
+	}
+	return m
 }
 
 // WriteRecords writes records as JSON lines.

@@ -14,14 +14,31 @@ type pair struct {
 	chosen, rejected       models.Sequence
 	refChosen, refRejected float64
 	weight                 float64
-	same                   bool // both responses are the same tokens
+	distance               float64 // s; 0 where there is none
+	sampled                bool    // y' was sampled from the reference
+	same                   bool    // both responses are the same tokens
 }
 
-// pairTask minimises equation (LD).
+// tokens are the lengths of both responses.
+func (p *pair) tokens() (chosen, rejected int) {
+	return len(p.chosen.IDs) - p.chosen.PromptLen, len(p.rejected.IDs) - p.rejected.PromptLen
+}
+
+// values are the pair's numbers, given the log-probs under the policy.
+func (p *pair) values(chosen, rejected float64) PairValues {
+	v := PairValues{
+		Chosen: chosen, Rejected: rejected, RefChosen: p.refChosen, RefRejected: p.refRejected, Weight: p.weight,
+		Same: p.same, Distance: p.distance, Sampled: p.sampled,
+	}
+	v.ChosenTokens, v.RejectedTokens = p.tokens()
+	return v
+}
+
+// pairTask minimises the loss of pairs.
 type pairTask struct {
-	model *models.Model
-	pairs []pair
-	beta  float64
+	model     *models.Model
+	pairs     []pair
+	objective PairObjective
 	// lengths are padded to multiples of step, up to most
 	step, most int
 }
@@ -31,29 +48,35 @@ func (t *pairTask) examples() int { return len(t.pairs) }
 func (t *pairTask) accumulate(s *tensor.Scope, part, whole []int, _ int) (stats, error) {
 	n := int64(len(part))
 	rows := make([]models.Sequence, 2*n)
-	var refChosen, refRejected, weights []float32
+	var refChosen, refRejected, weights, chosenTokens, rejectedTokens []float32
+	var out stats
 	for k, i := range part {
-		p := t.pairs[i]
+		p := &t.pairs[i]
 		rows[k], rows[int(n)+k] = p.chosen, p.rejected
 		refChosen = append(refChosen, float32(p.refChosen))
 		refRejected = append(refRejected, float32(p.refRejected))
 		weights = append(weights, float32(p.weight))
+		chosen, rejected := p.tokens()
+		chosenTokens, rejectedTokens = append(chosenTokens, float32(chosen)), append(rejectedTokens, float32(rejected))
+		out.responseTokens += chosen + rejected
+		out.tokens += len(p.chosen.IDs) + len(p.rejected.IDs)
 	}
 	logp := models.LogProbs(s, t.model, rows, models.PadFor(rows, t.step, t.most))
-	chosen, rejected := logp.Narrow(0, 0, n), logp.Narrow(0, n, n)
-	loss := PairLoss(chosen, rejected, s.FromFloat32(refChosen, n), s.FromFloat32(refRejected, n),
-		s.FromFloat32(weights, n), t.beta, len(whole))
+	loss := t.objective.Loss(PairBatch{
+		Chosen: logp.Narrow(0, 0, n), Rejected: logp.Narrow(0, n, n),
+		RefChosen: s.FromFloat32(refChosen, n), RefRejected: s.FromFloat32(refRejected, n), Weights: s.FromFloat32(weights, n),
+		ChosenTokens: s.FromFloat32(chosenTokens, n), RejectedTokens: s.FromFloat32(rejectedTokens, n),
+	}, len(whole))
 	loss.Backward()
 	values := logp.Float32s()
 	if err := s.Err(); err != nil {
 		return stats{}, err
 	}
-	var sum PairStats
 	for k, i := range part {
-		p := t.pairs[i]
-		sum.Add(float64(values[k]), float64(values[int(n)+k]), p.refChosen, p.refRejected, p.weight, t.beta, p.same)
+		out.pairs.Add(t.objective, t.pairs[i].values(float64(values[k]), float64(values[int(n)+k])))
 	}
-	return stats{loss: sum.Loss / float64(len(whole)), pairs: sum}, nil
+	out.loss = out.pairs.Loss / float64(len(whole))
+	return out, nil
 }
 
 // sequenceTask is SFT.
@@ -72,12 +95,16 @@ func (t *sequenceTask) accumulate(s *tensor.Scope, part, whole []int, _ int) (st
 		tokens += len(t.rows[i].IDs) - t.rows[i].PromptLen
 	}
 	rows := make([]models.Sequence, len(part))
+	var out stats
 	for k, i := range part {
 		rows[k] = t.rows[i]
+		out.tokens += len(rows[k].IDs)
+		out.responseTokens += len(rows[k].IDs) - rows[k].PromptLen
 	}
 	loss := SequenceLoss(models.LogProbs(s, t.model, rows, models.PadFor(rows, t.step, t.most)), tokens)
 	loss.Backward()
-	return stats{loss: loss.Item()}, s.Err()
+	out.loss = loss.Item()
+	return out, s.Err()
 }
 
 // guideTask trains the guide by equation (2).
@@ -103,7 +130,12 @@ func (t *guideTask) accumulate(s *tensor.Scope, part, whole []int, step int) (st
 	seed := dropoutSeed(t.seed, step, slices.Index(whole, part[0]))
 	loss := t.guide.Loss(s, rows, models.PadFor(rows, t.step, t.most), seed).Sum().MulScalar(1 / float64(len(whole)))
 	loss.Backward()
-	return stats{loss: loss.Item()}, s.Err()
+	out := stats{loss: loss.Item()}
+	for _, row := range rows {
+		out.tokens += len(row.IDs)
+		out.responseTokens += len(row.IDs) - row.PromptLen
+	}
+	return out, s.Err()
 }
 
 // dropoutSeed is what the part of a batch that begins at a place in it draws its word dropout from.

@@ -96,7 +96,7 @@ func objectives(t *testing.T, engine *tensor.Engine) []objective {
 		return sum / tokens
 	}
 	out := []objective{
-		{"pairs", &pairTask{model: policy, pairs: pairs, beta: beta, step: 16, most: 128}, policy.Params(), formula},
+		{"pairs", &pairTask{model: policy, pairs: pairs, objective: dpo(beta), step: 16, most: 128}, policy.Params(), formula},
 		{"sequences", &sequenceTask{model: policy, rows: rows, step: 16, most: 128}, policy.Params(), likelihood},
 	}
 	for _, reduction := range []string{guide.ReduceMean, guide.ReduceSum} {

@@ -47,7 +47,7 @@ func TestTwoIterations(t *testing.T) {
 			}
 			distances = append(distances, scored.GetDistance())
 		}
-		weights, normaliser, err := Weights(distances, spec.Objective, spec.Seed, i, 0)
+		weights, normaliser, err := Weights(distances, spec, i, 0)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -7,46 +7,63 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
-// Weights turns the distances of an iteration, in the prompter's order, into the weights w of equation (LD).
+// Weights turns the distances of an iteration, in the order in which it is trained from the log, into the weights w of
+// equation (LD), and returns w with the normaliser.
 //
-// w_i = s_i / normaliser, where the normaliser is the mean of s over the iteration (S_t, per_iteration) or over the first
-// one (S_0, fixed_first: pass it as first; it is ignored otherwise). With a clip c > 0, w is bounded by c and then divided
-// by its mean, so the mean weight stays what it was. weight: one makes all of them 1; weight: shuffled deals the same
-// weights to random pairs. It returns w and the normaliser. When every distance is 0 there is nothing to weigh by: all
-// weights are 0, as the equation has it in the limit, and the iteration moves nothing.
-func Weights(
-	distances []float64, o schemas.ObjectiveSpec, seed uint64, iteration uint32, first float64,
-) ([]float64, float64, error) {
+// w_k = s_k^p / normaliser, where p is weight_power (1 in the paper) and the normaliser is the mean of s^p
+//
+//   - over these distances (per_iteration, S_t), so that the mean weight is 1;
+//   - over those of iteration 0 (fixed_first, S_0), which the caller passes as first; it is ignored otherwise;
+//   - over pairs 0 to k (running), and for the first training.batch pairs over all of these, which are trained together.
+//     The weights of a prefix of at least that many distances are then those of the whole, so a trainer need not wait for
+//     the rest; the normaliser that is returned is the last.
+//
+// With a clip c > 0, w is bounded by c and then scaled back to the mean it had; with running, whose mean is not known yet,
+// it is only bounded. weight: one makes all of them 1; weight: shuffled deals the same weights to random pairs. When every
+// distance is 0 there is nothing to weigh by: all weights are 0, as the equation has it in the limit, and the iteration
+// moves nothing. A distance that is not finite or negative is an error that names its place.
+func Weights(distances []float64, spec schemas.Spec, iteration uint32, first float64) ([]float64, float64, error) {
+	o := spec.Objective
 	w := make([]float64, len(distances))
 	if len(w) == 0 {
 		return w, 0, nil
 	}
-	var sum float64
 	for i, s := range distances {
-		if math.IsNaN(s) || math.IsInf(s, 0) || s < 0 {
+		if !finite(s) || s < 0 {
 			return nil, 0, fmt.Errorf("trainer: distance of pair %d in iteration %d is %v: it must be finite and at least 0",
 				i, iteration, s)
 		}
-		sum += s
+		w[i] = power(s, o.WeightPower)
 	}
-	normaliser := sum / float64(len(w))
-	if o.Normaliser == "fixed_first" && iteration > 0 {
-		normaliser = first
+	normalisers := []float64{mean(w)}
+	switch {
+	case o.Normaliser == "running":
+		normalisers = runningMeans(w, spec.Training.Batch)
+	case o.Normaliser == "fixed_first" && iteration > 0:
+		normalisers[0] = first
 	}
-	for i, s := range distances {
+	normaliser := normalisers[len(normalisers)-1]
+	if !finite(normaliser) {
+		return nil, 0, fmt.Errorf("trainer: the mean of distance^%v in iteration %d is %v: lower objective.weight_power",
+			o.WeightPower, iteration, normaliser)
+	}
+	for i := range w {
+		by := normalisers[min(i, len(normalisers)-1)]
 		switch {
 		case o.Weight == "one":
 			w[i] = 1
-		case normaliser > 0:
-			w[i] = s / normaliser
+		case by > 0:
+			w[i] /= by
+		default:
+			w[i] = 0
 		}
 	}
 	if o.WeightClip > 0 && o.Weight != "one" {
-		clip(w, o.WeightClip)
+		clip(w, o.WeightClip, o.Normaliser != "running")
 	}
 	if o.Weight == "shuffled" {
 		dealt := make([]float64, len(w))
-		for i, j := range Permutation(len(w), seed, "weights", iteration, 0) {
+		for i, j := range Permutation(len(w), spec.Seed, "weights", iteration, 0) {
 			dealt[i] = w[j]
 		}
 		w = dealt
@@ -54,15 +71,46 @@ func Weights(
 	return w, normaliser, nil
 }
 
-// clip bounds w by c and restores its mean.
-func clip(w []float64, c float64) {
+// power is s^p; a p of 0 was not set and stands for 1.
+func power(s, p float64) float64 {
+	if p == 0 || p == 1 {
+		return s
+	}
+	return math.Pow(s, p)
+}
+
+func mean(x []float64) float64 {
+	var sum float64
+	for _, v := range x {
+		sum += v
+	}
+	return sum / float64(len(x))
+}
+
+// runningMeans are the means of x[0] to x[k], and at first, for k < together, of x[0] to x[together-1].
+func runningMeans(x []float64, together int) []float64 {
+	together = min(max(together, 1), len(x))
+	means := make([]float64, len(x))
+	var sum float64
+	for k, v := range x {
+		sum += v
+		means[k] = sum / float64(k+1)
+	}
+	for k := range together {
+		means[k] = means[together-1]
+	}
+	return means
+}
+
+// clip bounds w by c and, when it is to be kept, restores its mean.
+func clip(w []float64, c float64, keepMean bool) {
 	var before, after float64
 	for i := range w {
 		before += w[i]
 		w[i] = math.Min(w[i], c)
 		after += w[i]
 	}
-	if after == 0 {
+	if after == 0 || !keepMean {
 		return
 	}
 	for i := range w {

@@ -13,6 +13,13 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
+// weigh is Weights by what it reads of a spec.
+func weigh(
+	distances []float64, o schemas.ObjectiveSpec, seed uint64, iteration uint32, first float64,
+) ([]float64, float64, error) {
+	return Weights(distances, schemas.Spec{Objective: o, Seed: seed, Training: schemas.TrainingSpec{Batch: 2}}, iteration, first)
+}
+
 // near compares numbers up to rounding.
 var near = cmpopts.EquateApprox(0, 1e-12)
 
@@ -53,6 +60,32 @@ func TestWeights(t *testing.T) {
 			name: "a clip that bounds nothing", objective: schemas.ObjectiveSpec{WeightClip: 2},
 			distances: distances, weights: []float64{1, 1. / 3, 5. / 3}, normaliser: 1.2,
 		},
+		{
+			// squares 1.44, 0.16 and 4: their mean is 5.6/3
+			name: "power", objective: schemas.ObjectiveSpec{WeightPower: 2},
+			distances: distances, weights: []float64{4.32 / 5.6, 0.48 / 5.6, 12 / 5.6}, normaliser: 5.6 / 3,
+		},
+		{
+			name: "power of S_0", objective: schemas.ObjectiveSpec{WeightPower: 2, Normaliser: "fixed_first"}, iteration: 1,
+			first: 2, distances: distances, weights: []float64{0.72, 0.08, 2}, normaliser: 2,
+		},
+		{
+			// the first two are a batch, whose mean is 0.8; then the mean of all three
+			name: "running", objective: schemas.ObjectiveSpec{Normaliser: "running"}, iteration: 1, first: 99,
+			distances: distances, weights: []float64{1.5, 0.5, 5. / 3}, normaliser: 1.2,
+		},
+		{
+			name: "running, bounded", objective: schemas.ObjectiveSpec{Normaliser: "running", WeightClip: 1},
+			distances: distances, weights: []float64{1, 0.5, 1}, normaliser: 1.2,
+		},
+		{
+			name: "running, zeros first", objective: schemas.ObjectiveSpec{Normaliser: "running"},
+			distances: []float64{0, 0, 3}, weights: []float64{0, 0, 3}, normaliser: 1,
+		},
+		{
+			name: "running over less than a batch", objective: schemas.ObjectiveSpec{Normaliser: "running"},
+			distances: []float64{3}, weights: []float64{1}, normaliser: 3,
+		},
 		{name: "all distances 0", distances: []float64{0, 0}, weights: []float64{0, 0}},
 		{
 			name: "all distances 0, clipped", objective: schemas.ObjectiveSpec{WeightClip: 1},
@@ -71,7 +104,7 @@ func TestWeights(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			given := slices.Clone(test.distances)
-			w, normaliser, err := Weights(given, test.objective, 1, test.iteration, test.first)
+			w, normaliser, err := weigh(given, test.objective, 1, test.iteration, test.first)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -91,7 +124,7 @@ func TestWeights(t *testing.T) {
 func TestWeightsRefuseWhatIsNoDistance(t *testing.T) {
 	for _, bad := range []float64{math.NaN(), math.Inf(1), math.Inf(-1), -1e-9} {
 		for _, weight := range []string{"distance", "one", "shuffled"} {
-			_, _, err := Weights([]float64{1, bad}, schemas.ObjectiveSpec{Weight: weight}, 1, 3, 0)
+			_, _, err := weigh([]float64{1, bad}, schemas.ObjectiveSpec{Weight: weight}, 1, 3, 0)
 			if err == nil || !strings.Contains(err.Error(), "pair 1 in iteration 3") {
 				t.Errorf("%v, weight %s: got %v, want an error that names pair 1 of iteration 3", bad, weight, err)
 			}
@@ -103,14 +136,6 @@ func TestWeightsRefuseWhatIsNoDistance(t *testing.T) {
 func drawDistances(t *rapid.T) []float64 {
 	one := rapid.OneOf(rapid.Just(0.0), rapid.Just(1.0), rapid.Float64Range(1e-6, 1e3))
 	return rapid.SliceOfN(one, 1, 50).Draw(t, "distances")
-}
-
-func mean(x []float64) float64 {
-	var sum float64
-	for _, v := range x {
-		sum += v
-	}
-	return sum / float64(len(x))
 }
 
 // TestWeightsKeepTheirMean is why the normaliser exists: the learning rate means the same in every iteration.
@@ -125,7 +150,7 @@ func TestWeightsKeepTheirMean(t *testing.T) {
 			Weight:     rapid.SampledFrom([]string{"distance", "one", "shuffled"}).Draw(t, "weight"),
 			WeightClip: rapid.SampledFrom([]float64{0, 1, 1.5, 3}).Draw(t, "clip"),
 		}
-		w, _, err := Weights(distances, objective, rapid.Uint64().Draw(t, "seed"), 0, 0)
+		w, _, err := weigh(distances, objective, rapid.Uint64().Draw(t, "seed"), 0, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -142,7 +167,7 @@ func TestClippedWeightsKeepOrderAndBound(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		distances := drawDistances(t)
 		bound := rapid.Float64Range(1, 4).Draw(t, "clip")
-		w, normaliser, err := Weights(distances, schemas.ObjectiveSpec{WeightClip: bound}, 1, 0, 0)
+		w, normaliser, err := weigh(distances, schemas.ObjectiveSpec{WeightClip: bound}, 1, 0, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -164,20 +189,51 @@ func TestClippedWeightsKeepOrderAndBound(t *testing.T) {
 	})
 }
 
+// TestRunningWeightsOfAPrefix: what a trainer computes before the rest of an iteration is there stays true when it comes.
+func TestRunningWeightsOfAPrefix(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		distances := drawDistances(t)
+		o := schemas.ObjectiveSpec{
+			Normaliser: "running", WeightClip: rapid.SampledFrom([]float64{0, 1.5}).Draw(t, "clip"),
+			WeightPower: rapid.SampledFrom([]float64{1, 0.5}).Draw(t, "power"),
+		}
+		whole, _, err := weigh(distances, o, 1, 0, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := rapid.IntRange(min(2, len(distances)), len(distances)).Draw(t, "prefix")
+		part, _, err := weigh(distances[:n], o, 1, 0, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(part, whole[:n]) {
+			t.Errorf("weights of the first %d: %v, of all: %v", n, part, whole)
+		}
+	})
+}
+
+// TestPowerBeyondFloats is refused, not trained with infinite weights.
+func TestPowerBeyondFloats(t *testing.T) {
+	_, _, err := weigh([]float64{1e300, 2}, schemas.ObjectiveSpec{WeightPower: 2}, 1, 4, 0)
+	if err == nil || !strings.Contains(err.Error(), "weight_power") {
+		t.Errorf("got %v, want an error that names weight_power", err)
+	}
+}
+
 // TestShuffledWeights: the control deals the very same weights, elsewhere, and again the same way.
-func TestShuffledWeights(t *testing.T) {
+func TestShuffledweigh(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		distances := drawDistances(t)
 		seed, iteration := rapid.Uint64().Draw(t, "seed"), rapid.Uint32Range(0, 5).Draw(t, "iteration")
-		plain, _, err := Weights(distances, schemas.ObjectiveSpec{Weight: "distance"}, seed, iteration, 0)
+		plain, _, err := weigh(distances, schemas.ObjectiveSpec{Weight: "distance"}, seed, iteration, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		shuffled, _, err := Weights(distances, schemas.ObjectiveSpec{Weight: "shuffled"}, seed, iteration, 0)
+		shuffled, _, err := weigh(distances, schemas.ObjectiveSpec{Weight: "shuffled"}, seed, iteration, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		again, _, err := Weights(distances, schemas.ObjectiveSpec{Weight: "shuffled"}, seed, iteration, 0)
+		again, _, err := weigh(distances, schemas.ObjectiveSpec{Weight: "shuffled"}, seed, iteration, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -194,9 +250,9 @@ func TestShuffledWeights(t *testing.T) {
 	for i := range distances {
 		distances[i] = float64(i)
 	}
-	plain, _, _ := Weights(distances, schemas.ObjectiveSpec{Weight: "distance"}, 1, 0, 0)
-	first, _, _ := Weights(distances, schemas.ObjectiveSpec{Weight: "shuffled"}, 1, 0, 0)
-	second, _, _ := Weights(distances, schemas.ObjectiveSpec{Weight: "shuffled"}, 1, 1, 0)
+	plain, _, _ := weigh(distances, schemas.ObjectiveSpec{Weight: "distance"}, 1, 0, 0)
+	first, _, _ := weigh(distances, schemas.ObjectiveSpec{Weight: "shuffled"}, 1, 0, 0)
+	second, _, _ := weigh(distances, schemas.ObjectiveSpec{Weight: "shuffled"}, 1, 1, 0)
 	if slices.Equal(plain, first) || slices.Equal(first, second) {
 		t.Error("the weights stay where they were")
 	}

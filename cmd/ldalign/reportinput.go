@@ -147,8 +147,7 @@ func metric(m checkpoints.Manifest, name string) float64 {
 func point(r trainer.Record, step int) report.Record {
 	p := report.Record{Step: step, Iteration: int(r.Iteration), Loss: &r.Loss, LR: &r.LR, GradNorm: &r.GradNorm}
 	if r.Pairs != nil {
-		kl := -r.Pairs.RejectedChange
-		p.Margin, p.ChosenChange, p.RejectedChange, p.KL = &r.Pairs.Margin, &r.Pairs.ChosenChange, &r.Pairs.RejectedChange, &kl
+		p.Margin, p.ChosenChange, p.RejectedChange, p.KL = &r.Pairs.Margin, &r.Pairs.ChosenChange, &r.Pairs.RejectedChange, r.Pairs.KL
 		if r.Pairs.Differing > 0 {
 			p.Accuracy = &r.Pairs.Accuracy
 		}
@@ -180,7 +179,7 @@ func (c *collector) distances(ctx context.Context, spec schemas.Spec) error {
 		for k, s := range scored {
 			values[k] = s.GetDistance()
 		}
-		w, normaliser, err := trainer.Weights(values, spec.Objective, spec.Seed, uint32(i), first)
+		w, normaliser, err := trainer.Weights(values, spec, uint32(i), first)
 		if err != nil {
 			return err
 		}

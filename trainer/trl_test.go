@@ -1,0 +1,170 @@
+package trainer
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"testing"
+
+	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/schemas"
+)
+
+// trlGolden is testdata/trl.json; see testdata/make_trl_goldens.py.
+type trlGolden struct {
+	Pairs []struct {
+		Prompt   []int64 `json:"prompt_ids"`
+		Chosen   []int64 `json:"chosen_ids"`
+		Rejected []int64 `json:"rejected_ids"`
+	}
+	Runs      []trlRun
+	Schedules []struct {
+		Schedule string
+		Warmup   int
+		Factors  []float64
+	}
+}
+
+type trlRun struct {
+	Name      string
+	Smoothing float64 `json:"label_smoothing"`
+	Beta      float64
+	Optimizer string
+	LR        float64
+	Steps     []map[string]float64
+	Weights   map[string]struct {
+		Sum, Norm float64
+		First     []float64
+	}
+}
+
+func readTRL(t *testing.T) trlGolden {
+	t.Helper()
+	data, err := os.ReadFile("testdata/trl.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var golden trlGolden
+	if err := json.Unmarshal(data, &golden); err != nil {
+		t.Fatal(err)
+	}
+	return golden
+}
+
+// TestTrainerIsTRLs takes 20 steps beside DPOTrainer and SFTTrainer from the same weights over the same tokens, in float32:
+// every loss, with AdamW and RMSprop, warm-up, linear decay and clipping.
+func TestTrainerIsTRLs(t *testing.T) {
+	golden := readTRL(t)
+	if len(golden.Runs) == 0 {
+		t.Fatal("testdata/trl.json holds no run")
+	}
+	for _, run := range golden.Runs {
+		t.Run(run.Name+"/"+run.Optimizer, func(t *testing.T) {
+			engine := newEngine(t)
+			model, err := models.Load(t.Context(), engine, "../models/testdata/llama", models.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := model.SetTrainable(t.Context(), true); err != nil {
+				t.Fatal(err)
+			}
+			n := len(golden.Pairs)
+			p := newPhase(t, engine, model, func(p *phase) {
+				p.task = golden.task(t, engine, model, run)
+				p.spec = schemas.Default().Optimizer
+				p.spec.LR, p.spec.WarmupStart = run.LR, "zero"
+				if run.Optimizer == "adamw_torch" {
+					p.spec.Kind = "adamw"
+				}
+				p.epochs, p.batch, p.micro = len(run.Steps), n, n/3
+			})
+			if err := p.run(t.Context(), engine, 0); err != nil {
+				t.Fatal(err)
+			}
+			for i, want := range run.Steps {
+				got := map[string]float64{}
+				for _, m := range p.records[i].Metrics(run.Beta) {
+					got[m.Name] = m.Value
+				}
+				// the loss to 1e-5 of itself, or of 1 where it comes near 0; the rest is a difference of large sums, or its norm
+				for name, w := range want {
+					tolerance := 1e-4 * (1 + math.Abs(w))
+					switch name {
+					case "loss":
+						tolerance = 1e-5 * max(math.Abs(w), 0.1)
+					case "learning_rate":
+						tolerance = 1e-12 * run.LR
+					}
+					g, ok := got[name]
+					if !ok {
+						t.Errorf("step %d has no %s", i+1, name)
+					}
+					within(t, fmt.Sprintf("step %d, %s", i+1, name), g, w, tolerance)
+				}
+			}
+			run.compareWeights(t, engine, model)
+		})
+	}
+}
+
+// task makes TRL's pairs an example each, with the reference log-probs that the model has as it starts.
+func (g trlGolden) task(t *testing.T, engine *tensor.Engine, model *models.Model, run trlRun) task {
+	t.Helper()
+	var rows []models.Sequence
+	for _, p := range g.Pairs {
+		rows = append(rows, models.Join(p.Prompt, p.Chosen))
+	}
+	if run.Name == "sft" {
+		return &sequenceTask{model: model, rows: rows, step: 16, most: 128}
+	}
+	o := PairObjective{Kind: run.Name, Beta: run.Beta, Smoothing: run.Smoothing}
+	if run.Name == "cdpo" {
+		o.Kind = "sigmoid"
+	}
+	out := &pairTask{model: model, objective: o, step: 16, most: 128}
+	for _, p := range g.Pairs {
+		rows = append(rows, models.Join(p.Prompt, p.Rejected))
+	}
+	do(t, engine, func(s *tensor.Scope) error {
+		return s.NoGrad(func(s *tensor.Scope) error {
+			ref := models.LogProbs(s, model, rows, models.PadFor(rows, 16, 128)).Float32s()
+			n := len(g.Pairs)
+			for i := range n {
+				out.pairs = append(out.pairs, pair{
+					chosen: rows[i], rejected: rows[n+i], refChosen: float64(ref[i]), refRejected: float64(ref[n+i]), weight: 1,
+				})
+			}
+			return s.Err()
+		})
+	})
+	return out
+}
+
+// compareWeights holds the final weights to 1e-5, where the steps of a weight sum up to as much as 1e-2.
+func (run trlRun) compareWeights(t *testing.T, engine *tensor.Engine, model *models.Model) {
+	t.Helper()
+	do(t, engine, func(s *tensor.Scope) error {
+		for _, p := range model.Params() {
+			want, ok := run.Weights[p.Name]
+			if !ok {
+				t.Errorf("TRL has no %s", p.Name)
+				continue
+			}
+			var sum, squares float64
+			values := p.Tensor.Float32s()
+			for _, v := range values {
+				sum += float64(v)
+				squares += float64(v) * float64(v)
+			}
+			n := float64(len(values))
+			within(t, p.Name+", sum", sum, want.Sum, 1e-5*math.Sqrt(n))
+			within(t, p.Name+", norm", math.Sqrt(squares), want.Norm, 1e-5)
+			for i, w := range want.First {
+				within(t, fmt.Sprintf("%s[%d]", p.Name, i), float64(values[i]), w, 1e-5)
+			}
+		}
+		return s.Err()
+	})
+}
