@@ -1,12 +1,13 @@
 package streams
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -14,8 +15,49 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 )
 
-// Balance is the ledger of one iteration. A pair is asked for by a prompt and ends scored or dead; in between it is in
-// flight: Prompts + len(Strays) = Scored + dead + len(InFlight), each counted by unique pair ids.
+// AuditOptions say what of a run is audited.
+type AuditOptions struct {
+	// Iteration is one iteration, or AllIterations.
+	Iteration int
+	// Source is the stream that the trainer takes pairs from: prompts, pairs or scored.
+	Source schemas.Kind
+	// Trained is how many iterations have made a policy. They are audited even when the log holds nothing of them.
+	Trained uint32
+	// Record gives the trainer's side of an iteration; nil audits the log alone.
+	Record func(ctx context.Context, iteration uint32) (Record, error)
+	// Names is how many pairs a finding names at most; 0 takes 20, a negative number all.
+	Names int
+	// Progress is told how many of total messages have been read; nil for none.
+	Progress func(done, total uint64)
+}
+
+// Record is what the trainer has noted of an iteration.
+type Record struct {
+	// Done tells that the iteration has made its policy: nothing more of it will be trained.
+	Done bool
+	// Policy is the digest of the weights that the iteration's pairs must come from; empty when it is not known.
+	Policy string
+	// Known tells that Pairs and Skipped are what was trained and what was not. A policy of an older program has no such
+	// record; what its trainer found on the source counts as trained then.
+	Known   bool
+	Pairs   []string
+	Skipped []Skip
+	// Problem is what is wrong with the record itself, such as a pair that an epoch has twice; empty for nothing.
+	Problem string
+}
+
+// Skip is a pair that the trainer read and did not train on.
+type Skip struct {
+	ID string
+	// Reason is one of the Reason constants of schemas.
+	Reason string
+}
+
+// Balance is the ledger of one iteration. Every pair has one fate:
+//
+//	Prompts + Expired = Trained + Dead + Stale + Skipped + InFlight + lost
+//
+// each counted by unique pair ids. What contradicts that, or should not be, is a Finding.
 type Balance struct {
 	Iteration uint32
 	// Closed tells that the iteration asks for no more pairs than Total.
@@ -23,20 +65,32 @@ type Balance struct {
 	Total  int
 	// Prompts, Pairs, Encoded and Scored count the pairs seen on each stream.
 	Prompts, Pairs, Encoded, Scored int
-	// Dead counts the pairs that ended as dead letters, by reason, in the reasons' order. A pair that is scored all the
-	// same is not among them, nor is one that was redriven.
+	// Expired counts the pairs whose prompts retention has removed from the log (by age, from its beginning).
+	Expired int
+	// Recorded tells that Trained is by the trainer's own record, not by what the log held.
+	Recorded bool
+	Trained  int
+	// Dead counts the pairs that ended as dead letters, in the reasons' order. A pair that came through all the same is not
+	// among them, nor is one that was redriven.
 	Dead []ReasonCount
-	// InFlight names the pairs that are neither scored nor dead, in the order of their ids.
-	InFlight []Flight
-	// Strays are pairs seen on a later stream of which no prompt is in the log.
-	Strays []string
+	// Dropped is how many of the dead ones somebody has said to be unwanted.
+	Dropped int
+	// Stale counts the pairs whose weights were too old to train on.
+	Stale int
+	// Skipped counts the other pairs that the trainer had and did not train on, in the reasons' order.
+	Skipped []ReasonCount
+	// InFlight is the number of pairs under way or waiting to be trained; Flights names the first of them by id.
+	InFlight int
+	Flights  []Flight
 	// Unnamed counts dead letters that belong to no pair (a checkpoint event, bytes without an id).
 	Unnamed int
 	// Duplicates counts messages stored again after the streams had forgotten their ids. Readers drop them.
 	Duplicates int
+	// Findings are what is wrong, in a fixed order; none when the iteration balances.
+	Findings []Finding
 }
 
-// ReasonCount is a number of pairs dead for one reason.
+// ReasonCount is a number of pairs that have one reason.
 type ReasonCount struct {
 	Reason string
 	Count  int
@@ -48,127 +102,279 @@ type Flight struct {
 	At     schemas.Kind
 }
 
+// Finding is something that an audit found wrong.
+type Finding struct {
+	// Code is one of the Found constants.
+	Code string
+	// Stream is the kind of the stream that it is about; empty for none.
+	Stream schemas.Kind
+	Count  int
+	// Pairs names the first of them by id.
+	Pairs []string
+	// Text is a sentence about it without the ids.
+	Text string
+}
+
+// What an audit finds. The codes are short and stable.
+const (
+	// FoundLost: a stage acknowledged the pair, and neither its output nor a dead letter is in the log.
+	FoundLost = "lost"
+	// FoundGap: a later stream has the pair, and the message that it came from is missing within the log.
+	FoundGap = "gap"
+	// FoundMissing: the iteration announced more pairs, or fewer, than it asked for.
+	FoundMissing = "missing"
+	// FoundUnfinished: the iteration was trained and the pair is still in flight.
+	FoundUnfinished = "unfinished"
+	// FoundUntrained: the trainer had the pair, and its record says neither that it was trained nor why not.
+	FoundUntrained = "untrained"
+	// FoundTwice: the trainer's record has the pair twice.
+	FoundTwice = "trained_twice"
+	// FoundUnknown: the trainer's record has a pair that the log does not.
+	FoundUnknown = "trained_unknown"
+	// FoundWeights: the pair was made by other weights than the iteration's policy.
+	FoundWeights = "weights"
+	// FoundRecord: the trainer's record contradicts itself.
+	FoundRecord = "record"
+)
+
+// skippedLate is the reason of a pair that reached the source when its iteration had been trained.
+const skippedLate = "late"
+
 // DeadTotal is the number of dead pairs.
-func (b Balance) DeadTotal() int {
+func (b Balance) DeadTotal() int { return sum(b.Dead) }
+
+// SkippedTotal is the number of skipped pairs.
+func (b Balance) SkippedTotal() int { return sum(b.Skipped) }
+
+func sum(counts []ReasonCount) int {
 	n := 0
-	for _, d := range b.Dead {
-		n += d.Count
+	for _, c := range counts {
+		n += c.Count
 	}
 	return n
 }
 
-// Complete reports that the iteration is closed and each of its pairs is scored or dead.
-func (b Balance) Complete() bool {
-	return b.Closed && len(b.InFlight) == 0 && b.Scored+b.DeadTotal() == b.Total
-}
-
-// Audit balances every iteration of a run, in order, from what the log holds now. Taken while stages work, a pair may
-// be counted in flight that has just been scored.
-func (c *Conn) Audit(ctx context.Context, run string) ([]Balance, error) {
-	books := map[uint32]*book{}
-	page := func(iteration uint32) *book {
-		if books[iteration] == nil {
-			books[iteration] = &book{at: map[string]schemas.Kind{}, seen: map[schemas.Kind]map[string]bool{}}
-		}
-		return books[iteration]
+// Audit balances the iterations of a run, in order, from what the log holds and what the trainer has recorded. It may be
+// taken while stages work: a pair that has just moved on may be counted where it was. It reads one iteration after the
+// other and keeps some 40 bytes a pair, of two iterations at most.
+func (c *Conn) Audit(ctx context.Context, run string, o AuditOptions) ([]Balance, error) {
+	if !carriesPair(o.Source) {
+		return nil, fmt.Errorf("streams: audit %s: %q is no stream that a trainer reads", run, o.Source)
 	}
-	// Upstream first: a pair that moves on meanwhile is then found further down, never missed.
-	for _, kind := range pairKinds() {
-		s := scan{stream: StreamName(kind), subject: schemas.RunSubjects(kind, run), ids: true}
-		err := c.scan(ctx, s, func(e entry) error {
-			if _, _, iteration, err := schemas.ParseSubject(e.subject); err == nil {
-				page(iteration).see(kind, idOf(e.header), e.header.Get(headerRedriven) != "")
-			}
-			return nil
-		})
-		if err != nil {
-			return nil, fmt.Errorf("streams: audit %s: %w", run, err)
-		}
+	if o.Names == 0 {
+		o.Names = 20
 	}
-	err := c.Read(ctx, schemas.Control, run, AllIterations, 0, func(r Received) error {
-		if m := r.Message.(*events.Control); m.GetKind() == ControlClosed {
-			b := page(m.GetIteration())
-			b.closed, b.total = true, int(m.GetTotal())
-		}
-		return nil
-	})
+	a := auditor{Conn: c, run: run, o: o, announced: map[uint32]int{}, first: map[schemas.Kind]uint64{}}
+	balances, err := a.all(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("streams: audit %s: %w", run, err)
-	}
-	letters, err := c.DeadLetters(ctx, run)
-	if err != nil {
-		return nil, fmt.Errorf("streams: audit %s: %w", run, err)
-	}
-	for _, l := range letters {
-		b := page(l.GetIteration())
-		b.letters = append(b.letters, l.DeadLetter)
-	}
-	balances := make([]Balance, 0, len(books))
-	for _, iteration := range slices.Sorted(maps.Keys(books)) {
-		balances = append(balances, books[iteration].balance(iteration))
 	}
 	return balances, nil
 }
 
-// book is what the log says of one iteration.
-type book struct {
-	seen       map[schemas.Kind]map[string]bool // ids by stream
-	at         map[string]schemas.Kind          // the furthest stream that has an id
-	letters    []*events.DeadLetter
-	duplicates int
-	closed     bool
-	total      int
+// auditor is the state of one Audit.
+type auditor struct {
+	*Conn
+	run       string
+	o         AuditOptions
+	announced map[uint32]int          // totals of closed iterations
+	first     map[schemas.Kind]uint64 // lowest position that retention has left
+	// done of total messages are read.
+	done, total uint64
+	// before is the book of the iteration before: a trainer may mix its pairs in.
+	before *book
 }
 
-// see notes a message; kinds are seen in the order in which data flows.
-func (b *book) see(kind schemas.Kind, id string, redriven bool) {
-	if id == "" {
-		return // not published by this program; its stage makes it an unnamed dead letter
+func (a *auditor) all(ctx context.Context) ([]Balance, error) {
+	iterations, err := a.survey(ctx)
+	if err != nil {
+		return nil, err
 	}
-	if b.seen[kind] == nil {
-		b.seen[kind] = map[string]bool{}
+	err = a.Read(ctx, schemas.Control, a.run, AllIterations, 0, func(r Received) error {
+		if m := r.Message.(*events.Control); m.GetKind() == ControlClosed {
+			a.announced[m.GetIteration()] = int(m.GetTotal())
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
-	if b.seen[kind][id] && !redriven {
-		b.duplicates++
+	balances := make([]Balance, 0, len(iterations))
+	for _, iteration := range iterations {
+		b, err := a.audit(ctx, iteration)
+		if err != nil {
+			return nil, err
+		}
+		balances = append(balances, b)
 	}
-	b.seen[kind][id] = true
-	b.at[id] = kind
+	return balances, nil
 }
 
-func (b *book) balance(iteration uint32) Balance {
-	out := Balance{
-		Iteration: iteration, Closed: b.closed, Total: b.total, Duplicates: b.duplicates,
-		Prompts: len(b.seen[schemas.Prompts]), Pairs: len(b.seen[schemas.Pairs]),
-		Encoded: len(b.seen[schemas.Encoded]), Scored: len(b.seen[schemas.Scored]),
+// survey lists the iterations to audit, counts their messages, and notes where each stream begins.
+func (a *auditor) survey(ctx context.Context) ([]uint32, error) {
+	found := map[uint32]bool{}
+	wanted := func(iteration uint32) bool { return a.o.Iteration < 0 || a.o.Iteration == int(iteration) }
+	for iteration := range a.o.Trained {
+		found[iteration] = wanted(iteration)
 	}
-	reasons := map[string]int{}
-	dead := map[string]bool{}
-	for _, l := range b.letters {
-		id := l.GetPairId()
-		switch {
-		case id == "":
-			out.Unnamed++
-		case !dead[id] && !b.seen[schemas.Scored][id]:
-			dead[id] = true
-			reasons[l.GetReason()]++
-			if _, seen := b.at[id]; !seen {
-				b.at[id] = schemas.DeadLetters
+	for _, kind := range append(pairKinds(), schemas.Control, schemas.DeadLetters) {
+		state, err := a.state(ctx, kind, a.run)
+		if err != nil {
+			return nil, err
+		}
+		a.first[kind] = state.FirstSeq
+		for subject, n := range state.Subjects {
+			_, _, iteration, err := schemas.ParseSubject(subject)
+			if err != nil || !wanted(iteration) {
+				continue
+			}
+			if kind != schemas.Control { // the spec and others stand at iteration 0, whatever is done
+				found[iteration] = true
+				a.total += n
 			}
 		}
 	}
-	for reason, n := range reasons {
-		out.Dead = append(out.Dead, ReasonCount{reason, n})
+	iterations := slices.Sorted(maps.Keys(found))
+	return slices.DeleteFunc(iterations, func(i uint32) bool { return !found[i] }), nil
+}
+
+// state is the state of a kind's stream with the number of messages on each subject of a run.
+func (c *Conn) state(ctx context.Context, kind schemas.Kind, run string) (jetstream.StreamState, error) {
+	stream, err := c.js.Stream(ctx, StreamName(kind))
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return jetstream.StreamState{}, fmt.Errorf("%w: stream %s", ErrNotFound, StreamName(kind))
 	}
-	slices.SortFunc(out.Dead, func(a, b ReasonCount) int { return cmp.Compare(a.Reason, b.Reason) })
-	for _, id := range slices.Sorted(maps.Keys(b.at)) {
-		if !b.seen[schemas.Prompts][id] {
-			out.Strays = append(out.Strays, id)
-		}
-		if !b.seen[schemas.Scored][id] && !dead[id] {
-			out.InFlight = append(out.InFlight, Flight{PairID: id, At: b.at[id]})
+	if err != nil {
+		return jetstream.StreamState{}, err
+	}
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(schemas.RunSubjects(kind, run)))
+	if err != nil {
+		return jetstream.StreamState{}, err
+	}
+	return info.State, nil
+}
+
+// audit balances one iteration. The order of reading is what makes it right beside working stages: the trainer's record
+// and the stages' acknowledgements before the log, the log upstream first, the dead letters, and at last, downstream
+// first, what came meanwhile. So what is said to be trained or acknowledged was stored before it was looked for.
+func (a *auditor) audit(ctx context.Context, iteration uint32) (Balance, error) {
+	var record Record
+	var err error
+	if a.o.Record != nil {
+		if record, err = a.o.Record(ctx, iteration); err != nil {
+			return Balance{}, err
 		}
 	}
-	return out
+	floors, err := a.floors(ctx)
+	if err != nil {
+		return Balance{}, err
+	}
+	b := newBook(a.o.Source, a.first, a.total)
+	last := map[schemas.Kind]uint64{}
+	read := func(kind schemas.Kind, from uint64, bodies bool) error {
+		s := scan{
+			stream: StreamName(kind), subject: schemas.Subject(kind, a.run, iteration), from: from, ids: !bodies,
+		}
+		return a.scan(ctx, s, func(e entry) error {
+			last[kind] = e.seq
+			policy := ""
+			if bodies {
+				policy = record.Policy
+			}
+			b.see(kind, e, policy)
+			a.tick()
+			return nil
+		})
+	}
+	for _, kind := range pairKinds() {
+		if err := read(kind, 0, kind == a.o.Source && kind != schemas.Prompts); err != nil {
+			return Balance{}, err
+		}
+	}
+	err = a.Read(ctx, schemas.DeadLetters, a.run, int(iteration), 0, func(r Received) error {
+		b.letter(r.Message.(*events.DeadLetter))
+		a.tick()
+		return nil
+	})
+	if err != nil {
+		return Balance{}, err
+	}
+	for _, kind := range slices.Backward(pairKinds()[:len(pairKinds())-1]) {
+		if err := read(kind, last[kind]+1, false); err != nil {
+			return Balance{}, err
+		}
+	}
+	out := Balance{Iteration: iteration, Recorded: record.Known}
+	out.Total, out.Closed = a.announced[iteration]
+	b.take(record, a.before)
+	b.settle(&out, record, floors, a.o.Names)
+	a.before = b
+	return out, nil
+}
+
+// tick tells of one message more.
+func (a *auditor) tick() {
+	a.done++
+	if a.o.Progress != nil {
+		a.o.Progress(a.done, max(a.done, a.total))
+	}
+}
+
+// floors are, by stream, the positions up to which the run's stages have acknowledged everything.
+func (a *auditor) floors(ctx context.Context) (map[schemas.Kind]uint64, error) {
+	floors := map[schemas.Kind]uint64{}
+	for _, kind := range pairKinds() {
+		infos, err := a.consumers(ctx, kind, a.run)
+		if err != nil {
+			return nil, err
+		}
+		for i, info := range infos {
+			floor := info.AckFloor.Stream
+			if info.NumPending == 0 && info.NumAckPending == 0 {
+				floor = info.Delivered.Stream
+			}
+			if i == 0 || floor < floors[kind] {
+				floors[kind] = floor
+			}
+		}
+	}
+	return floors, nil
+}
+
+// consumers are the stages of a run that read a kind, in the order of their names.
+func (c *Conn) consumers(ctx context.Context, kind schemas.Kind, run string) ([]*jetstream.ConsumerInfo, error) {
+	stream, err := c.js.Stream(ctx, StreamName(kind))
+	if err != nil {
+		return nil, err
+	}
+	list := stream.ListConsumers(ctx)
+	var infos []*jetstream.ConsumerInfo
+	for info := range list.Info() {
+		// A stage's name has no underscore; an ephemeral reader's name is random.
+		if stage, of, ok := strings.Cut(info.Name, "_"); ok && of == run && validStage.MatchString(stage) {
+			infos = append(infos, info)
+		}
+	}
+	if err := list.Err(); err != nil && !errors.Is(err, jetstream.ErrEndOfData) {
+		return nil, err
+	}
+	slices.SortFunc(infos, func(a, b *jetstream.ConsumerInfo) int { return strings.Compare(a.Name, b.Name) })
+	return infos, nil
+}
+
+// kindBefore is the kind that a pair has before it has this one.
+func kindBefore(kind schemas.Kind) schemas.Kind {
+	kinds := pairKinds()
+	return kinds[max(slices.Index(kinds, kind)-1, 0)]
+}
+
+// parentOf is the position, on the stream before, of the message that a stage made this one from; 0 when it is not said.
+func parentOf(e entry) uint64 {
+	seq, err := strconv.ParseUint(e.header.Get(headerParent), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return seq
 }
 
 // Runs lists, in order, the runs of which the streams hold any message.

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/nats-io/nats.go"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/ldalign/ldalign/schemas"
@@ -128,6 +129,8 @@ const (
 	headerID = nats.MsgIdHdr
 	// headerRedriven names the dead letter that a message was taken from.
 	headerRedriven = "Ldalign-Redriven"
+	// headerParent is the position, on its stage's input stream, of the message that a stage made this one from.
+	headerParent = "Ldalign-Parent"
 	// redriveMark ends the id proper in the message id of a redriven message.
 	redriveMark = "#"
 )
@@ -144,4 +147,35 @@ func idOf(header nats.Header) string {
 	}
 	id, _, _ := strings.Cut(parts[2], redriveMark)
 	return id
+}
+
+// weightsOf is the digest of the weights that made a pair, taken out of the bytes of a message without decoding its
+// tokens; empty when they name none.
+func weightsOf(kind schemas.Kind, data []byte) string {
+	const pairField, weightsField = 2, 9
+	if kind == schemas.Encoded || kind == schemas.Scored {
+		data = fieldOf(data, pairField)
+	}
+	return string(fieldOf(data, weightsField))
+}
+
+// fieldOf is the last value of a field of bytes in a protobuf message; nil when there is none or the message is broken.
+func fieldOf(data []byte, number protowire.Number) []byte {
+	var value []byte
+	for len(data) > 0 {
+		n, kind, size := protowire.ConsumeTag(data)
+		if size < 0 {
+			return nil
+		}
+		data = data[size:]
+		if n == number && kind == protowire.BytesType {
+			v, _ := protowire.ConsumeBytes(data)
+			value = v
+		}
+		if size = protowire.ConsumeFieldValue(n, kind, data); size < 0 {
+			return nil
+		}
+		data = data[size:]
+	}
+	return value
 }

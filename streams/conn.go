@@ -61,6 +61,7 @@ type Conn struct {
 	limits Limits
 	log    zerolog.Logger
 	closed chan struct{} // closed when nc is
+	worker string        // host/pid of this process
 }
 
 // Open connects to the server at o.URL, or starts the embedded one on o.Dir. Errors: ErrInUse (naming the holder),
@@ -116,7 +117,7 @@ func Attach(ctx context.Context, dir string, o Options) (*Conn, error) {
 }
 
 func connect(ctx context.Context, o Options, url string, server *embedded, more ...nats.Option) (*Conn, error) {
-	c := &Conn{server: server, limits: o.Limits, log: o.Log, closed: make(chan struct{})}
+	c := &Conn{server: server, limits: o.Limits, log: o.Log, closed: make(chan struct{}), worker: thisWorker()}
 	options := append([]nats.Option{
 		nats.Name(o.Name),
 		nats.Timeout(connectTimeout),
@@ -148,6 +149,15 @@ func connect(ctx context.Context, o Options, url string, server *embedded, more 
 		return nil, err
 	}
 	return c, nil
+}
+
+// thisWorker names this process where others see it.
+func thisWorker() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown-host"
+	}
+	return fmt.Sprintf("%s/%d", host, os.Getpid())
 }
 
 // check asserts the server's version, opens JetStream and reports what the store knows to have lost.

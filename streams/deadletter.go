@@ -25,7 +25,7 @@ type Letter struct {
 	Time time.Time
 }
 
-// DeadLetters lists the dead letters of a run, oldest first. Redriven ones are no longer among them.
+// DeadLetters lists the dead letters of a run, oldest first. Redriven ones are no longer among them; dropped ones are.
 func (c *Conn) DeadLetters(ctx context.Context, run string) ([]Letter, error) {
 	return c.letters(ctx, run, AllIterations)
 }
@@ -66,6 +66,9 @@ func (c *Conn) Redrive(ctx context.Context, seq uint64) error {
 	if err != nil {
 		return err
 	}
+	if by := letter.GetDroppedBy(); by != "" {
+		return fmt.Errorf("streams: redrive %d: it was dropped by %s, and its original with it", seq, by)
+	}
 	tokens := strings.Split(letter.GetSubject(), ".")
 	if len(tokens) != 4 || newMessage(schemas.Kind(tokens[1])) == nil {
 		return fmt.Errorf("streams: redrive %d: its subject %q is none of ours", seq, letter.GetSubject())
@@ -77,41 +80,78 @@ func (c *Conn) Redrive(ctx context.Context, seq uint64) error {
 	if err := c.send(ctx, kind, []*nats.Msg{msg}); err != nil {
 		return fmt.Errorf("streams: redrive %d: %w", seq, err)
 	}
-	stream, err := c.js.Stream(ctx, StreamName(schemas.DeadLetters))
-	if err == nil {
-		err = stream.DeleteMsg(ctx, seq)
-	}
-	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+	if err := c.removeLetter(ctx, seq); err != nil {
 		return fmt.Errorf("streams: redrive %d: the message is back on %s, the letter not removed: %w",
 			seq, letter.GetSubject(), err)
 	}
 	return nil
 }
 
+// Drop says that the pair of a dead letter is not wanted: the letter stays in the ledger with who said so, its original
+// is removed, and it cannot be redriven any more. Interrupted in between, it can be repeated. by names who drops it.
+func (c *Conn) Drop(ctx context.Context, seq uint64, by string) error {
+	letter, err := c.DeadLetter(ctx, seq)
+	if err != nil {
+		return err
+	}
+	if letter.GetDroppedBy() != "" {
+		return nil
+	}
+	letter.DroppedBy, letter.Original = text(by, maxErrorText), nil
+	msg, err := seal(schemas.DeadLetters, letter.DeadLetter)
+	if err == nil {
+		msg.Header.Set(headerID, msg.Header.Get(headerID)+redriveMark+"dropped")
+		err = c.send(ctx, schemas.DeadLetters, []*nats.Msg{msg})
+	}
+	if err != nil {
+		return fmt.Errorf("streams: drop %d: %w", seq, err)
+	}
+	if err := c.removeLetter(ctx, seq); err != nil {
+		return fmt.Errorf("streams: drop %d: the letter is marked, its first copy not removed: %w", seq, err)
+	}
+	return nil
+}
+
+func (c *Conn) removeLetter(ctx context.Context, seq uint64) error {
+	stream, err := c.js.Stream(ctx, StreamName(schemas.DeadLetters))
+	if err == nil {
+		err = stream.DeleteMsg(ctx, seq)
+	}
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil
+	}
+	return err
+}
+
+// Message decodes the message that a letter holds. The error says why it is none.
+func (l Letter) Message() (events.Message, error) { return open(l.GetSubject(), l.GetOriginal()) }
+
 // deadLetter writes the letter of a message that its stage gives up.
 func (r *runner) deadLetter(l letter) *events.DeadLetter {
 	meta := l.in.meta
+	d := letterOf(r.stage.Name, entry{
+		stream: meta.Stream, subject: l.in.Subject(), seq: meta.Sequence.Stream, header: l.in.Headers(), data: l.in.Data(),
+	}, l.err)
+	d.Run, d.Worker, d.Tries, d.Deliveries = r.stage.Run, r.worker, uint32(max(l.tries, 1)), uint32(meta.NumDelivered)
+	if l.in.body != nil && carriesPair(r.stage.In) {
+		d.PairId = l.in.body.ID()
+	}
+	return d
+}
+
+// letterOf is the dead letter of a message on a log. Its run and iteration are those of the subject, its pair that of
+// the header, which names it even when the bytes cannot be read.
+func letterOf(stage string, e entry, err error) *events.DeadLetter {
 	d := &events.DeadLetter{
-		Schema:     events.Version,
-		Run:        r.stage.Run,
-		Stage:      r.stage.Name,
-		Reason:     reasonOf(l.err),
-		Error:      text(causeOf(l.err), maxErrorText),
-		Stream:     meta.Stream,
-		Sequence:   meta.Sequence.Stream,
-		Subject:    l.in.Subject(),
-		Deliveries: uint32(meta.NumDelivered),
-		Original:   l.in.Data(),
+		Schema: events.Version, Stage: stage, Reason: reasonOf(err), Error: text(causeOf(err), maxErrorText),
+		Stream: e.stream, Sequence: e.seq, Subject: e.subject, Original: e.data, Tries: 1,
 	}
-	if _, _, iteration, err := schemas.ParseSubject(l.in.Subject()); err == nil {
-		d.Iteration = iteration
+	kind, run, iteration, parseErr := schemas.ParseSubject(e.subject)
+	if parseErr == nil {
+		d.Run, d.Iteration = run, iteration
 	}
-	// The header names the pair even when the bytes cannot be read.
-	if carriesPair(r.stage.In) {
-		d.PairId = text(idOf(l.in.Headers()), maxErrorText)
-		if l.in.body != nil {
-			d.PairId = l.in.body.ID()
-		}
+	if carriesPair(kind) {
+		d.PairId = text(idOf(e.header), maxErrorText)
 	}
 	return d
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"runtime/debug"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -312,7 +313,7 @@ func (r *runner) settle(work context.Context, b *batch) error {
 		var err error
 		switch in.body, err = open(in.Subject(), in.Data()); {
 		case err != nil:
-			letters = append(letters, letter{in, err})
+			letters = append(letters, letter{in: in, err: err})
 		case in.meta.NumDelivered > uint64(r.limits.MaxDeliver):
 			suspect = append(suspect, in)
 		default:
@@ -357,7 +358,7 @@ func (r *runner) run(work context.Context, in []*input) error {
 		in := in[i]
 		if o.Err == nil {
 			var more []sealed
-			if more, o.Err = sealAll(o.Out); o.Err == nil {
+			if more, o.Err = sealAll(o.Out, in); o.Err == nil {
 				done, out = append(done, in), append(out, more...)
 				continue
 			}
@@ -366,7 +367,7 @@ func (r *runner) run(work context.Context, in []*input) error {
 			continue // failed by being told to end: given back, and no try counted
 		}
 		if reject := new(schemas.Reject); errors.As(o.Err, &reject) {
-			letters = append(letters, letter{in, o.Err})
+			letters = append(letters, letter{in, o.Err, r.failures[in.meta.Sequence.Stream] + 1})
 			continue
 		}
 		seq := in.meta.Sequence.Stream
@@ -379,7 +380,7 @@ func (r *runner) run(work context.Context, in []*input) error {
 		case len(outcomes) > 1:
 			alone = append(alone, in)
 		default:
-			letters = append(letters, letter{in, poison(o.Err)})
+			letters = append(letters, letter{in, poison(o.Err), tries})
 		}
 	}
 	if err := r.publish(work, out); err != nil {
@@ -483,8 +484,8 @@ type sealed struct {
 	msg  *nats.Msg
 }
 
-// sealAll makes one outcome's messages ready, all or none.
-func sealAll(out []Emit) ([]sealed, error) {
+// sealAll makes the messages of one input's outcome ready, all or none.
+func sealAll(out []Emit, in *input) ([]sealed, error) {
 	all := make([]sealed, len(out))
 	for i, e := range out {
 		msg, err := seal(e.Kind, e.Msg)
@@ -493,6 +494,9 @@ func sealAll(out []Emit) ([]sealed, error) {
 		}
 		if err != nil {
 			return nil, fmt.Errorf("streams: output: %w", err)
+		}
+		if carriesPair(e.Kind) {
+			msg.Header.Set(headerParent, strconv.FormatUint(in.meta.Sequence.Stream, 10))
 		}
 		all[i] = sealed{e.Kind, msg}
 	}
@@ -519,6 +523,8 @@ func (r *runner) publish(work context.Context, out []sealed) error {
 type letter struct {
 	in  *input
 	err error
+	// tries is how often this process tried it; 0 means once.
+	tries int
 }
 
 func poison(err error) error { return &schemas.Reject{Reason: schemas.ReasonPoison, Err: err} }

@@ -572,15 +572,22 @@ type DeadLetter struct {
 	Run       string                 `protobuf:"bytes,2,opt,name=run,proto3" json:"run,omitempty"`
 	Iteration uint32                 `protobuf:"varint,3,opt,name=iteration,proto3" json:"iteration,omitempty"`
 	Stage     string                 `protobuf:"bytes,4,opt,name=stage,proto3" json:"stage,omitempty"`
-	// short and stable: decode, too_long, duplicate, empty, invalid, poison, weights
-	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
-	Error         string `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
-	Stream        string `protobuf:"bytes,7,opt,name=stream,proto3" json:"stream,omitempty"`
-	Sequence      uint64 `protobuf:"varint,8,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	Subject       string `protobuf:"bytes,9,opt,name=subject,proto3" json:"subject,omitempty"`
-	PairId        string `protobuf:"bytes,10,opt,name=pair_id,json=pairId,proto3" json:"pair_id,omitempty"`
-	Deliveries    uint32 `protobuf:"varint,11,opt,name=deliveries,proto3" json:"deliveries,omitempty"`
-	Original      []byte `protobuf:"bytes,12,opt,name=original,proto3" json:"original,omitempty"`
+	// short and stable, see schemas.Reason…
+	Reason   string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	Error    string `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
+	Stream   string `protobuf:"bytes,7,opt,name=stream,proto3" json:"stream,omitempty"`
+	Sequence uint64 `protobuf:"varint,8,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	Subject  string `protobuf:"bytes,9,opt,name=subject,proto3" json:"subject,omitempty"`
+	PairId   string `protobuf:"bytes,10,opt,name=pair_id,json=pairId,proto3" json:"pair_id,omitempty"`
+	// how often the server gave the message to a stage
+	Deliveries uint32 `protobuf:"varint,11,opt,name=deliveries,proto3" json:"deliveries,omitempty"`
+	Original   []byte `protobuf:"bytes,12,opt,name=original,proto3" json:"original,omitempty"`
+	// host/pid of the process that gave the message up
+	Worker string `protobuf:"bytes,13,opt,name=worker,proto3" json:"worker,omitempty"`
+	// how often that process tried it; 1 for a message that is rejected at once
+	Tries uint32 `protobuf:"varint,14,opt,name=tries,proto3" json:"tries,omitempty"`
+	// who said that the message is not wanted any more; empty as long as it can be redriven. The original is gone then
+	DroppedBy     string `protobuf:"bytes,15,opt,name=dropped_by,json=droppedBy,proto3" json:"dropped_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -697,6 +704,27 @@ func (x *DeadLetter) GetOriginal() []byte {
 		return x.Original
 	}
 	return nil
+}
+
+func (x *DeadLetter) GetWorker() string {
+	if x != nil {
+		return x.Worker
+	}
+	return ""
+}
+
+func (x *DeadLetter) GetTries() uint32 {
+	if x != nil {
+		return x.Tries
+	}
+	return 0
+}
+
+func (x *DeadLetter) GetDroppedBy() string {
+	if x != nil {
+		return x.DroppedBy
+	}
+	return ""
 }
 
 // Metric is one named number of a result.
@@ -1010,7 +1038,7 @@ const file_events_proto_rawDesc = "" +
 	"\titeration\x18\x05 \x01(\rR\titeration\x12\x12\n" +
 	"\x04step\x18\x06 \x01(\x04R\x04step\x12\x16\n" +
 	"\x06digest\x18\a \x01(\tR\x06digest\x12\x10\n" +
-	"\x03key\x18\b \x01(\tR\x03key\"\xbb\x02\n" +
+	"\x03key\x18\b \x01(\tR\x03key\"\x88\x03\n" +
 	"\n" +
 	"DeadLetter\x12\x16\n" +
 	"\x06schema\x18\x01 \x01(\rR\x06schema\x12\x10\n" +
@@ -1027,7 +1055,11 @@ const file_events_proto_rawDesc = "" +
 	"\n" +
 	"deliveries\x18\v \x01(\rR\n" +
 	"deliveries\x12\x1a\n" +
-	"\boriginal\x18\f \x01(\fR\boriginal\"2\n" +
+	"\boriginal\x18\f \x01(\fR\boriginal\x12\x16\n" +
+	"\x06worker\x18\r \x01(\tR\x06worker\x12\x14\n" +
+	"\x05tries\x18\x0e \x01(\rR\x05tries\x12\x1d\n" +
+	"\n" +
+	"dropped_by\x18\x0f \x01(\tR\tdroppedBy\"2\n" +
 	"\x06Metric\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x01R\x05value\"\xd9\x01\n" +

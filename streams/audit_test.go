@@ -1,0 +1,401 @@
+package streams
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go/jetstream"
+	"pgregory.net/rapid"
+
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+)
+
+// scoredLedger audits the log alone of a run that trains on scored pairs.
+var scoredLedger = AuditOptions{Iteration: AllIterations, Source: schemas.Scored, Names: -1}
+
+// ledgerOf is scoredLedger with the trainer's records, one for each iteration from 0.
+func ledgerOf(records ...Record) AuditOptions {
+	o := scoredLedger
+	o.Record = func(_ context.Context, iteration uint32) (Record, error) {
+		if int(iteration) >= len(records) {
+			return Record{}, nil
+		}
+		return records[iteration], nil
+	}
+	for _, r := range records {
+		if r.Done {
+			o.Trained++
+		}
+	}
+	return o
+}
+
+// Whatever happened to the pairs of a run, each has one fate, and the ledger equals the model.
+func TestAuditProperty(t *testing.T) {
+	c := openIn(t, t.TempDir(), Limits{Sync: time.Minute})
+	run := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		run++
+		name := fmt.Sprintf("r%d", run)
+		kinds := pairKinds()
+		var want []Balance
+		var records []Record
+		batch := map[schemas.Kind][]events.Message{}
+		var again []*events.Prompt
+		iterations := rapid.IntRange(1, 2).Draw(rt, "iterations")
+		trainedOnes := rapid.IntRange(0, iterations).Draw(rt, "trained")
+		for iteration := range uint32(iterations) {
+			n := rapid.IntRange(1, 6).Draw(rt, "pairs")
+			r := Record{Done: int(iteration) < trainedOnes, Known: int(iteration) < trainedOnes}
+			b := Balance{Iteration: iteration, Prompts: n, Recorded: r.Known}
+			if b.Closed = rapid.Bool().Draw(rt, "closed"); b.Closed {
+				b.Total = n
+				batch[schemas.Control] = append(batch[schemas.Control], closedAt(name, iteration, n))
+			}
+			dead, skipped := map[string]int{}, map[string]int{}
+			for i := range n {
+				p := prompt(name, iteration, i)
+				reached := rapid.IntRange(0, 3).Draw(rt, "reached")
+				for _, kind := range kinds[:reached+1] {
+					batch[kind] = append(batch[kind], at(kind, p))
+				}
+				b.Pairs += min(reached, 1)
+				b.Encoded += min(max(reached-1, 0), 1)
+				b.Scored += max(reached-2, 0)
+				reason := rapid.SampledFrom([]string{"", "", "poison", "empty"}).Draw(rt, "reason")
+				if reason != "" {
+					l := letterFor(p, uint64(10*iteration)+uint64(i), reason)
+					batch[schemas.DeadLetters] = append(batch[schemas.DeadLetters], l)
+				}
+				skip := rapid.SampledFrom([]string{"", "", schemas.ReasonTooLong, schemas.ReasonStale}).Draw(rt, "skip")
+				switch {
+				case reached == 3 && r.Done && skip == "":
+					r.Pairs = append(r.Pairs, p.GetPairId())
+					b.Trained++
+				case reached == 3 && r.Done:
+					r.Skipped = append(r.Skipped, Skip{p.GetPairId(), skip})
+					if skip == schemas.ReasonStale {
+						b.Stale++
+					} else {
+						skipped[skip]++
+					}
+				case reached < 3 && reason != "":
+					dead[reason]++
+				default:
+					b.Flights = append(b.Flights, Flight{p.GetPairId(), kinds[reached]})
+				}
+				if rapid.Bool().Draw(rt, "duplicate") {
+					again = append(again, p)
+					b.Duplicates++
+				}
+			}
+			b.Dead, b.Skipped, b.InFlight = reasonCounts(dead), reasonCounts(skipped), len(b.Flights)
+			slices.SortFunc(b.Flights, func(a, b Flight) int { return cmp.Compare(a.PairID, b.PairID) })
+			if r.Done && b.InFlight > 0 {
+				f := Finding{Code: FoundUnfinished, Count: b.InFlight}
+				for _, flight := range b.Flights {
+					f.Pairs = append(f.Pairs, flight.PairID)
+				}
+				b.Findings = append(b.Findings, f)
+			}
+			want, records = append(want, b), append(records, r)
+		}
+		for _, kind := range slices.Sorted(maps.Keys(batch)) {
+			publish(t, c, kind, batch[kind]...)
+		}
+		for i, p := range again { // past the window within which the stream knows its ids
+			id := fmt.Sprintf("late%d:%s:%s", i, name, p.GetPairId())
+			err := c.send(testContext(t), schemas.Prompts,
+				sealedAs(schemas.Subject(schemas.Prompts, name, p.GetIteration()), id, marshal(t, p)))
+			if err != nil {
+				rt.Fatal(err)
+			}
+		}
+		got, err := c.Audit(testContext(t), name, ledgerOf(records...))
+		if err != nil {
+			rt.Fatal(err)
+		}
+		if diff := gocmp.Diff(want, withoutTexts(got)); diff != "" {
+			rt.Errorf("(-want +got):\n%s", diff)
+		}
+		for _, b := range got {
+			if b.Prompts != b.Trained+b.DeadTotal()+b.Stale+b.SkippedTotal()+b.InFlight {
+				rt.Errorf("iteration %d does not balance: %+v", b.Iteration, b)
+			}
+		}
+	})
+}
+
+// withoutTexts drops the sentences of findings.
+func withoutTexts(balances []Balance) []Balance {
+	for _, b := range balances {
+		for i := range b.Findings {
+			b.Findings[i].Text = ""
+		}
+	}
+	return balances
+}
+
+// at is the form in which a pair travels on a stream.
+func at(kind schemas.Kind, p *events.Prompt) events.Message {
+	switch kind {
+	case schemas.Pairs:
+		return pairOf(p)
+	case schemas.Encoded:
+		return &events.Encoded{Schema: 1, Pair: pairOf(p)}
+	case schemas.Scored:
+		return scoredOf(p)
+	default:
+		return p
+	}
+}
+
+// publishAll puts the i-th pairs of iteration 0 on the given streams.
+func publishAll(t *testing.T, c *Conn, kinds []schemas.Kind, which ...int) {
+	t.Helper()
+	for _, kind := range kinds {
+		for _, i := range which {
+			publish(t, c, kind, at(kind, prompt("r", 0, i)))
+		}
+	}
+}
+
+func pairID(i int) string { return prompt("r", 0, i).GetPairId() }
+
+// auditOne audits iteration 0 of the run r.
+func auditOne(t *testing.T, c *Conn, o AuditOptions) Balance {
+	t.Helper()
+	got, err := c.Audit(testContext(t), "r", o)
+	if err != nil || len(got) != 1 {
+		t.Fatalf("%d balances, %v", len(got), err)
+	}
+	return withoutTexts(got)[0]
+}
+
+func TestAuditOfStrangers(t *testing.T) {
+	c := openQuick(t)
+	publishAll(t, c, pairKinds(), 0)
+	publish(t, c, schemas.Scored, scoredOf(prompt("r", 0, 1)))
+	nameless := letterFor(prompt("r", 0, 9), 9, "decode")
+	nameless.PairId = ""
+	publish(t, c, schemas.DeadLetters, nameless)
+	odd := scoredOf(prompt("r", 0, 2))
+	odd.Pair.Prompt.PairId = "not-a-digest"
+	publish(t, c, schemas.Scored, odd)
+	b := auditOne(t, c, scoredLedger)
+	stray := []string{"not-a-digest", pairID(1)}
+	slices.Sort(stray)
+	want := []Finding{{Code: FoundGap, Stream: schemas.Encoded, Count: 2, Pairs: stray}}
+	if diff := gocmp.Diff(want, b.Findings); b.Prompts != 1 || b.Scored != 3 || b.Unnamed != 1 || diff != "" {
+		t.Errorf("%+v (-want +got):\n%s", b, diff)
+	}
+	if none, err := c.Audit(testContext(t), "nobody", scoredLedger); err != nil || len(none) != 0 {
+		t.Errorf("a run that does not exist: %v, %v", none, err)
+	}
+	if _, err := c.Audit(testContext(t), "r", AuditOptions{Source: schemas.Control}); err == nil {
+		t.Error("the control stream was audited")
+	}
+}
+
+// The trainer's record is compared with the log pair by pair.
+func TestAuditOfTheRecord(t *testing.T) {
+	c := openQuick(t)
+	const n = 5
+	publish(t, c, schemas.Control, closedAt("r", 0, n))
+	publishAll(t, c, pairKinds(), 0, 1, 2, 3, 4)
+	ids := make([]string, n)
+	for i := range ids {
+		ids[i] = pairID(i)
+	}
+	good := Record{Done: true, Known: true, Pairs: ids}
+	if b := auditOne(t, c, ledgerOf(good)); len(b.Findings) > 0 || b.Trained != n || !b.Recorded {
+		t.Errorf("all is well: %+v", b)
+	}
+	for _, c2 := range []struct {
+		name  string
+		spoil func(r *Record)
+		want  Finding
+	}{
+		{
+			"twice", func(r *Record) { r.Pairs = append(r.Pairs, ids[3]) },
+			Finding{Code: FoundTwice, Count: 1, Pairs: ids[3:4]},
+		},
+		{
+			"left out", func(r *Record) { r.Pairs = r.Pairs[1:] },
+			Finding{Code: FoundUntrained, Stream: schemas.Scored, Count: 1, Pairs: ids[:1]},
+		},
+		{
+			"from nowhere", func(r *Record) { r.Pairs = append(r.Pairs, pairID(99)) },
+			Finding{Code: FoundUnknown, Count: 1, Pairs: []string{pairID(99)}},
+		},
+		{
+			"other weights", func(r *Record) { r.Policy = "the-policy" },
+			Finding{Code: FoundWeights, Stream: schemas.Scored, Count: n, Pairs: slices.Sorted(slices.Values(ids))[:2]},
+		},
+		{
+			"contradiction", func(r *Record) { r.Problem = "epoch 1 leaves out a pair" }, Finding{Code: FoundRecord, Count: 1},
+		},
+	} {
+		t.Run(c2.name, func(t *testing.T) {
+			r := good
+			r.Pairs = slices.Clone(ids)
+			c2.spoil(&r)
+			o := ledgerOf(r)
+			o.Names = 2
+			b := auditOne(t, c, o)
+			if diff := gocmp.Diff([]Finding{c2.want}, b.Findings); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+	// what comes when the iteration has been trained is skipped
+	publishAll(t, c, pairKinds(), 5)
+	b := auditOne(t, c, ledgerOf(good))
+	want := []Finding{{Code: FoundMissing, Stream: schemas.Prompts, Count: 1}}
+	if diff := gocmp.Diff(want, b.Findings); diff != "" || !slices.Equal(b.Skipped, []ReasonCount{{skippedLate, 1}}) {
+		t.Errorf("late: %+v (-want +got):\n%s", b, diff)
+	}
+	// the iteration before may be mixed in
+	publish(t, c, schemas.Prompts, prompt("r", 1, 0))
+	publish(t, c, schemas.Pairs, pairOf(prompt("r", 1, 0)))
+	publish(t, c, schemas.Encoded, at(schemas.Encoded, prompt("r", 1, 0)))
+	publish(t, c, schemas.Scored, scoredOf(prompt("r", 1, 0)))
+	mixed := Record{Done: true, Known: true, Pairs: append(slices.Clone(ids), prompt("r", 1, 0).GetPairId())}
+	got, err := c.Audit(testContext(t), "r", ledgerOf(good, mixed))
+	if err != nil || len(got) != 2 || len(got[1].Findings) > 0 || got[1].Trained != 1 {
+		t.Errorf("mixed: %+v, %v", got, err)
+	}
+}
+
+// loose makes the stream of a kind like the real one, but for messages that can be removed from its middle.
+func loose(t *testing.T, c *Conn, kind schemas.Kind) {
+	t.Helper()
+	config := c.streamConfig(kind)
+	config.DenyDelete = false
+	if _, err := c.js.CreateStream(testContext(t), config); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A message that a stage acknowledged and of which nothing came is lost, not in flight; a message that is missing in the
+// middle of a log is a gap; what retention has removed is neither.
+func TestAuditTellsLossFromRetention(t *testing.T) {
+	c, err := Open(testContext(t), Options{Dir: t.TempDir(), Limits: quick, Log: testLog(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	loose(t, c, schemas.Prompts)
+	loose(t, c, schemas.Pairs)
+	if err := c.EnsureTopology(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	const n = 6
+	publish(t, c, schemas.Control, closedAt("r", 0, n))
+	publish(t, c, schemas.Prompts, promptList("r", 0, n)...)
+	ctx := testContext(t)
+	s := generator("r", 1)
+	stop := start(t, c, s, answer)
+	await(t, c, schemas.Pairs, "r", n)
+	settled(t, c, s)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	remove := func(kind schemas.Kind, seq uint64) {
+		t.Helper()
+		stream, err := c.js.Stream(ctx, StreamName(kind))
+		if err == nil {
+			err = stream.DeleteMsg(ctx, seq)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	remove(schemas.Pairs, 2)   // pair 1 is lost: its prompt was acknowledged
+	remove(schemas.Prompts, 5) // a hole before pair 4
+	remove(schemas.Prompts, 1) // the oldest: as retention does
+	pairs := AuditOptions{Iteration: 0, Source: schemas.Pairs}
+	b := auditOne(t, c, pairs)
+	want := []Finding{
+		{Code: FoundMissing, Stream: schemas.Prompts, Count: 1},
+		{Code: FoundGap, Stream: schemas.Prompts, Count: 1, Pairs: []string{pairID(4)}},
+		{Code: FoundLost, Count: 1, Pairs: []string{pairID(1)}},
+	}
+	if diff := gocmp.Diff(want, b.Findings); diff != "" || b.Expired != 1 || b.InFlight != 5 {
+		t.Errorf("%+v (-want +got):\n%s", b, diff)
+	}
+}
+
+// While a stage works, no pair is ever said to be lost, missing or from nowhere.
+func TestAuditBesideWork(t *testing.T) {
+	c := openQuick(t)
+	const n = 300
+	start(t, c, generator("r", 8), answer)
+	go func() {
+		for i := range n {
+			if err := c.Publish(t.Context(), schemas.Prompts, prompt("r", 0, i)); err != nil {
+				return // the test has failed
+			}
+		}
+	}()
+	pairs := AuditOptions{Iteration: AllIterations, Source: schemas.Pairs}
+	for done := false; !done; {
+		got, err := c.Audit(testContext(t), "r", pairs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range got {
+			if len(b.Findings) > 0 {
+				t.Fatalf("%+v", b)
+			}
+			done = b.Pairs == n
+		}
+	}
+}
+
+func TestDrop(t *testing.T) {
+	c := openQuick(t)
+	ctx := testContext(t)
+	publish(t, c, schemas.Prompts, prompt("r", 0, 0), prompt("r", 0, 1))
+	for i := range 2 {
+		l := letterFor(prompt("r", 0, i), uint64(i+1), "too_long")
+		l.Original = marshal(t, prompt("r", 0, i))
+		publish(t, c, schemas.DeadLetters, l)
+	}
+	if err := c.Drop(ctx, 1, "somebody"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Drop(ctx, 1, "somebody"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("dropped twice: %v", err)
+	}
+	letters, err := c.DeadLetters(ctx, "r")
+	if err != nil || len(letters) != 2 || letters[1].GetDroppedBy() != "somebody" || letters[1].GetOriginal() != nil {
+		t.Fatalf("%v, %v", letters, err)
+	}
+	if err := c.Redrive(ctx, letters[1].Seq); err == nil || !strings.Contains(err.Error(), "dropped by somebody") {
+		t.Errorf("a dropped letter was redriven: %v", err)
+	}
+	if err := c.Drop(ctx, letters[1].Seq, "another"); err != nil {
+		t.Errorf("dropped again: %v", err)
+	}
+	b := auditOne(t, c, scoredLedger)
+	if b.Dropped != 1 || b.DeadTotal() != 2 || len(b.Findings) > 0 {
+		t.Errorf("%+v", b)
+	}
+	stream, err := c.js.Stream(ctx, StreamName(schemas.DeadLetters))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.GetMsg(ctx, 1); !errors.Is(err, jetstream.ErrMsgNotFound) {
+		t.Errorf("the original is still there: %v", err)
+	}
+}

@@ -1,0 +1,315 @@
+package streams
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"math"
+	"math/bits"
+	"slices"
+	"strings"
+
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+)
+
+// book is what an audit knows of the pairs of one iteration. It is made for a million of them: a pair is 16 bytes of id
+// and a mark of as many.
+type book struct {
+	source schemas.Kind
+	first  map[schemas.Kind]uint64
+	marks  map[pairKey]mark
+	// odd are the ids that are not the 32 hexadecimal digits of schemas.PairID, by their hashes.
+	odd map[pairKey]string
+	// reasons of dead letters and of skipped pairs; marks hold their numbers, from 1.
+	reasons    []string
+	duplicates int
+	unnamed    int
+	// mixed counts trained pairs of the iteration before.
+	mixed int
+}
+
+// pairKey is a pair id in 16 bytes.
+type pairKey [16]byte
+
+// mark is what is known of a pair.
+type mark struct {
+	// seq is the position of its message on the furthest stream that has it.
+	seq uint64
+	// on are the streams that have the pair, a bit for each of pairKinds.
+	on uint8
+	// orphan are the streams that have the pair from a message that the stream before does not have.
+	orphan uint8
+	// letter and skip are numbers of reasons; 0 for none.
+	letter, skip uint8
+	flags        flag
+}
+
+type flag uint8
+
+const (
+	trained      flag = 1 << iota
+	twice             // in the trainer's record
+	otherWeights      // than the iteration's policy
+	expired           // retention has removed what it came from
+	dropped           // its letter was
+	unwanted          // dead-lettered by who reads the source: being there does not make it trainable
+)
+
+func newBook(source schemas.Kind, first map[schemas.Kind]uint64, size uint64) *book {
+	return &book{source: source, first: first, marks: make(map[pairKey]mark, min(size/4, 1<<20)), odd: map[pairKey]string{}}
+}
+
+// key packs an id.
+func (b *book) key(id string) pairKey {
+	var k pairKey
+	if len(id) == 2*len(k) && strings.Trim(id, "0123456789abcdef") == "" {
+		if _, err := hex.Decode(k[:], []byte(id)); err == nil {
+			return k
+		}
+	}
+	sum := sha256.Sum256([]byte(id))
+	copy(k[:], sum[:])
+	b.odd[k] = id
+	return k
+}
+
+// id is the inverse of key.
+func (b *book) id(k pairKey) string {
+	if id, odd := b.odd[k]; odd {
+		return id
+	}
+	return hex.EncodeToString(k[:])
+}
+
+// reason numbers a reason, from 1. Beyond 255 they are one.
+func (b *book) reason(text string) uint8 {
+	i := slices.Index(b.reasons, text)
+	if i < 0 && len(b.reasons) == math.MaxUint8 {
+		return math.MaxUint8
+	}
+	if i < 0 {
+		b.reasons = append(b.reasons, text)
+		i = len(b.reasons) - 1
+	}
+	return uint8(i + 1)
+}
+
+// bit is a kind's in mark.on.
+func bit(kind schemas.Kind) uint8 { return 1 << slices.Index(pairKinds(), kind) }
+
+// furthest is the last stream that has the pair; the first where none has.
+func (m mark) furthest() schemas.Kind { return pairKinds()[max(bits.Len8(m.on)-1, 0)] }
+
+// see notes a message; kinds are seen in the order in which data flows. policy, unless it is empty, is the weights that
+// the message must name.
+func (b *book) see(kind schemas.Kind, e entry, policy string) {
+	id := idOf(e.header)
+	if id == "" {
+		return // not published by this program; its stage makes it an unnamed dead letter
+	}
+	k, this := b.key(id), bit(kind)
+	m := b.marks[k]
+	if m.on&this != 0 && e.header.Get(headerRedriven) == "" {
+		b.duplicates++
+		return
+	}
+	if before := this >> 1; before != 0 && m.on&before == 0 {
+		switch parent, first := parentOf(e), b.first[kindBefore(kind)]; {
+		case parent < first && first > 1: // an older program's message does not say its parent
+			m.flags |= expired
+		default:
+			m.orphan |= this
+		}
+	}
+	if m.on < this<<1 { // no later stream has it
+		m.seq = e.seq
+	}
+	m.on |= this
+	if policy != "" && weightsOf(kind, e.data) != policy {
+		m.flags |= otherWeights
+	}
+	b.marks[k] = m
+}
+
+// letter notes a dead letter.
+func (b *book) letter(l *events.DeadLetter) {
+	if l.GetPairId() == "" {
+		b.unnamed++
+		return
+	}
+	k := b.key(l.GetPairId())
+	m := b.marks[k]
+	if m.letter == 0 {
+		m.letter = b.reason(l.GetReason())
+	}
+	if l.GetDroppedBy() != "" {
+		m.flags |= dropped
+	}
+	if l.GetStream() == StreamName(b.source) {
+		m.flags |= unwanted
+	}
+	b.marks[k] = m
+}
+
+// take notes the trainer's record. A pair of the iteration before is left to that one's audit.
+func (b *book) take(r Record, before *book) {
+	for _, id := range r.Pairs {
+		k := b.key(id)
+		m, known := b.marks[k]
+		if !known && before != nil {
+			if _, mixed := before.marks[k]; mixed {
+				b.mixed++
+				continue
+			}
+		}
+		if m.flags&trained != 0 {
+			m.flags |= twice
+		}
+		if m.flags |= trained; m.on == 0 && b.first[b.source] > 1 {
+			m.flags |= expired
+		}
+		b.marks[k] = m
+	}
+	for _, s := range r.Skipped {
+		k := b.key(s.ID)
+		m := b.marks[k]
+		m.skip = b.reason(s.Reason)
+		b.marks[k] = m
+	}
+}
+
+// names collects pairs, and keeps the first of them by id.
+type names struct {
+	most  int // negative for all
+	count int
+	ids   []string
+}
+
+func (n *names) add(id string) {
+	n.count++
+	at, _ := slices.BinarySearch(n.ids, id)
+	if n.most < 0 || len(n.ids) < n.most {
+		n.ids = slices.Insert(n.ids, at, id)
+	} else if at < len(n.ids) {
+		copy(n.ids[at+1:], n.ids[at:])
+		n.ids[at] = id
+	}
+}
+
+// settle decides every pair's fate.
+func (b *book) settle(out *Balance, r Record, floors map[schemas.Kind]uint64, most int) {
+	kinds := pairKinds()
+	found := func() *names { return &names{most: most} }
+	lost, unfinished, untrained, twiceTrained, unknown, weights := found(), found(), found(), found(), found(), found()
+	gaps := make([]*names, len(kinds))
+	for i := range gaps {
+		gaps[i] = found()
+	}
+	flights := found()
+	newest := b.newest()
+	dead, skipped := map[string]int{}, map[string]int{}
+	source := bit(b.source)
+	for k, m := range b.marks {
+		count(out, m)
+		id := func() string { return b.id(k) }
+		if m.flags&expired != 0 && m.on&1 == 0 {
+			out.Expired++
+		}
+		for i := range kinds[1:] {
+			if m.orphan&(2<<i) != 0 && m.on&(1<<i) == 0 {
+				gaps[i].add(id())
+			}
+		}
+		isTrained := m.flags&trained != 0 || r.Done && !r.Known && m.on&source != 0 && m.flags&unwanted == 0
+		if m.flags&otherWeights != 0 && m.letter == 0 && m.skip == 0 {
+			weights.add(id())
+		}
+		switch {
+		case isTrained:
+			out.Trained++
+			if m.flags&twice != 0 {
+				twiceTrained.add(id())
+			}
+			if m.on&source == 0 && m.flags&expired == 0 {
+				unknown.add(id())
+			}
+		case m.letter != 0 && (m.flags&unwanted != 0 || m.on&source == 0):
+			dead[b.reasons[m.letter-1]]++
+			if m.flags&dropped != 0 {
+				out.Dropped++
+			}
+		case m.skip != 0 && b.reasons[m.skip-1] == schemas.ReasonStale:
+			out.Stale++
+		case m.skip != 0:
+			skipped[b.reasons[m.skip-1]]++
+		case m.on&source != 0 && r.Done && m.seq > newest:
+			skipped[skippedLate]++
+		case m.on&source != 0 && r.Done:
+			untrained.add(id())
+		case m.on&source == 0 && m.seq <= floors[m.furthest()]:
+			lost.add(id())
+		default:
+			out.InFlight++
+			flights.add(id())
+			if r.Done {
+				unfinished.add(id())
+			}
+		}
+	}
+	for _, id := range flights.ids {
+		out.Flights = append(out.Flights, Flight{PairID: id, At: b.marks[b.key(id)].furthest()})
+	}
+	out.Dead, out.Skipped = reasonCounts(dead), reasonCounts(skipped)
+	out.Unnamed, out.Duplicates = b.unnamed, b.duplicates
+	report := func(code string, stream schemas.Kind, n *names, text string) {
+		if n.count > 0 {
+			out.Findings = append(out.Findings, Finding{code, stream, n.count, n.ids, text})
+		}
+	}
+	if out.Closed && out.Prompts+out.Expired != out.Total {
+		report(FoundMissing, schemas.Prompts, &names{count: max(out.Total-out.Prompts-out.Expired, out.Prompts+out.Expired-out.Total)},
+			fmt.Sprintf("%d pairs were announced, the log asks for %d", out.Total, out.Prompts+out.Expired))
+	}
+	for i, kind := range kinds {
+		report(FoundGap, kind, gaps[i], "no message on "+string(kind)+", but on a later stream: the log has lost it")
+	}
+	report(FoundLost, "", lost, "acknowledged by a stage, but neither its output nor a dead letter is in the log")
+	report(FoundUnfinished, "", unfinished, "in flight, although the iteration has been trained")
+	report(FoundUntrained, b.source, untrained, "there in time, but neither trained nor skipped by the trainer's record")
+	report(FoundTwice, "", twiceTrained, "twice in the trainer's record")
+	report(FoundUnknown, "", unknown, "in the trainer's record, but not in the log")
+	report(FoundWeights, b.source, weights, fmt.Sprintf("made by other weights than the iteration's policy %.12s", r.Policy))
+	if r.Problem != "" {
+		report(FoundRecord, "", &names{count: 1}, r.Problem)
+	}
+}
+
+// newest is the highest position on the source of a pair that the trainer took.
+func (b *book) newest() uint64 {
+	var newest uint64
+	for _, m := range b.marks {
+		if (m.flags&trained != 0 || m.skip != 0) && m.on&bit(b.source) != 0 {
+			newest = max(newest, m.seq)
+		}
+	}
+	return newest
+}
+
+// count counts a pair on the streams that have it.
+func count(out *Balance, m mark) {
+	for i, n := range []*int{&out.Prompts, &out.Pairs, &out.Encoded, &out.Scored} {
+		if m.on&(1<<i) != 0 {
+			*n++
+		}
+	}
+}
+
+func reasonCounts(counts map[string]int) []ReasonCount {
+	var out []ReasonCount
+	for reason, n := range counts {
+		out = append(out, ReasonCount{reason, n})
+	}
+	slices.SortFunc(out, func(a, b ReasonCount) int { return strings.Compare(a.Reason, b.Reason) })
+	return out
+}
