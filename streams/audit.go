@@ -55,7 +55,7 @@ type Skip struct {
 
 // Balance is the ledger of one iteration. Every pair has one fate:
 //
-//	Prompts + Expired = Trained + Dead + Stale + Skipped + InFlight + lost
+//	Prompts + Expired = Trained + Dead + Stale + Skipped + Ready + InFlight + Lost
 //
 // each counted by unique pair ids. What contradicts that, or should not be, is a Finding.
 type Balance struct {
@@ -79,9 +79,13 @@ type Balance struct {
 	Stale int
 	// Skipped counts the other pairs that the trainer had and did not train on, in the reasons' order.
 	Skipped []ReasonCount
-	// InFlight is the number of pairs under way or waiting to be trained; Flights names the first of them by id.
+	// Ready counts the pairs that wait to be trained.
+	Ready int
+	// InFlight is the number of pairs on their way to the trainer; Flights names the first of them by id.
 	InFlight int
 	Flights  []Flight
+	// Lost counts the pairs that are nowhere although they should be; Findings name them.
+	Lost int
 	// Unnamed counts dead letters that belong to no pair (a checkpoint event, bytes without an id).
 	Unnamed int
 	// Duplicates counts messages stored again after the streams had forgotten their ids. Readers drop them.
@@ -145,6 +149,9 @@ func (b Balance) DeadTotal() int { return sum(b.Dead) }
 
 // SkippedTotal is the number of skipped pairs.
 func (b Balance) SkippedTotal() int { return sum(b.Skipped) }
+
+// Balances tells that every pair is accounted for and nothing is wrong.
+func (b Balance) Balances() bool { return len(b.Findings) == 0 }
 
 func sum(counts []ReasonCount) int {
 	n := 0

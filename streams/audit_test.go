@@ -90,6 +90,8 @@ func TestAuditProperty(t *testing.T) {
 					}
 				case reached < 3 && reason != "":
 					dead[reason]++
+				case reached == 3:
+					b.Ready++
 				default:
 					b.Flights = append(b.Flights, Flight{p.GetPairId(), kinds[reached]})
 				}
@@ -128,7 +130,7 @@ func TestAuditProperty(t *testing.T) {
 			rt.Errorf("(-want +got):\n%s", diff)
 		}
 		for _, b := range got {
-			if b.Prompts != b.Trained+b.DeadTotal()+b.Stale+b.SkippedTotal()+b.InFlight {
+			if b.Prompts != b.Trained+b.DeadTotal()+b.Stale+b.SkippedTotal()+b.Ready+b.InFlight+b.Lost {
 				rt.Errorf("iteration %d does not balance: %+v", b.Iteration, b)
 			}
 		}
@@ -330,7 +332,7 @@ func TestAuditTellsLossFromRetention(t *testing.T) {
 		{Code: FoundGap, Stream: schemas.Prompts, Count: 1, Pairs: []string{pairID(4)}},
 		{Code: FoundLost, Count: 1, Pairs: []string{pairID(1)}},
 	}
-	if diff := gocmp.Diff(want, b.Findings); diff != "" || b.Expired != 1 || b.InFlight != 5 {
+	if diff := gocmp.Diff(want, b.Findings); diff != "" || b.Expired != 1 || b.Ready != 5 || b.Lost != 1 {
 		t.Errorf("%+v (-want +got):\n%s", b, diff)
 	}
 }

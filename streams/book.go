@@ -188,13 +188,23 @@ type names struct {
 
 func (n *names) add(id string) {
 	n.count++
+	if n.most < 0 {
+		n.ids = append(n.ids, id)
+		return
+	}
 	at, _ := slices.BinarySearch(n.ids, id)
-	if n.most < 0 || len(n.ids) < n.most {
+	if len(n.ids) < n.most {
 		n.ids = slices.Insert(n.ids, at, id)
 	} else if at < len(n.ids) {
 		copy(n.ids[at+1:], n.ids[at:])
 		n.ids[at] = id
 	}
+}
+
+// sorted are the ids kept, in order.
+func (n *names) sorted() []string {
+	slices.Sort(n.ids)
+	return n.ids
 }
 
 // settle decides every pair's fate.
@@ -247,7 +257,9 @@ func (b *book) settle(out *Balance, r Record, floors map[schemas.Kind]uint64, mo
 			skipped[skippedLate]++
 		case m.on&source != 0 && r.Done:
 			untrained.add(id())
-		case m.on&source == 0 && m.seq <= floors[m.furthest()]:
+		case m.on&source != 0:
+			out.Ready++
+		case m.seq <= floors[m.furthest()]:
 			lost.add(id())
 		default:
 			out.InFlight++
@@ -257,14 +269,15 @@ func (b *book) settle(out *Balance, r Record, floors map[schemas.Kind]uint64, mo
 			}
 		}
 	}
-	for _, id := range flights.ids {
+	for _, id := range flights.sorted() {
 		out.Flights = append(out.Flights, Flight{PairID: id, At: b.marks[b.key(id)].furthest()})
 	}
 	out.Dead, out.Skipped = reasonCounts(dead), reasonCounts(skipped)
+	out.Lost = lost.count + untrained.count
 	out.Unnamed, out.Duplicates = b.unnamed, b.duplicates
 	report := func(code string, stream schemas.Kind, n *names, text string) {
 		if n.count > 0 {
-			out.Findings = append(out.Findings, Finding{code, stream, n.count, n.ids, text})
+			out.Findings = append(out.Findings, Finding{code, stream, n.count, n.sorted(), text})
 		}
 	}
 	if out.Closed && out.Prompts+out.Expired != out.Total {

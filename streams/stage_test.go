@@ -172,7 +172,7 @@ func TestRejectIsADeadLetterAtOnce(t *testing.T) {
 	want := &events.DeadLetter{
 		Schema: 1, Run: "r", Iteration: 3, Stage: "generator", Reason: "too_long", Error: "900 tokens",
 		Stream: "LDALIGN_PROMPTS", Sequence: 3, Subject: "ldalign.prompts.r.3", PairId: original.GetPairId(),
-		Deliveries: 1, Original: marshal(t, original),
+		Deliveries: 1, Tries: 1, Worker: thisWorker(), Original: marshal(t, original),
 	}
 	if diff := cmp.Diff(want, letter, protocmp()); diff != "" {
 		t.Errorf("letter (-want +got):\n%s", diff)

@@ -2,28 +2,94 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"os/user"
+	"slices"
+	"strings"
 	"text/tabwriter"
+	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/streams"
 )
 
 type deadLettersCommand struct {
 	List    deadLettersListCommand    `cmd:"" help:"List a run's dead letters."`
 	Show    deadLettersShowCommand    `cmd:"" help:"Show one dead letter with its original."`
 	Redrive deadLettersRedriveCommand `cmd:"" help:"Put originals back on their subject, once the cause is gone."`
+	Drop    deadLettersDropCommand    `cmd:"" help:"Say that pairs are not wanted any more; they stay accounted for."`
+}
+
+// letterFilter selects some of a run's dead letters.
+type letterFilter struct {
+	Reason    string `help:"Only letters of this reason." placeholder:"REASON"`
+	Stage     string `help:"Only letters of this stage." placeholder:"STAGE"`
+	Iteration int    `help:"Only letters of this iteration; -1 for all." default:"-1"`
+}
+
+func (f letterFilter) narrow() bool { return f.Reason != "" || f.Stage != "" || f.Iteration >= 0 }
+
+func (f letterFilter) matches(l streams.Letter) bool {
+	return (f.Reason == "" || f.Reason == l.GetReason()) && (f.Stage == "" || f.Stage == l.GetStage()) &&
+		(f.Iteration < 0 || uint32(f.Iteration) == l.GetIteration())
+}
+
+// lettersOf are the letters of a run that a filter selects, oldest first.
+func (n *node) lettersOf(ctx context.Context, run string, f letterFilter) ([]streams.Letter, error) {
+	if _, err := n.specsOf(ctx, []string{run}); err != nil {
+		return nil, err
+	}
+	letters, err := n.streams.DeadLetters(ctx, run)
+	return slices.DeleteFunc(letters, func(l streams.Letter) bool { return !f.matches(l) }), err
+}
+
+// letterStatus is what list prints of a letter with --json, and show with its original.
+type letterStatus struct {
+	Number     uint64    `json:"number"`
+	Time       time.Time `json:"time"`
+	Run        string    `json:"run"`
+	Iteration  uint32    `json:"iteration"`
+	Stage      string    `json:"stage"`
+	Worker     string    `json:"worker,omitempty"`
+	Reason     string    `json:"reason"`
+	Error      string    `json:"error"`
+	Tries      uint32    `json:"tries"`
+	Deliveries uint32    `json:"deliveries"`
+	Subject    string    `json:"subject"`
+	Stream     string    `json:"stream"`
+	Sequence   uint64    `json:"sequence"`
+	PairID     string    `json:"pair_id,omitempty"`
+	DroppedBy  string    `json:"dropped_by,omitempty"`
+	// Original is the message, or Bytes where they are none.
+	Original json.RawMessage `json:"original,omitempty"`
+	Bytes    []byte          `json:"bytes,omitempty"`
+}
+
+func letterStatusOf(l streams.Letter) letterStatus {
+	return letterStatus{
+		Number: l.Seq, Time: l.Time.UTC(), Run: l.GetRun(), Iteration: l.GetIteration(), Stage: l.GetStage(),
+		Worker: l.GetWorker(), Reason: l.GetReason(), Error: l.GetError(), Tries: l.GetTries(),
+		Deliveries: l.GetDeliveries(), Subject: l.GetSubject(), Stream: l.GetStream(), Sequence: l.GetSequence(),
+		PairID: l.GetPairId(), DroppedBy: l.GetDroppedBy(),
+	}
 }
 
 type deadLettersListCommand struct {
 	Name string `arg:"" name:"run" help:"Name of the run."`
+	letterFilter
 	serverFlags
 }
 
 func (deadLettersListCommand) Help() string {
-	return "Example:\n\n    ldalign deadletters list my-run"
+	return `Example:
+
+    ldalign deadletters list my-run
+    ldalign deadletters list my-run --reason poison --stage generator
+    ldalign deadletters list my-run --json | jq -r .pair_id`
 }
 
 func (c *deadLettersListCommand) Run(ctx context.Context, e *env) (err error) {
@@ -32,23 +98,31 @@ func (c *deadLettersListCommand) Run(ctx context.Context, e *env) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.close()) }()
-	if _, err := n.specsOf(ctx, []string{c.Name}); err != nil {
-		return err
-	}
-	letters, err := n.streams.DeadLetters(ctx, c.Name)
+	letters, err := n.lettersOf(ctx, c.Name, c.letterFilter)
 	if err != nil {
 		return err
 	}
+	return e.printLetters(letters)
+}
+
+func (e *env) printLetters(letters []streams.Letter) error {
 	if e.json {
-		for _, l := range letters {
-			fmt.Fprintln(e.stdout, protojson.MarshalOptions{}.Format(l.DeadLetter))
+		out := make([]letterStatus, len(letters))
+		for i, l := range letters {
+			out[i] = letterStatusOf(l)
 		}
-		return nil
+		return printJSON(e.stdout, out)
 	}
 	w := tabwriter.NewWriter(e.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "number\titeration\tstage\treason\tpair\terror")
+	fmt.Fprintln(w, "number\titeration\tstage\treason\ttries\tpair\terror")
 	for _, l := range letters {
-		fmt.Fprintf(w, "%d\t%d\t%s\t%s\t%s\t%s\n", l.Seq, l.GetIteration(), l.GetStage(), l.GetReason(), l.GetPairId(), l.GetError())
+		reason := l.GetReason()
+		if l.GetDroppedBy() != "" {
+			reason += " (dropped)"
+		}
+		first, _, _ := strings.Cut(l.GetError(), "\n") // a panic has its stack behind it: show has it whole
+		fmt.Fprintf(w, "%d\t%d\t%s\t%s\t%d\t%s\t%s\n",
+			l.Seq, l.GetIteration(), l.GetStage(), reason, l.GetTries(), l.GetPairId(), first)
 	}
 	return w.Flush()
 }
@@ -58,7 +132,9 @@ type deadLettersShowCommand struct {
 	serverFlags
 }
 
-func (deadLettersShowCommand) Help() string { return "Example:\n\n    ldalign deadletters show 17" }
+func (deadLettersShowCommand) Help() string {
+	return "Example:\n\n    ldalign deadletters show 17\n    ldalign deadletters show 17 | jq -r .original.prompt"
+}
 
 func (c *deadLettersShowCommand) Run(ctx context.Context, e *env) (err error) {
 	n, err := e.attach(ctx, c.serverFlags.over(schemas.ServersSpec{}))
@@ -70,12 +146,52 @@ func (c *deadLettersShowCommand) Run(ctx context.Context, e *env) (err error) {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintln(e.stdout, protojson.MarshalOptions{Multiline: true}.Format(letter.DeadLetter))
-	return err
+	shown := letterStatusOf(letter)
+	if m, err := letter.Message(); err == nil {
+		if shown.Original, err = protojson.Marshal(m); err != nil {
+			return fmt.Errorf("dead letter %d: %w", c.Number, err)
+		}
+	} else {
+		shown.Bytes = letter.GetOriginal()
+	}
+	if e.json {
+		return printJSON(e.stdout, []letterStatus{shown})
+	}
+	encode := json.NewEncoder(e.stdout)
+	encode.SetIndent("", "  ")
+	return encode.Encode(shown)
+}
+
+// letterChoice names letters by their numbers, or by a run and a filter.
+type letterChoice struct {
+	Numbers []uint64 `arg:"" name:"number" optional:"" help:"Numbers of dead letters, from list."`
+	Name    string   `name:"run" help:"All letters of this run that the other flags select, instead of numbers." placeholder:"RUN"`
+	letterFilter
+}
+
+// letters are those chosen, without those that were dropped.
+func (c letterChoice) letters(ctx context.Context, n *node) ([]streams.Letter, error) {
+	if (len(c.Numbers) == 0) == (c.Name == "") || c.Name == "" && c.narrow() {
+		return nil, fmt.Errorf("%w: give either numbers of letters, or --run with or without --reason, --stage, --iteration",
+			errUsage)
+	}
+	if c.Name != "" {
+		letters, err := n.lettersOf(ctx, c.Name, c.letterFilter)
+		return slices.DeleteFunc(letters, func(l streams.Letter) bool { return l.GetDroppedBy() != "" }), err
+	}
+	letters := make([]streams.Letter, len(c.Numbers))
+	for i, number := range c.Numbers {
+		var err error
+		if letters[i], err = n.streams.DeadLetter(ctx, number); err != nil {
+			return nil, err
+		}
+	}
+	return letters, nil
 }
 
 type deadLettersRedriveCommand struct {
-	Numbers []uint64 `arg:"" name:"number" help:"Numbers of dead letters, from list."`
+	letterChoice
+	DryRun bool `help:"List the letters and change nothing."`
 	serverFlags
 }
 
@@ -83,6 +199,7 @@ func (deadLettersRedriveCommand) Help() string {
 	return `Example:
 
     ldalign deadletters redrive 17 18
+    ldalign deadletters redrive --run my-run --reason poison --dry-run
 
 The original goes back on its subject and its stage finds it as a new message. Interrupted in between, the command can be
 repeated.`
@@ -94,11 +211,78 @@ func (c *deadLettersRedriveCommand) Run(ctx context.Context, e *env) (err error)
 		return err
 	}
 	defer func() { err = errors.Join(err, n.close()) }()
-	for _, number := range c.Numbers {
-		if err := n.streams.Redrive(ctx, number); err != nil {
-			return err
+	letters, err := c.letters(ctx, n)
+	if err != nil {
+		return err
+	}
+	if c.DryRun {
+		return e.printLetters(letters)
+	}
+	return n.eachLetter(e, letters, "redrive", "redriven", "is back on its subject", func(l streams.Letter) error {
+		return n.streams.Redrive(ctx, l.Seq)
+	})
+}
+
+type deadLettersDropCommand struct {
+	letterChoice
+	Yes bool `help:"Drop them; without it they are only listed."`
+	serverFlags
+}
+
+func (deadLettersDropCommand) Help() string {
+	return `Example:
+
+    ldalign deadletters drop --run my-run --reason too_long
+    ldalign deadletters drop --run my-run --reason too_long --yes
+
+A dropped letter keeps its place in the ledger, with who dropped it, and loses its original: it cannot be redriven.`
+}
+
+func (c *deadLettersDropCommand) Run(ctx context.Context, e *env) (err error) {
+	n, err := e.attach(ctx, c.serverFlags.over(schemas.ServersSpec{}))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.close()) }()
+	letters, err := c.letters(ctx, n)
+	if err != nil {
+		return err
+	}
+	if !c.Yes {
+		fmt.Fprintf(e.stderr, "ldalign: would drop %d letters, with their originals; --yes does it\n", len(letters))
+		return e.printLetters(letters)
+	}
+	by := person()
+	return n.eachLetter(e, letters, "drop", "dropped", "is dropped", func(l streams.Letter) error {
+		return n.streams.Drop(ctx, l.Seq, by)
+	})
+}
+
+// eachLetter does something with each letter, and says so.
+func (n *node) eachLetter(e *env, letters []streams.Letter, verb, done, says string, do func(streams.Letter) error) error {
+	task := n.display.Task(verb, int64(len(letters)), "letters")
+	defer task.Done()
+	for i, l := range letters {
+		if err := do(l); err != nil {
+			return fmt.Errorf("%w\nldalign: %d of %d letters are %s; the same command goes on", err, i, len(letters), done)
 		}
-		fmt.Fprintf(e.stdout, "dead letter %d is back on its subject\n", number)
+		task.Set(int64(i + 1))
+		if e.json {
+			if err := printJSON(e.stdout, []map[string]any{{"number": l.Seq, done: true}}); err != nil {
+				return err
+			}
+			continue
+		}
+		fmt.Fprintf(e.stdout, "dead letter %d %s\n", l.Seq, says)
 	}
 	return nil
+}
+
+// person names who runs this command, and on which machine.
+func person() string {
+	host, _, _ := strings.Cut(holder(), "/")
+	if u, err := user.Current(); err == nil {
+		return u.Username + "@" + host
+	}
+	return "somebody@" + host
 }

@@ -4,15 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"maps"
-	"slices"
 	"text/tabwriter"
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
-	"github.com/ldalign/ldalign/trainer"
 )
 
 type statusCommand struct {
@@ -56,10 +52,10 @@ type iterationStatus struct {
 	Dead      int    `json:"dead"`
 }
 
-func statusOf(b streams.Balance) iterationStatus {
+func statusOf(c streams.Count) iterationStatus {
 	return iterationStatus{
-		Iteration: b.Iteration, Total: b.Total, Prompts: b.Prompts, Pairs: b.Pairs, Encoded: b.Encoded, Scored: b.Scored,
-		Dead: b.DeadTotal(),
+		Iteration: c.Iteration, Total: c.Total, Prompts: c.Prompts, Pairs: c.Pairs, Encoded: c.Encoded, Scored: c.Scored,
+		Dead: c.Dead,
 	}
 }
 
@@ -101,12 +97,12 @@ func (n *node) status(ctx context.Context, run string) (runStatus, error) {
 	}
 	spec := specs[0]
 	s := runStatus{Run: run, Objective: spec.Objective.Kind, Of: spec.Iterations, Policy: -1}
-	balances, err := n.streams.Audit(ctx, run)
+	counts, err := n.streams.Counts(ctx, run)
 	if err != nil {
 		return s, err
 	}
-	for _, b := range balances {
-		s.Iterations = append(s.Iterations, statusOf(b))
+	for _, c := range counts {
+		s.Iterations = append(s.Iterations, statusOf(c))
 	}
 	manifests, err := n.checkpoints.List(ctx, run)
 	if err != nil {
@@ -177,120 +173,4 @@ func (c *runsCommand) Run(ctx context.Context, e *env) (err error) {
 		fmt.Fprintf(w, "%s\t%s\t%d of %d\t%s\n", s.Run, s.Objective, s.Policy, s.Of, s.State)
 	}
 	return w.Flush()
-}
-
-type auditCommand struct {
-	Name string `arg:"" name:"run" help:"Name of the run."`
-	serverFlags
-}
-
-func (auditCommand) Help() string {
-	return `Example:
-
-    ldalign audit my-run
-
-For each iteration: prompts = what the trainer takes (scored pairs, or for objectives without distances pairs, or for sft
-the prompts) + dead-lettered + in flight, counted by unique pair ids. Ends with exit code 1 when an iteration that is
-closed does not balance, or one that was trained from has pairs in flight.`
-}
-
-func (c *auditCommand) Run(ctx context.Context, e *env) (err error) {
-	n, err := e.attach(ctx, c.serverFlags.over(schemas.ServersSpec{}))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, n.close()) }()
-	specs, err := n.specsOf(ctx, []string{c.Name})
-	if err != nil {
-		return err
-	}
-	s, err := n.status(ctx, c.Name)
-	if err != nil {
-		return err
-	}
-	audits, err := n.audit(ctx, specs[0], s.Policy)
-	if err != nil {
-		return err
-	}
-	if e.json {
-		err = printJSON(e.stdout, audits)
-	} else {
-		err = printAudits(e.stdout, c.Name, audits)
-	}
-	if err != nil {
-		return err
-	}
-	unbalanced := 0
-	for _, a := range audits {
-		if !a.Balanced {
-			unbalanced++
-		}
-	}
-	if unbalanced > 0 {
-		return fmt.Errorf("%d of %d iterations of run %s do not balance", unbalanced, len(audits), c.Name)
-	}
-	return nil
-}
-
-// iterationAudit is what audit prints of an iteration with --json.
-type iterationAudit struct {
-	iterationStatus
-	Closed     bool           `json:"closed"`
-	DeadBy     map[string]int `json:"dead_by,omitempty"`
-	InFlight   []flightStatus `json:"in_flight,omitempty"`
-	Strays     []string       `json:"strays,omitempty"`
-	Duplicates int            `json:"duplicates"`
-	Balanced   bool           `json:"balanced"`
-}
-
-type flightStatus struct {
-	Pair string `json:"pair"`
-	At   string `json:"at"`
-}
-
-// audit balances a run's iterations. policy is its newest one: what was trained from has nothing in flight.
-func (n *node) audit(ctx context.Context, spec schemas.Spec, policy int) ([]iterationAudit, error) {
-	balances, err := n.streams.Audit(ctx, spec.Run)
-	if err != nil {
-		return nil, err
-	}
-	source := trainer.Source(spec.Objective.Kind)
-	audits := make([]iterationAudit, 0, len(balances))
-	for _, b := range balances {
-		a := iterationAudit{
-			iterationStatus: statusOf(b), Closed: b.Closed, Strays: b.Strays, Duplicates: b.Duplicates,
-		}
-		for _, f := range b.InFlight {
-			if f.At != source { // the trainer takes it from there
-				a.InFlight = append(a.InFlight, flightStatus{f.PairID, string(f.At)})
-			}
-		}
-		for _, d := range b.Dead {
-			if a.DeadBy == nil {
-				a.DeadBy = map[string]int{}
-			}
-			a.DeadBy[d.Reason] = d.Count
-		}
-		trained := int(b.Iteration) < policy
-		a.Balanced = len(b.Strays) == 0 && (!b.Closed || b.Prompts == b.Total) && (!trained || len(a.InFlight) == 0)
-		audits = append(audits, a)
-	}
-	return audits, nil
-}
-
-func printAudits(w io.Writer, run string, audits []iterationAudit) error {
-	for _, a := range audits {
-		fmt.Fprintf(w, "iteration %d: %d prompts, %d pairs, %d encoded, %d scored, %d dead, %d in flight, %d duplicates dropped\n",
-			a.Iteration, a.Prompts, a.Pairs, a.Encoded, a.Scored, a.Dead, len(a.InFlight), a.Duplicates)
-		for _, reason := range slices.Sorted(maps.Keys(a.DeadBy)) {
-			fmt.Fprintf(w, "  dead: %d %s (`ldalign deadletters list %s`)\n", a.DeadBy[reason], reason, run)
-		}
-		for _, f := range a.InFlight {
-			fmt.Fprintf(w, "  in flight: pair %s, last seen on %s\n", f.Pair, f.At)
-		}
-		for _, id := range a.Strays {
-			fmt.Fprintf(w, "  stray: pair %s has no prompt in the log\n", id)
-		}
-	}
-	return nil
 }

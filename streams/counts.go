@@ -1,0 +1,73 @@
+package streams
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+)
+
+// Count is how many messages the streams hold of one iteration. Unlike a Balance it costs a few questions to the server,
+// however many there are, and counts messages, not pairs: one that was stored again, or redriven, counts twice.
+type Count struct {
+	Iteration uint32
+	// Closed tells that the iteration asks for no more pairs than Total.
+	Closed                                bool
+	Total                                 int
+	Prompts, Pairs, Encoded, Scored, Dead int
+}
+
+// Counts counts the messages of each iteration of a run, in order.
+func (c *Conn) Counts(ctx context.Context, run string) ([]Count, error) {
+	counts := map[uint32]*Count{}
+	page := func(iteration uint32) *Count {
+		if counts[iteration] == nil {
+			counts[iteration] = &Count{Iteration: iteration}
+		}
+		return counts[iteration]
+	}
+	for _, kind := range append(pairKinds(), schemas.DeadLetters) {
+		state, err := c.state(ctx, kind, run)
+		if err != nil {
+			return nil, fmt.Errorf("streams: count %s of run %s: %w", kind, run, err)
+		}
+		for subject, n := range state.Subjects {
+			if _, _, iteration, err := schemas.ParseSubject(subject); err == nil {
+				*page(iteration).of(kind) = int(n)
+			}
+		}
+	}
+	err := c.Read(ctx, schemas.Control, run, AllIterations, 0, func(r Received) error {
+		if m := r.Message.(*events.Control); m.GetKind() == ControlClosed {
+			count := page(m.GetIteration())
+			count.Closed, count.Total = true, int(m.GetTotal())
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("streams: count run %s: %w", run, err)
+	}
+	out := make([]Count, 0, len(counts))
+	for _, iteration := range slices.Sorted(maps.Keys(counts)) {
+		out = append(out, *counts[iteration])
+	}
+	return out, nil
+}
+
+func (c *Count) of(kind schemas.Kind) *int {
+	switch kind {
+	case schemas.Prompts:
+		return &c.Prompts
+	case schemas.Pairs:
+		return &c.Pairs
+	case schemas.Encoded:
+		return &c.Encoded
+	case schemas.Scored:
+		return &c.Scored
+	default:
+		return &c.Dead
+	}
+}
