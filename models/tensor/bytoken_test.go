@@ -1,10 +1,13 @@
 package tensor_test
 
 import (
+	stdcmp "cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"testing"
 
@@ -307,6 +310,53 @@ func TestSampleFollowsTheDefinition(t *testing.T) {
 			}
 			return nil
 		})
+	})
+}
+
+// What the settings leave of a distribution is what the processors of transformers leave (testdata/make_sampling.py).
+func TestSampleIsThatOfTransformers(t *testing.T) {
+	const draws = 20000
+	data, err := os.ReadFile("testdata/sampling.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file struct {
+		Seen  []int64
+		Cases []struct {
+			Temperature       float64
+			TopK              int     `json:"top_k"`
+			TopP              float64 `json:"top_p"`
+			MinP              float64 `json:"min_p"`
+			RepetitionPenalty float64 `json:"repetition_penalty"`
+			Logits            []float32
+			P                 []float64
+		}
+	}
+	if err := json.Unmarshal(data, &file); err != nil {
+		t.Fatal(err)
+	}
+	u, seen := make([]float64, draws), make([][]int64, draws)
+	for i := range u {
+		u[i], seen[i] = (float64(i)+0.5)/draws, file.Seen
+	}
+	onEngine(t, 2, func(s *tensor.Scope) error {
+		for i, c := range file.Cases {
+			o := tensor.Sampling{
+				Temperature: stdcmp.Or(c.Temperature, 1), TopK: c.TopK, TopP: stdcmp.Or(c.TopP, 1), MinP: c.MinP,
+				RepetitionPenalty: stdcmp.Or(c.RepetitionPenalty, 1),
+			}
+			got, _ := s.FromFloat32(c.Logits, 1, int64(len(c.Logits))).Repeat(draws, 1).Sample(o, u, seen)
+			share := make([]float64, len(c.P))
+			for _, token := range got {
+				share[token] += 1.0 / draws
+			}
+			for token, p := range c.P {
+				if math.Abs(share[token]-p) > 1.5/draws || (p == 0 && share[token] > 0) {
+					t.Errorf("case %d, %+v: token %d has a share of %g, transformers leaves it %g", i, o, token, share[token], p)
+				}
+			}
+		}
+		return nil
 	})
 }
 

@@ -7,13 +7,16 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 // The inner loops are written with GCC's vector extension and compiled twice on x86: for AVX2 with FMA, and for the
-// build's own target. The two round differently, as any two kinds of processor may.
+// build's own target. The two round differently, as any two kinds of processor may. Matrix products have a third form, for
+// AVX-512, which computes the same sums as that for AVX2.
 #if defined(__x86_64__) && defined(__GNUC__)
 #define KERNELS_AVX2 1
 #define TARGET_AVX2 __attribute__((target("avx2,fma")))
+#define TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")))
 #endif
 #pragma GCC diagnostic ignored "-Wpsabi" // no vector crosses a call: all that takes one is inlined
 #define INLINE __attribute__((always_inline)) inline
@@ -30,6 +33,10 @@ typedef uint16_t hvec __attribute__((vector_size(16), aligned(2), may_alias));
 
 #ifdef KERNELS_AVX2
 const bool avx2 = (__builtin_cpu_init(), __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"));
+const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                    __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+#else
+const bool avx512 = false;
 #endif
 
 // DISPATCH runs name_body in the best form that the processor has.
@@ -200,6 +207,78 @@ template <class T>
 TARGET_AVX2 void panel_avx2(const float *x, const T *w, float *y, int64_t ldy, int64_t m, int64_t k) {
   panel_body(x, w, y, ldy, m, k);
 }
+
+// ---- the same sums for AVX-512: a register holds a panel's row, and a tile may be two panels wide ----
+
+typedef float wide __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t iwide __attribute__((vector_size(64), aligned(4), may_alias));
+typedef uint16_t hwide __attribute__((vector_size(32), aligned(2), may_alias));
+
+INLINE void load(wide &to, const float *p) { to = *reinterpret_cast<const wide *>(p); }
+INLINE void load(wide &to, const uint16_t *p) {
+  iwide bits = __builtin_convertvector(*reinterpret_cast<const hwide *>(p), iwide) << 16;
+  to = reinterpret_cast<wide &>(bits);
+}
+
+// tile512 is MR rows of NP panels, which lie stride apart, over a block of k.
+template <int MR, int NP, class T>
+INLINE void tile512_body(const float *x, int64_t ldx, const T *w, int64_t stride, float *y, int64_t ldy, int64_t depth,
+                         bool first) {
+  wide acc[MR][NP];
+  UNROLL for (int i = 0; i < MR; i++) UNROLL for (int p = 0; p < NP; p++) acc[i][p] = wide{};
+  for (int64_t k = 0; k < depth; k++) {
+    wide a[NP];
+    UNROLL for (int p = 0; p < NP; p++) {
+      load(a[p], w + p * stride + k * PANEL);
+      __builtin_prefetch(w + p * stride + k * PANEL + AHEAD);
+    }
+    UNROLL for (int i = 0; i < MR; i++) {
+      const float s = x[i * ldx + k];
+      UNROLL for (int p = 0; p < NP; p++) acc[i][p] += a[p] * s;
+    }
+  }
+  UNROLL for (int i = 0; i < MR; i++) UNROLL for (int p = 0; p < NP; p++) {
+    float *out = y + i * ldy + p * PANEL;
+    if (!first) {
+      wide before;
+      load(before, out);
+      acc[i][p] += before;
+    }
+    *reinterpret_cast<wide *>(out) = acc[i][p];
+  }
+}
+
+template <int NP, class T>
+INLINE void block512_body(const float *x, const T *w, int64_t stride, float *y, int64_t ldy, int64_t m, int64_t k,
+                          int64_t depth, bool first) {
+  int64_t row = 0;
+  const auto rows = [&](auto count) __attribute__((always_inline)) {
+    constexpr int MR = decltype(count)::value;
+    for (; m - row >= MR; row += MR)
+      tile512_body<MR, NP>(x + row * k, k, w, stride, y + row * ldy, ldy, depth, first);
+  };
+  rows(std::integral_constant<int, 12>());
+  rows(std::integral_constant<int, 8>());
+  rows(std::integral_constant<int, 4>());
+  rows(std::integral_constant<int, 2>());
+  rows(std::integral_constant<int, 1>());
+}
+
+// panels512 is all rows of NP panels: y [m, NP·PANEL] with row stride ldy.
+template <int NP, class T>
+TARGET_AVX512 void panels512(const float *x, const T *w, float *y, int64_t ldy, int64_t m, int64_t k) {
+  float buffer[NP * DEPTH * PANEL];
+  for (int64_t at = 0; at < k; at += DEPTH) {
+    const int64_t depth = std::min(DEPTH, k - at);
+    const T *block = w + at * PANEL;
+    const float *copy = nullptr;
+    for (int p = 0; p < NP; p++) copy = widened(block + p * k * PANEL, depth, m, buffer + p * DEPTH * PANEL);
+    if (std::is_same<T, uint16_t>::value && copy)
+      block512_body<NP>(x + at, buffer, DEPTH * PANEL, y, ldy, m, k, depth, at == 0);
+    else
+      block512_body<NP>(x + at, block, k * PANEL, y, ldy, m, k, depth, at == 0);
+  }
+}
 #endif
 
 } // namespace
@@ -222,9 +301,27 @@ template void pack(const uint16_t *, int64_t, int64_t, int64_t, int64_t, uint16_
 
 template <class T>
 void linear(const float *x, const T *w, const float *bias, float *y, int64_t m, int64_t n, int64_t k) {
-  parallel(panels(n), 4, [&] {
+  const auto add_bias = [&](int64_t at, int64_t columns) {
+    if (bias)
+      for (int64_t i = 0; i < m; i++)
+        for (int64_t j = 0; j < columns; j++) y[i * n + at + j] += bias[at + j];
+  };
+  int64_t done = 0; // panels
+#ifdef KERNELS_AVX2
+  if (avx512) {
+    parallel(n / PANEL / 2, 2, [&] {
+      return [&](int64_t pair) {
+        const int64_t at = pair * 2 * PANEL;
+        panels512<2>(x, w + at * k, y + at, n, m, k);
+        add_bias(at, 2 * PANEL);
+      };
+    });
+    done = n / PANEL / 2 * 2;
+  }
+#endif
+  parallel(panels(n) - done, 4, [&] {
     return [&, edge = std::vector<float>()](int64_t p) mutable {
-      const int64_t at = p * PANEL, columns = std::min(PANEL, n - at);
+      const int64_t at = (done + p) * PANEL, columns = std::min(PANEL, n - at);
       float *to = y + at;
       int64_t ldy = n;
       if (columns < PANEL) { // the last panel is wider than what is left of y
@@ -235,9 +332,7 @@ void linear(const float *x, const T *w, const float *bias, float *y, int64_t m, 
       DISPATCH(panel, x, w + at * k, to, ldy, m, k);
       if (columns < PANEL)
         for (int64_t i = 0; i < m; i++) memcpy(y + i * n + at, to + i * PANEL, columns * sizeof(float));
-      if (bias)
-        for (int64_t i = 0; i < m; i++)
-          for (int64_t j = 0; j < columns; j++) y[i * n + at + j] += bias[at + j];
+      add_bias(at, columns);
     };
   });
 }
@@ -553,8 +648,9 @@ int64_t pick(const float *w, int64_t v, double total, const sampling &o, double 
   if (o.top_k == 0 && o.top_p >= 1 && o.min_p == 0) return draw(v, total, u, [&](int64_t i) { return w[i]; });
   std::vector<candidate> list;
   const float least = static_cast<float>(o.min_p); // the greatest weight is 1
+  const bool min_first = o.top_k == 0; // what top-p counts is what top-k leaves, min-p comes behind
   for (int64_t i = 0; i < v; i++)
-    if (w[i] > 0 && w[i] >= least) list.push_back({w[i], i});
+    if (w[i] > 0 && (!min_first || w[i] >= least)) list.push_back({w[i], i});
   int64_t kept = list.size(), sorted = 0;
   const auto sort_to = [&](int64_t n) { // the n first ones are in order, and before all others
     n = std::min<int64_t>(n, list.size());
@@ -570,6 +666,12 @@ int64_t pick(const float *w, int64_t v, double total, const sampling &o, double 
     while (kept < static_cast<int64_t>(list.size()) && list[kept].weight == list[o.top_k - 1].weight) sort_to(++kept + 1);
     total = 0;
     for (int64_t i = 0; i < kept; i++) total += list[i].weight;
+  }
+  if (!min_first && least > 0) {
+    const auto end = std::remove_if(list.begin(), list.begin() + kept, [&](const candidate &c) { return c.weight < least; });
+    kept = end - list.begin(); // those in front keep their order
+    sorted = std::min(sorted, kept);
+    list.resize(kept);
   }
   if (o.top_p < 1) {
     double before = 0;
