@@ -15,8 +15,8 @@ func Default() Spec {
 			WeightPower: 1,
 		},
 		Guide: GuideSpec{
-			Encoder: "policy", Decoder: "scratch:2", LatentDim: 32, Pooling: "mean", PrefixTokens: 2, WordDropout: 0.5,
-			Reduction: "mean", Epochs: 2, Batch: 64,
+			Encoder: "policy", Decoder: "scratch:2", LatentDim: 32, Pooling: "mean", Injection: "prefix", PrefixTokens: 2,
+			WordDropout: 0.5, Reduction: "mean", Epochs: 2, Batch: 64,
 			Optimizer: defaultOptimizer("adamw", 5e-5),
 		},
 		Generation: GenerationSpec{Temperature: 1, TopP: 1, SamplesPerPrompt: 1, Slots: 32, Bucket: 16},

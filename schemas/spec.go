@@ -64,13 +64,19 @@ type ScratchSpec struct {
 
 // DataSpec names the prompts.
 type DataSpec struct {
-	// Train is a JSONL file of {"id"?, "prompt", "response", "rejected"?, "contains"?} or {"messages": [{"role",
-	// "content"}]}, or builtin:demo/base, builtin:demo/align. Required.
+	// Train is a Parquet or JSONL file (.gz too), a folder or a pattern of shards such as data/train_sft-*.parquet, or
+	// several of these with commas; or builtin:demo/base, builtin:demo/align. docs/data.md has the forms of records.
+	// Required.
 	Train string `yaml:"train" example:"data/train.jsonl"`
-	// Eval is a JSONL file of the same form for the held-out table, or builtin:demo/heldout; empty for none.
+	// Eval is the same for the held-out table, or builtin:demo/heldout; empty for none.
 	Eval string `yaml:"eval" example:"data/heldout.jsonl"`
+	// Columns names the columns of train and eval where they have names of their own.
+	Columns ColumnsSpec `yaml:"columns"`
 	// Limit takes only the first n records of train; 0 takes all.
 	Limit int `yaml:"limit"`
+	// Subset takes n records of train by chance, whatever their order in the files: the choice is made by seed and record
+	// id. 0 takes all. Not with limit.
+	Subset int `yaml:"subset"`
 	// MaxPromptTokens is the length rule of prompts: a longer one keeps its last tokens, or is rejected; see overlong.
 	MaxPromptTokens int `yaml:"max_prompt_tokens"`
 	// MaxResponseTokens is the length rule of responses: a longer one keeps its first tokens, or is rejected; see
@@ -78,6 +84,26 @@ type DataSpec struct {
 	MaxResponseTokens int `yaml:"max_response_tokens"`
 	// Overlong is truncate (cut by the length rules, and count the tokens) or reject (dead-letter the record).
 	Overlong string `yaml:"overlong"`
+}
+
+// ColumnsSpec names columns of the data. An empty one is looked for under the usual names, which docs/data.md lists.
+type ColumnsSpec struct {
+	// ID is the column of the record's id, which has to be unique.
+	ID string `yaml:"id" example:"uuid"`
+	// Prompt is the column of the prompt.
+	Prompt string `yaml:"prompt" example:"question"`
+	// Response is the column of the human (chosen) response: a text, or a conversation that ends with it.
+	Response string `yaml:"response" example:"answer"`
+	// Rejected is the column of the worse response: a text, or a conversation that ends with it.
+	Rejected string `yaml:"rejected" example:"bad_answer"`
+	// Messages is the column of a conversation that holds prompt and response.
+	Messages string `yaml:"messages" example:"dialogue"`
+	// Distance is the column of a latent distance for objective.distance: given.
+	Distance string `yaml:"distance" example:"s"`
+	// RefChosen is the column of the response's reference log-probability.
+	RefChosen string `yaml:"ref_chosen_logp" example:"logp_y"`
+	// RefRejected is the column of the rejected response's reference log-probability.
+	RefRejected string `yaml:"ref_rejected_logp" example:"logp_rejected"`
 }
 
 // ObjectiveSpec is what the trainer minimises.
@@ -92,7 +118,8 @@ type ObjectiveSpec struct {
 	// LabelSmoothing is the share of pairs taken to be the wrong way round: of 0 or more, less than 0.5. With loss:
 	// sigmoid it makes conservative DPO. Only with loss: sigmoid or robust.
 	LabelSmoothing float64 `yaml:"label_smoothing"`
-	// Distance is l2, l2_squared or cosine.
+	// Distance is l2, l2_squared or cosine of two latents, or given: the data's column distance, without a guide. given
+	// needs generation.from: data.
 	Distance string `yaml:"distance"`
 	// Normaliser is per_iteration (S_t: the mean weight stays 1), fixed_first (S_0: weights shrink as the model
 	// improves) or running (the mean over the pairs so far; over the first training.batch pairs for those).
@@ -120,9 +147,14 @@ type GuideSpec struct {
 	Decoder string `yaml:"decoder"`
 	// LatentDim is K, the size of h. A small one sharpens the bottleneck.
 	LatentDim int `yaml:"latent_dim"`
-	// Pooling is mean (over response positions) or last (last response token).
+	// Pooling is mean (over response positions), last (last response token) or attention (a learned weighted mean over
+	// response positions).
 	Pooling string `yaml:"pooling"`
-	// PrefixTokens is how many soft-prefix positions h becomes in front of the decoder's input.
+	// Injection is how the decoder gets h: prefix (soft positions in front of its input), memory (one more key and value
+	// in every layer) or embedding (added to every token's embedding).
+	Injection string `yaml:"injection" absent:"prefix"`
+	// PrefixTokens is how many soft-prefix positions h becomes in front of the decoder's input. Only injection: prefix
+	// uses it.
 	PrefixTokens int `yaml:"prefix_tokens"`
 	// WordDropout is the rate at which response tokens are hidden from the decoder's input, so that it needs h.
 	WordDropout float64 `yaml:"word_dropout"`
@@ -136,8 +168,11 @@ type GuideSpec struct {
 	Optimizer OptimizerSpec `yaml:"optimizer"`
 }
 
-// GenerationSpec is how y' is sampled.
+// GenerationSpec is where y' comes from and how it is sampled.
 type GenerationSpec struct {
+	// From is empty to sample y' from the policy, or data to take the rejected responses of data.train, which are then
+	// only scored. dpo always takes those, and `ldalign train` sets it.
+	From string `yaml:"from" example:"data"`
 	// Temperature divides the logits; 0 is greedy.
 	Temperature float64 `yaml:"temperature"`
 	// TopP samples from the smallest set of tokens with this probability; 1 takes all.

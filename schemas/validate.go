@@ -144,13 +144,15 @@ func (c *checker) scratch(m *ScratchSpec, data *DataSpec) {
 
 func (c *checker) data(s *Spec) {
 	d := &s.Data
-	c.must(d.Train != "", "data.train", "is required: a JSONL file, builtin:demo/base or builtin:demo/align")
+	c.must(d.Train != "", "data.train", "is required: a Parquet or JSONL file, builtin:demo/base or builtin:demo/align")
 	c.atLeast("data.limit", d.Limit, 0)
+	c.atLeast("data.subset", d.Subset, 0)
+	c.must(d.Limit == 0 || d.Subset == 0, "data.subset", "not with data.limit: one takes the first records, the other any")
 	c.atLeast("data.max_prompt_tokens", d.MaxPromptTokens, 1)
 	c.atLeast("data.max_response_tokens", d.MaxResponseTokens, 1)
 	c.oneOf("data.overlong", d.Overlong, "truncate", "reject")
-	c.must(s.Objective.Kind != "dpo" || !strings.HasPrefix(d.Train, "builtin:"), "data.train",
-		"%s has no rejected responses, which objective.kind: dpo needs", d.Train)
+	c.must(!s.GivenPairs() || !strings.HasPrefix(d.Train, "builtin:"), "data.train",
+		"%s has no rejected responses, which objective.kind: dpo and generation.from: data need", d.Train)
 }
 
 func (c *checker) objective(s *Spec) {
@@ -162,7 +164,9 @@ func (c *checker) objective(s *Spec) {
 		"%v is out of range; expected 0 or more, and less than 0.5", o.LabelSmoothing)
 	c.must(o.LabelSmoothing == 0 || o.Loss == "sigmoid" || o.Loss == "robust", "objective.label_smoothing",
 		"only with objective.loss: sigmoid or robust, not %s", o.Loss)
-	c.oneOf("objective.distance", o.Distance, "l2", "l2_squared", "cosine")
+	c.oneOf("objective.distance", o.Distance, "l2", "l2_squared", "cosine", "given")
+	c.must(o.Distance != "given" || o.Kind == "ldalign" && s.GivenPairs(), "objective.distance",
+		"given is the data's own, which needs objective.kind: ldalign and generation.from: data")
 	c.oneOf("objective.normaliser", o.Normaliser, "per_iteration", "fixed_first", "running")
 	c.oneOf("objective.weight", o.Weight, "distance", "one", "shuffled")
 	c.must(o.Weight != "shuffled" || o.Normaliser != "running", "objective.weight",
@@ -194,7 +198,8 @@ func (c *checker) guide(g *GuideSpec) {
 		}
 	}
 	c.atLeast("guide.latent_dim", g.LatentDim, 1)
-	c.oneOf("guide.pooling", g.Pooling, "mean", "last")
+	c.oneOf("guide.pooling", g.Pooling, "mean", "last", "attention")
+	c.oneOf("guide.injection", g.Injection, "prefix", "memory", "embedding")
 	c.atLeast("guide.prefix_tokens", g.PrefixTokens, 1)
 	c.share("guide.word_dropout", g.WordDropout)
 	c.oneOf("guide.reduction", g.Reduction, "mean", "sum")
@@ -217,6 +222,9 @@ func (c *checker) guideReference(key, from string) {
 
 func (c *checker) generation(s *Spec) {
 	g := &s.Generation
+	if g.From != "" {
+		c.oneOf("generation.from", g.From, "data")
+	}
 	c.notNegative("generation.temperature", g.Temperature)
 	c.must(g.TopP > 0 && g.TopP <= 1, "generation.top_p", "%v is out of range; expected more than 0, at most 1", g.TopP)
 	c.atLeast("generation.max_new_tokens", g.MaxNewTokens, 0)
@@ -224,8 +232,7 @@ func (c *checker) generation(s *Spec) {
 		"%d is more than data.max_response_tokens %d, to which responses are cut", g.MaxNewTokens, s.Data.MaxResponseTokens)
 	c.atLeast("generation.samples_per_prompt", g.SamplesPerPrompt, 1)
 	if g.SamplesPerPrompt > 1 {
-		sampled := s.Objective.Kind == "ldalign" || s.Objective.Kind == "spin"
-		c.must(sampled, "generation.samples_per_prompt", "%s samples no responses: leave it at 1", s.Objective.Kind)
+		c.must(s.Samples(), "generation.samples_per_prompt", "nothing is sampled: leave it at 1")
 		c.must(g.Temperature > 0, "generation.samples_per_prompt", "all samples are equal at temperature 0: leave it at 1")
 	}
 	c.atLeast("generation.slots", g.Slots, 1)

@@ -21,7 +21,7 @@ import (
 
 // needsGuide tells whether this run trains a guide of its own.
 func (t *Trainer) needsGuide() bool {
-	return t.Spec.Objective.Kind == "ldalign" && t.Spec.Guide.From == ""
+	return t.Spec.NeedsGuide() && t.Spec.Guide.From == ""
 }
 
 // findGuide looks for the folders that a guide of this run's own starts from.

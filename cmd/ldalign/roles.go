@@ -41,7 +41,11 @@ func roles(spec schemas.Spec) []role {
 	out := []role{rolePrompter}
 	switch spec.Objective.Kind {
 	case "ldalign":
-		out = append(out, roleGenerator, roleEncoder, roleDistance)
+		out = append(out, roleGenerator)
+		if spec.NeedsGuide() {
+			out = append(out, roleEncoder)
+		}
+		out = append(out, roleDistance)
 	case "spin", "dpo":
 		out = append(out, roleGenerator)
 	}
@@ -61,7 +65,7 @@ func (n *node) work(ctx context.Context, r role, spec schemas.Spec, engine *tens
 			return err
 		}
 		level := zerolog.InfoLevel
-		if set.Report.Kept < set.Report.Read {
+		if len(set.Report.Dropped) > 0 {
 			level = zerolog.WarnLevel
 		}
 		n.log.WithLevel(level).Str("run", spec.Run).Str("stage", string(r)).Msg(spec.Data.Train + ": " + set.Report.String())
@@ -91,11 +95,15 @@ func (n *node) work(ctx context.Context, r role, spec schemas.Spec, engine *tens
 		stage.In, stage.Batch = schemas.Pairs, 4*spec.Generation.Slots
 		return n.streams.RunStage(ctx, stage, streams.Each(s.Process))
 	case roleDistance:
+		if !spec.NeedsGuide() {
+			stage.In, stage.Batch = schemas.Pairs, 256
+			return n.streams.RunStage(ctx, stage, streams.Each(distance.Given{}.Process))
+		}
 		stage.In, stage.Batch = schemas.Encoded, 256
 		s := distance.Stage{Metric: spec.Objective.Distance}
 		return n.streams.RunStage(ctx, stage, streams.Each(s.Process))
 	case roleEvaluator:
-		set, err := dataset.Load(spec.Data.Eval)
+		set, err := prompter.LoadEval(spec)
 		if err != nil {
 			return err
 		}
@@ -119,7 +127,10 @@ func ready(ctx context.Context, stage interface{ Ready(context.Context) error })
 	return nil
 }
 
-// sameData notes the digest of the run's records when its prompter starts for the first time, and refuses others later:
+// recordsKind is the kind of the control message that says what became of the rows of a run's data.
+const recordsKind = "records"
+
+// sameData notes the digest of the run's records, and what became of the rows, when its prompter starts for the first time, and refuses others later:
 // iterations of one run must ask the same prompts.
 func (n *node) sameData(ctx context.Context, spec schemas.Spec, set dataset.Set) error {
 	// a run that is not declared yet may still fail to begin, and begin anew with other data
@@ -133,8 +144,13 @@ func (n *node) sameData(ctx context.Context, spec schemas.Spec, set dataset.Set)
 		return err
 	}
 	note := &events.Control{Schema: events.Version, Run: spec.Run, Kind: "data", Message: set.Digest()}
-	if err := n.streams.Publish(ctx, schemas.Control, note); err != nil {
-		return err
+	records := &events.Control{
+		Schema: events.Version, Run: spec.Run, Kind: recordsKind, Total: uint64(set.Report.Kept), Message: set.Report.String(),
+	}
+	for _, m := range []*events.Control{note, records} {
+		if err := n.streams.Publish(ctx, schemas.Control, m); err != nil {
+			return err
+		}
 	}
 	// of several notes, the log's first counts
 	var first string
@@ -209,7 +225,7 @@ func checkData(spec schemas.Spec) error {
 	if spec.Data.Eval == "" {
 		return nil
 	}
-	if _, err := dataset.Load(spec.Data.Eval); err != nil {
+	if _, err := prompter.LoadEval(spec); err != nil {
 		return fmt.Errorf("data.eval: %w", err)
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
 )
 
@@ -40,6 +41,8 @@ type runStatus struct {
 	Evaluated   int    `json:"evaluated"`
 	Checkpoints int    `json:"checkpoints"`
 	State       string `json:"state"`
+	// Data tells how many records the run trains on, and what was dropped; empty before it begins.
+	Data string `json:"data,omitempty"`
 }
 
 type iterationStatus struct {
@@ -82,6 +85,9 @@ func (c *statusCommand) Run(ctx context.Context, e *env) (err error) {
 	}
 	fmt.Fprintf(e.stdout, "run %s (%s): %s, policy %d of %d, %d evaluated, %d checkpoints\n",
 		s.Run, s.Objective, s.State, s.Policy, s.Of, s.Evaluated, s.Checkpoints)
+	if s.Data != "" {
+		fmt.Fprintf(e.stdout, "data: %s\n", s.Data)
+	}
 	w := tabwriter.NewWriter(e.stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "iteration\ttotal\tprompts\tpairs\tencoded\tscored\tdead\t")
 	for _, i := range s.Iterations {
@@ -123,6 +129,13 @@ func (n *node) status(ctx context.Context, run string) (runStatus, error) {
 		return s, err
 	}
 	s.Evaluated = len(results)
+	records, err := n.streams.Find(ctx, schemas.Control, run, (&events.Control{Kind: recordsKind}).ID())
+	if err != nil && !errors.Is(err, streams.ErrNotFound) {
+		return s, err
+	}
+	if c, ok := records.Message.(*events.Control); ok {
+		s.Data = c.GetMessage()
+	}
 	s.State = state(s, expectedResults(spec))
 	return s, nil
 }

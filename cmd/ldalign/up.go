@@ -14,7 +14,6 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/ops/report"
 	"github.com/ldalign/ldalign/schemas"
-	"github.com/ldalign/ldalign/stages/dataset"
 	"github.com/ldalign/ldalign/stages/prompter"
 	"github.com/ldalign/ldalign/trainer"
 )
@@ -64,19 +63,30 @@ func (c *upCommand) Run(ctx context.Context, e *env) error {
 
 // relative makes a spec's paths relative to the file that it stands in.
 func relative(spec *schemas.Spec, dir string) {
-	paths := []*string{
-		&spec.Model.From, &spec.Data.Train, &spec.Data.Eval, &spec.Guide.Encoder, &spec.Guide.Decoder,
+	for _, list := range []*string{&spec.Data.Train, &spec.Data.Eval} {
+		parts := strings.Split(*list, ",")
+		for i := range parts {
+			parts[i] = relativePath(strings.TrimSpace(parts[i]), dir)
+		}
+		*list = strings.Join(parts, ",")
 	}
+	paths := []*string{&spec.Model.From, &spec.Guide.Encoder, &spec.Guide.Decoder}
 	if spec.Model.Scratch != nil {
 		paths = append(paths, &spec.Model.Scratch.Tokenizer)
 	}
 	for _, p := range paths {
-		named := *p == "" || *p == "scratch" || *p == "policy" || strings.HasPrefix(*p, "run:") ||
-			strings.HasPrefix(*p, "builtin:") || strings.HasPrefix(*p, "scratch:")
-		if !named && !filepath.IsAbs(*p) {
-			*p = filepath.Join(dir, *p)
-		}
+		*p = relativePath(*p, dir)
 	}
+}
+
+// relativePath is a path from the folder dir; what is no path stays as it is.
+func relativePath(p, dir string) string {
+	named := p == "" || p == "scratch" || p == "policy" || strings.HasPrefix(p, "run:") ||
+		strings.HasPrefix(p, "builtin:") || strings.HasPrefix(p, "scratch:")
+	if named || filepath.IsAbs(p) {
+		return p
+	}
+	return filepath.Join(dir, p)
 }
 
 // resolve fills in and checks specs.
@@ -113,7 +123,7 @@ func (e *env) dryRun(specs []schemas.Spec) error {
 		fmt.Fprintf(e.stdout, "---\n# %s: %s\n# %d iterations of %d pairs and %d optimizer steps each\n",
 			s.Data.Train, set.Report, s.Iterations, pairs, steps)
 		if s.Data.Eval != "" {
-			held, err := dataset.Load(s.Data.Eval)
+			held, err := prompter.LoadEval(s)
 			if err != nil {
 				return err
 			}

@@ -49,7 +49,12 @@ type Prompt struct {
 	// seed of the sampled text: hash(seed, iteration, prompt id, sample number), see schemas.SampleSeed
 	SampleSeed uint64 `protobuf:"varint,12,opt,name=sample_seed,json=sampleSeed,proto3" json:"sample_seed,omitempty"`
 	// manifest digest of the checkpoint that is to answer
-	Checkpoint    string `protobuf:"bytes,13,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	Checkpoint string `protobuf:"bytes,13,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	// s of response and rejected, where the data gives it
+	Distance *float64 `protobuf:"fixed64,14,opt,name=distance,proto3,oneof" json:"distance,omitempty"`
+	// log-probs of response and rejected under the run's first policy, where the data gives both
+	ChosenLogp    *float64 `protobuf:"fixed64,15,opt,name=chosen_logp,json=chosenLogp,proto3,oneof" json:"chosen_logp,omitempty"`
+	RejectedLogp  *float64 `protobuf:"fixed64,16,opt,name=rejected_logp,json=rejectedLogp,proto3,oneof" json:"rejected_logp,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -173,6 +178,27 @@ func (x *Prompt) GetCheckpoint() string {
 		return x.Checkpoint
 	}
 	return ""
+}
+
+func (x *Prompt) GetDistance() float64 {
+	if x != nil && x.Distance != nil {
+		return *x.Distance
+	}
+	return 0
+}
+
+func (x *Prompt) GetChosenLogp() float64 {
+	if x != nil && x.ChosenLogp != nil {
+		return *x.ChosenLogp
+	}
+	return 0
+}
+
+func (x *Prompt) GetRejectedLogp() float64 {
+	if x != nil && x.RejectedLogp != nil {
+		return *x.RejectedLogp
+	}
+	return 0
 }
 
 // Pair is a prompt with the chosen and the rejected response and the reference log-probs. Stream `pairs`.
@@ -982,7 +1008,7 @@ var File_events_proto protoreflect.FileDescriptor
 
 const file_events_proto_rawDesc = "" +
 	"\n" +
-	"\fevents.proto\x12\x11ldalign.events.v1\"\xe1\x02\n" +
+	"\fevents.proto\x12\x11ldalign.events.v1\"\x81\x04\n" +
 	"\x06Prompt\x12\x16\n" +
 	"\x06schema\x18\x01 \x01(\rR\x06schema\x12\x10\n" +
 	"\x03run\x18\x02 \x01(\tR\x03run\x12\x1c\n" +
@@ -1000,7 +1026,14 @@ const file_events_proto_rawDesc = "" +
 	"sampleSeed\x12\x1e\n" +
 	"\n" +
 	"checkpoint\x18\r \x01(\tR\n" +
-	"checkpoint\"\xf1\x02\n" +
+	"checkpoint\x12\x1f\n" +
+	"\bdistance\x18\x0e \x01(\x01H\x00R\bdistance\x88\x01\x01\x12$\n" +
+	"\vchosen_logp\x18\x0f \x01(\x01H\x01R\n" +
+	"chosenLogp\x88\x01\x01\x12(\n" +
+	"\rrejected_logp\x18\x10 \x01(\x01H\x02R\frejectedLogp\x88\x01\x01B\v\n" +
+	"\t_distanceB\x0e\n" +
+	"\f_chosen_logpB\x10\n" +
+	"\x0e_rejected_logp\"\xf1\x02\n" +
 	"\x04Pair\x12\x16\n" +
 	"\x06schema\x18\x01 \x01(\rR\x06schema\x121\n" +
 	"\x06prompt\x18\x02 \x01(\v2\x19.ldalign.events.v1.PromptR\x06prompt\x12\x1a\n" +
@@ -1125,6 +1158,7 @@ func file_events_proto_init() {
 	if File_events_proto != nil {
 		return
 	}
+	file_events_proto_msgTypes[0].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

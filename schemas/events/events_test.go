@@ -25,6 +25,7 @@ func prompt() *events.Prompt {
 	return &events.Prompt{
 		Schema: 1, Run: "demo", Iteration: 2, PairId: "a0", PromptId: "p17", Sample: 1, Position: 9, Total: 1500,
 		Prompt: "Say pear 2 times.", Response: "pear, pear", Rejected: "pear", SampleSeed: 1<<64 - 1, Checkpoint: "c0",
+		Distance: proto.Float64(0), ChosenLogp: proto.Float64(-8.5), RejectedLogp: proto.Float64(-9),
 	}
 }
 

@@ -1,9 +1,11 @@
-// Package dataset holds the prompts of a run with their human responses: records read from JSONL or built in, the
-// order in which an iteration takes them, and the program that scores an answer.
+// Package dataset holds the prompts of a run with their human responses: records read from JSONL and Parquet files or built
+// in, the order in which an iteration takes them, and the program that scores an answer.
 package dataset
 
 import (
 	"bufio"
+	"bytes"
+	"compress/gzip"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -11,9 +13,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
-	"slices"
 	"strings"
+
+	"github.com/ldalign/ldalign/schemas"
 )
 
 // ErrNoRecords says that a source holds nothing to train on. The wrapping error tells why.
@@ -27,12 +31,30 @@ type Record struct {
 	Prompt string
 	// Response is y, the human response.
 	Response string
-	// Rejected is an annotated worse response (DPO); empty where there is none.
+	// Rejected is an annotated worse response (DPO, SPIN); empty where there is none.
 	Rejected string
 	// Contains lists the words that a right answer holds, in their order; empty where no program can tell.
 	Contains []string
-	// Line is the record's line in its file, from 1, or its number in built-in data.
+	// Distance is the latent distance that the data gives; nil where it gives none.
+	Distance *float64
+	// Reference are the log-probabilities of Response and Rejected under the model that the run starts from, sums over
+	// response tokens; nil where the data does not give both.
+	Reference *[2]float64
+	// Line is the record's line in its file or its row in a table, from 1, or its number in built-in data.
 	Line int
+}
+
+// Options say how records are taken from a source.
+type Options struct {
+	// Columns names columns that have not the usual names.
+	Columns schemas.ColumnsSpec
+	// Pairs takes only records with a rejected response that differs from the response, Distances only those with a distance.
+	Pairs, Distances bool
+	// Limit takes only the first records; 0 takes all. What comes behind them is not read.
+	Limit int
+	// Subset takes this many of the records, chosen by Seed and record id; 0 takes all.
+	Subset int
+	Seed   uint64
 }
 
 // Set is the usable records of one source in its order, and what became of the others.
@@ -41,37 +63,82 @@ type Set struct {
 	Report  Report
 }
 
-// Load reads a JSONL file, or data built in: builtin:demo/base, builtin:demo/align, builtin:demo/heldout. See Read.
-func Load(source string) (Set, error) {
+// Load reads a source: a file, a folder or a pattern of files, several of these with commas, or data built in
+// (builtin:demo/base, builtin:demo/align, builtin:demo/heldout). A file is Parquet, or JSONL as it is or compressed by
+// gzip. The error is ErrNoRecords when nothing is left, or names what cannot be read.
+func Load(source string, o Options) (Set, error) {
+	c := newCollector(source, o)
 	if name, ok := strings.CutPrefix(source, "builtin:"); ok {
-		return builtin(name)
+		set, err := builtin(name)
+		if err != nil {
+			return Set{}, err
+		}
+		c.report.Source, c.report.Format = set.Report.Source, set.Report.Format
+		for _, r := range set.Records {
+			c.report.Read++
+			if !c.take(r, place{line: r.Line}) {
+				break
+			}
+		}
+		return c.finish()
 	}
-	f, err := os.Open(source)
+	files, err := Files(source)
 	if err != nil {
-		return Set{}, fmt.Errorf("dataset: %w", err)
+		return Set{}, err
+	}
+	for _, name := range files {
+		more, err := c.file(name)
+		if err != nil {
+			return Set{}, err
+		}
+		if !more {
+			break
+		}
+	}
+	return c.finish()
+}
+
+// Read takes records from JSONL as Load does; source stands for the file.
+func Read(source string, r io.Reader, o Options) (Set, error) {
+	c := newCollector(source, o)
+	c.source(source)
+	if _, err := c.lines(r); err != nil {
+		return Set{}, err
+	}
+	return c.finish()
+}
+
+// file takes the records of one file, whose beginning says what it is. It returns whether more records are wanted.
+func (c *collector) file(name string) (more bool, err error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return false, fmt.Errorf("dataset: %w", err)
 	}
 	defer f.Close()
-	return Read(source, f)
-}
-
-// First is the set cut to its first n records; 0 keeps all.
-func (s Set) First(n int) Set {
-	if n > 0 && n < len(s.Records) {
-		s.Records = s.Records[:n:n]
+	c.source(name)
+	var magic [4]byte
+	n, err := io.ReadFull(f, magic[:])
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return false, fmt.Errorf("dataset: %s: %w", name, err)
 	}
-	return s
-}
-
-// Annotated is the set without the records that have no rejected response, as DPO needs it. The error is
-// ErrNoRecords.
-func (s Set) Annotated() (Set, error) {
-	all := len(s.Records)
-	s.Records = slices.Clone(s.Records)
-	s.Records = slices.DeleteFunc(s.Records, func(r Record) bool { return strings.TrimSpace(r.Rejected) == "" })
-	if len(s.Records) == 0 {
-		return Set{}, fmt.Errorf(`%w: none of %d has a "rejected" response, which DPO needs`, ErrNoRecords, all)
+	if string(magic[:n]) == parquetMagic {
+		info, err := f.Stat()
+		if err != nil {
+			return false, fmt.Errorf("dataset: %w", err)
+		}
+		return c.table(f, info.Size())
 	}
-	return s, nil
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return false, fmt.Errorf("dataset: %s: %w", name, err)
+	}
+	if bytes.HasPrefix(magic[:n], []byte{0x1f, 0x8b}) {
+		text, err := gzip.NewReader(f)
+		if err != nil {
+			return false, fmt.Errorf("dataset: %s: %w", name, err)
+		}
+		return c.lines(text)
+	}
+	return c.lines(f)
 }
 
 // Digest is the sha256, in hexadecimal, of all that the records say, in their order. Line numbers don't count.
@@ -83,6 +150,10 @@ func (s Set) Digest() string {
 		h.Write(size[:])
 		h.Write([]byte(text))
 	}
+	number := func(name string, x float64) {
+		write(name)
+		write(string(binary.LittleEndian.AppendUint64(nil, math.Float64bits(x))))
+	}
 	for _, r := range s.Records {
 		write(r.ID)
 		write(r.Prompt)
@@ -90,6 +161,13 @@ func (s Set) Digest() string {
 		write(r.Rejected)
 		for _, word := range r.Contains {
 			write(word)
+		}
+		if r.Distance != nil {
+			number("distance", *r.Distance)
+		}
+		if r.Reference != nil {
+			number("chosen", r.Reference[0])
+			number("rejected", r.Reference[1])
 		}
 		h.Write([]byte{'\n'})
 	}
@@ -103,12 +181,18 @@ func (s Set) WriteJSONL(w io.Writer) error {
 	enc.SetEscapeHTML(false)
 	for _, r := range s.Records {
 		line := struct {
-			ID       string   `json:"id"`
-			Prompt   string   `json:"prompt"`
-			Response string   `json:"response"`
-			Rejected string   `json:"rejected,omitempty"`
-			Contains []string `json:"contains,omitempty"`
-		}{r.ID, r.Prompt, r.Response, r.Rejected, r.Contains}
+			ID          string   `json:"id"`
+			Prompt      string   `json:"prompt"`
+			Response    string   `json:"response"`
+			Rejected    string   `json:"rejected,omitempty"`
+			Contains    []string `json:"contains,omitempty"`
+			Distance    *float64 `json:"distance,omitempty"`
+			RefChosen   *float64 `json:"ref_chosen_logp,omitempty"`
+			RefRejected *float64 `json:"ref_rejected_logp,omitempty"`
+		}{ID: r.ID, Prompt: r.Prompt, Response: r.Response, Rejected: r.Rejected, Contains: r.Contains, Distance: r.Distance}
+		if r.Reference != nil {
+			line.RefChosen, line.RefRejected = &r.Reference[0], &r.Reference[1]
+		}
 		if err := enc.Encode(line); err != nil {
 			return fmt.Errorf("dataset: write: %w", err)
 		}

@@ -59,7 +59,7 @@ func builtin(name string) (Set, error) {
 	cycle := slices.Concat(families, families[1:])
 	var names []string
 	for _, split := range demoSplits {
-		set := Set{Report: Report{Source: "builtin:" + name, Read: split.size, Kept: split.size}}
+		set := Set{Report: Report{Source: "builtin:" + name, Format: "built in"}}
 		for i := range split.size {
 			f := cycle[i%len(cycle)]
 			t := f.draw(r)

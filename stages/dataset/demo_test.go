@@ -15,7 +15,7 @@ import (
 
 func load(t *testing.T, source string) dataset.Set {
 	t.Helper()
-	set, err := dataset.Load(source)
+	set, err := dataset.Load(source, dataset.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,7 +187,7 @@ func TestBaseCorpusIsSpoiled(t *testing.T) {
 }
 
 func TestUnknownBuiltin(t *testing.T) {
-	_, err := dataset.Load("builtin:demo/train")
+	_, err := dataset.Load("builtin:demo/train", dataset.Options{})
 	want := "dataset: builtin:demo/train does not exist; " +
 		"there are builtin:demo/heldout, builtin:demo/align, builtin:demo/base"
 	if err == nil || err.Error() != want {
@@ -196,7 +196,7 @@ func TestUnknownBuiltin(t *testing.T) {
 }
 
 func TestDemoReport(t *testing.T) {
-	want := dataset.Report{Source: "builtin:demo/heldout", Read: 300, Kept: 300}
+	want := dataset.Report{Source: "builtin:demo/heldout", Format: "built in", Read: 300, Kept: 300}
 	if diff := cmp.Diff(want, load(t, "builtin:demo/heldout").Report); diff != "" {
 		t.Error(diff)
 	}

@@ -198,12 +198,16 @@ func (s *Stage) measure(ctx context.Context, details []Detail) error {
 	if err != nil {
 		return err
 	}
+	metric := s.spec.Objective.Distance
+	if metric == "given" { // for the training pairs, not for these
+		metric = "l2"
+	}
 	at := 0
 	for i := range details {
 		human := latents[at]
 		at++
 		for k := range details[i].Samples {
-			d, err := distance.Between(s.spec.Objective.Distance, human, latents[at])
+			d, err := distance.Between(metric, human, latents[at])
 			if err != nil {
 				return fmt.Errorf("held-out prompt %q: %w", details[i].ID, err)
 			}
@@ -218,7 +222,7 @@ func (s *Stage) measure(ctx context.Context, details []Detail) error {
 // who is to stop at once when ctx ends, and not after the grace that Process is given, calls this first.
 func (s *Stage) Ready(ctx context.Context) error {
 	reference := s.spec.Evaluation.Guide
-	if s.spec.Objective.Kind == "ldalign" && reference == "" {
+	if s.spec.NeedsGuide() && reference == "" {
 		reference = s.spec.Guide.From
 	} else if reference == "" {
 		return nil

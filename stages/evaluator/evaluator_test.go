@@ -24,7 +24,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func heldOut(t *testing.T, n int) []dataset.Record {
 	t.Helper()
-	set, err := dataset.Load("builtin:demo/heldout")
+	set, err := dataset.Load("builtin:demo/heldout", dataset.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,6 +28,9 @@ type Stage struct {
 
 	spec   schemas.Spec
 	policy *policy.Policy
+	// checked counts the pairs whose log-probs the data gives and which were computed all the same; wrong is what they showed.
+	checked int
+	wrong   error
 }
 
 // New makes the stage; the first prompt loads its checkpoint.
@@ -60,6 +63,12 @@ func (s *Stage) Process(ctx context.Context, in []*events.Prompt) ([]*events.Pai
 		}
 		if err := s.score(ctx, out, ready); err != nil {
 			fail(errs, ready, err)
+			continue
+		}
+		for _, i := range ready {
+			if errs[i] = s.useGiven(out[i]); errs[i] != nil {
+				out[i] = nil
+			}
 		}
 	}
 	return out, errs
@@ -97,13 +106,13 @@ func (s *Stage) tokenise(p *events.Prompt) (*events.Pair, error) {
 		Schema: events.Version, Prompt: p, PromptIds: tokens.Prompt, ChosenIds: tokens.Response,
 		Weights: s.policy.Digest, Truncated: uint32(tokens.Cut),
 	}
-	if s.spec.Objective.Kind != "dpo" {
+	if !s.spec.GivenPairs() {
 		return pair, nil
 	}
 	if p.GetRejected() == "" {
 		return nil, &schemas.Reject{
 			Reason: schemas.ReasonInvalid,
-			Err:    fmt.Errorf("generator: prompt %q has no rejected response, which objective dpo needs", p.GetPromptId()),
+			Err:    fmt.Errorf("generator: prompt %q has no rejected response, which this run takes from the data", p.GetPromptId()),
 		}
 	}
 	annotated, err := s.policy.Tokenise(p.GetPrompt(), p.GetRejected())
@@ -157,16 +166,24 @@ func (s *Stage) options() decode.Options {
 // score fills in the reference log-probs of both responses.
 func (s *Stage) score(ctx context.Context, out []*events.Pair, indices []int) error {
 	rows := make([]models.Sequence, 0, 2*len(indices))
+	var scored []int
 	for _, i := range indices {
+		if hasGiven(out[i]) && s.checked+len(scored) >= givenChecks {
+			continue
+		}
+		scored = append(scored, i)
 		rows = append(rows, models.Join(out[i].GetPromptIds(), out[i].GetChosenIds()))
 		rows = append(rows, models.Join(out[i].GetPromptIds(), out[i].GetRejectedIds()))
+	}
+	if len(scored) == 0 {
+		return nil
 	}
 	logprobs, err := score.LogProbs(ctx, s.policy.Model, rows, score.Options{}, nil)
 	if err != nil {
 		return fmt.Errorf("generator: reference log-probs by checkpoint %.12s: %w", s.policy.Digest, err)
 	}
 	logp := score.Sums(logprobs)
-	for k, i := range indices {
+	for k, i := range scored {
 		out[i].ChosenLogp, out[i].RejectedLogp = logp[2*k], logp[2*k+1]
 	}
 	return nil

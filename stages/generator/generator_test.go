@@ -198,6 +198,61 @@ func TestAnnotated(t *testing.T) {
 	}
 }
 
+// TestGivenLogProbs: log-probabilities of the data are taken when the first few agree with these weights, and otherwise the
+// stage ends; a response that was cut is scored again.
+func TestGivenLogProbs(t *testing.T) {
+	f := stagetest.New(t)
+	f.Spec.Objective.Kind = "spin"
+	manifest := f.Policy(0, 1)
+	prompts := f.Prompts(manifest)
+	for i, p := range prompts {
+		p.Rejected = "A worse answer."
+		if i == 1 {
+			p.Rejected = strings.Repeat("much worse ", 40)
+		}
+	}
+	f.Spec.Generation.From = "data"
+	computed := answer(t, open(t, f), prompts)
+	give := func(off float64) []*events.Prompt {
+		var out []*events.Prompt
+		for i := range computed {
+			p := proto.Clone(prompts[i]).(*events.Prompt)
+			chosen, rejected := computed[i].GetChosenLogp()+off, computed[i].GetRejectedLogp()
+			if i >= 6 {
+				chosen, rejected = -7, -8 // only the first are computed again
+			}
+			if i != 2 {
+				p.ChosenLogp, p.RejectedLogp = &chosen, &rejected
+			}
+			out = append(out, p)
+		}
+		return out
+	}
+	given := give(1e-4)
+	for i, p := range answer(t, open(t, f), given) {
+		want := [2]float64{given[i].GetChosenLogp(), given[i].GetRejectedLogp()}
+		if i == 1 || i == 2 {
+			want = [2]float64{computed[i].GetChosenLogp(), computed[i].GetRejectedLogp()}
+		}
+		if got := [2]float64{p.GetChosenLogp(), p.GetRejectedLogp()}; got != want {
+			t.Errorf("pair %d: log-probs %v, want %v", i, got, want)
+		}
+	}
+	pairs, errs := open(t, f).Process(t.Context(), give(0.01))
+	for i := range pairs {
+		if i == 1 || i == 2 {
+			if errs[i] != nil {
+				t.Errorf("pair %d has no given log-probs that count: %v", i, errs[i])
+			}
+			continue
+		}
+		var unable *schemas.Unable
+		if !errors.As(errs[i], &unable) || !unable.Lasting || pairs[i] != nil {
+			t.Errorf("pair %d: got %v, want the end of the stage", i, errs[i])
+		}
+	}
+}
+
 func TestStops(t *testing.T) {
 	f := stagetest.New(t)
 	prompts := f.Prompts(f.Policy(0, 1))

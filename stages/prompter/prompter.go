@@ -22,18 +22,17 @@ func New(spec schemas.Spec, records []dataset.Record) *Stage {
 	return &Stage{spec: spec, records: records}
 }
 
-// Load reads the records that a spec names: data.train cut to data.limit, and for dpo those with a rejected response.
+// Load reads the records that a spec trains on; where pairs are given by the data, those with a rejected response.
 func Load(spec schemas.Spec) (dataset.Set, error) {
-	set, err := dataset.Load(spec.Data.Train)
-	if err != nil {
-		return set, err
-	}
-	if spec.Objective.Kind == "dpo" {
-		if set, err = set.Annotated(); err != nil {
-			return set, err
-		}
-	}
-	return set.First(spec.Data.Limit), nil
+	return dataset.Load(spec.Data.Train, dataset.Options{
+		Columns: spec.Data.Columns, Limit: spec.Data.Limit, Subset: spec.Data.Subset, Seed: spec.Seed,
+		Pairs: spec.GivenPairs(), Distances: spec.Objective.Distance == "given",
+	})
+}
+
+// LoadEval reads the held-out records of a spec.
+func LoadEval(spec schemas.Spec) (dataset.Set, error) {
+	return dataset.Load(spec.Data.Eval, dataset.Options{Columns: spec.Data.Columns})
 }
 
 // Process turns each policy checkpoint that starts an iteration into that iteration's prompts, followed by the control
@@ -55,19 +54,23 @@ func (s *Stage) iteration(c *events.Checkpoint) []events.Message {
 	out := make([]events.Message, 0, total+1)
 	for place := range dataset.Order(len(s.records), s.spec.Seed, t, samples) {
 		r := s.records[place.Record]
-		out = append(out, &events.Prompt{
+		p := &events.Prompt{
 			Schema: events.Version, Run: run, Iteration: t, PairId: schemas.PairID(run, t, r.ID, place.Sample),
 			PromptId: r.ID, Sample: place.Sample, Position: place.Position, Total: total,
-			Prompt: r.Prompt, Response: r.Response, Rejected: r.Rejected,
+			Prompt: r.Prompt, Response: r.Response, Rejected: r.Rejected, Distance: r.Distance,
 			SampleSeed: schemas.SampleSeed(s.spec.Seed, t, r.ID, place.Sample), Checkpoint: c.GetDigest(),
-		})
+		}
+		if r.Reference != nil && t == 0 { // log-probs of the first policy are no reference for a later one
+			p.ChosenLogp, p.RejectedLogp = &r.Reference[0], &r.Reference[1]
+		}
+		out = append(out, p)
 	}
 	return append(out, &events.Control{Schema: events.Version, Run: run, Kind: "closed", Iteration: t, Total: total})
 }
 
-// Samples is the number of pairs per prompt and iteration: objectives that sample nothing see each prompt once.
+// Samples is the number of pairs per prompt and iteration: a run that samples nothing sees each prompt once.
 func Samples(spec schemas.Spec) int {
-	if spec.Objective.Kind == "sft" || spec.Objective.Kind == "dpo" {
+	if !spec.Samples() {
 		return 1
 	}
 	return spec.Generation.SamplesPerPrompt

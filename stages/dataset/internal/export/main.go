@@ -19,7 +19,7 @@ func run(args []string) error {
 	if len(args) != 1 {
 		return fmt.Errorf("want one argument such as builtin:demo/base, got %d", len(args))
 	}
-	set, err := dataset.Load(args[0])
+	set, err := dataset.Load(args[0], dataset.Options{})
 	if err != nil {
 		return err
 	}

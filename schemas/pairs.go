@@ -1,0 +1,14 @@
+package schemas
+
+// GivenPairs tells whether y' comes from the data's rejected responses instead of the policy.
+func (s Spec) GivenPairs() bool {
+	return s.Objective.Kind == "dpo" || s.Generation.From == "data" && s.Objective.Kind != "sft"
+}
+
+// Samples tells whether the run samples responses from its policies.
+func (s Spec) Samples() bool { return s.Objective.Kind != "sft" && !s.GivenPairs() }
+
+// NeedsGuide tells whether distances are measured by a guide, the run's own or another's.
+func (s Spec) NeedsGuide() bool {
+	return s.Objective.Kind == "ldalign" && s.Objective.Distance != "given"
+}

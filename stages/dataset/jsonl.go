@@ -1,0 +1,148 @@
+package dataset
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
+// maxLine bounds a line of JSONL, in bytes. A conversation may be long where its first turn is not.
+const maxLine = 8 << 20
+
+// lines takes records from JSONL, an object a line. A bad line is dropped, counted and told with its number. It returns
+// whether more records are wanted; the error is the reader's own.
+func (c *collector) lines(r io.Reader) (more bool, err error) {
+	c.container = "JSONL"
+	lines := bufio.NewReaderSize(r, 64<<10)
+	for number := 1; ; number++ {
+		line, long, err := readLine(lines)
+		last := errors.Is(err, io.EOF)
+		if err != nil && !last {
+			return false, fmt.Errorf("dataset: %s: line %d: %w", c.name, number, err)
+		}
+		if number == 1 {
+			line = bytes.TrimPrefix(line, []byte("\uFEFF"))
+		}
+		if line = bytes.TrimSpace(line); len(line) > 0 {
+			if more := c.line(line, long, number); !more {
+				return false, nil
+			}
+		}
+		if last {
+			return true, nil
+		}
+	}
+}
+
+// readLine reads up to a line's end. Of a line that is longer than maxLine it returns only the beginning, and long is
+// true. The last line comes with io.EOF.
+func readLine(r *bufio.Reader) (line []byte, long bool, err error) {
+	for {
+		part, err := r.ReadSlice('\n')
+		if room := maxLine + 1 - len(line); len(part) > room {
+			part, long = part[:room], true
+		}
+		line = append(line, part...)
+		if !errors.Is(err, bufio.ErrBufferFull) {
+			return line, long, err
+		}
+	}
+}
+
+// line takes one line.
+func (c *collector) line(line []byte, long bool, number int) (more bool) {
+	c.report.Read++
+	at := place{c.name, number}
+	drop := func(why reason, format string, args ...any) bool {
+		c.drop(at, dropped{why, fmt.Sprintf(format, args...)})
+		return true
+	}
+	var keys map[string]json.RawMessage
+	switch {
+	case long:
+		return drop(tooLong, "longer than %d MiB", maxLine>>20)
+	case !utf8.Valid(line):
+		return drop(notText, "not UTF-8 text")
+	case line[0] == '[' && number == 1:
+		return drop(malformed, "not a JSON object: a file is one object a line, not one list (jq -c '.[]' makes lines of it)")
+	case line[0] != '{':
+		return drop(malformed, "not a JSON object")
+	}
+	if err := json.Unmarshal(line, &keys); err != nil {
+		return drop(malformed, "not JSON: %v", err)
+	}
+	row := row{}
+	for _, name := range slices.Sorted(maps.Keys(keys)) {
+		if !c.columns.known(name) {
+			c.ignore(name)
+			continue
+		}
+		row[name] = parseValue(keys[name])
+	}
+	return c.row(row, at)
+}
+
+// parseValue reads a value of a row.
+func parseValue(raw json.RawMessage) value {
+	switch raw[0] {
+	case 'n':
+		return value{}
+	case '"':
+		var text string
+		if json.Unmarshal(raw, &text) != nil {
+			break
+		}
+		return value{kind: textValue, text: text}
+	case '[':
+		var texts []string
+		if json.Unmarshal(raw, &texts) == nil {
+			return value{kind: textsValue, texts: texts}
+		}
+		var messages []jsonMessage
+		if json.Unmarshal(raw, &messages) != nil {
+			break
+		}
+		v := value{kind: messagesValue}
+		for _, m := range messages {
+			out, ok := m.message()
+			if !ok {
+				return value{kind: otherValue}
+			}
+			v.messages = append(v.messages, out)
+		}
+		return v
+	case 't', 'f', '{':
+	default:
+		return value{kind: numberValue, text: string(raw)}
+	}
+	return value{kind: otherValue}
+}
+
+// jsonMessage is one turn, as {"role", "content"} or {"from", "value"}.
+type jsonMessage struct {
+	Role    *string `json:"role"`
+	Content *string `json:"content"`
+	From    *string `json:"from"`
+	Value   *string `json:"value"`
+}
+
+func (m jsonMessage) message() (message, bool) {
+	role, content := m.Role, m.Content
+	if role == nil {
+		role, content = m.From, m.Value
+	}
+	if role == nil {
+		return message{}, false
+	}
+	if content == nil {
+		content = new(string)
+	}
+	return message{strings.Clone(*role), *content}, true
+}
