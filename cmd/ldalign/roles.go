@@ -130,8 +130,8 @@ func ready(ctx context.Context, stage interface{ Ready(context.Context) error })
 // recordsKind is the kind of the control message that says what became of the rows of a run's data.
 const recordsKind = "records"
 
-// sameData notes the digest of the run's records, and what became of the rows, when its prompter starts for the first time, and refuses others later:
-// iterations of one run must ask the same prompts.
+// sameData notes the digest of the run's records, and what became of the rows, when its prompter starts for the first
+// time, and refuses others later: iterations of one run must ask the same prompts.
 func (n *node) sameData(ctx context.Context, spec schemas.Spec, set dataset.Set) error {
 	// a run that is not declared yet may still fail to begin, and begin anew with other data
 	err := n.streams.Follow(ctx, schemas.Control, spec.Run, 0, 0, func(r streams.Received) error {
