@@ -25,6 +25,8 @@ type Draft struct {
 	Cursor     *Cursor
 	RNG        []RNGState
 	Metrics    []Metric
+	// Machine is noted beside the manifest, see Repository.Machine; nil for no note.
+	Machine *Machine
 	// Files in any order.
 	Files []Source
 }
@@ -118,6 +120,9 @@ func (r *Repository) Commit(ctx context.Context, run string, d Draft) (Manifest,
 	}
 	number := r.last[run] + 1
 	key := manifestKey(run, number)
+	if err := r.note(ctx, run, number, d.Machine); err != nil {
+		return Manifest{}, err
+	}
 	if err := r.store.Create(ctx, key, data); errors.Is(err, ErrExists) {
 		return Manifest{}, fmt.Errorf("%w: manifest %d of run %s was created by another process: end this one", ErrConflict,
 			number, run)

@@ -3,6 +3,7 @@
 //
 //	runs/<run>/blobs/<sha256>             weights, optimizer, tokenizer, config: whatever a manifest lists
 //	runs/<run>/checkpoints/<number>.json  manifest: written last, created only if absent, never changed and never deleted
+//	runs/<run>/machines/<number>.json     on what it was made; a note, on which nothing rests
 //	runs/<run>/details/<sha256>           what events name and no manifest does (scored samples of an evaluation)
 //
 // A checkpoint exists when its manifest exists. Commit writes the blobs, looks at each of them again, and only then

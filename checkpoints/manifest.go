@@ -52,7 +52,8 @@ type Cursor struct {
 	Position int `json:"position"`
 	// Step counts optimizer steps in this phase of the iteration.
 	Step int `json:"step"`
-	// Pending are the pair ids of micro-batches whose gradients are not yet stepped.
+	// Pending are the ids of the pairs of the step that comes next, in their order; none at the end of a phase. A trainer
+	// that goes on must make the same batch of its log.
 	Pending []string `json:"pending,omitempty"`
 }
 

@@ -7,9 +7,10 @@ import (
 )
 
 // Prune deletes the blobs that only superseded states name and gives the bytes freed. A state is superseded by a later
-// state or policy; the newest state is kept if no policy came after it. What a policy or a guide names is kept, and so
-// are blobs that no manifest names (a writer may be about to) and all manifests. Only the run's writer may call it.
-func (r *Repository) Prune(ctx context.Context, run string) (freed int64, err error) {
+// policy, or by as many later states as are to be kept, which is at least 1: more than one lets a run go on from an older
+// state when the newest is damaged. What a policy or a guide names is kept, and so are blobs that no manifest names (a
+// writer may be about to) and all manifests. Only the run's writer may call it.
+func (r *Repository) Prune(ctx context.Context, run string, keep int) (freed int64, err error) {
 	r.writing.Lock()
 	defer r.writing.Unlock()
 	manifests, err := r.List(ctx, run)
@@ -18,17 +19,21 @@ func (r *Repository) Prune(ctx context.Context, run string) (freed int64, err er
 	}
 	live := map[string]bool{}
 	var superseded []File
-	current := true // no later state or policy seen yet
+	keep = max(keep, 1)
 	for _, m := range slices.Backward(manifests) {
-		if m.Kind == State && !current {
+		if m.Kind == State && keep == 0 {
 			superseded = append(superseded, m.Files...)
 			continue
 		}
 		for _, f := range m.Files {
 			live[blobKey(run, f.SHA256)] = true
 		}
-		if m.Kind != Guide {
-			current = false
+		switch m.Kind {
+		case State:
+			keep--
+		case Policy:
+			keep = 0
+		case Guide:
 		}
 	}
 	keys, err := r.store.List(ctx, blobKey(run, ""))

@@ -38,6 +38,7 @@ func TestPruneKeepsWhatIsLive(t *testing.T) {
 			t.Fatal(err)
 		}
 		var committed []checkpoints.Manifest
+		keep := rapid.IntRange(0, 3).Draw(t, "keep") // 0 counts as 1
 		for range rapid.IntRange(1, 6).Draw(t, "commits") {
 			d := checkpoints.Draft{
 				Kind: rapid.SampledFrom([]checkpoints.Kind{
@@ -58,7 +59,7 @@ func TestPruneKeepsWhatIsLive(t *testing.T) {
 				continue
 			}
 			before := stored(t, root)
-			freed, err := r.Prune(ctx, "run")
+			freed, err := r.Prune(ctx, "run", keep)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -66,8 +67,8 @@ func TestPruneKeepsWhatIsLive(t *testing.T) {
 			if before-after != freed {
 				t.Fatalf("freed %d bytes, the store lost %d", freed, before-after)
 			}
-			checkPruned(t, r, committed)
-			if freed, err := r.Prune(ctx, "run"); err != nil || freed != 0 {
+			checkPruned(t, r, committed, max(keep, 1))
+			if freed, err := r.Prune(ctx, "run", keep); err != nil || freed != 0 {
 				t.Fatalf("a second prune freed %d (%v)", freed, err)
 			}
 			if _, err := r.ReadBlob(ctx, "run", detail); err != nil {
@@ -81,7 +82,7 @@ func TestPruneKeepsWhatIsLive(t *testing.T) {
 }
 
 // checkPruned checks after a prune what can be read.
-func checkPruned(t *rapid.T, r *checkpoints.Repository, committed []checkpoints.Manifest) {
+func checkPruned(t *rapid.T, r *checkpoints.Repository, committed []checkpoints.Manifest, keep int) {
 	ctx := context.Background()
 	listed, err := r.List(ctx, "run")
 	if err != nil || len(listed) != len(committed) {
@@ -91,12 +92,17 @@ func checkPruned(t *rapid.T, r *checkpoints.Repository, committed []checkpoints.
 	for i, m := range committed {
 		needed := m.Kind != checkpoints.State
 		if m.Kind == checkpoints.State {
-			needed = true
+			states, policies := 0, 0
 			for _, later := range committed[i+1:] {
-				if later.Kind != checkpoints.Guide {
-					needed = false
+				switch later.Kind {
+				case checkpoints.State:
+					states++
+				case checkpoints.Policy:
+					policies++
+				case checkpoints.Guide:
 				}
 			}
+			needed = states < keep && policies == 0
 		}
 		for _, f := range m.Files {
 			live[f.SHA256] = live[f.SHA256] || needed

@@ -811,7 +811,7 @@ func TestDamagedManifestIsToldNotSkipped(t *testing.T) {
 			for call, read := range map[string]func(r *checkpoints.Repository) error{
 				"Latest": func(r *checkpoints.Repository) error { _, err := r.Latest(t.Context(), "run"); return err },
 				"List":   func(r *checkpoints.Repository) error { _, err := r.List(t.Context(), "run"); return err },
-				"Prune":  func(r *checkpoints.Repository) error { _, err := r.Prune(t.Context(), "run"); return err },
+				"Prune":  func(r *checkpoints.Repository) error { _, err := r.Prune(t.Context(), "run", 1); return err },
 			} {
 				err := read(f.again())
 				if !errors.Is(err, checkpoints.ErrManifest) || !strings.Contains(err.Error(), m.Key) {

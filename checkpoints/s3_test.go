@@ -175,7 +175,7 @@ func runOnS3(t *testing.T, store checkpoints.Store) {
 		checkpoints.ErrConflict) {
 		t.Errorf("got %v, want ErrConflict", err)
 	}
-	if freed, err := r.Prune(ctx, "run"); err != nil || freed != 1000 {
+	if freed, err := r.Prune(ctx, "run", 1); err != nil || freed != 1000 {
 		t.Errorf("pruned %d bytes (%v), want the first state's 1000", freed, err)
 	}
 	if _, err := r.ReadFile(ctx, "run", state.Files[0]); !errors.Is(err, checkpoints.ErrCorrupt) {

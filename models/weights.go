@@ -184,21 +184,15 @@ func (m *Model) WriteWeights(ctx context.Context, w io.Writer) error {
 
 // WriteTensors writes tensors of one engine as a safetensors file in their order, holding one at a time in Go's memory.
 func WriteTensors(ctx context.Context, eng *tensor.Engine, w io.Writer, tensors []tensor.Named) error {
-	infos := make([]safetensors.Info, len(tensors))
-	err := eng.Do(ctx, func(*tensor.Scope) error {
-		for i, p := range tensors {
-			dtype, err := fileDType(p.Tensor.DType())
-			if err != nil {
-				return fmt.Errorf("%s: %w", p.Name, err)
-			}
-			infos[i] = safetensors.Info{Name: p.Name, DType: dtype, Shape: p.Tensor.Shape()}
-		}
-		return nil
+	var infos []safetensors.Info
+	err := eng.Do(ctx, func(*tensor.Scope) (err error) {
+		infos, err = infosOf(tensors)
+		return err
 	})
 	if err != nil {
 		return err
 	}
-	out, err := safetensors.NewWriter(w, infos, map[string]string{"format": "pt"})
+	out, err := safetensors.NewWriter(w, infos, fileMetadata())
 	if err != nil {
 		return err
 	}
@@ -219,6 +213,22 @@ func WriteTensors(ctx context.Context, eng *tensor.Engine, w io.Writer, tensors 
 	_, err = out.Close()
 	return err
 }
+
+// infosOf describes tensors as a file has them. It is called inside Do.
+func infosOf(tensors []tensor.Named) ([]safetensors.Info, error) {
+	infos := make([]safetensors.Info, len(tensors))
+	for i, p := range tensors {
+		dtype, err := fileDType(p.Tensor.DType())
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", p.Name, err)
+		}
+		infos[i] = safetensors.Info{Name: p.Name, DType: dtype, Shape: p.Tensor.Shape()}
+	}
+	return infos, nil
+}
+
+// fileMetadata is what transformers wants to see in a file of weights.
+func fileMetadata() map[string]string { return map[string]string{"format": "pt"} }
 
 func fileDType(d tensor.DType) (safetensors.DType, error) {
 	for file, dtype := range fileDTypes {

@@ -228,8 +228,11 @@ type TrainingSpec struct {
 	MicroBatch int `yaml:"micro_batch"`
 	// CheckpointEvery is the number of steps between state checkpoints, from which a killed run goes on; 0 for none.
 	// Left out of the digest.
-	CheckpointEvery int       `yaml:"checkpoint_every" digest:"-"`
-	LoRA            *LoRASpec `yaml:"lora,omitempty"`
+	CheckpointEvery int `yaml:"checkpoint_every" digest:"-"`
+	// KeepStates is how many of an iteration's newest state checkpoints are kept. Should one be damaged, the run goes on
+	// from the one before it. Left out of the digest.
+	KeepStates int       `yaml:"keep_states" digest:"-"`
+	LoRA       *LoRASpec `yaml:"lora,omitempty"`
 }
 
 // LoRASpec makes each iteration train a fresh low-rank adapter on its policy, instead of all weights, and merge it into
@@ -264,9 +267,10 @@ type EvaluationSpec struct {
 
 // ComputeSpec is the machine's share.
 type ComputeSpec struct {
-	// Threads of the tensor library, no more than free cores; part of the digest, for they decide the last bit. 0 takes
-	// 2, or the machine's cores where it has fewer.
-	Threads int `yaml:"threads"`
+	// Threads of the tensor library, no more than free cores. 0 takes 2, or the machine's cores where it has fewer. They
+	// decide the last bit of a result, as the machine does; left out of the digest, so that a run can go on elsewhere, with
+	// a warning.
+	Threads int `yaml:"threads" digest:"-"`
 	// Device is cpu or cuda:N (not run on a GPU by the project).
 	Device string `yaml:"device"`
 }

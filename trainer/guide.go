@@ -74,9 +74,9 @@ func (t *Trainer) trainGuide(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.close(context.WithoutCancel(ctx), t.Engine)) }()
-	p.save = func(ctx context.Context, cursor checkpoints.Cursor) error {
+	p.save = func(ctx context.Context, cursor checkpoints.Cursor) (func() error, error) {
 		cursor.Stream, cursor.Sequence = streams.StreamName(schemas.Pairs), upTo
-		return t.saveState(ctx, p, cursor, g.weights(ctx))
+		return t.saveState(ctx, p, cursor, g.model.Weights())
 	}
 	step, err := t.restore(ctx, p, g.model.LoadWeights)
 	if err != nil {
@@ -101,7 +101,7 @@ func (t *Trainer) publishGuide(ctx context.Context, g *trainedGuide, task *guide
 	}
 	manifest, err := t.Checkpoints.Commit(ctx, t.Spec.Run, checkpoints.Draft{
 		Kind: checkpoints.Guide, Step: uint64(len(p.records)), Parent: t.base.Digest, SpecDigest: t.Spec.Digest(),
-		Metrics: []checkpoints.Metric{
+		Machine: t.machine(), Metrics: []checkpoints.Metric{
 			{Name: "reconstruction", Value: byTrue}, {Name: "reconstruction_shuffled", Value: byShuffled},
 		},
 		Files: append(g.files, g.weights(ctx), checkpoints.FromBytes("guide.json", config), recordsSource(p.records),

@@ -31,6 +31,7 @@ type world struct {
 	t           *testing.T
 	streams     *streams.Conn
 	store       *refusingStore
+	root        string // of the store
 	checkpoints *checkpoints.Repository
 	engine      *tensor.Engine
 	log         zerolog.Logger
@@ -41,14 +42,21 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{t: t, engine: newEngine(t), generators: 1, log: zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel)}
-	store, err := checkpoints.OpenDir(filepath.Join(t.TempDir(), "store"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.store = &refusingStore{Store: store}
-	w.checkpoints = checkpoints.New(w.store, t.TempDir(), w.log)
+	w.root = filepath.Join(t.TempDir(), "store")
+	w.reopen()
 	w.openStreams(t.TempDir())
 	return w
+}
+
+// reopen opens the checkpoints as a new process does, which has verified none of them.
+func (w *world) reopen() {
+	w.t.Helper()
+	store, err := checkpoints.OpenDir(w.root)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.store = &refusingStore{Store: store}
+	w.checkpoints = checkpoints.New(w.store, w.t.TempDir(), w.log)
 }
 
 // openStreams starts embedded streams on a folder.

@@ -54,8 +54,8 @@ type phase struct {
 	micro   int
 	// every is the number of steps between two calls of save; 0 for none.
 	every int
-	// save commits a state checkpoint at a cursor.
-	save func(ctx context.Context, cursor checkpoints.Cursor) error
+	// save copies the state at a cursor and returns what commits the copy: training goes on meanwhile.
+	save func(ctx context.Context, cursor checkpoints.Cursor) (commit func() error, err error)
 	// progress reports finished steps; last is the newest record, nil before the first.
 	progress func(done, total int, last *Record)
 
@@ -64,6 +64,10 @@ type phase struct {
 	tensors   []*tensor.Tensor
 	// records of the steps so far, those before a restart included.
 	records []Record
+	// order is the shuffle of epoch ordered-1.
+	order   []int
+	ordered int
+	saving  saving
 }
 
 // prepare makes the optimizer with fresh state.
@@ -93,20 +97,26 @@ func (p *phase) close(ctx context.Context, engine *tensor.Engine) error {
 
 // run trains from step (0 at first) to the end. Between steps it looks at ctx: when that has ended it saves the state and
 // returns ErrInterrupted; not so when the lease was lost, for then the run is another's. A loss or gradient that is not
-// finite stops it before the step would spoil the weights.
-func (p *phase) run(ctx context.Context, engine *tensor.Engine, step int) error {
-	n := p.task.examples()
-	perEpoch := Steps(n, p.batch, 1)
-	total := perEpoch * p.epochs
+// finite stops it before the step would spoil the weights. States are committed beside the training: the next one waits
+// until the last is done, a failed one stops the run, and run returns when none is under way.
+func (p *phase) run(ctx context.Context, engine *tensor.Engine, step int) (err error) {
+	defer func() { err = errors.Join(err, p.saving.wait()) }()
+	total := p.steps() * p.epochs
 	peak := PeakRate(p.spec, p.iteration)
 	p.progress(step, total, nil)
-	var order []int
+	saved := -1 // the step of the last state
 	for ; ; step++ {
+		if err := p.saving.failed(); err != nil {
+			return err
+		}
 		if ctx.Err() != nil { // after the last step too: what comes next would fail, and the steps would be lost
 			if cause := context.Cause(ctx); errors.Is(cause, ErrLeaseLost) {
 				return cause
 			}
-			if err := p.save(context.WithoutCancel(ctx), p.cursor(step, perEpoch)); err != nil {
+			if step != saved {
+				err = p.saveAt(ctx, step)
+			}
+			if err := errors.Join(err, p.saving.wait()); err != nil {
 				return fmt.Errorf("trainer: stopped, but the state could not be saved, so the steps since the last one are lost: %w", err)
 			}
 			return ErrInterrupted
@@ -114,14 +124,10 @@ func (p *phase) run(ctx context.Context, engine *tensor.Engine, step int) error 
 		if step >= total {
 			return nil
 		}
-		epoch, at := step/perEpoch, step%perEpoch*p.batch
-		if order == nil || at == 0 {
-			order = Permutation(n, p.seed, p.name, p.iteration, epoch)
-		}
+		epoch, batch := p.next(step)
 		record := Record{
 			Phase: p.name, Iteration: p.iteration, Step: step + 1, Epoch: epoch, LR: LearningRate(p.spec, peak, step, total),
 		}
-		batch := order[at:min(at+p.batch, n)]
 		if err := p.step(context.WithoutCancel(ctx), engine, batch, step, &record); err != nil {
 			return fmt.Errorf("trainer: %s of iteration %d, step %d of %d: %w", p.name, p.iteration, step+1, total, err)
 		}
@@ -129,18 +135,64 @@ func (p *phase) run(ctx context.Context, engine *tensor.Engine, step int) error 
 		p.batches.Steps = append(p.batches.Steps, checkpoints.Batch{Step: step + 1, Epoch: epoch, Pairs: batch})
 		p.progress(step+1, total, &record)
 		if p.every > 0 && (step+1)%p.every == 0 && step+1 < total {
-			if err := p.save(context.WithoutCancel(ctx), p.cursor(step+1, perEpoch)); err != nil {
+			if err := p.saveAt(ctx, step+1); err != nil {
 				return err
 			}
+			saved = step + 1
 		}
 	}
 }
 
-// cursor is the place after the given number of steps.
-func (p *phase) cursor(step, perEpoch int) checkpoints.Cursor {
-	return checkpoints.Cursor{
-		Phase: p.name, Iteration: p.iteration, Epoch: step / perEpoch, Position: step % perEpoch * p.batch, Step: step,
+// steps is the number of steps of an epoch.
+func (p *phase) steps() int { return Steps(p.task.examples(), p.batch, 1) }
+
+// next is the batch that comes after the given number of steps, none at the end, and its epoch.
+func (p *phase) next(step int) (epoch int, batch []int) {
+	n := p.task.examples()
+	epoch, at := step/p.steps(), step%p.steps()*p.batch
+	if epoch >= p.epochs {
+		return epoch, nil
 	}
+	if p.ordered != epoch+1 {
+		p.order, p.ordered = Permutation(n, p.seed, p.name, p.iteration, epoch), epoch+1
+	}
+	return epoch, p.order[at:min(at+p.batch, n)]
+}
+
+// saveAt begins to commit the state after the given number of steps, when the last one is committed.
+func (p *phase) saveAt(ctx context.Context, step int) error {
+	if err := p.saving.wait(); err != nil {
+		return err
+	}
+	ctx, release := lasting(ctx)
+	commit, err := p.save(ctx, p.cursor(step))
+	if err != nil {
+		release()
+		return err
+	}
+	p.saving.begin(func() error {
+		defer release()
+		return commit()
+	})
+	return nil
+}
+
+// cursor is the place after the given number of steps.
+func (p *phase) cursor(step int) checkpoints.Cursor {
+	epoch, batch := p.next(step)
+	return checkpoints.Cursor{
+		Phase: p.name, Iteration: p.iteration, Epoch: epoch, Position: step % p.steps() * p.batch, Step: step,
+		Pending: p.pending(batch),
+	}
+}
+
+// pending are the ids of a batch.
+func (p *phase) pending(batch []int) []string {
+	var ids []string
+	for _, i := range batch {
+		ids = append(ids, p.batches.Pairs[i])
+	}
+	return ids
 }
 
 // step is one optimizer step: forward and backward in micro-batches, clip, update.

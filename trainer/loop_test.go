@@ -29,13 +29,18 @@ func (w *watched) accumulate(s *tensor.Scope, part, whole []int, step int) (stat
 	return w.task.accumulate(s, part, whole, step)
 }
 
+func saveNothing(context.Context, checkpoints.Cursor) (func() error, error) {
+	return func() error { return nil }, nil
+}
+
 // newPhase is a phase over 7 pairs of the tiny model, ready to run.
 func newPhase(t *testing.T, engine *tensor.Engine, model *models.Model, change ...func(*phase)) *phase {
 	t.Helper()
 	p := &phase{
-		name: "policy", seed: 1, task: &pairTask{model: model, pairs: somePairs(7), objective: dpo(0.5), step: 16, most: 128},
+		name: "policy", seed: 1, batches: checkpoints.Batches{Pairs: strings.Split("abcdefg", "")},
+		task:   &pairTask{model: model, pairs: somePairs(7), objective: dpo(0.5), step: 16, most: 128},
 		params: model.Params(), spec: schemas.Default().Optimizer, epochs: 2, batch: 3, micro: 2,
-		save:     func(context.Context, checkpoints.Cursor) error { return nil },
+		save:     saveNothing,
 		progress: func(int, int, *Record) {},
 	}
 	p.spec.LR = 1e-3
@@ -107,14 +112,22 @@ func TestPhaseSaves(t *testing.T) {
 	var cursors []checkpoints.Cursor
 	p := newPhase(t, engine, loadModel(t, engine, "llama"), func(p *phase) {
 		p.every, p.iteration = 2, 5
-		p.save = func(_ context.Context, c checkpoints.Cursor) error { cursors = append(cursors, c); return nil }
+		p.save = func(_ context.Context, c checkpoints.Cursor) (func() error, error) {
+			return func() error { cursors = append(cursors, c); return nil }, nil
+		}
 	})
 	if err := p.run(t.Context(), engine, 0); err != nil {
 		t.Fatal(err)
 	}
+	pending := func(epoch, from, to int) (ids []string) {
+		for _, i := range Permutation(7, 1, "policy", 5, epoch)[from:to] {
+			ids = append(ids, p.batches.Pairs[i])
+		}
+		return ids
+	}
 	want := []checkpoints.Cursor{
-		{Phase: "policy", Iteration: 5, Epoch: 0, Position: 6, Step: 2},
-		{Phase: "policy", Iteration: 5, Epoch: 1, Position: 3, Step: 4},
+		{Phase: "policy", Iteration: 5, Epoch: 0, Position: 6, Step: 2, Pending: pending(0, 6, 7)},
+		{Phase: "policy", Iteration: 5, Epoch: 1, Position: 3, Step: 4, Pending: pending(1, 3, 6)},
 	}
 	if diff := cmp.Diff(want, cursors); diff != "" {
 		t.Errorf("cursors (-want +got):\n%s", diff)
@@ -126,7 +139,9 @@ func TestPhaseThatCannotSave(t *testing.T) {
 	engine := newEngine(t)
 	full := errors.New("disk full")
 	p := newPhase(t, engine, loadModel(t, engine, "llama"), func(p *phase) {
-		p.save = func(context.Context, checkpoints.Cursor) error { return full }
+		p.save = func(context.Context, checkpoints.Cursor) (func() error, error) {
+			return func() error { return full }, nil
+		}
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -143,7 +158,10 @@ func TestPhaseThatLostItsLease(t *testing.T) {
 	engine := newEngine(t)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	p := newPhase(t, engine, loadModel(t, engine, "llama"), func(p *phase) {
-		p.save = func(context.Context, checkpoints.Cursor) error { t.Error("a state was saved"); return nil }
+		p.save = func(context.Context, checkpoints.Cursor) (func() error, error) {
+			t.Error("a state was saved")
+			return nil, nil
+		}
 		p.progress = func(done, _ int, _ *Record) {
 			if done == 2 {
 				cancel(ErrLeaseLost)

@@ -24,26 +24,45 @@ const (
 	RecordsFile = "records.jsonl"
 )
 
-// saveState commits a state checkpoint: weights (an adapter alone where one is trained), optimizer and records at a
-// cursor. Older states lose their blobs.
-func (t *Trainer) saveState(ctx context.Context, p *phase, cursor checkpoints.Cursor, weights checkpoints.Source) error {
-	manifest, err := t.Checkpoints.Commit(ctx, t.Spec.Run, checkpoints.Draft{
+// saveState copies what a state checkpoint consists of: the trained weights (an adapter alone where one is trained),
+// optimizer, records and batches at a cursor. Everything random is drawn from seeds by place, so there is no random state to
+// keep. It returns what commits the copy, which must be called once; older states then lose their blobs.
+func (t *Trainer) saveState(
+	ctx context.Context, p *phase, cursor checkpoints.Cursor, trained []tensor.Named,
+) (commit func() error, err error) {
+	weights, err := models.TakeSnapshot(ctx, t.Engine, trained)
+	if err != nil {
+		return nil, err
+	}
+	optimizer, err := models.TakeSnapshot(ctx, t.Engine, p.optimizer.State())
+	if err != nil {
+		weights.Free()
+		return nil, err
+	}
+	draft := checkpoints.Draft{
 		Kind: checkpoints.State, Iteration: p.iteration, Step: uint64(cursor.Step), Parent: t.base.Digest,
-		SpecDigest: t.Spec.Digest(), Cursor: &cursor,
+		SpecDigest: t.Spec.Digest(), Machine: t.machine(), Cursor: &cursor,
 		Files: []checkpoints.Source{
-			weights,
-			{Name: optimizerFile, Write: func(w io.Writer) error {
-				return models.WriteTensors(ctx, t.Engine, w, p.optimizer.State())
-			}},
+			{Name: t.stateFile(p.name), Write: weights.Write},
+			{Name: optimizerFile, Write: optimizer.Write},
 			recordsSource(p.records), batchesSource(p.batches),
 		},
-	})
-	if err != nil {
-		return err
 	}
-	t.Log.Info().Str("run", t.Spec.Run).Str("checkpoint", manifest.Key).Uint32("iteration", p.iteration).
-		Int("step", cursor.Step).Msg("state saved")
-	_, err = t.Checkpoints.Prune(ctx, t.Spec.Run)
+	return func() error {
+		defer weights.Free()
+		defer optimizer.Free()
+		manifest, err := t.Checkpoints.Commit(ctx, t.Spec.Run, draft)
+		if err != nil {
+			return fmt.Errorf("trainer: the state of step %d could not be saved: %w", cursor.Step, err)
+		}
+		t.Log.Info().Str("run", t.Spec.Run).Str("checkpoint", manifest.Key).Uint32("iteration", draft.Iteration).
+			Int("step", cursor.Step).Msg("state saved")
+		return t.prune(ctx)
+	}, nil
+}
+
+func (t *Trainer) prune(ctx context.Context) error {
+	_, err := t.Checkpoints.Prune(ctx, t.Spec.Run, t.Spec.Training.KeepStates)
 	return err
 }
 
@@ -108,6 +127,10 @@ func (t *Trainer) restoreBatches(ctx context.Context, m checkpoints.Manifest, p 
 			"messages were lost or changed; restore the stream's store", m.Key, len(saved.Pairs), len(p.batches.Pairs))
 	}
 	p.batches.Steps = saved.Steps
+	if _, batch := p.next(m.Cursor.Step); !slices.Equal(p.pending(batch), m.Cursor.Pending) {
+		return fmt.Errorf("trainer: checkpoint %s was to go on with other pairs than this build would take (%v): "+
+			"go on with the build that wrote it", m.Key, m.Cursor.Pending)
+	}
 	return nil
 }
 
@@ -172,14 +195,14 @@ func (t *Trainer) publishPolicy(ctx context.Context, iteration uint32, metrics [
 	}
 	manifest, err := t.Checkpoints.Commit(ctx, t.Spec.Run, checkpoints.Draft{
 		Kind: checkpoints.Policy, Iteration: iteration, Step: uint64(len(p.records)), Parent: t.base.Digest,
-		SpecDigest: t.Spec.Digest(), Metrics: metrics, Files: files,
+		SpecDigest: t.Spec.Digest(), Machine: t.machine(), Metrics: metrics, Files: files,
 	})
 	if err != nil {
 		return err
 	}
 	t.base, t.resume = manifest, nil
 	t.Log.Info().Str("run", t.Spec.Run).Str("checkpoint", manifest.Key).Uint32("iteration", iteration).Msg("policy published")
-	if _, err := t.Checkpoints.Prune(ctx, t.Spec.Run); err != nil {
+	if err := t.prune(ctx); err != nil {
 		return err
 	}
 	return t.publishEvent(ctx, manifest)

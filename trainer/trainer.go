@@ -244,9 +244,9 @@ func (t *Trainer) iterate(ctx context.Context, i uint32) (err error) {
 	if err != nil {
 		return err
 	}
-	p.save = func(ctx context.Context, cursor checkpoints.Cursor) error {
+	p.save = func(ctx context.Context, cursor checkpoints.Cursor) (func() error, error) {
 		cursor.Stream, cursor.Sequence = streams.StreamName(Source(t.Spec.Objective.Kind)), in.upTo
-		return t.saveState(ctx, p, cursor, checkpoints.Source{Name: t.stateFile(p.name), Write: t.writeTrained(ctx)})
+		return t.saveState(ctx, p, cursor, p.params)
 	}
 	p.progress = t.showStep(fmt.Sprintf("train %s %d", t.Spec.Objective.Kind, i))
 	if err := p.run(ctx, t.Engine, step); err != nil {

@@ -54,6 +54,14 @@ func (g *Guide) ConfigJSON() ([]byte, error) {
 
 // WriteWeights writes guide.safetensors: all weights of encoder and decoder, and the projections, one after the other.
 func (g *Guide) WriteWeights(ctx context.Context, w io.Writer) error {
+	if err := models.WriteTensors(ctx, g.Engine(), w, g.Weights()); err != nil {
+		return fmt.Errorf("guide: write weights: %w", err)
+	}
+	return nil
+}
+
+// Weights are all tensors of guide.safetensors, under their names there and in its order.
+func (g *Guide) Weights() []tensor.Named {
 	var list []tensor.Named
 	for _, p := range g.encoder.Params() {
 		list = append(list, tensor.Named{Name: encoderPrefix + p.Name, Tensor: p.Tensor})
@@ -61,10 +69,7 @@ func (g *Guide) WriteWeights(ctx context.Context, w io.Writer) error {
 	for _, p := range g.decoder.Params() {
 		list = append(list, tensor.Named{Name: decoderPrefix + p.Name, Tensor: p.Tensor})
 	}
-	if err := models.WriteTensors(ctx, g.Engine(), w, append(list, g.own()...)); err != nil {
-		return fmt.Errorf("guide: write weights: %w", err)
-	}
-	return nil
+	return append(list, g.own()...)
 }
 
 // Load reads a guide from a folder with guide.json and guide.safetensors. Errors wrap ErrConfig, models.ErrConfig,

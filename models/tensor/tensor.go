@@ -169,6 +169,13 @@ func (t *Tensor) Bytes() []byte {
 	return readInto(t, "Bytes", int32(i.dtype), b, len(b))
 }
 
+// CopyTo is Bytes into memory of the caller's, which must have the size of all elements.
+func (t *Tensor) CopyTo(dst []byte) {
+	if i, ok := t.info("CopyTo"); ok {
+		readInto(t, "CopyTo", int32(i.dtype), dst, len(dst))
+	}
+}
+
 // Item is the value of a tensor with one element; 0 for an invalid tensor.
 func (t *Tensor) Item() float64 {
 	s := t.enter("Item")

@@ -1,0 +1,92 @@
+package models
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"syscall"
+
+	"github.com/ldalign/ldalign/models/safetensors"
+	"github.com/ldalign/ldalign/models/tensor"
+)
+
+// Snapshot is a copy of tensors at one moment. It lies outside of Go's heap and of the engine, so any goroutine may write
+// it while the engine goes on changing the tensors. Free gives its memory back: as much as the tensors have.
+type Snapshot struct {
+	infos  []safetensors.Info
+	memory []byte
+	parts  [][]byte // of memory, one for each of infos
+}
+
+// TakeSnapshot copies tensors of one engine between two calls of its Do.
+func TakeSnapshot(ctx context.Context, eng *tensor.Engine, tensors []tensor.Named) (_ *Snapshot, err error) {
+	snap := &Snapshot{}
+	err = eng.Do(ctx, func(s *tensor.Scope) error {
+		if snap.infos, err = infosOf(tensors); err != nil {
+			return err
+		}
+		if err := snap.reserve(); err != nil {
+			return err
+		}
+		for i, p := range tensors {
+			p.Tensor.CopyTo(snap.parts[i])
+		}
+		return s.Err()
+	})
+	if err != nil {
+		snap.Free()
+		return nil, fmt.Errorf("models: snapshot: %w", err)
+	}
+	return snap, nil
+}
+
+// reserve maps memory and divides it among the tensors.
+func (s *Snapshot) reserve() error {
+	var total int64
+	sizes := make([]int64, len(s.infos))
+	for i, info := range s.infos {
+		n, err := info.Bytes()
+		if err != nil {
+			return err
+		}
+		sizes[i] = n
+		total += n
+	}
+	if total > 0 {
+		memory, err := syscall.Mmap(-1, 0, int(total), syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE)
+		if err != nil {
+			return fmt.Errorf("%d bytes: %w", total, err)
+		}
+		s.memory = memory
+	}
+	rest := s.memory
+	for _, n := range sizes {
+		s.parts = append(s.parts, rest[:n:n])
+		rest = rest[n:]
+	}
+	return nil
+}
+
+// Write writes a safetensors file, the same that WriteTensors would have written at that moment.
+func (s *Snapshot) Write(w io.Writer) error {
+	out, err := safetensors.NewWriter(w, s.infos, fileMetadata())
+	if err != nil {
+		return err
+	}
+	defer out.Abort()
+	for i, info := range s.infos {
+		if err := out.Write(info.Name, s.parts[i]); err != nil {
+			return err
+		}
+	}
+	_, err = out.Close()
+	return err
+}
+
+// Free gives the memory back. It may be called more than once, and not while Write runs.
+func (s *Snapshot) Free() {
+	if s.memory != nil {
+		_ = syscall.Munmap(s.memory) // fails for what was not mapped alone
+	}
+	s.memory, s.parts = nil, nil
+}

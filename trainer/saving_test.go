@@ -1,0 +1,246 @@
+package trainer
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rs/zerolog"
+
+	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/schemas"
+)
+
+// TestStepsGoOnWhileAStateIsWritten: the commit of the first state ends only after the second step was made; that of the
+// second begins only then, and the phase ends after it.
+func TestStepsGoOnWhileAStateIsWritten(t *testing.T) {
+	engine := newEngine(t)
+	reached := make(chan struct{})
+	var order []string
+	p := newPhase(t, engine, loadModel(t, engine, "llama"), func(p *phase) {
+		p.every, p.epochs = 1, 1 // 3 steps, and a state after the first and the second
+		p.save = func(_ context.Context, c checkpoints.Cursor) (func() error, error) {
+			if c.Step == 1 {
+				return func() error { <-reached; order = append(order, "first"); return nil }, nil
+			}
+			return func() error { order = append(order, "second"); return nil }, nil
+		}
+		p.progress = func(done, _ int, _ *Record) {
+			if done == 2 {
+				close(reached)
+			}
+		}
+	})
+	if err := p.run(t.Context(), engine, 0); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"first", "second"}, order); diff != "" {
+		t.Errorf("commits (-want +got):\n%s", diff)
+	}
+}
+
+// TestStateThatCannotBeWrittenStopsTheRun, also when the training was over before that was known.
+func TestStateThatCannotBeWrittenStopsTheRun(t *testing.T) {
+	engine := newEngine(t)
+	full := errors.New("disk full")
+	for _, atOnce := range []bool{true, false} {
+		over := make(chan struct{})
+		p := newPhase(t, engine, loadModel(t, engine, "llama"), func(p *phase) {
+			p.every = 5 // of 6 steps
+			p.save = func(context.Context, checkpoints.Cursor) (func() error, error) {
+				if atOnce {
+					return nil, full
+				}
+				return func() error { <-over; return full }, nil
+			}
+			p.progress = func(done, total int, _ *Record) {
+				if done == total {
+					close(over)
+				}
+			}
+		})
+		if err := p.run(t.Context(), engine, 0); !errors.Is(err, full) {
+			t.Errorf("at once %v: got %v, want the store's error", atOnce, err)
+		}
+	}
+}
+
+// damage does something to the blob of a checkpoint's file.
+func (w *world) damage(m checkpoints.Manifest, name string, do func(path string) error) {
+	w.t.Helper()
+	path := filepath.Join(w.root, "runs", m.Run, "blobs", w.file(m, name).SHA256)
+	if err := os.Chmod(path, 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	if err := do(path); err != nil {
+		w.t.Fatal(err)
+	}
+	w.reopen()
+}
+
+func flip(path string) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	data[len(data)/2] ^= 1
+	return os.WriteFile(path, data, 0o600)
+}
+
+func truncate(path string) error { return os.Truncate(path, 9) }
+
+// logged makes the world's log a buffer.
+func (w *world) logged() *logBuffer {
+	out := &logBuffer{}
+	w.log = zerolog.New(out).Level(zerolog.WarnLevel)
+	return out
+}
+
+type logBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+// TestDamagedStateIsPassedOver: with a warning that names the file the run goes on from the state before it, or from the
+// policy when none is left, and arrives at the bits of an undisturbed run.
+func TestDamagedStateIsPassedOver(t *testing.T) {
+	w := newWorld(t)
+	change := func(s *schemas.Spec) { s.Objective.Kind, s.Iterations, s.Training.CheckpointEvery = "sft", 1, 1 }
+	w.finish(testSpec("undisturbed", change))
+	want := w.results("undisturbed")
+	for _, test := range []struct {
+		run    string
+		damage func(newest, before checkpoints.Manifest)
+		step   int // from which it goes on
+	}{
+		{"flipped", func(newest, _ checkpoints.Manifest) { w.damage(newest, optimizerFile, flip) }, 1},
+		{"truncated", func(newest, _ checkpoints.Manifest) { w.damage(newest, weightsFile, truncate) }, 1},
+		{"missing", func(newest, _ checkpoints.Manifest) { w.damage(newest, checkpoints.BatchesFile, os.Remove) }, 1},
+		{"both", func(newest, before checkpoints.Manifest) {
+			w.damage(newest, weightsFile, os.Remove)
+			w.damage(before, weightsFile, flip)
+		}, 0},
+	} {
+		t.Run(test.run, func(t *testing.T) {
+			spec := testSpec(test.run, change)
+			ctx, meter := stopAt(t.Context(), "train sft 0", 2)
+			if err := w.work(ctx, spec, meter); !errors.Is(err, ErrInterrupted) {
+				t.Fatal(err)
+			}
+			var states []checkpoints.Manifest
+			all, err := w.checkpoints.List(t.Context(), spec.Run)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range all {
+				if m.Kind == checkpoints.State {
+					states = append(states, m)
+				}
+			}
+			if len(states) != 2 {
+				t.Fatalf("%d states, want 2", len(states))
+			}
+			test.damage(states[1], states[0])
+			log, from := w.logged(), -1
+			err = w.work(t.Context(), spec, func(work string, done, _ int) {
+				if work == "train sft 0" && from < 0 {
+					from = done
+				}
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if from != test.step {
+				t.Errorf("it went on from step %d, want %d", from, test.step)
+			}
+			if text := log.String(); !strings.Contains(text, states[1].Key) || !strings.Contains(text, "passed over") ||
+				!strings.Contains(text, "/blobs/") {
+				t.Errorf("the log does not name what is damaged:\n%s", text)
+			}
+			if diff := cmp.Diff(want, w.results(test.run)); diff != "" {
+				t.Errorf("(-undisturbed +damaged):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestDamagedPolicyIsRefused: nothing is trained from it; the error names file and blob, and says what to do.
+func TestDamagedPolicyIsRefused(t *testing.T) {
+	w := newWorld(t)
+	spec := testSpec("policy", func(s *schemas.Spec) { s.Objective.Kind = "sft" })
+	ctx, meter := stopAt(t.Context(), "train sft 1", 1)
+	if err := w.work(ctx, spec, meter); !errors.Is(err, ErrInterrupted) {
+		t.Fatal(err)
+	}
+	policy := w.policy(spec.Run, 1)
+	w.damage(policy, weightsFile, flip)
+	err := w.trainer(spec, silent).Run(t.Context())
+	if !errors.Is(err, checkpoints.ErrCorrupt) {
+		t.Fatalf("got %v, want ErrCorrupt", err)
+	}
+	for _, says := range []string{weightsFile, w.file(policy, weightsFile).SHA256, "put a copy of the file"} {
+		if !strings.Contains(err.Error(), says) {
+			t.Errorf("%v does not say %q", err, says)
+		}
+	}
+}
+
+// TestOtherMachineIsWarnedOf: a state from another processor or number of threads is gone on from, and the log says what
+// differs; one from this machine says nothing.
+func TestOtherMachineIsWarnedOf(t *testing.T) {
+	w := newWorld(t)
+	spec := testSpec("moved", func(s *schemas.Spec) { s.Objective.Kind, s.Iterations = "sft", 1 })
+	for step := range 2 {
+		log := w.logged()
+		ctx, meter := stopAt(t.Context(), "train sft 0", step+1)
+		if err := w.work(ctx, spec, meter); !errors.Is(err, ErrInterrupted) {
+			t.Fatal(err)
+		}
+		if strings.Contains(log.String(), "another machine") {
+			t.Errorf("the same machine is taken for another:\n%s", log)
+		}
+	}
+	state := w.latest(spec.Run, checkpoints.State)
+	machine, ok, err := w.checkpoints.Machine(t.Context(), state)
+	if err != nil || !ok || machine.Threads != 1 || machine.Libtorch != "2.1.0" || machine.Device != "cpu" {
+		t.Fatalf("noted %+v, %v, %v", machine, ok, err)
+	}
+	machine.CPU = "Z80"
+	data, err := json.Marshal(machine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	note := strings.Replace(state.Key, "/checkpoints/", "/machines/", 1)
+	if err := w.store.Put(t.Context(), note, bytes.NewReader(data), int64(len(data))); err != nil {
+		t.Fatal(err)
+	}
+	log := w.logged()
+	spec.Compute.Threads = 2
+	if err := w.work(t.Context(), spec, silent); err != nil {
+		t.Fatal(err)
+	}
+	for _, says := range []string{state.Key, `threads \"1\", here \"2\"`, `processor \"Z80\"`} {
+		if !strings.Contains(log.String(), says) {
+			t.Errorf("the log does not say %s:\n%s", says, log)
+		}
+	}
+}
