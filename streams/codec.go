@@ -122,6 +122,9 @@ func open(subject string, data []byte) (events.Message, error) {
 	if err != nil {
 		return nil, &schemas.Reject{Reason: schemas.ReasonDecode, Err: err}
 	}
+	if err := events.Check(m); err != nil {
+		return nil, &schemas.Reject{Reason: schemas.ReasonInvalid, Err: err}
+	}
 	return m, nil
 }
 

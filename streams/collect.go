@@ -31,7 +31,8 @@ type Collected struct {
 // Collect waits until an iteration is complete and returns its messages of a kind (prompts, pairs, encoded or scored).
 // Complete means that the iteration is closed (control message "closed" with the total) and each of its pairs is either
 // a message of that kind or a dead letter. A message stored twice counts once, its first copy; a dead letter that was
-// redriven does not count until its pair comes out or dies again. onProgress, nil for none, gets the number of pairs
+// redriven does not count until its pair comes out or dies again. Bytes of that kind that are no message which can be
+// worked with become a dead letter of the stage "trainer", so that the iteration completes without them. onProgress, nil for none, gets the number of pairs
 // accounted for and the total, 0 while the iteration is open.
 func (c *Conn) Collect(ctx context.Context, kind schemas.Kind, run string, iteration uint32,
 	onProgress func(have, total int),
@@ -48,9 +49,18 @@ func (c *Conn) Collect(ctx context.Context, kind schemas.Kind, run string, itera
 	arrivals := make(chan Received, scanBatch)
 	for _, k := range []schemas.Kind{schemas.Control, schemas.DeadLetters, kind} {
 		group.Go(func() error {
-			return c.Follow(reading, k, run, int(iteration), 0, func(r Received) error {
+			s := scan{stream: StreamName(k), subject: schemas.Subject(k, run, iteration), follow: true}
+			return c.scan(reading, s, func(e entry) error {
+				m, err := open(e.subject, e.data)
+				if err != nil && k == kind {
+					return c.bury(reading, "trainer", e, err) // and it comes back as one of the letters
+				}
+				if err != nil {
+					c.log.Warn().Err(err).Str("stream", e.stream).Uint64("seq", e.seq).Msg("passed over")
+					return nil
+				}
 				select {
-				case arrivals <- r:
+				case arrivals <- Received{Message: m, Stream: e.stream, Subject: e.subject, Seq: e.seq, Time: e.time}:
 					return nil
 				case <-reading.Done():
 					return reading.Err()

@@ -156,6 +156,15 @@ func letterOf(stage string, e entry, err error) *events.DeadLetter {
 	return d
 }
 
+// bury writes the dead letter of a message that a reader cannot use. Written again it is stored once.
+func (c *Conn) bury(ctx context.Context, stage string, e entry, err error) error {
+	d := letterOf(stage, e, err)
+	d.Worker, d.Deliveries = c.worker, 1
+	c.log.Error().Err(err).Str("stage", stage).Str("run", d.GetRun()).Str("reason", d.GetReason()).Uint64("seq", e.seq).
+		Str("pair", d.GetPairId()).Msg("dead letter")
+	return c.Publish(ctx, schemas.DeadLetters, d)
+}
+
 func reasonOf(err error) string {
 	if reject := new(schemas.Reject); errors.As(err, &reject) {
 		return reject.Reason

@@ -33,6 +33,8 @@ type Stage struct {
 	Grace time.Duration
 	// Observer is told what happens; nil for none.
 	Observer Observer
+	// End is the run's number of iterations: a message of a later one is a dead letter. 0 takes any.
+	End uint32
 }
 
 // Process is the work of a stage: one outcome for each message, in the same order. It is called by one goroutine. ctx
@@ -98,6 +100,13 @@ func (s Stage) withDefaults() (Stage, error) {
 		s.Observer = unobserved{}
 	}
 	return s, nil
+}
+
+// beyond tells that a message is of an iteration that the run does not have. Pairs belong to the iteration that is
+// trained from them, checkpoints also to the one that follows the last.
+func (s Stage) beyond(m events.Message) bool {
+	i := m.GetIteration()
+	return s.End > 0 && (i > s.End || i == s.End && carriesPair(s.In))
 }
 
 // consumer is the durable that all processes of the stage share. The server never gives a message up (MaxDeliver -1):
@@ -314,6 +323,9 @@ func (r *runner) settle(work context.Context, b *batch) error {
 		switch in.body, err = open(in.Subject(), in.Data()); {
 		case err != nil:
 			letters = append(letters, letter{in: in, err: err})
+		case r.stage.beyond(in.body):
+			letters = append(letters, letter{in: in, err: &schemas.Reject{Reason: schemas.ReasonIteration, Err: fmt.Errorf(
+				"iteration %d of a run that has %d", in.body.GetIteration(), r.stage.End)}})
 		case in.meta.NumDelivered > uint64(r.limits.MaxDeliver):
 			suspect = append(suspect, in)
 		default:

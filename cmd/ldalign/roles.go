@@ -57,7 +57,7 @@ func roles(spec schemas.Spec) []role {
 
 // work plays one role of a run until ctx ends. It returns nil after a clean drain.
 func (n *node) work(ctx context.Context, r role, spec schemas.Spec, engine *tensor.Engine, m *meter) (err error) {
-	stage := streams.Stage{Name: string(r), Run: spec.Run, Linger: 20 * time.Millisecond, Observer: m}
+	stage := streams.Stage{Name: string(r), Run: spec.Run, Linger: 20 * time.Millisecond, Observer: m, End: uint32(spec.Iterations)}
 	switch r {
 	case rolePrompter:
 		set, err := prompter.Load(spec)

@@ -1,0 +1,39 @@
+package events
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+)
+
+// Check tells why a message that decodes cannot be worked with: numbers that no stage writes. A message that passes may
+// still break a rule of the stage that takes it.
+func Check(m Message) error {
+	switch m := m.(type) {
+	case *Pair:
+		return m.check()
+	case *Encoded:
+		return m.GetPair().check()
+	case *Scored:
+		if d := m.GetDistance(); math.IsNaN(d) || math.IsInf(d, 0) || d < 0 {
+			return fmt.Errorf("distance %v: want a number of at least 0", d)
+		}
+		return m.GetPair().check()
+	}
+	return nil
+}
+
+// check refuses log-probabilities that are none. Both can be 0 only where the responses are the same: probabilities of
+// different ones do not both reach 1.
+func (x *Pair) check() error {
+	for _, p := range []float64{x.GetChosenLogp(), x.GetRejectedLogp()} {
+		if math.IsNaN(p) || math.IsInf(p, 0) {
+			return fmt.Errorf("reference log-probabilities %v and %v: not finite", x.GetChosenLogp(), x.GetRejectedLogp())
+		}
+	}
+	if x.GetChosenLogp() == 0 && x.GetRejectedLogp() == 0 && !slices.Equal(x.GetChosenIds(), x.GetRejectedIds()) {
+		return errors.New("no reference log-probabilities")
+	}
+	return nil
+}
