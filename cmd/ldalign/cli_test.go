@@ -174,7 +174,7 @@ func TestBadInput(t *testing.T) {
 		},
 		{
 			"empty data", func(t *testing.T, o own) { write(t, o.data, "") }, exitFailed,
-			[]string{"no usable record", "train.jsonl", "0 records of 0 lines"},
+			[]string{"no usable record", "train.jsonl", "0 records of 0 rows"},
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -233,7 +233,7 @@ not json
 {"id": "long", "prompt": "%s", "response": "x"}
 `, long))
 	// by default what is too long is cut
-	o.up(t).want(t, 0, "3 records of 6 lines; dropped: 1 malformed, 1 empty, 1 duplicate", "train.jsonl:2: same prompt as line 1",
+	o.up(t).want(t, 0, "3 records of 6 rows; dropped: 1 malformed, 1 empty prompt, 1 duplicate", "train.jsonl:2: same prompt as line 1",
 		"1 of 3 pairs were cut")
 	// and refused when the spec says so; the run goes on without it
 	edit(t, o.spec, "run: own", "run: strict")
