@@ -33,7 +33,7 @@ tests_with = grep -rlE --include='*_test.go' '$(1)' . | xargs -n 1 dirname | sor
 
 say = printf '\n==> %s\n' "$(1)"
 
-.PHONY: help build test test-integration demo lint fmt proto cuda bench clean clean-native native
+.PHONY: help build test test-integration chaos-trainer demo lint fmt proto cuda bench clean clean-native native
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,10 @@ test-integration: build ## tests with a real nats-server and MinIO as processes 
 	@ops/native/servers.sh
 	@$(call say,integration tests)
 	@$(env); $(call tests_with,^//go:build integration) | xargs go test -tags integration -p 1 -count 1 -timeout 30m
+
+chaos-trainer: native ## the trainer's process killed 25 times, its result compared with an undisturbed run's (about 2 minutes)
+	@$(call say,25 kills of the trainer)
+	@$(env); go test ./cmd/ldalign -run '^TestTrainerKilled$$' -count 1 -v -kills 25
 
 demo: build ## build, then align a small model in front of you (about 5 minutes)
 	@bin/ldalign demo

@@ -1,12 +1,15 @@
 package main
 
 import (
+	"flag"
 	"math/rand/v2"
 	"os"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/ldalign/ldalign/checkpoints"
 )
 
 // undisturbed is the outcome of tiny.yaml when nothing happens to it.
@@ -43,27 +46,25 @@ func TestSameSpecSameBits(t *testing.T) {
 	}
 }
 
-// The whole process is killed at ten moments that are spread over all phases of the run and random within them, and
-// started again by the same command.
-func TestKilledAtAnyMoment(t *testing.T) {
-	want := undisturbed(t)
-	shared, took := finished(t)
-	const kills = 10
-	all := manifests(shared)
+// killed runs a spec whose process is killed at moments that are spread over all phases of the run and random within
+// them, and started again by the same command. An undisturbed run took so long and left so many checkpoints. It gives the
+// folder of the run, which is to be finished.
+func killed(t *testing.T, spec string, kills, all int, took time.Duration) string {
+	t.Helper()
 	seed := uint64(time.Now().UnixNano())
 	random := rand.New(rand.NewPCG(seed, 0))
 	t.Logf("seed %d, undisturbed %v, %d checkpoints", seed, took, all)
 	dir := t.TempDir()
 	killed := 0
 	for k := range kills {
-		p := start(t, command("up", tiny, "--dir", dir))
+		p := start(t, command("up", spec, "--dir", dir))
 		due := k * all / (kills - 1)
 		if !p.eventually(t, "the next kill", func() bool { return manifests(dir) >= due }) {
-			break // it failed: the last start below says how
+			break // it failed: the last start says how
 		}
 		if k < kills-1 { // after the last checkpoint there is little left to do
 			select {
-			case <-time.After(time.Duration(random.Int64N(int64(took) / kills))):
+			case <-time.After(time.Duration(random.Int64N(int64(took) / int64(kills)))):
 			case <-p.done:
 			}
 		}
@@ -76,8 +77,72 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	if killed < kills-1 { // the last one may come too late
 		t.Errorf("the run ended after %d kills", killed)
 	}
+	return dir
+}
+
+func TestKilledAtAnyMoment(t *testing.T) {
+	want := undisturbed(t)
+	shared, took := finished(t)
+	dir := killed(t, tiny, 10, manifests(shared), took)
 	ldalign(t, "up", tiny, "--dir", dir).want(t, 0, "LD-Align 1")
 	sameAs(t, want, dir)
+}
+
+var kills = flag.Int("kills", 5, "how often TestTrainerKilled kills its process")
+
+// Accumulation, epochs, partial batches, adapters and states after each step, with a kill -9 every now and then. The
+// checkpoints are those of an undisturbed run, and name the pairs of each step: none was trained twice or left out.
+func TestTrainerKilled(t *testing.T) {
+	const spec = "testdata/chaos.yaml"
+	runs := []string{"chaos-full", "chaos-lora"}
+	quiet := t.TempDir()
+	began := time.Now()
+	ldalign(t, "up", spec, "--dir", quiet).want(t, 0)
+	took := time.Since(began)
+	want := outcomeOf(t, quiet, runs...)
+	if len(want.Checkpoints) != 7 {
+		t.Fatalf("the undisturbed run is not whole: %+v", want)
+	}
+	dir := killed(t, spec, *kills, manifests(quiet), took)
+	ldalign(t, "up", spec, "--dir", dir).want(t, 0)
+	if diff := cmp.Diff(want, outcomeOf(t, dir, runs...)); diff != "" {
+		t.Errorf("not what the undisturbed run gave (-undisturbed +this):\n%s", diff)
+	}
+	for _, run := range runs {
+		ldalign(t, "audit", run, "--dir", dir).want(t, 0, "0 dead, 0 in flight")
+		attached(t, dir, func(n *node) { n.eachStepOnce(t, run, 40, 2) })
+	}
+}
+
+// eachStepOnce checks the pairs of each step of a run's policies: each epoch has all, each of them once.
+func (n *node) eachStepOnce(t *testing.T, run string, pairs, epochs int) {
+	t.Helper()
+	all, err := n.checkpoints.List(t.Context(), run)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checked := 0
+	for _, m := range all {
+		if m.Kind != checkpoints.Policy || m.Iteration == 0 {
+			continue
+		}
+		checked++
+		b, err := n.checkpoints.Batches(t.Context(), m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		trained := 0
+		for _, s := range b.Steps {
+			trained += len(s.Pairs)
+		}
+		if len(b.Pairs) != pairs || trained != epochs*pairs {
+			t.Errorf("policy %d of %s: %d pairs of %d were trained %d times, want %d in %d epochs", m.Iteration, run, len(b.Pairs),
+				pairs, trained, epochs*pairs, epochs)
+		}
+	}
+	if checked != 2 {
+		t.Errorf("%s has %d policies that were trained, want 2", run, checked)
+	}
 }
 
 func TestInterrupted(t *testing.T) {

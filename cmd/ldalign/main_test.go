@@ -244,6 +244,14 @@ type outcome struct {
 // outcomeOf reads a data folder that no process uses, and checks that each pair was scored once.
 func outcomeOf(t *testing.T, dir string, runs ...string) outcome {
 	t.Helper()
+	var out outcome
+	attached(t, dir, func(n *node) { out = n.outcome(t, runs...) })
+	return out
+}
+
+// attached calls f with a data folder that no process uses.
+func attached(t *testing.T, dir string, f func(n *node)) {
+	t.Helper()
 	e := &env{dir: dir, stdout: t.Output(), stderr: t.Output()}
 	n, err := e.attach(t.Context(), schemas.ServersSpec{})
 	if err != nil {
@@ -254,7 +262,7 @@ func outcomeOf(t *testing.T, dir string, runs ...string) outcome {
 			t.Error(err)
 		}
 	}()
-	return n.outcome(t, runs...)
+	f(n)
 }
 
 func (n *node) outcome(t *testing.T, runs ...string) outcome {
