@@ -23,11 +23,11 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// keep makes TestAdapterForPEFT leave what testdata/make_adapters.py verifies.
-var keep = flag.String("keep", "", "an empty folder to write adapters to, for make_adapters.py verify")
+// keep makes TestAdapterForPEFT and TestSaveAndLoad leave what the scripts in testdata verify.
+var keep = flag.String("keep", "", "an empty folder to write adapters and models to, for the scripts' verify")
 
 // adapters are the folders that testdata/make_adapters.py has written with PEFT.
-var adapters = []string{"llama", "llama-patterns", "llama-layers", "gpt2"}
+var adapters = []string{"llama", "llama-patterns", "llama-layers", "gpt2", "qwen2", "gemma3"}
 
 // adapterGolden says what an adapter was made for.
 type adapterGolden struct {
@@ -210,6 +210,8 @@ func TestAdapterForPEFT(t *testing.T) {
 		"gpt2": {"gpt2", models.LoRA{
 			Rank: 2, Alpha: 4, Targets: models.Modules{Names: []string{"c_attn", "c_fc"}}, Layers: []int{1},
 		}},
+		"qwen3":  {"qwen3", models.LoRA{Rank: 2, Alpha: 4, Targets: models.Modules{Pattern: models.AllLinear}}},
+		"gemma3": {"gemma3", models.LoRA{Rank: 2, Alpha: 4, Targets: models.Modules{Names: []string{"q_proj", "gate_proj"}}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), name)

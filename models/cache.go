@@ -2,7 +2,6 @@ package models
 
 import (
 	"fmt"
-	"math"
 
 	"github.com/ldalign/ldalign/models/tensor"
 )
@@ -68,6 +67,7 @@ func (m *Model) NewCache(s *tensor.Scope, o CacheOptions) *Cache {
 			ErrSequence, o.Slots, o.Length, o.Burst, m.cfg.MaxLength()))
 		return c
 	}
+	m.net.reach(s, o.Length)
 	for layer := range m.cfg.Layers {
 		// One slot more: where Step puts the tokens that only fill up.
 		c.layers = append(c.layers, s.NewTokenCache(m.dtype, int64(o.Slots)+1, int64(m.cfg.KVHeads), int64(m.cfg.HeadDim),
@@ -101,6 +101,9 @@ func (c *Cache) Step(s *tensor.Scope, tokens []Token, rows int) *tensor.Tensor {
 		if t.Slot < 0 || t.Slot >= c.slots || t.Position < 0 || t.Position >= c.length {
 			s.Fail(fmt.Errorf("%w: slot %d, position %d in a cache of %d rows of %d tokens", ErrSequence, t.Slot, t.Position,
 				c.slots, c.length))
+		}
+		if t.ID < 0 || t.ID >= int64(c.m.cfg.Vocab) {
+			s.Fail(fmt.Errorf("%w: token %d is not in the vocabulary of %d", ErrSequence, t.ID, c.m.cfg.Vocab))
 		}
 		ids[i], slots[i], positions[i] = t.ID, int64(t.Slot), int64(t.Position)
 	}
@@ -137,7 +140,3 @@ func (c *Cache) Logits(s *tensor.Scope, h *tensor.Tensor) *tensor.Tensor {
 	}
 	return s.Cat(0, parts...).Narrow(0, 0, n)
 }
-
-func (c Config) window(int) int { return 0 }
-
-func (c Config) attentionScale() float64 { return 1 / math.Sqrt(float64(c.HeadDim)) }

@@ -5,29 +5,46 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"math"
 	"slices"
+	"strings"
 )
 
 // ErrConfig means a config.json that cannot be read, that contradicts itself, or that asks for something which would
 // change the numbers and is not supported.
 var ErrConfig = errors.New("models: config")
 
-// The supported families, by their name in config.json's model_type. Mistral is Llama with a bound on the length, its
-// sliding window.
+// The supported families, by their name in config.json's model_type. Gemma 3's models with images are read as the text
+// model in them.
 const (
-	Llama   = "llama"
-	Mistral = "mistral"
+	Llama   = "llama"       // Llama 1 to 3
+	Mistral = "mistral"     // Llama with a sliding window
+	Qwen2   = "qwen2"       // Llama with biases at query, key and value
+	Qwen3   = "qwen3"       // Llama with norms of the heads of query and key
+	Gemma3  = "gemma3_text" // local and global layers, and norms in front of a layer and behind it
 	GPT2    = "gpt2"
 )
 
-var families = []string{Llama, Mistral, GPT2}
+var families = []string{Llama, Mistral, Qwen2, Qwen3, Gemma3, GPT2}
+
+// gemma3WithImages is the model_type of a Gemma 3 model that has a part for images besides the text model.
+const gemma3WithImages = "gemma3"
 
 // architecture is the class that transformers opens for a family.
 func architecture(family string) string {
 	switch family {
 	case Mistral:
 		return "MistralForCausalLM"
+	case Qwen2:
+		return "Qwen2ForCausalLM"
+	case Qwen3:
+		return "Qwen3ForCausalLM"
+	case Gemma3:
+		return "Gemma3ForCausalLM"
+	case gemma3WithImages:
+		return "Gemma3ForConditionalGeneration"
 	case GPT2:
 		return "GPT2LMHeadModel"
 	default:
@@ -50,12 +67,25 @@ type Config struct {
 	Intermediate int
 	// MaxPositions is the greatest length of a sequence.
 	MaxPositions int
-	// SlidingWindow bounds how far back Mistral attends; 0 is no bound. Longer sequences are refused, see MaxLength.
+	// SlidingWindow is how many positions a local layer attends to, the token's own among them; 0: there are no local
+	// layers. Not of Llama and GPT-2.
 	SlidingWindow int
+	// LocalLayers says of each layer whether it is local; nil: all are, when there is a SlidingWindow.
+	LocalLayers []bool
 	// NormEps is the epsilon of RMSNorm or LayerNorm. 0 means 1e-5.
 	NormEps float64
 	// RopeTheta is the base of the rotary embedding's wavelengths. 0 means 10000. Not of GPT-2.
 	RopeTheta float64
+	// RopeScaling stretches the wavelengths.
+	RopeScaling RopeScaling
+	// LocalRopeTheta is the RopeTheta of Gemma 3's local layers, which are not stretched. 0 means 10000 there.
+	LocalRopeTheta float64
+	// QueryScalar is what the square root of divides Gemma 3's attention scores. 0 means HeadDim, as in all other families.
+	QueryScalar float64
+	// AttentionBias says that all projections of attention have biases. Qwen2's of query, key and value always have.
+	AttentionBias bool
+	// ForwardBias says that Llama's feed-forward layers have biases.
+	ForwardBias bool
 	// TieEmbeddings says that the output head is the embedding matrix.
 	TieEmbeddings bool
 	// InitializerRange is the standard deviation of random weights. 0 means 0.02.
@@ -66,12 +96,45 @@ type Config struct {
 	Pad *int64
 }
 
-// MaxLength is the greatest number of tokens in a sequence for which the model's numbers are those of its family.
-func (c Config) MaxLength() int {
-	if c.SlidingWindow > 0 {
-		return min(c.MaxPositions, c.SlidingWindow)
+// The kinds of RopeScaling.
+const (
+	LinearRope = "linear" // all wavelengths are Factor times as long
+	Llama3Rope = "llama3" // the long ones are
+)
+
+// RopeScaling stretches the wavelengths of the rotary embedding, so that a model goes on beyond the positions that it was
+// first trained on.
+type RopeScaling struct {
+	Kind   string  // "" (none), LinearRope or Llama3Rope
+	Factor float64 // how many times as long
+	// Of Llama3Rope: a wavelength above Original/LowFreq is stretched, one below Original/HighFreq is not, and those in
+	// between are stretched by degrees.
+	LowFreq, HighFreq float64
+	Original          int
+}
+
+// MaxLength is the greatest number of tokens in a sequence.
+func (c Config) MaxLength() int { return c.MaxPositions }
+
+// local tells whether a layer attends within the sliding window only.
+func (c Config) local(layer int) bool {
+	return c.SlidingWindow > 0 && (c.LocalLayers == nil || c.LocalLayers[layer])
+}
+
+// window is how many positions a layer attends to, 0 for all.
+func (c Config) window(layer int) int {
+	if c.local(layer) {
+		return c.SlidingWindow
 	}
-	return c.MaxPositions
+	return 0
+}
+
+// attentionScale is what attention scores are multiplied by.
+func (c Config) attentionScale() float64 {
+	if c.QueryScalar > 0 {
+		return 1 / math.Sqrt(c.QueryScalar)
+	}
+	return 1 / math.Sqrt(float64(c.HeadDim))
 }
 
 // WithDefaults fills in the fields whose zero value stands for another one.
@@ -88,8 +151,20 @@ func (c Config) WithDefaults() Config {
 	if c.NormEps == 0 {
 		c.NormEps = 1e-5
 	}
+	if c.QueryScalar == 0 && c.Family == Gemma3 {
+		c.QueryScalar = float64(c.HeadDim)
+	}
 	if c.RopeTheta == 0 && c.Family != GPT2 {
 		c.RopeTheta = 10000
+	}
+	if c.LocalRopeTheta == 0 && c.Family == Gemma3 {
+		c.LocalRopeTheta = 10000
+	}
+	if !slices.Contains(c.LocalLayers, false) {
+		c.LocalLayers = nil
+	}
+	if c.LocalLayers != nil && !slices.Contains(c.LocalLayers, true) {
+		c.SlidingWindow, c.LocalLayers = 0, nil
 	}
 	if c.InitializerRange == 0 {
 		c.InitializerRange = 0.02
@@ -97,28 +172,51 @@ func (c Config) WithDefaults() Config {
 	return c
 }
 
+// The greatest sizes that a configuration may have: more than any model's, and so little that what is counted and named
+// by them costs nothing.
+const (
+	maxLayers     = 1 << 12
+	maxSize       = 1 << 24
+	maxPositions  = 1 << 31
+	maxParameters = 1e13
+)
+
+// errFamily is of a model_type that is not among the families.
+func errFamily(family string) error {
+	return fmt.Errorf("%w: model_type is %q, supported are %s and gemma3", ErrConfig, family, strings.Join(families, ", "))
+}
+
 // Validate tells what is wrong with a configuration whose defaults are filled in. The error wraps ErrConfig.
 func (c Config) Validate() error {
 	if !slices.Contains(families, c.Family) {
-		return fmt.Errorf("%w: model_type is %q, supported are llama, mistral and gpt2", ErrConfig, c.Family)
+		return errFamily(c.Family)
 	}
 	for _, size := range []struct {
-		name  string
-		value int
+		name        string
+		value, most int
 	}{
-		{"vocabulary size", c.Vocab},
-		{"hidden size", c.Hidden},
-		{"number of layers", c.Layers},
-		{"number of attention heads", c.Heads},
-		{"number of key-value heads", c.KVHeads},
-		{"head size", c.HeadDim},
-		{"intermediate size", c.Intermediate},
-		{"number of positions", c.MaxPositions},
+		{"vocabulary size", c.Vocab, maxSize},
+		{"hidden size", c.Hidden, maxSize},
+		{"number of layers", c.Layers, maxLayers},
+		{"number of attention heads", c.Heads, maxSize},
+		{"number of key-value heads", c.KVHeads, maxSize},
+		{"head size", c.HeadDim, maxSize},
+		{"intermediate size", c.Intermediate, maxSize},
+		{"number of positions", c.MaxPositions, maxPositions},
 	} {
-		if size.value < 1 || size.value > 1<<31 {
-			return fmt.Errorf("%w: the %s is %d", ErrConfig, size.name, size.value)
+		if size.value < 1 || size.value > size.most {
+			return fmt.Errorf("%w: the %s is %d, want 1 to %d", ErrConfig, size.name, size.value, size.most)
 		}
 	}
+	for _, x := range []float64{
+		c.NormEps, c.InitializerRange, c.RopeTheta, c.LocalRopeTheta, c.QueryScalar, c.RopeScaling.Factor, c.RopeScaling.LowFreq,
+		c.RopeScaling.HighFreq,
+	} {
+		if !finite(x) {
+			return fmt.Errorf("%w: a number in it is %g", ErrConfig, x)
+		}
+	}
+	windowed := c.Family != GPT2 && c.Family != Llama
 	switch {
 	case c.Heads%c.KVHeads != 0:
 		return fmt.Errorf("%w: %d attention heads are no multiple of %d key-value heads", ErrConfig, c.Heads, c.KVHeads)
@@ -126,21 +224,80 @@ func (c Config) Validate() error {
 		return fmt.Errorf("%w: the head size %d is odd, rotary embeddings need pairs", ErrConfig, c.HeadDim)
 	case c.Family == GPT2 && (c.HeadDim*c.Heads != c.Hidden || c.KVHeads != c.Heads):
 		return fmt.Errorf("%w: gpt2 splits its width %d evenly among %d heads", ErrConfig, c.Hidden, c.Heads)
-	case c.SlidingWindow < 0 || (c.SlidingWindow > 0 && c.Family != Mistral):
+	case c.SlidingWindow < 0 || c.SlidingWindow > maxPositions || (c.SlidingWindow > 0 && !windowed):
 		return fmt.Errorf("%w: sliding window %d in a %s model", ErrConfig, c.SlidingWindow, c.Family)
+	case c.LocalLayers != nil && (len(c.LocalLayers) != c.Layers || c.SlidingWindow == 0 || c.Family == Mistral):
+		return fmt.Errorf("%w: %d layers are marked as local or not in a %s model of %d layers with a sliding window of %d",
+			ErrConfig, len(c.LocalLayers), c.Family, c.Layers, c.SlidingWindow)
 	case !(c.NormEps > 0) || !(c.InitializerRange > 0) || (c.Family != GPT2 && !(c.RopeTheta > 0)):
 		return fmt.Errorf("%w: norm epsilon %g, initializer range %g and rope theta %g must be above 0",
 			ErrConfig, c.NormEps, c.InitializerRange, c.RopeTheta)
+	case c.Family == Gemma3 && !(c.LocalRopeTheta > 0), c.Family != Gemma3 && c.LocalRopeTheta != 0:
+		return fmt.Errorf("%w: rope theta %g of local layers in a %s model", ErrConfig, c.LocalRopeTheta, c.Family)
+	case !(c.QueryScalar >= 0) || (c.QueryScalar > 0 && c.Family != Gemma3):
+		return fmt.Errorf("%w: query_pre_attn_scalar %g in a %s model", ErrConfig, c.QueryScalar, c.Family)
+	case c.AttentionBias && !slices.Contains([]string{Llama, Qwen3, Gemma3}, c.Family):
+		return fmt.Errorf("%w: attention_bias in a %s model", ErrConfig, c.Family)
+	case c.ForwardBias && c.Family != Llama:
+		return fmt.Errorf("%w: mlp_bias in a %s model", ErrConfig, c.Family)
+	case c.RopeScaling != RopeScaling{} && c.Family == GPT2:
+		return fmt.Errorf("%w: rotary embeddings in a gpt2 model", ErrConfig)
+	}
+	if err := c.RopeScaling.validate(); err != nil {
+		return err
+	}
+	if n := c.parameters(); n > maxParameters {
+		return fmt.Errorf("%w: these sizes make %.3g parameters", ErrConfig, n)
 	}
 	return nil
 }
 
+func (r RopeScaling) validate() error {
+	good := false
+	switch r.Kind {
+	case "":
+		good = r == RopeScaling{}
+	case LinearRope:
+		good = r.Factor > 0 && r == RopeScaling{Kind: LinearRope, Factor: r.Factor}
+	case Llama3Rope:
+		good = r.Factor > 0 && r.LowFreq > 0 && r.HighFreq > r.LowFreq && r.Original >= 1
+	}
+	if !good {
+		return fmt.Errorf("%w: the scaling of rotary embeddings makes no sense: %+v", ErrConfig, r)
+	}
+	return nil
+}
+
+// parameters is the number of elements of all weights, of sizes that are within their bounds.
+func (c Config) parameters() float64 {
+	total := 0.0
+	for _, w := range weights(c) {
+		n := 1.0
+		for _, d := range w.shape {
+			n *= float64(d)
+		}
+		total += n
+	}
+	return total
+}
+
+// maxConfig bounds how much of a config.json is read.
+const maxConfig = 1 << 20
+
 // ReadConfig reads config.json from a Hugging Face folder. Keys that do not change the numbers are ignored; a value
 // that would change them and is not supported is refused. Errors wrap ErrConfig or fs.ErrNotExist.
 func ReadConfig(folder fs.FS) (Config, error) {
-	data, err := fs.ReadFile(folder, "config.json")
+	file, err := folder.Open("config.json")
 	if err != nil {
 		return Config{}, fmt.Errorf("models: read the model's configuration: %w", err)
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, maxConfig+1))
+	if err != nil {
+		return Config{}, fmt.Errorf("models: read the model's configuration: %w", err)
+	}
+	if len(data) > maxConfig {
+		return Config{}, fmt.Errorf("%w: config.json has more than %d bytes: not a model's configuration", ErrConfig, maxConfig)
 	}
 	c, err := ParseConfig(data)
 	if err != nil {
@@ -149,38 +306,52 @@ func ReadConfig(folder fs.FS) (Config, error) {
 	return c, nil
 }
 
+// configHead are the keys that say how the others are to be read.
+type configHead struct {
+	ModelType     string          `json:"model_type"`
+	Architectures []string        `json:"architectures"`
+	Quantization  json.RawMessage `json:"quantization_config"`
+	Text          json.RawMessage `json:"text_config"`
+}
+
 // ParseConfig is ReadConfig for the bytes of a config.json.
 func ParseConfig(data []byte) (Config, error) {
-	var head struct {
-		ModelType     string          `json:"model_type"`
-		Architectures []string        `json:"architectures"`
-		Quantization  json.RawMessage `json:"quantization_config"`
+	if len(bytes.TrimSpace(data)) == 0 {
+		return Config{}, fmt.Errorf("%w: the file is empty", ErrConfig)
 	}
+	var head configHead
 	if err := json.Unmarshal(data, &head); err != nil {
 		return Config{}, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
-	if !slices.Contains(families, head.ModelType) {
-		return Config{}, fmt.Errorf("%w: model_type is %q, supported are llama, mistral and gpt2", ErrConfig, head.ModelType)
+	if head.ModelType != gemma3WithImages && !slices.Contains(families, head.ModelType) {
+		return Config{}, errFamily(head.ModelType)
 	}
-	family := head.ModelType
-	if want := architecture(family); len(head.Architectures) > 0 && !slices.Contains(head.Architectures, want) {
+	if want := architecture(head.ModelType); len(head.Architectures) > 0 && !slices.Contains(head.Architectures, want) {
 		return Config{}, fmt.Errorf("%w: architectures is %q, a language model of %s is %s",
-			ErrConfig, head.Architectures, family, want)
+			ErrConfig, head.Architectures, head.ModelType, want)
 	}
-	if len(head.Quantization) > 0 && !bytes.Equal(head.Quantization, []byte("null")) {
+	if isSet(head.Quantization) {
 		return Config{}, fmt.Errorf("%w: quantization_config: quantised weights are not supported", ErrConfig)
 	}
-	parse := parseLlama
-	if family == GPT2 {
-		parse = parseGPT2
+	var c Config
+	var err error
+	switch head.ModelType {
+	case GPT2:
+		c, err = parseGPT2(head.ModelType, data)
+	case gemma3WithImages:
+		c, err = parseGemmaText(data, head.Text)
+	default:
+		c, err = parseLlama(head.ModelType, data)
 	}
-	c, err := parse(family, data)
 	if err != nil {
 		return Config{}, err
 	}
 	c = c.WithDefaults()
 	return c, c.Validate()
 }
+
+// isSet tells whether a key is there and not null.
+func isSet(value json.RawMessage) bool { return len(value) > 0 && !bytes.Equal(value, []byte("null")) }
 
 // tokens is a token id or a list of them, as eos_token_id is.
 type tokens []int64
@@ -242,13 +413,15 @@ func (c Config) JSON() ([]byte, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	var file any
-	if c.Family == GPT2 {
-		file = c.gpt2File()
-	} else {
-		file = c.llamaFile()
+	var file any = c.gpt2File()
+	var err error
+	if c.Family != GPT2 {
+		file, err = c.llamaFile()
 	}
-	data, err := json.MarshalIndent(file, "", "  ")
+	var data []byte
+	if err == nil {
+		data, err = json.MarshalIndent(file, "", "  ")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("models: write config.json: %w", err)
 	}

@@ -1,12 +1,15 @@
 package models_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strings"
 	"testing"
 	"testing/fstest"
 
@@ -38,6 +41,15 @@ func edited(t *testing.T, golden string, edit map[string]any) []byte {
 	return data
 }
 
+// sixth are layers of which all but every sixth are local.
+func sixth(layers int) []bool {
+	local := make([]bool, layers)
+	for i := range local {
+		local[i] = (i+1)%6 != 0
+	}
+	return local
+}
+
 func TestReadConfig(t *testing.T) {
 	one := int64(1)
 	small := models.Config{
@@ -49,6 +61,22 @@ func TestReadConfig(t *testing.T) {
 		edit(&c)
 		return c
 	}
+	other := func(edit func(*models.Config)) models.Config {
+		c := small
+		c.Hidden, c.Intermediate, c.NormEps, c.InitializerRange = 24, 40, 1e-6, 0.3
+		edit(&c)
+		return c
+	}
+	zero, two := int64(0), int64(2)
+	gemma := func(layers int, local ...bool) models.Config {
+		return other(func(c *models.Config) {
+			c.Family, c.Layers, c.HeadDim, c.QueryScalar, c.InitializerRange = models.Gemma3, layers, 10, 12, 0.2
+			c.SlidingWindow, c.LocalLayers, c.TieEmbeddings = 9, local, true
+			c.RopeTheta, c.LocalRopeTheta = 5000, 100
+			c.RopeScaling = models.RopeScaling{Kind: models.LinearRope, Factor: 4}
+			c.BOS, c.EOS, c.Pad = &two, []int64{1}, &zero
+		})
+	}
 	for _, test := range []struct {
 		name   string
 		golden string
@@ -58,6 +86,24 @@ func TestReadConfig(t *testing.T) {
 		{"llama", "llama", nil, with(func(c *models.Config) { c.Family = models.Llama })},
 		{"tied", "llama-tied", nil, with(func(c *models.Config) {
 			c.Family, c.KVHeads, c.TieEmbeddings = models.Llama, 4, true
+		})},
+		{"llama with biases", "llama", map[string]any{"attention_bias": true, "mlp_bias": true}, with(func(c *models.Config) {
+			c.Family, c.AttentionBias, c.ForwardBias = models.Llama, true, true
+		})},
+		{"linear rope", "llama", map[string]any{
+			"rope_parameters": map[string]any{"rope_type": "linear", "factor": 8, "rope_theta": 500},
+		}, with(func(c *models.Config) {
+			c.Family, c.RopeScaling = models.Llama, models.RopeScaling{Kind: models.LinearRope, Factor: 8}
+		})},
+		{"llama3 rope by older keys", "llama", map[string]any{
+			"rope_parameters": nil, "rope_theta": 500, "rope_scaling": map[string]any{
+				"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+				"original_max_position_embeddings": 64,
+			},
+		}, with(func(c *models.Config) {
+			c.Family, c.RopeScaling = models.Llama, models.RopeScaling{
+				Kind: models.Llama3Rope, Factor: 32, LowFreq: 1, HighFreq: 4, Original: 64,
+			}
 		})},
 		{"mistral", "mistral", nil, with(func(c *models.Config) {
 			c.Family, c.HeadDim, c.SlidingWindow = models.Mistral, 10, 128
@@ -77,6 +123,40 @@ func TestReadConfig(t *testing.T) {
 			"rope_parameters": nil, "rope_theta": 500, "rope_scaling": map[string]any{"type": "default"},
 			"eos_token_id": []int{2, 7},
 		}, with(func(c *models.Config) { c.Family, c.EOS = models.Llama, []int64{2, 7} })},
+		{"qwen2", "qwen2", nil, other(func(c *models.Config) { c.Family, c.HeadDim = models.Qwen2, 6 })},
+		{"qwen2 with a window that is off", "qwen2", map[string]any{
+			"use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 0, "layer_types": nil,
+		}, other(func(c *models.Config) { c.Family, c.HeadDim = models.Qwen2, 6 })},
+		{"qwen2 with local layers", "qwen2-window-bf16", map[string]any{"layer_types": nil}, other(func(c *models.Config) {
+			c.Family, c.HeadDim, c.SlidingWindow, c.LocalLayers = models.Qwen2, 6, 10, []bool{false, true}
+			c.TieEmbeddings = true
+		})},
+		{"qwen2 whose layers are all local", "qwen2-window-bf16", map[string]any{
+			"layer_types": nil, "max_window_layers": 0,
+		}, other(func(c *models.Config) {
+			c.Family, c.HeadDim, c.SlidingWindow, c.TieEmbeddings = models.Qwen2, 6, 10, true
+		})},
+		{"qwen3", "qwen3-shards", nil, other(func(c *models.Config) {
+			c.Family, c.HeadDim, c.SlidingWindow, c.LocalLayers = models.Qwen3, 6, 12, []bool{true, false}
+			c.AttentionBias = true
+		})},
+		{"gemma3", "gemma3", nil, gemma(3, true, false, true)},
+		{"gemma3 by older keys", "gemma3", map[string]any{
+			"rope_parameters": nil, "layer_types": nil, "rope_theta": 5000, "rope_local_base_freq": 100,
+			"rope_scaling": map[string]any{"rope_type": "linear", "factor": 4}, "sliding_window_pattern": 2,
+		}, gemma(3, true, false, true)},
+		{"gemma3 with images", "gemma3-images", map[string]any{"eos_token_id": 1}, gemma(2, true, false)},
+		{"the released gemma3 of 4 B", "gemma3-images", map[string]any{
+			"text_config": map[string]any{
+				"hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text", "num_hidden_layers": 34,
+				"rope_scaling": map[string]any{"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024,
+			}, "eos_token_id": []int{1, 106},
+		}, models.Config{
+			Family: models.Gemma3, Vocab: 262208, Hidden: 2560, Layers: 34, Heads: 8, KVHeads: 4, HeadDim: 256,
+			Intermediate: 10240, MaxPositions: 131072, NormEps: 1e-6, RopeTheta: 1e6, LocalRopeTheta: 1e4, QueryScalar: 256,
+			RopeScaling:   models.RopeScaling{Kind: models.LinearRope, Factor: 8},
+			SlidingWindow: 1024, LocalLayers: sixth(34), TieEmbeddings: true, InitializerRange: 0.02, EOS: []int64{1, 106},
+		}},
 		{"gpt2", "gpt2", nil, models.Config{
 			Family: models.GPT2, Vocab: 64, Hidden: 32, Layers: 2, Heads: 4, KVHeads: 4, HeadDim: 8, Intermediate: 128,
 			MaxPositions: 128, NormEps: 1e-5, TieEmbeddings: true, InitializerRange: 0.2, BOS: &one, EOS: []int64{2},
@@ -105,48 +185,100 @@ func TestReadConfig(t *testing.T) {
 	}
 }
 
-// What would change the numbers and is not supported is refused.
+// What would change the numbers and is not supported is refused, in one line that says what it is.
 func TestReadConfigRefuses(t *testing.T) {
+	rope := func(kind string, keys ...any) map[string]any {
+		all := map[string]any{"rope_type": kind}
+		for i := 0; i < len(keys); i += 2 {
+			all[keys[i].(string)] = keys[i+1]
+		}
+		return map[string]any{"rope_parameters": all}
+	}
+	types := func(kinds ...string) map[string]any { return map[string]any{"layer_types": kinds} }
 	for _, test := range []struct {
 		name   string
 		golden string
 		edit   map[string]any
+		says   string
 	}{
-		{"another family", "llama", map[string]any{"model_type": "qwen2"}},
-		{"no family", "llama", map[string]any{"model_type": nil}},
-		{"no language model", "llama", map[string]any{"architectures": []string{"LlamaForSequenceClassification"}}},
-		{"quantised", "llama", map[string]any{"quantization_config": map[string]any{"bits": 4}}},
-		{"activation", "llama", map[string]any{"hidden_act": "gelu"}},
-		{"attention bias", "llama", map[string]any{"attention_bias": true}},
-		{"feed-forward bias", "llama", map[string]any{"mlp_bias": true}},
-		{"rope scaling", "llama", map[string]any{"rope_scaling": map[string]any{"rope_type": "llama3", "factor": 8}}},
-		{"rope parameters", "llama", map[string]any{"rope_parameters": map[string]any{"rope_type": "yarn", "rope_theta": 500}}},
-		{"two rope bases", "llama", map[string]any{"rope_theta": 10000}},
-		{"partial rotation", "llama", map[string]any{"partial_rotary_factor": 0.5}},
-		{"heads", "llama", map[string]any{"num_key_value_heads": 3}},
-		{"odd head", "llama", map[string]any{"head_dim": 7}},
-		{"missing size", "llama", map[string]any{"hidden_size": nil}},
-		{"negative size", "llama", map[string]any{"num_hidden_layers": -1}},
-		{"huge size", "llama", map[string]any{"vocab_size": 1 << 40}},
-		{"no epsilon", "llama", map[string]any{"rms_norm_eps": -1}},
-		{"wrong type", "llama", map[string]any{"hidden_size": "32"}},
-		{"window", "mistral", map[string]any{"sliding_window": -4}},
-		{"unnamed heads", "mistral", map[string]any{"num_key_value_heads": nil}},
-		{"gpt2 activation", "gpt2", map[string]any{"activation_function": "relu"}},
-		{"gpt2 scale", "gpt2", map[string]any{"scale_attn_weights": false}},
-		{"gpt2 scale by layer", "gpt2", map[string]any{"scale_attn_by_inverse_layer_idx": true}},
-		{"gpt2 cross attention", "gpt2", map[string]any{"add_cross_attention": true}},
-		{"gpt2 heads", "gpt2", map[string]any{"n_head": 5}},
+		{"another family", "llama", map[string]any{"model_type": "qwen2_moe"}, `"qwen2_moe"`},
+		{"no family", "llama", map[string]any{"model_type": nil}, "model_type"},
+		{"no language model", "llama", map[string]any{
+			"architectures": []string{"LlamaForSequenceClassification"},
+		}, "LlamaForCausalLM"},
+		{"quantised", "llama", map[string]any{"quantization_config": map[string]any{"bits": 4}}, "quantization_config"},
+		{"activation", "llama", map[string]any{"hidden_act": "gelu"}, `"gelu"`},
+		{"attention bias", "mistral", map[string]any{"attention_bias": true}, "attention_bias"},
+		{"feed-forward bias", "qwen2", map[string]any{"mlp_bias": true}, "mlp_bias"},
+		{"two rope scalings", "llama3-f16", map[string]any{
+			"rope_scaling": map[string]any{"rope_type": "linear", "factor": 8},
+		}, "differ"},
+		{"yarn", "llama", rope("yarn", "factor", 4.0), `"yarn"`},
+		{"older dynamic", "llama", map[string]any{
+			"rope_parameters": nil, "rope_scaling": map[string]any{"type": "dynamic", "factor": 2},
+		}, `"dynamic"`},
+		{"unknown rope key", "llama", rope("default", "mscale", 2), "mscale"},
+		{"factor without a kind", "llama", rope("default", "factor", 2), "no factors"},
+		{"linear without a factor", "llama", rope("linear"), "a factor"},
+		{"linear by nothing", "llama", rope("linear", "factor", 0), "makes no sense"},
+		{"llama3 without factors", "llama", rope("llama3", "factor", 8), "low_freq_factor"},
+		{"llama3 upside down", "llama", rope("llama3", "factor", 8, "low_freq_factor", 4, "high_freq_factor", 1), "makes no sense"},
+		{"two rope bases", "llama", map[string]any{"rope_theta": 10000}, "rope_theta"},
+		{"partial rotation", "llama", map[string]any{"partial_rotary_factor": 0.5}, "partial_rotary_factor"},
+		{"partial rotation within", "llama", rope("default", "partial_rotary_factor", 0.5), "partial_rotary_factor"},
+		{"heads", "llama", map[string]any{"num_key_value_heads": 3}, "multiple"},
+		{"odd head", "llama", map[string]any{"head_dim": 7}, "odd"},
+		{"missing size", "llama", map[string]any{"hidden_size": nil}, "hidden size"},
+		{"negative size", "llama", map[string]any{"num_hidden_layers": -1}, "number of layers"},
+		{"huge size", "llama", map[string]any{"vocab_size": 1 << 40}, "vocabulary size"},
+		{"hidden size of 10^12", "llama", map[string]any{"hidden_size": 1_000_000_000_000}, "hidden size"},
+		{"layers without end", "llama", map[string]any{"num_hidden_layers": 1 << 30}, "number of layers"},
+		{"large sizes everywhere", "llama", map[string]any{"hidden_size": 1 << 23, "vocab_size": 1 << 23}, "parameters"},
+		{"no epsilon", "llama", map[string]any{"rms_norm_eps": -1}, "epsilon"},
+		{"wrong type", "llama", map[string]any{"hidden_size": "32"}, "hidden_size"},
+		{"window", "mistral", map[string]any{"sliding_window": -4}, "sliding_window"},
+		{"unnamed heads", "mistral", map[string]any{"num_key_value_heads": nil}, "num_key_value_heads"},
+		{"layers of two kinds", "mistral", types("full_attention", "sliding_attention"), "layer_types"},
+		{"local layers without a window", "llama", types("full_attention", "sliding_attention"), "sliding_window"},
+		{"a window that is off", "qwen2", types("full_attention", "sliding_attention"), "sliding_window"},
+		{"too few layer types", "qwen3", types("full_attention"), "layer_types"},
+		{"another kind of layer", "qwen3", types("full_attention", "chunked_attention"), "chunked_attention"},
+		{"gemma3 activation", "gemma3", map[string]any{"hidden_activation": "gelu"}, "hidden_activation"},
+		{"soft caps of scores", "gemma3", map[string]any{"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"},
+		{"soft caps of logits", "gemma3", map[string]any{"final_logit_softcapping": 30.0}, "final_logit_softcapping"},
+		{"an encoder", "gemma3", map[string]any{"use_bidirectional_attention": true}, "use_bidirectional_attention"},
+		{"one rope for both kinds", "gemma3", rope("default"), "rope_parameters"},
+		{"scaled local layers", "gemma3", map[string]any{"rope_parameters": map[string]any{
+			"sliding_attention": map[string]any{"rope_type": "linear", "factor": 2},
+		}}, "local layers are not scaled"},
+		{"two local rope bases", "gemma3", map[string]any{"rope_local_base_freq": 5}, "rope_local_base_freq"},
+		{"no pattern", "gemma3", map[string]any{"layer_types": nil, "sliding_window_pattern": 0}, "sliding_window_pattern"},
+		{"no text model", "gemma3-images", map[string]any{"text_config": nil}, "text_config"},
+		{"another text model", "gemma3-images", map[string]any{
+			"text_config": map[string]any{"model_type": "llama"},
+		}, "text_config"},
+		{"gpt2 activation", "gpt2", map[string]any{"activation_function": "relu"}, `"relu"`},
+		{"gpt2 scale", "gpt2", map[string]any{"scale_attn_weights": false}, "scale_attn_weights"},
+		{"gpt2 scale by layer", "gpt2", map[string]any{"scale_attn_by_inverse_layer_idx": true}, "inverse_layer"},
+		{"gpt2 cross attention", "gpt2", map[string]any{"add_cross_attention": true}, "cross_attention"},
+		{"gpt2 heads", "gpt2", map[string]any{"n_head": 5}, "heads"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := models.ParseConfig(edited(t, test.golden, test.edit))
-			if !errors.Is(err, models.ErrConfig) {
-				t.Errorf("error %v, want ErrConfig", err)
+			if !errors.Is(err, models.ErrConfig) || !strings.Contains(err.Error(), test.says) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("error %v, want ErrConfig in one line that says %q", err, test.says)
 			}
 		})
 	}
 	if _, err := models.ReadConfig(fstest.MapFS{}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("without a file: error %v, want fs.ErrNotExist", err)
+	}
+	for name, data := range map[string][]byte{
+		"empty": nil, "cut off": []byte(`{"model_type": "lla`), "a list": []byte(`[]`), "huge": bytes.Repeat([]byte(" "), 2<<20),
+	} {
+		if _, err := models.ReadConfig(fstest.MapFS{"config.json": {Data: data}}); !errors.Is(err, models.ErrConfig) {
+			t.Errorf("%s: error %v, want ErrConfig", name, err)
+		}
 	}
 }
 
@@ -159,7 +291,14 @@ func FuzzParseConfig(f *testing.F) {
 		f.Add(data)
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
 		c, err := models.ParseConfig(data)
+		runtime.ReadMemStats(&after)
+		// What is allocated is bounded by the file and by the greatest number of layers.
+		if used := after.TotalAlloc - before.TotalAlloc; used > 64<<20+1000*uint64(len(data)) {
+			t.Fatalf("%d bytes allocated for a file of %d", used, len(data))
+		}
 		if err != nil {
 			return
 		}
@@ -175,19 +314,4 @@ func FuzzParseConfig(f *testing.F) {
 			t.Errorf("written and read again (-want +got):\n%s", diff)
 		}
 	})
-}
-
-func TestMaxLength(t *testing.T) {
-	for _, test := range []struct {
-		config models.Config
-		want   int
-	}{
-		{models.Config{MaxPositions: 100}, 100},
-		{models.Config{MaxPositions: 100, SlidingWindow: 40}, 40},
-		{models.Config{MaxPositions: 100, SlidingWindow: 400}, 100},
-	} {
-		if got := test.config.MaxLength(); got != test.want {
-			t.Errorf("MaxLength of %+v is %d, want %d", test.config, got, test.want)
-		}
-	}
 }

@@ -1,7 +1,7 @@
-// Package models holds the language models of the project: the Llama, Mistral and GPT-2 families, read from and written
-// to Hugging Face folders or made from random weights, and what the program asks of them: hidden states, logits, the
-// log-probabilities of responses, and decoding steps over a key-value cache. Decoding itself is in models/decode, the
-// guiding auto-encoder in models/guide.
+// Package models holds the language models of the project: Llama and the families that descend from it (Mistral, Qwen,
+// Gemma), and GPT-2, read from and written to Hugging Face folders or made from random weights, and what the program asks
+// of them: hidden states, logits, the log-probabilities of responses, and decoding steps over a key-value cache. Decoding
+// itself is in models/decode, the guiding auto-encoder in models/guide.
 //
 // # Shapes and exactness
 //

@@ -5,8 +5,10 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/ldalign/ldalign/models"
@@ -14,8 +16,12 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// goldens are the folders that testdata/make_goldens.py has written with transformers.
-var goldens = []string{"llama", "llama-tied", "llama-bf16", "mistral", "gpt2"}
+// goldens are the folders that testdata/make_goldens.py has written with transformers: every family, and what the models
+// of a family differ in. Where there is a window, it is shorter than the sequences.
+var goldens = []string{
+	"llama", "llama-tied", "llama-bf16", "llama3-f16", "llama-linear-bias", "mistral", "mistral-window", "qwen2",
+	"qwen2-window-bf16", "qwen3", "qwen3-shards", "gemma3", "gemma3-bf16", "gemma3-images", "gpt2",
+}
 
 // golden is what transformers computed.
 type golden struct {
@@ -111,6 +117,89 @@ func TestLogitsEqualTransformers(t *testing.T) {
 					}
 					if d := largestDifference(got.Float32s(), float32s(expect.Data)); d > 1e-4 {
 						t.Errorf("sequence %d: logits differ by %g", i, d)
+					}
+					return nil
+				})
+			}
+		})
+	}
+}
+
+// By token, plain and packed, the rows all beside one another and a few tokens at a time.
+func TestStepsEqualTransformers(t *testing.T) {
+	const burst = 3
+	for _, name := range goldens {
+		t.Run(name, func(t *testing.T) {
+			want, err := safetensors.Open(filepath.Join("testdata", name, "expect.safetensors"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer want.Close()
+			m, rows := loadGolden(t, newEngine(t, 2), name, tensor.Float32), readGolden(t, name).rows()
+			for _, kind := range []string{"plain", "packed"} {
+				if kind == "packed" {
+					if err := m.Pack(context.Background()); err != nil {
+						t.Fatal(err)
+					}
+				}
+				got := make([][]float32, len(rows))
+				do(t, m.Engine(), func(s *tensor.Scope) error {
+					c := m.NewCache(s, models.CacheOptions{Slots: len(rows), Length: 40, Burst: burst})
+					defer c.Free()
+					for at := 0; s.Err() == nil; at += burst {
+						var tokens []models.Token
+						for slot, row := range rows {
+							for p := at; p < min(at+burst, len(row.IDs)); p++ {
+								tokens = append(tokens, models.Token{ID: row.IDs[p], Slot: slot, Position: p})
+							}
+						}
+						if len(tokens) == 0 {
+							break
+						}
+						logits := c.Logits(s, c.Step(s, tokens, 0)).Float32s()
+						for i, token := range tokens {
+							got[token.Slot] = append(got[token.Slot], logits[i*m.Config().Vocab:][:m.Config().Vocab]...)
+						}
+					}
+					return nil
+				})
+				for i := range rows {
+					expect, err := want.Tensor("logits." + string(rune('0'+i)))
+					if err != nil {
+						t.Fatal(err)
+					}
+					if d := largestDifference(got[i], float32s(expect.Data)); d > 1e-4 {
+						t.Errorf("%s, sequence %d: logits differ by %g", kind, i, d)
+					}
+				}
+			}
+		})
+	}
+}
+
+// Whole sequences and single tokens give the same hidden states, at every length: within the windows, and through several
+// blocks of them.
+func TestWholeEqualsByToken(t *testing.T) {
+	for _, name := range goldens {
+		t.Run(name, func(t *testing.T) {
+			m := loadGolden(t, newEngine(t, 1), name, tensor.Float64)
+			rng := rand.New(rand.NewPCG(1, 2))
+			for _, length := range []int{1, 6, 7, 8, 31, 33, 64, 65, 128} {
+				ids, tokens := make([]int64, length), make([]models.Token, length)
+				for i := range ids {
+					ids[i] = rng.Int64N(64)
+					tokens[i] = models.Token{ID: ids[i], Position: i}
+				}
+				do(t, m.Engine(), func(s *tensor.Scope) error {
+					whole := m.Hidden(s, m.Embed(s, s.FromInt64(ids, 1, int64(length)))).Squeeze(0)
+					c := m.NewCache(s, models.CacheOptions{Slots: 1, Length: length, Burst: 5})
+					defer c.Free()
+					var parts []*tensor.Tensor
+					for part := range slices.Chunk(tokens, 5) {
+						parts = append(parts, c.Step(s, part, 0))
+					}
+					if d := whole.Sub(s.Cat(0, parts...)).Abs().MaxAll().Item(); !(d < 1e-11) {
+						t.Errorf("%d tokens: hidden states differ by %g", length, d)
 					}
 					return nil
 				})

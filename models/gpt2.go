@@ -94,6 +94,8 @@ func (g *gpt2) embed(ids *tensor.Tensor, p pass) *tensor.Tensor { return p.embed
 
 func (g *gpt2) head() *tensor.Tensor { return g.output }
 
+func (g *gpt2) reach(*tensor.Scope, int) {}
+
 func (g *gpt2) constants() []*tensor.Tensor { return nil }
 
 func (g *gpt2) hidden(x *tensor.Tensor, p pass) *tensor.Tensor {

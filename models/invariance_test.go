@@ -13,12 +13,13 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// invariant are the models whose rows must not feel their neighbours: two goldens, and models as wide as the demo's
-// policy and as a real small one, whose matrix products take other paths.
+// invariant are the models whose rows must not feel their neighbours: one of every family, with windows shorter than the
+// rows, and models as wide as the demo's policy and as a real small one, whose matrix products take other paths.
 func invariant(t *testing.T, eng *tensor.Engine) map[string]*models.Model {
 	t.Helper()
-	list := map[string]*models.Model{
-		"mistral": loadGolden(t, eng, "mistral", tensor.Float32), "gpt2": loadGolden(t, eng, "gpt2", tensor.Float32),
+	list := make(map[string]*models.Model)
+	for _, name := range []string{"mistral-window", "qwen2", "qwen3-shards", "gemma3", "gpt2"} {
+		list[name] = loadGolden(t, eng, name, tensor.Float32)
 	}
 	for name, cfg := range map[string]models.Config{
 		"demo": {
@@ -28,6 +29,10 @@ func invariant(t *testing.T, eng *tensor.Engine) map[string]*models.Model {
 		"wide": {
 			Family: models.Llama, Vocab: 2048, Hidden: 576, Layers: 1, Heads: 9, KVHeads: 3, Intermediate: 1536,
 			MaxPositions: 64, TieEmbeddings: true,
+		},
+		"wide gemma": {
+			Family: models.Gemma3, Vocab: 2048, Hidden: 640, Layers: 2, Heads: 4, KVHeads: 1, HeadDim: 256, Intermediate: 1024,
+			MaxPositions: 64, TieEmbeddings: true, SlidingWindow: 20, LocalLayers: []bool{true, false},
 		},
 	} {
 		m, err := models.Scratch(context.Background(), eng, cfg, 1)

@@ -2,69 +2,112 @@ package models
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// llama is the network of the Llama and Mistral families: pre-norm blocks with RMSNorm, rotary positions, grouped-query
-// attention and a SwiGLU feed-forward layer, all without biases.
+// llama is the network of Llama and the families that descend from it: pre-norm blocks with RMSNorm, rotary positions,
+// grouped-query attention and a gated feed-forward layer. What a family has besides is there or nil: biases, norms of the
+// heads, norms behind a layer, local layers with a rotary embedding of their own.
 type llama struct {
-	cfg    Config
-	tokens *tensor.Tensor // [V, H]
-	layers []llamaLayer
-	norm   *tensor.Tensor // [H]
-	output *tensor.Tensor // [V, H]
-	rope   rope
+	cfg        Config
+	tokens     *tensor.Tensor // [V, H]
+	tokenScale float64        // of the embeddings
+	layers     []llamaLayer
+	norm       rmsNorm
+	output     *tensor.Tensor // [V, H]
+	rope       *rope
+	localRope  *rope // rope, where local layers have no other
 }
 
 type llamaLayer struct {
-	attentionNorm, forwardNorm *tensor.Tensor // [H]
-	q, k, v                    linear         // H -> Heads·D, KVHeads·D twice
-	o                          linear         // Heads·D -> H
-	gate, up                   linear         // H -> Intermediate
-	down                       linear         // Intermediate -> H
+	attentionNorm, forwardNorm       rmsNorm // [H]
+	attentionOutNorm, forwardOutNorm rmsNorm // [H], Gemma 3
+	qNorm, kNorm                     rmsNorm // [D], Qwen 3 and Gemma 3
+	q, k, v                          linear  // H -> Heads·D, KVHeads·D twice
+	o                                linear  // Heads·D -> H
+	gate, up                         linear  // H -> Intermediate
+	down                             linear  // Intermediate -> H
+	rope                             *rope
 }
 
 func llamaWeights(cfg Config) []weight {
 	h, std := int64(cfg.Hidden), cfg.InitializerRange
 	q, kv, inner := int64(cfg.Heads*cfg.HeadDim), int64(cfg.KVHeads*cfg.HeadDim), int64(cfg.Intermediate)
 	list := []weight{{name: "model.embed_tokens.weight", shape: []int64{int64(cfg.Vocab), h}, std: std}}
+	linear := func(name string, out, in int64, bias bool) {
+		list = append(list, weight{name: name + ".weight", shape: []int64{out, in}, std: std})
+		if bias {
+			list = append(list, weight{name: name + ".bias", shape: []int64{out}})
+		}
+	}
+	norm := func(name string, size int64) {
+		list = append(list, weight{name: name + ".weight", shape: []int64{size}, fill: 1 - normOffset(cfg)})
+	}
 	for i := range cfg.Layers {
 		at := fmt.Sprintf("model.layers.%d.", i)
-		list = append(list,
-			weight{name: at + "input_layernorm.weight", shape: []int64{h}, fill: 1},
-			weight{name: at + "self_attn.q_proj.weight", shape: []int64{q, h}, std: std},
-			weight{name: at + "self_attn.k_proj.weight", shape: []int64{kv, h}, std: std},
-			weight{name: at + "self_attn.v_proj.weight", shape: []int64{kv, h}, std: std},
-			weight{name: at + "self_attn.o_proj.weight", shape: []int64{h, q}, std: std},
-			weight{name: at + "post_attention_layernorm.weight", shape: []int64{h}, fill: 1},
-			weight{name: at + "mlp.gate_proj.weight", shape: []int64{inner, h}, std: std},
-			weight{name: at + "mlp.up_proj.weight", shape: []int64{inner, h}, std: std},
-			weight{name: at + "mlp.down_proj.weight", shape: []int64{h, inner}, std: std},
-		)
+		norm(at+"input_layernorm", h)
+		linear(at+"self_attn.q_proj", q, h, cfg.AttentionBias || cfg.Family == Qwen2)
+		linear(at+"self_attn.k_proj", kv, h, cfg.AttentionBias || cfg.Family == Qwen2)
+		linear(at+"self_attn.v_proj", kv, h, cfg.AttentionBias || cfg.Family == Qwen2)
+		linear(at+"self_attn.o_proj", h, q, cfg.AttentionBias)
+		if cfg.Family == Qwen3 || cfg.Family == Gemma3 {
+			norm(at+"self_attn.q_norm", int64(cfg.HeadDim))
+			norm(at+"self_attn.k_norm", int64(cfg.HeadDim))
+		}
+		norm(at+"post_attention_layernorm", h)
+		if cfg.Family == Gemma3 {
+			norm(at+"pre_feedforward_layernorm", h)
+		}
+		linear(at+"mlp.gate_proj", inner, h, cfg.ForwardBias)
+		linear(at+"mlp.up_proj", inner, h, cfg.ForwardBias)
+		linear(at+"mlp.down_proj", h, inner, cfg.ForwardBias)
+		if cfg.Family == Gemma3 {
+			norm(at+"post_feedforward_layernorm", h)
+		}
 	}
-	list = append(list, weight{name: "model.norm.weight", shape: []int64{h}, fill: 1})
+	norm("model.norm", h)
 	if !cfg.TieEmbeddings {
-		list = append(list, weight{name: "lm_head.weight", shape: []int64{int64(cfg.Vocab), h}, std: std})
+		linear("lm_head", int64(cfg.Vocab), h, false)
 	}
 	return list
 }
 
-func newLlama(s *tensor.Scope, cfg Config, dtype tensor.DType, weights map[string]*tensor.Tensor) *llama {
-	l := &llama{
-		cfg: cfg, tokens: weights["model.embed_tokens.weight"], norm: weights["model.norm.weight"],
-		rope: newRope(s, cfg.RopeTheta, cfg.HeadDim, cfg.MaxLength(), dtype),
+// normOffset is what is added to the weights of norms: Gemma stores them around 0.
+func normOffset(cfg Config) float64 {
+	if cfg.Family == Gemma3 {
+		return 1
 	}
-	l.output = l.tokens
+	return 0
+}
+
+func newLlama(s *tensor.Scope, cfg Config, dtype tensor.DType, weights map[string]*tensor.Tensor) *llama {
+	norm := func(name string) rmsNorm {
+		return rmsNorm{weight: weights[name+".weight"], offset: normOffset(cfg), eps: cfg.NormEps}
+	}
+	l := &llama{
+		cfg: cfg, tokens: weights["model.embed_tokens.weight"], tokenScale: 1, norm: norm("model.norm"),
+		rope: newRope(s, cfg.RopeTheta, cfg.RopeScaling, cfg.HeadDim, cfg.MaxPositions, dtype),
+	}
+	l.output, l.localRope = l.tokens, l.rope
 	if !cfg.TieEmbeddings {
 		l.output = weights["lm_head.weight"]
 	}
+	if cfg.Family == Gemma3 {
+		l.tokenScale = rounded(math.Sqrt(float64(cfg.Hidden)), dtype)
+		l.localRope = newRope(s, cfg.LocalRopeTheta, RopeScaling{}, cfg.HeadDim, cfg.MaxPositions, dtype)
+	}
 	for i := range cfg.Layers {
 		at := fmt.Sprintf("model.layers.%d.", i)
-		proj := func(name string) linear { return linear{weight: weights[at+name+".weight"]} }
-		l.layers = append(l.layers, llamaLayer{
-			attentionNorm: weights[at+"input_layernorm.weight"],
-			forwardNorm:   weights[at+"post_attention_layernorm.weight"],
+		proj := func(name string) linear {
+			return linear{weight: weights[at+name+".weight"], bias: weights[at+name+".bias"]}
+		}
+		layer := llamaLayer{
+			attentionNorm: norm(at + "input_layernorm"),
+			forwardNorm:   norm(at + "post_attention_layernorm"),
+			qNorm:         norm(at + "self_attn.q_norm"),
+			kNorm:         norm(at + "self_attn.k_norm"),
 			q:             proj("self_attn.q_proj"),
 			k:             proj("self_attn.k_proj"),
 			v:             proj("self_attn.v_proj"),
@@ -72,29 +115,73 @@ func newLlama(s *tensor.Scope, cfg Config, dtype tensor.DType, weights map[strin
 			gate:          proj("mlp.gate_proj"),
 			up:            proj("mlp.up_proj"),
 			down:          proj("mlp.down_proj"),
-		})
+			rope:          l.rope,
+		}
+		if cfg.Family == Gemma3 { // the name means what it says there
+			layer.attentionOutNorm = layer.forwardNorm
+			layer.forwardNorm = norm(at + "pre_feedforward_layernorm")
+			layer.forwardOutNorm = norm(at + "post_feedforward_layernorm")
+		}
+		if cfg.local(i) {
+			layer.rope = l.localRope
+		}
+		l.layers = append(l.layers, layer)
 	}
 	return l
 }
 
-func (l *llama) embed(ids *tensor.Tensor, p pass) *tensor.Tensor { return p.embed(l.tokens, ids) }
+// rounded is x as transformers holds a constant beside weights of a type.
+func rounded(x float64, dtype tensor.DType) float64 {
+	x = float64(float32(x))
+	bits := map[tensor.DType]int{tensor.BFloat16: 8, tensor.Float16: 11}[dtype]
+	if bits == 0 {
+		return x
+	}
+	fraction, exponent := math.Frexp(x)
+	return math.Ldexp(math.RoundToEven(math.Ldexp(fraction, bits)), exponent-bits)
+}
+
+func (l *llama) embed(ids *tensor.Tensor, p pass) *tensor.Tensor {
+	x := p.embed(l.tokens, ids)
+	if l.tokenScale != 1 {
+		x = x.MulScalar(l.tokenScale)
+	}
+	return x
+}
 
 func (l *llama) head() *tensor.Tensor { return l.output }
 
-func (l *llama) constants() []*tensor.Tensor { return []*tensor.Tensor{l.rope.cos, l.rope.sin} }
+func (l *llama) reach(s *tensor.Scope, length int) {
+	l.rope.reach(s, length)
+	l.localRope.reach(s, length)
+}
+
+func (l *llama) constants() []*tensor.Tensor {
+	list := []*tensor.Tensor{l.rope.cos, l.rope.sin}
+	if l.localRope != l.rope {
+		list = append(list, l.localRope.cos, l.localRope.sin)
+	}
+	return list
+}
 
 func (l *llama) hidden(x *tensor.Tensor, p pass) *tensor.Tensor {
 	cfg := l.cfg
-	for i, layer := range l.layers {
-		h := p.rmsNorm(x, layer.attentionNorm, cfg.NormEps)
-		q := p.rotate(splitHeads(p.linear(h, layer.q), cfg.Heads, cfg.HeadDim), l.rope)
-		k := p.rotate(splitHeads(p.linear(h, layer.k), cfg.KVHeads, cfg.HeadDim), l.rope)
-		v := splitHeads(p.linear(h, layer.v), cfg.KVHeads, cfg.HeadDim)
-		a := p.attend(i, q.Transpose(1, 2), k.Transpose(1, 2), v.Transpose(1, 2))
-		x = x.Add(p.linear(mergeHeads(a), layer.o))
-
-		h = p.rmsNorm(x, layer.forwardNorm, cfg.NormEps)
-		x = x.Add(p.linear(p.siluMul(p.linear(h, layer.gate), p.linear(h, layer.up)), layer.down))
+	gate := p.siluMul
+	if cfg.Family == Gemma3 {
+		gate = p.geluMul
 	}
-	return p.rmsNorm(x, l.norm, cfg.NormEps)
+	for i, layer := range l.layers {
+		h := p.rmsNorm(x, layer.attentionNorm)
+		q := p.rmsNorm(splitHeads(p.linear(h, layer.q), cfg.Heads, cfg.HeadDim), layer.qNorm)
+		k := p.rmsNorm(splitHeads(p.linear(h, layer.k), cfg.KVHeads, cfg.HeadDim), layer.kNorm)
+		v := splitHeads(p.linear(h, layer.v), cfg.KVHeads, cfg.HeadDim)
+		q, k = p.rotate(q, layer.rope), p.rotate(k, layer.rope)
+		a := p.attend(i, q.Transpose(1, 2), k.Transpose(1, 2), v.Transpose(1, 2))
+		x = x.Add(p.rmsNorm(p.linear(mergeHeads(a), layer.o), layer.attentionOutNorm))
+
+		h = p.rmsNorm(x, layer.forwardNorm)
+		h = p.linear(gate(p.linear(h, layer.gate), p.linear(h, layer.up)), layer.down)
+		x = x.Add(p.rmsNorm(h, layer.forwardOutNorm))
+	}
+	return p.rmsNorm(x, l.norm)
 }

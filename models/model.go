@@ -40,6 +40,8 @@ type network interface {
 	hidden(x *tensor.Tensor, p pass) *tensor.Tensor
 	// head is the output matrix [V, H].
 	head() *tensor.Tensor
+	// reach makes ready for sequences of a length.
+	reach(s *tensor.Scope, length int)
 	// constants are the tensors beside the weights.
 	constants() []*tensor.Tensor
 }
@@ -211,7 +213,18 @@ func (m *Model) SetTrainable(ctx context.Context, on bool) error {
 // Embed looks up the tokens' embeddings: ids Int64 [B, T] -> [B, T, H]. Positions come in with Hidden.
 func (m *Model) Embed(s *tensor.Scope, ids *tensor.Tensor) *tensor.Tensor {
 	m.whole(s)
+	m.inVocabulary(s, ids)
 	return m.net.embed(ids, pass{})
+}
+
+// inVocabulary makes the scope fail with ErrSequence for an id that is not in the vocabulary.
+func (m *Model) inVocabulary(s *tensor.Scope, ids *tensor.Tensor) {
+	for _, id := range ids.Int64s() {
+		if id < 0 || id >= int64(m.cfg.Vocab) {
+			s.Fail(fmt.Errorf("%w: token %d is not in the vocabulary of %d", ErrSequence, id, m.cfg.Vocab))
+			return
+		}
+	}
 }
 
 // Hidden runs the layers and the final norm over whole sequences: emb [B, T, H] -> [B, T, H]. Position t sees positions
@@ -219,9 +232,10 @@ func (m *Model) Embed(s *tensor.Scope, ids *tensor.Tensor) *tensor.Tensor {
 func (m *Model) Hidden(s *tensor.Scope, emb *tensor.Tensor) *tensor.Tensor {
 	m.whole(s)
 	if n := emb.Size(1); n > int64(m.cfg.MaxLength()) {
-		s.Fail(fmt.Errorf("models: a sequence of %d positions, the model takes %d", n, m.cfg.MaxLength()))
+		s.Fail(fmt.Errorf("%w: %d positions, the model takes %d", ErrSequence, n, m.cfg.MaxLength()))
 	}
-	return m.net.hidden(emb, pass{attend: causal, adapted: m.adapter.byWeight()})
+	m.net.reach(s, int(emb.Size(1)))
+	return m.net.hidden(emb, pass{attend: m.cfg.causal(s), adapted: m.adapter.byWeight()})
 }
 
 // whole makes the scope of a packed model fail: it computes by token only.

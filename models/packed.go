@@ -61,7 +61,7 @@ func tokenEmbedding(family string) string {
 // readPacked packs the weight w as it lies in src.
 func readPacked(s *tensor.Scope, src Source, name string, w weight) (*tensor.Packed, error) {
 	var p *tensor.Packed
-	err := withData(src, name, w.shape, func(dtype tensor.DType, data []byte) {
+	err := withData(s, src, name, w.shape, func(dtype tensor.DType, data []byte) {
 		p = s.PackBytes(dtype, data, w.shape[0], w.shape[1], w.inFirst)
 	})
 	return p, err

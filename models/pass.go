@@ -50,16 +50,32 @@ func (p pass) embed(matrix, ids *tensor.Tensor) *tensor.Tensor {
 	return matrix.Embedding(ids)
 }
 
-// rmsNorm is weight·x/√(mean(x²)+eps) over the last dimension: x [..., D], weight [D].
-func (p pass) rmsNorm(x, weight *tensor.Tensor, eps float64) *tensor.Tensor {
-	if p.fast() {
-		return x.TokenRMSNorm(weight, 0, eps)
+// rmsNorm is an RMSNorm: (weight + offset)·x/√(mean(x²)+eps). Without a weight it does nothing.
+type rmsNorm struct {
+	weight      *tensor.Tensor // [D]
+	offset, eps float64
+}
+
+// rmsNorm normalises the last dimension: x [..., D].
+func (p pass) rmsNorm(x *tensor.Tensor, n rmsNorm) *tensor.Tensor {
+	switch {
+	case n.weight == nil:
+		return x
+	case p.fast():
+		return x.TokenRMSNorm(n.weight, n.offset, n.eps)
+	case n.offset == 0:
+		return x.RMSNorm(n.weight, n.eps)
 	}
-	return x.RMSNorm(weight, eps)
+	// Gemma rounds once, at the end.
+	wide := tensor.Float32
+	if x.DType() == tensor.Float64 {
+		wide = tensor.Float64
+	}
+	return x.To(wide).RMSNorm(n.weight.To(wide).AddScalar(n.offset), n.eps).To(x.DType())
 }
 
 // rotate turns the heads of x [B, T, heads, D] to their positions.
-func (p pass) rotate(x *tensor.Tensor, r rope) *tensor.Tensor {
+func (p pass) rotate(x *tensor.Tensor, r *rope) *tensor.Tensor {
 	if p.fast() {
 		return x.TokenRotate(r.cos, r.sin, p.positions)
 	}
@@ -73,4 +89,12 @@ func (p pass) siluMul(a, b *tensor.Tensor) *tensor.Tensor {
 		return a.TokenSiluMul(b)
 	}
 	return a.Silu().Mul(b)
+}
+
+// geluMul is GELU(a)·b, with GELU in its form by tanh.
+func (p pass) geluMul(a, b *tensor.Tensor) *tensor.Tensor {
+	if p.fast() {
+		return a.TokenGeluTanhMul(b)
+	}
+	return a.GeluTanh().Mul(b)
 }

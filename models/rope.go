@@ -2,38 +2,82 @@ package models
 
 import (
 	"math"
+	"math/bits"
 
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
 // rope is the table of rotary position embeddings. Dimension i of a head turns with i+D/2 (the half-split form of
-// Hugging Face's weights) by the angle position·theta^(-2i/D), computed in float32 as transformers does.
+// Hugging Face's weights) by the angle position·theta^(-2i/D), stretched as the scaling says and computed in float32 as
+// transformers does. The table grows to the longest sequence that it was needed for.
 type rope struct {
-	cos *tensor.Tensor // [positions, D], both halves alike
-	sin *tensor.Tensor // [positions, D], the first half negative
+	frequencies []float32 // [D/2], radians a position
+	dtype       tensor.DType
+	most        int            // positions
+	cos         *tensor.Tensor // [positions, D], both halves alike
+	sin         *tensor.Tensor // [positions, D], the first half negative
 }
 
-func newRope(s *tensor.Scope, theta float64, dim, positions int, dtype tensor.DType) rope {
-	half := dim / 2
-	cos, sin := make([]float32, positions*dim), make([]float32, positions*dim)
-	for i := range half {
-		frequency := float32(1 / math.Pow(theta, float64(2*i)/float64(dim)))
+// newRope makes a table for up to most positions.
+func newRope(s *tensor.Scope, theta float64, scaling RopeScaling, dim, most int, dtype tensor.DType) *rope {
+	r := &rope{frequencies: make([]float32, dim/2), dtype: dtype, most: most}
+	for i := range r.frequencies {
+		r.frequencies[i] = scaling.stretch(float32(1 / math.Pow(theta, float64(2*i)/float64(dim))))
+	}
+	cos, sin := r.table(s, min(most, 64))
+	r.cos, r.sin = cos.Keep(), sin.Keep()
+	return r
+}
+
+// stretch is the frequency that the scaling makes of one.
+func (r RopeScaling) stretch(frequency float32) float32 {
+	f, wavelength := float64(frequency), 2*math.Pi/float64(frequency)
+	switch {
+	case r.Kind == LinearRope:
+		return frequency / float32(r.Factor)
+	case r.Kind != Llama3Rope || wavelength < float64(r.Original)/r.HighFreq:
+		return frequency
+	case wavelength > float64(r.Original)/r.LowFreq:
+		return frequency / float32(r.Factor)
+	}
+	keep := (float64(r.Original)/wavelength - r.LowFreq) / (r.HighFreq - r.LowFreq)
+	return float32((1-keep)*f/r.Factor + keep*f)
+}
+
+// table computes the first rows.
+func (r *rope) table(s *tensor.Scope, positions int) (cos, sin *tensor.Tensor) {
+	half := len(r.frequencies)
+	dim := 2 * half
+	c, d := make([]float32, positions*dim), make([]float32, positions*dim)
+	for i, frequency := range r.frequencies {
 		for p := range positions {
 			sine, cosine := math.Sincos(float64(float32(p) * frequency))
 			a, b := p*dim+i, p*dim+i+half
-			cos[a], cos[b] = float32(cosine), float32(cosine)
-			sin[a], sin[b] = float32(-sine), float32(sine)
+			c[a], c[b] = float32(cosine), float32(cosine)
+			d[a], d[b] = float32(-sine), float32(sine)
 		}
 	}
-	return rope{
-		cos: s.FromFloat32(cos, int64(positions), int64(dim)).To(dtype).Keep(),
-		sin: s.FromFloat32(sin, int64(positions), int64(dim)).To(dtype).Keep(),
+	shape := []int64{int64(positions), int64(dim)}
+	return s.FromFloat32(c, shape...).To(r.dtype), s.FromFloat32(d, shape...).To(r.dtype)
+}
+
+// reach makes the table go as far as a sequence of the given length.
+func (r *rope) reach(s *tensor.Scope, length int) {
+	if s.Err() != nil || int64(length) <= r.cos.Size(0) {
+		return
 	}
+	cos, sin := r.table(s, min(r.most, 1<<bits.Len(uint(length-1))))
+	if s.Err() != nil {
+		return
+	}
+	r.cos.Free()
+	r.sin.Free()
+	r.cos, r.sin = cos.Keep(), sin.Keep()
 }
 
 // at gives the rows of the table for positions 0 to n-1, [n, 1, D], or for one position in each row of a batch, Int64
 // [B] -> [B, 1, 1, D].
-func (r rope) at(n int64, positions *tensor.Tensor) (cos, sin *tensor.Tensor) {
+func (r *rope) at(n int64, positions *tensor.Tensor) (cos, sin *tensor.Tensor) {
 	if positions == nil {
 		return r.cos.Narrow(0, 0, n).Unsqueeze(1), r.sin.Narrow(0, 0, n).Unsqueeze(1)
 	}

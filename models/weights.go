@@ -12,9 +12,13 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// ErrWeights means weights that are not those of the configuration: a tensor is missing, too many, of another shape or
-// of a type that is not supported.
-var ErrWeights = errors.New("models: weights do not fit the configuration")
+var (
+	// ErrWeights means weights that are not those of the configuration: a tensor is missing, too many, of another shape or
+	// of a type that is not supported.
+	ErrWeights = errors.New("models: weights do not fit the configuration")
+	// ErrNotFinite means a weight with a NaN or an infinity in it.
+	ErrNotFinite = errors.New("models: a weight is not finite: the file is damaged, or its training diverged")
+)
 
 // weight is one parameter of an architecture.
 type weight struct {
@@ -111,8 +115,21 @@ func misfits(want []weight, found map[string]safetensors.Info, extra []string) s
 }
 
 // canonical is a tensor's name as transformers writes it today, or "" for one that is no weight: buffers of old files,
-// and the copy of a tied head.
+// the copy of a tied head, and the part for images of a Gemma 3 model.
 func canonical(cfg Config, name string) string {
+	if cfg.Family == Gemma3 {
+		for _, prefix := range []string{"language_model.model.", "model.language_model."} {
+			if rest, ok := strings.CutPrefix(name, prefix); ok {
+				return "model." + rest
+			}
+		}
+		name = strings.TrimPrefix(name, "language_model.")
+		for _, images := range []string{"vision_tower.", "multi_modal_projector."} {
+			if strings.HasPrefix(strings.TrimPrefix(name, "model."), images) {
+				return ""
+			}
+		}
+	}
 	switch {
 	case name == "lm_head.weight":
 		if cfg.TieEmbeddings {
@@ -136,19 +153,21 @@ func few(list []string) string {
 }
 
 // ReadTensor copies a tensor of src to the engine, converted to dtype. The error wraps ErrWeights when its shape is
-// another one.
+// another one, and ErrNotFinite for numbers that are NaN or infinite.
 func ReadTensor(
 	s *tensor.Scope, src Source, name string, dtype tensor.DType, shape ...int64,
 ) (*tensor.Tensor, error) {
 	var out *tensor.Tensor
-	err := withData(src, name, shape, func(from tensor.DType, data []byte) {
+	err := withData(s, src, name, shape, func(from tensor.DType, data []byte) {
 		out = s.FromBytes(from, data, shape...).To(dtype)
 	})
 	return out, err
 }
 
 // withData gives f the bytes of a tensor, which must be of the given shape, and gives their memory back behind it.
-func withData(src Source, name string, shape []int64, f func(dtype tensor.DType, data []byte)) error {
+func withData(
+	s *tensor.Scope, src Source, name string, shape []int64, f func(dtype tensor.DType, data []byte),
+) error {
 	t, err := src.Tensor(name)
 	if err != nil {
 		return err
@@ -159,6 +178,9 @@ func withData(src Source, name string, shape []int64, f func(dtype tensor.DType,
 	dtype, ok := fileDTypes[t.DType]
 	if !ok {
 		return fmt.Errorf("%w: %s is of type %s", ErrWeights, name, t.DType)
+	}
+	if i := s.NotFinite(dtype, t.Data); i >= 0 {
+		return fmt.Errorf("%w: %s, element %d of %v", ErrNotFinite, name, i, shape)
 	}
 	f(dtype, t.Data)
 	if mapped, ok := src.(interface{ Release(name string) }); ok {

@@ -85,7 +85,10 @@ func generate(t testing.TB, m *models.Model, reqs []decode.Request, opts decode.
 }
 
 func TestGreedyEqualsTransformers(t *testing.T) {
-	for _, name := range []string{"llama", "llama-tied", "llama-bf16", "mistral", "gpt2"} {
+	for _, name := range []string{
+		"llama", "llama-tied", "llama-bf16", "llama3-f16", "llama-linear-bias", "mistral", "mistral-window", "qwen2",
+		"qwen2-window-bf16", "qwen3", "qwen3-shards", "gemma3", "gemma3-bf16", "gemma3-images", "gpt2",
+	} {
 		t.Run(name, func(t *testing.T) {
 			m := load(t, newEngine(t, 1), name)
 			for _, kind := range []string{"plain", "packed"} {

@@ -73,6 +73,16 @@ char *shim_pack_data(void **out, const void *data, size_t bytes, int dtype, int6
   })
 }
 
+int64_t shim_not_finite(const void *data, size_t bytes, int dtype) {
+  switch (at::ScalarType(dtype)) {
+  case at::kFloat: return kernels::not_finite<uint32_t>(data, bytes / 4, 0x7f800000);
+  case at::kBFloat16: return kernels::not_finite<uint16_t>(data, bytes / 2, 0x7f80);
+  case at::kHalf: return kernels::not_finite<uint16_t>(data, bytes / 2, 0x7c00);
+  case at::kDouble: return kernels::not_finite<uint64_t>(data, bytes / 8, 0x7ff0000000000000);
+  default: return -1;
+  }
+}
+
 char *shim_packed_linear(void **out, void *input, void *packed, int64_t n, void *bias) {
   TRY({
     const at::Tensor x = T(input).contiguous(), &w = T(packed);

@@ -53,6 +53,15 @@ func (s *Scope) PackBytes(d DType, data []byte, rows, columns int64, inFirst boo
 	return &Packed{panels: panels, out: rows, in: columns}
 }
 
+// NotFinite is the index of the first number that is NaN or infinite among numbers that lie in memory as in a safetensors
+// file, or -1: for a type without such numbers, and when s has failed.
+func (s *Scope) NotFinite(d DType, data []byte) int64 {
+	if !s.ready() || !s.knows("NotFinite", d) || !d.Floating() {
+		return -1
+	}
+	return int64(C.shim_not_finite(unsafe.Pointer(unsafe.SliceData(data)), C.size_t(len(data)), C.int(d.native())))
+}
+
 // Keep moves the matrix out of all scopes, as Tensor.Keep does. It returns p.
 func (p *Packed) Keep() *Packed {
 	p.panels.Keep()

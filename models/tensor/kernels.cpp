@@ -299,6 +299,63 @@ template <class T> void pack(const T *w, int64_t n, int64_t k, int64_t stride_n,
 template void pack(const float *, int64_t, int64_t, int64_t, int64_t, float *);
 template void pack(const uint16_t *, int64_t, int64_t, int64_t, int64_t, uint16_t *);
 
+namespace {
+
+// any_not_finite tells whether there is one among n numbers.
+template <class T> INLINE bool any_not_finite_body(const uint8_t *p, int64_t n, T exponent) {
+  constexpr int64_t lanes = 32 / sizeof(T);
+  typedef T bits __attribute__((vector_size(32), aligned(1), may_alias));
+  bits bad = {};
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) {
+    const auto found = (*reinterpret_cast<const bits *>(p + i * sizeof(T)) & exponent) == exponent;
+    bad |= reinterpret_cast<const bits &>(found);
+  }
+  T all = 0;
+  for (int64_t l = 0; l < lanes; l++) all |= bad[l];
+  for (; i < n; i++) {
+    T x;
+    memcpy(&x, p + i * sizeof(T), sizeof(T));
+    all |= (x & exponent) == exponent;
+  }
+  return all != 0;
+}
+template <class T> bool any_not_finite_any(const uint8_t *p, int64_t n, T exponent) {
+  return any_not_finite_body(p, n, exponent);
+}
+#ifdef KERNELS_AVX2
+template <class T> TARGET_AVX2 bool any_not_finite_avx2(const uint8_t *p, int64_t n, T exponent) {
+  return any_not_finite_body(p, n, exponent);
+}
+#endif
+
+} // namespace
+
+template <class T> int64_t not_finite(const void *numbers, int64_t n, T exponent) {
+  constexpr int64_t block = 1 << 16;
+  const uint8_t *from = static_cast<const uint8_t *>(numbers);
+  std::atomic<int64_t> first{INT64_MAX};
+  parallel((n + block - 1) / block, 1, [&] {
+    return [&](int64_t b) {
+      const int64_t at = b * block, count = std::min(block, n - at);
+      if (at >= first.load() || !DISPATCH(any_not_finite, from + at * sizeof(T), count, exponent)) return;
+      for (int64_t i = at; i < at + count; i++) {
+        T x;
+        memcpy(&x, from + i * sizeof(T), sizeof(T));
+        if ((x & exponent) != exponent) continue;
+        int64_t least = first.load();
+        while (i < least && !first.compare_exchange_weak(least, i)) {
+        }
+        return;
+      }
+    };
+  });
+  return first.load() == INT64_MAX ? -1 : first.load();
+}
+template int64_t not_finite(const void *, int64_t, uint16_t);
+template int64_t not_finite(const void *, int64_t, uint32_t);
+template int64_t not_finite(const void *, int64_t, uint64_t);
+
 template <class T>
 void linear(const float *x, const T *w, const float *bias, float *y, int64_t m, int64_t n, int64_t k) {
   const auto add_bias = [&](int64_t at, int64_t columns) {

@@ -17,6 +17,10 @@ int64_t panels(int64_t n);
 // pack takes w with the given strides, in elements.
 template <class T> void pack(const T *w, int64_t n, int64_t k, int64_t stride_n, int64_t stride_k, T *out);
 
+// not_finite is the index of the first of n floating numbers, of any alignment, whose exponent is all ones, or -1. T is
+// an unsigned integer of their size.
+template <class T> int64_t not_finite(const void *numbers, int64_t n, T exponent);
+
 // linear is y[m, n] = x[m, k] · wᵀ + bias, of a packed w; bias may be null. T is float, or uint16_t for bfloat16.
 template <class T>
 void linear(const float *x, const T *w, const float *bias, float *y, int64_t m, int64_t n, int64_t k);

@@ -82,6 +82,7 @@ typedef struct {
 } shim_sampling_t;
 char *shim_pack(void **out, void *weight);
 char *shim_pack_data(void **out, const void *data, size_t bytes, int dtype, int64_t rows, int64_t columns, int transpose);
+int64_t shim_not_finite(const void *data, size_t bytes, int dtype);
 char *shim_packed_linear(void **out, void *x, void *packed, int64_t n, void *bias);
 char *shim_packed_rows(void **out, void *packed, int64_t n, void *ids);
 char *shim_token_rms_norm(void **out, void *x, void *weight, double offset, double eps);

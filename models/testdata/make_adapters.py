@@ -1,6 +1,6 @@
 """Golden adapters: LoRA adapters made by PEFT on golden models of this folder, and the logits that PEFT computes.
 
-    python make_adapters.py make         writes adapters/NAME/ beside this file
+    python make_adapters.py make [NAME…] writes the folders of ADAPTERS, or some of them, to adapters/ beside this file
     python make_adapters.py verify DIR   opens the adapter in DIR with PEFT and the merged model in DIR/merged with
                                          transformers, both written by
                                          go test ./models -run TestAdapterForPEFT -args -keep FOLDER,
@@ -41,6 +41,8 @@ ADAPTERS = {
         exclude_modules=["mlp.up_proj"],
     )),
     "gpt2": ("gpt2", dict(r=4, lora_alpha=4, target_modules="all-linear", fan_in_fan_out=True, lora_dropout=0.1)),
+    "qwen2": ("qwen2", dict(r=3, lora_alpha=6, target_modules=["q_proj", "k_proj", "v_proj", "up_proj", "lm_head"])),
+    "gemma3": ("gemma3", dict(r=2, lora_alpha=8, target_modules="all-linear")),
 }
 
 
@@ -53,8 +55,10 @@ def logits(model):
     return {f"logits.{i}": model(torch.tensor([ids])).logits[0].contiguous() for i, ids in enumerate(sequences())}
 
 
-def make():
+def make(*names):
     for number, (name, (base, config)) in enumerate(ADAPTERS.items()):
+        if names and name not in names:
+            continue
         folder = os.path.join(HERE, "adapters", name)
         shutil.rmtree(folder, ignore_errors=True)
         torch.manual_seed(SEED + number)
@@ -104,8 +108,8 @@ def verify(folder):
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["make"]:
-        make()
+    if sys.argv[1:2] == ["make"]:
+        make(*sys.argv[2:])
     elif len(sys.argv) == 3 and sys.argv[1] == "verify":
         verify(sys.argv[2])
     else:

@@ -1,0 +1,192 @@
+package models
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+)
+
+// ropeKeys describe the rotary embeddings. Today's files have rope_parameters, older ones the other keys; ours have both,
+// so that older programs open them too.
+type ropeKeys struct {
+	Theta      *float64        `json:"rope_theta,omitempty"`
+	LocalTheta *float64        `json:"rope_local_base_freq,omitempty"`
+	Scaling    json.RawMessage `json:"rope_scaling"`
+	// Parameters are ropeParameters, for Gemma 3 one for each kind of layer.
+	Parameters json.RawMessage `json:"rope_parameters,omitempty"`
+}
+
+// ropeParameters describe one rotary embedding; older files name the type "type".
+type ropeParameters struct {
+	Type          *string  `json:"rope_type,omitempty"`
+	OldType       *string  `json:"type,omitempty"`
+	Theta         *float64 `json:"rope_theta,omitempty"`
+	PartialRotary *float64 `json:"partial_rotary_factor,omitempty"`
+	Factor        *float64 `json:"factor,omitempty"`
+	LowFreq       *float64 `json:"low_freq_factor,omitempty"`
+	HighFreq      *float64 `json:"high_freq_factor,omitempty"`
+	Original      *int     `json:"original_max_position_embeddings,omitempty"`
+}
+
+// gemmaParameters are the rope_parameters of Gemma 3.
+type gemmaParameters struct {
+	Local  json.RawMessage `json:"sliding_attention"`
+	Global json.RawMessage `json:"full_attention"`
+}
+
+// readRope reads the parameters under a key. A key among them that is not known would change the numbers.
+func readRope(key string, data json.RawMessage) (ropeParameters, error) {
+	var kind struct {
+		Type    *string `json:"rope_type"`
+		OldType *string `json:"type"`
+	}
+	var p ropeParameters
+	if !isSet(data) {
+		return p, nil
+	}
+	if err := json.Unmarshal(data, &kind); err != nil {
+		return p, fmt.Errorf("%w: %s: %w", ErrConfig, key, err)
+	}
+	for _, name := range []*string{kind.Type, kind.OldType} {
+		if name != nil && *name != "default" && *name != LinearRope && *name != Llama3Rope {
+			return p, fmt.Errorf("%w: %s is %q, supported rotary embeddings are default, linear and llama3", ErrConfig, key, *name)
+		}
+	}
+	if err := strict(data, &p); err != nil {
+		return p, fmt.Errorf("%w: %s: %w", ErrConfig, key, err)
+	}
+	if f := or(p.PartialRotary, 1); f != 1 {
+		return p, fmt.Errorf("%w: %s: partial_rotary_factor %g is not supported", ErrConfig, key, f)
+	}
+	return p, nil
+}
+
+// strict is json.Unmarshal that refuses unknown keys.
+func strict(data []byte, into any) error {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	return d.Decode(into)
+}
+
+// scaling is what the parameters say about wavelengths. positions is max_position_embeddings.
+func (p ropeParameters) scaling(key string, positions int) (RopeScaling, error) {
+	kind := or(p.Type, or(p.OldType, "default"))
+	given := []*float64{p.Factor, p.LowFreq, p.HighFreq}
+	wanted := map[string]int{"default": 0, LinearRope: 1, Llama3Rope: 3}[kind]
+	for i, value := range given {
+		if (value != nil) != (i < wanted) {
+			return RopeScaling{}, fmt.Errorf("%w: %s is %q, which has %s",
+				ErrConfig, key, kind, []string{"no factors", "a factor", "", "factor, low_freq_factor and high_freq_factor"}[wanted])
+		}
+	}
+	switch kind {
+	case LinearRope:
+		return RopeScaling{Kind: LinearRope, Factor: *p.Factor}, nil
+	case Llama3Rope:
+		return RopeScaling{
+			Kind: Llama3Rope, Factor: *p.Factor, LowFreq: *p.LowFreq, HighFreq: *p.HighFreq, Original: or(p.Original, positions),
+		}, nil
+	}
+	return RopeScaling{}, nil
+}
+
+// ropes fills in the rotary embeddings of c. Two keys that say different things are refused: programs would differ in
+// which one they believe.
+func (f ropeKeys) ropes(c *Config) error {
+	named := map[string]json.RawMessage{"rope_parameters": f.Parameters, "rope_scaling": f.Scaling}
+	c.RopeTheta = 10000
+	if c.Family == Gemma3 {
+		c.RopeTheta = 1e6
+		local, err := f.gemma(named)
+		if err != nil {
+			return err
+		}
+		if local.Theta != nil && f.LocalTheta != nil && *local.Theta != *f.LocalTheta {
+			return fmt.Errorf("%w: rope_local_base_freq is %g, but %g in rope_parameters: keep the right one",
+				ErrConfig, *f.LocalTheta, *local.Theta)
+		}
+		c.LocalRopeTheta = or(local.Theta, or(f.LocalTheta, 10000))
+	}
+	theta, scaled := f.Theta, false
+	for _, key := range []string{"rope_parameters", "rope_scaling"} {
+		p, err := readRope(key, named[key])
+		if err != nil {
+			return err
+		}
+		if p.Theta != nil && theta != nil && *p.Theta != *theta {
+			return fmt.Errorf("%w: rope_theta is %g, but %g in %s: keep the right one", ErrConfig, *theta, *p.Theta, key)
+		}
+		if p.Theta != nil {
+			theta = p.Theta
+		}
+		scaling, err := p.scaling(key, c.MaxPositions)
+		if err != nil {
+			return err
+		}
+		if scaled && isSet(named[key]) && scaling != c.RopeScaling {
+			return fmt.Errorf("%w: rope_parameters and %s differ: keep the right one", ErrConfig, key)
+		}
+		if isSet(named[key]) {
+			c.RopeScaling, scaled = scaling, true
+		}
+	}
+	c.RopeTheta = or(theta, c.RopeTheta)
+	return nil
+}
+
+// gemma takes Gemma 3's rope_parameters apart: it leaves those of the global layers in named and returns the local ones.
+func (f ropeKeys) gemma(named map[string]json.RawMessage) (local ropeParameters, err error) {
+	const key = "rope_parameters"
+	var kinds gemmaParameters
+	if isSet(f.Parameters) {
+		if err := strict(f.Parameters, &kinds); err != nil {
+			return local, fmt.Errorf("%w: %s: %w", ErrConfig, key, err)
+		}
+	}
+	named[key] = kinds.Global
+	local, err = readRope(key+"."+localLayer, kinds.Local)
+	if err != nil {
+		return local, err
+	}
+	scaling, err := local.scaling(key+"."+localLayer, 1)
+	if err == nil && scaling != (RopeScaling{}) {
+		err = fmt.Errorf("%w: %s.%s is %q: local layers are not scaled", ErrConfig, key, localLayer, scaling.Kind)
+	}
+	return local, err
+}
+
+// ropeKeys writes what ropes reads.
+func (c Config) ropeKeys() (ropeKeys, error) {
+	global, err := c.RopeScaling.parameters(c.RopeTheta)
+	if err != nil {
+		return ropeKeys{}, err
+	}
+	keys := ropeKeys{Theta: &c.RopeTheta, Scaling: json.RawMessage("null"), Parameters: global}
+	if c.RopeScaling.Kind != "" {
+		keys.Scaling = global
+	}
+	if c.Family == Gemma3 {
+		local, err := RopeScaling{}.parameters(c.LocalRopeTheta)
+		if err != nil {
+			return ropeKeys{}, err
+		}
+		keys.LocalTheta = &c.LocalRopeTheta
+		if keys.Parameters, err = json.Marshal(gemmaParameters{Local: local, Global: global}); err != nil {
+			return ropeKeys{}, err
+		}
+	}
+	return keys, nil
+}
+
+// parameters are ropeParameters as they are written.
+func (r RopeScaling) parameters(theta float64) (json.RawMessage, error) {
+	kind := "default"
+	p := ropeParameters{Type: &kind, Theta: &theta}
+	if r.Kind != "" {
+		p.Type, p.Factor = &r.Kind, &r.Factor
+	}
+	if r.Kind == Llama3Rope {
+		p.LowFreq, p.HighFreq, p.Original = &r.LowFreq, &r.HighFreq, &r.Original
+	}
+	return json.Marshal(p)
+}
