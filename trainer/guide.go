@@ -64,8 +64,9 @@ func (t *Trainer) trainGuide(ctx context.Context) (err error) {
 	p := &phase{
 		name: guidePhase, seed: t.Spec.Seed, task: task, batches: checkpoints.Batches{Pairs: ids(messages)}, spec: spec.Optimizer,
 		epochs: spec.Epochs, batch: spec.Batch, micro: min(spec.Batch, t.Spec.Training.MicroBatch),
-		every: t.Spec.Training.CheckpointEvery, progress: t.showStep("train guide"),
+		every: t.Spec.Training.CheckpointEvery,
 	}
+	p.progress = t.showStep("train guide", p)
 	if err := g.model.SetTrainable(ctx, true); err != nil {
 		return err
 	}

@@ -35,6 +35,8 @@ type world struct {
 	checkpoints *checkpoints.Repository
 	engine      *tensor.Engine
 	log         zerolog.Logger
+	// metrics is the folder of the runs' metrics.
+	metrics string
 	// generators is how many work on a run.
 	generators int
 }
@@ -42,7 +44,7 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{t: t, engine: newEngine(t), generators: 1, log: zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel)}
-	w.root = filepath.Join(t.TempDir(), "store")
+	w.root, w.metrics = filepath.Join(t.TempDir(), "store"), t.TempDir()
 	w.reopen()
 	w.openStreams(t.TempDir())
 	return w
@@ -137,7 +139,7 @@ func (w *world) trainer(spec schemas.Spec, meter meterFunc) *Trainer {
 	return New(Config{
 		Spec: spec, Streams: w.streams, Checkpoints: w.checkpoints, Engine: w.engine,
 		Tokenizers: func(string) (fs.FS, error) { return dataset.DemoTokenizer(), nil },
-		Holder:     "test", Meter: meter, Log: w.log,
+		Holder:     "test", Meter: meter, Metrics: filepath.Join(w.metrics, spec.Run), Log: w.log,
 	})
 }
 

@@ -31,8 +31,10 @@ type Config struct {
 	Holder string
 	// Hints is a subject on which the store says that it was written to, see streams.Conn.OnHint; empty for none.
 	Hints string
-	Meter Meter
-	Log   zerolog.Logger
+	// Metrics is the folder for metrics.jsonl and TensorBoard's files; empty for none.
+	Metrics string
+	Meter   Meter
+	Log     zerolog.Logger
 }
 
 // Meter shows how far work has come.
@@ -65,6 +67,7 @@ type Trainer struct {
 	base checkpoints.Manifest
 	// resume is the newest state checkpoint that is newer than base; nil when there is none.
 	resume *checkpoints.Manifest
+	curves *curves
 }
 
 // New makes a trainer.
@@ -116,6 +119,11 @@ func (t *Trainer) Run(ctx context.Context) (err error) {
 	if err := t.announce(ctx); err != nil {
 		return err
 	}
+	end, err := t.showCurves(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, end()) }()
 	if t.Hints != "" {
 		listening := make(chan struct{})
 		defer func() { cancel(nil); <-listening }()
@@ -248,15 +256,21 @@ func (t *Trainer) iterate(ctx context.Context, i uint32) (err error) {
 		cursor.Stream, cursor.Sequence = streams.StreamName(Source(t.Spec.Objective.Kind)), in.upTo
 		return t.saveState(ctx, p, cursor, p.params)
 	}
-	p.progress = t.showStep(fmt.Sprintf("train %s %d", t.Spec.Objective.Kind, i))
+	p.progress = t.showStep(fmt.Sprintf("train %s %d", t.Spec.Objective.Kind, i), p)
 	if err := p.run(ctx, t.Engine, step); err != nil {
 		return err
 	}
 	return t.publishPolicy(ctx, i+1, in.metrics, p)
 }
 
-func (t *Trainer) showStep(work string) func(done, total int, last *Record) {
+// showStep is what a phase tells of its steps to meter and curves.
+func (t *Trainer) showStep(work string, p *phase) func(done, total int, last *Record) {
 	return func(done, total int, last *Record) {
+		if last == nil {
+			t.curves.begin(p.records, total)
+		} else {
+			t.curves.add(*last, total)
+		}
 		var notes []Note
 		if last != nil {
 			notes = append(notes, Note{"loss", last.Loss})

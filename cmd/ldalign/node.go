@@ -48,6 +48,8 @@ func (f serverFlags) over(s schemas.ServersSpec) schemas.ServersSpec {
 
 // node is a process's connections: streams, checkpoint store, display and log. Verbs that only read use it too.
 type node struct {
+	// dir is the data folder of this process.
+	dir         string
 	streams     *streams.Conn
 	store       checkpoints.Store
 	checkpoints *checkpoints.Repository
@@ -99,7 +101,7 @@ func (e *env) attach(ctx context.Context, servers schemas.ServersSpec) (*node, e
 func (e *env) connect(
 	ctx context.Context, servers schemas.ServersSpec, dial func(zerolog.Logger) (*streams.Conn, error),
 ) (_ *node, err error) {
-	n := &node{display: progress.New(e.stderr, progress.Options{JSON: e.json})}
+	n := &node{dir: e.dir, display: progress.New(e.stderr, progress.Options{JSON: e.json})}
 	n.closers = append(n.closers, n.display.Close)
 	defer func() {
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -172,7 +173,8 @@ func (n *node) sameData(ctx context.Context, spec schemas.Spec, set dataset.Set)
 func (n *node) train(ctx context.Context, spec schemas.Spec, engine *tensor.Engine, meter trainer.Meter, hints string) error {
 	return trainer.New(trainer.Config{
 		Spec: spec, Streams: n.streams, Checkpoints: n.checkpoints, Engine: engine, Tokenizers: tokenizerFolder,
-		Holder: holder(), Hints: hints, Meter: meter, Log: n.log.With().Str("stage", "trainer").Logger(),
+		Holder: holder(), Hints: hints, Meter: meter, Metrics: filepath.Join(n.dir, "runs", spec.Run),
+		Log: n.log.With().Str("stage", "trainer").Logger(),
 	}).Run(ctx)
 }
 
@@ -256,7 +258,7 @@ func expectedResults(spec schemas.Spec) int {
 func (n *node) results(ctx context.Context, run string) (map[uint32]*events.Result, error) {
 	out := map[uint32]*events.Result{}
 	err := n.streams.Read(ctx, schemas.Results, run, streams.AllIterations, 0, func(r streams.Received) error {
-		if result, ok := r.Message.(*events.Result); ok {
+		if result, ok := r.Message.(*events.Result); ok && result.GetStep() == 0 {
 			out[result.GetIteration()] = result
 		}
 		return nil
@@ -277,6 +279,9 @@ func (n *node) awaitResults(ctx context.Context, spec schemas.Spec, m *meter) er
 		group.Go(func() error {
 			return n.streams.Follow(reading, kind, spec.Run, streams.AllIterations, 0, func(r streams.Received) error {
 				if d, ok := r.Message.(*events.DeadLetter); ok && d.GetStage() != string(roleEvaluator) {
+					return nil
+				}
+				if step, ok := r.Message.(*events.Result); ok && step.GetStep() > 0 {
 					return nil
 				}
 				select {

@@ -211,15 +211,17 @@ type Pair struct {
 	PromptIds   []int64 `protobuf:"varint,4,rep,packed,name=prompt_ids,json=promptIds,proto3" json:"prompt_ids,omitempty"`
 	ChosenIds   []int64 `protobuf:"varint,5,rep,packed,name=chosen_ids,json=chosenIds,proto3" json:"chosen_ids,omitempty"`
 	RejectedIds []int64 `protobuf:"varint,6,rep,packed,name=rejected_ids,json=rejectedIds,proto3" json:"rejected_ids,omitempty"`
-	// log p_t(y|x) and log p_t(y'|x), sums over response tokens, natural logarithm
+	// log ref(y|x) and log ref(y'|x), sums over response tokens, natural logarithm
 	ChosenLogp   float64 `protobuf:"fixed64,7,opt,name=chosen_logp,json=chosenLogp,proto3" json:"chosen_logp,omitempty"`
 	RejectedLogp float64 `protobuf:"fixed64,8,opt,name=rejected_logp,json=rejectedLogp,proto3" json:"rejected_logp,omitempty"`
-	// manifest digest of the weights that sampled y' and gave the log-probs
+	// manifest digest of the weights that sampled y'
 	Weights string `protobuf:"bytes,9,opt,name=weights,proto3" json:"weights,omitempty"`
 	// "stop" (an end token) or "length"
 	FinishReason string `protobuf:"bytes,10,opt,name=finish_reason,json=finishReason,proto3" json:"finish_reason,omitempty"`
 	// number of tokens cut from prompt and responses by the length rule
-	Truncated     uint32 `protobuf:"varint,11,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	Truncated uint32 `protobuf:"varint,11,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	// manifest digest of the weights that gave the log-probs; empty where they are those of `weights`
+	Reference     string `protobuf:"bytes,12,opt,name=reference,proto3" json:"reference,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -329,6 +331,13 @@ func (x *Pair) GetTruncated() uint32 {
 		return x.Truncated
 	}
 	return 0
+}
+
+func (x *Pair) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
 }
 
 // Encoded is a pair with its two latents. Stream `encoded`.
@@ -806,7 +815,8 @@ func (x *Metric) GetValue() float64 {
 	return 0
 }
 
-// Result is the evaluation of one policy checkpoint. Stream `results`.
+// Result is the evaluation of one policy checkpoint or, with a step, the figures of that step of training. Stream
+// `results`.
 type Result struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Schema     uint32                 `protobuf:"varint,1,opt,name=schema,proto3" json:"schema,omitempty"`
@@ -816,8 +826,11 @@ type Result struct {
 	// in a fixed order
 	Metrics []*Metric `protobuf:"bytes,5,rep,name=metrics,proto3" json:"metrics,omitempty"`
 	// blob with the scored samples (JSONL), by sha256; empty when there is none
-	Details       string  `protobuf:"bytes,6,opt,name=details,proto3" json:"details,omitempty"`
-	Seconds       float64 `protobuf:"fixed64,7,opt,name=seconds,proto3" json:"seconds,omitempty"`
+	Details string  `protobuf:"bytes,6,opt,name=details,proto3" json:"details,omitempty"`
+	Seconds float64 `protobuf:"fixed64,7,opt,name=seconds,proto3" json:"seconds,omitempty"`
+	// of a step of training: policy or guide, and its number from 1; empty and 0 for an evaluation
+	Phase         string `protobuf:"bytes,8,opt,name=phase,proto3" json:"phase,omitempty"`
+	Step          uint64 `protobuf:"varint,9,opt,name=step,proto3" json:"step,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -897,6 +910,20 @@ func (x *Result) GetDetails() string {
 func (x *Result) GetSeconds() float64 {
 	if x != nil {
 		return x.Seconds
+	}
+	return 0
+}
+
+func (x *Result) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *Result) GetStep() uint64 {
+	if x != nil {
+		return x.Step
 	}
 	return 0
 }
@@ -1033,7 +1060,7 @@ const file_events_proto_rawDesc = "" +
 	"\rrejected_logp\x18\x10 \x01(\x01H\x02R\frejectedLogp\x88\x01\x01B\v\n" +
 	"\t_distanceB\x0e\n" +
 	"\f_chosen_logpB\x10\n" +
-	"\x0e_rejected_logp\"\xf1\x02\n" +
+	"\x0e_rejected_logp\"\x8f\x03\n" +
 	"\x04Pair\x12\x16\n" +
 	"\x06schema\x18\x01 \x01(\rR\x06schema\x121\n" +
 	"\x06prompt\x18\x02 \x01(\v2\x19.ldalign.events.v1.PromptR\x06prompt\x12\x1a\n" +
@@ -1049,7 +1076,8 @@ const file_events_proto_rawDesc = "" +
 	"\aweights\x18\t \x01(\tR\aweights\x12#\n" +
 	"\rfinish_reason\x18\n" +
 	" \x01(\tR\ffinishReason\x12\x1c\n" +
-	"\ttruncated\x18\v \x01(\rR\ttruncated\"\xb2\x01\n" +
+	"\ttruncated\x18\v \x01(\rR\ttruncated\x12\x1c\n" +
+	"\treference\x18\f \x01(\tR\treference\"\xb2\x01\n" +
 	"\aEncoded\x12\x16\n" +
 	"\x06schema\x18\x01 \x01(\rR\x06schema\x12+\n" +
 	"\x04pair\x18\x02 \x01(\v2\x17.ldalign.events.v1.PairR\x04pair\x12#\n" +
@@ -1095,7 +1123,7 @@ const file_events_proto_rawDesc = "" +
 	"dropped_by\x18\x0f \x01(\tR\tdroppedBy\"2\n" +
 	"\x06Metric\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x01R\x05value\"\xd9\x01\n" +
+	"\x05value\x18\x02 \x01(\x01R\x05value\"\x83\x02\n" +
 	"\x06Result\x12\x16\n" +
 	"\x06schema\x18\x01 \x01(\rR\x06schema\x12\x10\n" +
 	"\x03run\x18\x02 \x01(\tR\x03run\x12\x1c\n" +
@@ -1105,7 +1133,9 @@ const file_events_proto_rawDesc = "" +
 	"checkpoint\x123\n" +
 	"\ametrics\x18\x05 \x03(\v2\x19.ldalign.events.v1.MetricR\ametrics\x12\x18\n" +
 	"\adetails\x18\x06 \x01(\tR\adetails\x12\x18\n" +
-	"\aseconds\x18\a \x01(\x01R\aseconds\"\xca\x01\n" +
+	"\aseconds\x18\a \x01(\x01R\aseconds\x12\x14\n" +
+	"\x05phase\x18\b \x01(\tR\x05phase\x12\x12\n" +
+	"\x04step\x18\t \x01(\x04R\x04step\"\xca\x01\n" +
 	"\aControl\x12\x16\n" +
 	"\x06schema\x18\x01 \x01(\rR\x06schema\x12\x10\n" +
 	"\x03run\x18\x02 \x01(\tR\x03run\x12\x12\n" +

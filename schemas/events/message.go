@@ -55,8 +55,13 @@ func (x *Scored) GetIteration() uint32 { return x.GetPair().GetIteration() }
 // ID of a checkpoint is the digest of its manifest.
 func (x *Checkpoint) ID() string { return x.GetDigest() }
 
-// ID of a result is the digest of the checkpoint that was evaluated.
-func (x *Result) ID() string { return x.GetCheckpoint() }
+// ID of a result is the digest of the checkpoint that was evaluated, or the phase, iteration and number of a step.
+func (x *Result) ID() string {
+	if x.GetStep() > 0 {
+		return x.GetPhase() + "-" + strconv.FormatUint(uint64(x.GetIteration()), 10) + "-" + strconv.FormatUint(x.GetStep(), 10)
+	}
+	return x.GetCheckpoint()
+}
 
 // ID of a dead letter names the message that it holds: <stream>-<sequence>.
 func (x *DeadLetter) ID() string {

@@ -1,0 +1,251 @@
+package trainer
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/trainer/metrics"
+)
+
+// curves shows each step's record while a run trains: in a folder (metrics.Log) and on the results stream. Both are views
+// of what the checkpoints hold, so what goes wrong with them is logged, and training goes on.
+type curves struct {
+	spec schemas.Spec
+	dir  string // empty for no files
+	log  zerolog.Logger
+	results
+
+	// history are the records of the phases that are finished as the process starts.
+	history []Record
+	files   *metrics.Log
+	broken  bool
+	// of the phase at hand: tokens so far, and when its last step ended
+	tokens int
+	last   time.Time
+}
+
+// begin opens the files as a phase begins or goes on: they then hold the finished phases and the records that this one
+// starts from, which are published again, in case that the process before this one had no time to.
+func (c *curves) begin(records []Record, total int) {
+	c.tokens, c.last = 0, time.Now()
+	var steps []metrics.Step
+	if c.files == nil && c.dir != "" && !c.broken {
+		for _, finished := range byPhase(c.history) {
+			tokens := 0
+			for _, r := range finished {
+				tokens += r.Tokens
+				steps = append(steps, c.step(r, len(finished), tokens))
+			}
+		}
+	}
+	for _, r := range records {
+		c.tokens += r.Tokens
+		step := c.step(r, total, c.tokens)
+		steps = append(steps, step)
+		c.publish(c.result(step))
+	}
+	if c.files == nil && c.dir != "" && !c.broken {
+		var err error
+		c.files, err = metrics.Open(c.dir, steps)
+		c.check(err)
+	}
+}
+
+// add shows a step that was just made.
+func (c *curves) add(r Record, total int) {
+	now := time.Now()
+	c.tokens += r.Tokens
+	step := c.step(r, total, c.tokens)
+	step.Clock = &metrics.Clock{Time: now, TokensPerSecond: float64(r.Tokens) / max(now.Sub(c.last).Seconds(), 1e-9)}
+	c.last = now
+	if c.files != nil && !c.broken {
+		c.check(c.files.Add(step))
+	}
+	result := c.result(step)
+	result.Metrics = append(result.Metrics, &events.Metric{Name: "tokens/s", Value: step.Clock.TokensPerSecond})
+	c.publish(result)
+}
+
+func (c *curves) check(err error) {
+	if err != nil {
+		c.broken = true
+		c.log.Warn().Err(err).Str("run", c.spec.Run).Msg(
+			"no more metrics are written; training goes on, and the next start writes them all")
+	}
+}
+
+// close closes the files.
+func (c *curves) close() error {
+	if c.files == nil {
+		return nil
+	}
+	return c.files.Close()
+}
+
+// step is a record of a phase of total steps, with the number of tokens up to it.
+func (c *curves) step(r Record, total, tokens int) metrics.Step {
+	epochs := c.spec.Training.Epochs
+	if r.Phase == guidePhase {
+		epochs = c.spec.Guide.Epochs
+	}
+	s := metrics.Step{Phase: r.Phase, Iteration: r.Iteration, Step: r.Step}
+	s.Values = append(s.Values, metrics.Value{Name: "epoch", Value: float64(r.Step) / float64(total) * float64(epochs)})
+	for _, m := range r.Metrics(c.spec.Objective.Beta) {
+		s.Values = append(s.Values, metrics.Value{Name: m.Name, Value: m.Value})
+	}
+	s.Values = append(s.Values, metrics.Value{Name: "num_tokens", Value: float64(tokens)})
+	return s
+}
+
+func (c *curves) result(s metrics.Step) *events.Result {
+	out := &events.Result{
+		Schema: events.Version, Run: c.spec.Run, Iteration: s.Iteration, Phase: s.Phase, Step: uint64(s.Step),
+	}
+	for _, v := range s.Values {
+		out.Metrics = append(out.Metrics, &events.Metric{Name: v.Name, Value: v.Value})
+	}
+	return out
+}
+
+// byPhase splits records where phase or iteration changes.
+func byPhase(records []Record) [][]Record {
+	var out [][]Record
+	for i, r := range records {
+		if i == 0 || r.Phase != records[i-1].Phase || r.Iteration != records[i-1].Iteration {
+			out = append(out, nil)
+		}
+		out[len(out)-1] = append(out[len(out)-1], r)
+	}
+	return out
+}
+
+// results publishes results beside the training: publish never waits, and run stores what has come up meanwhile.
+type results struct {
+	conn *streams.Conn
+	wake chan struct{}
+
+	mu      sync.Mutex
+	pending []events.Message
+}
+
+// flushTime is how long the last results may take to be stored when a trainer ends.
+const flushTime = 5 * time.Second
+
+func (r *results) publish(m *events.Result) {
+	r.mu.Lock()
+	r.pending = append(r.pending, m)
+	r.mu.Unlock()
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (r *results) take() []events.Message {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	taken := r.pending
+	r.pending = nil
+	return taken
+}
+
+// run stores results until ctx ends and then, in flushTime, the last ones. It returns the first error, after which
+// it stores no more.
+func (r *results) run(ctx context.Context) error {
+	for {
+		select {
+		case <-r.wake:
+			if err := r.store(ctx); err != nil && ctx.Err() == nil {
+				return err
+			}
+		case <-ctx.Done():
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTime)
+			defer cancel()
+			return r.store(last)
+		}
+	}
+}
+
+func (r *results) store(ctx context.Context) error {
+	taken := r.take()
+	if len(taken) == 0 {
+		return nil
+	}
+	err := r.conn.Publish(ctx, schemas.Results, taken...)
+	if err != nil {
+		r.mu.Lock()
+		r.pending = append(taken, r.pending...) // the last try has them again; ids make repeats harmless
+		r.mu.Unlock()
+	}
+	return err
+}
+
+// showCurves starts t.curves for a run whose base policy is known; the returned function ends them.
+func (t *Trainer) showCurves(ctx context.Context) (end func() error, err error) {
+	c := &curves{
+		spec: t.Spec, dir: t.Metrics, log: t.Log, results: results{conn: t.Streams, wake: make(chan struct{}, 1)},
+	}
+	if c.history, err = t.finishedRecords(ctx); err != nil {
+		return nil, err
+	}
+	t.curves = c
+	publishing, stop := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := c.results.run(publishing); err != nil {
+			t.Log.Warn().Err(err).Str("run", t.Spec.Run).Msg("steps are not on the results stream any more; training goes on")
+		}
+	}()
+	return func() error {
+		stop()
+		<-done
+		return c.close()
+	}, nil
+}
+
+// finishedRecords are the records of the guide and of the policies up to the base, in the order in which they were made.
+func (t *Trainer) finishedRecords(ctx context.Context) ([]Record, error) {
+	var made []checkpoints.Manifest
+	if t.needsGuide() {
+		guide, err := t.Checkpoints.Latest(ctx, t.Spec.Run, checkpoints.Guide)
+		switch {
+		case err == nil:
+			made = append(made, guide)
+		case !errors.Is(err, checkpoints.ErrNoCheckpoint):
+			return nil, err
+		}
+	}
+	for i := uint32(1); i <= t.base.Iteration; i++ {
+		policy, err := t.Checkpoints.Policy(ctx, t.Spec.Run, i)
+		if err != nil {
+			return nil, err
+		}
+		made = append(made, policy)
+	}
+	var records []Record
+	for _, m := range made {
+		file, ok := m.File(RecordsFile)
+		if !ok {
+			continue
+		}
+		data, err := t.Checkpoints.ReadFile(ctx, t.Spec.Run, file)
+		if err != nil {
+			return nil, err
+		}
+		some, err := ReadRecords(data)
+		if err != nil {
+			return nil, err
+		}
+		records = append(records, some...)
+	}
+	return records, nil
+}

@@ -1,0 +1,195 @@
+package metrics
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+)
+
+// File is the name of the file of lines.
+const File = "metrics.jsonl"
+
+// Value is one named figure.
+type Value struct {
+	Name  string
+	Value float64
+}
+
+// Step is one optimizer step.
+type Step struct {
+	// Phase is policy or guide.
+	Phase     string
+	Iteration uint32
+	// Step counts from 1 within phase and iteration.
+	Step   int
+	Values []Value
+	// Clock are the readings that another execution does not repeat; nil where they were lost.
+	Clock *Clock
+}
+
+// Clock is when a step ended and how fast it was.
+type Clock struct {
+	Time time.Time
+	// TokensPerSecond counts what went through the model, without padding, over the time since the step before.
+	TokensPerSecond float64
+}
+
+// key tells steps of a run apart.
+type key struct {
+	phase     string
+	iteration uint32
+	step      int
+}
+
+func (s Step) key() key { return key{s.Phase, s.Iteration, s.Step} }
+
+// Log is an open folder of metrics. It is not safe for concurrent use.
+type Log struct {
+	dir    string
+	file   *os.File
+	events map[string]*events
+	// global counts the steps of each phase over all iterations.
+	global map[string]int
+}
+
+// Open makes the folder hold exactly the steps of history, in their order, and opens it for more. Where the folder has a
+// line of such a step, its clock readings are kept.
+func Open(dir string, history []Step) (_ *Log, err error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("metrics: %w", err)
+	}
+	path := filepath.Join(dir, File)
+	clocks, err := readClocks(path)
+	if err != nil {
+		return nil, fmt.Errorf("metrics: %s: %w", path, err)
+	}
+	l := &Log{dir: dir, events: map[string]*events{}, global: map[string]int{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, l.Close())
+		}
+	}()
+	// written beside the old file and put in its place, so that no moment has half of it
+	if l.file, err = os.Create(path + ".new"); err != nil {
+		return nil, fmt.Errorf("metrics: %w", err)
+	}
+	if err := clearEvents(filepath.Join(dir, eventsFolder)); err != nil {
+		return nil, fmt.Errorf("metrics: %w", err)
+	}
+	for _, s := range history {
+		if clock, ok := clocks[s.key()]; ok && s.Clock == nil {
+			s.Clock = &clock
+		}
+		if err := l.Add(s); err != nil {
+			return nil, err
+		}
+	}
+	if err := errors.Join(l.file.Sync(), os.Rename(path+".new", path)); err != nil {
+		return nil, fmt.Errorf("metrics: %w", err)
+	}
+	return l, nil
+}
+
+// Add appends a step.
+func (l *Log) Add(s Step) error {
+	l.global[s.Phase]++
+	line := s.line(l.global[s.Phase])
+	if _, err := l.file.Write(line); err != nil {
+		return fmt.Errorf("metrics: %w", err)
+	}
+	e := l.events[s.Phase]
+	if e == nil {
+		var err error
+		if e, err = createEvents(filepath.Join(l.dir, eventsFolder, s.Phase)); err != nil {
+			return fmt.Errorf("metrics: %w", err)
+		}
+		l.events[s.Phase] = e
+	}
+	if err := e.add(s, l.global[s.Phase]); err != nil {
+		return fmt.Errorf("metrics: %w", err)
+	}
+	return nil
+}
+
+// Close closes the files.
+func (l *Log) Close() error {
+	var err error
+	if l.file != nil {
+		err = l.file.Close()
+	}
+	for _, e := range l.events { // in any order: nothing is written
+		err = errors.Join(err, e.file.Close())
+	}
+	return err
+}
+
+// line is the step as a JSON object, its keys in a fixed order. What JSON cannot hold is left out.
+func (s Step) line(global int) []byte {
+	b := []byte(`{"phase":`)
+	b = strconv.AppendQuote(b, s.Phase)
+	b = append(b, `,"iteration":`...)
+	b = strconv.AppendUint(b, uint64(s.Iteration), 10)
+	b = append(b, `,"step":`...)
+	b = strconv.AppendInt(b, int64(s.Step), 10)
+	b = append(b, `,"global_step":`...)
+	b = strconv.AppendInt(b, int64(global), 10)
+	number := func(name string, v float64) {
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return
+		}
+		b = append(b, ',')
+		b = strconv.AppendQuote(b, name)
+		b = append(b, ':')
+		b = strconv.AppendFloat(b, v, 'g', -1, 64)
+	}
+	for _, v := range s.Values {
+		number(v.Name, v.Value)
+	}
+	if s.Clock != nil {
+		number(speedName, s.Clock.TokensPerSecond)
+		b = append(b, `,"time":"`...)
+		b = s.Clock.Time.UTC().AppendFormat(b, timeForm)
+		b = append(b, '"')
+	}
+	return append(b, "}\n"...)
+}
+
+const (
+	speedName = "tokens/s"
+	timeForm  = "2006-01-02T15:04:05.000Z"
+)
+
+// readClocks finds the clock readings in a file; none where it does not exist. Its last line may be cut off, and a line
+// that is none of ours has no readings.
+func readClocks(path string) (map[key]Clock, error) {
+	clocks := map[key]Clock{}
+	file, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return clocks, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	lines := bufio.NewScanner(file)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		var line struct {
+			Phase     string
+			Iteration uint32
+			Step      int
+			Time      time.Time
+			Speed     float64 `json:"tokens/s"`
+		}
+		if json.Unmarshal(lines.Bytes(), &line) == nil && !line.Time.IsZero() {
+			clocks[key{line.Phase, line.Iteration, line.Step}] = Clock{line.Time, line.Speed}
+		}
+	}
+	return clocks, errors.Join(lines.Err(), file.Close())
+}
