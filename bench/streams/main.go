@@ -1,0 +1,445 @@
+// Command streams measures what the transport costs: the four logs and three stages of a run with work that takes no time.
+//
+//	go run ./bench/streams transport -server .native/servers/nats-server -nats nats
+//	go run ./bench/streams scaling -server …
+//	go run ./bench/streams million -server …
+//	go run ./bench/streams redelivery -server …
+//
+// It starts a real nats-server that syncs every message, as the embedded one does. transport puts pairs of 4 KiB through
+// the stages by 1 to 16 workers, each with a connection of its own, beside `nats bench` on the same server in the same
+// run; scaling has each pair take 50 ms; million puts 1,000,000 pairs through and looks at the memory of both processes;
+// redelivery kills a worker that holds a batch, and times until another has done it.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/streams"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "streams:", err)
+		stop()
+		os.Exit(1) //nolint:gocritic // stop has run
+	}
+}
+
+// bench is one invocation.
+type bench struct {
+	server, cli, dir string
+	pairs, bytes     int
+	// url and pid are the running server's.
+	url string
+	pid int
+}
+
+func run(ctx context.Context, args []string) (err error) {
+	if len(args) == 0 {
+		return errors.New("name a measurement: transport, scaling, million, redelivery")
+	}
+	var b bench
+	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
+	flags.StringVar(&b.server, "server", ".native/servers/nats-server", "nats-server (ops/native/servers.sh builds it)")
+	flags.StringVar(&b.cli, "nats", "nats", "the nats command, for the raw rates of transport")
+	flags.StringVar(&b.dir, "dir", os.TempDir(), "folder on the disk to measure")
+	flags.IntVar(&b.pairs, "pairs", 0, "pairs; 0 is the measurement's own number")
+	flags.IntVar(&b.bytes, "bytes", 4096, "bytes of a pair")
+	if err := flags.Parse(args[1:]); err != nil {
+		return err
+	}
+	if args[0] == "hold" {
+		return hold(ctx)
+	}
+	stop, err := b.start(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	switch args[0] {
+	case "transport":
+		return b.transport(ctx)
+	case "scaling":
+		return b.scaling(ctx)
+	case "million":
+		return b.million(ctx)
+	case "redelivery":
+		return b.redelivery(ctx)
+	}
+	return fmt.Errorf("%q is no measurement", args[0])
+}
+
+// start starts the server on a folder of its own.
+func (b *bench) start(ctx context.Context) (stop func() error, err error) {
+	dir, err := os.MkdirTemp(b.dir, "ldalign-bench-")
+	if err != nil {
+		return nil, err
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	address := listener.Addr().String()
+	if err := listener.Close(); err != nil {
+		return nil, err
+	}
+	config := filepath.Join(dir, "nats.conf")
+	text := fmt.Sprintf("listen: %q\njetstream {\n  store_dir: %q\n  max_file_store: 512GB\n  sync_interval: always\n}\n", address, dir)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		return nil, err
+	}
+	server := exec.CommandContext(ctx, b.server, "--config", config)
+	if err := server.Start(); err != nil {
+		return nil, err
+	}
+	b.url, b.pid = "nats://"+address, server.Process.Pid
+	return func() error {
+		_ = server.Process.Kill() // it may have ended with ctx
+		_ = server.Wait()
+		return os.RemoveAll(dir)
+	}, nil
+}
+
+// connect is one more client, as another process would be.
+func (b *bench) connect(ctx context.Context) (*streams.Conn, error) {
+	limits := streams.Limits{MaxBytes: 32 << 30}
+	for try := 0; ; try++ {
+		c, err := streams.Open(ctx, streams.Options{URL: b.url, Name: "bench", Log: zerolog.Nop(), Limits: limits})
+		if err == nil {
+			err = c.EnsureTopology(ctx)
+		}
+		if err == nil {
+			return c, nil
+		}
+		if try == 50 {
+			return nil, err
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// stage is one of the three between prompts and the trainer.
+type stage struct {
+	streams.Stage
+	process streams.Process
+}
+
+// stages of a run, whose work on each message takes a given time.
+func stages(run string, batch int, work time.Duration) []stage {
+	turn := func(f func(events.Message) streams.Emit) streams.Process {
+		return func(ctx context.Context, in []events.Message) []streams.Outcome {
+			out := make([]streams.Outcome, len(in))
+			for i, m := range in {
+				if work > 0 {
+					select {
+					case <-time.After(work):
+					case <-ctx.Done():
+					}
+				}
+				out[i].Out = []streams.Emit{f(m)}
+			}
+			return out
+		}
+	}
+	latent := make([]float32, 32)
+	named := func(name string, in schemas.Kind, process streams.Process) stage {
+		return stage{streams.Stage{Name: name, In: in, Run: run, Batch: batch, Linger: 20 * time.Millisecond}, process}
+	}
+	return []stage{
+		named("generator", schemas.Prompts, turn(func(m events.Message) streams.Emit {
+			return streams.Emit{Kind: schemas.Pairs, Msg: &events.Pair{Schema: events.Version, Prompt: m.(*events.Prompt), Rejected: "y'"}}
+		})),
+		named("encoder", schemas.Pairs, turn(func(m events.Message) streams.Emit {
+			return streams.Emit{Kind: schemas.Encoded, Msg: &events.Encoded{
+				Schema: events.Version, Pair: m.(*events.Pair), ChosenLatent: latent, RejectedLatent: latent,
+			}}
+		})),
+		named("distance", schemas.Encoded, turn(func(m events.Message) streams.Emit {
+			return streams.Emit{Kind: schemas.Scored, Msg: &events.Scored{
+				Schema: events.Version, Pair: m.(*events.Encoded).GetPair(), Distance: 1,
+			}}
+		})),
+	}
+}
+
+// prompts publishes n prompts of the given size.
+func (b *bench) prompts(ctx context.Context, c *streams.Conn, run string, n int) error {
+	text := strings.Repeat("lorem ipsum ", b.bytes/12)
+	const part = 4096
+	for at := 0; at < n; at += part {
+		var messages []events.Message
+		for i := at; i < min(at+part, n); i++ {
+			id := strconv.Itoa(i)
+			messages = append(messages, &events.Prompt{
+				Schema: events.Version, Run: run, PairId: schemas.PairID(run, 0, id, 0), PromptId: id, Position: uint64(i), Prompt: text,
+			})
+		}
+		if err := c.Publish(ctx, schemas.Prompts, messages...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// through runs workers of each stage until n scored pairs are stored, and tells how long that took. watch is called with
+// each number of them.
+func (b *bench) through(ctx context.Context, list []stage, workers, n int, watch func(done int)) (time.Duration, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	group, working := errgroup.WithContext(ctx)
+	var conns []*streams.Conn
+	defer func() {
+		for _, c := range conns {
+			_ = c.Close()
+		}
+	}()
+	for range workers {
+		for range list {
+			c, err := b.connect(ctx)
+			if err != nil {
+				return 0, err
+			}
+			conns = append(conns, c)
+		}
+	}
+	reader, err := b.connect(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer reader.Close()
+	started := time.Now()
+	for i, c := range conns {
+		s := list[i%len(list)]
+		group.Go(func() error { return c.RunStage(working, s.Stage, s.process) })
+	}
+	last := list[len(list)-1]
+	out := map[schemas.Kind]schemas.Kind{schemas.Prompts: schemas.Pairs, schemas.Encoded: schemas.Scored}[last.In]
+	done := 0
+	err = reader.Follow(working, out, last.Run, 0, 0, func(streams.Received) error {
+		if done++; watch != nil {
+			watch(done)
+		}
+		if done == n {
+			return streams.ErrStop
+		}
+		return nil
+	})
+	took := time.Since(started)
+	cancel()
+	return took, errors.Join(err, group.Wait())
+}
+
+func (b *bench) transport(ctx context.Context) error {
+	n := b.count(20_000)
+	c, err := b.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	fmt.Printf("%d pairs of %d bytes, nats-server syncs every message\n\n", n, b.bytes)
+	publish, err := b.raw(ctx, "js", "pub", "async", "--create", "--purge", "--size", strconv.Itoa(b.bytes), "--msgs", strconv.Itoa(n),
+		"--batch", "256", "--maxbytes", "4GB", "--no-progress", "bench")
+	if err != nil {
+		return err
+	}
+	consume, err := b.raw(ctx, "js", "fetch", "--msgs", strconv.Itoa(n), "--batch", "128", "--no-progress")
+	if err != nil {
+		return err
+	}
+	// one after the other on one server: a message that is published and consumed takes the sum of both times
+	raw := 1 / (1/publish + 1/consume)
+	fmt.Printf("nats bench: publish %.0f/s, consume %.0f/s; both for each message: %.0f/s\n\n", publish, consume, raw)
+	fmt.Println("| workers a stage | pairs/s | messages/s (3 a pair) | share of raw |")
+	fmt.Println("|---:|---:|---:|---:|")
+	for _, workers := range []int{1, 2, 4, 8, 16} {
+		name := fmt.Sprintf("t%d", workers)
+		if err := b.prompts(ctx, c, name, n); err != nil {
+			return err
+		}
+		took, err := b.through(ctx, stages(name, 128, 0), workers, n, nil)
+		if err != nil {
+			return err
+		}
+		rate := float64(n) / took.Seconds()
+		fmt.Printf("| %d | %.0f | %.0f | %.2f |\n", workers, rate, 3*rate, 3*rate/raw)
+	}
+	return nil
+}
+
+var rate = regexp.MustCompile(`([0-9][0-9,.]*) msgs/sec`)
+
+// raw is a rate that the nats command measures, in messages a second.
+func (b *bench) raw(ctx context.Context, args ...string) (float64, error) {
+	command := exec.CommandContext(ctx, b.cli, append([]string{"bench", "--server", b.url}, args...)...)
+	text, err := command.CombinedOutput()
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w\n%s", command, err, text)
+	}
+	found := rate.FindSubmatch(text)
+	if found == nil {
+		return 0, fmt.Errorf("%s told no rate:\n%s", command, text)
+	}
+	return strconv.ParseFloat(strings.ReplaceAll(string(found[1]), ",", ""), 64)
+}
+
+func (b *bench) scaling(ctx context.Context) error {
+	const work = 50 * time.Millisecond
+	c, err := b.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	fmt.Printf("one stage that takes %v a pair\n\n| workers | pairs/s | times one worker |\n|---:|---:|---:|\n", work)
+	one := 0.0
+	for _, workers := range []int{1, 2, 4, 8, 16} {
+		name, n := fmt.Sprintf("s%d", workers), b.count(100)*workers
+		if err := b.prompts(ctx, c, name, n); err != nil {
+			return err
+		}
+		took, err := b.through(ctx, stages(name, 1, work)[:1], workers, n, nil)
+		if err != nil {
+			return err
+		}
+		rate := float64(n) / took.Seconds()
+		if workers == 1 {
+			one = rate
+		}
+		fmt.Printf("| %d | %.1f | %.1f |\n", workers, rate, rate/one)
+	}
+	return nil
+}
+
+func (b *bench) million(ctx context.Context) error {
+	n := b.count(1_000_000)
+	if b.bytes == 4096 {
+		b.bytes = 256 // 1,000,000 pairs in four logs: 4 GB instead of 20
+	}
+	c, err := b.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	started := time.Now()
+	if err := b.prompts(ctx, c, "m", n); err != nil {
+		return err
+	}
+	fmt.Printf("%d prompts of %d bytes published in %v\n\n| pairs done | this process | nats-server |\n|---:|---:|---:|\n",
+		n, b.bytes, time.Since(started).Round(time.Second))
+	took, err := b.through(ctx, stages("m", 128, 0), 2, n, func(done int) {
+		if done%(n/10) == 0 {
+			fmt.Printf("| %d | %d MB | %d MB |\n", done, resident(os.Getpid()), resident(b.pid))
+		}
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\n%.0f pairs/s through three stages\n", float64(n)/took.Seconds())
+	started = time.Now()
+	read := 0
+	err = c.Read(ctx, schemas.Scored, "m", 0, 0, func(streams.Received) error { read++; return nil })
+	fmt.Printf("replay: %d scored pairs read in %.1f s, %.0f/s\n", read, time.Since(started).Seconds(),
+		float64(read)/time.Since(started).Seconds())
+	return err
+}
+
+// redelivery has a worker take a batch and fall silent, as a killed one does, and times until another has done it.
+func (b *bench) redelivery(ctx context.Context) error {
+	c, err := b.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	worst := 0.0
+	for try := range 3 {
+		name := fmt.Sprintf("r%d", try)
+		if err := b.prompts(ctx, c, name, 32); err != nil {
+			return err
+		}
+		self, err := os.Executable()
+		if err != nil {
+			return err
+		}
+		victim := exec.CommandContext(ctx, self, "hold")
+		victim.Env = append(os.Environ(), holdEnv+"="+b.url+" "+name)
+		out, err := victim.StdoutPipe()
+		if err != nil {
+			return err
+		}
+		if err := victim.Start(); err != nil {
+			return err
+		}
+		if _, err := out.Read(make([]byte, 1)); err != nil { // it holds a batch
+			return fmt.Errorf("the worker that is to be killed: %w", err)
+		}
+		if err := victim.Process.Kill(); err != nil {
+			return err
+		}
+		_ = victim.Wait()
+		took, err := b.through(ctx, stages(name, 32, 0)[:1], 1, 32, nil)
+		if err != nil {
+			return err
+		}
+		worst = math.Max(worst, took.Seconds())
+		fmt.Printf("killed with 32 pairs in hand: another worker had done them %.1f s later\n", took.Seconds())
+	}
+	fmt.Printf("longest: %.1f s (ack_wait is %s)\n", worst, schemas.Default().Streams.AckWait)
+	return nil
+}
+
+// holdEnv makes a child of this program the worker that redelivery kills: the server's URL and the run's name.
+const holdEnv = "LDALIGN_BENCH_HOLD"
+
+// hold is the worker that redelivery kills: it takes a batch, says so, and never gives it back.
+func hold(ctx context.Context) error {
+	url, run, _ := strings.Cut(os.Getenv(holdEnv), " ")
+	b := bench{url: url}
+	c, err := b.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	s := stages(run, 32, 0)[0]
+	return c.RunStage(ctx, s.Stage, func(ctx context.Context, in []events.Message) []streams.Outcome {
+		fmt.Println(len(in))
+		<-ctx.Done()
+		return make([]streams.Outcome, len(in))
+	})
+}
+
+func (b *bench) count(own int) int {
+	if b.pairs > 0 {
+		return b.pairs
+	}
+	return own
+}
+
+// resident is a process's memory in MB.
+func resident(pid int) int {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(data))
+	pages, _ := strconv.Atoi(fields[1])
+	return pages * os.Getpagesize() / 1_000_000
+}
