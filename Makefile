@@ -33,7 +33,7 @@ tests_with = grep -rlE --include='*_test.go' '$(1)' . | xargs -n 1 dirname | sor
 
 say = printf '\n==> %s\n' "$(1)"
 
-.PHONY: help build test test-integration chaos-trainer demo lint fmt proto cuda bench clean clean-native native
+.PHONY: help build test test-integration chaos chaos-trainer demo lint fmt proto cuda bench clean clean-native native
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,11 @@ test-integration: build ## tests with a real nats-server and MinIO as processes 
 chaos-trainer: native ## the trainer's process killed 25 times, its result compared with an undisturbed run's (about 2 minutes)
 	@$(call say,25 kills of the trainer)
 	@$(env); go test ./cmd/ldalign -run '^TestTrainerKilled$$' -count 1 -v -kills 25
+
+chaos: build ## 210 faults on a whole cluster of processes and servers: kills, stops, cut wires, S3 that lies, full disks (as root; an hour)
+	@ops/native/servers.sh
+	@$(env); LDALIGN_CHAOS_FAULTS=$${LDALIGN_CHAOS_FAULTS:-210} LDALIGN_CHAOS_DISKS=$$(mktemp -d) \
+		go test -tags integration -run TestChaosCluster -count 1 -timeout 90m -v ./cmd/ldalign
 
 demo: build ## build, then align a small model in front of you (about 5 minutes)
 	@bin/ldalign demo

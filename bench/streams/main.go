@@ -163,7 +163,7 @@ func stages(run string, batch int, work time.Duration) []stage {
 	}
 	latent := make([]float32, 32)
 	named := func(name string, in schemas.Kind, process streams.Process) stage {
-		return stage{streams.Stage{Name: name, In: in, Run: run, Batch: batch, Linger: 20 * time.Millisecond}, process}
+		return stage{streams.Stage{Name: name, In: in, Run: run, Batch: batch}, process}
 	}
 	return []stage{
 		named("generator", schemas.Prompts, turn(func(m events.Message) streams.Emit {
