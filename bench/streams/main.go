@@ -104,7 +104,8 @@ func (b *bench) start(ctx context.Context) (stop func() error, err error) {
 		return nil, err
 	}
 	config := filepath.Join(dir, "nats.conf")
-	text := fmt.Sprintf("listen: %q\njetstream {\n  store_dir: %q\n  max_file_store: 512GB\n  sync_interval: always\n}\n", address, dir)
+	text := fmt.Sprintf("listen: %q\njetstream {\n  store_dir: %q\n  max_file_store: 512GB\n  sync_interval: always\n}\n",
+		address, dir)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
@@ -257,8 +258,8 @@ func (b *bench) transport(ctx context.Context) error {
 	}
 	defer c.Close()
 	fmt.Printf("%d pairs of %d bytes, nats-server syncs every message\n\n", n, b.bytes)
-	publish, err := b.raw(ctx, "js", "pub", "async", "--create", "--purge", "--size", strconv.Itoa(b.bytes), "--msgs", strconv.Itoa(n),
-		"--batch", "256", "--maxbytes", "4GB", "--no-progress", "bench")
+	publish, err := b.raw(ctx, "js", "pub", "async", "--create", "--purge", "--size", strconv.Itoa(b.bytes),
+		"--msgs", strconv.Itoa(n), "--batch", "256", "--maxbytes", "4GB", "--no-progress", "bench")
 	if err != nil {
 		return err
 	}
