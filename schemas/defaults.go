@@ -48,10 +48,18 @@ func defaultLoRA() *LoRASpec {
 	return &LoRASpec{Rank: 16, Alpha: 32, Targets: AllLinear, Scaling: "lora"}
 }
 
+// defaultSource is what a source section starts from.
+func defaultSource() *SourceSpec {
+	return &SourceSpec{From: string(Scored), OffPolicy: RefuseOffPolicy}
+}
+
 // defaultSection is what a section that may be left out starts from, given the type of its pointer.
 func defaultSection(section reflect.Type) reflect.Value {
-	if section == reflect.TypeFor[*LoRASpec]() {
+	switch section {
+	case reflect.TypeFor[*LoRASpec]():
 		return reflect.ValueOf(defaultLoRA())
+	case reflect.TypeFor[*SourceSpec]():
+		return reflect.ValueOf(defaultSource())
 	}
 	return reflect.ValueOf(defaultScratch())
 }

@@ -20,11 +20,11 @@ type Field struct {
 	Digested bool
 }
 
-// Fields lists all keys that hold values, in the order of the file. Those of model.scratch and training.lora have
-// the defaults of these sections.
+// Fields lists all keys that hold values, in the order of the file. Those of model.scratch, training.lora and
+// source have the defaults of these sections.
 func Fields() []Field {
 	spec := Default()
-	spec.Model.Scratch, spec.Training.LoRA = defaultScratch(), defaultLoRA()
+	spec.Model.Scratch, spec.Training.LoRA, spec.Source = defaultScratch(), defaultLoRA(), defaultSource()
 	var fields []Field
 	walk(reflect.ValueOf(spec), func(key string, v reflect.Value, tag reflect.StructTag, digested bool) {
 		f := Field{Key: key, Type: typeName(v.Kind()), Example: tag.Get("example"), Digested: digested}

@@ -13,7 +13,7 @@ import (
 // kv_heads and intermediate, and compute.threads, for which the caller passes the number to use on this machine.
 // Resolving twice changes nothing.
 func Resolve(spec Spec, threads int) Spec {
-	s := spec.clone()
+	s := spec.Clone()
 	if s.Generation.MaxNewTokens == 0 {
 		s.Generation.MaxNewTokens = s.Data.MaxResponseTokens
 	}
@@ -54,8 +54,8 @@ func (s Spec) Digest() string {
 	return hex.EncodeToString(sum[:])
 }
 
-// clone copies a spec so that neither sees changes to the other.
-func (s Spec) clone() Spec {
+// Clone copies a spec so that neither sees changes to the other.
+func (s Spec) Clone() Spec {
 	if s.Model.Scratch != nil {
 		scratch := *s.Model.Scratch
 		s.Model.Scratch = &scratch
@@ -63,6 +63,10 @@ func (s Spec) clone() Spec {
 	if s.Training.LoRA != nil {
 		lora := *s.Training.LoRA
 		s.Training.LoRA = &lora
+	}
+	if s.Source != nil {
+		source := *s.Source
+		s.Source = &source
 	}
 	return s
 }

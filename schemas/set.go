@@ -15,7 +15,7 @@ func Set(spec *Spec, assignment string) error {
 		return setError("", fmt.Sprintf("%q is not key=value, such as training.batch=32", assignment))
 	}
 	key = strings.TrimSpace(key)
-	changed := spec.clone()
+	changed := spec.Clone()
 	into, path := reflect.ValueOf(&changed).Elem(), ""
 	for name := range strings.SplitSeq(key, ".") {
 		if into.Kind() != reflect.Struct {

@@ -23,6 +23,7 @@ type Spec struct {
 	Training   TrainingSpec   `yaml:"training"`
 	Evaluation EvaluationSpec `yaml:"evaluation"`
 	Compute    ComputeSpec    `yaml:"compute"`
+	Source     *SourceSpec    `yaml:"source,omitempty"`
 	Streams    StreamsSpec    `yaml:"streams" digest:"-"`
 	Servers    ServersSpec    `yaml:"servers" digest:"-"`
 }
@@ -273,6 +274,30 @@ type ComputeSpec struct {
 	Threads int `yaml:"threads" digest:"-"`
 	// Device is cpu or cuda:N (not run on a GPU by the project).
 	Device string `yaml:"device"`
+}
+
+// SourceSpec makes the run begin with what another run has left: its log, as a replay does, or one of its policies, as a
+// fork does. The verbs `ldalign replay` and `ldalign fork` write this section; without it a run makes everything itself.
+type SourceSpec struct {
+	// Run is the run that is replayed or forked, in the same streams and store. Required.
+	Run string `yaml:"run" json:"run" example:"demo"`
+	// From is the log that is read in place of an own one (prompts, pairs, encoded or scored; the stages in front of it do
+	// not run), or policy to read none and start from a policy alone.
+	From string `yaml:"from" json:"from"`
+	// Iteration is the first one that is replayed. Iterations keep their numbers, so that the run makes the policies
+	// iteration + 1 to iterations. With from: policy it names the policy that is this run's policy 0.
+	Iteration int `yaml:"iteration" json:"iteration"`
+	// OffPolicy is refuse (the pairs of an iteration must be sampled by the weights that the iteration starts from), or
+	// accept (pairs and reference log-probs may be of the source's policy while this run's has gone another way).
+	OffPolicy string `yaml:"off_policy" json:"off_policy"`
+	// Policy is the digest of the source's policy that the run starts from; empty to start from model.from.
+	Policy string `yaml:"policy" json:"policy,omitempty"`
+	// Spec is the digest of the source's spec.
+	Spec string `yaml:"spec" json:"spec"`
+	// First is the sequence in the source's stream at which the replayed messages begin.
+	First uint64 `yaml:"first" json:"first,omitempty"`
+	// Last is the sequence at which they end: what was stored later is not read.
+	Last uint64 `yaml:"last" json:"last,omitempty"`
 }
 
 // StreamsSpec bounds the logs and the work in flight. None of it changes a result.

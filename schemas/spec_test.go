@@ -286,7 +286,7 @@ func TestSetErrors(t *testing.T) {
 		{"training.bacth=3", "--set: training.bacth: unknown key; did you mean batch?"},
 		{"trainer.beta=3", "--set: trainer: unknown key; expected one of " +
 			"run, seed, iterations, model, data, objective, guide, generation, optimizer, training, evaluation, compute, " +
-			"streams, servers"},
+			"source, streams, servers"},
 		{"training.batch.size=3", "--set: training.batch.size: training.batch holds a value, not keys"},
 		{"training.batch=many", `--set: training.batch: found the text "many", expected a whole number such as 64`},
 		{"training.batch=", "--set: training.batch: found nothing after =, expected a value such as 64"},
@@ -295,7 +295,7 @@ func TestSetErrors(t *testing.T) {
 		{"training.batch={", "--set: training.batch: not YAML: could not find flow mapping end token '}'"},
 		{"=5", "--set: unknown key; expected one of " +
 			"run, seed, iterations, model, data, objective, guide, generation, optimizer, training, evaluation, compute, " +
-			"streams, servers"},
+			"source, streams, servers"},
 	} {
 		spec := parse(t, minimal)
 		err := schemas.Set(&spec, c.assignment)

@@ -84,6 +84,7 @@ func check(s *Spec) []Problem {
 	c.atLeast("compute.threads", s.Compute.Threads, 0)
 	c.must(validDevice.MatchString(s.Compute.Device), "compute.device",
 		"%s is unknown; expected cpu, or cuda:N such as cuda:0", quoteShort(s.Compute.Device))
+	c.source(s)
 	c.streams(s)
 	c.servers(&s.Servers)
 	return c.problems
@@ -281,6 +282,39 @@ func (c *checker) lora(l *LoRASpec) {
 			"%s is neither %s, nor names such as q_proj,v_proj, nor a regular expression", quoteShort(l.Targets), AllLinear)
 	}
 	c.oneOf(at+"scaling", l.Scaling, "lora", "rslora")
+}
+
+// source checks what a run begins with.
+func (c *checker) source(s *Spec) {
+	from := s.Source
+	if from == nil {
+		return
+	}
+	switch {
+	case from.Run == "":
+		c.problem("source.run", "is required: the run that is replayed or forked")
+	case !ValidRun(from.Run) || from.Run == s.Run:
+		c.problem("source.run", "%s is not the name of another run", quoteShort(from.Run))
+	}
+	c.oneOf("source.from", from.From, FromPolicy, string(Prompts), string(Pairs), string(Encoded), string(Scored))
+	c.atLeast("source.iteration", from.Iteration, 0)
+	c.oneOf("source.off_policy", from.OffPolicy, RefuseOffPolicy, AcceptOffPolicy)
+	if !s.Replays() {
+		c.must(from.Policy != "" || from.From != FromPolicy, "source.policy", "is required with source.from: policy")
+		return
+	}
+	c.must(from.Iteration < s.Iterations, "source.iteration", "%d is none of the run's %d iterations", from.Iteration, s.Iterations)
+	c.must(from.First > 0 && from.First <= from.Last, "source.first",
+		"%d to source.last %d is no part of a log", from.First, from.Last)
+	c.must(s.Objective.Kind != "sft" || from.From == string(Prompts), "source.from",
+		"objective.kind: sft trains from prompts: start from them")
+	c.must(from.Policy != "" || from.From == string(Prompts), "source.policy", "is required with source.from: %s", from.From)
+	_, measured := s.ReadsFrom(Encoded)
+	if s.NeedsGuide() && s.Guide.From == "" {
+		c.must(!measured, "guide.from", "is required with source.from: %s, whose latents a guide has made already", from.From)
+		c.must(measured || from.Iteration == 0, "guide.from",
+			"is required with source.iteration %d: a guide is trained in iteration 0", from.Iteration)
+	}
 }
 
 func (c *checker) evaluation(e *EvaluationSpec) {

@@ -21,6 +21,11 @@ type AuditOptions struct {
 	Iteration int
 	// Source is the stream that the trainer takes pairs from: prompts, pairs or scored.
 	Source schemas.Kind
+	// Given, not nil for a replay, is the part of another run's log that the run reads in place of its own messages. Its
+	// pairs count as if they stood on the run's own log of that kind and on those before it.
+	Given *Source
+	// First is the run's first iteration: 0, or that at which a replay begins.
+	First uint32
 	// Trained is how many iterations have made a policy. They are audited even when the log holds nothing of them.
 	Trained uint32
 	// Record gives the trainer's side of an iteration; nil audits the log alone.
@@ -220,7 +225,9 @@ func (a *auditor) all(ctx context.Context) ([]Balance, error) {
 // survey lists the iterations to audit, counts their messages, and notes where each stream begins.
 func (a *auditor) survey(ctx context.Context) ([]uint32, error) {
 	found := map[uint32]bool{}
-	wanted := func(iteration uint32) bool { return a.o.Iteration < 0 || a.o.Iteration == int(iteration) }
+	wanted := func(iteration uint32) bool {
+		return iteration >= a.o.First && (a.o.Iteration < 0 || a.o.Iteration == int(iteration))
+	}
 	for iteration := range a.o.Trained {
 		found[iteration] = wanted(iteration)
 	}
@@ -235,9 +242,12 @@ func (a *auditor) survey(ctx context.Context) ([]uint32, error) {
 			if err != nil || !wanted(iteration) {
 				continue
 			}
-			if kind != schemas.Control { // the spec and others stand at iteration 0, whatever is done
+			switch {
+			case kind != schemas.Control:
 				found[iteration] = true
 				a.total += n
+			case a.o.Given != nil: // closed by its trainer; otherwise the spec and others stand at iteration 0, whatever is done
+				found[iteration] = true
 			}
 		}
 	}
@@ -293,6 +303,11 @@ func (a *auditor) audit(ctx context.Context, iteration uint32) (Balance, error) 
 			return nil
 		})
 	}
+	if a.o.Given != nil {
+		if err := a.given(ctx, iteration, b, record); err != nil {
+			return Balance{}, err
+		}
+	}
 	for _, kind := range pairKinds() {
 		if err := read(kind, 0, kind == a.o.Source && kind != schemas.Prompts); err != nil {
 			return Balance{}, err
@@ -317,6 +332,27 @@ func (a *auditor) audit(ctx context.Context, iteration uint32) (Balance, error) 
 	b.settle(&out, record, floors, a.o.Names)
 	a.before = b
 	return out, nil
+}
+
+// given enters what a replay reads of an iteration in its source's log.
+func (a *auditor) given(ctx context.Context, iteration uint32, b *book, record Record) error {
+	from := a.o.Given
+	s := scan{
+		stream: StreamName(from.Kind), subject: schemas.Subject(from.Kind, from.Run, iteration), from: from.First,
+		ids: from.Kind != a.o.Source || from.Kind == schemas.Prompts,
+	}
+	return a.scan(ctx, s, func(e entry) error {
+		if e.seq > from.Last {
+			return ErrStop
+		}
+		policy := ""
+		if !s.ids {
+			policy = record.Policy
+		}
+		b.given(from.Kind, e, policy)
+		a.tick()
+		return nil
+	})
 }
 
 // tick tells of one message more.
@@ -358,7 +394,9 @@ func (c *Conn) consumers(ctx context.Context, kind schemas.Kind, run string) ([]
 	var infos []*jetstream.ConsumerInfo
 	for info := range list.Info() {
 		// A stage's name has no underscore; an ephemeral reader's name is random.
-		if stage, of, ok := strings.Cut(info.Name, "_"); ok && of == run && validStage.MatchString(stage) {
+		name, of, ok := strings.Cut(info.Name, "_")
+		stage, _, _ := strings.Cut(name, "-") // that of a replay names its first iteration
+		if ok && of == run && validStage.MatchString(stage) {
 			infos = append(infos, info)
 		}
 	}

@@ -132,6 +132,22 @@ func (b *book) see(kind schemas.Kind, e entry, policy string) {
 	b.marks[k] = m
 }
 
+// given notes a message of a replay's source: the pair is on the log of that kind, and was on those before it.
+func (b *book) given(kind schemas.Kind, e entry, policy string) {
+	id := idOf(e.header)
+	if id == "" {
+		return
+	}
+	k := b.key(id)
+	m := b.marks[k]
+	m.seq = e.seq
+	m.on |= bit(kind)<<1 - 1
+	if policy != "" && weightsOf(kind, e.data) != policy {
+		m.flags |= otherWeights
+	}
+	b.marks[k] = m
+}
+
 // letter notes a dead letter.
 func (b *book) letter(l *events.DeadLetter) {
 	if l.GetPairId() == "" {

@@ -132,6 +132,10 @@ func (r *runner) deadLetter(l letter) *events.DeadLetter {
 	d := letterOf(r.stage.Name, entry{
 		stream: meta.Stream, subject: l.in.Subject(), seq: meta.Sequence.Stream, header: l.in.Headers(), data: l.in.Data(),
 	}, l.err)
+	if d.GetRun() != "" && d.GetRun() != r.stage.Run { // a source is only read: redriven, it goes to the run's own subject
+		d.Subject = schemas.Subject(r.stage.In, r.stage.Run, d.GetIteration())
+		d.Original = r.stage.original(l.in)
+	}
 	d.Run, d.Worker, d.Tries, d.Deliveries = r.stage.Run, r.worker, uint32(max(l.tries, 1)), uint32(meta.NumDelivered)
 	if l.in.body != nil && carriesPair(r.stage.In) {
 		d.PairId = l.in.body.ID()

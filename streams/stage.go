@@ -35,6 +35,13 @@ type Stage struct {
 	Observer Observer
 	// End is the run's number of iterations: a message of a later one is a dead letter. 0 takes any.
 	End uint32
+
+	// Source, not nil in a replay, is where the stage finds most of its messages: in the log of another run. They are
+	// adopted, which is to say processed as messages of Run under the ids that they have, and what was written of them
+	// stays as it is. Those of Iterations are read; Adopt, if not nil, changes each beside its run.
+	Source     *Source
+	Iterations []uint32
+	Adopt      func(events.Message)
 }
 
 // Process is the work of a stage: one outcome for each message, in the same order. It is called by one goroutine. ctx
@@ -92,6 +99,9 @@ func (s Stage) withDefaults() (Stage, error) {
 	case s.Batch < 0 || s.Linger < 0 || s.Grace < 0:
 		return s, fmt.Errorf("streams: stage %s: batch, linger and grace must not be negative", s.Name)
 	}
+	if err := s.checkSource(); err != nil {
+		return s, err
+	}
 	s.Batch = max(s.Batch, 1)
 	if s.Grace == 0 {
 		s.Grace = 20 * time.Second
@@ -113,7 +123,7 @@ func (s Stage) beyond(m events.Message) bool {
 // it would then stay in the log, neither processed nor accounted. Giving up is the runner's, which writes a dead
 // letter.
 func (s Stage) consumer(l Limits) jetstream.ConsumerConfig {
-	return jetstream.ConsumerConfig{
+	c := jetstream.ConsumerConfig{
 		// A stage's name has no underscore, so the pair is unambiguous.
 		Durable:       s.Name + "_" + s.Run,
 		FilterSubject: schemas.RunSubjects(s.In, s.Run),
@@ -123,6 +133,13 @@ func (s Stage) consumer(l Limits) jetstream.ConsumerConfig {
 		MaxDeliver:    -1,
 		MaxAckPending: 1000,
 	}
+	if s.Source != nil {
+		// A name has no hyphen either.
+		c.Durable = fmt.Sprintf("%s-%d_%s", s.Name, s.Iterations[0], s.Run)
+		c.FilterSubject, c.FilterSubjects = "", s.subjects()
+		c.DeliverPolicy, c.OptStartSeq = jetstream.DeliverByStartSequencePolicy, s.Source.First
+	}
+	return c
 }
 
 const (
@@ -321,6 +338,8 @@ func (r *runner) settle(work context.Context, b *batch) error {
 	for _, in := range b.inputs {
 		var err error
 		switch in.body, err = open(in.Subject(), in.Data()); {
+		case err == nil && !r.stage.adopted(in):
+			r.acknowledge(in, Done)
 		case err != nil:
 			letters = append(letters, letter{in: in, err: err})
 		case r.stage.beyond(in.body):

@@ -63,7 +63,7 @@ func (t *Trainer) stateFile(phase string) string {
 	case adapter:
 		return adapterWeightsFile
 	default:
-		return weightsFile
+		return WeightsFile
 	}
 }
 
@@ -104,6 +104,6 @@ func (t *Trainer) mergeAdapter(ctx context.Context) ([]checkpoints.Source, error
 
 // inherited tells whether a policy takes over a file of the policy that it was made from: not what training made.
 func inherited(name string) bool {
-	made := []string{weightsFile, RecordsFile, checkpoints.BatchesFile}
+	made := []string{WeightsFile, RecordsFile, checkpoints.BatchesFile}
 	return !slices.Contains(made, name) && !strings.HasPrefix(name, adapterFolder)
 }

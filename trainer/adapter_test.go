@@ -132,14 +132,14 @@ func TestPolicyIsItsParentWithTheAdapter(t *testing.T) {
 		if err := errors.Join(model.MergeAdapter(ctx), model.WriteWeights(ctx, &got), model.Close(ctx)); err != nil {
 			t.Fatal(err)
 		}
-		want, err := os.ReadFile(filepath.Join(folder, weightsFile))
+		want, err := os.ReadFile(filepath.Join(folder, WeightsFile))
 		if err != nil {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(got.Bytes(), want) {
 			t.Errorf("policy %d is not policy %d with its adapter", iteration+1, iteration)
 		}
-		if w.file(before, weightsFile).SHA256 == w.file(after, weightsFile).SHA256 {
+		if w.file(before, WeightsFile).SHA256 == w.file(after, WeightsFile).SHA256 {
 			t.Errorf("iteration %d trained nothing", iteration)
 		}
 		for _, r := range w.records(after) {
@@ -160,7 +160,7 @@ func TestPolicyIsItsParentWithTheAdapter(t *testing.T) {
 			}
 		}
 	}
-	if w.file(w.policy("next", 0), weightsFile).SHA256 != w.file(w.policy("adapted", 2), weightsFile).SHA256 {
+	if w.file(w.policy("next", 0), WeightsFile).SHA256 != w.file(w.policy("adapted", 2), WeightsFile).SHA256 {
 		t.Error("the next run begins with another policy")
 	}
 }

@@ -142,6 +142,9 @@ func (t *Trainer) first(ctx context.Context) (checkpoints.Manifest, error) {
 	if err := t.findGuide(); err != nil {
 		return checkpoints.Manifest{}, err
 	}
+	if t.Spec.Source != nil && t.Spec.Source.Policy != "" {
+		return t.inherit(ctx)
+	}
 	files, metrics, err := t.initialFiles(ctx)
 	if err != nil {
 		return checkpoints.Manifest{}, err
@@ -228,7 +231,7 @@ func (t *Trainer) modelSources(ctx context.Context, folder fs.FS) ([]checkpoints
 		return nil, err
 	}
 	return append(files, checkpoints.FromBytes("config.json", config), checkpoints.Source{
-		Name: weightsFile, Write: t.writeWeights(ctx),
+		Name: WeightsFile, Write: t.writeWeights(ctx),
 	}), nil
 }
 
@@ -262,6 +265,14 @@ func (t *Trainer) runFiles(ctx context.Context, reference string) ([]checkpoints
 	if err != nil {
 		return nil, nil, fmt.Errorf("trainer: model.from: run:%s: %w", reference, err)
 	}
+	return t.policyFiles(ctx, manifest)
+}
+
+// policyFiles are those of a policy of any run that a policy made from it takes over, with what is known of its weights,
+// once the model fits the spec.
+func (t *Trainer) policyFiles(
+	ctx context.Context, manifest checkpoints.Manifest,
+) ([]checkpoints.Source, []checkpoints.Metric, error) {
 	folder, err := t.Checkpoints.Folder(ctx, manifest)
 	if err != nil {
 		return nil, nil, err
@@ -271,11 +282,11 @@ func (t *Trainer) runFiles(ctx context.Context, reference string) ([]checkpoints
 	}
 	var files []checkpoints.Source
 	for _, f := range manifest.Files {
-		if f.Name != weightsFile && !inherited(f.Name) {
+		if f.Name != WeightsFile && !inherited(f.Name) || f.Name == LineageFile {
 			continue
 		}
 		files = append(files, checkpoints.Source{Name: f.Name, Write: func(w io.Writer) (err error) {
-			in, err := t.Checkpoints.Open(ctx, name, f)
+			in, err := t.Checkpoints.Open(ctx, manifest.Run, f)
 			if err != nil {
 				return err
 			}

@@ -11,6 +11,7 @@ import (
 	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/streams"
 )
 
 // Source is the stream that an objective trains from.
@@ -29,10 +30,17 @@ func Source(objective string) schemas.Kind {
 // sequence of the last one. A resumed iteration sees exactly the messages that it saw before: those up to the sequence in
 // its cursor, so a letter redriven since then does not change the order it trains in.
 func (t *Trainer) messages(ctx context.Context, phase string, kind schemas.Kind, i uint32) ([]events.Message, uint64, error) {
-	work := fmt.Sprintf("wait for %s %d", kind, i)
-	got, err := t.Streams.Collect(ctx, kind, t.Spec.Run, i, func(have, total int) {
-		t.Meter.Progress(work, have, total, "pairs")
-	})
+	feed, replayed := Feed(t.Spec, kind)
+	var got streams.Collected
+	var err error
+	if replayed {
+		got, err = t.recalled(ctx, feed, i)
+	} else {
+		work := fmt.Sprintf("wait for %s %d", kind, i)
+		got, err = t.Streams.Collect(ctx, kind, t.Spec.Run, i, func(have, total int) {
+			t.Meter.Progress(work, have, total, "pairs")
+		})
+	}
 	if err != nil {
 		return nil, 0, err
 	}
@@ -41,7 +49,7 @@ func (t *Trainer) messages(ctx context.Context, phase string, kind schemas.Kind,
 		upTo = t.resume.Cursor.Sequence
 		if got.Last < upTo {
 			return nil, 0, fmt.Errorf("trainer: stream %s of run %s ends at sequence %d, but the checkpoint's cursor is at %d: "+
-				"messages were lost from the log; restore the stream's store", kind, t.Spec.Run, got.Last, upTo)
+				"messages were lost from the log; restore the stream's store", feed.Kind, feed.Run, got.Last, upTo)
 		}
 	}
 	var messages []events.Message
@@ -147,20 +155,23 @@ func (t *Trainer) pairs(ctx context.Context, messages []events.Message, i uint32
 		model: t.model, objective: pairObjective(t.Spec.Objective), step: t.Spec.Generation.Bucket,
 		most: t.model.Config().MaxLength(),
 	}
+	reference, err := t.reference(ctx, i)
+	if err != nil {
+		return err
+	}
 	var distances []float64
 	cut := 0
 	for _, m := range messages {
-		p, ok := m.(*events.Pair)
-		if scored, is := m.(*events.Scored); is {
-			p, ok = scored.GetPair(), true
-			distances = append(distances, scored.GetDistance())
-		}
-		if !ok {
+		p := pairOf(m)
+		if p == nil {
 			return fmt.Errorf("trainer: a %T cannot be trained on", m)
 		}
-		if p.GetWeights() != t.base.Digest {
+		if scored, is := m.(*events.Scored); is && t.Spec.Objective.Kind == "ldalign" {
+			distances = append(distances, scored.GetDistance())
+		}
+		if p.GetWeights() != reference {
 			return fmt.Errorf("trainer: pair %s was made by checkpoint %.12s, but iteration %d starts from %.12s: "+
-				"its log-probs are not this iteration's reference", p.ID(), p.GetWeights(), i, t.base.Digest)
+				"its log-probs are not this iteration's reference", p.ID(), p.GetWeights(), i, reference)
 		}
 		if p.GetTruncated() > 0 {
 			cut++
@@ -206,6 +217,20 @@ func (t *Trainer) samplesReference() bool {
 	return t.Spec.Objective.Kind != "dpo" && t.Spec.Generation.Temperature == 1 && t.Spec.Generation.TopP == 1
 }
 
+// pairOf is the pair that a message is or holds; nil when it holds none.
+func pairOf(m events.Message) *events.Pair {
+	switch m := m.(type) {
+	case *events.Pair:
+		return m
+	case *events.Encoded:
+		return m.GetPair()
+	case *events.Scored:
+		return m.GetPair()
+	default:
+		return nil
+	}
+}
+
 const normaliserMetric = "normaliser"
 
 // firstNormaliser is S_0, kept in the manifest of the policy that iteration 0 made.
@@ -213,7 +238,11 @@ func (t *Trainer) firstNormaliser(ctx context.Context, i uint32) (float64, error
 	if t.Spec.Objective.Normaliser != "fixed_first" || i == 0 {
 		return 0, nil
 	}
-	manifest, err := t.Checkpoints.Policy(ctx, t.Spec.Run, 1)
+	run := t.Spec.Run
+	if t.Spec.FirstIteration() > 0 { // iteration 0 was the source's
+		run = t.Spec.Source.Run
+	}
+	manifest, err := t.Checkpoints.Policy(ctx, run, 1)
 	if err != nil {
 		return 0, err
 	}

@@ -133,11 +133,11 @@ func TestDamagedStateIsPassedOver(t *testing.T) {
 		step   int // from which it goes on
 	}{
 		{"flipped", func(newest, _ checkpoints.Manifest) { w.damage(newest, optimizerFile, flip) }, 1},
-		{"truncated", func(newest, _ checkpoints.Manifest) { w.damage(newest, weightsFile, truncate) }, 1},
+		{"truncated", func(newest, _ checkpoints.Manifest) { w.damage(newest, WeightsFile, truncate) }, 1},
 		{"missing", func(newest, _ checkpoints.Manifest) { w.damage(newest, checkpoints.BatchesFile, os.Remove) }, 1},
 		{"both", func(newest, before checkpoints.Manifest) {
-			w.damage(newest, weightsFile, os.Remove)
-			w.damage(before, weightsFile, flip)
+			w.damage(newest, WeightsFile, os.Remove)
+			w.damage(before, WeightsFile, flip)
 		}, 0},
 	} {
 		t.Run(test.run, func(t *testing.T) {
@@ -192,12 +192,12 @@ func TestDamagedPolicyIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	policy := w.policy(spec.Run, 1)
-	w.damage(policy, weightsFile, flip)
+	w.damage(policy, WeightsFile, flip)
 	err := w.trainer(spec, silent).Run(t.Context())
 	if !errors.Is(err, checkpoints.ErrCorrupt) {
 		t.Fatalf("got %v, want ErrCorrupt", err)
 	}
-	for _, says := range []string{weightsFile, w.file(policy, weightsFile).SHA256, "put a copy of the file"} {
+	for _, says := range []string{WeightsFile, w.file(policy, WeightsFile).SHA256, "put a copy of the file"} {
 		if !strings.Contains(err.Error(), says) {
 			t.Errorf("%v does not say %q", err, says)
 		}

@@ -17,7 +17,8 @@ import (
 
 // Files of a checkpoint that the trainer itself reads.
 const (
-	weightsFile   = "model.safetensors"
+	// WeightsFile holds a policy's weights.
+	WeightsFile   = "model.safetensors"
 	guideFile     = "guide.safetensors"
 	optimizerFile = "optimizer.safetensors"
 	// RecordsFile holds the records of the steps that made a policy or guide, as JSON lines.
@@ -186,7 +187,7 @@ func (t *Trainer) publishPolicy(ctx context.Context, iteration uint32, metrics [
 		return err
 	}
 	metrics = append(metrics, canary...)
-	files = append(files, checkpoints.Source{Name: weightsFile, Write: t.writeWeights(ctx)},
+	files = append(files, checkpoints.Source{Name: WeightsFile, Write: t.writeWeights(ctx)},
 		recordsSource(p.records), batchesSource(p.batches))
 	for _, f := range t.base.Files {
 		if inherited(f.Name) {

@@ -116,6 +116,9 @@ func (t *Trainer) Run(ctx context.Context) (err error) {
 			return err
 		}
 	}
+	if err := t.closeIterations(ctx); err != nil {
+		return err
+	}
 	if err := t.announce(ctx); err != nil {
 		return err
 	}
@@ -253,7 +256,8 @@ func (t *Trainer) iterate(ctx context.Context, i uint32) (err error) {
 		return err
 	}
 	p.save = func(ctx context.Context, cursor checkpoints.Cursor) (func() error, error) {
-		cursor.Stream, cursor.Sequence = streams.StreamName(Source(t.Spec.Objective.Kind)), in.upTo
+		feed, _ := Feed(t.Spec, Source(t.Spec.Objective.Kind))
+		cursor.Stream, cursor.Sequence = streams.StreamName(feed.Kind), in.upTo
 		return t.saveState(ctx, p, cursor, p.params)
 	}
 	p.progress = t.showStep(fmt.Sprintf("train %s %d", t.Spec.Objective.Kind, i), p)

@@ -36,7 +36,7 @@ func TestTwoIterations(t *testing.T) {
 		if trained.Parent != base.Digest {
 			t.Errorf("policy %d has parent %.12s, want %.12s", i+1, trained.Parent, base.Digest)
 		}
-		if w.file(base, weightsFile).SHA256 == w.file(trained, weightsFile).SHA256 {
+		if w.file(base, WeightsFile).SHA256 == w.file(trained, WeightsFile).SHA256 {
 			t.Errorf("iteration %d left the weights as they were", i)
 		}
 		var distances []float64
@@ -80,11 +80,11 @@ func TestWeightOneIsSPIN(t *testing.T) {
 	w.finish(testSpec("spin", func(s *schemas.Spec) { s.Objective.Kind = "spin" }))
 	w.finish(testSpec("weighted"))
 	for i := range uint32(3) {
-		one, spin := w.file(w.policy("one", i), weightsFile), w.file(w.policy("spin", i), weightsFile)
+		one, spin := w.file(w.policy("one", i), WeightsFile), w.file(w.policy("spin", i), WeightsFile)
 		if one.SHA256 != spin.SHA256 {
 			t.Errorf("policy %d: weight one gives %.12s, SPIN %.12s", i, one.SHA256, spin.SHA256)
 		}
-		weighted := w.file(w.policy("weighted", i), weightsFile)
+		weighted := w.file(w.policy("weighted", i), WeightsFile)
 		if same := weighted.SHA256 == spin.SHA256; same != (i == 0) {
 			t.Errorf("policy %d: weighted and SPIN are the same: %v", i, same)
 		}
@@ -213,7 +213,7 @@ func TestStartFromElsewhere(t *testing.T) {
 		spec := testSpec(test.run, sft(test.from))
 		w.finish(spec)
 		origin, start := w.policy("origin", test.want), w.policy(test.run, 0)
-		for _, name := range []string{weightsFile, "config.json", "tokenizer.json", "tokenizer_config.json"} {
+		for _, name := range []string{WeightsFile, "config.json", "tokenizer.json", "tokenizer_config.json"} {
 			if w.file(origin, name).SHA256 != w.file(start, name).SHA256 {
 				t.Errorf("model.from %s: %s is not that of policy %d", test.from, name, test.want)
 			}
@@ -235,11 +235,11 @@ func TestStartFromElsewhere(t *testing.T) {
 			t.Errorf("model.from %s: got %v, want an error that names it", from, err)
 		}
 	}
-	if err := os.Truncate(filepath.Join(folder, weightsFile), 100); err != nil {
+	if err := os.Truncate(filepath.Join(folder, WeightsFile), 100); err != nil {
 		t.Fatal(err)
 	}
 	err := w.work(t.Context(), testSpec("cut", sft(folder)), silent)
-	if err == nil || !strings.Contains(err.Error(), weightsFile) {
+	if err == nil || !strings.Contains(err.Error(), WeightsFile) {
 		t.Errorf("a truncated model file: got %v, want an error that names it", err)
 	}
 }
@@ -358,7 +358,7 @@ func gpt2Folder(t *testing.T, engine *tensor.Engine) string {
 	if err := errors.Join(model.WriteWeights(t.Context(), &weights), model.Close(t.Context())); err != nil {
 		t.Fatal(err)
 	}
-	writeFile(t, filepath.Join(dir, weightsFile), weights.String())
+	writeFile(t, filepath.Join(dir, WeightsFile), weights.String())
 	return dir
 }
 

@@ -125,13 +125,25 @@ func (n *node) audit(ctx context.Context, spec schemas.Spec, iteration, names in
 	}
 	task := n.display.Task("audit "+spec.Run, 0, "messages")
 	defer task.Done()
+	feed, _ := trainer.Feed(spec, trainer.Source(spec.Objective.Kind))
 	o := streams.AuditOptions{
-		Iteration: iteration, Source: trainer.Source(spec.Objective.Kind), Names: names,
-		Record: func(ctx context.Context, i uint32) (streams.Record, error) { return n.record(ctx, policies, i) },
+		Iteration: iteration, Source: feed.Kind, Names: names, First: uint32(spec.FirstIteration()),
+		Record: func(ctx context.Context, i uint32) (streams.Record, error) {
+			r, err := n.record(ctx, policies, i)
+			if _, replayed := trainer.Feed(spec, schemas.Pairs); err == nil && replayed {
+				var origin checkpoints.Manifest
+				origin, err = trainer.Origin(ctx, n.streams, n.checkpoints, spec.Source.Run, i)
+				r.Policy = origin.Digest
+			}
+			return r, err
+		},
 		Progress: func(done, total uint64) {
 			task.SetTotal(int64(total))
 			task.Set(int64(done))
 		},
+	}
+	if given, ok := trainer.Given(spec); ok {
+		o.Given = &given
 	}
 	for i := range policies {
 		o.Trained = max(o.Trained, i)

@@ -38,6 +38,7 @@ type cli struct {
 	Up          upCommand          `cmd:"" help:"Run a spec with all roles in one process; started again, it goes on where it was."`
 	Worker      workerCommand      `cmd:"" help:"Run one stage as a process of its own against real servers."`
 	Trainer     trainerCommand     `cmd:"" help:"Run the trainer as a process of its own against real servers."`
+	Replay      replayCommand      `cmd:"" help:"Run part of a run again with other settings, from what is in its log."`
 	Status      statusCommand      `cmd:"" help:"Show how far a run is."`
 	Runs        runsCommand        `cmd:"" help:"List the runs in a folder or on a server."`
 	Tail        tailCommand        `cmd:"" help:"Print messages of a subject as JSON."`

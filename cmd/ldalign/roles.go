@@ -37,18 +37,29 @@ const (
 	roleEvaluator role = "evaluator"
 )
 
-// roles are the stages that a run's objective needs, in the order in which data flows.
+// roles are the stages that a run's objective needs, in the order in which data flows. A replay runs those behind the log
+// that it reads.
 func roles(spec schemas.Spec) []role {
-	out := []role{rolePrompter}
-	switch spec.Objective.Kind {
-	case "ldalign":
-		out = append(out, roleGenerator)
-		if spec.NeedsGuide() {
-			out = append(out, roleEncoder)
+	makers := []struct {
+		role
+		out schemas.Kind
+	}{
+		{rolePrompter, schemas.Prompts},
+		{roleGenerator, schemas.Pairs},
+		{roleEncoder, schemas.Encoded},
+		{roleDistance, schemas.Scored},
+	}
+	var out []role
+	for _, m := range makers {
+		if m.role == roleEncoder && !spec.NeedsGuide() {
+			continue
 		}
-		out = append(out, roleDistance)
-	case "spin", "dpo":
-		out = append(out, roleGenerator)
+		if _, replayed := spec.ReadsFrom(m.out); !replayed {
+			out = append(out, m.role)
+		}
+		if m.out == trainer.Source(spec.Objective.Kind) {
+			break
+		}
 	}
 	if spec.Data.Eval != "" {
 		out = append(out, roleEvaluator)
@@ -86,6 +97,9 @@ func (n *node) work(ctx context.Context, r role, spec schemas.Spec, engine *tens
 		s.Progress = m.Sampled
 		defer func() { err = errors.Join(err, s.Close(context.WithoutCancel(ctx))) }()
 		stage.In, stage.Batch, stage.Linger = schemas.Prompts, 4*spec.Generation.Slots, 100*time.Millisecond
+		if _, replayed := spec.ReadsFrom(stage.In); replayed {
+			return n.generateAgain(ctx, stage, spec, streams.Each(s.Process))
+		}
 		return n.streams.RunStage(ctx, stage, streams.Each(s.Process))
 	case roleEncoder:
 		s := encoder.New(spec, n.checkpoints, engine)
@@ -94,13 +108,16 @@ func (n *node) work(ctx context.Context, r role, spec schemas.Spec, engine *tens
 			return err
 		}
 		stage.In, stage.Batch = schemas.Pairs, 4*spec.Generation.Slots
+		fromSource(&stage, spec)
 		return n.streams.RunStage(ctx, stage, streams.Each(s.Process))
 	case roleDistance:
 		if !spec.NeedsGuide() {
 			stage.In, stage.Batch = schemas.Pairs, 256
+			fromSource(&stage, spec)
 			return n.streams.RunStage(ctx, stage, streams.Each(distance.Given{}.Process))
 		}
 		stage.In, stage.Batch = schemas.Encoded, 256
+		fromSource(&stage, spec)
 		s := distance.Stage{Metric: spec.Objective.Distance}
 		return n.streams.RunStage(ctx, stage, streams.Each(s.Process))
 	case roleEvaluator:
@@ -117,6 +134,79 @@ func (n *node) work(ctx context.Context, r role, spec schemas.Spec, engine *tens
 		return n.streams.RunStage(ctx, stage, streams.Each(s.Process))
 	}
 	return fmt.Errorf("%w: unknown role %q", errUsage, r)
+}
+
+// fromSource has a stage of a replay that stands right behind the log which the replay reads take its messages from there.
+func fromSource(stage *streams.Stage, spec schemas.Spec) {
+	feed, replayed := trainer.Feed(spec, stage.In)
+	if !replayed || feed.Kind != stage.In {
+		return
+	}
+	stage.Source = &feed
+	for i := spec.FirstIteration(); i < spec.Iterations; i++ {
+		stage.Iterations = append(stage.Iterations, uint32(i))
+	}
+}
+
+// generateAgain runs the generator of a replay from prompts. The prompts of all iterations are in the log from the start,
+// but those of iteration i are for the policy i of this run: each iteration begins when that policy is announced, and ends
+// with the next one.
+func (n *node) generateAgain(ctx context.Context, stage streams.Stage, spec schemas.Spec, process streams.Process) error {
+	fromSource(&stage, spec)
+	for _, i := range stage.Iterations {
+		policy, err := n.awaitPolicy(ctx, spec.Run, i)
+		if err != nil {
+			return ended(ctx, err)
+		}
+		stage.Iterations = []uint32{i}
+		stage.Adopt = func(m events.Message) {
+			if p, ok := m.(*events.Prompt); ok {
+				p.Checkpoint = policy
+				p.SampleSeed = schemas.SampleSeed(spec.Seed, i, p.GetPromptId(), p.GetSample())
+			}
+		}
+		if err := n.untilPolicy(ctx, spec.Run, i+1, func(ctx context.Context) error {
+			return n.streams.RunStage(ctx, stage, process)
+		}); err != nil {
+			return ended(ctx, err)
+		}
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// awaitPolicy waits until the policy of an iteration is announced and returns its digest.
+func (n *node) awaitPolicy(ctx context.Context, run string, iteration uint32) (digest string, err error) {
+	err = n.streams.Follow(ctx, schemas.Checkpoints, run, int(iteration), 0, func(r streams.Received) error {
+		if c, ok := r.Message.(*events.Checkpoint); ok && c.GetKind() == string(checkpoints.Policy) {
+			digest = c.GetDigest()
+			return streams.ErrStop
+		}
+		return nil
+	})
+	return digest, err
+}
+
+// untilPolicy runs work until the policy of an iteration is announced, or ctx ends.
+func (n *node) untilPolicy(ctx context.Context, run string, iteration uint32, work func(context.Context) error) error {
+	working, stop := context.WithCancel(ctx)
+	defer stop()
+	group, working := errgroup.WithContext(working)
+	group.Go(func() error { return work(working) })
+	group.Go(func() error {
+		defer stop()
+		_, err := n.awaitPolicy(working, run, iteration)
+		return err
+	})
+	return group.Wait()
+}
+
+// ended drops an error that is only the end of ctx.
+func ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return nil
+	}
+	return err
 }
 
 // ready waits for what a stage needs before its first message. Inside a message it would be waited for as long as work
@@ -219,10 +309,13 @@ func (n *node) everything(ctx context.Context, spec schemas.Spec, engine *tensor
 	return trained
 }
 
-// checkData reads the data that a spec names before a run is declared: from then on its spec cannot change any more.
+// checkData reads the data that a spec names before a run is declared: from then on its spec cannot change any more. A
+// replay has its prompts from the log.
 func checkData(spec schemas.Spec) error {
-	if _, err := prompter.Load(spec); err != nil {
-		return fmt.Errorf("data.train: %w", err)
+	if !spec.Replays() {
+		if _, err := prompter.Load(spec); err != nil {
+			return fmt.Errorf("data.train: %w", err)
+		}
 	}
 	if spec.Data.Eval == "" {
 		return nil
@@ -251,7 +344,7 @@ func expectedResults(spec schemas.Spec) int {
 	if spec.Data.Eval == "" {
 		return 0
 	}
-	return spec.Iterations + 1 - spec.Evaluation.First
+	return spec.Iterations + 1 - max(spec.Evaluation.First, spec.FirstIteration())
 }
 
 // results are a run's evaluations by iteration; of several for one checkpoint the last counts.

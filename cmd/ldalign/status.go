@@ -43,6 +43,9 @@ type runStatus struct {
 	State       string `json:"state"`
 	// Data tells how many records the run trains on, and what was dropped; empty before it begins.
 	Data string `json:"data,omitempty"`
+	// Source is what a replay or fork began with; Lineage says it in words.
+	Source  *schemas.SourceSpec `json:"source,omitempty"`
+	Lineage string              `json:"lineage,omitempty"`
 }
 
 type iterationStatus struct {
@@ -60,6 +63,23 @@ func statusOf(c streams.Count) iterationStatus {
 		Iteration: c.Iteration, Total: c.Total, Prompts: c.Prompts, Pairs: c.Pairs, Encoded: c.Encoded, Scored: c.Scored,
 		Dead: c.Dead,
 	}
+}
+
+// with adds to the counts of a replay what its source gave it: those pairs stand on the source's log.
+func (i iterationStatus) with(spec schemas.Spec) iterationStatus {
+	if !spec.Replays() {
+		return i
+	}
+	from := schemas.Kind(spec.Source.From)
+	for _, c := range []struct {
+		kind schemas.Kind
+		n    *int
+	}{{schemas.Prompts, &i.Prompts}, {schemas.Pairs, &i.Pairs}, {schemas.Encoded, &i.Encoded}, {schemas.Scored, &i.Scored}} {
+		if !from.Before(c.kind) {
+			*c.n = i.Total
+		}
+	}
+	return i
 }
 
 func (c *statusCommand) Run(ctx context.Context, e *env) (err error) {
@@ -88,6 +108,9 @@ func (c *statusCommand) Run(ctx context.Context, e *env) (err error) {
 	if s.Data != "" {
 		fmt.Fprintf(e.stdout, "data: %s\n", s.Data)
 	}
+	if s.Lineage != "" {
+		fmt.Fprintln(e.stdout, s.Lineage)
+	}
 	w := tabwriter.NewWriter(e.stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "iteration\ttotal\tprompts\tpairs\tencoded\tscored\tdead\t")
 	for _, i := range s.Iterations {
@@ -103,12 +126,17 @@ func (n *node) status(ctx context.Context, run string) (runStatus, error) {
 	}
 	spec := specs[0]
 	s := runStatus{Run: run, Objective: spec.Objective.Kind, Of: spec.Iterations, Policy: -1}
+	if spec.Source != nil {
+		s.Source, s.Lineage = spec.Source, lineage(spec)
+	}
 	counts, err := n.streams.Counts(ctx, run)
 	if err != nil {
 		return s, err
 	}
 	for _, c := range counts {
-		s.Iterations = append(s.Iterations, statusOf(c))
+		if i := statusOf(c).with(spec); !spec.Replays() || i.Prompts > 0 {
+			s.Iterations = append(s.Iterations, i)
+		}
 	}
 	manifests, err := n.checkpoints.List(ctx, run)
 	if err != nil {
@@ -181,9 +209,9 @@ func (c *runsCommand) Run(ctx context.Context, e *env) (err error) {
 		return printJSON(e.stdout, all)
 	}
 	w := tabwriter.NewWriter(e.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "run\tobjective\tpolicy\tstate")
+	fmt.Fprintln(w, "run\tobjective\tpolicy\tstate\tlineage")
 	for _, s := range all {
-		fmt.Fprintf(w, "%s\t%s\t%d of %d\t%s\n", s.Run, s.Objective, s.Policy, s.Of, s.State)
+		fmt.Fprintf(w, "%s\t%s\t%d of %d\t%s\t%s\n", s.Run, s.Objective, s.Policy, s.Of, s.State, s.Lineage)
 	}
 	return w.Flush()
 }

@@ -109,16 +109,5 @@ func (n *node) awaitSpec(ctx context.Context, run string) (schemas.Spec, error) 
 
 // spec is the spec that a run was declared with.
 func (n *node) spec(ctx context.Context, run string) (schemas.Spec, error) {
-	control, err := trainer.DeclaredSpec(ctx, n.streams, run)
-	if err != nil {
-		return schemas.Spec{}, err
-	}
-	specs, err := schemas.ParseSpecs("run "+run, control.GetSpec())
-	if err != nil {
-		return schemas.Spec{}, err
-	}
-	if len(specs) != 1 {
-		return schemas.Spec{}, fmt.Errorf("run %s was declared with %d specs, want one", run, len(specs))
-	}
-	return specs[0], nil
+	return trainer.Spec(ctx, n.streams, run)
 }
