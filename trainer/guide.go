@@ -167,7 +167,7 @@ func (t *Trainer) newGuide(ctx context.Context) (_ *trainedGuide, err error) {
 		return nil, errors.Join(err, encoder.Close(ctx))
 	}
 	g.model, err = guide.New(ctx, encoder, decoder, guide.Config{
-		LatentDim: spec.LatentDim, Pooling: spec.Pooling, PrefixTokens: spec.PrefixTokens, WordDropout: spec.WordDropout,
+		LatentDim: spec.LatentDim, Pooling: spec.Pooling, Injection: spec.Injection, PrefixTokens: spec.PrefixTokens, WordDropout: spec.WordDropout,
 		Reduction: spec.Reduction,
 	}, schemas.SubSeed(t.Spec.Seed, "guide", 0))
 	if err != nil {

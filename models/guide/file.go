@@ -69,7 +69,7 @@ func (g *Guide) Weights() []tensor.Named {
 	for _, p := range g.decoder.Params() {
 		list = append(list, tensor.Named{Name: decoderPrefix + p.Name, Tensor: p.Tensor})
 	}
-	return append(list, g.own()...)
+	return append(list, g.own...)
 }
 
 // Load reads a guide from a folder with guide.json and guide.safetensors. Errors wrap ErrConfig, models.ErrConfig,
@@ -177,7 +177,7 @@ func (g *Guide) replace(ctx context.Context, path string) error {
 			if err != nil {
 				return err
 			}
-			for _, p := range g.own() {
+			for _, p := range g.own {
 				p.Tensor.Copy_(own[p.Name])
 			}
 			return nil

@@ -3,9 +3,10 @@
 // say how far a sampled response is from the human one.
 //
 // Encoder and decoder are language models of any family. The encoder's last hidden states are pooled over the response
-// (a causal encoder's prompt positions have not seen it) and mapped to [K]. The decoder sees h as a soft prefix: h
-// mapped to a few input embeddings in front of the prompt. It sees the response's earlier tokens too, so it could
-// ignore h; hiding some of them (word dropout) makes it need h, and ShuffledLoss tells whether it does.
+// (a causal encoder's prompt positions have not seen it) and mapped to [K]. The decoder sees h in one of three ways: as a
+// soft prefix, h mapped to a few input embeddings in front of the prompt; as a memory, h mapped to one more key and value in
+// every layer; or added to every token's embedding. It sees the response's earlier tokens too, so it could ignore h; hiding
+// some of them (word dropout) makes it need h, and ShuffledLoss tells whether it does.
 //
 // As in package models, a row's numbers depend on the row and on the shape alone (models.PadRule).
 package guide
@@ -22,8 +23,16 @@ import (
 
 // How the encoder's hidden states become one vector.
 const (
-	PoolMean = "mean" // their mean over the response's tokens
-	PoolLast = "last" // that of the response's last token
+	PoolMean      = "mean"      // their mean over the response's tokens
+	PoolLast      = "last"      // that of the response's last token
+	PoolAttention = "attention" // their mean by softmax over the response of gelu(w·state), w learned from 0: a mean at first
+)
+
+// How the decoder gets the latent.
+const (
+	InjectPrefix    = "prefix"    // PrefixTokens input embeddings in front of the prompt
+	InjectMemory    = "memory"    // one vector a layer, as a key and as its value (models.Model.HiddenWith)
+	InjectEmbedding = "embedding" // one vector, added to the embedding of every token
 )
 
 // How a row's reconstruction loss adds up.
@@ -38,19 +47,23 @@ var ErrConfig = errors.New("guide: config")
 // Config describes a guide beside its two models.
 type Config struct {
 	LatentDim    int     `json:"latent_dim"`    // K
-	Pooling      string  `json:"pooling"`       // PoolMean or PoolLast
-	PrefixTokens int     `json:"prefix_tokens"` // P, the positions of the soft prefix
+	Pooling      string  `json:"pooling"`       // PoolMean, PoolLast or PoolAttention
+	Injection    string  `json:"injection"`     // InjectPrefix, which none stands for too, InjectMemory or InjectEmbedding
+	PrefixTokens int     `json:"prefix_tokens"` // P, the positions of a soft prefix
 	WordDropout  float64 `json:"word_dropout"`  // the rate at which response tokens are hidden from the decoder's input
 	Reduction    string  `json:"reduction"`     // ReduceMean or ReduceSum
 }
 
 // Validate tells what is wrong. The error wraps ErrConfig.
 func (c Config) Validate() error {
+	injection := c.injection()
 	switch {
-	case c.LatentDim < 1 || c.PrefixTokens < 1:
+	case c.LatentDim < 1 || injection == InjectPrefix && c.PrefixTokens < 1:
 		return fmt.Errorf("%w: latent_dim %d and prefix_tokens %d must be at least 1", ErrConfig, c.LatentDim, c.PrefixTokens)
-	case c.Pooling != PoolMean && c.Pooling != PoolLast:
-		return fmt.Errorf("%w: pooling %q is neither mean nor last", ErrConfig, c.Pooling)
+	case c.Pooling != PoolMean && c.Pooling != PoolLast && c.Pooling != PoolAttention:
+		return fmt.Errorf("%w: pooling %q is neither mean, last nor attention", ErrConfig, c.Pooling)
+	case injection != InjectPrefix && injection != InjectMemory && injection != InjectEmbedding:
+		return fmt.Errorf("%w: injection %q is neither prefix, memory nor embedding", ErrConfig, c.Injection)
 	case c.Reduction != ReduceMean && c.Reduction != ReduceSum:
 		return fmt.Errorf("%w: reduction %q is neither mean nor sum", ErrConfig, c.Reduction)
 	case !(c.WordDropout >= 0 && c.WordDropout < 1):
@@ -59,20 +72,57 @@ func (c Config) Validate() error {
 	return nil
 }
 
+// injection is Injection, with its default.
+func (c Config) injection() string {
+	if c.Injection == "" {
+		return InjectPrefix
+	}
+	return c.Injection
+}
+
+// Positions is how many of the decoder's positions the latent takes.
+func (c Config) Positions() int {
+	if c.injection() == InjectPrefix {
+		return c.PrefixTokens
+	}
+	return 0
+}
+
 // Guide is an encoder with its decoder. Methods that take a context use the engine themselves; methods that take a
 // scope are called inside Engine.Do.
 type Guide struct {
 	cfg              Config
 	encoder, decoder *models.Model
-	latent           linear         // H of the encoder -> K
-	prefix           linear         // K -> P·H of the decoder
-	hidden           *tensor.Tensor // [H of the decoder]: stands for a token that word dropout hides
+	// own are the weights beside those of the two models, as shapes lists them.
+	own []tensor.Named
 }
 
-// linear is a weight [Out, In] with its bias [Out].
-type linear struct{ weight, bias *tensor.Tensor }
+// The names of the guide's own weights, beside encoder.* and decoder.*. The latent is a linear layer H of the encoder -> K;
+// pooling is the w of PoolAttention; prefix is a linear layer K -> P·H of the decoder, memory one K -> Layers·KVHeads·D and
+// embedding one K -> H, both without a bias; hidden_token, [H of the decoder], stands for a token that word dropout hides.
+const (
+	poolingName   = "pooling.weight"
+	latentName    = "latent"
+	prefixName    = "prefix"
+	memoryName    = "memory.weight"
+	embeddingName = "embedding.weight"
+	hiddenName    = "hidden_token"
+)
 
-func (l linear) apply(x *tensor.Tensor) *tensor.Tensor { return x.Linear(l.weight, l.bias) }
+// weight is one of the guide's own weights; nil when this guide has none of that name.
+func (g *Guide) weight(name string) *tensor.Tensor {
+	for _, w := range g.own {
+		if w.Name == name {
+			return w.Tensor
+		}
+	}
+	return nil
+}
+
+// apply is a linear layer of the guide's own.
+func (g *Guide) apply(name string, x *tensor.Tensor) *tensor.Tensor {
+	return x.Linear(g.weight(name+".weight"), g.weight(name+".bias"))
+}
 
 // New makes a guide whose projections between the models are random: a function of the seed. Both models must live on
 // one engine; with success they belong to the guide, which closes them.
@@ -87,7 +137,7 @@ func New(ctx context.Context, encoder, decoder *models.Model, cfg Config, seed u
 			switch w.name {
 			case latentName + ".weight": // latents of the hidden states' own scale
 				own[w.name] = models.Normal(s, seed, w.name, 1/math.Sqrt(float64(encoder.Config().Hidden)), w.shape...)
-			case prefixName + ".weight", hiddenName: // embeddings like the decoder's other ones
+			case prefixName + ".weight", memoryName, embeddingName, hiddenName: // of the size of the decoder's own embeddings
 				own[w.name] = models.Normal(s, seed, w.name, decoder.Config().InitializerRange, w.shape...)
 			default:
 				own[w.name] = s.Zeros(tensor.Float32, w.shape...)
@@ -117,19 +167,12 @@ func fits(encoder, decoder *models.Model, cfg Config) error {
 	case encoder.Config().Vocab != decoder.Config().Vocab:
 		return fmt.Errorf("%w: the encoder's vocabulary has %d tokens, the decoder's %d: they must read the same ids",
 			ErrConfig, encoder.Config().Vocab, decoder.Config().Vocab)
-	case decoder.Config().MaxLength() <= cfg.PrefixTokens:
+	case decoder.Config().MaxLength() <= cfg.Positions():
 		return fmt.Errorf("%w: a prefix of %d leaves nothing of the decoder's %d positions",
 			ErrConfig, cfg.PrefixTokens, decoder.Config().MaxLength())
 	}
 	return nil
 }
-
-// The names of the guide's own weights, beside encoder.* and decoder.*.
-const (
-	latentName = "latent"
-	prefixName = "prefix"
-	hiddenName = "hidden_token"
-)
 
 // ownWeight is one of the guide's own weights.
 type ownWeight struct {
@@ -139,12 +182,20 @@ type ownWeight struct {
 
 // shapes are the guide's own weights, in their order.
 func (g *Guide) shapes() []ownWeight {
-	width, k := int64(g.decoder.Config().Hidden), int64(g.cfg.LatentDim)
-	list := []ownWeight{
-		{latentName + ".weight", []int64{k, int64(g.encoder.Config().Hidden)}},
-		{latentName + ".bias", []int64{k}},
-		{prefixName + ".weight", []int64{int64(g.cfg.PrefixTokens) * width, k}},
-		{prefixName + ".bias", []int64{int64(g.cfg.PrefixTokens) * width}},
+	decoder, k := g.decoder.Config(), int64(g.cfg.LatentDim)
+	width, states := int64(decoder.Hidden), int64(g.encoder.Config().Hidden)
+	list := []ownWeight{{latentName + ".weight", []int64{k, states}}, {latentName + ".bias", []int64{k}}}
+	switch g.cfg.injection() {
+	case InjectMemory:
+		list = append(list, ownWeight{memoryName, []int64{int64(decoder.Layers * decoder.KVHeads * decoder.HeadDim), k}})
+	case InjectEmbedding:
+		list = append(list, ownWeight{embeddingName, []int64{width, k}})
+	default:
+		list = append(list, ownWeight{prefixName + ".weight", []int64{int64(g.cfg.PrefixTokens) * width, k}},
+			ownWeight{prefixName + ".bias", []int64{int64(g.cfg.PrefixTokens) * width}})
+	}
+	if g.cfg.Pooling == PoolAttention {
+		list = append(list, ownWeight{poolingName, []int64{states}})
 	}
 	if g.cfg.WordDropout > 0 {
 		list = append(list, ownWeight{hiddenName, []int64{width}})
@@ -154,25 +205,9 @@ func (g *Guide) shapes() []ownWeight {
 
 // keep takes the guide's own weights.
 func (g *Guide) keep(weights map[string]*tensor.Tensor) {
-	g.latent = linear{weights[latentName+".weight"].Keep(), weights[latentName+".bias"].Keep()}
-	g.prefix = linear{weights[prefixName+".weight"].Keep(), weights[prefixName+".bias"].Keep()}
-	if g.cfg.WordDropout > 0 {
-		g.hidden = weights[hiddenName].Keep()
+	for _, w := range g.shapes() {
+		g.own = append(g.own, tensor.Named{Name: w.name, Tensor: weights[w.name].Keep()})
 	}
-}
-
-// own are the weights beside those of the two models.
-func (g *Guide) own() []tensor.Named {
-	list := []tensor.Named{
-		{Name: latentName + ".weight", Tensor: g.latent.weight},
-		{Name: latentName + ".bias", Tensor: g.latent.bias},
-		{Name: prefixName + ".weight", Tensor: g.prefix.weight},
-		{Name: prefixName + ".bias", Tensor: g.prefix.bias},
-	}
-	if g.hidden != nil {
-		list = append(list, tensor.Named{Name: hiddenName, Tensor: g.hidden})
-	}
-	return list
 }
 
 // Params are all weights that the loss depends on, in a fixed order: encoder.*, decoder.*, then the projections. An
@@ -190,7 +225,7 @@ func (g *Guide) Params() []tensor.Named {
 			list = append(list, tensor.Named{Name: part.prefix + p.Name, Tensor: p.Tensor})
 		}
 	}
-	return append(list, g.own()...)
+	return append(list, g.own...)
 }
 
 // SetTrainable says whether gradients are computed for the Params.
@@ -211,13 +246,13 @@ func (g *Guide) Config() Config { return g.cfg }
 
 // MaxLength is the greatest number of tokens of prompt and response together.
 func (g *Guide) MaxLength() int {
-	return min(g.encoder.Config().MaxLength(), g.decoder.Config().MaxLength()-g.cfg.PrefixTokens)
+	return min(g.encoder.Config().MaxLength(), g.decoder.Config().MaxLength()-g.cfg.Positions())
 }
 
 // Close frees the guide and its two models. It may be called after the engine was closed.
 func (g *Guide) Close(ctx context.Context) error {
 	err := g.Engine().Do(ctx, func(*tensor.Scope) error {
-		for _, p := range g.own() {
+		for _, p := range g.own {
 			p.Tensor.Free()
 		}
 		return nil
@@ -254,7 +289,23 @@ func (g *Guide) Encode(s *tensor.Scope, rows []models.Sequence, pad models.PadRu
 	}
 	h := g.encoder.Hidden(s, g.encoder.Embed(s, s.FromInt64(ids, count, length)))
 	weights := s.FromFloat32(share, count, length, 1).To(g.encoder.DType())
-	return g.latent.apply(h.Mul(weights).SumDims(false, 1))
+	if g.cfg.Pooling == PoolAttention {
+		weights = g.attention(s, h, share)
+	}
+	return g.apply(latentName, h.Mul(weights).SumDims(false, 1))
+}
+
+// attention are the weights of PoolAttention: h [B, T, H] -> [B, T, 1], 0 outside of the response, where share is 0.
+func (g *Guide) attention(s *tensor.Scope, h *tensor.Tensor, share []float32) *tensor.Tensor {
+	outside := make([]float32, len(share))
+	for i, x := range share {
+		if x == 0 {
+			outside[i] = -1e30 // finite: a row that pad adds has nothing else
+		}
+	}
+	scores := h.Mul(g.weight(poolingName)).SumDims(true, 2).Gelu()
+	mask := s.FromFloat32(outside, scores.Size(0), scores.Size(1), 1).To(g.encoder.DType())
+	return scores.Add(mask).Softmax(1)
 }
 
 // Reconstruct is -log p_psi(y | x, h) of each row over its response's tokens, reduced by Config.Reduction: latents
@@ -273,13 +324,22 @@ func (g *Guide) Reconstruct(
 	}
 	count, length, width := int64(pad.Rows), int64(pad.Length), int64(g.decoder.Config().Hidden)
 	text := g.decoder.Embed(s, s.FromInt64(ids, count, length))
-	if drop != nil && g.hidden != nil {
+	if hidden := g.weight(hiddenName); drop != nil && hidden != nil {
 		mask := s.FromFloat32(g.dropped(rows, pad, drop), count, length, 1).To(g.decoder.DType())
-		text = text.Add(mask.Mul(g.hidden.Sub(text)))
+		text = text.Add(mask.Mul(hidden.Sub(text)))
 	}
-	prefix := g.prefix.apply(latents).Reshape(count, int64(g.cfg.PrefixTokens), width)
-	h := g.decoder.Hidden(s, s.Cat(1, prefix, text))
-	loss := g.decoder.ResponseLogProbs(s, h, rows, g.cfg.PrefixTokens).SumDims(false, 1).Neg()
+	var h *tensor.Tensor
+	switch g.cfg.injection() {
+	case InjectMemory:
+		memory := latents.Linear(g.weight(memoryName), nil)
+		h = g.decoder.HiddenWith(s, text, memory.Reshape(count, int64(g.decoder.Config().Layers), -1))
+	case InjectEmbedding:
+		h = g.decoder.Hidden(s, text.Add(latents.Linear(g.weight(embeddingName), nil).Unsqueeze(1)))
+	default:
+		prefix := g.apply(prefixName, latents).Reshape(count, int64(g.cfg.PrefixTokens), width)
+		h = g.decoder.Hidden(s, s.Cat(1, prefix, text))
+	}
+	loss := g.decoder.ResponseLogProbs(s, h, rows, g.cfg.Positions()).SumDims(false, 1).Neg()
 	if g.cfg.Reduction == ReduceSum {
 		return loss
 	}

@@ -85,9 +85,11 @@ func TestGuideIsBatchInvariant(t *testing.T) {
 	rows, all := randomRows(1, pad.Rows, pad.Length), []int{0, 1, 2, 3, 4, 5, 6, 7}
 	for _, threads := range []int{1, 2} {
 		eng := newEngine(t, threads)
-		for _, pooling := range []string{guide.PoolMean, guide.PoolLast} {
-			cfg := config
-			cfg.Pooling = pooling
+		for _, way := range [][2]string{
+			{guide.PoolMean, guide.InjectPrefix}, {guide.PoolLast, guide.InjectMemory}, {guide.PoolAttention, guide.InjectEmbedding},
+		} {
+			pooling, cfg := way[0], config
+			cfg.Pooling, cfg.Injection = way[0], way[1]
 			g := newGuide(t, eng, "llama", "gpt2", cfg, tensor.Float32)
 			compute := func(order []int) (latents, losses []float32) {
 				var batch []models.Sequence
@@ -128,15 +130,19 @@ func TestEncodeAndReconstructByHand(t *testing.T) {
 	for _, test := range []struct {
 		encoder, decoder string
 		pooling          string
+		injection        string
 		reduction        string
 	}{
-		{"llama", "gpt2", guide.PoolMean, guide.ReduceMean},
-		{"gpt2", "mistral", guide.PoolLast, guide.ReduceSum},
+		{"llama", "gpt2", guide.PoolMean, "", guide.ReduceMean},
+		{"gpt2", "mistral", guide.PoolLast, guide.InjectPrefix, guide.ReduceSum},
+		{"llama", "gpt2", guide.PoolAttention, guide.InjectEmbedding, guide.ReduceMean},
+		{"gpt2", "llama", guide.PoolMean, guide.InjectMemory, guide.ReduceSum},
+		{"llama", "gpt2", guide.PoolMean, guide.InjectMemory, guide.ReduceSum},
 	} {
-		t.Run(test.encoder+" "+test.decoder, func(t *testing.T) {
+		t.Run(test.encoder+" "+test.decoder+" "+test.pooling+" "+test.injection, func(t *testing.T) {
 			eng := newEngine(t, 1)
 			cfg := config
-			cfg.Pooling, cfg.Reduction = test.pooling, test.reduction
+			cfg.Pooling, cfg.Injection, cfg.Reduction = test.pooling, test.injection, test.reduction
 			g := newGuide(t, eng, test.encoder, test.decoder, cfg, tensor.Float64)
 			encoder, decoder := load(t, eng, test.encoder), load(t, eng, test.decoder)
 			own := map[string]*tensor.Tensor{}
@@ -150,6 +156,14 @@ func TestEncodeAndReconstructByHand(t *testing.T) {
 				states := encoder.Hidden(s, encoder.Embed(s, ids)).Narrow(1, 3, 4).MeanDims(false, 1)
 				if test.pooling == guide.PoolLast {
 					states = encoder.Hidden(s, encoder.Embed(s, ids)).Select(1, 6)
+				}
+				if test.pooling == guide.PoolAttention {
+					w := own["pooling.weight"] // 0 at first, which is the mean: here not
+					for i := range w.Size(0) {
+						w.Narrow(0, i, 1).Fill_(float64(i%5) - 2)
+					}
+					all := encoder.Hidden(s, encoder.Embed(s, ids)).Narrow(1, 3, 4)
+					states = all.Mul(all.Matmul(w.Reshape(-1, 1)).Gelu().Softmax(1)).SumDims(false, 1)
 				}
 				h := states.Linear(own["latent.weight"], own["latent.bias"])
 				pad := models.PadRule{Rows: 2, Length: 9}
@@ -170,12 +184,23 @@ func TestEncodeAndReconstructByHand(t *testing.T) {
 				if hiddenTokens == 0 || hiddenTokens == 4 {
 					return fmt.Errorf("%d of 4 tokens are hidden: choose a seed that says more", hiddenTokens)
 				}
-				prefix := h.Linear(own["prefix.weight"], own["prefix.bias"]).Reshape(1, 2, -1)
-				in := s.Cat(1, append([]*tensor.Tensor{prefix}, columns...)...)
-				logp := decoder.Logits(s, decoder.Hidden(s, in).Squeeze(0)).LogSoftmax(-1).Float64s()
+				in, offset := s.Cat(1, columns...), 0
+				var seen *tensor.Tensor
+				switch test.injection {
+				case guide.InjectMemory:
+					memory := own["memory.weight"].Matmul(h.Reshape(-1, 1)).Reshape(1, int64(decoder.Config().Layers), -1)
+					seen = decoder.HiddenWith(s, in, memory)
+				case guide.InjectEmbedding:
+					seen = decoder.Hidden(s, in.Add(own["embedding.weight"].Matmul(h.Reshape(-1, 1)).Reshape(1, 1, -1)))
+				default:
+					offset = 2
+					prefix := h.Linear(own["prefix.weight"], own["prefix.bias"]).Reshape(1, 2, -1)
+					seen = decoder.Hidden(s, s.Cat(1, prefix, in))
+				}
+				logp := decoder.Logits(s, seen.Squeeze(0)).LogSoftmax(-1).Float64s()
 				want := 0.0
 				for i := 3; i < 7; i++ {
-					want -= logp[(2+i-1)*64+int(row.IDs[i])]
+					want -= logp[(offset+i-1)*64+int(row.IDs[i])]
 				}
 				if test.reduction == guide.ReduceMean {
 					want /= 4
@@ -211,14 +236,17 @@ func compare(t *testing.T, what string, want, got []float64) {
 
 // The gradients of equation (2) equal central differences, for an element of every weight.
 func TestLossGradients(t *testing.T) {
-	for _, test := range []struct{ encoder, decoder, pooling, reduction string }{
-		{"llama", "gpt2", guide.PoolMean, guide.ReduceMean},
-		{"gpt2", "llama-tied", guide.PoolLast, guide.ReduceSum},
+	for _, test := range []struct{ encoder, decoder, pooling, injection, reduction string }{
+		{"llama", "gpt2", guide.PoolMean, guide.InjectPrefix, guide.ReduceMean},
+		{"gpt2", "llama-tied", guide.PoolLast, guide.InjectPrefix, guide.ReduceSum},
+		{"llama-tied", "llama", guide.PoolAttention, guide.InjectMemory, guide.ReduceMean},
+		{"gpt2", "gpt2", guide.PoolLast, guide.InjectMemory, guide.ReduceSum},
+		{"gpt2", "llama", guide.PoolAttention, guide.InjectEmbedding, guide.ReduceMean},
 	} {
-		t.Run(test.encoder+" "+test.decoder, func(t *testing.T) {
+		t.Run(test.encoder+" "+test.decoder+" "+test.pooling+" "+test.injection, func(t *testing.T) {
 			eng := newEngine(t, 1)
 			cfg := config
-			cfg.Pooling, cfg.Reduction = test.pooling, test.reduction
+			cfg.Pooling, cfg.Injection, cfg.Reduction = test.pooling, test.injection, test.reduction
 			g := newGuide(t, eng, test.encoder, test.decoder, cfg, tensor.Float64)
 			if err := g.SetTrainable(context.Background(), true); err != nil {
 				t.Fatal(err)
@@ -267,6 +295,19 @@ func TestLossGradients(t *testing.T) {
 
 // A guide learns to pass on through the latent what the prompt does not tell.
 func TestTrainingUsesTheLatent(t *testing.T) {
+	for _, way := range [][2]string{
+		{guide.PoolMean, guide.InjectPrefix}, {guide.PoolAttention, guide.InjectMemory}, {guide.PoolLast, guide.InjectEmbedding},
+	} {
+		t.Run(way[0]+" "+way[1], func(t *testing.T) {
+			cfg := config
+			cfg.Pooling, cfg.Injection = way[0], way[1]
+			trainingUsesTheLatent(t, cfg)
+		})
+	}
+}
+
+func trainingUsesTheLatent(t *testing.T, config guide.Config) {
+	t.Helper()
 	eng := newEngine(t, 1)
 	ctx := context.Background()
 	var parts []*models.Model
@@ -356,9 +397,14 @@ func weightsOf(t *testing.T, g *guide.Guide) map[string][]byte {
 
 func TestSaveAndLoad(t *testing.T) {
 	eng, ctx := newEngine(t, 1), context.Background()
-	for _, dropout := range []float64{0, 0.5} {
+	for _, change := range []func(*guide.Config){
+		func(c *guide.Config) { c.WordDropout = 0 },
+		func(c *guide.Config) { c.Injection = guide.InjectPrefix },
+		func(c *guide.Config) { c.Injection, c.Pooling = guide.InjectMemory, guide.PoolAttention },
+		func(c *guide.Config) { c.Injection, c.PrefixTokens = guide.InjectEmbedding, 0 },
+	} {
 		cfg, dir := config, t.TempDir()
-		cfg.WordDropout = dropout
+		change(&cfg)
 		g := newGuide(t, eng, "llama", "gpt2", cfg, tensor.Float32)
 		save(t, g, dir)
 		again, err := guide.Load(ctx, eng, dir)
@@ -467,6 +513,7 @@ func TestNewRefuses(t *testing.T) {
 	a, b := load(t, eng, "llama"), load(t, eng, "gpt2")
 	for name, change := range map[string]func(c *guide.Config){
 		"no latent":     func(c *guide.Config) { c.LatentDim = 0 },
+		"injection":     func(c *guide.Config) { c.Injection = "drip" },
 		"no prefix":     func(c *guide.Config) { c.PrefixTokens = 0 },
 		"long prefix":   func(c *guide.Config) { c.PrefixTokens = 128 },
 		"pooling":       func(c *guide.Config) { c.Pooling = "" },
@@ -509,6 +556,11 @@ func TestRowsThatDoNotFit(t *testing.T) {
 	// Prefix and text together must fit the decoder.
 	if got, want := g.MaxLength(), 128-config.PrefixTokens; got != want {
 		t.Errorf("MaxLength is %d, want %d", got, want)
+	}
+	cfg := config
+	cfg.Injection = guide.InjectMemory
+	if got := newGuide(t, eng, "llama", "gpt2", cfg, tensor.Float32).MaxLength(); got != 128 {
+		t.Errorf("MaxLength with a memory is %d, want all 128 of the decoder's", got)
 	}
 	err := eng.Do(context.Background(), func(s *tensor.Scope) error {
 		g.Loss(s, randomRows(1, 1, 4), models.PadRule{Rows: 1, Length: g.MaxLength() + 1}, 1)
