@@ -12,7 +12,6 @@ import (
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/guide"
-	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
@@ -30,13 +29,20 @@ func (t *Trainer) findGuide() error {
 		return nil
 	}
 	parts := []struct{ role, from string }{{"encoder", t.Spec.Guide.Encoder}, {"decoder", t.Spec.Guide.Decoder}}
+	vocabulary := 0
 	for _, p := range parts {
 		if !ownTokenizer(p.from) {
 			continue
 		}
-		if _, err := models.ReadConfig(os.DirFS(p.from)); err != nil {
+		config, err := models.ReadConfig(os.DirFS(p.from))
+		if err != nil {
 			return fmt.Errorf("trainer: guide.%s: %s: %w", p.role, p.from, err)
 		}
+		if vocabulary > 0 && config.Vocab != vocabulary {
+			return fmt.Errorf("trainer: guide.decoder: %s has a vocabulary of %d tokens, guide.encoder one of %d: "+
+				"they must read the same ids", p.from, config.Vocab, vocabulary)
+		}
+		vocabulary = config.Vocab
 	}
 	return nil
 }
@@ -66,7 +72,8 @@ func (t *Trainer) trainGuide(ctx context.Context) (err error) {
 		epochs: spec.Epochs, batch: spec.Batch, micro: min(spec.Batch, t.Spec.Training.MicroBatch),
 		every: t.Spec.Training.CheckpointEvery,
 	}
-	p.progress = t.showStep("train guide", p)
+	var probed error
+	p.progress = task.watch(ctx, t.Engine, p, t.showStep("train guide", p), &probed)
 	if err := g.model.SetTrainable(ctx, true); err != nil {
 		return err
 	}
@@ -83,16 +90,19 @@ func (t *Trainer) trainGuide(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := p.run(ctx, t.Engine, step); err != nil {
+	if err := errors.Join(p.run(ctx, t.Engine, step), probed); err != nil {
 		return err
 	}
 	return t.publishGuide(ctx, g, task, p)
 }
 
-// publishGuide commits and announces the guide, with how well it reconstructs by true and by shuffled latents: a guide
-// whose decoder ignores the latent shows no difference, and its distances mean nothing.
+// publishGuide commits and announces the guide with its Probe, and warns when that shows a guide of no use.
 func (t *Trainer) publishGuide(ctx context.Context, g *trainedGuide, task *guideTask, p *phase) error {
-	byTrue, byShuffled, err := task.reconstruction(ctx, t.Engine)
+	probe, err := task.probe(ctx, t.Engine, probeAtEnd)
+	if err != nil {
+		return err
+	}
+	probeFile, err := probe.source()
 	if err != nil {
 		return err
 	}
@@ -102,18 +112,19 @@ func (t *Trainer) publishGuide(ctx context.Context, g *trainedGuide, task *guide
 	}
 	manifest, err := t.Checkpoints.Commit(ctx, t.Spec.Run, checkpoints.Draft{
 		Kind: checkpoints.Guide, Step: uint64(len(p.records)), Parent: t.base.Digest, SpecDigest: t.Spec.Digest(),
-		Machine: t.machine(), Metrics: []checkpoints.Metric{
-			{Name: "reconstruction", Value: byTrue}, {Name: "reconstruction_shuffled", Value: byShuffled},
-		},
+		Machine: t.machine(), Metrics: probe.metrics(),
 		Files: append(g.files, g.weights(ctx), checkpoints.FromBytes("guide.json", config), recordsSource(p.records),
-			batchesSource(p.batches)),
+			batchesSource(p.batches), probeFile),
 	})
 	if err != nil {
 		return err
 	}
 	t.resume = nil
-	t.Log.Info().Str("run", t.Spec.Run).Str("checkpoint", manifest.Key).Float64("reconstruction", byTrue).
-		Float64("reconstruction_shuffled", byShuffled).Msg("guide published")
+	t.Log.Info().Str("run", t.Spec.Run).Str("checkpoint", manifest.Key).Float64("reconstruction", probe.True).
+		Float64("reconstruction_shuffled", probe.Shuffled).Float64("distance", probe.Distance).Msg("guide published")
+	if wrong := probe.Collapsed(); wrong != "" {
+		t.Log.Warn().Str("run", t.Spec.Run).Msg("the guide's distances mean little: " + wrong)
+	}
 	return t.publishEvent(ctx, manifest)
 }
 
@@ -167,8 +178,8 @@ func (t *Trainer) newGuide(ctx context.Context) (_ *trainedGuide, err error) {
 		return nil, errors.Join(err, encoder.Close(ctx))
 	}
 	g.model, err = guide.New(ctx, encoder, decoder, guide.Config{
-		LatentDim: spec.LatentDim, Pooling: spec.Pooling, Injection: spec.Injection, PrefixTokens: spec.PrefixTokens, WordDropout: spec.WordDropout,
-		Reduction: spec.Reduction,
+		LatentDim: spec.LatentDim, Pooling: spec.Pooling, Injection: spec.Injection, PrefixTokens: spec.PrefixTokens,
+		WordDropout: spec.WordDropout, Reduction: spec.Reduction,
 	}, schemas.SubSeed(t.Spec.Seed, "guide", 0))
 	if err != nil {
 		return nil, errors.Join(err, encoder.Close(ctx), decoder.Close(ctx))
@@ -233,26 +244,4 @@ func (g *trainedGuide) task(messages []events.Message, spec schemas.Spec) (*guid
 		out.chosen, out.rejected = append(out.chosen, chosen), append(out.rejected, rejected)
 	}
 	return out, nil
-}
-
-// reconstruction is the mean loss of up to 256 examples by their true latents and by those of their neighbours.
-func (t *guideTask) reconstruction(ctx context.Context, engine *tensor.Engine) (byTrue, byShuffled float64, err error) {
-	rows := t.rejected[:min(len(t.rejected), 256)]
-	const part = 32
-	for at := 0; at < len(rows); at += part {
-		batch := rows[at:min(at+part, len(rows))]
-		err := engine.Do(ctx, func(s *tensor.Scope) error {
-			return s.NoGrad(func(s *tensor.Scope) error {
-				a, b := t.guide.ShuffledLoss(s, batch, models.PadFor(batch, t.step, t.most))
-				byTrue += a.Sum().Item()
-				byShuffled += b.Sum().Item()
-				return s.Err()
-			})
-		})
-		if err != nil {
-			return 0, 0, fmt.Errorf("trainer: reconstruction by the guide: %w", err)
-		}
-	}
-	n := float64(len(rows))
-	return byTrue / n, byShuffled / n, nil
 }

@@ -28,6 +28,8 @@ type Record struct {
 	ResponseTokens int `json:"response_tokens"`
 	// Pairs is absent for objectives without pairs.
 	Pairs *PairRecord `json:"pairs,omitempty"`
+	// Guide is what a look at the guide showed after this step; absent for most steps.
+	Guide *Probe `json:"guide,omitempty"`
 }
 
 // PairRecord are the means over a step's pairs.

@@ -221,12 +221,12 @@ func TestReconstruction(t *testing.T) {
 	g := newGuideModel(t, engine, guide.ReduceMean)
 	rows := examples(4, 1)
 	one := &guideTask{guide: g, chosen: rows, rejected: rows, step: 16, most: 126}
-	byTrue, byShuffled, err := one.reconstruction(context.Background(), engine)
+	byTrue, byShuffled, err := one.reconstruction(context.Background(), engine, 4)
 	if err != nil {
 		t.Fatal(err)
 	}
 	many := slices.Repeat(rows, 20) // more than one part of 32
-	again, shuffledAgain, err := (&guideTask{guide: g, chosen: many, rejected: many, step: 16, most: 126}).reconstruction(t.Context(), engine)
+	again, shuffledAgain, err := (&guideTask{guide: g, chosen: many, rejected: many, step: 16, most: 126}).reconstruction(t.Context(), engine, len(many))
 	if err != nil {
 		t.Fatal(err)
 	}

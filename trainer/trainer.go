@@ -31,6 +31,8 @@ type Config struct {
 	Holder string
 	// Hints is a subject on which the store says that it was written to, see streams.Conn.OnHint; empty for none.
 	Hints string
+	// GuideOnly ends the run when its guide is published; it goes on as any other run afterwards.
+	GuideOnly bool
 	// Metrics is the folder for metrics.jsonl and TensorBoard's files; empty for none.
 	Metrics string
 	Meter   Meter
@@ -139,6 +141,9 @@ func (t *Trainer) Run(ctx context.Context) (err error) {
 		if err := t.trainGuide(ctx); err != nil {
 			return err
 		}
+	}
+	if t.GuideOnly {
+		return nil
 	}
 	for int(t.base.Iteration) < t.Spec.Iterations {
 		if err := t.iterate(ctx, t.base.Iteration); err != nil {
@@ -281,6 +286,9 @@ func (t *Trainer) showStep(work string, p *phase) func(done, total int, last *Re
 		}
 		if last != nil && last.Pairs != nil {
 			notes = append(notes, Note{"margin", last.Pairs.Margin})
+		}
+		if last != nil && last.Guide != nil {
+			notes = append(notes, Note{"gap", last.Guide.Gap()}, Note{"distance", last.Guide.Distance})
 		}
 		t.Meter.Progress(work, done, total, "steps", notes...)
 	}
