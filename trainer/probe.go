@@ -178,20 +178,16 @@ func (t *guideTask) watch(
 	ctx context.Context, engine *tensor.Engine, p *phase, show func(done, total int, last *Record), failed *error,
 ) func(done, total int, last *Record) {
 	const times = 5
-	var newest *Probe
 	return func(done, total int, last *Record) {
 		if last != nil && *failed == nil && (done == total || done%max(1, total/times) == 0) {
 			probe, err := t.probe(context.WithoutCancel(ctx), engine, probeWhile)
 			if err != nil {
 				*failed = err
 			} else {
-				probe.Distances, newest = nil, &probe
-				p.records[len(p.records)-1].Guide = newest
+				probe.Distances = nil
+				last = &p.records[len(p.records)-1]
+				last.Guide = &probe
 			}
-		}
-		if last != nil && newest != nil {
-			shown := *last
-			shown.Guide, last = newest, &shown
 		}
 		show(done, total, last)
 	}

@@ -102,6 +102,13 @@ func (r Record) Metrics(beta float64) []checkpoints.Metric {
 			m = append(m, checkpoints.Metric{Name: "kl", Value: *p.KL})
 		}
 	}
+	if g := r.Guide; g != nil {
+		m = append(m,
+			checkpoints.Metric{Name: "guide/reconstruction", Value: g.True},
+			checkpoints.Metric{Name: "guide/reconstruction_shuffled", Value: g.Shuffled},
+			checkpoints.Metric{Name: "guide/distance", Value: g.Distance},
+		)
+	}
 	if r.Tokens > 0 {
 		m = append(m, checkpoints.Metric{Name: "response_token_share", Value: float64(r.ResponseTokens) / float64(r.Tokens)})
 	}

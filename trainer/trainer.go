@@ -274,6 +274,7 @@ func (t *Trainer) iterate(ctx context.Context, i uint32) (err error) {
 
 // showStep is what a phase tells of its steps to meter and curves.
 func (t *Trainer) showStep(work string, p *phase) func(done, total int, last *Record) {
+	var probe *Probe // the newest
 	return func(done, total int, last *Record) {
 		if last == nil {
 			t.curves.begin(p.records, total)
@@ -288,7 +289,10 @@ func (t *Trainer) showStep(work string, p *phase) func(done, total int, last *Re
 			notes = append(notes, Note{"margin", last.Pairs.Margin})
 		}
 		if last != nil && last.Guide != nil {
-			notes = append(notes, Note{"gap", last.Guide.Gap()}, Note{"distance", last.Guide.Distance})
+			probe = last.Guide
+		}
+		if probe != nil {
+			notes = append(notes, Note{"gap", probe.Gap()}, Note{"distance", probe.Distance})
 		}
 		t.Meter.Progress(work, done, total, "steps", notes...)
 	}
