@@ -15,7 +15,8 @@ import (
 // verbs are all commands that do something.
 var verbs = []string{
 	"demo", "up", "worker", "trainer", "status", "runs", "tail", "audit", "report", "deadletters list", "deadletters show",
-	"deadletters redrive", "deadletters drop", "checkpoints list", "checkpoints export", "version",
+	"deadletters redrive", "deadletters drop", "checkpoints list", "checkpoints export", "generate", "score", "reward", "chat",
+	"models inspect", "version",
 }
 
 func TestHelp(t *testing.T) {

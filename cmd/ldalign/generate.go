@@ -20,6 +20,8 @@ type generateCommand struct {
 	Overlong string `help:"A prompt for which the model has no room: cut keeps its last tokens, reject ends the verb." enum:"cut,reject" default:"cut"`
 	Slots    int    `help:"Rows that decode together; 0 is as many as --memory allows, up to 64. It changes no text." default:"0"`
 	Memory   int64  `help:"MiB for keys and values." default:"1024"`
+	Prefill  int    `help:"Tokens of prompts that one step takes at most; a longer prompt goes in parts. It changes no text." default:"256" placeholder:"N"`
+	LogProbs bool   `help:"Write the log-probability of each token too." name:"logprobs"`
 }
 
 // samplingFlags say how tokens are drawn.
@@ -54,7 +56,8 @@ func (generateCommand) Help() string {
 
 A line in is {"id": …, "prompt": "…"} or {"id": …, "messages": [{"role": "user", "content": "…"}]}; max_tokens and seed may
 be given per line. A line out adds response, token_ids, logprob (of the tokens, by the model itself) and finish_reason
-(stop or length). A record's text depends on the record and the settings only: not on the others, nor on --slots.`
+(stop or length); with --logprobs also token_logprobs. A record's text depends on the record and the settings only: not on
+the others, nor on --slots. docs/models.md has the whole of it.`
 }
 
 // want is what a record asks for.
@@ -73,13 +76,13 @@ func (c *generateCommand) Run(ctx context.Context, e *env) (err error) {
 	}
 	defer func() { err = errors.Join(err, o.Close(ctx)) }()
 	options := c.options(o.tokenizer)
+	options.Prefill = c.Prefill
 	most := o.model.Config().MaxLength()
-	if c.MaxTokens < 1 || c.MaxTokens >= most {
-		return fmt.Errorf("%w: --max-tokens is %d, the model takes prompts and responses of %d tokens together",
-			errUsage, c.MaxTokens, most)
+	if err := c.check(most); err != nil {
+		return err
 	}
-	if _, err := tokenizer.NewStopMatcher(c.Stop...); err != nil {
-		return fmt.Errorf("%w: --stop: %w", errUsage, err)
+	if c.Slots < 0 || c.Memory < 1 || c.Prefill < 1 {
+		return fmt.Errorf("%w: --slots %d, --memory %d, --prefill %d", errUsage, c.Slots, c.Memory, c.Prefill)
 	}
 	wants := map[*converted]*want{}
 	cut, tokens := 0, 0
@@ -87,7 +90,8 @@ func (c *generateCommand) Run(ctx context.Context, e *env) (err error) {
 	job := conversion{
 		verb: "generate", unit: "records", input: c.Input, output: c.Out, window: 1024,
 		settings: map[string]any{
-			"verb": "generate", "model": c.Model, "sampling": c.samplingFlags, "template": c.templateFlags, "overlong": c.Overlong,
+			"verb": "generate", "model": o.place.name, "sampling": c.samplingFlags, "template": c.templateFlags, "overlong": c.Overlong,
+			"logprobs": c.LogProbs,
 		},
 		prepare: func(r *converted) error {
 			w, err := c.want(o, r, most)
@@ -123,7 +127,7 @@ func (c *generateCommand) Run(ctx context.Context, e *env) (err error) {
 					if w.cut > 0 {
 						cut++
 					}
-					if err := w.finish(o, records[i], result); err != nil {
+					if err := c.finish(o, w, records[i], result); err != nil {
 						return err
 					}
 					return emit(i)
@@ -203,7 +207,7 @@ func readPrompt(r *converted) (prompt string, messages []tokenizer.Message, err 
 }
 
 // finish puts the response into the record.
-func (w *want) finish(o *offline, r *converted, result decode.Result) error {
+func (c *generateCommand) finish(o *offline, w *want, r *converted, result decode.Result) error {
 	text := w.text
 	if w.stop == nil {
 		text = o.tokenizer.Decode(result.IDs, true)
@@ -217,6 +221,9 @@ func (w *want) finish(o *offline, r *converted, result decode.Result) error {
 	}
 	err := errors.Join(r.set("response", text), r.set("token_ids", result.IDs), r.set("logprob", sum),
 		r.set("finish_reason", result.Reason))
+	if c.LogProbs {
+		err = errors.Join(err, r.set("token_logprobs", result.LogProbs))
+	}
 	if w.cut > 0 {
 		err = errors.Join(err, r.set("cut_prompt_tokens", w.cut))
 	}

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"sync"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -49,6 +50,8 @@ type cli struct {
 	Generate    generateCommand    `cmd:"" help:"Generate responses to prompts in a file."`
 	Score       scoreCommand       `cmd:"" help:"Compute the log-probabilities of responses in a file."`
 	Reward      rewardCommand      `cmd:"" help:"Score responses in a file by a reward model."`
+	Chat        chatCommand        `cmd:"" help:"Talk to a model in the terminal."`
+	Models      modelsCommand      `cmd:"" help:"Look into a model without loading it."`
 	Version     versionCommand     `cmd:"" help:"Print the versions of this build."`
 }
 
@@ -81,7 +84,8 @@ func waitPassively() error {
 
 // run is main with its inputs and outputs as arguments. It returns the exit code.
 func run(args []string, stdout, stderr io.Writer) int {
-	ctx, stop := interruptible(stderr)
+	interrupts := &interrupts{}
+	ctx, stop := interruptible(stderr, interrupts)
 	defer stop()
 	var c cli
 	exited := -1
@@ -102,7 +106,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "ldalign: %v\nSee `ldalign --help`.\n", err)
 		return exitUsage
 	}
-	err = command.Run(&env{dir: c.Dir, cache: c.Cache, json: c.JSON, verbose: c.Verbose, stdout: stdout, stderr: stderr})
+	err = command.Run(&env{
+		dir: c.Dir, cache: c.Cache, json: c.JSON, verbose: c.Verbose, stdout: stdout, stderr: stderr, interrupts: interrupts,
+	})
 	if err != nil {
 		fmt.Fprintln(stderr, "ldalign:", err)
 	}
@@ -131,23 +137,26 @@ var errUsage = errors.New("wrong usage")
 
 // interruptible returns a context that ends at the first Ctrl-C or SIGTERM; the second ends the process at once, which
 // loses nothing either: the next start repeats what was not yet committed.
-func interruptible(stderr io.Writer) (context.Context, func()) {
+func interruptible(stderr io.Writer, who *interrupts) (context.Context, func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)
 	done := make(chan struct{})
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	go func() {
-		select {
-		case <-signals:
-			fmt.Fprintln(stderr, "\nldalign: finishing the step at hand and saving (Ctrl-C again ends at once) ...")
-			cancel()
-		case <-done:
-			return
-		}
-		select {
-		case <-signals:
-			os.Exit(exitInterrupted)
-		case <-done:
+		for {
+			select {
+			case s := <-signals:
+				if s == os.Interrupt && who.handle() {
+					continue
+				}
+				if ctx.Err() != nil {
+					os.Exit(exitInterrupted)
+				}
+				fmt.Fprintln(stderr, "\nldalign: finishing the step at hand and saving (Ctrl-C again ends at once) ...")
+				cancel()
+			case <-done:
+				return
+			}
 		}
 	}()
 	return ctx, func() {
@@ -155,6 +164,34 @@ func interruptible(stderr io.Writer) (context.Context, func()) {
 		close(done)
 		cancel()
 	}
+}
+
+// interrupts is where a verb may take Ctrl-C for something else than the end of the program.
+type interrupts struct {
+	mu sync.Mutex
+	do func()
+}
+
+// take has do called at Ctrl-C until release.
+func (i *interrupts) take(do func()) (release func()) {
+	set := func(f func()) {
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		i.do = f
+	}
+	set(do)
+	return func() { set(nil) }
+}
+
+// handle tells whether somebody took it.
+func (i *interrupts) handle() bool {
+	i.mu.Lock()
+	do := i.do
+	i.mu.Unlock()
+	if do != nil {
+		do()
+	}
+	return do != nil
 }
 
 // env is what every verb gets.
@@ -166,6 +203,7 @@ type env struct {
 	cache          string
 	json, verbose  bool
 	stdout, stderr io.Writer
+	interrupts     *interrupts
 }
 
 // reportDir is where a run's report goes.

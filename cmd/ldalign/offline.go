@@ -16,7 +16,7 @@ import (
 	"github.com/ldalign/ldalign/ops/progress"
 )
 
-// The offline verbs (generate, score, chat) use the code of the stages on files instead of streams.
+// The offline verbs (generate, score, reward, chat) use the code of the stages on files instead of streams.
 
 // computeFlags say where a verb computes.
 type computeFlags struct {
@@ -40,7 +40,7 @@ type templateFlags struct {
 
 // offline is a model that is ready to generate and score.
 type offline struct {
-	dir       string
+	place     modelPlace
 	engine    *tensor.Engine
 	model     *models.Model
 	tokenizer *tokenizer.Tokenizer
@@ -51,20 +51,28 @@ type offline struct {
 // load opens the model of the flags, packed where it can be.
 func (e *env) load(ctx context.Context, f modelFlags, t templateFlags) (_ *offline, err error) {
 	o := &offline{system: t.System}
-	if o.dir, err = e.modelFolder(ctx, f.Model, f.serverFlags); err != nil {
+	if o.place, err = e.findModel(ctx, f.Model, f.serverFlags); err != nil {
 		return nil, err
+	}
+	dir := o.place.dir
+	cfg, err := models.ReadConfig(os.DirFS(dir)) // told before all else
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", dir, err)
 	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, o.Close(ctx))
 		}
 	}()
-	if o.tokenizer, err = tokenizer.Load(o.dir); err != nil {
-		return nil, fmt.Errorf("%s: %w", o.dir, err)
+	if o.tokenizer, err = tokenizer.Load(dir); err != nil {
+		return nil, err
+	}
+	if err := sameVocabulary(dir, o.tokenizer, cfg.Vocab); err != nil {
+		return nil, err
 	}
 	if o.chat = t.Chat || (!t.Raw && o.tokenizer.HasTemplate()); o.chat {
 		if _, err := tokenizer.NewFormat(o.tokenizer, tokenizer.FormatOptions{Template: "chat", System: t.System}); err != nil {
-			return nil, fmt.Errorf("%s: %w (--raw does without a template)", o.dir, err)
+			return nil, fmt.Errorf("%s: %w (--raw does without a template)", dir, err)
 		}
 	}
 	if o.system != "" && !o.chat {
@@ -73,8 +81,17 @@ func (e *env) load(ctx context.Context, f modelFlags, t templateFlags) (_ *offli
 	if o.engine, err = f.engine(); err != nil {
 		return nil, err
 	}
-	o.model, err = models.Load(ctx, o.engine, o.dir, models.Options{Packed: true})
+	o.model, err = models.Load(ctx, o.engine, dir, models.Options{Packed: true})
 	return o, err
+}
+
+// sameVocabulary tells of a tokenizer with ids that the model does not have.
+func sameVocabulary(dir string, t *tokenizer.Tokenizer, have int) error {
+	if got := t.Vocab(); got > have {
+		return fmt.Errorf("%s: the tokenizer has ids up to %d, the model's vocabulary %d tokens: they do not belong together",
+			dir, got-1, have)
+	}
+	return nil
 }
 
 func (f computeFlags) engine() (*tensor.Engine, error) {
@@ -190,6 +207,9 @@ func (e *env) convert(ctx context.Context, c conversion) (done, before int, err 
 			}
 		}
 		if errors.Is(more, io.EOF) {
+			if len(in.seen) == 0 {
+				return 0, before, fmt.Errorf("%s holds no records", in.name)
+			}
 			return done, before, nil
 		}
 		if more != nil {

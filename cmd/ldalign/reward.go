@@ -33,7 +33,7 @@ The model is a DeBERTa-v2 or -v3 for sequence classification with its tokenizer,
 A line in is {"id": …, "prompt": "…", "response": "…"}; a line out adds reward (higher is better), tokens and truncated. A
 line in with "chosen" and "rejected" gets reward_chosen, reward_rejected and margin, their difference. A bad line is told by
 file, line and key, and ends the verb behind the lines before it. Ctrl-C ends it behind the batch at hand; with --out the
-same command goes on there. docs/reward.md has the whole of it.`
+same command goes on there. docs/models.md has the whole of it.`
 }
 
 func (c *rewardCommand) Run(ctx context.Context, e *env) (err error) {
@@ -51,7 +51,7 @@ func (c *rewardCommand) Run(ctx context.Context, e *env) (err error) {
 	job := conversion{
 		verb: "reward", unit: "records", input: c.Input, output: c.Out, window: 128,
 		settings: map[string]any{
-			"verb": "reward", "model": c.Model, "max_tokens": c.MaxTokens, "label": c.Label, "batch": c.Batch,
+			"verb": "reward", "model": m.name, "max_tokens": c.MaxTokens, "label": c.Label, "batch": c.Batch,
 		},
 		prepare: work.prepare, work: work.work,
 	}
@@ -94,6 +94,7 @@ func (c *rewardCommand) check(m *rewardModel) error {
 
 // rewardModel is a reward model with its tokenizer.
 type rewardModel struct {
+	name      string // see modelPlace
 	closers   []func(context.Context) error
 	tokenizer *tokenizer.Tokenizer
 	pairs     *tokenizer.Pairs
@@ -101,14 +102,15 @@ type rewardModel struct {
 }
 
 func (e *env) loadReward(ctx context.Context, f modelFlags) (_ *rewardModel, err error) {
-	dir, err := e.modelFolder(ctx, f.Model, f.serverFlags)
+	place, err := e.findModel(ctx, f.Model, f.serverFlags)
 	if err != nil {
 		return nil, err
 	}
+	dir := place.dir
 	if _, err := reward.ReadConfig(os.DirFS(dir)); err != nil { // told before all else
 		return nil, fmt.Errorf("%s: %w", dir, err)
 	}
-	m := &rewardModel{}
+	m := &rewardModel{name: place.name}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, m.close(ctx))
@@ -130,11 +132,7 @@ func (e *env) loadReward(ctx context.Context, f modelFlags) (_ *rewardModel, err
 		return nil, err
 	}
 	m.closers = append(m.closers, m.model.Close)
-	if got, have := m.tokenizer.Vocab(), m.model.Config().Vocab; got > have {
-		return nil, fmt.Errorf("%s: the tokenizer has ids up to %d, the model's vocabulary %d tokens: they do not belong together",
-			dir, got-1, have)
-	}
-	return m, nil
+	return m, sameVocabulary(dir, m.tokenizer, m.model.Config().Vocab)
 }
 
 // close closes everything in the reverse order of opening.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -51,7 +52,7 @@ func (c *scoreCommand) Run(ctx context.Context, e *env) (err error) {
 	var took time.Duration
 	job := conversion{
 		verb: "score", unit: "records", input: c.Input, output: c.Out, window: 512,
-		settings: map[string]any{"verb": "score", "model": c.Model, "template": c.templateFlags, "overlong": c.Overlong},
+		settings: map[string]any{"verb": "score", "model": o.place.name, "template": c.templateFlags, "overlong": c.Overlong},
 		prepare: func(r *converted) error {
 			prompt, err := r.text("prompt")
 			if err != nil {
@@ -95,9 +96,12 @@ func (c *scoreCommand) Run(ctx context.Context, e *env) (err error) {
 			for i, r := range records {
 				tokens += len(logprobs[i])
 				read += len(list[i].IDs)
+				if math.IsNaN(sums[i]) || math.IsInf(sums[i], 0) {
+					return fmt.Errorf("%s:%d: %w", r.File, r.Number, errNotFinite)
+				}
 				err := errors.Join(r.set("logprob", sums[i]), r.set("tokens", len(logprobs[i])), r.set("token_logprobs", logprobs[i]))
 				if err != nil {
-					return fmt.Errorf("%s:%d: %w (%w)", r.File, r.Number, errNotFinite, err)
+					return err
 				}
 				if err := emit(i); err != nil {
 					return err

@@ -1,0 +1,387 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/reward"
+	"github.com/ldalign/ldalign/models/safetensors"
+	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/models/tokenizer"
+)
+
+type modelsCommand struct {
+	Inspect modelsInspectCommand `cmd:"" help:"Show what a model is, what memory it takes, and what would be refused."`
+}
+
+type modelsInspectCommand struct {
+	Model  string `arg:"" help:"A folder, RUN@ITERATION (RUN@ is the newest), or a Hugging Face id (ORG/NAME or ORG/NAME@REVISION)."`
+	Length int    `help:"Tokens of prompt and response that the memory of a row is told for; 0 is 1024, or the context where that is shorter." default:"0" placeholder:"N"`
+	Rank   int    `help:"Rank of the adapter whose training is told." default:"16" placeholder:"R"`
+	serverFlags
+}
+
+func (modelsInspectCommand) Help() string {
+	return `Example:
+
+    ldalign models inspect ./smollm2
+    ldalign models inspect --json my-run@3
+
+It reads the configuration, the tokenizer and the headers of the weights, and no weight. Memory is that of what has a fixed
+size: weights, keys and values, gradients and the optimizer's state in float32. Activations come on top in training; they
+grow with the tokens of a micro-batch. The exit code is 1 when something would be refused.`
+}
+
+// inspection is what models inspect tells. What the folder does not say is left out.
+type inspection struct {
+	Model        string              `json:"model"`
+	Folder       string              `json:"folder"`
+	Family       string              `json:"family,omitempty"`
+	Parameters   int64               `json:"parameters,omitempty"`
+	Tensors      int                 `json:"tensors,omitempty"`
+	DTypes       map[string]int64    `json:"dtypes,omitempty"` // numbers of each
+	WeightsBytes int64               `json:"weights_bytes,omitempty"`
+	Shape        *inspectedShape     `json:"shape,omitempty"`
+	Context      int                 `json:"context,omitempty"`
+	Labels       int                 `json:"labels,omitempty"` // outputs of a reward model
+	Tokenizer    *inspectedTokenizer `json:"tokenizer,omitempty"`
+	Memory       *inspectedMemory    `json:"memory,omitempty"`
+	Refused      []string            `json:"refused"`
+}
+
+type inspectedShape struct {
+	Vocabulary   int  `json:"vocabulary"`
+	Layers       int  `json:"layers"`
+	Hidden       int  `json:"hidden"`
+	Heads        int  `json:"heads"`
+	KVHeads      int  `json:"kv_heads,omitempty"`
+	HeadDim      int  `json:"head_dim"`
+	Intermediate int  `json:"intermediate"`
+	TiedHead     bool `json:"tied_head"`
+}
+
+type inspectedTokenizer struct {
+	Vocabulary int              `json:"vocabulary"`
+	Special    []inspectedToken `json:"special"`
+	// Added are the tokens that stand before and behind a text that goes in as it is.
+	AddedBefore []string `json:"added_before"`
+	AddedBehind []string `json:"added_behind"`
+	HasTemplate bool     `json:"has_template"`
+	// Example is a conversation as the chat template writes it, up to where the answer begins.
+	Example string `json:"example,omitempty"`
+}
+
+type inspectedToken struct {
+	Role string `json:"role"` // bos, eos or pad
+	ID   int64  `json:"id"`
+	Text string `json:"text"`
+}
+
+// inspectedMemory is in bytes.
+type inspectedMemory struct {
+	Length     int              `json:"length"` // tokens of a row
+	Generating []inspectedSlots `json:"generating"`
+	Scoring    int64            `json:"scoring"`
+	AdamW      int64            `json:"train_adamw"`
+	RMSprop    int64            `json:"train_rmsprop"`
+	LoRA       int64            `json:"train_lora"`
+	LoRARank   int              `json:"lora_rank"`
+	LoRASize   int64            `json:"lora_parameters"`
+}
+
+type inspectedSlots struct {
+	Slots int   `json:"slots"`
+	Bytes int64 `json:"bytes"`
+}
+
+func (c *modelsInspectCommand) Run(ctx context.Context, e *env) error {
+	if c.Length < 0 || c.Rank < 1 {
+		return fmt.Errorf("%w: --length is %d and --rank %d", errUsage, c.Length, c.Rank)
+	}
+	place, err := e.findModel(ctx, c.Model, c.serverFlags)
+	if err != nil {
+		return err
+	}
+	in := &inspection{Model: place.name, Folder: place.dir, Refused: []string{}}
+	in.read(place.dir, c.Length, c.Rank)
+	if e.json {
+		line, err := compact(in)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(e.stdout, line)
+	} else {
+		fmt.Fprint(e.stdout, in.text())
+	}
+	if n := len(in.Refused); n > 0 {
+		return fmt.Errorf("%s: %d of what is there would be refused", place.name, n)
+	}
+	return nil
+}
+
+// refuse notes what an error says, in one line.
+func (in *inspection) refuse(what string, err error) {
+	if err != nil {
+		in.Refused = append(in.Refused, what+": "+strings.Join(strings.Fields(err.Error()), " "))
+	}
+}
+
+func (in *inspection) read(dir string, length, rank int) {
+	var head struct {
+		ModelType string `json:"model_type"`
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "config.json"))
+	if err == nil {
+		err = json.Unmarshal(text, &head)
+	}
+	if err != nil {
+		in.refuse("config.json", err)
+		return
+	}
+	in.Family = head.ModelType
+	files, err := safetensors.OpenModel(dir)
+	in.refuse("weights", err)
+	if err == nil {
+		defer files.Close()
+		in.count(files)
+	}
+	vocabulary := 0
+	if head.ModelType == "deberta-v2" {
+		vocabulary = in.rewardModel(dir)
+	} else {
+		cfg, err := models.ReadConfig(os.DirFS(dir))
+		in.refuse("config.json", err)
+		if err == nil {
+			vocabulary = cfg.Vocab
+			in.languageModel(cfg, files, length, rank)
+		}
+	}
+	in.tokenizer(dir, vocabulary, head.ModelType != "deberta-v2")
+}
+
+// count adds up what the files hold.
+func (in *inspection) count(files *safetensors.Model) {
+	in.DTypes = map[string]int64{}
+	for _, info := range files.Tensors() {
+		bytes, err := info.Bytes()
+		if err != nil {
+			in.refuse("weights", err)
+			continue
+		}
+		in.Tensors++
+		in.WeightsBytes += bytes
+		in.DTypes[string(info.DType)] += bytes / max(info.DType.Size(), 1)
+	}
+	for _, n := range in.DTypes {
+		in.Parameters += n
+	}
+}
+
+func (in *inspection) rewardModel(dir string) (vocabulary int) {
+	cfg, err := reward.ReadConfig(os.DirFS(dir))
+	in.refuse("config.json", err)
+	if err != nil {
+		return 0
+	}
+	in.Labels, in.Context = cfg.Labels, cfg.MaxLength()
+	in.Shape = &inspectedShape{
+		Vocabulary: cfg.Vocab, Layers: cfg.Layers, Hidden: cfg.Hidden, Heads: cfg.Heads, HeadDim: cfg.Hidden / cfg.Heads,
+		Intermediate: cfg.Intermediate,
+	}
+	return cfg.Vocab
+}
+
+// decodeBurst is the tokens of a prompt that a step of decoding takes.
+const decodeBurst = 256
+
+func (in *inspection) languageModel(cfg models.Config, files *safetensors.Model, length, rank int) {
+	in.Context = cfg.MaxLength()
+	in.Shape = &inspectedShape{
+		Vocabulary: cfg.Vocab, Layers: cfg.Layers, Hidden: cfg.Hidden, Heads: cfg.Heads, KVHeads: cfg.KVHeads,
+		HeadDim: cfg.HeadDim, Intermediate: cfg.Intermediate, TiedHead: cfg.TieEmbeddings,
+	}
+	if files == nil {
+		return
+	}
+	packed, err := cfg.PackedBytes(files)
+	if err != nil {
+		in.refuse("weights", err)
+		return
+	}
+	in.Parameters = cfg.Parameters() // a tied head may lie in the file twice
+	if length == 0 {
+		length = 1024
+	}
+	m := &inspectedMemory{Length: min(length, in.Context), LoRARank: rank}
+	cache := func(slots int) int64 {
+		size := models.CacheOptions{Slots: slots, Length: m.Length, Burst: min(decodeBurst, m.Length)}
+		return packed + cfg.CacheBytes(tensor.Float32, size) + int64(slots)*int64(cfg.Vocab)*4
+	}
+	for _, slots := range []int{1, 8, 32} {
+		m.Generating = append(m.Generating, inspectedSlots{slots, cache(slots)})
+	}
+	m.Scoring = cache(1)
+	m.AdamW, m.RMSprop = 16*in.Parameters, 12*in.Parameters
+	lora := models.LoRA{Rank: rank, Alpha: float64(rank), Targets: models.Modules{Pattern: models.AllLinear}}
+	m.LoRASize, err = lora.Parameters(cfg)
+	in.refuse("adapter", err)
+	m.LoRA = 4*in.Parameters + 16*m.LoRASize
+	in.Memory = m
+}
+
+func (in *inspection) tokenizer(dir string, vocabulary int, chats bool) {
+	t, err := tokenizer.Load(dir)
+	if err != nil {
+		in.refuse("tokenizer", err)
+		return
+	}
+	defer func() { in.refuse("tokenizer", t.Close()) }()
+	if vocabulary > 0 {
+		in.refuse("tokenizer", sameVocabulary(dir, t, vocabulary))
+	}
+	text := func(id int64) string { return t.Decode([]int64{id}, false) }
+	out := &inspectedTokenizer{
+		Vocabulary: t.Vocab(), HasTemplate: t.HasTemplate(), Special: []inspectedToken{}, AddedBefore: []string{},
+		AddedBehind: []string{},
+	}
+	if id, ok := t.BOS(); ok {
+		out.Special = append(out.Special, inspectedToken{"bos", id, text(id)})
+	}
+	for _, id := range t.EOS() {
+		out.Special = append(out.Special, inspectedToken{"eos", id, text(id)})
+	}
+	out.Special = append(out.Special, inspectedToken{"pad", t.PAD(), text(t.PAD())})
+	bare, err := t.Encode("a", false)
+	whole, err2 := t.Encode("a", true)
+	in.refuse("tokenizer", errors.Join(err, err2))
+	if at := findIDs(whole, bare); at >= 0 {
+		for _, id := range whole[:at] {
+			out.AddedBefore = append(out.AddedBefore, text(id))
+		}
+		for _, id := range whole[at+len(bare):] {
+			out.AddedBehind = append(out.AddedBehind, text(id))
+		}
+	}
+	in.Tokenizer = out
+	if !chats || !t.HasTemplate() {
+		return
+	}
+	out.Example, err = t.Render([]tokenizer.Message{{Role: "user", Content: "Hello"}}, true)
+	if err != nil {
+		in.refuse("chat template (--raw does without)", err)
+		return
+	}
+	format, err := tokenizer.NewFormat(t, tokenizer.FormatOptions{Template: "chat"})
+	if err == nil {
+		_, _, err = format.Pair("Hello", "Hi")
+	}
+	in.refuse("chat template, for training and scoring", err)
+}
+
+// text is the inspection for people.
+func (in *inspection) text() string {
+	var b strings.Builder
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(&b, "%-16s", name)
+		fmt.Fprintf(&b, format, args...)
+		b.WriteByte('\n')
+	}
+	line("model", "%s", in.Model)
+	if in.Folder != in.Model {
+		line("folder", "%s", in.Folder)
+	}
+	if in.Family != "" {
+		line("family", "%s", in.Family)
+	}
+	if in.Tensors > 0 {
+		line("parameters", "%s in %d tensors", numbers(in.Parameters), in.Tensors)
+		types := make([]string, 0, len(in.DTypes))
+		for name := range in.DTypes {
+			types = append(types, name)
+		}
+		slices.Sort(types)
+		line("weights", "%s, %s", strings.Join(types, " and "), size(in.WeightsBytes))
+	}
+	if s := in.Shape; s != nil {
+		heads := fmt.Sprintf("%d heads of %d", s.Heads, s.HeadDim)
+		if s.KVHeads > 0 && s.KVHeads != s.Heads {
+			heads += fmt.Sprintf(" (%d of keys and values)", s.KVHeads)
+		}
+		line("shape", "%d layers, hidden %d, %s, feed-forward %d", s.Layers, s.Hidden, heads, s.Intermediate)
+		head := ""
+		if s.TiedHead {
+			head = ", tied to the output head"
+		}
+		line("vocabulary", "%d%s", s.Vocabulary, head)
+		line("context", "%d tokens", in.Context)
+	}
+	if in.Labels > 0 {
+		line("outputs", "%d (a reward model: `ldalign reward`)", in.Labels)
+	}
+	if t := in.Tokenizer; t != nil {
+		line("tokenizer", "%d tokens", t.Vocabulary)
+		for _, s := range t.Special {
+			line("  "+s.Role, "%d %s", s.ID, s.Text)
+		}
+		line("  plain text", "%s", added(t))
+		switch {
+		case t.Example != "":
+			line("chat template", "writes:")
+			for part := range strings.SplitSeq(strings.TrimSuffix(t.Example, "\n"), "\n") {
+				fmt.Fprintf(&b, "    %s\n", part)
+			}
+		case !t.HasTemplate:
+			line("chat template", "none: prompts go in as they are")
+		}
+	}
+	if m := in.Memory; m != nil {
+		var slots []string
+		for _, s := range m.Generating {
+			slots = append(slots, fmt.Sprintf("%s at %d", size(s.Bytes), s.Slots))
+		}
+		line("memory", "besides about 0.2 GB of the program and libtorch")
+		line("  generating", "%s slots, rows of %d tokens", strings.Join(slots, ", "), m.Length)
+		line("  scoring", "%s", size(m.Scoring))
+		line("  training", "%s by AdamW, %s by RMSprop, and activations", size(m.AdamW), size(m.RMSprop))
+		line("  adapter", "%s by AdamW at rank %d (%s parameters), and activations", size(m.LoRA), m.LoRARank,
+			numbers(m.LoRASize))
+	}
+	if len(in.Refused) == 0 {
+		line("refused", "nothing")
+	}
+	for _, r := range in.Refused {
+		line("refused", "%s", r)
+	}
+	return b.String()
+}
+
+// added says which tokens the tokenizer puts around a text.
+func added(t *inspectedTokenizer) string {
+	if len(t.AddedBefore)+len(t.AddedBehind) == 0 {
+		return "nothing is added"
+	}
+	return strings.Join(slices.Concat(t.AddedBefore, []string{"text"}, t.AddedBehind), " ")
+}
+
+// numbers is how many numbers, for people.
+func numbers(n int64) string {
+	if n < 1e6 {
+		return fmt.Sprint(n)
+	}
+	return fmt.Sprintf("%.1f M", float64(n)/1e6)
+}
+
+// size is a number of bytes for people.
+func size(bytes int64) string {
+	if bytes >= 1e9 {
+		return fmt.Sprintf("%.2f GB", float64(bytes)/1e9)
+	}
+	return fmt.Sprintf("%.1f MB", float64(bytes)/1e6)
+}
