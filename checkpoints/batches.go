@@ -15,7 +15,8 @@ import (
 //
 // It is JSON lines of three kinds:
 //
-//	{"pair":ID}                          a pair that is trained on; pairs count from 0 in the order of their lines
+//	{"pair":ID}                          a pair that is trained on; pairs count from 0 in the order of their lines. With
+//	                                     "earlier":true it is of the iteration before, and trained once more
 //	{"skipped":ID,"reason":REASON}       a pair that was read from the log and is not trained on
 //	{"step":N,"epoch":E,"pairs":[4,0,7]} an optimizer step, with the numbers of its pairs, each from a line above it
 //
@@ -32,6 +33,8 @@ var ErrBatches = errors.New("checkpoints: bad record of batches")
 type Batches struct {
 	// Pairs are the ids of all pairs that are trained on; steps count in it.
 	Pairs []string
+	// Earlier is how many of Pairs, at its end, are of the iteration before and trained once more.
+	Earlier int
 	// Skipped are the pairs that were read and are not trained on.
 	Skipped []Skipped
 	Steps   []Batch
@@ -137,6 +140,7 @@ func (b Batches) Verify(complete bool) error {
 // batchLine is one line of the file.
 type batchLine struct {
 	Pair    string `json:"pair,omitempty"`
+	Earlier bool   `json:"earlier,omitempty"`
 	Skipped string `json:"skipped,omitempty"`
 	Reason  string `json:"reason,omitempty"`
 	Step    int    `json:"step,omitempty"`
@@ -149,8 +153,8 @@ func (b Batches) Write(w io.Writer) error {
 	out := bufio.NewWriter(w)
 	encode := json.NewEncoder(out)
 	var lines []batchLine
-	for _, id := range b.Pairs {
-		lines = append(lines, batchLine{Pair: id})
+	for i, id := range b.Pairs {
+		lines = append(lines, batchLine{Pair: id, Earlier: i >= len(b.Pairs)-b.Earlier})
 	}
 	for _, s := range b.Skipped {
 		lines = append(lines, batchLine{Skipped: s.ID, Reason: s.Reason})
@@ -180,7 +184,13 @@ func ReadBatches(data []byte) (Batches, error) {
 		}
 		switch kinds := line; {
 		case kinds.Pair != "" && kinds.Skipped == "" && kinds.Step == 0:
+			if b.Earlier > 0 && !line.Earlier {
+				return b, fmt.Errorf("%w: line %d is a pair of the iteration itself behind those of the one before", ErrBatches, n)
+			}
 			b.Pairs = append(b.Pairs, line.Pair)
+			if line.Earlier {
+				b.Earlier++
+			}
 		case kinds.Skipped != "" && kinds.Pair == "" && kinds.Step == 0:
 			b.Skipped = append(b.Skipped, Skipped{line.Skipped, line.Reason})
 		case kinds.Step > 0 && kinds.Epoch != nil && kinds.Pair == "" && kinds.Skipped == "":

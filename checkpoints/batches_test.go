@@ -21,6 +21,7 @@ func trained(t *rapid.T) checkpoints.Batches {
 	for i := range rapid.IntRange(2, 12).Draw(t, "pairs") {
 		b.Pairs = append(b.Pairs, fmt.Sprint("pair-", i))
 	}
+	b.Earlier = rapid.IntRange(0, len(b.Pairs)).Draw(t, "earlier")
 	for i := range rapid.IntRange(0, 2).Draw(t, "skipped") {
 		b.Skipped = append(b.Skipped, checkpoints.Skipped{ID: fmt.Sprint("skipped-", i), Reason: "too_long"})
 	}

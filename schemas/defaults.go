@@ -12,7 +12,7 @@ func Default() Spec {
 		Data:       DataSpec{MaxPromptTokens: 512, MaxResponseTokens: 256, Overlong: "truncate"},
 		Objective: ObjectiveSpec{
 			Kind: "ldalign", Beta: 0.1, Loss: "sigmoid", Distance: "l2", Normaliser: "per_iteration", Weight: "distance",
-			WeightPower: 1,
+			Reference: "previous", Mix: "current", WeightPower: 1,
 		},
 		Guide: GuideSpec{
 			Encoder: "policy", Decoder: "scratch:2", LatentDim: 32, Pooling: "mean", Injection: "prefix", PrefixTokens: 2,

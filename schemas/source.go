@@ -47,7 +47,7 @@ func reach() map[string]Kind {
 		"model": Prompts,
 		"data":  "", "data.eval": Scored,
 		"data.max_prompt_tokens": Prompts, "data.max_response_tokens": Prompts, "data.overlong": Prompts,
-		"objective": Scored, "objective.distance": Encoded,
+		"objective": Scored, "objective.distance": Encoded, "objective.reference": Prompts,
 		"guide":      Pairs,
 		"generation": Prompts, "generation.samples_per_prompt": "",
 		"optimizer": Scored, "training": Scored, "evaluation": Scored, "compute": Scored, "streams": Scored, "servers": Scored,

@@ -125,6 +125,12 @@ type ObjectiveSpec struct {
 	// Normaliser is per_iteration (S_t: the mean weight stays 1), fixed_first (S_0: weights shrink as the model
 	// improves) or running (the mean over the pairs so far; over the first training.batch pairs for those).
 	Normaliser string `yaml:"normaliser"`
+	// Reference is the policy whose log-probs the objective compares with: previous (the one that the iteration starts
+	// from) or initial (the run's first, in every iteration; the generator then holds both). Not for sft.
+	Reference string `yaml:"reference" absent:"previous"`
+	// Mix is which pairs an iteration trains on: current, or previous for its own and those of the iteration before, as
+	// SPIN does, with the reference's log-probs computed anew and weights over both. Where y' is sampled only.
+	Mix string `yaml:"mix" absent:"current"`
 	// Weight is distance (the paper), one (SPIN on the scored stream) or shuffled (the same weights at random pairs: a
 	// control). Only with kind: ldalign.
 	Weight string `yaml:"weight"`

@@ -169,6 +169,12 @@ func (c *checker) objective(s *Spec) {
 	c.must(o.Distance != "given" || o.Kind == "ldalign" && s.GivenPairs(), "objective.distance",
 		"given is the data's own, which needs objective.kind: ldalign and generation.from: data")
 	c.oneOf("objective.normaliser", o.Normaliser, "per_iteration", "fixed_first", "running")
+	c.oneOf("objective.reference", o.Reference, "previous", "initial")
+	c.oneOf("objective.mix", o.Mix, "current", "previous")
+	c.must(o.Mix == "current" || s.Samples(), "objective.mix",
+		"%s trains on the same pairs in every iteration: there are no others to mix in", o.Kind)
+	c.must(o.Mix == "current" || s.Training.Schedule == "exact", "objective.mix",
+		"needs training.schedule: exact: the weights are over both iterations")
 	c.oneOf("objective.weight", o.Weight, "distance", "one", "shuffled")
 	c.must(o.Weight != "shuffled" || o.Normaliser != "running", "objective.weight",
 		"shuffled deals the weights of a whole iteration, which normaliser: running does not wait for")
@@ -182,6 +188,7 @@ func (c *checker) objective(s *Spec) {
 	}
 	if o.Kind == "sft" {
 		c.must(o.Loss == "sigmoid", "objective.loss", "only with pairs: objective.kind is sft")
+		c.must(o.Reference == "previous", "objective.reference", "only with pairs: objective.kind is sft")
 		c.must(o.LabelSmoothing == 0, "objective.label_smoothing", "only with pairs: objective.kind is sft")
 	}
 }

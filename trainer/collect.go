@@ -149,72 +149,136 @@ func (t *Trainer) tellCut(cut, of int) {
 	}
 }
 
-// pairs makes the task of equation (LD) and the figures of its weights.
+// pairs makes the task of pairs and the figures of their weights.
 func (t *Trainer) pairs(ctx context.Context, messages []events.Message, i uint32, in *intake) error {
+	weights, err := t.reference(ctx, i)
+	if err != nil {
+		return err
+	}
+	reference, err := t.referenceDigest(ctx, weights)
+	if err != nil {
+		return err
+	}
 	out := &pairTask{
 		model: t.model, objective: pairObjective(t.Spec.Objective), step: t.Spec.Generation.Bucket,
 		most: t.model.Config().MaxLength(),
 	}
-	reference, err := t.reference(ctx, i)
+	distances, err := t.take(messages, weights, reference, i, out, in)
 	if err != nil {
 		return err
 	}
-	var distances []float64
+	if t.Spec.Objective.Mix == "previous" && int(i) > t.Spec.FirstIteration() {
+		more, err := t.mixIn(ctx, i, reference, out, in)
+		if err != nil {
+			return err
+		}
+		distances = append(distances, more...)
+	}
+	in.task = out
+	return t.weigh(ctx, distances, i, out, in)
+}
+
+// take adds the pairs of messages to a task, with the weights that must have made them and given their log-probs, and
+// returns their distances; none where pairs have none. A pair with an empty response is left out, logged and counted.
+func (t *Trainer) take(
+	messages []events.Message, weights, reference string, i uint32, out *pairTask, in *intake,
+) (distances []float64, err error) {
 	cut := 0
 	for _, m := range messages {
 		p := pairOf(m)
 		if p == nil {
-			return fmt.Errorf("trainer: a %T cannot be trained on", m)
+			return nil, fmt.Errorf("trainer: a %T cannot be trained on", m)
 		}
-		if scored, is := m.(*events.Scored); is && t.Spec.Objective.Kind == "ldalign" {
-			distances = append(distances, scored.GetDistance())
+		if p.GetWeights() != weights {
+			return nil, fmt.Errorf("trainer: pair %s was made by checkpoint %.12s, but iteration %d starts from %.12s",
+				p.ID(), p.GetWeights(), p.GetIteration(), weights)
 		}
-		if p.GetWeights() != reference {
-			return fmt.Errorf("trainer: pair %s was made by checkpoint %.12s, but iteration %d starts from %.12s: "+
-				"its log-probs are not this iteration's reference", p.ID(), p.GetWeights(), i, reference)
+		if got := p.ReferenceDigest(); got != reference {
+			return nil, fmt.Errorf("trainer: pair %s has log-probs of checkpoint %.12s, but objective.reference: %s is %.12s here: "+
+				"they are no reference for this run", p.ID(), got, t.Spec.Objective.Reference, reference)
+		}
+		if len(p.GetChosenIds()) == 0 || len(p.GetRejectedIds()) == 0 {
+			t.Log.Warn().Str("pair", p.ID()).Msg("a response is empty: the pair is not trained on")
+			in.batches.Skipped = append(in.batches.Skipped, checkpoints.Skipped{ID: p.ID(), Reason: schemas.ReasonEmpty})
+			continue
 		}
 		if p.GetTruncated() > 0 {
 			cut++
 		}
+		if scored, is := m.(*events.Scored); is && t.Spec.Objective.Kind == "ldalign" {
+			distances = append(distances, scored.GetDistance())
+		}
+		in.batches.Pairs = append(in.batches.Pairs, p.ID())
 		out.pairs = append(out.pairs, pair{
 			chosen: models.Join(p.GetPromptIds(), p.GetChosenIds()), rejected: models.Join(p.GetPromptIds(), p.GetRejectedIds()),
-			refChosen: p.GetChosenLogp(), refRejected: p.GetRejectedLogp(), weight: 1, sampled: t.samplesReference(),
-			same: slices.Equal(p.GetChosenIds(), p.GetRejectedIds()),
+			refChosen: p.GetChosenLogp(), refRejected: p.GetRejectedLogp(), weight: 1,
+			sampled: t.fairSamples() && p.GetWeights() == reference && p.GetIteration() == i,
+			same:    slices.Equal(p.GetChosenIds(), p.GetRejectedIds()),
 		})
 	}
-	t.tellCut(cut, len(out.pairs))
-	in.task, in.batches.Pairs = out, ids(messages)
-	if len(distances) == 0 {
-		return nil
+	if len(out.pairs) == 0 {
+		return nil, fmt.Errorf("trainer: all %d pairs of iteration %d have an empty response", len(messages), i)
 	}
-	first, err := t.firstNormaliser(ctx, i)
-	if err != nil {
-		return err
-	}
-	w, normaliser, err := Weights(distances, t.Spec, i, first)
-	if err != nil {
-		return err
-	}
+	t.tellCut(cut, len(messages))
+	return distances, nil
+}
+
+// weigh gives the pairs of iteration i the weights of their distances; without distances these are 1.
+func (t *Trainer) weigh(ctx context.Context, distances []float64, i uint32, out *pairTask, in *intake) error {
 	identical := 0
-	for k := range out.pairs {
-		out.pairs[k].weight, out.pairs[k].distance = w[k], distances[k]
-		if out.pairs[k].same {
+	w := make([]float64, len(out.pairs))
+	for k, p := range out.pairs {
+		w[k] = p.weight
+		if p.same {
 			identical++
 		}
 	}
-	in.metrics = []checkpoints.Metric{
-		{Name: normaliserMetric, Value: normaliser},
-		{Name: "weight_max", Value: slices.Max(w)},
-		{Name: "effective_sample_size", Value: EffectiveSampleSize(w)},
-		{Name: "identical_share", Value: float64(identical) / float64(len(w))},
-		{Name: "pairs", Value: float64(len(w))},
+	if len(distances) > 0 {
+		first, err := t.firstNormaliser(ctx, i)
+		if err != nil {
+			return err
+		}
+		var normaliser float64
+		if w, normaliser, err = Weights(distances, t.Spec, i, first); err != nil {
+			return err
+		}
+		for k := range out.pairs {
+			out.pairs[k].weight, out.pairs[k].distance = w[k], distances[k]
+		}
+		in.metrics = append(in.metrics, checkpoints.Metric{Name: normaliserMetric, Value: normaliser})
+	}
+	in.metrics = append(in.metrics,
+		checkpoints.Metric{Name: "weight_max", Value: slices.Max(w)},
+		checkpoints.Metric{Name: "effective_sample_size", Value: EffectiveSampleSize(w)},
+		checkpoints.Metric{Name: "identical_share", Value: float64(identical) / float64(len(w))},
+		checkpoints.Metric{Name: "pairs", Value: float64(len(w))},
+	)
+	if in.batches.Earlier > 0 {
+		in.metrics = append(in.metrics, checkpoints.Metric{Name: "earlier_pairs", Value: float64(in.batches.Earlier)})
+	}
+	if n := len(in.batches.Skipped); n > 0 {
+		in.metrics = append(in.metrics, checkpoints.Metric{Name: "refused", Value: float64(n)})
 	}
 	return nil
 }
 
-// samplesReference tells whether y' is a fair sample of the reference policy, as an estimate of KL(ref || p) needs it.
-func (t *Trainer) samplesReference() bool {
-	return t.Spec.Objective.Kind != "dpo" && t.Spec.Generation.Temperature == 1 && t.Spec.Generation.TopP == 1
+// referenceDigest is the manifest digest of the weights that must have given the log-probs of an iteration's pairs, given that
+// of those which made the pairs.
+func (t *Trainer) referenceDigest(ctx context.Context, weights string) (string, error) {
+	if t.Spec.Objective.Reference != "initial" {
+		return weights, nil
+	}
+	if _, replayed := Feed(t.Spec, schemas.Pairs); replayed {
+		first, err := Origin(ctx, t.Streams, t.Checkpoints, t.Spec.Source.Run, 0)
+		return first.Digest, err
+	}
+	first, err := t.Checkpoints.Policy(ctx, t.Spec.Run, uint32(t.Spec.FirstIteration()))
+	return first.Digest, err
+}
+
+// fairSamples tells whether y' is sampled as the policy's distribution has it, as an estimate of KL(ref || p) needs it.
+func (t *Trainer) fairSamples() bool {
+	return t.Spec.Samples() && t.Spec.Generation.Temperature == 1 && t.Spec.Generation.TopP == 1
 }
 
 // pairOf is the pair that a message is or holds; nil when it holds none.

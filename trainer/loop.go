@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/models/tensor"
@@ -198,12 +199,16 @@ func (p *phase) pending(batch []int) []string {
 // step is one optimizer step: forward and backward in micro-batches, clip, update.
 func (p *phase) step(ctx context.Context, engine *tensor.Engine, batch []int, step int, record *Record) error {
 	var sum PairStats
+	suspects := batch // of a loss that is not finite
 	for at := 0; at < len(batch); at += p.micro {
 		part := batch[at:min(at+p.micro, len(batch))]
 		err := engine.Do(ctx, func(s *tensor.Scope) error {
 			got, err := p.task.accumulate(s, part, batch, step)
 			if err != nil {
 				return err
+			}
+			if finite(record.Loss) && !finite(got.loss) {
+				suspects = part
 			}
 			record.Loss += got.loss
 			record.Tokens += got.tokens
@@ -232,8 +237,8 @@ func (p *phase) step(ctx context.Context, engine *tensor.Engine, batch []int, st
 			}
 			record.GradNorm = norm
 			if !finite(record.Loss) || !finite(norm) {
-				return fmt.Errorf("loss %v, gradient norm %v: not finite; the weights are as before this step "+
-					"(lower optimizer.lr or objective.beta, or set optimizer.clip)", record.Loss, norm)
+				return fmt.Errorf("loss %v, gradient norm %v: not finite over %s; the weights are as before this step "+
+					"(look at these, lower optimizer.lr or objective.beta, or set optimizer.clip)", record.Loss, norm, p.named(suspects))
 			}
 			if err := p.optimizer.Step(s, p.tensors, grads, record.LR); err != nil {
 				return err
@@ -244,6 +249,24 @@ func (p *phase) step(ctx context.Context, engine *tensor.Engine, batch []int, st
 			return s.Err()
 		})
 	})
+}
+
+// named lists the ids of examples, up to 8.
+func (p *phase) named(examples []int) string {
+	const most = 8
+	var names []string
+	for _, i := range examples[:min(len(examples), most)] {
+		name := fmt.Sprint("number ", i)
+		if i < len(p.batches.Pairs) {
+			name = p.batches.Pairs[i]
+		}
+		names = append(names, name)
+	}
+	text := "pairs " + strings.Join(names, ", ")
+	if more := len(examples) - most; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
 }
 
 func finite(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }

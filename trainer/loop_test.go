@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -176,19 +177,21 @@ func TestPhaseThatLostItsLease(t *testing.T) {
 // TestNotFiniteStops: a loss or gradient that is not finite ends the phase, names the step, and leaves the weights and the
 // optimizer as they were before that step.
 func TestNotFiniteStops(t *testing.T) {
+	poisoned := Permutation(7, 1, "policy", 0, 0)[4]
 	poison := func(value float64) func(*phase) {
-		return func(p *phase) { p.task.(*pairTask).pairs[Permutation(7, 1, "policy", 0, 0)[4]].refChosen = value }
+		return func(p *phase) { p.task.(*pairTask).pairs[poisoned].refChosen = value }
 	}
 	tests := []struct {
 		name   string
 		change func(*phase)
 		steps  int
+		pair   int // that the error names; -1 for any
 	}{
-		{"reference log-prob NaN", poison(math.NaN()), 1},
-		{"reference log-prob infinite", poison(math.Inf(1)), 1},
-		{"beta beyond float32", func(p *phase) { p.task.(*pairTask).objective.Beta = 1e300 }, 0},
-		{"weight infinite", func(p *phase) { p.task.(*pairTask).pairs[0].weight = math.Inf(1) }, -1},
-		{"not clipped", func(p *phase) { poison(math.NaN())(p); p.spec.Clip = 0 }, 1},
+		{"reference log-prob NaN", poison(math.NaN()), 1, poisoned},
+		{"reference log-prob infinite", poison(math.Inf(1)), 1, poisoned},
+		{"beta beyond float32", func(p *phase) { p.task.(*pairTask).objective.Beta = 1e300 }, 0, -1},
+		{"weight infinite", func(p *phase) { p.task.(*pairTask).pairs[0].weight = math.Inf(1) }, -1, 0},
+		{"not clipped", func(p *phase) { poison(math.NaN())(p); p.spec.Clip = 0 }, 1, poisoned},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -198,10 +201,17 @@ func TestNotFiniteStops(t *testing.T) {
 			var step uint64
 			p := newPhase(t, engine, model, test.change, func(p *phase) {
 				p.progress = func(done, _ int, _ *Record) { before, step = weightsOf(t, model), uint64(done) }
+				p.batches.Pairs = nil
+				for i := range 7 {
+					p.batches.Pairs = append(p.batches.Pairs, fmt.Sprint("pair-", i))
+				}
 			})
 			err := p.run(t.Context(), engine, 0)
 			if err == nil || !strings.Contains(err.Error(), "not finite") {
 				t.Fatalf("got %v, want an error about what is not finite", err)
+			}
+			if test.pair >= 0 && !strings.Contains(err.Error(), fmt.Sprint("pair-", test.pair)) {
+				t.Errorf("%v does not name pair-%d", err, test.pair)
 			}
 			if test.steps >= 0 && len(p.records) != test.steps {
 				t.Errorf("%d steps were made, want %d", len(p.records), test.steps)

@@ -191,7 +191,7 @@ func (n *node) record(ctx context.Context, policies map[uint32]checkpoints.Manif
 	} else if err != nil {
 		return r, err
 	}
-	r.Known, r.Pairs = true, batches.Pairs
+	r.Known, r.Pairs = true, batches.Pairs[:len(batches.Pairs)-batches.Earlier] // what came before was audited there
 	for _, s := range batches.Skipped {
 		r.Skipped = append(r.Skipped, streams.Skip{ID: s.ID, Reason: s.Reason})
 	}

@@ -113,6 +113,7 @@ func TestOldMessagesAreRead(t *testing.T) {
 func TestMessagesAreComplete(t *testing.T) {
 	addedLater := []protoreflect.FullName{
 		"ldalign.events.v1.DeadLetter.worker", "ldalign.events.v1.DeadLetter.tries", "ldalign.events.v1.DeadLetter.dropped_by",
+		"ldalign.events.v1.Pair.reference", "ldalign.events.v1.Result.phase", "ldalign.events.v1.Result.step",
 	}
 	for _, m := range messages() {
 		fields := m.ProtoReflect().Descriptor().Fields()

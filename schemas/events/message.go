@@ -34,6 +34,14 @@ func (x *Pair) GetRun() string { return x.GetPrompt().GetRun() }
 // GetIteration is the iteration of the pair's prompt.
 func (x *Pair) GetIteration() uint32 { return x.GetPrompt().GetIteration() }
 
+// ReferenceDigest is the manifest digest of the weights that gave the pair's log-probs.
+func (x *Pair) ReferenceDigest() string {
+	if r := x.GetReference(); r != "" {
+		return r
+	}
+	return x.GetWeights()
+}
+
 // ID of an encoded pair is its pair id.
 func (x *Encoded) ID() string { return x.GetPair().ID() }
 

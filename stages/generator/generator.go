@@ -8,6 +8,7 @@ package generator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -26,8 +27,11 @@ type Stage struct {
 	// Progress, if not nil, is told how many of a batch's responses are sampled.
 	Progress func(done, of int)
 
-	spec   schemas.Spec
-	policy *policy.Policy
+	spec        schemas.Spec
+	checkpoints *checkpoints.Repository
+	policy      *policy.Policy
+	// initial has the run's first policy, where that is the reference; nil otherwise.
+	initial *policy.Policy
 	// checked counts the pairs whose log-probs the data gives and which were computed all the same; wrong is what they showed.
 	checked int
 	wrong   error
@@ -35,11 +39,21 @@ type Stage struct {
 
 // New makes the stage; the first prompt loads its checkpoint.
 func New(spec schemas.Spec, repository *checkpoints.Repository, engine *tensor.Engine) *Stage {
-	return &Stage{spec: spec, policy: policy.New(spec, repository, engine)}
+	s := &Stage{spec: spec, checkpoints: repository, policy: policy.New(spec, repository, engine)}
+	if spec.Objective.Reference == "initial" {
+		s.initial = policy.New(spec, repository, engine)
+	}
+	return s
 }
 
-// Close frees the model.
-func (s *Stage) Close(ctx context.Context) error { return s.policy.Close(ctx) }
+// Close frees the models.
+func (s *Stage) Close(ctx context.Context) error {
+	err := s.policy.Close(ctx)
+	if s.initial != nil {
+		err = errors.Join(err, s.initial.Close(ctx))
+	}
+	return err
+}
 
 // Process answers the prompts. Prompts of different checkpoints may come in one batch; they are worked on checkpoint by
 // checkpoint. A prompt or response that the length rule or the template refuses is rejected; an error of the model or the
@@ -163,11 +177,38 @@ func (s *Stage) options() decode.Options {
 	}
 }
 
-// score fills in the reference log-probs of both responses.
+// reference is the policy whose log-probs pairs get: the one that answers, or the run's first.
+func (s *Stage) reference(ctx context.Context) (*policy.Policy, error) {
+	if s.initial == nil {
+		return s.policy, nil
+	}
+	if s.initial.Digest == "" {
+		first, err := s.checkpoints.Policy(ctx, s.spec.Run, uint32(s.spec.FirstIteration()))
+		if err != nil {
+			return nil, &schemas.Unable{Err: fmt.Errorf("generator: the run's first policy: %w", err)}
+		}
+		if first.Digest == s.policy.Digest { // no need to hold it twice, yet
+			return s.policy, nil
+		}
+		if err := s.initial.Use(ctx, first.Digest); err != nil {
+			return nil, err
+		}
+	}
+	return s.initial, nil
+}
+
+// score fills in the log-probs of both responses under the reference.
 func (s *Stage) score(ctx context.Context, out []*events.Pair, indices []int) error {
+	reference, err := s.reference(ctx)
+	if err != nil {
+		return err
+	}
 	rows := make([]models.Sequence, 0, 2*len(indices))
 	var scored []int
 	for _, i := range indices {
+		if reference.Digest != s.policy.Digest {
+			out[i].Reference = reference.Digest
+		}
 		if hasGiven(out[i]) && s.checked+len(scored) >= givenChecks {
 			continue
 		}
@@ -178,9 +219,9 @@ func (s *Stage) score(ctx context.Context, out []*events.Pair, indices []int) er
 	if len(scored) == 0 {
 		return nil
 	}
-	logprobs, err := score.LogProbs(ctx, s.policy.Model, rows, score.Options{}, nil)
+	logprobs, err := score.LogProbs(ctx, reference.Model, rows, score.Options{}, nil)
 	if err != nil {
-		return fmt.Errorf("generator: reference log-probs by checkpoint %.12s: %w", s.policy.Digest, err)
+		return fmt.Errorf("generator: reference log-probs by checkpoint %.12s: %w", reference.Digest, err)
 	}
 	logp := score.Sums(logprobs)
 	for k, i := range scored {

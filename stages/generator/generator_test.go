@@ -89,6 +89,42 @@ func TestPair(t *testing.T) {
 	}
 }
 
+// TestInitialReference: a later policy answers, and the run's first gives the log-probs, which are those that it gives to its
+// own run's pairs of the same tokens; iteration 0 needs no second model and says nothing of one.
+func TestInitialReference(t *testing.T) {
+	f := stagetest.New(t, func(s *schemas.Spec) { s.Objective.Reference = "initial" })
+	first, later := f.Policy(0, 1), f.Policy(1, 2)
+	stage := open(t, f)
+	for _, p := range answer(t, stage, f.Prompts(first)) {
+		if p.GetReference() != "" || p.ReferenceDigest() != first.Digest {
+			t.Errorf("iteration 0: reference %q, want that of the weights", p.GetReference())
+		}
+	}
+	pairs := answer(t, stage, f.Prompts(later))
+	model := f.Model(1)
+	defer func() {
+		if err := model.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	}()
+	for i, p := range pairs {
+		if p.GetWeights() != later.Digest || p.GetReference() != first.Digest {
+			t.Errorf("pair %d is of weights %.12s and reference %.12s", i, p.GetWeights(), p.GetReference())
+		}
+		rows := []models.Sequence{models.Join(p.GetPromptIds(), p.GetChosenIds()), models.Join(p.GetPromptIds(), p.GetRejectedIds())}
+		err := f.Engine.Do(t.Context(), func(s *tensor.Scope) error {
+			want := models.LogProbs(s, model, rows, models.PadFor(rows, f.Spec.Generation.Bucket, 96)).Float64s()
+			if math.Abs(p.GetChosenLogp()-want[0]) > 2e-5 || math.Abs(p.GetRejectedLogp()-want[1]) > 2e-5 {
+				t.Errorf("pair %d: log-probs %v and %v, the first policy gives %v", i, p.GetChosenLogp(), p.GetRejectedLogp(), want)
+			}
+			return s.Err()
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestPairDoesNotDependOnItsBatch: alone, in any batch, by another process, again: the same pair to the last bit.
 func TestPairDoesNotDependOnItsBatch(t *testing.T) {
 	f := stagetest.New(t, func(s *schemas.Spec) { s.Generation.SamplesPerPrompt = 2 })

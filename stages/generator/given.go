@@ -29,7 +29,7 @@ func (s *Stage) useGiven(p *events.Pair) error {
 		if s.wrong == nil && !(agrees(chosen, p.GetChosenLogp()) && agrees(rejected, p.GetRejectedLogp())) {
 			s.wrong = fmt.Errorf("generator: the data says that the log-probabilities of prompt %q are %.4f (chosen) and %.4f "+
 				"(rejected); checkpoint %.12s gives %.4f and %.4f: they are of other weights or of another template; leave the "+
-				"columns out, and they are computed", p.GetPrompt().GetPromptId(), chosen, rejected, p.GetWeights(),
+				"columns out, and they are computed", p.GetPrompt().GetPromptId(), chosen, rejected, p.ReferenceDigest(),
 				p.GetChosenLogp(), p.GetRejectedLogp())
 		}
 	}

@@ -60,7 +60,8 @@ func (s *Stage) iteration(c *events.Checkpoint) []events.Message {
 			Prompt: r.Prompt, Response: r.Response, Rejected: r.Rejected, Distance: r.Distance,
 			SampleSeed: schemas.SampleSeed(s.spec.Seed, t, r.ID, place.Sample), Checkpoint: c.GetDigest(),
 		}
-		if r.Reference != nil && t == 0 { // log-probs of the first policy are no reference for a later one
+		// log-probs of the first policy are no reference for a later one, unless it stays the reference
+		if r.Reference != nil && (t == 0 || s.spec.Objective.Reference == "initial") {
 			p.ChosenLogp, p.RejectedLogp = &r.Reference[0], &r.Reference[1]
 		}
 		out = append(out, p)

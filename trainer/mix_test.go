@@ -1,0 +1,177 @@
+package trainer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+)
+
+// TestMix: each iteration trains its own pairs and those of the iteration before, once an epoch, with weights over both and
+// the policy that it starts from as the reference of both. One that was stopped at each step ends with the same bits.
+func TestMix(t *testing.T) {
+	w := newWorld(t)
+	mixed := func(s *schemas.Spec) { s.Objective.Mix, s.Iterations, s.Training.Epochs = "previous", 3, 2 }
+	w.finish(testSpec("mixed", mixed))
+	want := w.results("mixed")
+	for i := range uint32(3) {
+		policy := w.policy("mixed", i+1)
+		batches := w.batches(policy)
+		own := ids(w.collect(schemas.Scored, "mixed", i))
+		pairs, earlier := own, 0
+		if i > 0 {
+			before := ids(w.collect(schemas.Scored, "mixed", i-1))
+			pairs, earlier = slices.Concat(own, before), len(before)
+		}
+		if !slices.Equal(batches.Pairs, pairs) || batches.Earlier != earlier {
+			t.Errorf("iteration %d trained %d pairs, %d of them earlier ones; want %d, %d", i, len(batches.Pairs), batches.Earlier,
+				len(pairs), earlier)
+		}
+		if err := batches.Verify(true); err != nil {
+			t.Error(err)
+		}
+		if n, _ := metric(policy, "earlier_pairs"); n != float64(earlier) {
+			t.Errorf("iteration %d: the manifest says %v earlier pairs, want %d", i, n, earlier)
+		}
+		first, weights := w.records(policy)[0], 0.0
+		within(t, "margin at step 0", first.Pairs.Margin, 0, 1e-4)
+		for _, r := range w.records(policy)[:len(batches.Pairs)/4] { // an epoch
+			weights += 4 * r.Pairs.Weight
+		}
+		within(t, "mean weight", weights/float64(len(pairs)), 1, 1e-9)
+	}
+	for iteration := range 3 {
+		work := fmt.Sprintf("train ldalign %d", iteration)
+		for step := range 4 {
+			ctx, meter := stopAt(t.Context(), work, 2*step+1)
+			if err := w.work(ctx, testSpec("stopped", mixed), meter); !errors.Is(err, ErrInterrupted) {
+				t.Fatalf("%s, step %d: %v", work, step, err)
+			}
+			if step == 0 && iteration == 0 {
+				break // an iteration without earlier pairs has 6 steps
+			}
+		}
+	}
+	w.finish(testSpec("stopped", mixed))
+	if diff := cmp.Diff(want, w.results("stopped")); diff != "" {
+		t.Errorf("(-undisturbed +stopped):\n%s", diff)
+	}
+}
+
+// TestInitialReference: iteration 1 compares with the run's first policy, from which it is away as it starts, and every pair
+// says so.
+func TestInitialReference(t *testing.T) {
+	w := newWorld(t)
+	initial := func(s *schemas.Spec) {
+		s.Objective.Kind, s.Objective.Reference, s.Objective.Mix = "spin", "initial", "previous"
+	}
+	w.finish(testSpec("initial", initial))
+	zero, one := w.policy("initial", 0), w.policy("initial", 1)
+	for i := range uint32(2) {
+		for _, m := range w.collect(schemas.Pairs, "initial", i) {
+			p := m.(*events.Pair)
+			if p.ReferenceDigest() != zero.Digest || (p.GetReference() == "") != (i == 0) {
+				t.Errorf("pair of iteration %d has log-probs of %.12s, want %.12s", i, p.ReferenceDigest(), zero.Digest)
+			}
+		}
+	}
+	before, after := w.records(one), w.records(w.policy("initial", 2))
+	within(t, "margin as the run starts", before[0].Pairs.Margin, 0, 1e-4)
+	if after[0].Pairs.Margin < before[1].Pairs.Margin/2 {
+		t.Errorf("iteration 1 starts at margin %v from the first policy, after iteration 0 had come to %v",
+			after[0].Pairs.Margin, before[2].Pairs.Margin)
+	}
+	if before[0].Pairs.KL == nil || after[0].Pairs.KL != nil {
+		t.Error("KL(ref || p) is estimated by samples of the reference, and by no others")
+	}
+}
+
+// annotated begins a DPO run and gives what makes its pairs, whose numbers a test changes.
+func (w *world) annotated(run string) (schemas.Spec, func(i int) *events.Pair) {
+	w.t.Helper()
+	spec := testSpec(run, func(s *schemas.Spec) { s.Objective.Kind, s.Iterations, s.Training.Batch = "dpo", 1, 2 })
+	ctx, cancel := context.WithCancel(w.t.Context())
+	err := w.trainer(spec, func(string, int, int) { cancel() }).Run(ctx) // policy 0 is there, and it waits for pairs
+	cancel()
+	if !errors.Is(err, context.Canceled) {
+		w.t.Fatal(err)
+	}
+	base := w.policy(run, 0)
+	w.publish(schemas.Control, &events.Control{Schema: events.Version, Run: run, Kind: "closed", Total: 6})
+	return spec, func(i int) *events.Pair {
+		prompt := handMadePrompt(run, i)
+		w.publish(schemas.Prompts, prompt)
+		return &events.Pair{
+			Schema: events.Version, Prompt: prompt, PromptIds: []int64{5, 6, int64(7 + i)}, ChosenIds: []int64{8, 9, 2},
+			RejectedIds: []int64{10, int64(11 + i), 12, 2}, ChosenLogp: -15, RejectedLogp: -20, Weights: base.Digest,
+		}
+	}
+}
+
+// TestPairsOfAnotherReference are refused with both digests, and so are pairs that other weights have made.
+func TestPairsOfAnotherReference(t *testing.T) {
+	for name, change := range map[string]func(*events.Pair){
+		"reference": func(p *events.Pair) { p.Reference = strings.Repeat("ab", 32) },
+		"weights":   func(p *events.Pair) { p.Weights = strings.Repeat("ab", 32) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			spec, pair := w.annotated("other")
+			for i := range 6 {
+				p := pair(i)
+				if i == 3 {
+					change(p)
+				}
+				w.publish(schemas.Pairs, p)
+			}
+			err := w.trainer(spec, silent).Run(t.Context())
+			base := w.policy("other", 0).Digest[:12]
+			if err == nil || !strings.Contains(err.Error(), "abababababab") || !strings.Contains(err.Error(), base) ||
+				!strings.Contains(err.Error(), handMadePrompt("other", 3).ID()) {
+				t.Errorf("got %v, want an error that names the pair, abababababab and %s", err, base)
+			}
+		})
+	}
+}
+
+// TestAnnotatedPairs: DPO over given pairs. Two equal responses move nothing and are counted; a pair with an empty one is left
+// out and named.
+func TestAnnotatedPairs(t *testing.T) {
+	w := newWorld(t)
+	spec, pair := w.annotated("annotated")
+	for i := range 6 {
+		p := pair(i)
+		switch i {
+		case 1:
+			p.RejectedIds, p.RejectedLogp = p.ChosenIds, p.ChosenLogp
+		case 4:
+			p.RejectedIds = nil
+		}
+		w.publish(schemas.Pairs, p)
+	}
+	w.train(spec)
+	policy := w.policy("annotated", 1)
+	want := []checkpoints.Skipped{{ID: handMadePrompt("annotated", 4).ID(), Reason: schemas.ReasonEmpty}}
+	if diff := cmp.Diff(want, w.batches(policy).Skipped); diff != "" {
+		t.Errorf("left out (-want +got):\n%s", diff)
+	}
+	for name, want := range map[string]float64{"pairs": 5, "refused": 1, "identical_share": 0.2, "effective_sample_size": 5} {
+		if got, _ := metric(policy, name); math.Abs(got-want) > 1e-12 {
+			t.Errorf("%s is %v, want %v", name, got, want)
+		}
+	}
+	for _, r := range w.records(policy) {
+		if !finite(r.Loss) || r.Pairs.KL != nil {
+			t.Errorf("step %d: loss %v, KL %v; annotated pairs sample nothing", r.Step, r.Loss, r.Pairs.KL)
+		}
+	}
+}
