@@ -1,0 +1,147 @@
+// Command audit measures `ldalign audit` on a run of many pairs: it publishes a synthetic run (small messages, disk not
+// synced), with the trainer's record of one iteration, and runs the program on it as a process of its own.
+//
+//	go build -o bin/ldalign ./cmd/ldalign && go run ./bench/streams/audit --pairs 1000000 --program bin/ldalign
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/streams"
+)
+
+const run = "bench"
+
+func main() {
+	pairs := flag.Int("pairs", 1_000_000, "pairs of the run")
+	program := flag.String("program", "bin/ldalign", "the program to measure")
+	dir := flag.String("dir", "", "folder to work in; empty makes one and removes it")
+	flag.Parse()
+	if err := bench(context.Background(), *pairs, *program, *dir); err != nil {
+		fmt.Fprintln(os.Stderr, "audit:", err)
+		os.Exit(1)
+	}
+}
+
+func bench(ctx context.Context, pairs int, program, dir string) (err error) {
+	if dir == "" {
+		if dir, err = os.MkdirTemp("", "ldalign-bench-"); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	}
+	start := time.Now()
+	if err := fill(ctx, pairs, dir); err != nil {
+		return err
+	}
+	fmt.Printf("published %d pairs on four streams in %.1f s\n", pairs, time.Since(start).Seconds())
+	start = time.Now()
+	audit := exec.CommandContext(ctx, program, "audit", run, "--dir", dir) //nolint:gosec // the program is the caller's choice
+	audit.Stdout, audit.Stderr = os.Stdout, os.Stderr
+	if err := audit.Run(); err != nil {
+		return err
+	}
+	usage, ok := audit.ProcessState.SysUsage().(*syscall.Rusage)
+	if !ok {
+		return errors.New("no usage of the process")
+	}
+	fmt.Printf("audited in %.1f s (%.1f s of processor), peak memory %d MiB, the embedded server's included\n",
+		time.Since(start).Seconds(), audit.ProcessState.UserTime().Seconds()+audit.ProcessState.SystemTime().Seconds(),
+		usage.Maxrss>>10)
+	return nil
+}
+
+// fill makes the run: an iteration of pairs on all streams, trained in batches of 64.
+func fill(ctx context.Context, pairs int, dir string) (err error) {
+	conn, err := streams.Open(ctx, streams.Options{
+		Dir: filepath.Join(dir, "nats"), Limits: streams.Limits{Sync: time.Minute}, Log: zerolog.Nop(),
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	if err := conn.EnsureTopology(ctx); err != nil {
+		return err
+	}
+	store, err := checkpoints.OpenDir(dir)
+	if err != nil {
+		return err
+	}
+	spec := schemas.Default()
+	spec.Run, spec.Model.From, spec.Data.Train, spec.Iterations = run, "nowhere", "nothing.jsonl", 1
+	spec = schemas.Resolve(spec, 1)
+	repository := checkpoints.New(store, filepath.Join(dir, "cache"), zerolog.Nop())
+	first, err := repository.Commit(ctx, run, checkpoints.Draft{Kind: checkpoints.Policy, SpecDigest: spec.Digest()})
+	if err != nil {
+		return err
+	}
+	batches := checkpoints.Batches{}
+	const window = 10_000
+	for at := 0; at < pairs; at += window {
+		var messages [4][]events.Message
+		for i := at; i < min(at+window, pairs); i++ {
+			pair := pairOf(i, first.Digest)
+			batches.Pairs = append(batches.Pairs, pair.ID())
+			for k, m := range []events.Message{
+				pair.GetPrompt(), pair,
+				&events.Encoded{Schema: events.Version, Pair: pair, ChosenLatent: []float32{0, 1}, RejectedLatent: []float32{1, 0}},
+				&events.Scored{Schema: events.Version, Pair: pair, Distance: 1},
+			} {
+				messages[k] = append(messages[k], m)
+			}
+		}
+		for k, kind := range []schemas.Kind{schemas.Prompts, schemas.Pairs, schemas.Encoded, schemas.Scored} {
+			if err := conn.Publish(ctx, kind, messages[k]...); err != nil {
+				return err
+			}
+		}
+	}
+	const batch = 64
+	for at := 0; at < pairs; at += batch {
+		step := checkpoints.Batch{Step: len(batches.Steps) + 1}
+		for i := at; i < min(at+batch, pairs); i++ {
+			step.Pairs = append(step.Pairs, i)
+		}
+		batches.Steps = append(batches.Steps, step)
+	}
+	_, err = repository.Commit(ctx, run, checkpoints.Draft{
+		Kind: checkpoints.Policy, Iteration: 1, SpecDigest: spec.Digest(),
+		Files: []checkpoints.Source{{Name: checkpoints.BatchesFile, Write: batches.Write}},
+	})
+	if err != nil {
+		return err
+	}
+	text, err := spec.YAML()
+	if err != nil {
+		return err
+	}
+	return conn.Publish(ctx, schemas.Control,
+		&events.Control{Schema: events.Version, Run: run, Kind: "spec", Spec: text, SpecDigest: spec.Digest()},
+		&events.Control{Schema: events.Version, Run: run, Kind: streams.ControlClosed, Total: uint64(pairs)})
+}
+
+func pairOf(i int, weights string) *events.Pair {
+	id := fmt.Sprintf("p%07d", i)
+	ids := []int64{11, 12, 13, 14, 15, 16, 17, 18}
+	return &events.Pair{
+		Schema: events.Version, Rejected: "a short answer", PromptIds: ids, ChosenIds: ids[:4], RejectedIds: ids[4:],
+		ChosenLogp: -1, RejectedLogp: -2, Weights: weights,
+		Prompt: &events.Prompt{
+			Schema: events.Version, Run: run, PairId: schemas.PairID(run, 0, id, 0), PromptId: id, Position: uint64(i),
+			Prompt: "a short question", Response: "another answer", Checkpoint: weights,
+		},
+	}
+}
