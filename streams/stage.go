@@ -33,6 +33,8 @@ type Stage struct {
 	Grace time.Duration
 	// Observer is told what happens; nil for none.
 	Observer Observer
+	// Presence is told what the stage does, and tells it when to pause; nil has RunStage announce it by itself.
+	Presence *Presence
 	// End is the run's number of iterations: a message of a later one is a dead letter. 0 takes any.
 	End uint32
 
@@ -167,6 +169,10 @@ func (c *Conn) RunStage(ctx context.Context, s Stage, process Process) error {
 		Conn: c, stage: s, process: process, failures: map[uint64]int{}, ending: ctx.Done(),
 		log: c.log.With().Str("stage", s.Name).Str("run", s.Run).Logger(),
 	}
+	if r.presence = s.Presence; r.presence == nil {
+		r.presence = c.Announce(ctx, s.Run, s.Name)
+		defer r.presence.Close()
+	}
 	if err := r.ensureConsumer(ctx); err != nil {
 		return ended(ctx, err)
 	}
@@ -174,9 +180,12 @@ func (c *Conn) RunStage(ctx context.Context, s Stage, process Process) error {
 	defer cancel()
 	pulling, cancelPull := outlive(ctx, 0) // without ctx's deadline: nats.go refuses to pull shortly before one
 	defer cancelPull()
-	for !over(ctx) {
+	for r.presence.Hold(ctx) == nil && !over(ctx) {
 		b := newBatch(c.limits.AckWait / 3)
-		if err = r.fill(pulling, b); err == nil && !over(ctx) {
+		err = r.fill(pulling, b)
+		// What came although the stage was paused meanwhile goes back.
+		if _, paused := r.presence.Paused(); err == nil && !paused && !over(ctx) {
+			r.presence.Say(StateWorking, fmt.Sprintf("on %d %s", len(b.inputs), s.In))
 			err = r.settle(work, b)
 		}
 		b.release()
@@ -225,6 +234,7 @@ type runner struct {
 	// failures counts, by position, how often a message failed here. An entry goes when the message is settled here;
 	// when another process settles it, the few bytes stay until the stage ends.
 	failures map[uint64]int
+	presence *Presence
 	// ending is closed when the stage is told to end.
 	ending <-chan struct{}
 	log    zerolog.Logger
@@ -270,6 +280,7 @@ func (r *runner) fill(ctx context.Context, b *batch) error {
 		return r.pullFailed(ctx, err)
 	}
 	for len(b.inputs) == 0 && !over(ctx) {
+		r.rest()
 		if err := r.take(b, func() (jetstream.MessageBatch, error) {
 			return r.consumer.Fetch(1, jetstream.FetchContext(ctx), jetstream.FetchHeartbeat(pullHeartbeat))
 		}); err != nil {
@@ -292,6 +303,15 @@ func (r *runner) fill(ctx context.Context, b *batch) error {
 		r.log.Debug().Err(err).Msg("going on with a part-filled batch")
 	}
 	return nil
+}
+
+// rest says why the stage has nothing in hand.
+func (r *runner) rest() {
+	if n := len(r.failures); n > 0 {
+		r.presence.Say(StateRetrying, fmt.Sprintf("%d messages that failed", n))
+		return
+	}
+	r.presence.Say(StateIdle, "waiting for "+string(r.stage.In))
 }
 
 // take adds to the batch what one request brings.
@@ -319,9 +339,11 @@ func (r *runner) pullFailed(ctx context.Context, err error) error {
 		return fmt.Errorf("streams: stage %s: %w", r.stage.Name, err)
 	case errors.Is(err, jetstream.ErrNoHeartbeat):
 		r.stage.Observer.Silent(r.stage.Name)
+		r.presence.Say(StateRetrying, "the server missed its heartbeats")
 		r.log.Warn().Msg("the server missed its heartbeats, asking again")
 	default:
 		r.log.Warn().Err(err).Msg("pull failed, asking again")
+		r.presence.Say(StateRetrying, "pull failed: "+err.Error())
 		if !pause(ctx, r.limits.backoff(1)) {
 			return nil
 		}
@@ -449,6 +471,7 @@ func (r *runner) wait(work context.Context, cause *schemas.Unable, in []*input, 
 	}
 	r.log.Warn().Err(cause.Err).Int("messages", len(in)).Int("try", try).
 		Msg("cannot work now, through no fault of the messages: waiting")
+	r.presence.Say(StateWaiting, text(cause.Err, maxDetail))
 	if try > holdTries {
 		r.stage.Observer.Settled(r.stage.Name, Retried)
 	}
@@ -583,6 +606,7 @@ func (r *runner) bury(work context.Context, letters []letter) error {
 }
 
 func (r *runner) acknowledge(in *input, outcome string) {
+	r.presence.Did(1)
 	delete(r.failures, in.meta.Sequence.Stream)
 	r.stage.Observer.Settled(r.stage.Name, outcome)
 	r.answer(in, in.Ack())

@@ -1,0 +1,180 @@
+package streams
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+)
+
+// workersAre waits until a run's workers are as they should be.
+func workersAre(t *testing.T, c *Conn, run string, right func([]Worker) bool) []Worker {
+	t.Helper()
+	ctx := testContext(t)
+	for {
+		workers, err := c.Workers(ctx, run)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if right(workers) {
+			return workers
+		}
+		if !pause(ctx, 10*time.Millisecond) {
+			t.Fatalf("workers %+v", workers)
+		}
+	}
+}
+
+func oneIs(state string) func([]Worker) bool {
+	return func(w []Worker) bool { return len(w) == 1 && w[0].State == state }
+}
+
+// A worker says what it does and why it does nothing, and is gone when it has ended.
+func TestWorkersSayWhatTheyDo(t *testing.T) {
+	c := openQuick(t)
+	if none, err := c.Workers(testContext(t), "r"); err != nil || len(none) > 0 {
+		t.Errorf("before the first: %v, %v", none, err)
+	}
+	release := make(chan struct{})
+	stop := start(t, c, generator("r", 4), func(ctx context.Context, in []events.Message) []Outcome {
+		select {
+		case <-release:
+		case <-ctx.Done():
+		}
+		return answer(ctx, in)
+	})
+	idle := workersAre(t, c, "r", oneIs(StateIdle))[0]
+	if idle.Stage != "generator" || idle.Worker != thisWorker() || idle.Detail != "waiting for prompts" || idle.Seen.IsZero() {
+		t.Errorf("%+v", idle)
+	}
+	publish(t, c, schemas.Prompts, promptList("r", 0, 3)...)
+	working := workersAre(t, c, "r", oneIs(StateWorking))[0]
+	close(release)
+	done := workersAre(t, c, "r", func(w []Worker) bool { return oneIs(StateIdle)(w) && w[0].Done == 3 })[0]
+	if done.Moves <= working.Moves {
+		t.Errorf("moves %d, then %d", working.Moves, done.Moves)
+	}
+	stages, err := c.Stages(testContext(t), "r")
+	if err != nil || len(stages) != 1 || stages[0].Stage != "generator" || stages[0].In != schemas.Prompts || stages[0].Lag() != 0 {
+		t.Errorf("stages %+v, %v", stages, err)
+	}
+	if other, err := c.Workers(testContext(t), "other"); err != nil || len(other) > 0 {
+		t.Errorf("of another run: %v, %v", other, err)
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	workersAre(t, c, "r", func(w []Worker) bool { return len(w) == 0 })
+}
+
+// A stage that cannot work says what it waits for.
+func TestWorkersSayWhatTheyWaitFor(t *testing.T) {
+	c := openIn(t, t.TempDir(), Limits{Retry: time.Second})
+	publish(t, c, schemas.Prompts, prompt("r", 0, 0))
+	start(t, c, generator("r", 1), func(context.Context, []events.Message) []Outcome {
+		return []Outcome{{Err: &schemas.Unable{Err: errors.New("checkpoint d0 is not there yet")}}}
+	})
+	w := workersAre(t, c, "r", oneIs(StateWaiting))[0]
+	for w.Detail == "starting" {
+		w = workersAre(t, c, "r", oneIs(StateWaiting))[0]
+	}
+	if w.Detail != "checkpoint d0 is not there yet" {
+		t.Errorf("%+v", w)
+	}
+}
+
+// A paused stage finishes what it has in hand and rests, over restarts, until it is resumed; others go on.
+func TestPause(t *testing.T) {
+	c := openQuick(t)
+	ctx := testContext(t)
+	if err := c.Resume(ctx, "r", ""); !errors.Is(err, ErrNotFound) {
+		t.Errorf("resumed what was not paused: %v", err)
+	}
+	for range 2 {
+		if err := c.Pause(ctx, "r", "generator", "a test"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop := start(t, c, generator("r", 2), answer)
+	other := Stage{Name: "other", In: schemas.Prompts, Run: "r"}
+	start(t, c, other, func(_ context.Context, in []events.Message) []Outcome { return make([]Outcome, len(in)) })
+	publish(t, c, schemas.Prompts, promptList("r", 0, 5)...)
+	settled(t, c, other)
+	rests := func(w []Worker) bool {
+		return slices.ContainsFunc(w, func(w Worker) bool { return w.State == StatePaused && w.Detail == "by a test" })
+	}
+	workersAre(t, c, "r", rests)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	stop = start(t, c, generator("r", 2), answer) // it starts paused
+	workersAre(t, c, "r", rests)
+	if got := stored(t, c, schemas.Pairs, "r"); len(got) != 0 {
+		t.Fatalf("%d pairs by a paused stage", len(got))
+	}
+	pauses, err := c.Pauses(ctx, "r")
+	if err != nil || len(pauses) != 1 || pauses[0].Stage != "generator" || pauses[0].By != "a test" {
+		t.Errorf("%+v, %v", pauses, err)
+	}
+	if err := c.Resume(ctx, "r", "generator"); err != nil {
+		t.Fatal(err)
+	}
+	await(t, c, schemas.Pairs, "r", 5)
+	// paused while it waits for input, by the run
+	workersAre(t, c, "r", func(w []Worker) bool { return len(w) == 2 && w[0].State == StateIdle && w[1].State == StateIdle })
+	if err := c.Pause(ctx, "r", "", "a test"); err != nil {
+		t.Fatal(err)
+	}
+	p := c.Announce(ctx, "r", "watcher")
+	defer p.Close()
+	if by, paused := p.Paused(); !paused || by.By != "a test" || by.Stage != "" {
+		t.Errorf("a worker of a paused run: %+v, %v", by, paused)
+	}
+	short, cancel := context.WithTimeout(ctx, 10*time.Millisecond)
+	defer cancel()
+	if err := p.Hold(short); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Hold ended with %v", err)
+	}
+	if err := c.Resume(ctx, "r", ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Hold(ctx); err != nil {
+		t.Error(err)
+	}
+	publish(t, c, schemas.Prompts, promptList("r", 1, 5)...)
+	await(t, c, schemas.Pairs, "r", 10)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A worker keeps working when the server forgets what it says, and says it again.
+func TestPresenceIsNotNeeded(t *testing.T) {
+	c := openQuick(t)
+	ctx := testContext(t)
+	start(t, c, generator("r", 1), answer)
+	workersAre(t, c, "r", oneIs(StateIdle))
+	for _, bucket := range []string{presenceBucket, pauseBucket} {
+		if err := c.js.DeleteKeyValue(ctx, bucket); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish(t, c, schemas.Prompts, promptList("r", 0, 3)...)
+	await(t, c, schemas.Pairs, "r", 3)
+	workersAre(t, c, "r", func(w []Worker) bool { return oneIs(StateIdle)(w) && w[0].Done == 3 })
+}
+
+func TestStageETA(t *testing.T) {
+	s := StageState{Unread: 90, Unanswered: 10, Workers: []Worker{{Rate: 2}, {Rate: 3}}}
+	if got := fmt.Sprint(s.Lag(), s.Rate(), s.ETA()); got != "100 5 20s" {
+		t.Error(got)
+	}
+	if got := (StageState{Unread: 5}).ETA(); got != 0 {
+		t.Error(got)
+	}
+}
