@@ -321,6 +321,9 @@ type StreamsSpec struct {
 	Replicas int `yaml:"replicas"`
 	// Sync is always (fsync every message) or the interval between two. Only the embedded server obeys it.
 	Sync string `yaml:"sync"`
+	// StallAfter is how long a run may go without any progress before it fails and says what it was waiting for. 0 lets it
+	// wait for ever.
+	StallAfter string `yaml:"stall_after"`
 }
 
 // ServersSpec names real servers; all empty runs the embedded NATS server and a directory store. Credentials never

@@ -348,6 +348,9 @@ func (c *checker) streams(s *Spec) {
 	if st.Sync != "always" {
 		c.duration("streams.sync", st.Sync)
 	}
+	if st.StallAfter != "0" {
+		c.duration("streams.stall_after", st.StallAfter)
+	}
 }
 
 func (c *checker) duration(key, text string) {

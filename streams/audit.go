@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -411,15 +410,6 @@ func (c *Conn) consumers(ctx context.Context, kind schemas.Kind, run string) ([]
 func kindBefore(kind schemas.Kind) schemas.Kind {
 	kinds := pairKinds()
 	return kinds[max(slices.Index(kinds, kind)-1, 0)]
-}
-
-// parentOf is the position, on the stream before, of the message that a stage made this one from; 0 when it is not said.
-func parentOf(e entry) uint64 {
-	seq, err := strconv.ParseUint(e.header.Get(headerParent), 10, 64)
-	if err != nil {
-		return 0
-	}
-	return seq
 }
 
 // Runs lists, in order, the runs of which the streams hold any message.

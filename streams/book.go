@@ -38,8 +38,8 @@ type mark struct {
 	seq uint64
 	// on are the streams that have the pair, a bit for each of pairKinds.
 	on uint8
-	// orphan are the streams that have the pair from a message that the stream before does not have.
-	orphan uint8
+	// missing are the streams that had the pair, as a later message says, and do not have it now.
+	missing uint8
 	// letter and skip are numbers of reasons; 0 for none.
 	letter, skip uint8
 	flags        flag
@@ -114,12 +114,15 @@ func (b *book) see(kind schemas.Kind, e entry, policy string) {
 		b.duplicates++
 		return
 	}
-	if before := this >> 1; before != 0 && m.on&before == 0 {
-		switch parent, first := parentOf(e), b.first[kindBefore(kind)]; {
-		case parent < first && first > 1: // an older program's message does not say its parent
+	from, seq, said := parentOf(e.header)
+	if !said { // by an older program, or another
+		from = kindBefore(kind)
+	}
+	if from != kind && m.on&bit(from) == 0 {
+		if first := b.first[from]; first > 1 && seq < first {
 			m.flags |= expired
-		default:
-			m.orphan |= this
+		} else {
+			m.missing |= bit(from)
 		}
 	}
 	if m.on < this<<1 { // no later stream has it
@@ -242,8 +245,8 @@ func (b *book) settle(out *Balance, r Record, floors map[schemas.Kind]uint64, mo
 		if m.flags&expired != 0 && m.on&1 == 0 {
 			out.Expired++
 		}
-		for i := range kinds[1:] {
-			if m.orphan&(2<<i) != 0 && m.on&(1<<i) == 0 {
+		for i := range kinds {
+			if m.missing&^m.on&(1<<i) != 0 {
 				gaps[i].add(id())
 			}
 		}

@@ -3,6 +3,7 @@ package streams
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/nats-io/nats.go"
@@ -132,11 +133,23 @@ const (
 	headerID = nats.MsgIdHdr
 	// headerRedriven names the dead letter that a message was taken from.
 	headerRedriven = "Ldalign-Redriven"
-	// headerParent is the position, on its stage's input stream, of the message that a stage made this one from.
+	// headerParent names the message that a stage made this one from, see parent.
 	headerParent = "Ldalign-Parent"
 	// redriveMark ends the id proper in the message id of a redriven message.
 	redriveMark = "#"
 )
+
+// parent is a message's place in the log, as headerParent holds it: <kind>:<position>.
+func parent(kind schemas.Kind, seq uint64) string {
+	return string(kind) + ":" + strconv.FormatUint(seq, 10)
+}
+
+// parentOf is the inverse of parent; false when a message does not say what pair it was made from.
+func parentOf(header nats.Header) (kind schemas.Kind, seq uint64, ok bool) {
+	name, number, _ := strings.Cut(header.Get(headerParent), ":")
+	seq, err := strconv.ParseUint(number, 10, 64)
+	return schemas.Kind(name), seq, err == nil && carriesPair(schemas.Kind(name))
+}
 
 // messageID is what the stream deduplicates by: <kind>:<run>:<id>. The run is in it because ids such as a control
 // message's are unique in their run only.

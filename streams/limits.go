@@ -23,6 +23,8 @@ type Limits struct {
 	Replicas int
 	// Sync is the time between two fsyncs of the embedded server; 0 syncs every message before it is acknowledged.
 	Sync time.Duration
+	// StallAfter is how long a run may go without progress; 0 for ever. It bounds nothing here: who runs stages asks.
+	StallAfter time.Duration
 	// Retry is the pause before a failed message is tried again, doubled with each try, 30 s at most. Default 1 s.
 	Retry time.Duration
 }
@@ -95,6 +97,11 @@ func ParseLimits(spec schemas.StreamsSpec) (Limits, error) {
 	}
 	if spec.Sync != "always" {
 		if l.Sync, err = parseDuration("streams.sync", spec.Sync); err != nil {
+			return Limits{}, err
+		}
+	}
+	if spec.StallAfter != "0" {
+		if l.StallAfter, err = parseDuration("streams.stall_after", spec.StallAfter); err != nil {
 			return Limits{}, err
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"regexp"
 	"runtime/debug"
-	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -411,7 +410,7 @@ func (r *runner) run(work context.Context, in []*input) error {
 		in := in[i]
 		if o.Err == nil {
 			var more []sealed
-			if more, o.Err = sealAll(o.Out, in); o.Err == nil {
+			if more, o.Err = sealAll(o.Out, r.stage.In, in); o.Err == nil {
 				done, out = append(done, in), append(out, more...)
 				continue
 			}
@@ -539,7 +538,7 @@ type sealed struct {
 }
 
 // sealAll makes the messages of one input's outcome ready, all or none.
-func sealAll(out []Emit, in *input) ([]sealed, error) {
+func sealAll(out []Emit, from schemas.Kind, in *input) ([]sealed, error) {
 	all := make([]sealed, len(out))
 	for i, e := range out {
 		msg, err := seal(e.Kind, e.Msg)
@@ -550,7 +549,7 @@ func sealAll(out []Emit, in *input) ([]sealed, error) {
 			return nil, fmt.Errorf("streams: output: %w", err)
 		}
 		if carriesPair(e.Kind) {
-			msg.Header.Set(headerParent, strconv.FormatUint(in.meta.Sequence.Stream, 10))
+			msg.Header.Set(headerParent, parent(from, in.meta.Sequence.Stream))
 		}
 		all[i] = sealed{e.Kind, msg}
 	}

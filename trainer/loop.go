@@ -57,6 +57,8 @@ type phase struct {
 	every int
 	// save copies the state at a cursor and returns what commits the copy: training goes on meanwhile.
 	save func(ctx context.Context, cursor checkpoints.Cursor) (commit func() error, err error)
+	// hold, not nil, is called between two steps and may wait; it returns when its context ends at the latest.
+	hold func(ctx context.Context)
 	// progress reports finished steps; last is the newest record, nil before the first.
 	progress func(done, total int, last *Record)
 
@@ -109,6 +111,9 @@ func (p *phase) run(ctx context.Context, engine *tensor.Engine, step int) (err e
 	for ; ; step++ {
 		if err := p.saving.failed(); err != nil {
 			return err
+		}
+		if p.hold != nil && step < total {
+			p.hold(ctx)
 		}
 		if ctx.Err() != nil { // after the last step too: what comes next would fail, and the steps would be lost
 			if cause := context.Cause(ctx); errors.Is(cause, ErrLeaseLost) {

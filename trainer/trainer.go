@@ -36,7 +36,10 @@ type Config struct {
 	// Metrics is the folder for metrics.jsonl and TensorBoard's files; empty for none.
 	Metrics string
 	Meter   Meter
-	Log     zerolog.Logger
+	// Hold, not nil, is called between two steps and may wait, as while the run is paused. It returns when its context ends
+	// at the latest.
+	Hold func(ctx context.Context)
+	Log  zerolog.Logger
 }
 
 // Meter shows how far work has come.
@@ -265,6 +268,7 @@ func (t *Trainer) iterate(ctx context.Context, i uint32) (err error) {
 		cursor.Stream, cursor.Sequence = streams.StreamName(feed.Kind), in.upTo
 		return t.saveState(ctx, p, cursor, p.params)
 	}
+	p.hold = t.Hold
 	p.progress = t.showStep(fmt.Sprintf("train %s %d", t.Spec.Objective.Kind, i), p)
 	if err := p.run(ctx, t.Engine, step); err != nil {
 		return err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -10,13 +11,15 @@ import (
 	"testing"
 
 	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/streams"
 )
 
 // verbs are all commands that do something.
 var verbs = []string{
-	"demo", "up", "worker", "trainer", "status", "runs", "tail", "audit", "report", "deadletters list", "deadletters show",
-	"deadletters redrive", "deadletters drop", "checkpoints list", "checkpoints export", "generate", "score", "reward", "chat",
-	"models inspect", "version",
+	"demo", "up", "worker", "trainer", "status", "pause", "resume", "runs", "tail", "audit", "report", "deadletters list",
+	"deadletters show", "deadletters redrive", "deadletters drop", "checkpoints list", "checkpoints export", "generate", "score",
+	"reward", "chat", "models inspect", "version",
 }
 
 func TestHelp(t *testing.T) {
@@ -473,4 +476,100 @@ func TestPortInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	ldalign(t, args...).want(t, 0)
+}
+
+// What each worker does can be seen while a run is on; a paused run rests, over a restart, and its end is that of one that
+// never did.
+func TestPausedAndWatched(t *testing.T) {
+	want := undisturbed(t)
+	dir := t.TempDir()
+	ld := func(args string) output { return ldalign(t, append(strings.Fields(args), "--dir", dir)...) }
+	p := start(t, command("up", tiny, "--dir", dir))
+	if !p.eventually(t, "a checkpoint", func() bool { return manifests(dir) >= 1 }) {
+		t.Fatalf("it ended:\n%s", p.stderr.String())
+	}
+	if !p.eventually(t, "the run", func() bool { return strings.Contains(ld("runs").stdout, "tiny-sft  sft") }) {
+		t.Fatalf("it ended:\n%s", p.stderr.String())
+	}
+	ld("pause nope").want(t, exitFailed, "no such", "nope")
+	ld("resume tiny-sft").want(t, exitFailed, "not paused")
+	ld("pause tiny-sft").want(t, 0, "run tiny-sft is paused")
+	rests := func() bool {
+		s := lines[runStatus](t, ld("status tiny-sft --json"))[0]
+		for _, stage := range s.Live.Stages {
+			for _, w := range stage.Workers {
+				if stage.Stage == "trainer" && w.State == streams.StatePaused {
+					return true
+				}
+			}
+		}
+		return false
+	}
+	if !p.eventually(t, "the trainer to rest", rests) {
+		t.Fatalf("it ended:\n%s", p.stderr.String())
+	}
+	ld("status tiny-sft").want(t, 0, "in progress, paused", "prompter", "the run is paused by", "the run waits for: trainer is paused")
+	if err := p.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-p.done
+	p = start(t, command("up", tiny, "--dir", dir))
+	// whoever looks before the run has its server would start one
+	serves := func() bool {
+		data, err := os.ReadFile(filepath.Join(dir, "nats", "server.json"))
+		return err == nil && strings.Contains(string(data), fmt.Sprintf(`"pid":%d,`, p.Process.Pid))
+	}
+	if !p.eventually(t, "the server", serves) || !p.eventually(t, "the trainer to rest again", rests) {
+		t.Fatalf("it ended:\n%s", p.stderr.String())
+	}
+	watcher := start(t, command("status", "tiny-sft", "--watch", "--every", "100ms", "--dir", dir))
+	seen := func() bool { return strings.Contains(watcher.stdout.String(), "run tiny-sft: in progress, paused") }
+	if !watcher.eventually(t, "what watch prints", seen) {
+		t.Errorf("watch ended:\n%s%s", watcher.stdout.String(), watcher.stderr.String())
+	}
+	ld("resume tiny-sft --json").want(t, 0, "resumed")
+	if code := p.wait(t); code != 0 {
+		t.Fatalf("it ended with %d:\n%s", code, p.stderr.String())
+	}
+	<-watcher.done // the run is complete, or its server has gone
+	sameAs(t, want, dir)
+	ld("status tiny-sft --watch").want(t, 0, "complete")
+}
+
+// A trainer to which nobody brings pairs ends with what it was waiting for; the run goes on when somebody does.
+func TestStalledRun(t *testing.T) {
+	o := newOwn(t)
+	edit(t, o.spec, "compute: {threads: 1}", "compute: {threads: 1}\nstreams: {stall_after: 2s}")
+	specs, err := schemas.LoadSpecs(o.spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	relative(&specs[0], o.dir)
+	if specs, err = resolve(specs); err != nil {
+		t.Fatal(err)
+	}
+	alone := func() (err error) {
+		e := &env{dir: o.folder(), stdout: t.Output(), stderr: t.Output()}
+		n, err := e.open(t.Context(), schemas.ServersSpec{}, specs[0].Streams, "test")
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, n.close()) }()
+		if err := n.streams.EnsureTopology(t.Context()); err != nil {
+			return err
+		}
+		engine, err := n.engine(specs[0].Compute)
+		if err != nil {
+			return err
+		}
+		m := newMeter(n.display, "")
+		defer m.close()
+		return n.trainWatched(t.Context(), specs[0], engine, m, "")
+	}
+	err = alone()
+	if !errors.Is(err, errStalled) || !strings.Contains(err.Error(), "of run own for 2s (streams.stall_after): ") ||
+		!strings.Contains(err.Error(), "every stage is without input; trainer: waiting, wait for pairs 0: 0 of 0 pairs") {
+		t.Errorf("got %v", err)
+	}
+	o.up(t).want(t, 0)
 }

@@ -41,6 +41,8 @@ type cli struct {
 	Trainer     trainerCommand     `cmd:"" help:"Run the trainer as a process of its own against real servers."`
 	Replay      replayCommand      `cmd:"" help:"Run part of a run again with other settings, from what is in its log."`
 	Status      statusCommand      `cmd:"" help:"Show how far a run is."`
+	Pause       pauseCommand       `cmd:"" help:"Let a run, or a stage of it, rest until it is resumed."`
+	Resume      resumeCommand      `cmd:"" help:"Let a paused run or stage go on."`
 	Runs        runsCommand        `cmd:"" help:"List the runs in a folder or on a server."`
 	Tail        tailCommand        `cmd:"" help:"Print messages of a subject as JSON."`
 	Audit       auditCommand       `cmd:"" help:"Prove that no pair of a run was lost or trained twice, and name what is missing."`

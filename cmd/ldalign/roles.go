@@ -69,7 +69,11 @@ func roles(spec schemas.Spec) []role {
 
 // work plays one role of a run until ctx ends. It returns nil after a clean drain.
 func (n *node) work(ctx context.Context, r role, spec schemas.Spec, engine *tensor.Engine, m *meter) (err error) {
-	stage := streams.Stage{Name: string(r), Run: spec.Run, Linger: 20 * time.Millisecond, Observer: m, End: uint32(spec.Iterations)}
+	presence := n.streams.Announce(ctx, spec.Run, string(r))
+	defer presence.Close()
+	stage := streams.Stage{
+		Name: string(r), Run: spec.Run, Linger: 20 * time.Millisecond, Observer: m, End: uint32(spec.Iterations), Presence: presence,
+	}
 	switch r {
 	case rolePrompter:
 		set, err := prompter.Load(spec)
@@ -94,7 +98,10 @@ func (n *node) work(ctx context.Context, r role, spec schemas.Spec, engine *tens
 		return n.streams.RunStage(ctx, stage, streams.Many(prompter.New(spec, set.Records).Process))
 	case roleGenerator:
 		s := generator.New(spec, n.checkpoints, engine)
-		s.Progress = m.Sampled
+		s.Progress = func(done, of int) {
+			presence.Move()
+			m.Sampled(done, of)
+		}
 		defer func() { err = errors.Join(err, s.Close(context.WithoutCancel(ctx))) }()
 		stage.In, stage.Batch, stage.Linger = schemas.Prompts, 4*spec.Generation.Slots, 100*time.Millisecond
 		if _, replayed := spec.ReadsFrom(stage.In); replayed {
@@ -103,6 +110,7 @@ func (n *node) work(ctx context.Context, r role, spec schemas.Spec, engine *tens
 		return n.streams.RunStage(ctx, stage, streams.Each(s.Process))
 	case roleEncoder:
 		s := encoder.New(spec, n.checkpoints, engine)
+		presence.Say(streams.StateWaiting, "for the guide's checkpoint")
 		defer func() { err = errors.Join(err, s.Close(context.WithoutCancel(ctx))) }()
 		if err := ready(ctx, s); err != nil || ctx.Err() != nil {
 			return err
@@ -126,6 +134,7 @@ func (n *node) work(ctx context.Context, r role, spec schemas.Spec, engine *tens
 			return err
 		}
 		s := evaluator.New(spec, set.Records, n.checkpoints, engine)
+		presence.Say(streams.StateWaiting, "for a guide's checkpoint")
 		defer func() { err = errors.Join(err, s.Close(context.WithoutCancel(ctx))) }()
 		if err := ready(ctx, s); err != nil || ctx.Err() != nil {
 			return err
@@ -261,10 +270,13 @@ func (n *node) sameData(ctx context.Context, spec schemas.Spec, set dataset.Set)
 
 // train runs the trainer of a run. hints is the subject of the store's notifications, empty for none.
 func (n *node) train(ctx context.Context, spec schemas.Spec, engine *tensor.Engine, meter trainer.Meter, hints string) error {
+	presence := n.streams.Announce(ctx, spec.Run, string(roleTrainer))
+	defer presence.Close()
 	return trainer.New(trainer.Config{
 		Spec: spec, Streams: n.streams, Checkpoints: n.checkpoints, Engine: engine, Tokenizers: tokenizerFolder,
-		Holder: holder(), Hints: hints, Meter: meter, Metrics: filepath.Join(n.dir, "runs", spec.Run),
-		Log: n.log.With().Str("stage", "trainer").Logger(),
+		Holder: holder(), Hints: hints, Meter: present{meter, presence}, Metrics: filepath.Join(n.dir, "runs", spec.Run),
+		Hold: func(ctx context.Context) { _ = presence.Hold(ctx) }, // its error is that ctx has ended, which the trainer sees
+		Log:  n.log.With().Str("stage", "trainer").Logger(),
 	}).Run(ctx)
 }
 
@@ -297,6 +309,7 @@ func (n *node) everything(ctx context.Context, spec schemas.Spec, engine *tensor
 	for _, r := range roles(spec) {
 		group.Go(func() error { return n.work(stageCtx, r, spec, engine, m) })
 	}
+	group.Go(func() error { return n.watchStall(stageCtx, spec) })
 	trained := n.train(stageCtx, spec, engine, m, "")
 	if trained == nil {
 		trained = n.awaitResults(stageCtx, spec, m)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"text/tabwriter"
+	"time"
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/schemas"
@@ -15,6 +16,9 @@ import (
 type statusCommand struct {
 	Name string `arg:"" name:"run" help:"Name of the run."`
 	Spec bool   `help:"Print the run's resolved spec instead."`
+
+	Watch bool          `help:"Show it again and again, until the run is complete or Ctrl-C." short:"w"`
+	Every time.Duration `help:"Time between two looks." default:"2s"`
 	serverFlags
 }
 
@@ -22,10 +26,12 @@ func (statusCommand) Help() string {
 	return `Example:
 
     ldalign status my-run
+    ldalign status my-run --watch
     ldalign status my-run --json | jq .iterations
     ldalign status my-run --spec > run.yaml
 
-Works while the run is on and after it has ended.`
+Works while the run is on and after it has ended. For each stage: what is before it (lag), how fast its workers are, how long
+that takes, what each worker does or why it does nothing; and which stage the run waits for.`
 }
 
 // runStatus is what status prints with --json.
@@ -46,6 +52,8 @@ type runStatus struct {
 	// Source is what a replay or fork began with; Lineage says it in words.
 	Source  *schemas.SourceSpec `json:"source,omitempty"`
 	Lineage string              `json:"lineage,omitempty"`
+	// Live is who works on the run now; absent in a list of runs.
+	Live *liveness `json:"live,omitempty"`
 }
 
 type iterationStatus struct {
@@ -96,27 +104,17 @@ func (c *statusCommand) Run(ctx context.Context, e *env) (err error) {
 		fmt.Fprintln(e.stdout, "---")
 		return e.printSpec(specs[0])
 	}
-	s, err := n.status(ctx, c.Name)
+	if c.Watch {
+		return c.watch(ctx, e, n)
+	}
+	s, err := n.liveStatus(ctx, c.Name)
 	if err != nil {
 		return err
 	}
 	if e.json {
 		return printJSON(e.stdout, []runStatus{s})
 	}
-	fmt.Fprintf(e.stdout, "run %s (%s): %s, policy %d of %d, %d evaluated, %d checkpoints\n",
-		s.Run, s.Objective, s.State, s.Policy, s.Of, s.Evaluated, s.Checkpoints)
-	if s.Data != "" {
-		fmt.Fprintf(e.stdout, "data: %s\n", s.Data)
-	}
-	if s.Lineage != "" {
-		fmt.Fprintln(e.stdout, s.Lineage)
-	}
-	w := tabwriter.NewWriter(e.stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "iteration\ttotal\tprompts\tpairs\tencoded\tscored\tdead\t")
-	for _, i := range s.Iterations {
-		fmt.Fprintf(w, "%d\t%d\t%d\t%d\t%d\t%d\t%d\t\n", i.Iteration, i.Total, i.Prompts, i.Pairs, i.Encoded, i.Scored, i.Dead)
-	}
-	return w.Flush()
+	return printStatus(e.stdout, s)
 }
 
 func (n *node) status(ctx context.Context, run string) (runStatus, error) {
@@ -171,13 +169,18 @@ func (n *node) status(ctx context.Context, run string) (runStatus, error) {
 func state(s runStatus, results int) string {
 	switch {
 	case s.Policy < s.Of:
-		return "in progress"
+		return stateGoing
 	case s.Evaluated < results:
 		return "trained, being evaluated"
 	default:
-		return "complete"
+		return stateComplete
 	}
 }
+
+const (
+	stateGoing    = "in progress"
+	stateComplete = "complete"
+)
 
 type runsCommand struct{ serverFlags }
 

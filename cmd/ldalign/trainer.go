@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/trainer"
 )
@@ -56,7 +59,7 @@ func (c *trainerCommand) Run(ctx context.Context, e *env) (err error) {
 	}
 	m := newMeter(n.display, spec.Run+": ")
 	defer m.close()
-	if err := n.train(ctx, spec, engine, m, hints); err != nil {
+	if err := n.trainWatched(ctx, spec, engine, m, hints); err != nil {
 		if interrupted(err) {
 			return fmt.Errorf("%w\nldalign: run %s goes on with the same command", trainer.ErrInterrupted, spec.Run)
 		}
@@ -64,6 +67,20 @@ func (c *trainerCommand) Run(ctx context.Context, e *env) (err error) {
 	}
 	fmt.Fprintf(e.stderr, "ldalign: run %s is complete; `ldalign report %s` writes its report\n", spec.Run, spec.Run)
 	return nil
+}
+
+// trainWatched trains and ends with errStalled when the run makes no progress.
+func (n *node) trainWatched(ctx context.Context, spec schemas.Spec, engine *tensor.Engine, m *meter, hints string) error {
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	group, watching := errgroup.WithContext(watching)
+	group.Go(func() error { return n.watchStall(watching, spec) })
+	trained := n.train(watching, spec, engine, m, hints)
+	stop()
+	if stalled := group.Wait(); stalled != nil && trained != nil {
+		return stalled // which is why the trainer was stopped
+	}
+	return trained
 }
 
 // bucketEvents has the bucket announce new manifests to a target of its server and returns the subject that they come

@@ -1,5 +1,6 @@
 // Command audit measures `ldalign audit` on a run of many pairs: it publishes a synthetic run (small messages, disk not
-// synced), with the trainer's record of one iteration, and runs the program on it as a process of its own.
+// synced), with the trainer's record of one iteration, and runs the program on it as a process of its own while
+// this one holds the server, as a run does that goes on.
 //
 //	go build -o bin/ldalign ./cmd/ldalign && go run ./bench/streams/audit --pairs 1000000 --program bin/ldalign
 package main
@@ -12,7 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
+	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -43,29 +44,6 @@ func bench(ctx context.Context, pairs int, program, dir string) (err error) {
 		}
 		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	}
-	start := time.Now()
-	if err := fill(ctx, pairs, dir); err != nil {
-		return err
-	}
-	fmt.Printf("published %d pairs on four streams in %.1f s\n", pairs, time.Since(start).Seconds())
-	start = time.Now()
-	audit := exec.CommandContext(ctx, program, "audit", run, "--dir", dir) //nolint:gosec // the program is the caller's choice
-	audit.Stdout, audit.Stderr = os.Stdout, os.Stderr
-	if err := audit.Run(); err != nil {
-		return err
-	}
-	usage, ok := audit.ProcessState.SysUsage().(*syscall.Rusage)
-	if !ok {
-		return errors.New("no usage of the process")
-	}
-	fmt.Printf("audited in %.1f s (%.1f s of processor), peak memory %d MiB, the embedded server's included\n",
-		time.Since(start).Seconds(), audit.ProcessState.UserTime().Seconds()+audit.ProcessState.SystemTime().Seconds(),
-		usage.Maxrss>>10)
-	return nil
-}
-
-// fill makes the run: an iteration of pairs on all streams, trained in batches of 64.
-func fill(ctx context.Context, pairs int, dir string) (err error) {
 	conn, err := streams.Open(ctx, streams.Options{
 		Dir: filepath.Join(dir, "nats"), Limits: streams.Limits{Sync: time.Minute}, Log: zerolog.Nop(),
 	})
@@ -73,6 +51,59 @@ func fill(ctx context.Context, pairs int, dir string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
+	start := time.Now()
+	if err := fill(ctx, conn, pairs, dir); err != nil {
+		return err
+	}
+	fmt.Printf("published %d pairs on four streams in %.1f s\n", pairs, time.Since(start).Seconds())
+	start = time.Now()
+	audit := exec.CommandContext(ctx, program, "audit", run, "--dir", dir) //nolint:gosec // the program is the caller's choice
+	audit.Stdout, audit.Stderr = os.Stdout, os.Stderr
+	if err := audit.Start(); err != nil {
+		return err
+	}
+	// Not the rusage of the child: that counts what this process had when it forked.
+	peak, ended := 0, make(chan struct{})
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		for {
+			peak = max(peak, highWater(audit.Process.Pid))
+			select {
+			case <-ended:
+				return
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+	}()
+	err = audit.Wait()
+	close(ended)
+	<-watched
+	if err != nil {
+		return err
+	}
+	fmt.Printf("audited in %.1f s (%.1f s of processor), peak memory %d MiB; the server is this process\n",
+		time.Since(start).Seconds(), audit.ProcessState.UserTime().Seconds()+audit.ProcessState.SystemTime().Seconds(), peak>>10)
+	return nil
+}
+
+// highWater is the most memory that a process has had, in KiB; 0 when it has ended.
+func highWater(pid int) int {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(status)) {
+		var n int
+		if _, err := fmt.Sscanf(line, "VmHWM: %d kB", &n); err == nil {
+			return n
+		}
+	}
+	return 0
+}
+
+// fill makes the run: an iteration of pairs on all streams, trained in batches of 64.
+func fill(ctx context.Context, conn *streams.Conn, pairs int, dir string) error {
 	if err := conn.EnsureTopology(ctx); err != nil {
 		return err
 	}

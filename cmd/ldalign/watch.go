@@ -1,0 +1,181 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/mattn/go-isatty"
+
+	"github.com/ldalign/ldalign/streams"
+)
+
+// watch shows the status again and again: on a terminal in place, elsewhere as a line for each stage, or as JSON.
+func (c *statusCommand) watch(ctx context.Context, e *env, n *node) error {
+	tick := time.NewTicker(max(c.Every, 100*time.Millisecond))
+	defer tick.Stop()
+	for {
+		s, err := n.liveStatus(ctx, c.Name)
+		if ctx.Err() != nil {
+			return nil // Ctrl-C is how one leaves it
+		}
+		if err != nil {
+			return err
+		}
+		switch {
+		case e.json:
+			err = printJSON(e.stdout, []runStatus{s})
+		case isTerminal(e.stdout):
+			var b strings.Builder
+			b.WriteString("\x1b[H\x1b[J") // from the top, with nothing below
+			if err = printStatus(&b, s); err == nil {
+				_, err = io.WriteString(e.stdout, b.String())
+			}
+		default:
+			err = printLines(e.stdout, s, time.Now())
+		}
+		if err != nil || s.State == stateComplete {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && isatty.IsTerminal(f.Fd()) && os.Getenv("TERM") != "dumb"
+}
+
+// liveStatus is status with who works on the run.
+func (n *node) liveStatus(ctx context.Context, run string) (runStatus, error) {
+	specs, err := n.specsOf(ctx, []string{run})
+	if err != nil {
+		return runStatus{}, err
+	}
+	s, err := n.status(ctx, run)
+	if err != nil {
+		return s, err
+	}
+	l, err := n.liveness(ctx, specs[0])
+	s.Live = &l
+	if s.State == stateComplete {
+		l.Blocking, l.Because = "", "nothing: it is complete"
+	}
+	if s.State == stateGoing && l.paused() {
+		s.State += ", paused"
+	}
+	return s, err
+}
+
+func printStatus(w io.Writer, s runStatus) error {
+	fmt.Fprintf(w, "run %s (%s): %s, policy %d of %d, %d evaluated, %d checkpoints\n",
+		s.Run, s.Objective, s.State, s.Policy, s.Of, s.Evaluated, s.Checkpoints)
+	if s.Data != "" {
+		fmt.Fprintf(w, "data: %s\n", s.Data)
+	}
+	if s.Lineage != "" {
+		fmt.Fprintln(w, s.Lineage)
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(t, "iteration\ttotal\tprompts\tpairs\tencoded\tscored\tdead\t")
+	for _, i := range s.Iterations {
+		fmt.Fprintf(t, "%d\t%d\t%d\t%d\t%d\t%d\t%d\t\n", i.Iteration, i.Total, i.Prompts, i.Pairs, i.Encoded, i.Scored, i.Dead)
+	}
+	if err := t.Flush(); err != nil || s.Live == nil || s.State == stateComplete {
+		return err
+	}
+	fmt.Fprintln(w)
+	t = tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "stage\tlag\trate\teta\tworker\tstate")
+	for _, stage := range s.Live.Stages {
+		if len(stage.Workers) == 0 {
+			fmt.Fprintf(t, "%s\t%d\t\t\tnone\t%s\n", stage.Stage, stage.Lag, unattended(stage))
+		}
+		for i, worker := range stage.Workers {
+			name, lag, rate, eta := "", "", "", ""
+			if i == 0 {
+				name, lag, rate, eta = stage.Stage, strconv.Itoa(stage.Lag), perSecond(stage), etaOf(stage)
+			}
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", name, lag, rate, eta, worker.Worker, doing(worker))
+		}
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, p := range s.Live.Pauses {
+		what := p.Stage
+		if what == "" {
+			what = "the run"
+		}
+		fmt.Fprintf(w, "%s is paused by %s since %s\n", what, p.By, p.Since.Format(time.DateTime))
+	}
+	_, err := fmt.Fprintf(w, "the run waits for: %s\n", s.Live.Because)
+	return err
+}
+
+// printLines prints a line for each stage.
+func printLines(w io.Writer, s runStatus, now time.Time) error {
+	var b strings.Builder
+	at := now.Format(time.TimeOnly)
+	fmt.Fprintf(&b, "%s run %s: %s, policy %d of %d; waits for: %s\n", at, s.Run, s.State, s.Policy, s.Of, s.Live.Because)
+	for _, stage := range s.Live.Stages {
+		fmt.Fprintf(&b, "%s %s: lag %d", at, stage.Stage, stage.Lag)
+		if rate := perSecond(stage); rate != "" {
+			fmt.Fprintf(&b, ", %s", rate)
+		}
+		if eta := etaOf(stage); eta != "" {
+			fmt.Fprintf(&b, ", eta %s", eta)
+		}
+		for _, worker := range stage.Workers {
+			fmt.Fprintf(&b, "; %s %s", worker.Worker, doing(worker))
+		}
+		if len(stage.Workers) == 0 {
+			b.WriteString("; no worker")
+		}
+		b.WriteByte('\n')
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// doing says what a worker does, and for how long where that is long.
+func doing(w streams.Worker) string {
+	text := w.State
+	if w.Detail != "" {
+		text += ", " + w.Detail
+	}
+	if d := w.Seen.Sub(w.Since).Round(time.Second); d >= 10*time.Second {
+		text += fmt.Sprintf(" (for %v)", d)
+	}
+	return text
+}
+
+func unattended(s stageStatus) string {
+	if s.Lag > 0 {
+		return "nobody works on what is before it"
+	}
+	return ""
+}
+
+func perSecond(s stageStatus) string {
+	if s.Rate == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%.2g/s", s.Rate)
+}
+
+func etaOf(s stageStatus) string {
+	if s.ETA == 0 {
+		return ""
+	}
+	return time.Duration(s.ETA * float64(time.Second)).Round(time.Second).String()
+}
