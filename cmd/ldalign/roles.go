@@ -141,8 +141,9 @@ func (n *node) work(ctx context.Context, r role, spec schemas.Spec, engine *tens
 		}
 		stage.In, stage.Batch = schemas.Checkpoints, 1
 		return n.streams.RunStage(ctx, stage, streams.Each(s.Process))
+	case roleTrainer: // no stage: train plays it
 	}
-	return fmt.Errorf("%w: unknown role %q", errUsage, r)
+	return fmt.Errorf("%w: %q is no role of a stage", errUsage, r)
 }
 
 // fromSource has a stage of a replay that stands right behind the log which the replay reads take its messages from there.
