@@ -45,6 +45,9 @@ type Cursor struct {
 	// Sequence is the last one of the stream whose message is among the iteration's pairs.
 	Sequence  uint64 `json:"sequence"`
 	Iteration uint32 `json:"iteration"`
+	// Open tells that pairs were still arriving when the state was taken: what the stream holds behind Sequence is the
+	// iteration's too.
+	Open bool `json:"open,omitempty"`
 	// Phase is guide or policy.
 	Phase string `json:"phase"`
 	Epoch int    `json:"epoch"`
@@ -52,8 +55,8 @@ type Cursor struct {
 	Position int `json:"position"`
 	// Step counts optimizer steps in this phase of the iteration.
 	Step int `json:"step"`
-	// Pending are the ids of the pairs of the step that comes next, in their order; none at the end of a phase. A trainer
-	// that goes on must make the same batch of its log.
+	// Pending are the ids of the pairs of the step that comes next, in their order; none at the end of a phase, or
+	// when they have not arrived yet. A trainer that goes on must make the same batch of its log.
 	Pending []string `json:"pending,omitempty"`
 }
 

@@ -225,7 +225,10 @@ type OptimizerSpec struct {
 
 // TrainingSpec is how pairs become steps.
 type TrainingSpec struct {
-	// Schedule is exact: wait until the iteration is complete, then epochs over a seeded shuffle.
+	// Schedule is exact (wait until the iteration is complete, then epochs over a seeded shuffle) or streaming (train
+	// while the pairs arrive, in the order of their log; later epochs are shuffled). With kind: ldalign, streaming needs
+	// normaliser: running. The order of arrival is the run's own: a repetition on the same log gives the same bits, on a
+	// log of its own it need not.
 	Schedule string `yaml:"schedule"`
 	// Epochs over the pairs of an iteration.
 	Epochs int `yaml:"epochs"`

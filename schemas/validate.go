@@ -186,6 +186,9 @@ func (c *checker) objective(s *Spec) {
 		c.must(o.WeightPower == 1, "objective.weight_power", "only with objective.kind: ldalign, not %s", o.Kind)
 		c.must(o.WeightClip == 0, "objective.weight_clip", "only with objective.kind: ldalign, not %s", o.Kind)
 	}
+	c.must(s.Training.Schedule != "streaming" || o.Kind != "ldalign" || o.Weight == "one" || o.Normaliser == "running",
+		"objective.normaliser", "%s needs the whole iteration, which training.schedule: streaming does not wait for: take running",
+		o.Normaliser)
 	if o.Kind == "sft" {
 		c.must(o.Loss == "sigmoid", "objective.loss", "only with pairs: objective.kind is sft")
 		c.must(o.Reference == "previous", "objective.reference", "only with pairs: objective.kind is sft")
@@ -266,7 +269,7 @@ func (c *checker) optimizer(at string, o *OptimizerSpec) {
 }
 
 func (c *checker) training(t *TrainingSpec) {
-	c.oneOf("training.schedule", t.Schedule, "exact")
+	c.oneOf("training.schedule", t.Schedule, "exact", "streaming")
 	c.atLeast("training.epochs", t.Epochs, 1)
 	c.atLeast("training.batch", t.Batch, 1)
 	c.atLeast("training.micro_batch", t.MicroBatch, 0)

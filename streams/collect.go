@@ -37,11 +37,39 @@ type Collected struct {
 func (c *Conn) Collect(ctx context.Context, kind schemas.Kind, run string, iteration uint32,
 	onProgress func(have, total int),
 ) (Collected, error) {
-	if !carriesPair(kind) {
-		return Collected{}, fmt.Errorf("streams: collect: %s has no pairs", kind)
-	}
 	if onProgress == nil {
 		onProgress = func(int, int) {}
+	}
+	t, err := c.gather(ctx, kind, run, iteration, func(a Arrival) error {
+		onProgress(a.Have, a.Total)
+		return nil
+	})
+	return t.collected(), err
+}
+
+// Arrival is something new about an iteration that is followed.
+type Arrival struct {
+	// Received is a message of the kind that is followed; its Message is nil when what is new is something else.
+	Received
+	// Have is the number of pairs accounted for, and Total how many there will be; 0 while the iteration is open.
+	Have, Total int
+}
+
+// Arrivals follows an iteration until it is complete, as Collect has it, and calls f with what arrives: each message of
+// the kind once, its first copy, in the log's order; and dead letters, or that the iteration was closed, in between. An
+// error of f ends it and is returned.
+func (c *Conn) Arrivals(ctx context.Context, kind schemas.Kind, run string, iteration uint32, f func(Arrival) error) error {
+	_, err := c.gather(ctx, kind, run, iteration, f)
+	return err
+}
+
+// gather follows an iteration until it is complete.
+func (c *Conn) gather(
+	ctx context.Context, kind schemas.Kind, run string, iteration uint32, f func(Arrival) error,
+) (tally, error) {
+	t := tally{messages: map[string]Received{}, dead: map[string]bool{}}
+	if !carriesPair(kind) {
+		return t, fmt.Errorf("streams: collect: %s has no pairs", kind)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -68,29 +96,32 @@ func (c *Conn) Collect(ctx context.Context, kind schemas.Kind, run string, itera
 			})
 		})
 	}
-	t := tally{messages: map[string]Received{}, dead: map[string]bool{}}
 	for {
+		arrival := Arrival{}
 		select {
 		case r := <-arrivals:
-			t.add(r)
+			if t.add(r) {
+				arrival.Received = r
+			}
 		case <-reading.Done():
-			return Collected{}, group.Wait()
+			return t, group.Wait()
 		}
-		onProgress(t.have(), t.total)
+		arrival.Have, arrival.Total = t.have(), t.total
+		told := f(arrival)
 		complete, err := t.complete()
-		if complete && len(t.dead) > 0 {
+		if complete && len(t.dead) > 0 && told == nil {
 			// A letter may have been redriven since it was read.
 			if complete, err = c.confirm(ctx, &t, run, iteration); err == nil && !complete {
-				onProgress(t.have(), t.total)
+				told = f(Arrival{Have: t.have(), Total: t.total})
 			}
 		}
 		if err != nil {
 			err = fmt.Errorf("streams: collect %s of run %s, iteration %d: %w", kind, run, iteration, err)
 		}
-		if complete || err != nil {
+		if err = cmp.Or(told, err); complete || err != nil {
 			cancel()
 			_ = group.Wait() // ends with the context's error
-			return t.collected(), err
+			return t, err
 		}
 	}
 }
@@ -116,7 +147,8 @@ type tally struct {
 	total    int
 }
 
-func (t *tally) add(r Received) {
+// add notes a message and tells whether it is the first copy of a pair.
+func (t *tally) add(r Received) bool {
 	switch m := r.Message.(type) {
 	case *events.Control:
 		if m.GetKind() == ControlClosed {
@@ -126,11 +158,13 @@ func (t *tally) add(r Received) {
 		t.addLetter(m)
 	default:
 		id := m.ID()
+		delete(t.dead, id)
 		if _, have := t.messages[id]; !have {
 			t.messages[id] = r
+			return true
 		}
-		delete(t.dead, id)
 	}
+	return false
 }
 
 func (t *tally) addLetter(d *events.DeadLetter) {

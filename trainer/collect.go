@@ -1,6 +1,7 @@
 package trainer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -48,9 +49,11 @@ func (t *Trainer) messages(ctx context.Context, phase string, kind schemas.Kind,
 	if t.resumes(phase, i) {
 		upTo = t.resume.Cursor.Sequence
 		if got.Last < upTo {
-			return nil, 0, fmt.Errorf("trainer: stream %s of run %s ends at sequence %d, but the checkpoint's cursor is at %d: "+
-				"messages were lost from the log; restore the stream's store", feed.Kind, feed.Run, got.Last, upTo)
+			return nil, 0, lost(feed.Kind, feed.Run, got.Last, upTo)
 		}
+	}
+	if phase == policyPhase && t.streaming() {
+		got = inLogOrder(got)
 	}
 	var messages []events.Message
 	for k, m := range got.Messages {
@@ -65,9 +68,31 @@ func (t *Trainer) messages(ctx context.Context, phase string, kind schemas.Kind,
 	return messages, upTo, nil
 }
 
-// intake is an iteration as it was read from the log.
+// inLogOrder is an iteration in the order of its sequences.
+func inLogOrder(c streams.Collected) streams.Collected {
+	at := make([]int, len(c.Seqs))
+	for k := range at {
+		at[k] = k
+	}
+	slices.SortFunc(at, func(a, b int) int { return cmp.Compare(c.Seqs[a], c.Seqs[b]) })
+	out := c
+	out.Messages, out.Seqs = nil, nil
+	for _, k := range at {
+		out.Messages, out.Seqs = append(out.Messages, c.Messages[k]), append(out.Seqs, c.Seqs[k])
+	}
+	return out
+}
+
+// intake is an iteration as it was read from the log, so far.
 type intake struct {
-	task task
+	kind      schemas.Kind
+	iteration uint32
+	// inflow brings more; nil when all is there.
+	inflow *inflow
+	task   task
+	// distances of the task's pairs, and the number of those that were cut.
+	distances []float64
+	cut       int
 	// batches has the ids of the task's examples, in their order, and of what was left out; no steps yet.
 	batches checkpoints.Batches
 	// upTo is the sequence of the last message.
@@ -76,17 +101,50 @@ type intake struct {
 	metrics []checkpoints.Metric
 }
 
-// collect makes the task of iteration i from the log.
-func (t *Trainer) collect(ctx context.Context, i uint32) (in intake, err error) {
-	kind := Source(t.Spec.Objective.Kind)
-	var messages []events.Message
-	if messages, in.upTo, err = t.messages(ctx, policyPhase, kind, i); err != nil {
-		return in, err
+// collect makes the task of iteration i from the log; by the streaming schedule an empty one, with the inflow that fills it.
+func (t *Trainer) collect(ctx context.Context, i uint32) (*intake, error) {
+	in := &intake{kind: Source(t.Spec.Objective.Kind), iteration: i}
+	_, replayed := Feed(t.Spec, in.kind) // from a log that has all
+	if t.streaming() && !replayed && (!t.resumes(policyPhase, i) || t.resume.Cursor.Open) {
+		in.inflow = t.follow(ctx, in.kind, i)
+		return in, t.add(ctx, nil, in)
 	}
-	if kind == schemas.Prompts {
-		return in, t.sequences(messages, &in)
+	messages, upTo, err := t.messages(ctx, policyPhase, in.kind, i)
+	if err != nil {
+		return nil, err
 	}
-	return in, t.pairs(ctx, messages, i, &in)
+	in.upTo = upTo
+	if err := t.add(ctx, messages, in); err != nil {
+		return nil, err
+	}
+	return in, t.whole(in)
+}
+
+// add takes in messages.
+func (t *Trainer) add(ctx context.Context, messages []events.Message, in *intake) error {
+	if in.kind == schemas.Prompts {
+		t.sequences(messages, in)
+		return nil
+	}
+	return t.pairs(ctx, messages, in)
+}
+
+// whole looks at an intake to which nothing will be added any more.
+func (t *Trainer) whole(in *intake) error {
+	if in.cut > 0 {
+		t.Log.Warn().Str("run", t.Spec.Run).Msgf("%d of %d pairs were cut to data.max_prompt_tokens or max_response_tokens "+
+			"(raise them, or have such pairs dead-lettered by data.overlong: reject)", in.cut, len(in.batches.Pairs))
+	}
+	switch {
+	case len(in.batches.Pairs) > 0:
+		return nil
+	case len(in.batches.Skipped) > 0:
+		return fmt.Errorf("trainer: all %d prompts or pairs of iteration %d were refused; the log says why for each",
+			len(in.batches.Skipped), in.iteration)
+	default:
+		return fmt.Errorf("trainer: iteration %d of run %s has nothing to train on: all its pairs are dead-lettered "+
+			"(`ldalign deadletters list %s` says why)", in.iteration, t.Spec.Run, t.Spec.Run)
+	}
 }
 
 // reasonOf is the reason for which a prompt is left out.
@@ -110,13 +168,15 @@ func ids(messages []events.Message) []string {
 	return out
 }
 
-// sequences makes the SFT task. Prompts that the length rule refuses are logged, counted and not trained on.
-func (t *Trainer) sequences(messages []events.Message, in *intake) error {
-	out := &sequenceTask{model: t.model, step: t.Spec.Generation.Bucket, most: t.model.Config().MaxLength()}
+// sequences adds to the SFT task. Prompts that the length rule refuses are logged, counted and not trained on.
+func (t *Trainer) sequences(messages []events.Message, in *intake) {
+	out, ok := in.task.(*sequenceTask)
+	if !ok {
+		out = &sequenceTask{model: t.model, step: t.Spec.Generation.Bucket, most: t.model.Config().MaxLength()}
+	}
 	limits := tokenizer.Limits{
 		Prompt: t.Spec.Data.MaxPromptTokens, Response: t.Spec.Data.MaxResponseTokens, Reject: t.Spec.Data.Overlong == "reject",
 	}
-	cut := 0
 	for _, m := range messages {
 		p := m.(*events.Prompt)
 		tokens, err := t.format.Fit(p.GetPrompt(), p.GetResponse(), limits)
@@ -126,31 +186,20 @@ func (t *Trainer) sequences(messages []events.Message, in *intake) error {
 			continue
 		}
 		if tokens.Cut > 0 {
-			cut++
+			in.cut++
 		}
 		in.batches.Pairs = append(in.batches.Pairs, p.ID())
 		out.rows = append(out.rows, models.Join(tokens.Prompt, tokens.Response))
 	}
-	if len(out.rows) == 0 {
-		return errors.New("trainer: the length rule or the template refused every prompt; the log says why for each")
-	}
-	t.tellCut(cut, len(out.rows))
 	in.task, in.metrics = out, []checkpoints.Metric{
 		{Name: "pairs", Value: float64(len(out.rows))}, {Name: "refused", Value: float64(len(in.batches.Skipped))},
 	}
-	return nil
 }
 
-// tellCut says how many examples the length rule has cut.
-func (t *Trainer) tellCut(cut, of int) {
-	if cut > 0 {
-		t.Log.Warn().Str("run", t.Spec.Run).Msgf("%d of %d pairs were cut to data.max_prompt_tokens or max_response_tokens "+
-			"(raise them, or have such pairs dead-lettered by data.overlong: reject)", cut, of)
-	}
-}
-
-// pairs makes the task of pairs and the figures of their weights.
-func (t *Trainer) pairs(ctx context.Context, messages []events.Message, i uint32, in *intake) error {
+// pairs adds to the task of pairs, and computes their weights and the figures of these. Weights that can be computed before
+// the last pair is there do not change when more come.
+func (t *Trainer) pairs(ctx context.Context, messages []events.Message, in *intake) error {
+	i := in.iteration
 	weights, err := t.reference(ctx, i)
 	if err != nil {
 		return err
@@ -159,42 +208,44 @@ func (t *Trainer) pairs(ctx context.Context, messages []events.Message, i uint32
 	if err != nil {
 		return err
 	}
-	out := &pairTask{
-		model: t.model, objective: pairObjective(t.Spec.Objective), step: t.Spec.Generation.Bucket,
-		most: t.model.Config().MaxLength(),
+	out, ok := in.task.(*pairTask)
+	if !ok {
+		out = &pairTask{
+			model: t.model, objective: pairObjective(t.Spec.Objective), step: t.Spec.Generation.Bucket,
+			most: t.model.Config().MaxLength(),
+		}
 	}
-	distances, err := t.take(messages, weights, reference, i, out, in)
-	if err != nil {
+	if err := t.take(messages, weights, reference, i, out, in); err != nil {
 		return err
 	}
 	if t.Spec.Objective.Mix == "previous" && int(i) > t.Spec.FirstIteration() {
-		more, err := t.mixIn(ctx, i, reference, out, in)
-		if err != nil {
+		if err := t.mixIn(ctx, i, reference, out, in); err != nil {
 			return err
 		}
-		distances = append(distances, more...)
 	}
 	in.task = out
-	return t.weigh(ctx, distances, i, out, in)
+	if len(out.pairs) == 0 {
+		return nil
+	}
+	return t.weigh(ctx, in.distances, i, out, in)
 }
 
-// take adds the pairs of messages to a task, with the weights that must have made them and given their log-probs, and
-// returns their distances; none where pairs have none. A pair with an empty response is left out, logged and counted.
+// take adds the pairs of messages to a task, and their distances, where they have such, to the intake, given the weights
+// that must have made them and given their log-probs. A pair with an empty response is left out, logged and counted.
 func (t *Trainer) take(
 	messages []events.Message, weights, reference string, i uint32, out *pairTask, in *intake,
-) (distances []float64, err error) {
-	cut := 0
+) error {
 	for _, m := range messages {
 		p := pairOf(m)
 		if p == nil {
-			return nil, fmt.Errorf("trainer: a %T cannot be trained on", m)
+			return fmt.Errorf("trainer: a %T cannot be trained on", m)
 		}
 		if p.GetWeights() != weights {
-			return nil, fmt.Errorf("trainer: pair %s was made by checkpoint %.12s, but iteration %d starts from %.12s",
+			return fmt.Errorf("trainer: pair %s was made by checkpoint %.12s, but iteration %d starts from %.12s",
 				p.ID(), p.GetWeights(), p.GetIteration(), weights)
 		}
 		if got := p.ReferenceDigest(); got != reference {
-			return nil, fmt.Errorf("trainer: pair %s has log-probs of checkpoint %.12s, but objective.reference: %s is %.12s here: "+
+			return fmt.Errorf("trainer: pair %s has log-probs of checkpoint %.12s, but objective.reference: %s is %.12s here: "+
 				"they are no reference for this run", p.ID(), got, t.Spec.Objective.Reference, reference)
 		}
 		if len(p.GetChosenIds()) == 0 || len(p.GetRejectedIds()) == 0 {
@@ -203,10 +254,10 @@ func (t *Trainer) take(
 			continue
 		}
 		if p.GetTruncated() > 0 {
-			cut++
+			in.cut++
 		}
 		if scored, is := m.(*events.Scored); is && t.Spec.Objective.Kind == "ldalign" {
-			distances = append(distances, scored.GetDistance())
+			in.distances = append(in.distances, scored.GetDistance())
 		}
 		in.batches.Pairs = append(in.batches.Pairs, p.ID())
 		out.pairs = append(out.pairs, pair{
@@ -216,15 +267,12 @@ func (t *Trainer) take(
 			same:    slices.Equal(p.GetChosenIds(), p.GetRejectedIds()),
 		})
 	}
-	if len(out.pairs) == 0 {
-		return nil, fmt.Errorf("trainer: all %d pairs of iteration %d have an empty response", len(messages), i)
-	}
-	t.tellCut(cut, len(messages))
-	return distances, nil
+	return nil
 }
 
 // weigh gives the pairs of iteration i the weights of their distances; without distances these are 1.
 func (t *Trainer) weigh(ctx context.Context, distances []float64, i uint32, out *pairTask, in *intake) error {
+	in.metrics = nil
 	identical := 0
 	w := make([]float64, len(out.pairs))
 	for k, p := range out.pairs {

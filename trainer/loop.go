@@ -53,6 +53,14 @@ type phase struct {
 	epochs  int
 	batch   int
 	micro   int
+	// inOrder makes the first epoch visit the examples as they stand, not shuffled.
+	inOrder bool
+	// open tells that examples are still arriving, within a first epoch in order. grow then waits until there are n of them
+	// or the last has come, which it returns; it shows that as what it does, "wait for" for example.
+	open bool
+	grow func(ctx context.Context, does string, n int) (complete bool, err error)
+	// planned is the number of examples that the learning rate's schedule is made for; 0 takes those that are there.
+	planned int
 	// every is the number of steps between two calls of save; 0 for none.
 	every int
 	// save copies the state at a cursor and returns what commits the copy: training goes on meanwhile.
@@ -104,15 +112,21 @@ func (p *phase) close(ctx context.Context, engine *tensor.Engine) error {
 // until the last is done, a failed one stops the run, and run returns when none is under way.
 func (p *phase) run(ctx context.Context, engine *tensor.Engine, step int) (err error) {
 	defer func() { err = errors.Join(err, p.saving.wait()) }()
-	total := p.steps() * p.epochs
 	peak := PeakRate(p.spec, p.iteration)
-	p.progress(step, total, nil)
-	saved := -1 // the step of the last state
+	begun, saved := false, -1 // saved is the step of the last state
 	for ; ; step++ {
 		if err := p.saving.failed(); err != nil {
 			return err
 		}
-		if p.hold != nil && step < total {
+		if err := p.arrive(ctx, step); err != nil && ctx.Err() == nil {
+			return err
+		}
+		total := p.total()
+		if !begun && ctx.Err() == nil {
+			p.progress(step, total, nil)
+			begun = true
+		}
+		if p.hold != nil && (p.open || step < p.steps()*p.epochs) {
 			p.hold(ctx)
 		}
 		if ctx.Err() != nil { // after the last step too: what comes next would fail, and the steps would be lost
@@ -127,7 +141,7 @@ func (p *phase) run(ctx context.Context, engine *tensor.Engine, step int) (err e
 			}
 			return ErrInterrupted
 		}
-		if step >= total {
+		if !p.open && step >= p.steps()*p.epochs {
 			return nil
 		}
 		epoch, batch := p.next(step)
@@ -149,20 +163,55 @@ func (p *phase) run(ctx context.Context, engine *tensor.Engine, step int) (err e
 	}
 }
 
-// steps is the number of steps of an epoch.
+// arrive waits until the examples of the step that comes next are there.
+func (p *phase) arrive(ctx context.Context, step int) error {
+	if !p.open || ctx.Err() != nil {
+		return nil
+	}
+	complete, err := p.grow(ctx, "wait for", (step+1)*p.batch)
+	p.open = p.open && !complete
+	return err
+}
+
+// total is the number of steps that the schedule is made for. Fewer are made when planned examples have not come.
+func (p *phase) total() int {
+	if p.planned > 0 {
+		return Steps(p.planned, p.batch, p.epochs)
+	}
+	return p.steps() * p.epochs
+}
+
+// steps is the number of steps of an epoch, once all examples are there.
 func (p *phase) steps() int { return Steps(p.task.examples(), p.batch, 1) }
 
 // next is the batch that comes after the given number of steps, none at the end, and its epoch.
 func (p *phase) next(step int) (epoch int, batch []int) {
 	n := p.task.examples()
-	epoch, at := step/p.steps(), step%p.steps()*p.batch
-	if epoch >= p.epochs {
-		return epoch, nil
+	if p.open {
+		if (step+1)*p.batch > n {
+			return 0, nil // not there yet
+		}
+		return 0, sequence(step*p.batch, p.batch)
 	}
-	if p.ordered != epoch+1 {
+	epoch, at := step/p.steps(), step%p.steps()*p.batch
+	switch {
+	case epoch >= p.epochs:
+		return epoch, nil
+	case p.inOrder && epoch == 0:
+		return 0, sequence(at, min(p.batch, n-at))
+	case p.ordered != epoch+1:
 		p.order, p.ordered = Permutation(n, p.seed, p.name, p.iteration, epoch), epoch+1
 	}
 	return epoch, p.order[at:min(at+p.batch, n)]
+}
+
+// sequence is at, at+1 and so on.
+func sequence(at, n int) []int {
+	out := make([]int, n)
+	for i := range out {
+		out[i] = at + i
+	}
+	return out
 }
 
 // saveAt begins to commit the state after the given number of steps, when the last one is committed.
@@ -186,8 +235,12 @@ func (p *phase) saveAt(ctx context.Context, step int) error {
 // cursor is the place after the given number of steps.
 func (p *phase) cursor(step int) checkpoints.Cursor {
 	epoch, batch := p.next(step)
+	position := step * p.batch
+	if !p.open {
+		position = step % p.steps() * p.batch
+	}
 	return checkpoints.Cursor{
-		Phase: p.name, Iteration: p.iteration, Epoch: epoch, Position: step % p.steps() * p.batch, Step: step,
+		Phase: p.name, Iteration: p.iteration, Open: p.open, Epoch: epoch, Position: position, Step: step,
 		Pending: p.pending(batch),
 	}
 }

@@ -10,22 +10,22 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 )
 
-// mixIn adds the pairs of iteration i-1 to the task of iteration i and returns their distances. They are those that were
+// mixIn adds the pairs of iteration i-1 to the task of iteration i. They are those that were
 // trained then, in that order, by the record of policy i; a letter redriven since does not change them. Where the
 // reference is the previous policy, their log-probs are computed anew under it: t.model is that policy until the
 // iteration's first step, so no second model is needed, and a trainer that goes on computes the same.
-func (t *Trainer) mixIn(ctx context.Context, i uint32, reference string, out *pairTask, in *intake) ([]float64, error) {
+func (t *Trainer) mixIn(ctx context.Context, i uint32, reference string, out *pairTask, in *intake) error {
 	before, err := t.sampler(ctx, i-1)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	record, err := t.Checkpoints.Batches(ctx, t.base)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	messages, _, err := t.messages(ctx, "", Source(t.Spec.Objective.Kind), i-1)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	byID := make(map[string]events.Message, len(messages))
 	for _, m := range messages {
@@ -36,7 +36,7 @@ func (t *Trainer) mixIn(ctx context.Context, i uint32, reference string, out *pa
 	for k, id := range trained {
 		m, ok := byID[id]
 		if !ok {
-			return nil, fmt.Errorf("trainer: pair %s of iteration %d is no longer in the log, but objective.mix: previous trains it "+
+			return fmt.Errorf("trainer: pair %s of iteration %d is no longer in the log, but objective.mix: previous trains it "+
 				"once more: restore the stream's store, or raise streams.max_age", id, i-1)
 		}
 		earlier[k] = m
@@ -47,15 +47,14 @@ func (t *Trainer) mixIn(ctx context.Context, i uint32, reference string, out *pa
 		was = before // of the log-probs that the pairs have now
 	}
 	own := len(out.pairs)
-	distances, err := t.take(earlier, before, was, i, out, in)
-	if err != nil {
-		return nil, err
+	if err := t.take(earlier, before, was, i, out, in); err != nil {
+		return err
 	}
 	in.batches.Earlier = len(out.pairs) - own
 	if anew {
-		err = t.refer(ctx, out, own)
+		return t.refer(ctx, out, own)
 	}
-	return distances, err
+	return nil
 }
 
 // sampler is the manifest digest of the policy that sampled the pairs of an iteration that is trained.

@@ -13,6 +13,7 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/streams"
 )
 
 // Files of a checkpoint that the trainer itself reads.
@@ -123,16 +124,51 @@ func (t *Trainer) restoreBatches(ctx context.Context, m checkpoints.Manifest, p 
 		return fmt.Errorf("trainer: checkpoint %s is of step %d, but its %s has %d steps", m.Key, m.Cursor.Step,
 			checkpoints.BatchesFile, len(saved.Steps))
 	}
-	if !slices.Equal(saved.Pairs, p.batches.Pairs) {
+	if m.Cursor.Open {
+		if err := t.catchUp(ctx, m, p, len(saved.Pairs)); err != nil {
+			return err
+		}
+	}
+	have := p.batches.Pairs
+	if m.Cursor.Open {
+		have = have[:min(len(have), len(saved.Pairs))]
+	}
+	if !slices.Equal(saved.Pairs, have) {
 		return fmt.Errorf("trainer: checkpoint %s was trained on %d pairs, but the log gives %d, or others in their place: "+
-			"messages were lost or changed; restore the stream's store", m.Key, len(saved.Pairs), len(p.batches.Pairs))
+			"messages were lost or changed; restore the stream's store", m.Key, len(saved.Pairs), len(have))
 	}
 	p.batches.Steps = saved.Steps
-	if _, batch := p.next(m.Cursor.Step); !slices.Equal(p.pending(batch), m.Cursor.Pending) {
+	_, batch := p.next(m.Cursor.Step)
+	unknown := m.Cursor.Open && len(m.Cursor.Pending) == 0
+	if !unknown && !slices.Equal(p.pending(batch), m.Cursor.Pending) {
 		return fmt.Errorf("trainer: checkpoint %s was to go on with other pairs than this build would take (%v): "+
 			"go on with the build that wrote it", m.Key, m.Cursor.Pending)
 	}
 	return nil
+}
+
+// catchUp takes in the pairs that a state had when its iteration was still arriving. They must be in the log.
+func (t *Trainer) catchUp(ctx context.Context, m checkpoints.Manifest, p *phase, n int) error {
+	if n == 0 {
+		return nil
+	}
+	kind := Source(t.Spec.Objective.Kind)
+	last, err := t.Streams.Last(ctx, kind, t.Spec.Run)
+	if err != nil && !errors.Is(err, streams.ErrNotFound) {
+		return err
+	}
+	if last.Seq < m.Cursor.Sequence {
+		return lost(kind, t.Spec.Run, last.Seq, m.Cursor.Sequence)
+	}
+	complete, err := p.grow(ctx, "read back", n)
+	p.open = !complete
+	return err
+}
+
+// lost is the error of a log that ends before a checkpoint's cursor.
+func lost(kind schemas.Kind, run string, end, cursor uint64) error {
+	return fmt.Errorf("trainer: stream %s of run %s ends at sequence %d, but the checkpoint's cursor is at %d: "+
+		"messages were lost from the log; restore the stream's store", kind, run, end, cursor)
 }
 
 func (t *Trainer) withLocal(ctx context.Context, m checkpoints.Manifest, name string, f func(path string) error) error {

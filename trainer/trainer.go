@@ -247,6 +247,7 @@ func (t *Trainer) iterate(ctx context.Context, i uint32) (err error) {
 	if err != nil {
 		return err
 	}
+	defer in.inflow.close()
 	if err := errors.Join(t.addAdapter(ctx, i), t.model.SetTrainable(ctx, true)); err != nil {
 		return err
 	}
@@ -259,6 +260,11 @@ func (t *Trainer) iterate(ctx context.Context, i uint32) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.close(context.WithoutCancel(ctx), t.Engine)) }()
+	if t.streaming() {
+		if err := t.stream(ctx, in, p); err != nil {
+			return err
+		}
+	}
 	step, err := t.restore(ctx, p, t.loadTrained)
 	if err != nil {
 		return err

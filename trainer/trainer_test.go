@@ -305,7 +305,7 @@ func TestSFTCountsWhatTheLengthRuleRefuses(t *testing.T) {
 	}
 	writeFile(t, path, `{"id":"b","prompt":"`+long+`?","response":"Yes."}`)
 	err := w.work(t.Context(), testSpec("all-refused", sft("reject")), silent)
-	if err == nil || !strings.Contains(err.Error(), "refused every prompt") {
+	if err == nil || !strings.Contains(err.Error(), "were refused") {
 		t.Errorf("got %v, want an error: there is nothing to train on", err)
 	}
 }
