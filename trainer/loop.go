@@ -118,8 +118,10 @@ func (p *phase) run(ctx context.Context, engine *tensor.Engine, step int) (err e
 		if err := p.saving.failed(); err != nil {
 			return err
 		}
-		if err := p.arrive(ctx, step); err != nil && ctx.Err() == nil {
-			return err
+		if p.open && ctx.Err() == nil {
+			if err := p.arrive(ctx, step); err != nil && ctx.Err() == nil {
+				return err
+			}
 		}
 		total := p.total()
 		if !begun && ctx.Err() == nil {
@@ -165,11 +167,8 @@ func (p *phase) run(ctx context.Context, engine *tensor.Engine, step int) (err e
 
 // arrive waits until the examples of the step that comes next are there.
 func (p *phase) arrive(ctx context.Context, step int) error {
-	if !p.open || ctx.Err() != nil {
-		return nil
-	}
 	complete, err := p.grow(ctx, "wait for", (step+1)*p.batch)
-	p.open = p.open && !complete
+	p.open = !complete
 	return err
 }
 

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -111,6 +112,30 @@ func TestTrainerKilled(t *testing.T) {
 	for _, run := range runs {
 		ldalign(t, "audit", run, "--dir", dir).want(t, 0, "0 dead, 0 in flight")
 		attached(t, dir, func(n *node) { n.eachStepOnce(t, run, 40, 2) })
+	}
+}
+
+// A run that trains while pairs arrive, killed now and then, ends as a trainer does that reads its log from the beginning,
+// undisturbed.
+func TestStreamingKilled(t *testing.T) {
+	const spec, run = "testdata/streaming.yaml", "streaming"
+	quiet := t.TempDir()
+	began := time.Now()
+	ldalign(t, "up", spec, "--dir", quiet).want(t, 0)
+	dir := killed(t, spec, *kills, manifests(quiet), time.Since(began))
+	ldalign(t, "up", spec, "--dir", dir).want(t, 0)
+	ldalign(t, "audit", run, "--dir", dir).want(t, 0, "0 dead, 0 in flight")
+	attached(t, dir, func(n *node) { n.eachStepOnce(t, run, 60, 2) })
+	want := outcomeOf(t, dir, run)
+	if len(want.Checkpoints) != 3 {
+		t.Fatalf("the run is not whole: %+v", want)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "runs", run)); err != nil { // the checkpoints; the log stays
+		t.Fatal(err)
+	}
+	ldalign(t, "up", spec, "--dir", dir).want(t, 0)
+	if diff := cmp.Diff(want, outcomeOf(t, dir, run)); diff != "" {
+		t.Errorf("not what the log gives (-killed +from the log):\n%s", diff)
 	}
 }
 
