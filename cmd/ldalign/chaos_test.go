@@ -130,6 +130,8 @@ func TestStreamingKilled(t *testing.T) {
 	if len(want.Checkpoints) != 3 {
 		t.Fatalf("the run is not whole: %+v", want)
 	}
+	ldalign(t, "replay", run, "--from", "pairs", "--exact", "--as", "again", "--dir", dir).
+		want(t, 0, "exact: policy 1 of again", "exact: policy 2 of again")
 	if err := os.RemoveAll(filepath.Join(dir, "runs", run)); err != nil { // the checkpoints; the log stays
 		t.Fatal(err)
 	}
