@@ -2,7 +2,8 @@ package schemas
 
 // GivenPairs tells whether y' comes from the data's rejected responses instead of the policy.
 func (s Spec) GivenPairs() bool {
-	return s.Objective.Kind == "dpo" || s.Generation.From == "data" && s.Objective.Kind != "sft"
+	given := s.Generation.From == "data" || s.Objective.Distance == "given"
+	return s.Objective.Kind == "dpo" || given && s.Objective.Kind != "sft"
 }
 
 // Samples tells whether the run samples responses from its policies.

@@ -17,6 +17,9 @@ func Resolve(spec Spec, threads int) Spec {
 	if s.Generation.MaxNewTokens == 0 {
 		s.Generation.MaxNewTokens = s.Data.MaxResponseTokens
 	}
+	if s.Objective.Distance == "given" {
+		s.Generation.From = "data"
+	}
 	if s.Training.MicroBatch == 0 {
 		s.Training.MicroBatch = min(8, s.Training.Batch)
 	}

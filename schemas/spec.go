@@ -120,7 +120,7 @@ type ObjectiveSpec struct {
 	// sigmoid it makes conservative DPO. Only with loss: sigmoid or robust.
 	LabelSmoothing float64 `yaml:"label_smoothing"`
 	// Distance is l2, l2_squared or cosine of two latents, or given: the data's column distance, without a guide. given
-	// needs generation.from: data.
+	// implies generation.from: data.
 	Distance string `yaml:"distance"`
 	// Normaliser is per_iteration (S_t: the mean weight stays 1), fixed_first (S_0: weights shrink as the model
 	// improves) or running (the mean over the pairs so far; over the first training.batch pairs for those).

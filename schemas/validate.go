@@ -166,8 +166,7 @@ func (c *checker) objective(s *Spec) {
 	c.must(o.LabelSmoothing == 0 || o.Loss == "sigmoid" || o.Loss == "robust", "objective.label_smoothing",
 		"only with objective.loss: sigmoid or robust, not %s", o.Loss)
 	c.oneOf("objective.distance", o.Distance, "l2", "l2_squared", "cosine", "given")
-	c.must(o.Distance != "given" || o.Kind == "ldalign" && s.GivenPairs(), "objective.distance",
-		"given is the data's own, which needs objective.kind: ldalign and generation.from: data")
+	c.must(o.Distance != "given" || o.Kind == "ldalign", "objective.distance", "given is only with objective.kind: ldalign")
 	c.oneOf("objective.normaliser", o.Normaliser, "per_iteration", "fixed_first", "running")
 	c.oneOf("objective.reference", o.Reference, "previous", "initial")
 	c.oneOf("objective.mix", o.Mix, "current", "previous")

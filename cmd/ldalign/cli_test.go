@@ -20,6 +20,7 @@ var verbs = []string{
 	"demo", "up", "worker", "trainer", "status", "pause", "resume", "runs", "tail", "audit", "report", "deadletters list",
 	"deadletters show", "deadletters redrive", "deadletters drop", "checkpoints list", "checkpoints export", "generate", "score",
 	"reward", "chat", "models inspect", "version",
+	"train", "guide train", "guide inspect", "data inspect",
 }
 
 func TestHelp(t *testing.T) {

@@ -51,9 +51,6 @@ func roles(spec schemas.Spec) []role {
 	}
 	var out []role
 	for _, m := range makers {
-		if m.role == roleEncoder && !spec.NeedsGuide() {
-			continue
-		}
 		if _, replayed := spec.ReadsFrom(m.out); !replayed {
 			out = append(out, m.role)
 		}
@@ -119,11 +116,6 @@ func (n *node) work(ctx context.Context, r role, spec schemas.Spec, engine *tens
 		fromSource(&stage, spec)
 		return n.streams.RunStage(ctx, stage, streams.Each(s.Process))
 	case roleDistance:
-		if !spec.NeedsGuide() {
-			stage.In, stage.Batch = schemas.Pairs, 256
-			fromSource(&stage, spec)
-			return n.streams.RunStage(ctx, stage, streams.Each(distance.Given{}.Process))
-		}
 		stage.In, stage.Batch = schemas.Encoded, 256
 		fromSource(&stage, spec)
 		s := distance.Stage{Metric: spec.Objective.Distance}
@@ -269,13 +261,15 @@ func (n *node) sameData(ctx context.Context, spec schemas.Spec, set dataset.Set)
 		spec.Data.Train, spec.Run, first, note.GetMessage())
 }
 
-// train runs the trainer of a run. hints is the subject of the store's notifications, empty for none.
-func (n *node) train(ctx context.Context, spec schemas.Spec, engine *tensor.Engine, meter trainer.Meter, hints string) error {
+// train runs the trainer of a run, or of its guide only. hints is the subject of the store's notifications, empty for none.
+func (n *node) train(
+	ctx context.Context, spec schemas.Spec, engine *tensor.Engine, meter trainer.Meter, hints string, guideOnly bool,
+) error {
 	presence := n.streams.Announce(ctx, spec.Run, string(roleTrainer))
 	defer presence.Close()
 	return trainer.New(trainer.Config{
 		Spec: spec, Streams: n.streams, Checkpoints: n.checkpoints, Engine: engine, Tokenizers: tokenizerFolder,
-		Holder: holder(), Hints: hints, Meter: present{meter, presence}, Metrics: filepath.Join(n.dir, "runs", spec.Run),
+		Holder: holder(), Hints: hints, GuideOnly: guideOnly, Meter: present{meter, presence}, Metrics: filepath.Join(n.dir, "runs", spec.Run),
 		Hold: func(ctx context.Context) { _ = presence.Hold(ctx) }, // its error is that ctx has ended, which the trainer sees
 		Log:  n.log.With().Str("stage", "trainer").Logger(),
 	}).Run(ctx)
@@ -304,16 +298,23 @@ func (n *node) everything(ctx context.Context, spec schemas.Spec, engine *tensor
 	if err := n.streams.EnsureTopology(ctx); err != nil {
 		return err
 	}
+	return n.play(ctx, spec, roles(spec), engine, m, false, expectedResults(spec))
+}
+
+// play plays roles and the trainer in this process until the trainer has ended and so many policies are evaluated.
+func (n *node) play(
+	ctx context.Context, spec schemas.Spec, roles []role, engine *tensor.Engine, m *meter, guideOnly bool, results int,
+) error {
 	stageCtx, stop := context.WithCancel(ctx)
 	defer stop()
 	group, stageCtx := errgroup.WithContext(stageCtx)
-	for _, r := range roles(spec) {
+	for _, r := range roles {
 		group.Go(func() error { return n.work(stageCtx, r, spec, engine, m) })
 	}
 	group.Go(func() error { return n.watchStall(stageCtx, spec) })
-	trained := n.train(stageCtx, spec, engine, m, "")
+	trained := n.train(stageCtx, spec, engine, m, "", guideOnly)
 	if trained == nil {
-		trained = n.awaitResults(stageCtx, spec, m)
+		trained = n.awaitResults(stageCtx, spec, results, m)
 	}
 	stop()
 	staged := group.Wait()
@@ -373,9 +374,8 @@ func (n *node) results(ctx context.Context, run string) (map[uint32]*events.Resu
 	return out, err
 }
 
-// awaitResults waits until every policy of the run is evaluated, or its evaluation is a dead letter.
-func (n *node) awaitResults(ctx context.Context, spec schemas.Spec, m *meter) error {
-	want := expectedResults(spec)
+// awaitResults waits until so many policies of the run are evaluated, or their evaluation is a dead letter.
+func (n *node) awaitResults(ctx context.Context, spec schemas.Spec, want int, m *meter) error {
 	if want == 0 {
 		return nil
 	}

@@ -75,7 +75,7 @@ func (n *node) trainWatched(ctx context.Context, spec schemas.Spec, engine *tens
 	defer stop()
 	group, watching := errgroup.WithContext(watching)
 	group.Go(func() error { return n.watchStall(watching, spec) })
-	trained := n.train(watching, spec, engine, m, hints)
+	trained := n.train(watching, spec, engine, m, hints, false)
 	stop()
 	if stalled := group.Wait(); stalled != nil && trained != nil {
 		return stalled // which is why the trainer was stopped

@@ -37,18 +37,9 @@ was stopped in any way goes on by the same command. docs/spec.md explains every 
 }
 
 func (c *upCommand) Run(ctx context.Context, e *env) error {
-	specs, err := schemas.LoadSpecs(c.Spec)
+	specs, err := loadSpecs(c.Spec, c.Set, c.serverFlags)
 	if err != nil {
 		return err
-	}
-	for i := range specs {
-		for _, s := range c.Set {
-			if err := schemas.Set(&specs[i], s); err != nil {
-				return err
-			}
-		}
-		specs[i].Servers = c.serverFlags.over(specs[i].Servers)
-		relative(&specs[i], filepath.Dir(c.Spec))
 	}
 	specs, err = resolve(specs)
 	if err != nil {
@@ -162,7 +153,7 @@ func (e *env) up(ctx context.Context, specs []schemas.Spec, title string) (err e
 		m.close()
 		stages = addStages(stages, m)
 		if interrupted(err) {
-			return fmt.Errorf("%w\nldalign: run %s goes on with the same command", trainer.ErrInterrupted, spec.Run)
+			return goesOn(spec.Run)
 		}
 		if err != nil {
 			return fmt.Errorf("run %s: %w", spec.Run, err)

@@ -13,6 +13,13 @@ type count struct{ agree, n int }
 
 func (c count) plus(d count) count { return count{c.agree + d.agree, c.n + d.n} }
 
+// TwoSampleTest counts the pairs of samples whose scores differ, and in how many of them the strictly smaller distance
+// belongs to the better score.
+func TwoSampleTest(pairs []SamplePair) (agree, differing int) {
+	c := agreementOf(pairs, false)
+	return c.agree, c.n
+}
+
 // agreementOf counts the pairs whose scores differ, and in how many of them the strictly smaller distance belongs to
 // the better score: equal distances do not agree. With inexact, only pairs in which neither answer is exact.
 func agreementOf(pairs []SamplePair, inexact bool) count {

@@ -55,6 +55,8 @@ type Options struct {
 	// Subset takes this many of the records, chosen by Seed and record id; 0 takes all.
 	Subset int
 	Seed   uint64
+	// Progress, if not nil, is told now and then how many rows were read; its error ends the reading.
+	Progress func(rows int) error
 }
 
 // Set is the usable records of one source in its order, and what became of the others.

@@ -354,6 +354,8 @@ type collector struct {
 	first   map[string]place
 	records []Record
 	drawn   draw
+	// stopped is the error of Progress.
+	stopped error
 }
 
 func newCollector(source string, o Options) *collector {
@@ -374,6 +376,11 @@ func (c *collector) ignore(name string) {
 
 // row takes one row, or drops it. It returns whether more are wanted.
 func (c *collector) row(r row, at place) (more bool) {
+	if c.o.Progress != nil && c.report.Read%1000 == 0 {
+		if c.stopped = c.o.Progress(c.report.Read); c.stopped != nil {
+			return false
+		}
+	}
 	m, err := c.columns.record(r, c.o)
 	if err != nil {
 		return c.drop(at, err)
@@ -439,6 +446,9 @@ func (c *collector) take(r Record, at place) (more bool) {
 
 // finish is what was collected.
 func (c *collector) finish() (Set, error) {
+	if c.stopped != nil {
+		return Set{}, fmt.Errorf("dataset: %s: %w", c.report.Source, c.stopped)
+	}
 	if c.o.Subset > 0 {
 		slices.SortFunc(c.drawn, func(a, b chosen) int { return cmp.Compare(a.serial, b.serial) })
 		for _, d := range c.drawn {

@@ -50,14 +50,29 @@ func Between(metric string, a, b []float32) (float64, error) {
 	return s, nil
 }
 
-// Stage scores encoded pairs.
+// Stage scores encoded pairs by a metric of Between, or by the distances that the data gives (given).
 type Stage struct{ Metric string }
+
+// distance of one pair.
+func (s Stage) distance(m *events.Encoded) (float64, error) {
+	if s.Metric != "given" {
+		return Between(s.Metric, m.GetChosenLatent(), m.GetRejectedLatent())
+	}
+	d := m.GetPair().GetPrompt().Distance
+	switch {
+	case d == nil:
+		return 0, errors.New("distance: the data gives none")
+	case !(*d >= 0) || math.IsInf(*d, 0):
+		return 0, fmt.Errorf("distance: the data gives %v: it must be finite and at least 0", *d)
+	}
+	return *d, nil
+}
 
 // Process scores each pair. A pair whose distance is not defined is rejected with reason invalid.
 func (s Stage) Process(_ context.Context, in []*events.Encoded) ([]*events.Scored, []error) {
 	out, errs := make([]*events.Scored, len(in)), make([]error, len(in))
 	for i, m := range in {
-		d, err := Between(s.Metric, m.GetChosenLatent(), m.GetRejectedLatent())
+		d, err := s.distance(m)
 		if err != nil {
 			errs[i] = &schemas.Reject{Reason: schemas.ReasonInvalid, Err: err}
 			continue

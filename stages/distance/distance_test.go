@@ -127,18 +127,18 @@ func TestStage(t *testing.T) {
 // TestGiven: the data's own distance is taken as it is, and one that is none is refused.
 func TestGiven(t *testing.T) {
 	numbers := []float64{0.25, 0, -1, math.NaN(), math.Inf(1)}
-	in := []*events.Pair{{Prompt: &events.Prompt{PairId: "none"}}}
+	in := []*events.Encoded{{Pair: &events.Pair{Prompt: &events.Prompt{PairId: "none"}}}}
 	for i := range numbers {
-		in = append(in, &events.Pair{Prompt: &events.Prompt{PairId: "p", Distance: &numbers[i]}})
+		in = append(in, &events.Encoded{Pair: &events.Pair{Prompt: &events.Prompt{PairId: "p", Distance: &numbers[i]}}})
 	}
-	out, errs := distance.Given{}.Process(t.Context(), in)
+	out, errs := distance.Stage{Metric: "given"}.Process(t.Context(), in)
 	for i := range in {
 		var reject *schemas.Reject
 		if good := i == 1 || i == 2; good != (out[i] != nil) || good == errors.As(errs[i], &reject) {
 			t.Errorf("pair %d: %v, %v", i, out[i], errs[i])
 		}
 	}
-	if out[1].GetDistance() != 0.25 || out[1].GetMetric() != "given" || out[1].GetPair() != in[1] {
+	if out[1].GetDistance() != 0.25 || out[1].GetMetric() != "given" || out[1].GetPair() != in[1].GetPair() {
 		t.Errorf("scored %v", out[1])
 	}
 }

@@ -36,9 +36,16 @@ func (s *Stage) Close(ctx context.Context) error {
 	return s.guide.Close(ctx)
 }
 
-// Process encodes the pairs. Errors of the guide or the store concern the whole batch.
+// Process encodes the pairs. Errors of the guide or the store concern the whole batch. Where the data gives the distances
+// there is no guide, and pairs pass without latents.
 func (s *Stage) Process(ctx context.Context, in []*events.Pair) ([]*events.Encoded, []error) {
 	out, errs := make([]*events.Encoded, len(in)), make([]error, len(in))
+	if !s.spec.NeedsGuide() {
+		for i, pair := range in {
+			out[i] = &events.Encoded{Schema: events.Version, Pair: pair}
+		}
+		return out, errs
+	}
 	chosen, rejected, err := s.latents(ctx, in)
 	for i, pair := range in {
 		if err != nil {
@@ -95,7 +102,7 @@ func (s *Stage) latents(ctx context.Context, in []*events.Pair) (chosen, rejecte
 // Ready waits until the run's guide is in memory. Process does the same; who is to stop at once when ctx ends, and not
 // after the grace that Process is given, calls this first.
 func (s *Stage) Ready(ctx context.Context) error {
-	if s.guide != nil {
+	if s.guide != nil || !s.spec.NeedsGuide() {
 		return nil
 	}
 	manifest, err := WaitForGuide(ctx, s.checkpoints, GuideRun(s.spec, s.spec.Guide.From))

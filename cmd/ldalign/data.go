@@ -1,0 +1,242 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/ldalign/ldalign/models/tokenizer"
+	"github.com/ldalign/ldalign/ops/progress"
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/stages/dataset"
+)
+
+type dataCommand struct {
+	Inspect dataInspectCommand `cmd:"" help:"Show what a file of prompts holds, and what would be dropped."`
+}
+
+type dataInspectCommand struct {
+	Source   string            `arg:"" name:"file" help:"A Parquet or JSONL file, a folder, a pattern, or several with commas."`
+	Columns  map[string]string `help:"Columns with names of their own, as data.columns in a spec, e.g. --columns prompt=question,response=answer." mapsep:"," placeholder:"KEY=NAME"`
+	Pairs    bool              `help:"Take only records with a rejected response, as dpo and ldalign train do."`
+	Limit    int               `help:"Read only the first so many records; 0 reads all." default:"0"`
+	Examples int               `help:"How many records to show." default:"2"`
+	Model    string            `help:"Count lengths in tokens of this model's tokenizer, not in characters: a folder, RUN@ITERATION or ORG/NAME." placeholder:"MODEL"`
+	serverFlags
+}
+
+func (dataInspectCommand) Help() string {
+	return `Example:
+
+    ldalign data inspect data/train_sft-*.parquet --model models/zephyr-7b-sft-full
+    ldalign data inspect qa.jsonl --columns prompt=question,response=answer --json | jq .dropped
+
+The forms that are known stand in docs/data.md. Nothing is written. Lengths are those of the texts alone, without what a
+chat template adds. Ends with exit code 1 when no record is usable.`
+}
+
+// dataInspection is what data inspect prints with --json.
+type dataInspection struct {
+	dataset.Report
+	Digest string `json:"digest"`
+	// Unit is tokens or characters.
+	Unit     string          `json:"unit"`
+	Lengths  []lengths       `json:"lengths"`
+	Examples []recordExample `json:"examples"`
+}
+
+// lengths are those of one of the record's texts.
+type lengths struct {
+	Of     string  `json:"of"`
+	Count  int     `json:"count"`
+	Min    int     `json:"min"`
+	Median int     `json:"p50"`
+	P90    int     `json:"p90"`
+	P99    int     `json:"p99"`
+	Max    int     `json:"max"`
+	Mean   float64 `json:"mean"`
+	// Histogram counts by powers of two: the first is of lengths up to 1, the others each up to twice the one before.
+	Histogram []bin `json:"histogram"`
+}
+
+type bin struct {
+	UpTo  int `json:"up_to"`
+	Count int `json:"count"`
+}
+
+type recordExample struct {
+	ID       string   `json:"id"`
+	Line     int      `json:"line"`
+	Prompt   string   `json:"prompt"`
+	Response string   `json:"response"`
+	Rejected string   `json:"rejected,omitempty"`
+	Distance *float64 `json:"distance,omitempty"`
+}
+
+func (c *dataInspectCommand) Run(ctx context.Context, e *env) (err error) {
+	o := dataset.Options{Pairs: c.Pairs, Limit: c.Limit}
+	if o.Columns, err = columnsOf(c.Columns); err != nil {
+		return err
+	}
+	display := progress.New(e.stderr, progress.Options{JSON: e.json})
+	defer func() { err = errors.Join(err, display.Close()) }()
+	reading := display.Task("read", 0, "rows")
+	o.Progress = func(rows int) error {
+		reading.Set(int64(rows))
+		return ctx.Err()
+	}
+	set, err := dataset.Load(c.Source, o)
+	reading.Set(int64(set.Report.Read))
+	reading.Done()
+	if err != nil {
+		return err
+	}
+	in := dataInspection{Report: set.Report, Digest: set.Digest(), Unit: "characters", Examples: []recordExample{}}
+	count := func(text string) (int, error) { return len([]rune(text)), nil }
+	if c.Model != "" {
+		model, err := e.findModel(ctx, c.Model, c.serverFlags)
+		if err != nil {
+			return err
+		}
+		tok, err := tokenizer.Load(model.dir)
+		if err != nil {
+			return fmt.Errorf("%s: %w", c.Model, err)
+		}
+		defer func() { err = errors.Join(err, tok.Close()) }()
+		in.Unit = "tokens"
+		count = func(text string) (int, error) {
+			ids, err := tok.Encode(text, false)
+			return len(ids), err
+		}
+	}
+	counting := display.Task("count "+in.Unit, int64(len(set.Records)), "records")
+	in.Lengths, err = measure(ctx, set.Records, count, counting.Add)
+	counting.Done()
+	if err != nil {
+		return err
+	}
+	for _, r := range set.Records[:min(max(c.Examples, 0), len(set.Records))] {
+		in.Examples = append(in.Examples, recordExample{r.ID, r.Line, r.Prompt, r.Response, r.Rejected, r.Distance})
+	}
+	if e.json {
+		return printJSON(e.stdout, []dataInspection{in})
+	}
+	in.print(e.stdout)
+	return nil
+}
+
+// columnsOf reads --columns; the keys are those of data.columns.
+func columnsOf(names map[string]string) (schemas.ColumnsSpec, error) {
+	var spec schemas.Spec
+	keys := make([]string, 0, len(names))
+	for key := range names {
+		keys = append(keys, key)
+	}
+	slices.Sort(keys)
+	for _, key := range keys {
+		if err := schemas.Set(&spec, "data.columns."+key+"="+names[key]); err != nil {
+			return spec.Data.Columns, err
+		}
+	}
+	return spec.Data.Columns, nil
+}
+
+// measure counts the lengths of the texts of records. add is told of each record that is done.
+func measure(
+	ctx context.Context, records []dataset.Record, count func(string) (int, error), add func(int64),
+) ([]lengths, error) {
+	names := []string{"prompt", "response", "rejected"}
+	values := make([][]int, len(names))
+	for _, r := range records {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		for i, text := range []string{r.Prompt, r.Response, r.Rejected} {
+			if text == "" {
+				continue
+			}
+			n, err := count(text)
+			if err != nil {
+				return nil, fmt.Errorf("record %q, %s: %w", r.ID, names[i], err)
+			}
+			values[i] = append(values[i], n)
+		}
+		add(1)
+	}
+	var out []lengths
+	for i, name := range names {
+		if len(values[i]) > 0 {
+			out = append(out, lengthsOf(name, values[i]))
+		}
+	}
+	return out, nil
+}
+
+func lengthsOf(name string, values []int) lengths {
+	slices.Sort(values)
+	n := len(values)
+	at := func(share float64) int { return values[int(share*float64(n-1)+0.5)] }
+	l := lengths{Of: name, Count: n, Min: values[0], Median: at(0.5), P90: at(0.9), P99: at(0.99), Max: values[n-1]}
+	limit, i := 1, 0
+	for i < n {
+		b := bin{UpTo: limit}
+		for ; i < n && values[i] <= limit; i++ {
+			l.Mean += float64(values[i]) / float64(n)
+			b.Count++
+		}
+		if b.Count > 0 || len(l.Histogram) > 0 {
+			l.Histogram = append(l.Histogram, b)
+		}
+		limit *= 2
+	}
+	return l
+}
+
+func (in dataInspection) print(w io.Writer) {
+	fmt.Fprintf(w, "%s: %s\nformat: %s\n", in.Source, in.Report.String(), in.Format)
+	if len(in.Files) > 1 {
+		fmt.Fprintf(w, "files: %s\n", strings.Join(in.Files, " "))
+	}
+	fmt.Fprintf(w, "digest: %s\n", in.Digest)
+	for _, l := range in.Lengths {
+		fmt.Fprintf(w, "\n%s, in %s: %d to %d, half up to %d, 90 %% up to %d, 99 %% up to %d\n",
+			l.Of, in.Unit, l.Min, l.Max, l.Median, l.P90, l.P99)
+		most := 1
+		for _, b := range l.Histogram {
+			most = max(most, b.Count)
+		}
+		for _, b := range l.Histogram {
+			fmt.Fprintf(w, "  up to %6d  %-40s %d\n", b.UpTo, strings.Repeat("#", (b.Count*40+most-1)/most), b.Count)
+		}
+	}
+	for _, x := range in.Examples {
+		fmt.Fprintf(w, "\nrow %d, id %s\n  prompt:   %s\n  response: %s\n", x.Line, x.ID, oneLine(x.Prompt), oneLine(x.Response))
+		if x.Rejected != "" {
+			fmt.Fprintf(w, "  rejected: %s\n", oneLine(x.Rejected))
+		}
+	}
+	if len(in.Problems) > 0 {
+		fmt.Fprintln(w, "\nfirst rows that are dropped:")
+	}
+	for _, p := range in.Problems {
+		fmt.Fprintf(w, "  %s\n", p)
+	}
+}
+
+// oneLine is the beginning of a text on one line of a terminal.
+func oneLine(text string) string {
+	const most = 100
+	r := []rune(strings.Join(strings.Fields(text), " "))
+	for i := range r {
+		if r[i] < ' ' || r[i] == 0x7f {
+			r[i] = '?'
+		}
+	}
+	if len(r) > most {
+		return string(r[:most]) + "…"
+	}
+	return string(r)
+}

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/trainer"
+)
+
+type trainCommand struct {
+	Spec   string   `arg:"" help:"Run spec (YAML; several documents are several runs, in order)." type:"existingfile"`
+	Set    []string `help:"Override a key of every run, e.g. --set training.batch=16." placeholder:"KEY=VALUE"`
+	Out    string   `help:"Write the last run's newest policy into this folder, as transformers opens it." type:"path" placeholder:"FOLDER"`
+	DryRun bool     `help:"Check the spec and its files, print the resolved spec, and stop."`
+	serverFlags
+}
+
+func (trainCommand) Help() string {
+	return `Example:
+
+    ldalign train dpo.yaml --out ./aligned
+    ldalign train spin.yaml --set objective.kind=spin --set iterations=1
+
+Only the trainer, from files: nothing is sampled. Objective sft takes prompts with responses; dpo, spin and ldalign take
+pairs, with the rejected (or generated) responses of data.train. Reference log-probabilities are computed from the model
+that the run starts with, or taken from columns of the data; ldalign measures distances with a guide, or takes them from a
+column (objective.distance: given). docs/training.md says more. Stopped in any way, the same command goes on; logs, audit and
+metrics are those of ldalign up.`
+}
+
+func (c *trainCommand) Run(ctx context.Context, e *env) error {
+	specs, err := loadSpecs(c.Spec, c.Set, c.serverFlags)
+	if err != nil {
+		return err
+	}
+	for i := range specs {
+		if err := fromFiles(&specs[i]); err != nil {
+			return err
+		}
+	}
+	if specs, err = resolve(specs); err != nil {
+		return err
+	}
+	if c.DryRun {
+		return e.dryRun(specs)
+	}
+	if _, err := os.Stat(c.Out); c.Out != "" && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%w: %s exists; name a folder that does not", errUsage, c.Out)
+	}
+	if err := e.up(ctx, specs, filepath.Base(c.Spec)); err != nil {
+		return err
+	}
+	if c.Out == "" {
+		return nil
+	}
+	n, err := e.openCheckpoints(ctx, specs[0].Servers)
+	if err != nil {
+		return err
+	}
+	run := specs[len(specs)-1].Run
+	manifest, err := n.checkpoints.Latest(ctx, run, checkpoints.Policy)
+	if err != nil {
+		return err
+	}
+	if err := n.checkpoints.Materialise(ctx, manifest, c.Out); err != nil {
+		return err
+	}
+	fmt.Fprintf(e.stderr, "%s: policy of run %s after iteration %d (digest %.12s)\n",
+		c.Out, run, manifest.Iteration, manifest.Digest)
+	return nil
+}
+
+// fromFiles makes a spec take its pairs from the data. Pairs that no policy sampled are worth one iteration.
+func fromFiles(s *schemas.Spec) error {
+	if s.Objective.Kind != "spin" && s.Objective.Kind != "ldalign" {
+		return nil
+	}
+	s.Generation.From = "data"
+	if s.Iterations != 1 {
+		return fmt.Errorf("%w: iterations: %d: nothing is sampled here, so later iterations of %s would train on the same pairs: "+
+			"set iterations: 1 (or use ldalign up, which samples anew in each)", errUsage, s.Iterations, s.Objective.Kind)
+	}
+	return nil
+}
+
+// loadSpecs reads a spec file with what the command line changes, before defaults are filled in.
+func loadSpecs(path string, set []string, servers serverFlags) ([]schemas.Spec, error) {
+	specs, err := schemas.LoadSpecs(path)
+	if err != nil {
+		return nil, err
+	}
+	for i := range specs {
+		for _, s := range set {
+			if err := schemas.Set(&specs[i], s); err != nil {
+				return nil, err
+			}
+		}
+		specs[i].Servers = servers.over(specs[i].Servers)
+		relative(&specs[i], filepath.Dir(path))
+	}
+	return specs, nil
+}
+
+// goesOn is the error of a run that was interrupted.
+func goesOn(run string) error {
+	return fmt.Errorf("%w\nldalign: run %s goes on with the same command", trainer.ErrInterrupted, run)
+}
