@@ -269,9 +269,10 @@ func (n *node) train(
 	defer presence.Close()
 	return trainer.New(trainer.Config{
 		Spec: spec, Streams: n.streams, Checkpoints: n.checkpoints, Engine: engine, Tokenizers: tokenizerFolder,
-		Holder: holder(), Hints: hints, GuideOnly: guideOnly, Meter: present{meter, presence}, Metrics: filepath.Join(n.dir, "runs", spec.Run),
-		Hold: func(ctx context.Context) { _ = presence.Hold(ctx) }, // its error is that ctx has ended, which the trainer sees
-		Log:  n.log.With().Str("stage", "trainer").Logger(),
+		Holder: holder(), Hints: hints, GuideOnly: guideOnly, Meter: present{meter, presence},
+		Metrics: filepath.Join(n.dir, "runs", spec.Run),
+		Hold:    func(ctx context.Context) { _ = presence.Hold(ctx) }, // its error is that ctx has ended, which the trainer sees
+		Log:     n.log.With().Str("stage", "trainer").Logger(),
 	}).Run(ctx)
 }
 
