@@ -17,13 +17,13 @@ import (
 )
 
 // TestMix: each iteration trains its own pairs and those of the iteration before, once an epoch, with weights over both and
-// the policy that it starts from as the reference of both. One that was stopped at each step ends with the same bits.
+// the policy that it starts from as the reference of both. One that was stopped ends with the same bits.
 func TestMix(t *testing.T) {
 	w := newWorld(t)
-	mixed := func(s *schemas.Spec) { s.Objective.Mix, s.Iterations, s.Training.Epochs = "previous", 3, 2 }
+	mixed := func(s *schemas.Spec) { s.Objective.Mix, s.Training.Epochs = "previous", 2 }
 	w.finish(testSpec("mixed", mixed))
 	want := w.results("mixed")
-	for i := range uint32(3) {
+	for i := range uint32(2) {
 		policy := w.policy("mixed", i+1)
 		batches := w.batches(policy)
 		own := ids(w.collect(schemas.Scored, "mixed", i))
@@ -49,20 +49,34 @@ func TestMix(t *testing.T) {
 		}
 		within(t, "mean weight", weights/float64(len(pairs)), 1, 1e-9)
 	}
-	for iteration := range 3 {
-		work := fmt.Sprintf("train ldalign %d", iteration)
-		for step := range 4 {
-			ctx, meter := stopAt(t.Context(), work, 2*step+1)
-			if err := w.work(ctx, testSpec("stopped", mixed), meter); !errors.Is(err, ErrInterrupted) {
-				t.Fatalf("%s, step %d: %v", work, step, err)
-			}
-			if step == 0 && iteration == 0 {
-				break // an iteration without earlier pairs has 6 steps
-			}
+	for _, stop := range []struct{ iteration, step int }{{0, 3}, {0, 6}, {1, 1}, {1, 7}, {1, 12}} {
+		ctx, meter := stopAt(t.Context(), fmt.Sprintf("train ldalign %d", stop.iteration), stop.step)
+		if err := w.work(ctx, testSpec("stopped", mixed), meter); !errors.Is(err, ErrInterrupted) {
+			t.Fatalf("iteration %d, step %d: %v", stop.iteration, stop.step, err)
 		}
 	}
 	w.finish(testSpec("stopped", mixed))
 	if diff := cmp.Diff(want, w.results("stopped")); diff != "" {
+		t.Errorf("(-undisturbed +stopped):\n%s", diff)
+	}
+}
+
+// TestMixWithAnAdapter: the reference of earlier pairs is the policy with its adapter merged, in a trainer that merged it and
+// in one that loaded it.
+func TestMixWithAnAdapter(t *testing.T) {
+	w := newWorld(t)
+	adapted := func(s *schemas.Spec) {
+		s.Objective.Kind, s.Objective.Mix = "spin", "previous"
+		s.Training.LoRA = &schemas.LoRASpec{Rank: 2, Alpha: 4, Targets: schemas.AllLinear, Scaling: "lora"}
+	}
+	w.finish(testSpec("whole", adapted))
+	within(t, "margin at step 0", w.records(w.policy("whole", 2))[0].Pairs.Margin, 0, 1e-4)
+	ctx, meter := stopAt(t.Context(), "train spin 1", 4)
+	if err := w.work(ctx, testSpec("stopped", adapted), meter); !errors.Is(err, ErrInterrupted) {
+		t.Fatal(err)
+	}
+	w.finish(testSpec("stopped", adapted))
+	if diff := cmp.Diff(w.results("whole"), w.results("stopped")); diff != "" {
 		t.Errorf("(-undisturbed +stopped):\n%s", diff)
 	}
 }

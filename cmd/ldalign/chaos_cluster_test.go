@@ -424,7 +424,7 @@ func TestChaosCluster(t *testing.T) {
 	}
 	servers := cluster{nats: "nats://" + c.wire.target, s3: c.s3Direct()}
 	n := servers.reader(t)
-	waitFor(t, "the last evaluation", func() bool { return n.count(t, "results", "apart") >= len(want.Results) })
+	waitFor(t, "the last evaluation", func() bool { return n.evaluated(t, "apart") >= len(want.Results) })
 	for _, s := range append(c.workers, c.nats) {
 		t.Logf("%s was started %d times", s.name, s.starts)
 	}

@@ -378,6 +378,11 @@ func TestFinishedRun(t *testing.T) {
 		t.Errorf("the report's page: %v", err)
 	}
 
+	figures, err := os.ReadFile(filepath.Join(dir, "runs", "tiny-ld", "metrics.jsonl"))
+	if err != nil || !strings.Contains(string(figures), `"rewards/margins":`) {
+		t.Errorf("the figures of the steps: %v", err)
+	}
+
 	ld("checkpoints", "export", "tiny-ld", dir).want(t, exitUsage, "exists")
 	ld("checkpoints", "export", "tiny-ld", filepath.Join(t.TempDir(), "x"), "--iteration", "7").want(t, exitFailed, "iteration 7")
 	first := filepath.Join(t.TempDir(), "first")

@@ -175,9 +175,9 @@ func (c *collector) distances(ctx context.Context, spec schemas.Spec) error {
 			continue
 		}
 		sortByPosition(scored)
-		values := make([]float64, len(scored))
-		for k, s := range scored {
-			values[k] = s.GetDistance()
+		values := distancesOf(scored)
+		if spec.Objective.Mix == "previous" && i > spec.FirstIteration() {
+			values = append(values, distancesOf(byIteration[i-1])...) // trained once more, and weighed together
 		}
 		w, normaliser, err := trainer.Weights(values, spec, uint32(i), first)
 		if err != nil {
@@ -200,6 +200,15 @@ func (c *collector) distances(ctx context.Context, spec schemas.Spec) error {
 		c.in.Distances = append(c.in.Distances, d)
 	}
 	return nil
+}
+
+// distancesOf are the distances of pairs, in their order.
+func distancesOf(scored []*events.Scored) []float64 {
+	values := make([]float64, len(scored))
+	for k, s := range scored {
+		values[k] = s.GetDistance()
+	}
+	return values
 }
 
 // results are the rows of the held-out table and the samples of the agreement test.

@@ -127,3 +127,24 @@ func TestOpenWhereNothingCanBeWritten(t *testing.T) {
 		t.Errorf("got %v, want an error that names %s", err, dir)
 	}
 }
+
+// BenchmarkAdd is what a step costs the thread that trains.
+func BenchmarkAdd(b *testing.B) {
+	l, err := Open(b.TempDir(), nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	s := Step{Phase: "policy", Clock: at(1)}
+	for i := range 20 {
+		s.Values = append(s.Values, Value{"rewards/chosen", float64(i) / 7})
+	}
+	for b.Loop() {
+		s.Step++
+		if err := l.Add(s); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := l.Close(); err != nil {
+		b.Fatal(err)
+	}
+}
