@@ -339,12 +339,12 @@ func byteTokenizer(t *testing.T, dir string) {
 }
 
 // gpt2Folder is a GPT-2 of random weights that reads bytes.
-func gpt2Folder(t *testing.T, engine *tensor.Engine) string {
+func gpt2Folder(t *testing.T, engine *tensor.Engine, positions int) string {
 	t.Helper()
 	dir := t.TempDir()
 	byteTokenizer(t, dir)
 	model, err := models.Scratch(t.Context(), engine, models.Config{
-		Family: models.GPT2, Vocab: 257, Hidden: 16, Layers: 1, Heads: 2, MaxPositions: 100, TieEmbeddings: true,
+		Family: models.GPT2, Vocab: 257, Hidden: 16, Layers: 1, Heads: 2, MaxPositions: positions, TieEmbeddings: true,
 	}, 1)
 	if err != nil {
 		t.Fatal(err)
@@ -365,7 +365,7 @@ func gpt2Folder(t *testing.T, engine *tensor.Engine) string {
 // TestGuideWithItsOwnTokenizer: encoder and decoder are a GPT-2 that reads the texts by its own tokenizer, as in the paper.
 func TestGuideWithItsOwnTokenizer(t *testing.T) {
 	w := newWorld(t)
-	folder := gpt2Folder(t, w.engine)
+	folder := gpt2Folder(t, w.engine, 100)
 	spec := testSpec("gpt2-guide", func(s *schemas.Spec) {
 		s.Guide.Encoder, s.Guide.Decoder, s.Iterations = folder, folder, 1
 	})
@@ -386,5 +386,36 @@ func TestGuideWithItsOwnTokenizer(t *testing.T) {
 		if d := m.(*events.Scored).GetDistance(); !(d > 0) {
 			t.Errorf("pair %s has distance %v", m.ID(), d)
 		}
+	}
+}
+
+// TestGuideWithFewPositions: texts that are longer than the guide's positions are cut for the guide, whose limit is not the
+// policy's: GPT-2 has 1024, here 24.
+func TestGuideWithFewPositions(t *testing.T) {
+	w := newWorld(t)
+	folder := gpt2Folder(t, w.engine, 24)
+	spec := testSpec("short-guide", func(s *schemas.Spec) {
+		s.Guide.Encoder, s.Guide.Decoder, s.Guide.Pooling, s.Guide.Injection = folder, folder, "last", "memory"
+		s.Iterations = 1
+	})
+	w.finish(spec)
+	differing := 0
+	for _, m := range w.collect(schemas.Scored, spec.Run, 0) {
+		if m.(*events.Scored).GetDistance() > 0 {
+			differing++
+		}
+	}
+	if differing < 12 {
+		t.Errorf("%d of 12 pairs have a distance", differing)
+	}
+	other := gpt2Folder(t, w.engine, 24)
+	config, err := os.ReadFile(filepath.Join(other, "config.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, filepath.Join(other, "config.json"), strings.Replace(string(config), "257", "300", 1))
+	spec.Run, spec.Guide.Decoder = "two-vocabularies", other
+	if err := w.work(t.Context(), spec, silent); err == nil || !strings.Contains(err.Error(), "a vocabulary of 300 tokens") {
+		t.Errorf("two vocabularies: %v", err)
 	}
 }

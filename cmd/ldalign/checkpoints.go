@@ -80,6 +80,7 @@ type checkpointsExportCommand struct {
 	Name      string `arg:"" name:"run" help:"Name of the run."`
 	Folder    string `arg:"" help:"Folder to write; it must not exist." type:"path"`
 	Iteration int    `help:"Policy of this iteration; -1 is the newest." default:"-1"`
+	Guide     bool   `help:"Export the run's guide instead: guide.json and guide.safetensors, with the tokenizer that it reads by."`
 	serverFlags
 }
 
@@ -98,8 +99,12 @@ func (c *checkpointsExportCommand) Run(ctx context.Context, e *env) error {
 	if err != nil {
 		return err
 	}
-	manifest, err := n.checkpoints.Latest(ctx, c.Name, checkpoints.Policy)
-	if c.Iteration >= 0 {
+	kind := checkpoints.Policy
+	if c.Guide {
+		kind = checkpoints.Guide
+	}
+	manifest, err := n.checkpoints.Latest(ctx, c.Name, kind)
+	if c.Iteration >= 0 && !c.Guide {
 		manifest, err = n.checkpoints.Policy(ctx, c.Name, uint32(c.Iteration))
 	}
 	if err != nil {
@@ -107,6 +112,10 @@ func (c *checkpointsExportCommand) Run(ctx context.Context, e *env) error {
 	}
 	if err := n.checkpoints.Materialise(ctx, manifest, c.Folder); err != nil {
 		return err
+	}
+	if c.Guide {
+		fmt.Fprintf(e.stdout, "%s: guide of run %s (digest %.12s)\n", c.Folder, c.Name, manifest.Digest)
+		return nil
 	}
 	fmt.Fprintf(e.stdout, "%s: policy of run %s after iteration %d (digest %.12s)\n",
 		c.Folder, c.Name, manifest.Iteration, manifest.Digest)

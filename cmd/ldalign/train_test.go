@@ -86,6 +86,29 @@ func TestTrainFromFiles(t *testing.T) {
 	}
 }
 
+// TestTrainGoesOn kills a training from files between two states and starts it again by the same command: the weights are
+// those of one that was left alone.
+func TestTrainGoesOn(t *testing.T) {
+	o, whole := pairsFolder(t, "dpo"), pairsFolder(t, "dpo")
+	for _, o := range []own{o, whole} {
+		edit(t, o.spec, "batch: 2, micro_batch: 2", "epochs: 15, batch: 2, micro_batch: 2")
+	}
+	whole.train(t).want(t, 0)
+	p := start(t, command("train", o.spec, "--dir", o.folder()))
+	if !p.eventually(t, "a state", func() bool { return manifests(o.folder()) > 3 }) {
+		t.Fatalf("it ended before it could be killed:\n%s", p.stderr.String())
+	}
+	if err := p.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	p.wait(t)
+	o.train(t).want(t, 0)
+	if o.weights(t, "pairs", 1) != whole.weights(t, "pairs", 1) {
+		t.Error("other weights than without the kill")
+	}
+	ldalign(t, "audit", "pairs", "--dir", o.folder()).want(t, 0)
+}
+
 // TestTrainGivenDistances: distances of the data take the place of a guide; equal ones make LD-Align SPIN.
 func TestTrainGivenDistances(t *testing.T) {
 	given := func(edits ...string) own {
@@ -201,6 +224,13 @@ func TestGuideTrain(t *testing.T) {
 	ld("guide", "train", spec, "--dry-run").want(t, 0, "run: \"alone\"")
 	ld("guide", "inspect", "alone").want(t, exitFailed, "no such run")
 	ld("guide", "train", spec).want(t, 0, "latent: 8 numbers, pooling mean, injection prefix", "of 32 pairs of iteration 0 (probe)", "SFT: in ")
+	exported := filepath.Join(t.TempDir(), "guide")
+	ld("checkpoints", "export", "alone", exported, "--guide").want(t, 0, "guide of run alone")
+	for _, name := range []string{"guide.json", "guide.safetensors"} {
+		if _, err := os.Stat(filepath.Join(exported, name)); err != nil {
+			t.Error(err)
+		}
+	}
 	in := lines[guideInspection](t, ld("guide", "inspect", "alone", "--json"))[0]
 	if in.Distances.Pairs != 32 || !(in.True > 0) || in.Gap != in.Shuffled-in.True || len(in.TwoSample) != 1 || in.TwoSample[0].Pairs != 16 {
 		t.Errorf("%+v", in)
