@@ -11,8 +11,14 @@ import (
 // Each makes the Process of a stage that turns each message into at most one other. f returns an output and an error for
 // every input, in the same order; a nil output with a nil error publishes nothing.
 func Each[In, Out events.Message](f func(context.Context, []In) ([]Out, []error)) Process {
-	return process(func(ctx context.Context, in []In) []Outcome {
-		outs, errs := f(ctx, in)
+	refilling := EachRefilling(func(ctx context.Context, in []In, _ func(int) []In) ([]Out, []error) { return f(ctx, in) })
+	return func(ctx context.Context, in []events.Message) []Outcome { return refilling(ctx, in, nil) }
+}
+
+// EachRefilling is Each for a stage that takes more messages while it works.
+func EachRefilling[In, Out events.Message](f func(context.Context, []In, func(n int) []In) ([]Out, []error)) Refilling {
+	return process(func(ctx context.Context, in []In, more func(int) []In) []Outcome {
+		outs, errs := f(ctx, in, more)
 		outcomes := make([]Outcome, len(outs))
 		for i, out := range outs {
 			outcomes[i].Err = errs[i]
@@ -26,7 +32,7 @@ func Each[In, Out events.Message](f func(context.Context, []In) ([]Out, []error)
 
 // Many makes the Process of a stage that turns each message into any number of others, which may be of several kinds.
 func Many[In events.Message](f func(context.Context, []In) ([][]events.Message, []error)) Process {
-	return process(func(ctx context.Context, in []In) []Outcome {
+	refilling := process(func(ctx context.Context, in []In, _ func(int) []In) []Outcome {
 		outs, errs := f(ctx, in)
 		outcomes := make([]Outcome, len(outs))
 		for i := range outs {
@@ -34,25 +40,29 @@ func Many[In events.Message](f func(context.Context, []In) ([][]events.Message, 
 		}
 		return outcomes
 	})
+	return func(ctx context.Context, in []events.Message) []Outcome { return refilling(ctx, in, nil) }
 }
 
 // process gives f the messages of its type; a message of another type is rejected.
-func process[In events.Message](f func(context.Context, []In) []Outcome) Process {
-	return func(ctx context.Context, in []events.Message) []Outcome {
-		outcomes := make([]Outcome, len(in))
-		typed := make([]In, 0, len(in))
-		var at []int
-		for i, m := range in {
-			one, ok := m.(In)
-			if !ok {
-				err := fmt.Errorf("a %T is not this stage's input", m)
-				outcomes[i].Err = &schemas.Reject{Reason: schemas.ReasonDecode, Err: err}
-				continue
+func process[In events.Message](f func(context.Context, []In, func(int) []In) []Outcome) Refilling {
+	return func(ctx context.Context, in []events.Message, more func(int) []events.Message) []Outcome {
+		var outcomes []Outcome
+		var at []int // of the messages that f gets
+		typed := func(in []events.Message) (out []In) {
+			for _, m := range in {
+				outcomes = append(outcomes, Outcome{})
+				one, ok := m.(In)
+				if !ok {
+					err := fmt.Errorf("a %T is not this stage's input", m)
+					outcomes[len(outcomes)-1].Err = &schemas.Reject{Reason: schemas.ReasonDecode, Err: err}
+					continue
+				}
+				out, at = append(out, one), append(at, len(outcomes)-1)
 			}
-			typed, at = append(typed, one), append(at, i)
+			return out
 		}
-		settled := f(ctx, typed)
-		if len(settled) != len(typed) {
+		settled := f(ctx, typed(in), func(n int) []In { return typed(more(n)) })
+		if len(settled) != len(at) {
 			return nil // which RunStage takes as the failure that it is
 		}
 		for k, outcome := range settled {

@@ -25,6 +25,8 @@ type Stage struct {
 	Run string
 	// Batch is the most messages that Process gets at once. Default 1.
 	Batch int
+	// Refill is how many messages more a Refilling may take while it works on a batch. Default 0.
+	Refill int
 	// Linger is how long a part-filled batch waits for more. Default 0: it takes what is there.
 	Linger time.Duration
 	// Grace is how long work under way may go on when the stage is told to end; then Process's context ends. Default 20
@@ -48,6 +50,12 @@ type Stage struct {
 // Process is the work of a stage: one outcome for each message, in the same order. It is called by one goroutine. ctx
 // ends only when the stage was told to end and its grace is over; whatever then fails is given back unprocessed.
 type Process func(ctx context.Context, in []events.Message) []Outcome
+
+// Refilling is a Process that takes more messages while it works, as the places of finished ones get free. more gives
+// those that are there now, n at most, and nothing when there are none, when Stage.Refill is used up, or when the stage was
+// told to end. Their outcomes follow those of in, in the order in which they were given. So a stage holds no more than it
+// works on, and what it has not taken is there for others.
+type Refilling func(ctx context.Context, in []events.Message, more func(n int) []events.Message) []Outcome
 
 // Outcome of one message.
 type Outcome struct {
@@ -97,8 +105,8 @@ func (s Stage) withDefaults() (Stage, error) {
 		return s, fmt.Errorf("streams: stage %s: run %q is not a run's name", s.Name, s.Run)
 	case newMessage(s.In) == nil:
 		return s, fmt.Errorf("streams: stage %s: there is no kind %q", s.Name, s.In)
-	case s.Batch < 0 || s.Linger < 0 || s.Grace < 0:
-		return s, fmt.Errorf("streams: stage %s: batch, linger and grace must not be negative", s.Name)
+	case s.Batch < 0 || s.Refill < 0 || s.Linger < 0 || s.Grace < 0:
+		return s, fmt.Errorf("streams: stage %s: batch, refill, linger and grace must not be negative", s.Name)
 	}
 	if err := s.checkSource(); err != nil {
 		return s, err
@@ -160,6 +168,13 @@ const (
 // Errors: a stage that is not valid, ErrNotFound for a stream that does not exist, outputs that the server refuses to
 // store (ErrFull, ErrStore), and a *schemas.Unable that lasts; inputs are then given back.
 func (c *Conn) RunStage(ctx context.Context, s Stage, process Process) error {
+	return c.RunRefilling(ctx, s, func(ctx context.Context, in []events.Message, _ func(int) []events.Message) []Outcome {
+		return process(ctx, in)
+	})
+}
+
+// RunRefilling is RunStage for a stage that takes more messages while it works.
+func (c *Conn) RunRefilling(ctx context.Context, s Stage, process Refilling) error {
 	s, err := s.withDefaults()
 	if err != nil {
 		return err
@@ -228,7 +243,7 @@ func outlive(ctx context.Context, grace time.Duration) (context.Context, context
 type runner struct {
 	*Conn
 	stage    Stage
-	process  Process
+	process  Refilling
 	consumer jetstream.Consumer
 	// failures counts, by position, how often a message failed here. An entry goes when the message is settled here;
 	// when another process settles it, the few bytes stay until the stage ends.
@@ -354,9 +369,27 @@ func (r *runner) pullFailed(ctx context.Context, err error) error {
 // settle decides the fate of every message of a batch. What it leaves undecided, because work has ended, the batch's
 // release gives back.
 func (r *runner) settle(work context.Context, b *batch) error {
-	var healthy, suspect []*input
-	var letters []letter
-	for _, in := range b.inputs {
+	healthy, suspect, letters := r.sort(b.inputs)
+	if err := r.bury(work, letters); err != nil {
+		return err
+	}
+	if len(healthy) > 0 {
+		feed := &feed{runner: r, batch: b, room: r.stage.Refill}
+		if err := r.run(work, healthy, feed); err != nil {
+			return err
+		}
+		if err := r.bury(work, feed.letters); err != nil {
+			return err
+		}
+		suspect = append(suspect, feed.suspect...)
+	}
+	return r.try(work, suspect)
+}
+
+// sort opens messages, and tells those that can be worked on together from those that whoever had them may have died of,
+// and those that nobody can work with.
+func (r *runner) sort(inputs []*input) (healthy, suspect []*input, letters []letter) {
+	for _, in := range inputs {
 		var err error
 		switch in.body, err = open(in.Subject(), in.Data()); {
 		case err == nil && !r.stage.adopted(in):
@@ -372,23 +405,54 @@ func (r *runner) settle(work context.Context, b *batch) error {
 			healthy = append(healthy, in)
 		}
 	}
-	if err := r.bury(work, letters); err != nil {
-		return err
-	}
-	if len(healthy) > 0 {
-		if err := r.run(work, healthy); err != nil {
-			return err
-		}
-	}
-	return r.try(work, suspect)
+	return healthy, suspect, letters
 }
 
-// run processes messages together and settles them by their outcomes.
-func (r *runner) run(work context.Context, in []*input) error {
+// feed gives a stage more messages of its batch's kind while it works.
+type feed struct {
+	*runner
+	batch *batch
+	room  int
+	// in are those that the stage got; suspect and letters are settled after them.
+	in, suspect []*input
+	letters     []letter
+}
+
+// more pulls what is there, n messages at most. A pull that fails gives nothing: the next batch waits the failure out.
+func (f *feed) more(n int) []events.Message {
+	n = min(n, f.room)
+	select {
+	case <-f.ending:
+		return nil
+	default:
+	}
+	if n <= 0 {
+		return nil
+	}
+	had := len(f.batch.inputs)
+	if err := f.take(f.batch, func() (jetstream.MessageBatch, error) { return f.consumer.FetchNoWait(n) }); err != nil {
+		f.log.Debug().Err(err).Msg("no refill")
+	}
+	healthy, suspect, letters := f.sort(f.batch.inputs[had:])
+	f.room -= len(f.batch.inputs) - had
+	f.in, f.suspect, f.letters = append(f.in, healthy...), append(f.suspect, suspect...), append(f.letters, letters...)
+	return bodies(healthy)
+}
+
+func bodies(in []*input) []events.Message {
+	messages := make([]events.Message, len(in))
+	for i := range in {
+		messages[i] = in[i].body
+	}
+	return messages
+}
+
+// run processes messages together, with those that the feed gives (nil for none), and settles them by their outcomes.
+func (r *runner) run(work context.Context, in []*input, more *feed) error {
 	if over(work) {
 		return nil
 	}
-	outcomes := r.call(work, in)
+	in, outcomes := r.call(work, in, more)
 	for try := 1; !over(work); try++ {
 		cause := unable(outcomes)
 		if cause == nil {
@@ -397,7 +461,7 @@ func (r *runner) run(work context.Context, in []*input) error {
 		if giveUp, err := r.wait(work, cause, in, try); giveUp || err != nil {
 			return err // the batch's release gives everything back
 		}
-		outcomes = r.call(work, in)
+		in, outcomes = r.call(work, in, nil)
 	}
 	if len(in) > 1 && allFailed(outcomes) && !over(work) {
 		r.log.Warn().Err(outcomes[0].Err).Int("messages", len(in)).Msg("whole batch failed, processing it one by one")
@@ -487,7 +551,7 @@ func (r *runner) wait(work context.Context, cause *schemas.Unable, in []*input, 
 
 func (r *runner) runSingly(work context.Context, in []*input) error {
 	for _, one := range in {
-		if err := r.run(work, []*input{one}); err != nil {
+		if err := r.run(work, []*input{one}, nil); err != nil {
 			return err
 		}
 	}
@@ -495,28 +559,37 @@ func (r *runner) runSingly(work context.Context, in []*input) error {
 }
 
 // call calls Process and makes a panic, or a wrong number of outcomes, a failure of every message.
-func (r *runner) call(work context.Context, in []*input) (out []Outcome) {
-	failed := func(err error) []Outcome {
-		out := make([]Outcome, len(in))
-		for i := range out {
-			out[i].Err = err
-		}
-		return out
-	}
-	defer func() {
-		if cause := recover(); cause != nil {
-			out = failed(fmt.Errorf("panic: %v\n%s", cause, debug.Stack()))
-		}
-	}()
-	messages := make([]events.Message, len(in))
-	for i := range in {
-		messages[i] = in[i].body
-	}
+func (r *runner) call(work context.Context, in []*input, more *feed) (all []*input, out []Outcome) {
 	start := time.Now()
-	out = r.process(work, messages)
-	r.stage.Observer.Batch(r.stage.Name, len(in), time.Since(start))
-	if len(out) != len(in) {
-		return failed(fmt.Errorf("stage %s gave %d outcomes for %d messages", r.stage.Name, len(out), len(in)))
+	defer func() {
+		if more != nil {
+			in = append(in, more.in...)
+			more.in = nil
+		}
+		if cause := recover(); cause != nil {
+			out = failed(len(in), fmt.Errorf("panic: %v\n%s", cause, debug.Stack()))
+		} else {
+			r.stage.Observer.Batch(r.stage.Name, len(in), time.Since(start))
+		}
+		if len(out) != len(in) {
+			out = failed(len(in), fmt.Errorf("stage %s gave %d outcomes for %d messages", r.stage.Name, len(out), len(in)))
+		}
+		all = in
+	}()
+	out = r.process(work, bodies(in), func(n int) []events.Message {
+		if more == nil {
+			return nil
+		}
+		return more.more(n)
+	})
+	return in, out
+}
+
+// failed is the same error for n messages.
+func failed(n int, err error) []Outcome {
+	out := make([]Outcome, n)
+	for i := range out {
+		out[i].Err = err
 	}
 	return out
 }

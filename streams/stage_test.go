@@ -554,3 +554,50 @@ func TestUnableStageLosesNothing(t *testing.T) {
 		t.Errorf("%d dead letters", got)
 	}
 }
+
+// A stage that refills takes what is there while it works, up to its bound; each message has its own fate, and what it
+// has not taken is another's.
+func TestRefilling(t *testing.T) {
+	c := openQuick(t)
+	const n = 12
+	publish(t, c, schemas.Prompts, promptList("r", 0, n)...)
+	if err := c.send(testContext(t), schemas.Prompts, sealedAs(schemas.Subject(schemas.Prompts, "r", 0), "garbage", []byte{0xff})); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, c, schemas.Prompts, promptList("r", 1, 3)...)
+	var sizes []int
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	s := generator("r", 2)
+	s.Refill = 4
+	go func() {
+		ended <- c.RunRefilling(ctx, s, func(ctx context.Context, in []events.Message, more func(int) []events.Message) []Outcome {
+			all := slices.Clone(in)
+			for got := more(1); len(got) > 0; got = more(1) {
+				all = append(all, got...)
+			}
+			sizes = append(sizes, len(all))
+			out := answer(ctx, all)
+			if len(sizes) == 2 {
+				out[len(out)-1] = Outcome{Err: &schemas.Reject{Reason: schemas.ReasonInvalid, Err: errFlaky}}
+			}
+			if len(sizes) == 1 {
+				return out[:1] // the batch and its refill have failed: they come one by one
+			}
+			return out
+		})
+	}()
+	await(t, c, schemas.Pairs, "r", n+2)
+	settled(t, c, s)
+	cancel()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	if len(sizes) < 8 || sizes[0] != 6 || slices.Max(sizes) > 6 || sizes[1] != 1 {
+		t.Errorf("batches of %v, want 6, then its messages alone, then at most 6", sizes)
+	}
+	if got := len(stored(t, c, schemas.DeadLetters, "r")); got != 2 {
+		t.Errorf("%d dead letters, want the rejected one and the garbage", got)
+	}
+}

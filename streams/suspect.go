@@ -35,7 +35,7 @@ func (r *runner) try(work context.Context, suspects []*input) error {
 				"delivered %d times and never settled: %d processes in a row died of it",
 				in.meta.NumDelivered, trial.deaths)), trial.deaths}})
 		} else {
-			err = r.run(work, []*input{in})
+			err = r.run(work, []*input{in}, nil)
 		}
 		trial.end(work)
 		if err != nil {

@@ -189,7 +189,10 @@ func (w *world) startStages(ctx context.Context, group *errgroup.Group, spec sch
 	}
 	for range w.generators {
 		s := generator.New(spec, w.checkpoints, w.engine)
-		stage("generator", schemas.Prompts, 5, streams.Each(s.Process), s.Close)
+		answer := func(ctx context.Context, in []*events.Prompt) ([]*events.Pair, []error) {
+			return s.Process(ctx, in, nil)
+		}
+		stage("generator", schemas.Prompts, 5, streams.Each(answer), s.Close)
 	}
 	if spec.Objective.Kind == "ldalign" {
 		s := encoder.New(spec, w.checkpoints, w.engine)

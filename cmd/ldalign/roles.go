@@ -100,11 +100,13 @@ func (n *node) work(ctx context.Context, r role, spec schemas.Spec, engine *tens
 			m.Sampled(done, of)
 		}
 		defer func() { err = errors.Join(err, s.Close(context.WithoutCancel(ctx))) }()
-		stage.In, stage.Batch, stage.Linger = schemas.Prompts, 4*spec.Generation.Slots, 100*time.Millisecond
+		stage.In, stage.Linger = schemas.Prompts, 100*time.Millisecond
+		stage.Batch, stage.Refill = spec.Generation.Slots, 7*spec.Generation.Slots
+		process := streams.EachRefilling(s.Process)
 		if _, replayed := spec.ReadsFrom(stage.In); replayed {
-			return n.generateAgain(ctx, stage, spec, streams.Each(s.Process))
+			return n.generateAgain(ctx, stage, spec, process)
 		}
-		return n.streams.RunStage(ctx, stage, streams.Each(s.Process))
+		return n.streams.RunRefilling(ctx, stage, process)
 	case roleEncoder:
 		s := encoder.New(spec, n.checkpoints, engine)
 		presence.Say(streams.StateWaiting, "for the guide's checkpoint")
@@ -153,7 +155,7 @@ func fromSource(stage *streams.Stage, spec schemas.Spec) {
 // generateAgain runs the generator of a replay from prompts. The prompts of all iterations are in the log from the start,
 // but those of iteration i are for the policy i of this run: each iteration begins when that policy is announced, and ends
 // with the next one.
-func (n *node) generateAgain(ctx context.Context, stage streams.Stage, spec schemas.Spec, process streams.Process) error {
+func (n *node) generateAgain(ctx context.Context, stage streams.Stage, spec schemas.Spec, process streams.Refilling) error {
 	fromSource(&stage, spec)
 	for _, i := range stage.Iterations {
 		policy, err := n.awaitPolicy(ctx, spec.Run, i)
@@ -168,7 +170,7 @@ func (n *node) generateAgain(ctx context.Context, stage streams.Stage, spec sche
 			}
 		}
 		if err := n.untilPolicy(ctx, spec.Run, i+1, func(ctx context.Context) error {
-			return n.streams.RunStage(ctx, stage, process)
+			return n.streams.RunRefilling(ctx, stage, process)
 		}); err != nil {
 			return ended(ctx, err)
 		}

@@ -39,7 +39,7 @@ func open(t *testing.T, f *stagetest.Fixture) *encoder.Stage {
 func pairs(t *testing.T, f *stagetest.Fixture) []*events.Pair {
 	t.Helper()
 	stage := generator.New(f.Spec, f.Checkpoints, f.Engine)
-	out, errs := stage.Process(t.Context(), f.Prompts(f.Policy(0, 1)))
+	out, errs := stage.Process(t.Context(), f.Prompts(f.Policy(0, 1)), nil)
 	if err := errors.Join(append(errs, stage.Close(t.Context()))...); err != nil {
 		t.Fatal(err)
 	}

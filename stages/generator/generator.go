@@ -55,53 +55,110 @@ func (s *Stage) Close(ctx context.Context) error {
 	return err
 }
 
-// Process answers the prompts. Prompts of different checkpoints may come in one batch; they are worked on checkpoint by
-// checkpoint. A prompt or response that the length rule or the template refuses is rejected; an error of the model or the
-// store fails the prompts it concerns, which are then tried again.
-func (s *Stage) Process(ctx context.Context, in []*events.Prompt) ([]*events.Pair, []error) {
-	out, errs := make([]*events.Pair, len(in)), make([]error, len(in))
-	for _, group := range byCheckpoint(in) {
-		if err := s.policy.Use(ctx, in[group[0]].GetCheckpoint()); err != nil {
-			fail(errs, group, err)
-			continue
+// Process answers the prompts, and more of them as rows of the decoder get free: more (nil for none) gives those that are
+// there now, n at most. Pairs and errors come for in and then for what more gave. Prompts of different checkpoints may
+// come together; they are worked on checkpoint by checkpoint. A prompt or response that the length rule or the template
+// refuses is rejected; an error of the model or the store fails the prompts it concerns, which are then tried again.
+func (s *Stage) Process(
+	ctx context.Context, in []*events.Prompt, more func(n int) []*events.Prompt,
+) ([]*events.Pair, []error) {
+	b := &batch{more: more}
+	b.add(in...)
+	for start := 0; start < len(b.in); {
+		end := len(b.in)
+		for _, group := range b.byCheckpoint(start, end) {
+			s.work(ctx, b, group)
 		}
-		var ready []int
-		for _, i := range group {
-			if out[i], errs[i] = s.tokenise(in[i]); errs[i] == nil {
-				ready = append(ready, i)
-			}
-		}
-		if err := s.sample(ctx, out, ready); err != nil {
-			fail(errs, ready, err)
-			continue
-		}
-		if err := s.score(ctx, out, ready); err != nil {
-			fail(errs, ready, err)
-			continue
-		}
-		for _, i := range ready {
-			if errs[i] = s.useGiven(out[i]); errs[i] != nil {
-				out[i] = nil
-			}
-		}
+		b.more = nil // what it gave and wants another checkpoint is worked on without a refill
+		start = end
 	}
-	return out, errs
+	return b.out, b.errs
 }
 
-// byCheckpoint groups the indices of prompts by the checkpoint they name, in order of first appearance.
-func byCheckpoint(in []*events.Prompt) [][]int {
+// batch is the prompts that are worked on and what becomes of them.
+type batch struct {
+	in   []*events.Prompt
+	out  []*events.Pair
+	errs []error
+	// taken tells the prompts of a refill that were worked on with the group that asked for them.
+	taken []bool
+	more  func(n int) []*events.Prompt
+}
+
+func (b *batch) add(in ...*events.Prompt) {
+	b.in = append(b.in, in...)
+	n := len(b.in)
+	b.out = append(b.out, make([]*events.Pair, n-len(b.out))...)
+	b.errs = append(b.errs, make([]error, n-len(b.errs))...)
+	b.taken = append(b.taken, make([]bool, n-len(b.taken))...)
+}
+
+// byCheckpoint groups the prompts from start to end that nobody has taken by the checkpoint they name, in order of first
+// appearance.
+func (b *batch) byCheckpoint(start, end int) [][]int {
 	var groups [][]int
 	at := map[string]int{}
-	for i, p := range in {
-		g, ok := at[p.GetCheckpoint()]
+	for i := start; i < end; i++ {
+		if b.taken[i] {
+			continue
+		}
+		name := b.in[i].GetCheckpoint()
+		g, ok := at[name]
 		if !ok {
 			g = len(groups)
-			at[p.GetCheckpoint()] = g
+			at[name] = g
 			groups = append(groups, nil)
 		}
 		groups[g] = append(groups[g], i)
 	}
 	return groups
+}
+
+// work makes the pairs of prompts that name one checkpoint.
+func (s *Stage) work(ctx context.Context, b *batch, group []int) {
+	if err := s.policy.Use(ctx, b.in[group[0]].GetCheckpoint()); err != nil {
+		fail(b.errs, group, err)
+		return
+	}
+	var ready []int
+	for _, i := range group {
+		if b.out[i], b.errs[i] = s.tokenise(b.in[i]); b.errs[i] == nil {
+			ready = append(ready, i)
+		}
+	}
+	ready, err := s.sample(ctx, b, ready)
+	if err == nil {
+		err = s.score(ctx, b.out, ready)
+	}
+	if err != nil {
+		fail(b.errs, ready, err)
+		return
+	}
+	for _, i := range ready {
+		if b.errs[i] = s.useGiven(b.out[i]); b.errs[i] != nil {
+			b.out[i] = nil
+		}
+	}
+}
+
+// refill is the place of the next prompt that more gives for the checkpoint in memory, ready to be sampled.
+func (s *Stage) refill(b *batch) (i int, ok bool) {
+	for b.more != nil {
+		got := b.more(1)
+		if len(got) == 0 {
+			return 0, false
+		}
+		i := len(b.in)
+		b.add(got...)
+		if got[0].GetCheckpoint() != s.policy.Digest {
+			continue
+		}
+		b.taken[i] = true
+		if b.out[i], b.errs[i] = s.tokenise(got[0]); b.errs[i] == nil {
+			return i, true
+		}
+	}
+	return 0, false
 }
 
 func fail(errs []error, indices []int, err error) {
@@ -138,35 +195,45 @@ func (s *Stage) tokenise(p *events.Prompt) (*events.Pair, error) {
 	return pair, nil
 }
 
-// sample fills in y' of the pairs at the given indices, unless it is annotated.
-func (s *Stage) sample(ctx context.Context, out []*events.Pair, indices []int) error {
-	var requests []decode.Request
-	var pending []int
+// sample fills in y' of the pairs at the given indices, unless it is annotated, and of those that a refill adds. It gives
+// the indices of all.
+func (s *Stage) sample(ctx context.Context, b *batch, indices []int) ([]int, error) {
+	var pending []int // in the order of requests
 	for _, i := range indices {
-		if out[i].GetFinishReason() == "annotated" {
-			continue
+		if b.out[i].GetFinishReason() != "annotated" {
+			pending = append(pending, i)
 		}
-		requests = append(requests, decode.Request{IDs: out[i].GetPromptIds(), Seed: out[i].GetPrompt().GetSampleSeed()})
-		pending = append(pending, i)
 	}
-	if len(requests) == 0 {
-		return nil
+	if len(pending) == 0 {
+		return indices, nil
 	}
-	results, err := decode.Generate(ctx, s.policy.Model, requests, s.options(), func(done int) {
-		if s.Progress != nil {
-			s.Progress(done, len(requests))
-		}
-	})
+	tok, taken, done := s.policy.Tokenizer(), 0, 0
+	err := decode.Run(ctx, s.policy.Model, s.options(),
+		func() (decode.Request, bool, error) {
+			if taken == len(pending) {
+				i, ok := s.refill(b)
+				if !ok {
+					return decode.Request{}, false, nil
+				}
+				pending, indices = append(pending, i), append(indices, i)
+			}
+			pair := b.out[pending[taken]]
+			taken++
+			return decode.Request{IDs: pair.GetPromptIds(), Seed: pair.GetPrompt().GetSampleSeed()}, true, nil
+		},
+		func(k int, r decode.Result) error {
+			pair := b.out[pending[k]]
+			pair.RejectedIds, pair.FinishReason = r.IDs, r.Reason
+			pair.Rejected = strings.TrimSpace(tok.Decode(r.IDs, true))
+			if done++; s.Progress != nil {
+				s.Progress(done, taken)
+			}
+			return nil
+		})
 	if err != nil {
-		return fmt.Errorf("generator: checkpoint %.12s: %w", s.policy.Digest, err)
+		return indices, fmt.Errorf("generator: checkpoint %.12s: %w", s.policy.Digest, err)
 	}
-	tok := s.policy.Tokenizer()
-	for k, r := range results {
-		pair := out[pending[k]]
-		pair.RejectedIds, pair.FinishReason = r.IDs, r.Reason
-		pair.Rejected = strings.TrimSpace(tok.Decode(r.IDs, true))
-	}
-	return nil
+	return indices, nil
 }
 
 func (s *Stage) options() decode.Options {
@@ -174,6 +241,7 @@ func (s *Stage) options() decode.Options {
 	return decode.Options{
 		MaxNew: s.spec.Generation.MaxNewTokens, Temperature: s.spec.Generation.Temperature, TopP: s.spec.Generation.TopP,
 		Stop: tok.EOS(), Slots: s.spec.Generation.Slots,
+		Length: min(s.policy.Model.Config().MaxLength(), s.spec.Data.MaxPromptTokens+s.spec.Generation.MaxNewTokens),
 	}
 }
 

@@ -36,7 +36,7 @@ func open(t *testing.T, f *stagetest.Fixture) *generator.Stage {
 // answer processes prompts of which none may fail.
 func answer(t *testing.T, s *generator.Stage, prompts []*events.Prompt) []*events.Pair {
 	t.Helper()
-	pairs, errs := s.Process(t.Context(), prompts)
+	pairs, errs := s.Process(t.Context(), prompts, nil)
 	if err := errors.Join(errs...); err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +164,7 @@ func TestCheckpointsInOneBatch(t *testing.T) {
 	lost := proto.Clone(first[3]).(*events.Prompt)
 	lost.Checkpoint = strings.Repeat("ab", 32)
 	stage := open(t, f)
-	pairs, errs := stage.Process(t.Context(), []*events.Prompt{first[0], second[0], lost, first[1], second[1]})
+	pairs, errs := stage.Process(t.Context(), []*events.Prompt{first[0], second[0], lost, first[1], second[1]}, nil)
 	fresh := open(t, f)
 	for i, want := range []*events.Prompt{first[0], second[0], nil, first[1], second[1]} {
 		if want == nil {
@@ -186,7 +186,7 @@ func TestLengthRule(t *testing.T) {
 		f := stagetest.New(t, func(s *schemas.Spec) { s.Data.Overlong = overlong })
 		prompts := f.Prompts(f.Policy(0, 1))[:4]
 		prompts[1].Prompt, prompts[2].Response, prompts[3].Response = long, long, ""
-		pairs, errs := open(t, f).Process(t.Context(), prompts)
+		pairs, errs := open(t, f).Process(t.Context(), prompts, nil)
 		if errs[0] != nil || pairs[0].GetTruncated() != 0 {
 			t.Errorf("%s: the short one: %v, %v", overlong, pairs[0], errs[0])
 		}
@@ -221,7 +221,7 @@ func TestAnnotated(t *testing.T) {
 	prompts[0].Rejected = "A worse answer."
 	prompts[1].Rejected = strings.Repeat("much worse ", 40)
 	f.Spec.Objective.Kind = "dpo"
-	pairs, errs := open(t, f).Process(t.Context(), prompts)
+	pairs, errs := open(t, f).Process(t.Context(), prompts, nil)
 	rejected(t, pairs[2], errs[2], schemas.ReasonInvalid)
 	for i := range 2 {
 		p := pairs[i]
@@ -274,7 +274,7 @@ func TestGivenLogProbs(t *testing.T) {
 			t.Errorf("pair %d: log-probs %v, want %v", i, got, want)
 		}
 	}
-	pairs, errs := open(t, f).Process(t.Context(), give(0.01))
+	pairs, errs := open(t, f).Process(t.Context(), give(0.01), nil)
 	for i := range pairs {
 		if computed[i].GetTruncated() > 0 || i == 2 {
 			if errs[i] != nil {
@@ -294,10 +294,48 @@ func TestStops(t *testing.T) {
 	prompts := f.Prompts(f.Policy(0, 1))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	pairs, errs := open(t, f).Process(ctx, prompts)
+	pairs, errs := open(t, f).Process(ctx, prompts, nil)
 	for i := range prompts {
 		if !errors.Is(errs[i], context.Canceled) {
 			t.Errorf("prompt %d: %v, %v; want the context's error", i, pairs[i], errs[i])
+		}
+	}
+}
+
+// refillable gives prompts one by one, as a log does, and tells how many were taken at each time.
+type refillable struct{ left []*events.Prompt }
+
+func (r *refillable) more(n int) []*events.Prompt {
+	n = min(n, len(r.left))
+	got := r.left[:n]
+	r.left = r.left[n:]
+	return got
+}
+
+// TestRefill: prompts that come while the stage decodes give the pairs that they give alone, in the order in which they
+// came, also those that want another checkpoint or are refused.
+func TestRefill(t *testing.T) {
+	f := stagetest.New(t)
+	first, second := f.Prompts(f.Policy(0, 1)), f.Prompts(f.Policy(1, 2))
+	bad := proto.CloneOf(first[9])
+	bad.Response = ""
+	prompts := []*events.Prompt{first[0], first[1], second[0], bad, first[2], second[1], first[3], first[4], first[5], first[6]}
+	want, _ := open(t, f).Process(t.Context(), prompts, nil)
+	for _, held := range []int{1, 2, 5, len(prompts)} {
+		source := &refillable{left: prompts[held:]}
+		got, errs := open(t, f).Process(t.Context(), prompts[:held], source.more)
+		if len(got)+len(source.left) != len(prompts) || len(errs) != len(got) {
+			t.Fatalf("%d held: %d pairs, %d errors, %d not taken of %d", held, len(got), len(errs), len(source.left), len(prompts))
+		}
+		if len(source.left) > 0 {
+			t.Errorf("%d held: %d prompts were not asked for", held, len(source.left))
+		}
+		for i := range got {
+			if refused := prompts[i] == bad; refused != (errs[i] != nil) {
+				t.Errorf("%d held: prompt %d: %v", held, i, errs[i])
+			} else if !refused && !proto.Equal(got[i], want[i]) {
+				t.Errorf("%d held: prompt %d gave\n%v\nwant\n%v", held, i, got[i], want[i])
+			}
 		}
 	}
 }
