@@ -61,6 +61,10 @@ func TestTextDoesNotDependOnTheBatch(t *testing.T) {
 					{MaxNew: 9, Temperature: 1, TopP: 1, Stop: []int64{1, 2, 3}, Slots: 4, Length: 40},
 					{MaxNew: 9, Temperature: 0.7, TopP: 0.8, MinP: 0.01, TopK: 60, Slots: 7, Prefill: 6, Length: 40},
 					{MaxNew: 9, TopP: 1, Slots: 3, RepetitionPenalty: 1.4},
+					{
+						MaxNew: 9, Temperature: 1.3, TopP: 0.9, MinP: 0.02, TopK: 20, RepetitionPenalty: 0.8, Stop: []int64{4}, Slots: 4,
+						Prefill: 3, Length: 60,
+					},
 				} {
 					s := setup{name: fmt.Sprintf("%s, %d threads, packed %t, %+v", family, threads, m.Packed(), opts), model: m, opts: opts}
 					for _, r := range pool {
