@@ -33,7 +33,7 @@ tests_with = grep -rlE --include='*_test.go' '$(1)' . | xargs -n 1 dirname | sor
 
 say = printf '\n==> %s\n' "$(1)"
 
-.PHONY: help build test test-integration chaos chaos-trainer demo lint fmt proto cuda bench clean clean-native native
+.PHONY: help build test test-integration chaos chaos-trainer demo lint fmt proto cuda bench bench-decode clean clean-native native
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,6 +94,20 @@ cuda: native ## bin/ldalign-cuda, linked with libtorch's CUDA libraries (not run
 
 bench: native ## benchmarks of all packages
 	@$(env); $(call tests_with,^func Benchmark) | xargs go test -p 1 -run '^$$' -bench . -benchmem
+
+# The peer's environment (torch and transformers for the CPU, 1.5 GB) is made once; LDALIGN_PEER names the python of one that
+# is there. MODEL is a folder with a tokenizer of at most 49,152 tokens, such as SmolLM2-135M-Instruct; an 18 M Llama with
+# random weights is made beside it. BENCH has more arguments, as --only sampled --batch 32.
+bench-decode: build ## decoding and scoring beside transformers: make bench-decode MODEL=FOLDER (about 40 minutes)
+	@[ -n "$(MODEL)" ] || { echo "bench-decode: MODEL=FOLDER names a model, such as SmolLM2-135M-Instruct" >&2; exit 2; }
+	@folder="$(LDALIGN_NATIVE)/bench"; peer="$${LDALIGN_PEER:-}"; mkdir -p "$$folder"; \
+	if [ -z "$$peer" ]; then \
+		peer="$$folder/peer-decode/bin/python"; \
+		[ -x "$$peer" ] || { $(call say,the peer: torch and transformers); python3 -m venv "$$folder/peer-decode"; }; \
+		"$$peer" -m pip install -q -r bench/decode/requirements.txt; \
+	fi; \
+	[ -f "$$folder/llama-18m/model.safetensors" ] || "$$peer" bench/decode/make_model.py "$$folder/llama-18m" "$(MODEL)"; \
+	python3 bench/decode/bench.py --ldalign bin/ldalign --peer "$$peer" --model "$$folder/llama-18m" --model "$(MODEL)" $(BENCH)
 
 clean: ## remove what was built from this checkout (bin, coverage); the native layer and all runs stay
 	@rm -rf bin coverage

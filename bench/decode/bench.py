@@ -50,6 +50,9 @@ def run(command, threads):
         return out.read(), err.read(), usage.ru_maxrss * 1024
 
 
+versions = {}  # of the peer, as it tells them
+
+
 def head(source, target, count):
     with open(source) as lines, open(target, "w") as out:
         out.writelines(line for _, line in zip(range(count), lines))
@@ -73,6 +76,7 @@ def setting(a, model, verb, data, batch, temperature):
             else:
                 summary = json.loads(out.splitlines()[-1])
                 extra[1] = summary["logprobs"]
+                versions.update({k: summary[k] for k in ("torch", "transformers")})
             tokens = summary["read_tokens"] if verb == "score" and side == 0 else summary["tokens"]
             best[side] = max(best[side], tokens / summary["seconds"])
             memory[side] = max(memory[side], peak)
@@ -87,6 +91,7 @@ def main():
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--rounds", type=int, default=2)
     p.add_argument("--batch", type=int, action="append", help="default: 1, 8 and 32")
+    p.add_argument("--prompts", type=int, help="records of a setting; default: 6 at batch 1, 24 at 8, 96 at 32 and to score")
     p.add_argument("--only", choices=["greedy", "sampled", "score"], action="append")
     a = p.parse_args()
     only = a.only or ["greedy", "sampled", "score"]
@@ -101,6 +106,7 @@ def main():
                     if verb == "score" and batch == 1:
                         continue
                     count = {1: 6, 8: 24}.get(batch, 3 * batch) if verb == "generate" else 96
+                    count = min(a.prompts or count, 96)
                     source = "pairs.jsonl" if verb == "score" else "prompts.jsonl"
                     data = head(f"{folder}/{source}", f"{folder}/part.jsonl", count)
                     speed, memory, extra = setting(a, model, verb, data, batch, 1 if work == "sampled" else 0)
@@ -108,7 +114,10 @@ def main():
                           f"{speed[0] / speed[1]:.2f} | {memory[0] / 1e9:.2f} GB | {memory[1] / 1e9:.2f} GB |", flush=True)
                     if verb == "score":
                         worst = max(abs(x - y) for x, y in zip(*extra))
-                        print(f"<!-- largest difference of a log-probability: {worst:.1e} -->", flush=True)
+                        print(f"<!-- largest difference of a response's log-probability: {worst:.1e} -->", flush=True)
+    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "unknown")
+    print(f"\n{cpu}, {os.cpu_count()} cores, {a.threads} threads, best of {a.rounds} rounds; "
+          + ", ".join(f"{name} {version}" for name, version in versions.items()))
 
 
 if __name__ == "__main__":
