@@ -95,7 +95,7 @@ cuda: native ## bin/ldalign-cuda, linked with libtorch's CUDA libraries (not run
 bench: native ## benchmarks of all packages
 	@$(env); $(call tests_with,^func Benchmark) | xargs go test -p 1 -run '^$$' -bench . -benchmem
 
-# The peer's environment (torch and transformers for the CPU, 1.5 GB) is made once; LDALIGN_PEER names the python of one that
+# The peer's environment (torch and transformers, some GB) is made once; LDALIGN_PEER names the python of one that
 # is there. MODEL is a folder with a tokenizer of at most 49,152 tokens, such as SmolLM2-135M-Instruct; an 18 M Llama with
 # random weights is made beside it. BENCH has more arguments, as --only sampled --batch 32.
 bench-decode: build ## decoding and scoring beside transformers: make bench-decode MODEL=FOLDER (about 40 minutes)

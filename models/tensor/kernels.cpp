@@ -366,7 +366,7 @@ void linear(const float *x, const T *w, const float *bias, float *y, int64_t m, 
   int64_t done = 0; // panels
 #ifdef KERNELS_AVX2
   if (avx512) {
-    parallel(n / PANEL / 2, 2, [&] {
+    parallel(n / PANEL / 2, 1, [&] {
       return [&](int64_t pair) {
         const int64_t at = pair * 2 * PANEL;
         panels512<2>(x, w + at * k, y + at, n, m, k);
@@ -376,7 +376,7 @@ void linear(const float *x, const T *w, const float *bias, float *y, int64_t m, 
     done = n / PANEL / 2 * 2;
   }
 #endif
-  parallel(panels(n) - done, 4, [&] {
+  parallel(panels(n) - done, 2, [&] {
     return [&, edge = std::vector<float>()](int64_t p) mutable {
       const int64_t at = (done + p) * PANEL, columns = std::min(PANEL, n - at);
       float *to = y + at;
