@@ -2,6 +2,7 @@ package tensor_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 
 	"github.com/ldalign/ldalign/models/tensor"
@@ -58,6 +59,33 @@ func BenchmarkDo(b *testing.B) {
 	for b.Loop() {
 		if err := e.Do(context.Background(), func(*tensor.Scope) error { return nil }); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// Packed matrix products for the few tokens of a decoding step and the many of a prompt, in GFLOP/s.
+func BenchmarkPackedLinear(b *testing.B) {
+	for _, shape := range [][2]int64{{576, 576}, {1536, 576}, {576, 1536}, {49152, 576}} {
+		for _, rows := range []int64{1, 8, 32, 256} {
+			b.Run(fmt.Sprintf("%dx%d/%d", shape[0], shape[1], rows), func(b *testing.B) {
+				err := newEngine(b, 2).Do(context.Background(), func(s *tensor.Scope) error {
+					return s.NoGrad(func(s *tensor.Scope) error {
+						w, x := s.Ones(tensor.Float32, shape[0], shape[1]).Pack(), s.Ones(tensor.Float32, rows, shape[1])
+						for b.Loop() {
+							err := s.Scope(func(*tensor.Scope) error { x.PackedLinear(w, nil); return nil })
+							if err != nil {
+								return err
+							}
+						}
+						return nil
+					})
+				})
+				if err != nil {
+					b.Fatal(err)
+				}
+				flops := 2 * float64(rows*shape[0]*shape[1]) * float64(b.N)
+				b.ReportMetric(flops/1e9/b.Elapsed().Seconds(), "GFLOP/s")
+			})
 		}
 	}
 }
