@@ -43,6 +43,9 @@ type cli struct {
 	Worker      workerCommand      `cmd:"" help:"Run one stage as a process of its own against real servers."`
 	Trainer     trainerCommand     `cmd:"" help:"Run the trainer as a process of its own against real servers."`
 	Replay      replayCommand      `cmd:"" help:"Run part of a run again with other settings, from what is in its log."`
+	Sweep       sweepCommand       `cmd:"" help:"Replay a run with every combination of some settings, and compare the results."`
+	Compare     compareCommand     `cmd:"" help:"Set runs side by side: differing settings, held-out values, curves."`
+	Fork        forkCommand        `cmd:"" help:"Go on from a policy of a run with other settings, as a new run."`
 	Status      statusCommand      `cmd:"" help:"Show how far a run is."`
 	Pause       pauseCommand       `cmd:"" help:"Let a run, or a stage of it, rest until it is resumed."`
 	Resume      resumeCommand      `cmd:"" help:"Let a paused run or stage go on."`

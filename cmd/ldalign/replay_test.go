@@ -237,3 +237,128 @@ func TestReplayRefuses(t *testing.T) {
 	ldalign(t, "replay", "tiny-ld", "--as", "one", "--set", "objective.beta=0.1", "--dir", dir).
 		want(t, exitFailed, "run one exists with another spec")
 }
+
+// TestFork: a policy of a run is policy 0 of another, which goes on from it by itself.
+func TestFork(t *testing.T) {
+	dir := finishedCopy(t)
+	ldalign(t, "fork", "tiny-ld@1", "--set", "objective.beta=0.2", "--as", "branch", "--dry-run", "--dir", dir).
+		want(t, 0, "fork of run tiny-ld at policy 1", "objective.beta: 0.2, was 0.5", "iterations: 1, was 2", "guide.from: run:tiny-ld")
+	ldalign(t, "fork", "tiny-ld@1", "--set", "objective.beta=0.2", "--as", "branch", "--dir", dir).want(t, 0, "generator", "report")
+	ldalign(t, "fork", "tiny-ld@1", "--set", "objective.beta=0.2", "--as", "branch", "--dir", dir).want(t, 0)
+	ldalign(t, "status", "branch", "--dir", dir).want(t, 0, "complete, policy 1 of 1, 2 evaluated", "fork of run tiny-ld at policy 1")
+	ldalign(t, "audit", "branch", "--dir", dir).want(t, 0, "32 trained")
+	inFolder(t, dir, func(n *node) {
+		if n.weights(t, "branch", 0) != n.weights(t, "tiny-ld", 1) {
+			t.Error("it does not start from the policy that it was forked from")
+		}
+		first, err := n.checkpoints.Policy(t.Context(), "branch", 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		from, err := n.checkpoints.Policy(t.Context(), "tiny-ld", 1)
+		if err != nil || first.Parent != from.Digest {
+			t.Errorf("its parent is %.12s, %v; want %.12s", first.Parent, err, from.Digest)
+		}
+	})
+	for _, c := range []struct {
+		args string
+		code int
+		says string
+	}{
+		{"tiny-ld@7", exitFailed, "policy of iteration 7"},
+		{"tiny-ld@last", exitUsage, "whole number"},
+		{"nope@1", exitFailed, "no such run"},
+		{"tiny-ld@1 --set model.from=run:tiny-ld@2", exitUsage, "not from another model"},
+	} {
+		ldalign(t, append([]string{"fork", "--dir", dir}, strings.Fields(c.args)...)...).want(t, c.code, c.says)
+	}
+}
+
+// TestSweep: every combination is a replay; killed, the same command runs what is left.
+func TestSweep(t *testing.T) {
+	dir := finishedCopy(t)
+	args := []string{
+		"sweep", "tiny-ld", "--set", "objective.beta=0.05,0.2", "--set", "training.epochs=1,2", "--set", "optimizer.lr=2e-4", "--dir", dir,
+	}
+	ldalign(t, append(args, "--dry-run")...).want(t, 0, "tiny-ld-beta-0_05-epochs-2", "objective.beta=0.2 training.epochs=1 optimizer.lr=2e-4",
+		"stages that run: evaluator, trainer", "training that is left: about")
+	dry := lines[struct {
+		Run          string
+		Pairs, Steps int
+		Done         bool
+	}](t, ldalign(t, append(args, "--dry-run", "--json")...))
+	if len(dry) != 4 || dry[3].Run != "tiny-ld-beta-0_2-epochs-2" || dry[3].Pairs != 32 || dry[3].Steps != 4 || dry[0].Done {
+		t.Errorf("--dry-run --json: %+v", dry)
+	}
+	p := start(t, command(args...))
+	second := filepath.Join(dir, "runs", dry[1].Run, "checkpoints", "*.json")
+	if !p.eventually(t, "the second replay", func() bool { found, _ := filepath.Glob(second); return len(found) > 0 }) {
+		t.Fatalf("it ended:\n%s", p.stderr.String())
+	}
+	if err := p.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	p.wait(t)
+	done := lines[struct{ Done bool }](t, ldalign(t, append(args, "--dry-run", "--json")...))
+	if !done[0].Done || done[3].Done {
+		t.Errorf("killed in the second of four replays, done are %v", done)
+	}
+	ldalign(t, append(args, "--parallel", "2")...).want(t, 0, "| tiny-ld-beta-0_05-epochs-1 |           0.05 |", "comparison:")
+	// alone, one of them gives the same weights
+	ldalign(t, "replay", "tiny-ld", "--set", "objective.beta=0.05", "--set", "training.epochs=2", "--set", "optimizer.lr=2e-4",
+		"--as", "alone", "--dir", dir).want(t, 0)
+	inFolder(t, dir, func(n *node) {
+		if n.weights(t, "alone", 1) != n.weights(t, "tiny-ld-beta-0_05-epochs-2", 1) {
+			t.Error("a replay has other weights alone than in a sweep that was killed")
+		}
+		seen := map[string]bool{}
+		for _, run := range dry {
+			seen[n.weights(t, run.Run, 1)] = true
+		}
+		if len(seen) != 4 {
+			t.Errorf("four combinations have %d different weights", len(seen))
+		}
+	})
+
+	rows := lines[struct {
+		Run      string
+		Lineage  string
+		Settings []struct{ Key, Value string }
+		Scores   []struct{ Iteration int }
+		Training []struct{ Name string }
+	}](t, ldalign(t, "compare", "tiny-ld", dry[0].Run, dry[3].Run, "--json", "--dir", dir))
+	if len(rows) != 3 || len(rows[0].Settings) != 3 || rows[0].Settings[0].Key != "objective.beta" || rows[2].Settings[0].Value != "0.2" ||
+		len(rows[0].Scores) != 3 || len(rows[1].Scores) != 1 || len(rows[1].Training) != 5 || rows[1].Lineage == "" {
+		t.Errorf("compare --json: %+v", rows)
+	}
+	ldalign(t, "compare", "tiny-ld", dry[0].Run, "--dir", dir).want(t, 0, "objective.beta", "mean distance", "margin")
+	page, err := os.ReadFile(filepath.Join(dir, "compare", "tiny-ld", "index.html"))
+	if err != nil || !strings.Contains(string(page), "<svg") || !strings.Contains(string(page), "replay of run tiny-ld") {
+		t.Errorf("the page: %v", err)
+	}
+
+	for _, c := range []struct{ args, says string }{
+		{"--set objective.beta=0.5", "no --set has several values"},
+		{"--set objective.beta=0.1,0.1", "two combinations would be named tiny-ld-beta-0_1"},
+		{"--set objective.beta=0.1,0.2 --set objective.beta=0.3", "given twice"},
+		{"--set objective.beta=0.1,many", "expected a number"},
+		{"--set generation.top_p=0.5,1", "--from prompts"},
+		{"--set compute.threads=1,2", "one tensor engine"},
+		{"--set objective.beta=0.1,0.2 --parallel 0", "at least 1"},
+	} {
+		ldalign(t, append([]string{"sweep", "tiny-ld", "--dir", dir}, strings.Fields(c.args)...)...).want(t, exitUsage, c.says)
+	}
+}
+
+func TestCombine(t *testing.T) {
+	combinations, names, err := combine([]string{`training.lora.targets="q_proj,v_proj",all-linear`, "optimizer.lr=1e-3,2e-3", "guide.optimizer.lr=5e-5,1e-4"})
+	if err != nil || len(combinations) != 8 {
+		t.Fatalf("%v, %v", combinations, err)
+	}
+	if got := strings.Join(combinations[0], " "); got != "training.lora.targets=q_proj,v_proj optimizer.lr=1e-3 guide.optimizer.lr=5e-5" {
+		t.Errorf("the first is %s", got)
+	}
+	if names[7] != "-targets-all-linear-optimizer-lr-2e-3-guide-optimizer-lr-1e-4" {
+		t.Errorf("the last is named %s", names[7])
+	}
+}

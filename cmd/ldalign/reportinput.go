@@ -47,7 +47,7 @@ func (c *collector) run(ctx context.Context, spec schemas.Spec) error {
 	if err != nil {
 		return err
 	}
-	c.in.Runs = append(c.in.Runs, report.Run{Name: spec.Run, Method: method(spec), Spec: string(text)})
+	c.in.Runs = append(c.in.Runs, report.Run{Name: spec.Run, Method: method(spec), Lineage: lineage(spec), Spec: string(text)})
 	manifests, err := c.checkpoints.List(ctx, spec.Run)
 	if err != nil {
 		return err
@@ -65,6 +65,15 @@ func (c *collector) run(ctx context.Context, spec schemas.Spec) error {
 
 // method is the name of a spec's method in tables.
 func method(spec schemas.Spec) string {
+	name := objective(spec)
+	if spec.Source != nil { // a report may hold the source too
+		name += " (" + spec.Run + ")"
+	}
+	return name
+}
+
+// objective is the name of an objective as the paper has it.
+func objective(spec schemas.Spec) string {
 	switch spec.Objective.Kind {
 	case "ldalign":
 		switch spec.Objective.Weight {
@@ -159,8 +168,13 @@ func point(r trainer.Record, step int) report.Record {
 func (c *collector) distances(ctx context.Context, spec schemas.Spec) error {
 	byIteration := make([][]*events.Scored, spec.Iterations)
 	seen := map[string]bool{}
-	err := c.streams.Read(ctx, schemas.Scored, spec.Run, streams.AllIterations, 0, func(r streams.Received) error {
-		if s, ok := r.Message.(*events.Scored); ok && int(s.GetIteration()) < spec.Iterations && !seen[s.ID()] {
+	feed, replayed := trainer.Feed(spec, schemas.Scored)
+	err := c.streams.Read(ctx, feed.Kind, feed.Run, streams.AllIterations, feed.First, func(r streams.Received) error {
+		if replayed && r.Seq > feed.Last {
+			return streams.ErrStop
+		}
+		s, ok := r.Message.(*events.Scored)
+		if i := int(r.Message.GetIteration()); ok && i >= spec.FirstIteration() && i < spec.Iterations && !seen[s.ID()] {
 			seen[s.ID()] = true
 			byIteration[s.GetIteration()] = append(byIteration[s.GetIteration()], s)
 		}
@@ -169,7 +183,10 @@ func (c *collector) distances(ctx context.Context, spec schemas.Spec) error {
 	if err != nil {
 		return err
 	}
-	var first float64
+	first, err := c.firstNormaliser(ctx, spec)
+	if err != nil {
+		return err
+	}
 	for i, scored := range byIteration {
 		if len(scored) == 0 {
 			continue
@@ -209,6 +226,15 @@ func distancesOf(scored []*events.Scored) []float64 {
 		values[k] = s.GetDistance()
 	}
 	return values
+}
+
+// firstNormaliser is that of iteration 0 where a replay begins later, and so has it from its source; else 0.
+func (c *collector) firstNormaliser(ctx context.Context, spec schemas.Spec) (float64, error) {
+	if spec.FirstIteration() == 0 || spec.Objective.Normaliser != "fixed_first" {
+		return 0, nil
+	}
+	m, err := c.checkpoints.Policy(ctx, spec.Source.Run, 1)
+	return metric(m, "normaliser"), err
 }
 
 // results are the rows of the held-out table and the samples of the agreement test.

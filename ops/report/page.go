@@ -21,6 +21,8 @@ type page struct {
 	// Identical counts the examples that were not shown, their two answers being equal.
 	Identical int
 	Notes     []string
+	// Plain leaves verdict and examples out.
+	Plain bool
 }
 
 // section is a heading with figures and tables, or the reason why there are none.
@@ -42,21 +44,14 @@ const maxText = 2000 // runes of a prompt or answer on the page
 func html5(in Input, figures figureSet, svgs map[string][]byte) ([]byte, error) {
 	p := page{In: in, Title: title(in), Verdict: Judge(in), Notes: in.Notes}
 	p.Groups, p.Identical = pickExamples(in.Examples)
-	show := func(fs []figure) []pageFigure {
-		var out []pageFigure
-		for _, f := range fs {
-			out = append(out, pageFigure{f.Title, f.Caption, f.Name, f.inline(svgs[f.Name])})
-		}
-		return out
-	}
 	p.Sections = []section{
 		{
-			ID: "answers", Title: "Held-out answers", Figures: show(figures.scores),
+			ID: "answers", Title: "Held-out answers", Figures: show(figures.scores, svgs),
 			Tables:  []table{scoreTable(in), comparisonTable(in, p.Verdict)},
 			Missing: "No held-out answers were scored: give the run a held-out set and a scorer (evaluation in the run spec).",
 		},
 		{
-			ID: "training", Title: "Training", Figures: show(figures.curves),
+			ID: "training", Title: "Training", Figures: show(figures.curves, svgs),
 			Intro:   "Bold lines are running means; a dashed upright line is the start of an iteration, with a new reference.",
 			Missing: "No training step was recorded yet.",
 		},
@@ -64,11 +59,11 @@ func html5(in Input, figures figureSet, svgs map[string][]byte) ([]byte, error) 
 			ID: "distances", Title: "Latent distances",
 			Intro: "How far the model's own answers are from the human ones in the guide's latent space. Alignment should " +
 				"move them to the left.",
-			Figures: show(figures.histograms), Tables: []table{distanceTable(groupDistances(in.Distances))},
+			Figures: show(figures.histograms, svgs), Tables: []table{distanceTable(groupDistances(in.Distances))},
 			Missing: "No pair was scored yet.",
 		},
 		{
-			ID: "guide", Title: "Is the guide any good?", Figures: show(figures.agreement),
+			ID: "guide", Title: "Is the guide any good?", Figures: show(figures.agreement, svgs),
 			Tables:  []table{agreementTable(groupAgreement(in.Agreement)), guideTable(in.Guides)},
 			Missing: "The guide was not checked: evaluate two samples per prompt for the two-sample test.",
 		},
@@ -77,6 +72,20 @@ func html5(in Input, figures figureSet, svgs map[string][]byte) ([]byte, error) 
 			Missing: "No stage reported its work.",
 		},
 	}
+	return p.html()
+}
+
+// show makes figures ready for the page.
+func show(figures []figure, svgs map[string][]byte) []pageFigure {
+	var out []pageFigure
+	for _, f := range figures {
+		out = append(out, pageFigure{f.Title, f.Caption, f.Name, f.inline(svgs[f.Name])})
+	}
+	return out
+}
+
+// html drops the tables without rows and fills in the template.
+func (p page) html() ([]byte, error) {
 	for i := range p.Sections {
 		s := &p.Sections[i]
 		tables := s.Tables

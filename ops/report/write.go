@@ -49,19 +49,9 @@ func render(in Input) ([]file, error) {
 	if err != nil {
 		return nil, err
 	}
-	var files []file
-	svgs := map[string][]byte{}
-	for _, f := range figures.all() {
-		svg, err := f.svg()
-		if err != nil {
-			return nil, err
-		}
-		png, err := f.png()
-		if err != nil {
-			return nil, err
-		}
-		svgs[f.Name] = svg
-		files = append(files, file{f.Name + ".svg", svg}, file{f.Name + ".png", png})
+	files, svgs, err := paintAll(figures.all())
+	if err != nil {
+		return nil, err
 	}
 	data, err := tableJSON(in)
 	if err != nil {
@@ -72,6 +62,24 @@ func render(in Input) ([]file, error) {
 		return nil, err
 	}
 	return append(files, file{"table.md", []byte(markdown(in))}, file{"table.json", data}, file{"index.html", page}), nil
+}
+
+// paintAll draws figures as SVG and PNG; svgs are the former by the figures' names.
+func paintAll(figures []figure) (files []file, svgs map[string][]byte, err error) {
+	svgs = map[string][]byte{}
+	for _, f := range figures {
+		svg, err := f.svg()
+		if err != nil {
+			return nil, nil, err
+		}
+		png, err := f.png()
+		if err != nil {
+			return nil, nil, err
+		}
+		svgs[f.Name] = svg
+		files = append(files, file{f.Name + ".svg", svg}, file{f.Name + ".png", png})
+	}
+	return files, svgs, nil
 }
 
 // replace writes a file through a temporary one beside it.
