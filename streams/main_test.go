@@ -193,7 +193,7 @@ func consumerIs(t *testing.T, c *Conn, s Stage, right func(unread, unanswered in
 	ctx := testContext(t)
 	for {
 		var unread, unanswered int
-		consumer, err := c.js.Consumer(ctx, StreamName(s.In), s.Name+"_"+s.Run)
+		consumer, err := c.js.Consumer(ctx, StreamName(s.In), s.consumer(c.limits).Durable)
 		switch {
 		case err == nil:
 			info := consumer.CachedInfo()

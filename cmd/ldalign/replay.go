@@ -114,6 +114,10 @@ func (n *node) replaySpec(ctx context.Context, parent schemas.Spec, plan replayP
 	if err != nil {
 		return child, err
 	}
+	if child.Objective.Mix == "previous" && first > parent.FirstIteration() {
+		return child, fmt.Errorf("%w: iteration %d mixes in pairs of iteration %d, which this replay has not trained: "+
+			"replay all iterations, or --set objective.mix=current", errUsage, first, first-1)
+	}
 	child.Iterations = end
 	child.Source = &schemas.SourceSpec{
 		Run: parent.Run, From: plan.From, Iteration: first, OffPolicy: schemas.RefuseOffPolicy, Spec: parent.Digest(),

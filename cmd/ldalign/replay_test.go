@@ -134,7 +134,7 @@ func TestReplayIsExact(t *testing.T) {
 			t.Errorf("%s, %v; want %+v", data, err, runs[3].Source)
 		}
 	})
-	ldalign(t, "report", "again-encoded", "--dir", dir).want(t, 0, "LD-Align 1")
+	ldalign(t, "report", "again-encoded", "--dir", dir).want(t, 0, "LD-Align (again-encoded) 1")
 	ldalign(t, "tail", "ldalign.scored.again-encoded.0", "-n", "1", "--dir", dir).want(t, 0, `"again-encoded"`)
 }
 

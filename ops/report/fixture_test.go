@@ -28,8 +28,8 @@ func demoInput() Input {
 		Guides: []Guide{{"demo-ldalign", 1, 1.59, 1.81}, {"demo-ldalign-2", 2, 1.61, 1.83}},
 		Notes:  []string{"One sample per prompt; a toy: what holds here need not hold for a 7B model."},
 		Runs: []Run{
-			{"demo-ldalign", "LD-Align", "run: demo-ldalign\nobjective:\n  kind: ldalign\n  beta: 0.5\n"},
-			{"demo-spin", "SPIN", "run: demo-spin\nobjective:\n  kind: spin\n"},
+			{"demo-ldalign", "LD-Align", "run: demo-ldalign\nobjective:\n  kind: ldalign\n  beta: 0.5\n", ""},
+			{"demo-spin", "SPIN", "run: demo-spin\nobjective:\n  kind: spin\n", ""},
 		},
 	}
 	row := func(method string, iteration int, greedy, sampled, distance float64) {

@@ -45,10 +45,10 @@ type Input struct {
 type Run struct {
 	Name   string `json:"name"`
 	Method string `json:"method"`
-	// Lineage says what a replay or fork began with; empty for a run that made everything itself.
-	Lineage string `json:"lineage,omitempty"`
 	// Spec is the resolved run spec, YAML.
 	Spec string `json:"spec"`
+	// Lineage says what a replay or fork began with; empty for a run that made everything itself.
+	Lineage string `json:"lineage,omitempty"`
 }
 
 // Stage is how busy one stage of the pipeline was.

@@ -201,7 +201,7 @@ func TestPageEscapes(t *testing.T) {
 	in.Title, in.GeneratedBy, in.State, in.Subject, in.Against = evil, evil, evil, evil, []string{evil}
 	in.Notes = []string{evil}
 	in.Rows[0].Method, in.Stages[0].Name, in.Stages[0].Unit, in.Guides[0].Run = evil, evil, evil, evil
-	in.Runs[0] = Run{evil, evil, evil}
+	in.Runs[0] = Run{evil, evil, evil, evil}
 	for i := range in.Curves {
 		in.Curves[i].Method = evil
 	}
