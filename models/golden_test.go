@@ -177,6 +177,32 @@ func TestStepsEqualTransformers(t *testing.T) {
 	}
 }
 
+// A layer's cache holds the keys and values of the key-value heads alone, of a local layer no more than the window and a
+// step's tokens, rounded up to the kernels' 32.
+func TestCacheHoldsNoMoreThanItNeeds(t *testing.T) {
+	eng := newEngine(t, 1)
+	for _, test := range []struct {
+		golden  string
+		columns []int64 // of each layer
+	}{
+		{"llama", []int64{128, 128}},
+		{"mistral-window", []int64{32, 32}},
+		{"qwen2-window-bf16", []int64{128, 32}},
+		{"gemma3", []int64{32, 128, 32}},
+	} {
+		m := loadGolden(t, eng, test.golden, tensor.Float32)
+		cfg := m.Config()
+		o := models.CacheOptions{Slots: 3, Length: 128, Burst: 20}
+		want := int64(0)
+		for _, columns := range test.columns {
+			want += tensor.TokenCacheBytes(tensor.Float32, 4, int64(cfg.KVHeads), int64(cfg.HeadDim), columns)
+		}
+		if got := m.CacheBytes(o); got != want || cfg.KVHeads != 2 {
+			t.Errorf("%s: %d bytes for %d key-value heads, want %d for 2", test.golden, got, cfg.KVHeads, want)
+		}
+	}
+}
+
 // Whole sequences and single tokens give the same hidden states, at every length: within the windows, and through several
 // blocks of them.
 func TestWholeEqualsByToken(t *testing.T) {

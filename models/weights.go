@@ -58,6 +58,15 @@ func (c Config) Fits(src Source) error {
 	return err
 }
 
+// Weights declares the weights of the configuration, which Fits finds in a file, in the order of the architecture.
+func (c Config) Weights(dtype safetensors.DType) []safetensors.Info {
+	var infos []safetensors.Info
+	for _, w := range weights(c.WithDefaults()) {
+		infos = append(infos, safetensors.Info{Name: w.name, DType: dtype, Shape: w.shape})
+	}
+	return infos
+}
+
 // match finds the name in src of every weight of the configuration and tells all that does not fit.
 func match(cfg Config, src Source) (map[string]string, error) {
 	found := make(map[string]safetensors.Info)

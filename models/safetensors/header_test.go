@@ -3,7 +3,9 @@ package safetensors
 import (
 	"encoding/binary"
 	"os"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 )
 
@@ -50,6 +52,36 @@ func FuzzHeader(f *testing.F) {
 		}
 		if h.dataAt+at != int64(len(file)) {
 			t.Fatalf("tensors end at %d of %d", h.dataAt+at, len(file))
+		}
+	})
+}
+
+// FuzzIndex: no bytes make the parser of an index panic or allocate more than they warrant, and every shard that it names
+// lies in the folder.
+func FuzzIndex(f *testing.F) {
+	for _, seed := range []string{
+		`{"metadata": {"total_size": 12}, "weight_map": {"a": "model-00001-of-00002.safetensors", "b": "sub/x.safetensors"}}`,
+		`{"weight_map": {"a": "../x"}}`, `{"weight_map": {"a": "/etc/passwd"}}`, `{"weight_map": {"a": ""}}`,
+		`{"weight_map": {"a": 1}}`, `{"weight_map": null}`, `[]`, ``,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		shardOf, err := parseIndex(text)
+		runtime.ReadMemStats(&after)
+		if used := after.TotalAlloc - before.TotalAlloc; used > 1<<20+1000*uint64(len(text)) {
+			t.Fatalf("%d bytes allocated for a file of %d", used, len(text))
+		}
+		if (err == nil) != (len(shardOf) > 0) {
+			t.Fatalf("%d tensors, error %v", len(shardOf), err)
+		}
+		for name, shard := range shardOf {
+			path := filepath.Join("folder", shard)
+			if path != "folder" && !strings.HasPrefix(path, "folder"+string(filepath.Separator)) {
+				t.Fatalf("%q is said to be in %q", name, path)
+			}
 		}
 	})
 }

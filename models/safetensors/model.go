@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -43,7 +44,7 @@ func OpenModel(dir string) (*Model, error) {
 
 func openShards(dir string) (_ *Model, err error) {
 	path := filepath.Join(dir, indexFile)
-	text, err := os.ReadFile(path)
+	text, err := readIndex(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %s has neither %s nor %s (a folder of .bin files must be saved again as safetensors)",
 			ErrNotFound, dir, modelFile, indexFile)
@@ -51,28 +52,20 @@ func openShards(dir string) (_ *Model, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("safetensors: %w", err)
 	}
-	var index struct {
-		WeightMap map[string]string `json:"weight_map"`
-	}
-	if err := json.Unmarshal(text, &index); err != nil {
+	shardOf, err := parseIndex(text)
+	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrFormat, path, err)
 	}
-	if len(index.WeightMap) == 0 {
-		return nil, fmt.Errorf("%w: %s: weight_map is missing or empty", ErrFormat, path)
-	}
-	m := &Model{dir: dir, byName: make(map[string]*File, len(index.WeightMap))}
+	m := &Model{dir: dir, byName: make(map[string]*File, len(shardOf))}
 	defer func() {
 		if err != nil {
 			_ = m.Close() // the first error is the one to tell
 		}
 	}()
 	opened := map[string]*File{}
-	for _, shard := range slices.Sorted(maps.Values(index.WeightMap)) {
+	for _, shard := range slices.Sorted(maps.Values(shardOf)) {
 		if opened[shard] != nil {
 			continue
-		}
-		if !filepath.IsLocal(shard) {
-			return nil, fmt.Errorf("%w: %s: shard %q lies outside the folder", ErrFormat, path, shard)
 		}
 		file, err := Open(filepath.Join(dir, shard))
 		if errors.Is(err, fs.ErrNotExist) {
@@ -84,15 +77,51 @@ func openShards(dir string) (_ *Model, err error) {
 		opened[shard] = file
 		m.shards = append(m.shards, file)
 	}
-	for _, name := range slices.Sorted(maps.Keys(index.WeightMap)) {
-		file := opened[index.WeightMap[name]]
+	for _, name := range slices.Sorted(maps.Keys(shardOf)) {
+		file := opened[shardOf[name]]
 		if _, ok := file.byName[name]; !ok {
 			return nil, fmt.Errorf("%w: %s says that %s holds tensor %q, but it does not",
-				ErrNotFound, path, index.WeightMap[name], name)
+				ErrNotFound, path, shardOf[name], name)
 		}
 		m.byName[name] = file
 	}
 	return m, nil
+}
+
+// readIndex reads no more of an index than the header of a file may have.
+func readIndex(path string) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	text, err := io.ReadAll(io.LimitReader(file, maxHeader+1))
+	if err == nil && len(text) > maxHeader {
+		err = fmt.Errorf("%w: %s is over the limit of %d bytes", ErrFormat, path, maxHeader)
+	}
+	return text, err
+}
+
+// parseIndex gives the shard of each tensor, a path within the folder.
+func parseIndex(text []byte) (map[string]string, error) {
+	var index struct {
+		WeightMap map[string]string `json:"weight_map"`
+	}
+	if len(text) == 0 {
+		return nil, errors.New("the file is empty")
+	}
+	if err := json.Unmarshal(text, &index); err != nil {
+		return nil, err
+	}
+	if len(index.WeightMap) == 0 {
+		return nil, errors.New("weight_map is missing or empty")
+	}
+	for _, shard := range slices.Sorted(maps.Values(index.WeightMap)) {
+		if !filepath.IsLocal(shard) {
+			return nil, fmt.Errorf("shard %q lies outside the folder", shard)
+		}
+	}
+	return index.WeightMap, nil
 }
 
 // Tensors lists the model's tensors, by shard name and then by offset. A tensor that the index does not name is left

@@ -286,13 +286,23 @@ TARGET_AVX512 void panels512(const float *x, const T *w, float *y, int64_t ldy, 
 int64_t panels(int64_t n) { return (n + PANEL - 1) / PANEL; }
 
 template <class T> void pack(const T *w, int64_t n, int64_t k, int64_t stride_n, int64_t stride_k, T *out) {
+  constexpr int64_t TILE = 32; // of k: rows often lie a power of two apart, and would push each other out of the cache
   parallel(panels(n), 16, [&] {
     return [&](int64_t p) {
-      T *to = out + p * k * PANEL;
       const int64_t columns = std::min(PANEL, n - p * PANEL);
-      for (int64_t j = 0; j < k; j++)
-        for (int64_t i = 0; i < PANEL; i++)
-          to[j * PANEL + i] = i < columns ? w[(p * PANEL + i) * stride_n + j * stride_k] : T(0);
+      for (int64_t at = 0; at < k; at += TILE) {
+        const int64_t depth = std::min(TILE, k - at);
+        const T *from = w + p * PANEL * stride_n + at * stride_k;
+        T tile[PANEL][TILE] = {}, *to = out + (p * k + at) * PANEL;
+        if (stride_k == 1) {
+          for (int64_t i = 0; i < columns; i++) memcpy(tile[i], from + i * stride_n, depth * sizeof(T));
+        } else {
+          for (int64_t j = 0; j < depth; j++)
+            for (int64_t i = 0; i < columns; i++) tile[i][j] = from[i * stride_n + j * stride_k];
+        }
+        for (int64_t j = 0; j < depth; j++)
+          for (int64_t i = 0; i < PANEL; i++) to[j * PANEL + i] = tile[i][j];
+      }
     };
   });
 }
