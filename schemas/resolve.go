@@ -10,7 +10,8 @@ import (
 )
 
 // Resolve fills in what follows from other keys: generation.max_new_tokens, training.micro_batch, the scratch model's
-// kv_heads and intermediate, and compute.threads, for which the caller passes the number to use on this machine.
+// kv_heads and intermediate, generation.from where distances are given, and compute.threads, for which the caller passes
+// the number to use on this machine.
 // Resolving twice changes nothing.
 func Resolve(spec Spec, threads int) Spec {
 	s := spec.Clone()
