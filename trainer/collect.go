@@ -316,12 +316,18 @@ func (t *Trainer) referenceDigest(ctx context.Context, weights string) (string, 
 	if t.Spec.Objective.Reference != "initial" {
 		return weights, nil
 	}
-	if _, replayed := Feed(t.Spec, schemas.Pairs); replayed {
-		first, err := Origin(ctx, t.Streams, t.Checkpoints, t.Spec.Source.Run, 0)
-		return first.Digest, err
+	if t.initial != "" {
+		return t.initial, nil
 	}
-	first, err := t.Checkpoints.Policy(ctx, t.Spec.Run, uint32(t.Spec.FirstIteration()))
-	return first.Digest, err
+	var first checkpoints.Manifest
+	var err error
+	if _, replayed := Feed(t.Spec, schemas.Pairs); replayed {
+		first, err = Origin(ctx, t.Streams, t.Checkpoints, t.Spec.Source.Run, 0)
+	} else {
+		first, err = t.Checkpoints.Policy(ctx, t.Spec.Run, uint32(t.Spec.FirstIteration()))
+	}
+	t.initial = first.Digest
+	return t.initial, err
 }
 
 // fairSamples tells whether y' is sampled as the policy's distribution has it, as an estimate of KL(ref || p) needs it.

@@ -73,6 +73,8 @@ type Trainer struct {
 	// resume is the newest state checkpoint that is newer than base; nil when there is none.
 	resume *checkpoints.Manifest
 	curves *curves
+	// initial is the digest of the policy that objective.reference: initial compares with, once it was asked for.
+	initial string
 }
 
 // New makes a trainer.

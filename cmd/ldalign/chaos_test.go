@@ -5,12 +5,14 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/trainer/metrics"
 )
 
 // undisturbed is the outcome of tiny.yaml when nothing happens to it.
@@ -112,7 +114,25 @@ func TestTrainerKilled(t *testing.T) {
 	for _, run := range runs {
 		ldalign(t, "audit", run, "--dir", dir).want(t, 0, "0 dead, 0 in flight")
 		attached(t, dir, func(n *node) { n.eachStepOnce(t, run, 2, 40, 80) })
+		if diff := cmp.Diff(figures(t, quiet, run), figures(t, dir, run)); diff != "" {
+			t.Errorf("run %s: metrics (-undisturbed +killed):\n%s", run, diff)
+		}
 	}
+}
+
+// figures are the lines of a run's metrics, without the clock readings, which stand at their ends.
+func figures(t *testing.T, dir, run string) []string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(dir, "runs", run, metrics.File))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for line := range strings.Lines(string(data)) {
+		line, _, _ = strings.Cut(line, `,"tokens/s"`)
+		out = append(out, strings.TrimSuffix(line, "}\n"))
+	}
+	return out
 }
 
 // A run that trains while pairs arrive, killed now and then, ends as a trainer does that reads its log from the beginning,
