@@ -11,8 +11,8 @@ type linear struct {
 }
 
 // pass is one run of tokens through a network's layers. There are two kinds. Whole sequences, x [B, T, H] at positions
-// 0 to T-1: that is training, and gradients flow. Or by token, x [M, 1, H], each at a position of its own in a row of its
-// own: that is generating and scoring, see Cache.
+// 0 to T-1: that is the guide. Or by token, x [M, 1, H], each at a position of its own in a row of its own: that is
+// generating and scoring, see Cache, and training, see TrainLogProbs.
 type pass struct {
 	attend attention
 	// positions is Int64 [M] by token, nil for whole sequences.
@@ -21,21 +21,27 @@ type pass struct {
 	packed map[*tensor.Tensor]*tensor.Packed
 	// adapted are the low-rank updates of an adapter, by the weight that they add to; nil without an adapter.
 	adapted map[*tensor.Tensor]*lowRank
+	// train is nil unless gradients flow by token, see TrainLogProbs.
+	train *training
 }
 
-// fast tells whether the by-token kernels are used: a packed model is on the CPU in Float32.
-func (p pass) fast() bool { return p.packed != nil }
+// fast tells whether the by-token kernels are used: on the CPU in Float32, as a packed model is.
+func (p pass) fast() bool { return p.packed != nil || p.train != nil && p.train.kernels }
 
 // linear is x·weightᵀ + bias, and the layer's low-rank update where an adapter has one: x [..., In] -> [..., Out].
 func (p pass) linear(x *tensor.Tensor, l linear) *tensor.Tensor {
 	if w := p.packed[l.weight]; w != nil {
 		return x.PackedLinear(w, l.bias)
 	}
-	w := l.weight
-	if l.inFirst {
-		w = w.Transpose(0, 1)
+	var y *tensor.Tensor
+	switch {
+	case p.train != nil:
+		y = x.TrainLinear(l.weight, l.bias, l.inFirst)
+	case l.inFirst:
+		y = x.Linear(l.weight.Transpose(0, 1), l.bias)
+	default:
+		y = x.Linear(l.weight, l.bias)
 	}
-	y := x.Linear(w, l.bias)
 	if low := p.adapted[l.weight]; low != nil {
 		y = low.add(x, y)
 	}
@@ -46,6 +52,13 @@ func (p pass) linear(x *tensor.Tensor, l linear) *tensor.Tensor {
 func (p pass) embed(matrix, ids *tensor.Tensor) *tensor.Tensor {
 	if w := p.packed[matrix]; w != nil {
 		return w.Rows(ids)
+	}
+	if p.train != nil {
+		x := matrix.TrainEmbedding(ids)
+		if p.train.how.BFloat16 {
+			x = x.To(tensor.BFloat16)
+		}
+		return x
 	}
 	return matrix.Embedding(ids)
 }
@@ -64,7 +77,7 @@ func (p pass) rmsNorm(x *tensor.Tensor, n rmsNorm) *tensor.Tensor {
 	case p.fast():
 		return x.TokenRMSNorm(n.weight, n.offset, n.eps)
 	case n.offset == 0:
-		return x.RMSNorm(n.weight, n.eps)
+		return x.RMSNorm(n.weight, n.eps).To(x.DType())
 	}
 	// Gemma rounds once, at the end.
 	wide := tensor.Float32
@@ -80,7 +93,7 @@ func (p pass) rotate(x *tensor.Tensor, r *rope) *tensor.Tensor {
 		return x.TokenRotate(r.cos, r.sin, p.positions)
 	}
 	cos, sin := r.at(x.Size(1), p.positions)
-	return rotate(x, cos, sin)
+	return rotate(x, cos, sin).To(x.DType())
 }
 
 // siluMul is SiLU(a)·b.

@@ -178,6 +178,12 @@ func setScalar(node ast.Node, into reflect.Value) error {
 			return fmt.Errorf("found %s, expected text: write %q, or a text", describe(node), text)
 		}
 		return fmt.Errorf("found %s, expected a text", describe(node))
+	case reflect.Bool:
+		if plain && (text == "true" || text == "false") {
+			into.SetBool(text == "true")
+			return nil
+		}
+		return fmt.Errorf("found %s, expected true or false", describe(node))
 	case reflect.Int:
 		if plain && wholeNumber.MatchString(text) {
 			n, err := strconv.ParseInt(text, 10, 32)

@@ -10,7 +10,7 @@ import (
 type Field struct {
 	// Key is the full path, as guide.optimizer.lr.
 	Key string
-	// Type is text, whole number or number.
+	// Type is text, whole number, number, or true or false.
 	Type string
 	// Default is written as in YAML; empty when there is none.
 	Default string
@@ -53,6 +53,8 @@ func typeName(k reflect.Kind) string {
 	switch k {
 	case reflect.String:
 		return "text"
+	case reflect.Bool:
+		return "true or false"
 	case reflect.Float64:
 		return "number"
 	default:
@@ -87,6 +89,8 @@ func walk(v reflect.Value, visit func(key string, v reflect.Value, tag reflect.S
 // scalarText writes a value in the one way that reads back as the same value.
 func scalarText(v reflect.Value) string {
 	switch v.Kind() {
+	case reflect.Bool:
+		return strconv.FormatBool(v.Bool())
 	case reflect.Int:
 		return strconv.FormatInt(v.Int(), 10)
 	case reflect.Uint64:

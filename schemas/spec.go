@@ -234,8 +234,19 @@ type TrainingSpec struct {
 	Epochs int `yaml:"epochs"`
 	// Batch is pairs per optimizer step.
 	Batch int `yaml:"batch"`
-	// MicroBatch is how many of a batch's pairs go through the model at once. 0 takes 8, or batch where that is less.
+	// MicroBatch is how many of a batch's pairs go through the model at once, at most. 0 takes 8, or batch where that is less.
 	MicroBatch int `yaml:"micro_batch"`
+	// MicroTokens bounds what goes through the model at once, and so the memory: a batch is cut, in its order, into parts of
+	// as many pairs as have no more tokens together, at least one. The prompt of a pair counts once. Small models are faster
+	// with more of both.
+	MicroTokens int `yaml:"micro_tokens" absent:"1024"`
+	// GradientCheckpointing keeps nothing of a layer but its input and computes the layer again on the way back: less memory
+	// for about a third more time. The results are the same to the last bit. Left out of the digest.
+	GradientCheckpointing bool `yaml:"gradient_checkpointing" digest:"-"`
+	// Precision is what forward and backward of the policy compute in: float32 or bfloat16. Weights, gradients and the
+	// optimizer's state are float32 in both: in bfloat16 an update of 5e-7 would be rounded away. With bfloat16 the margins
+	// at the first step are not zero, because the reference's log-probs are computed in float32.
+	Precision string `yaml:"precision" absent:"float32"`
 	// CheckpointEvery is the number of steps between state checkpoints, from which a killed run goes on; 0 for none.
 	// Left out of the digest.
 	CheckpointEvery int `yaml:"checkpoint_every" digest:"-"`

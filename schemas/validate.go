@@ -272,6 +272,8 @@ func (c *checker) training(t *TrainingSpec) {
 	c.atLeast("training.epochs", t.Epochs, 1)
 	c.atLeast("training.batch", t.Batch, 1)
 	c.atLeast("training.micro_batch", t.MicroBatch, 0)
+	c.atLeast("training.micro_tokens", t.MicroTokens, 1)
+	c.oneOf("training.precision", t.Precision, "float32", "bfloat16")
 	c.must(t.Batch < 1 || t.MicroBatch <= t.Batch, "training.micro_batch",
 		"%d is more than training.batch %d, of which it is a part", t.MicroBatch, t.Batch)
 	c.atLeast("training.checkpoint_every", t.CheckpointEvery, 0)

@@ -172,7 +172,7 @@ func ids(messages []events.Message) []string {
 func (t *Trainer) sequences(messages []events.Message, in *intake) {
 	out, ok := in.task.(*sequenceTask)
 	if !ok {
-		out = &sequenceTask{model: t.model, step: t.Spec.Generation.Bucket, most: t.model.Config().MaxLength()}
+		out = &sequenceTask{model: t.model, compute: compute(t.Spec.Training)}
 	}
 	limits := tokenizer.Limits{
 		Prompt: t.Spec.Data.MaxPromptTokens, Response: t.Spec.Data.MaxResponseTokens, Reject: t.Spec.Data.Overlong == "reject",
@@ -211,8 +211,7 @@ func (t *Trainer) pairs(ctx context.Context, messages []events.Message, in *inta
 	out, ok := in.task.(*pairTask)
 	if !ok {
 		out = &pairTask{
-			model: t.model, objective: pairObjective(t.Spec.Objective), step: t.Spec.Generation.Bucket,
-			most: t.model.Config().MaxLength(),
+			model: t.model, objective: pairObjective(t.Spec.Objective), compute: compute(t.Spec.Training),
 		}
 	}
 	if err := t.take(messages, weights, reference, i, out, in); err != nil {

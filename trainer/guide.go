@@ -70,7 +70,7 @@ func (t *Trainer) trainGuide(ctx context.Context) (err error) {
 	p := &phase{
 		name: guidePhase, seed: t.Spec.Seed, task: task, batches: checkpoints.Batches{Pairs: ids(messages)}, spec: spec.Optimizer,
 		epochs: spec.Epochs, batch: spec.Batch, micro: min(spec.Batch, t.Spec.Training.MicroBatch),
-		every: t.Spec.Training.CheckpointEvery, hold: t.Hold,
+		microTokens: t.Spec.Training.MicroTokens, every: t.Spec.Training.CheckpointEvery, hold: t.Hold,
 	}
 	var probed error
 	p.progress = task.watch(ctx, t.Engine, p, t.showStep("train guide", p), &probed)

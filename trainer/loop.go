@@ -26,6 +26,8 @@ const (
 type task interface {
 	// examples is their number.
 	examples() int
+	// size is how many positions example i takes in the model.
+	size(i int) int
 	// accumulate runs forward and backward over the examples part, a piece of the step's batch whole, and leaves the
 	// gradients of its share of the loss in the parameters. It returns the sums of what it saw.
 	accumulate(s *tensor.Scope, part, whole []int, step int) (stats, error)
@@ -52,7 +54,8 @@ type phase struct {
 	spec    schemas.OptimizerSpec
 	epochs  int
 	batch   int
-	micro   int
+	// micro and microTokens bound the examples and the positions of a micro-batch.
+	micro, microTokens int
 	// inOrder makes the first epoch visit the examples as they stand, not shuffled.
 	inOrder bool
 	// open tells that examples are still arriving, within a first epoch in order. grow then waits until there are n of them
@@ -253,12 +256,27 @@ func (p *phase) pending(batch []int) []string {
 	return ids
 }
 
+// parts cuts a batch, in its order, into micro-batches: as many examples as the bounds allow, at least one. So they are a
+// function of the spec and the data.
+func (p *phase) parts(batch []int) [][]int {
+	var parts [][]int
+	from, size := 0, 0
+	for at, i := range batch {
+		n := p.task.size(i)
+		if at > from && (at-from >= p.micro || size+n > p.microTokens) {
+			parts = append(parts, batch[from:at])
+			from, size = at, 0
+		}
+		size += n
+	}
+	return append(parts, batch[from:])
+}
+
 // step is one optimizer step: forward and backward in micro-batches, clip, update.
 func (p *phase) step(ctx context.Context, engine *tensor.Engine, batch []int, step int, record *Record) error {
 	var sum PairStats
 	suspects := batch // of a loss that is not finite
-	for at := 0; at < len(batch); at += p.micro {
-		part := batch[at:min(at+p.micro, len(batch))]
+	for _, part := range p.parts(batch) {
 		err := engine.Do(ctx, func(s *tensor.Scope) error {
 			got, err := p.task.accumulate(s, part, batch, step)
 			if err != nil {
@@ -300,9 +318,7 @@ func (p *phase) step(ctx context.Context, engine *tensor.Engine, batch []int, st
 			if err := p.optimizer.Step(s, p.tensors, grads, record.LR); err != nil {
 				return err
 			}
-			for _, g := range grads {
-				g.Zero_()
-			}
+			tensor.FreeGrads(s, p.tensors)
 			return s.Err()
 		})
 	})

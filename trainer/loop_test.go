@@ -39,8 +39,8 @@ func newPhase(t *testing.T, engine *tensor.Engine, model *models.Model, change .
 	t.Helper()
 	p := &phase{
 		name: "policy", seed: 1, batches: checkpoints.Batches{Pairs: strings.Split("abcdefg", "")},
-		task:   &pairTask{model: model, pairs: somePairs(7), objective: dpo(0.5), step: 16, most: 128},
-		params: model.Params(), spec: schemas.Default().Optimizer, epochs: 2, batch: 3, micro: 2,
+		task:   &pairTask{model: model, pairs: somePairs(7), objective: dpo(0.5)},
+		params: model.Params(), spec: schemas.Default().Optimizer, epochs: 2, batch: 3, micro: 2, microTokens: 1000,
 		save:     saveNothing,
 		progress: func(int, int, *Record) {},
 	}

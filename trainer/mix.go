@@ -80,7 +80,7 @@ func (t *Trainer) refer(ctx context.Context, task *pairTask, from int) error {
 		}
 		err := t.Engine.Do(ctx, func(s *tensor.Scope) error {
 			return s.NoGrad(func(s *tensor.Scope) error {
-				logp := models.LogProbs(s, t.model, rows, models.PadFor(rows, task.step, task.most)).Float32s()
+				logp := models.TrainLogProbs(s, t.model, rows, task.compute).Float32s()
 				if err := s.Err(); err != nil {
 					return err
 				}

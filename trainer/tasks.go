@@ -34,16 +34,24 @@ func (p *pair) values(chosen, rejected float64) PairValues {
 	return v
 }
 
+// compute is how the spec has the policy computed in training.
+func compute(t schemas.TrainingSpec) models.Compute {
+	return models.Compute{BFloat16: t.Precision == "bfloat16", Recompute: t.GradientCheckpointing}
+}
+
 // pairTask minimises the loss of pairs.
 type pairTask struct {
 	model     *models.Model
 	pairs     []pair
 	objective PairObjective
-	// lengths are padded to multiples of step, up to most
-	step, most int
+	compute   models.Compute
 }
 
 func (t *pairTask) examples() int { return len(t.pairs) }
+
+func (t *pairTask) size(i int) int {
+	return models.PackedTokens([]models.Sequence{t.pairs[i].chosen, t.pairs[i].rejected})
+}
 
 func (t *pairTask) accumulate(s *tensor.Scope, part, whole []int, _ int) (stats, error) {
 	n := int64(len(part))
@@ -61,7 +69,7 @@ func (t *pairTask) accumulate(s *tensor.Scope, part, whole []int, _ int) (stats,
 		out.responseTokens += chosen + rejected
 		out.tokens += len(p.chosen.IDs) + len(p.rejected.IDs)
 	}
-	logp := models.LogProbs(s, t.model, rows, models.PadFor(rows, t.step, t.most))
+	logp := models.TrainLogProbs(s, t.model, rows, t.compute)
 	loss := t.objective.Loss(PairBatch{
 		Chosen: logp.Narrow(0, 0, n), Rejected: logp.Narrow(0, n, n),
 		RefChosen: s.FromFloat32(refChosen, n), RefRejected: s.FromFloat32(refRejected, n), Weights: s.FromFloat32(weights, n),
@@ -81,13 +89,14 @@ func (t *pairTask) accumulate(s *tensor.Scope, part, whole []int, _ int) (stats,
 
 // sequenceTask is SFT.
 type sequenceTask struct {
-	model *models.Model
-	rows  []models.Sequence
-	// as in pairTask
-	step, most int
+	model   *models.Model
+	rows    []models.Sequence
+	compute models.Compute
 }
 
 func (t *sequenceTask) examples() int { return len(t.rows) }
+
+func (t *sequenceTask) size(i int) int { return models.PackedTokens(t.rows[i : i+1]) }
 
 func (t *sequenceTask) accumulate(s *tensor.Scope, part, whole []int, _ int) (stats, error) {
 	tokens := 0
@@ -101,7 +110,7 @@ func (t *sequenceTask) accumulate(s *tensor.Scope, part, whole []int, _ int) (st
 		out.tokens += len(rows[k].IDs)
 		out.responseTokens += len(rows[k].IDs) - rows[k].PromptLen
 	}
-	loss := SequenceLoss(models.LogProbs(s, t.model, rows, models.PadFor(rows, t.step, t.most)), tokens)
+	loss := SequenceLoss(models.TrainLogProbs(s, t.model, rows, t.compute), tokens)
 	loss.Backward()
 	out.loss = loss.Item()
 	return out, s.Err()
@@ -113,11 +122,15 @@ type guideTask struct {
 	// chosen and rejected are the same prompt with y and y', as the guide reads them.
 	chosen, rejected []models.Sequence
 	seed             uint64
-	// as in pairTask
+	// lengths are padded to multiples of step, up to most
 	step, most int
 }
 
 func (t *guideTask) examples() int { return len(t.chosen) }
+
+func (t *guideTask) size(i int) int {
+	return 2 * models.Bucket(max(len(t.chosen[i].IDs), len(t.rejected[i].IDs)), t.step, t.most)
+}
 
 func (t *guideTask) accumulate(s *tensor.Scope, part, whole []int, step int) (stats, error) {
 	rows := make([]models.Sequence, 0, 2*len(part))

@@ -96,8 +96,8 @@ func objectives(t *testing.T, engine *tensor.Engine) []objective {
 		return sum / tokens
 	}
 	out := []objective{
-		{"pairs", &pairTask{model: policy, pairs: pairs, objective: dpo(beta), step: 16, most: 128}, policy.Params(), formula},
-		{"sequences", &sequenceTask{model: policy, rows: rows, step: 16, most: 128}, policy.Params(), likelihood},
+		{"pairs", &pairTask{model: policy, pairs: pairs, objective: dpo(beta)}, policy.Params(), formula},
+		{"sequences", &sequenceTask{model: policy, rows: rows}, policy.Params(), likelihood},
 	}
 	for _, reduction := range []string{guide.ReduceMean, guide.ReduceSum} {
 		g := newGuideModel(t, engine, reduction)

@@ -256,7 +256,8 @@ func (t *Trainer) iterate(ctx context.Context, i uint32) (err error) {
 	p := &phase{
 		name: policyPhase, iteration: i, seed: t.Spec.Seed, task: in.task, batches: in.batches, params: t.model.Trainable(),
 		spec: t.Spec.Optimizer, epochs: t.Spec.Training.Epochs, batch: t.Spec.Training.Batch, micro: t.Spec.Training.MicroBatch,
-		every: t.Spec.Training.CheckpointEvery,
+		microTokens: t.Spec.Training.MicroTokens,
+		every:       t.Spec.Training.CheckpointEvery,
 	}
 	if err := p.prepare(ctx, t.Engine); err != nil {
 		return err

@@ -78,7 +78,7 @@ func TestTrainerIsTRLs(t *testing.T) {
 				if run.Optimizer == "adamw_torch" {
 					p.spec.Kind = "adamw"
 				}
-				p.epochs, p.batch, p.micro = len(run.Steps), n, n/3
+				p.epochs, p.batch, p.micro = len(run.Steps), n, 1
 			})
 			if err := p.run(t.Context(), engine, 0); err != nil {
 				t.Fatal(err)
@@ -117,23 +117,24 @@ func (g trlGolden) task(t *testing.T, engine *tensor.Engine, model *models.Model
 		rows = append(rows, models.Join(p.Prompt, p.Chosen))
 	}
 	if run.Name == "sft" {
-		return &sequenceTask{model: model, rows: rows, step: 16, most: 128}
+		return &sequenceTask{model: model, rows: rows}
 	}
 	o := PairObjective{Kind: run.Name, Beta: run.Beta, Smoothing: run.Smoothing}
 	if run.Name == "cdpo" {
 		o.Kind = "sigmoid"
 	}
-	out := &pairTask{model: model, objective: o, step: 16, most: 128}
+	out := &pairTask{model: model, objective: o}
 	for _, p := range g.Pairs {
 		rows = append(rows, models.Join(p.Prompt, p.Rejected))
 	}
 	do(t, engine, func(s *tensor.Scope) error {
 		return s.NoGrad(func(s *tensor.Scope) error {
-			ref := models.LogProbs(s, model, rows, models.PadFor(rows, 16, 128)).Float32s()
 			n := len(g.Pairs)
-			for i := range n {
+			for i := range n { // each by itself, as the steps have them: then margins are exactly 0 at first, as TRL's are
+				both := []models.Sequence{rows[i], rows[n+i]}
+				ref := models.TrainLogProbs(s, model, both, models.Compute{}).Float32s()
 				out.pairs = append(out.pairs, pair{
-					chosen: rows[i], rejected: rows[n+i], refChosen: float64(ref[i]), refRejected: float64(ref[n+i]), weight: 1,
+					chosen: both[0], rejected: both[1], refChosen: float64(ref[0]), refRejected: float64(ref[1]), weight: 1,
 				})
 			}
 			return s.Err()

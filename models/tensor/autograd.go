@@ -48,6 +48,16 @@ func (t *Tensor) Grad() *Tensor {
 	return s.shimResult("Grad", C.shim_grad(s.eng.slot0(), unsafe.Pointer(t.c)))
 }
 
+// FreeGrads frees the gradients that Backward has added up for params; the next Backward starts from nothing.
+func FreeGrads(s *Scope, params []*Tensor) {
+	if !s.ready() {
+		return
+	}
+	if list := s.list("FreeGrads", params); len(list) > 0 {
+		C.shim_free_grads(pointers(list), C.size_t(len(list)))
+	}
+}
+
 // Grads returns the gradients of loss, a tensor with one element, for each of params, in their order. Nothing is added
 // to Grad. A parameter that loss does not depend on is an error. The graph is freed, so it works once for a loss.
 func Grads(loss *Tensor, params []*Tensor) []*Tensor {

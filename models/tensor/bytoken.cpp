@@ -1,4 +1,4 @@
-// The by-token operations on tensors: the kernels for float32 on the CPU, and the same computed by libtorch elsewhere.
+// The by-token operations on tensors, with gradients only where it says so: the kernels for float32 on the CPU, and the same computed by libtorch elsewhere.
 // The latter was run in float64 on the CPU, and not on a GPU.
 #include "shim_internal.h"
 
@@ -6,6 +6,8 @@
 
 #include <ATen/TensorIndexing.h>
 #include <ATen/core/grad_mode.h>
+
+#include <algorithm>
 
 namespace {
 
@@ -28,6 +30,11 @@ void want_ids(const at::Tensor &ids, int64_t n, int64_t most) {
        "want one contiguous int64 a token, on the CPU");
   const int64_t *p = ids.data_ptr<int64_t>();
   for (int64_t i = 0; i < n; i++) want(p[i] >= 0 && p[i] < most, "index out of range");
+}
+
+bool differentiable(std::initializer_list<at::Tensor> ts) {
+  return at::GradMode::is_enabled() &&
+         std::any_of(ts.begin(), ts.end(), [](const at::Tensor &t) { return t.requires_grad(); });
 }
 
 const uint16_t *halves(const at::Tensor &x) { return reinterpret_cast<const uint16_t *>(x.data_ptr()); }
@@ -124,6 +131,10 @@ char *shim_token_rms_norm(void **out, void *input, void *weight, double offset, 
     want_fast(x);
     want_fast(w);
     want(w.numel() == x.size(-1), "the weight has another size");
+    if (differentiable({x, w})) {
+      give(out, differentiable_rms_norm(x, w, offset, eps));
+      return nullptr;
+    }
     at::Tensor y = at::empty_like(x);
     kernels::rms_norm(floats(x), floats(w), static_cast<float>(offset), y.data_ptr<float>(), x.numel() / w.numel(),
                       w.numel(), eps);
@@ -140,6 +151,10 @@ char *shim_token_rotate(void **out, void *input, void *cos, void *sin, void *pos
     want(x.dim() == 4 && x.size(1) == 1 && T(cos).size(1) == x.size(3) && T(cos).sizes() == T(sin).sizes(),
          "want [M, 1, heads, D] and tables [positions, D]");
     want_ids(T(positions), x.size(0), T(cos).size(0));
+    if (differentiable({x})) {
+      give(out, differentiable_rotate(x, T(cos), T(sin), T(positions)));
+      return nullptr;
+    }
     at::Tensor y = at::empty_like(x);
     kernels::rotate(floats(x), floats(T(cos)), floats(T(sin)), T(positions).data_ptr<int64_t>(), y.data_ptr<float>(),
                     x.size(0), x.size(2), x.size(3));
@@ -153,9 +168,13 @@ char *shim_token_gate(void **out, int f, void *first, void *second) {
     want_fast(a);
     want_fast(b);
     want(a.sizes() == b.sizes(), "two shapes");
+    const int function = f == SHIM_SILU ? kernels::SILU : kernels::GELU_TANH;
+    if (differentiable({a, b})) {
+      give(out, differentiable_gate(function, a, b));
+      return nullptr;
+    }
     at::Tensor y = at::empty_like(a);
-    kernels::gate(f == SHIM_SILU ? kernels::SILU : kernels::GELU_TANH, floats(a), floats(b), y.data_ptr<float>(),
-                  a.numel());
+    kernels::gate(function, floats(a), floats(b), y.data_ptr<float>(), a.numel());
     give(out, y);
   })
 }

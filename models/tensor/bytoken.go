@@ -99,7 +99,7 @@ func (t *Tensor) PackedLinear(w *Packed, bias *Tensor) *Tensor {
 		unsafe.Pointer(w.panels.c), C.int64_t(w.out), unsafe.Pointer(native(bias))))
 }
 
-// TokenRMSNorm is (weight + offset)·t/√(mean(t²)+eps) over the last dimension: t [..., D], weight [D].
+// TokenRMSNorm is (weight + offset)·t/√(mean(t²)+eps) over the last dimension, with gradients: t [..., D], weight [D].
 func (t *Tensor) TokenRMSNorm(weight *Tensor, offset, eps float64) *Tensor {
 	s := t.enter("TokenRMSNorm")
 	if s == nil || !s.takes("TokenRMSNorm", weight) {
@@ -121,7 +121,7 @@ func (t *Tensor) TokenRotate(cos, sin, positions *Tensor) *Tensor {
 		unsafe.Pointer(sin.c), unsafe.Pointer(positions.c)))
 }
 
-// TokenSiluMul is SiLU(t)·u.
+// TokenSiluMul is SiLU(t)·u, with gradients.
 func (t *Tensor) TokenSiluMul(u *Tensor) *Tensor { return t.gate("TokenSiluMul", C.SHIM_SILU, u) }
 
 // TokenGeluTanhMul is GELU(t)·u, with GELU in its form by tanh.

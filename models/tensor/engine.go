@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"runtime/cgo"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -46,6 +47,9 @@ type Engine struct {
 	out     *[2]lib.Ctensor // in C memory: where libtch puts results
 	gen     unsafe.Pointer  // at::Generator
 	invalid *Tensor
+	self    cgo.Handle // names the engine to C++
+	// recomputed are the functions that Recompute was given in this Do, by their number.
+	recomputed []func(*Scope, *Tensor) *Tensor
 }
 
 type job struct {
@@ -74,9 +78,11 @@ func NewEngine(o Options) (*Engine, error) {
 		dims:   make([]int64, 0, C.SHIM_MAX_DIMS),
 	}
 	e.invalid = &Tensor{eng: e}
+	e.self = cgo.NewHandle(e)
 	started := make(chan error)
 	go e.loop(o.Threads, started)
 	if err := <-started; err != nil {
+		e.self.Delete()
 		return nil, err
 	}
 	return e, nil
@@ -170,6 +176,7 @@ func (e *Engine) release() {
 	e.free(&e.kept)
 	C.shim_generator_free(e.gen)
 	C.free(unsafe.Pointer(e.out))
+	e.self.Delete()
 }
 
 func (e *Engine) run(j *job) {
@@ -185,6 +192,8 @@ func (e *Engine) run(j *job) {
 			}
 		}
 		e.pop(s)
+		clear(e.recomputed)
+		e.recomputed = e.recomputed[:0]
 		e.busy.Add(int64(time.Since(start)))
 		close(j.done)
 	}()

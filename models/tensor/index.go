@@ -24,6 +24,16 @@ func (t *Tensor) Scatter(dim int64, index, src *Tensor) *Tensor {
 	return s.result("Scatter")
 }
 
+// IndexAdd is a copy of t with the slices of src along dim added at index, Int64 [N], one after the other.
+func (t *Tensor) IndexAdd(dim int64, index, src *Tensor) *Tensor {
+	s := t.enter("IndexAdd")
+	if s == nil || !s.takes("IndexAdd", index) || !s.takes("IndexAdd", src) {
+		return t.eng.invalid
+	}
+	lib.AtgIndexAdd(&s.eng.out[0], t.c, dim, index.c, src.c)
+	return s.result("IndexAdd")
+}
+
 // IndexSelect picks whole slices along dim; index is Int64 [N].
 func (t *Tensor) IndexSelect(dim int64, index *Tensor) *Tensor {
 	s := t.enter("IndexSelect")

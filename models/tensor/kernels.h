@@ -32,8 +32,9 @@ template <class T> void rows(const T *w, const int64_t *ids, float *out, int64_t
 void rms_norm(const float *x, const float *weight, float offset, float *y, int64_t rows, int64_t d, double eps);
 
 // rotate turns heads of size d by half-split rotary tables [positions, d], of which sin is negative in its first half.
+// inverse turns them back.
 void rotate(const float *x, const float *cos, const float *sin, const int64_t *positions, float *y, int64_t tokens,
-            int64_t heads, int64_t d);
+            int64_t heads, int64_t d, bool inverse = false);
 
 enum { SILU, GELU_TANH };
 
@@ -74,6 +75,24 @@ struct sampling {
 // token in the distribution of the untouched logits. A row whose logits are not all finite gets token -1.
 void sample(const float *logits, const sampling &options, const double *u, const int64_t *seen,
             const int64_t *seen_start, int64_t *tokens, float *logps, int64_t rows, int64_t v);
+
+// The kernels of training. They add up over rows, so a number may depend on how many rows there are.
+
+// rms_norm_backward gives the gradients of rms_norm, dx [rows, d] and dweight [d], from that of its result. dweight may be
+// null.
+void rms_norm_backward(const float *x, const float *weight, float offset, const float *dy, float *dx, float *dweight,
+                       int64_t rows, int64_t d, double eps);
+
+// gate_backward gives the gradients of gate.
+void gate_backward(int f, const float *a, const float *b, const float *dy, float *da, float *db, int64_t n);
+
+// exponents replaces each row of logits [rows, v] by exp(logits - the greatest of the row), whose sum is sums[row], and
+// gives logp[row] = log softmax(logits)[target].
+void exponents(float *logits, const int64_t *targets, float *logp, float *sums, int64_t rows, int64_t v);
+
+// head_gradient replaces what exponents left by the gradient of the logits, from that of logp.
+void head_gradient(float *exponents, const int64_t *targets, const float *sums, const float *grad, int64_t rows,
+                   int64_t v);
 
 } // namespace kernels
 

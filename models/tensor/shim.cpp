@@ -212,6 +212,8 @@ char *shim_copy(void *dst, void *src) { TRY(T(dst).copy_(T(src));) }
 
 char *shim_clone(void **out, void *t) { TRY(give(out, at::clone(T(t)));) }
 
+char *shim_alias(void **out, void *t) { TRY(give(out, T(t));) }
+
 char *shim_reduce(void **out, void *t, int mean, const int64_t *dims, int ndims, int keepdim) {
   TRY({
     const at::Tensor &x = T(t);
@@ -279,6 +281,10 @@ char *shim_grad(void **out, void *t) {
   })
 }
 
+void shim_free_grads(void **params, size_t n) {
+  for (size_t i = 0; i < n; i++) T(params[i]).mutable_grad().reset();
+}
+
 char *shim_backward(void *loss, int keep_graph) { TRY(T(loss).backward({}, keep_graph != 0);) }
 
 char *shim_grads(void **out, void *loss, void **params, size_t n, int keep_graph) {
@@ -298,10 +304,37 @@ char *shim_clip_grad_norm(void **grads, size_t n, double max_norm, double *norm)
     auto gs = list(grads, n);
     at::Tensor total = total_norm(gs);
     at::Tensor coef = at::clamp((total + 1e-6).reciprocal() * max_norm, c10::nullopt, 1.0);
-    for (auto &g : gs) g.detach().mul_(coef);
+    if (coef.item<double>() != 1)
+      for (auto &g : gs) g.detach().mul_(coef);
     *norm = total.item<double>();
   })
 }
+
+namespace {
+
+// in_blocks runs f on parts of tensors of one shape, on all threads: so the temporaries of an element-wise formula stay in
+// the cache, and none is of the tensors' size.
+template <class F> void in_blocks(std::vector<at::Tensor> ts, F f) {
+  constexpr int64_t size = 1 << 15;
+  const int64_t n = ts[0].numel();
+  for (at::Tensor &t : ts) {
+    if (!ts[0].is_cpu() || !t.is_contiguous()) {
+      f(ts);
+      return;
+    }
+    t = t.view(-1);
+  }
+  at::parallel_for(0, (n + size - 1) / size, 1, [&](int64_t from, int64_t to) {
+    at::NoGradGuard no_grad;
+    for (int64_t i = from; i < to; i++) {
+      std::vector<at::Tensor> part;
+      for (const at::Tensor &t : ts) part.push_back(t.narrow(0, i * size, std::min(size, n - i * size)));
+      f(part);
+    }
+  });
+}
+
+} // namespace
 
 // Decoupled weight decay, bias correction, epsilon outside the root: torch.optim.AdamW, one tensor at a time.
 char *shim_adamw(void **params, void **grads, void **exp_avg, void **exp_avg_sq, size_t n, int64_t step, double lr,
@@ -310,13 +343,14 @@ char *shim_adamw(void **params, void **grads, void **exp_avg, void **exp_avg_sq,
     at::NoGradGuard no_grad;
     const double correction1 = 1 - std::pow(beta1, static_cast<double>(step));
     const double correction2 = std::sqrt(1 - std::pow(beta2, static_cast<double>(step)));
-    for (size_t i = 0; i < n; i++) {
-      at::Tensor &p = T(params[i]), &g = T(grads[i]), &m = T(exp_avg[i]), &v = T(exp_avg_sq[i]);
-      p.mul_(1 - lr * weight_decay);
-      m.lerp_(g, 1 - beta1);
-      v.mul_(beta2).addcmul_(g, g, 1 - beta2);
-      p.addcdiv_(m, v.sqrt().div_(correction2).add_(eps), -lr / correction1);
-    }
+    for (size_t i = 0; i < n; i++)
+      in_blocks({T(params[i]), T(grads[i]), T(exp_avg[i]), T(exp_avg_sq[i])}, [&](std::vector<at::Tensor> &t) {
+        at::Tensor &p = t[0], &g = t[1], &m = t[2], &v = t[3];
+        p.mul_(1 - lr * weight_decay);
+        m.lerp_(g, 1 - beta1);
+        v.mul_(beta2).addcmul_(g, g, 1 - beta2);
+        p.addcdiv_(m, v.sqrt().div_(correction2).add_(eps), -lr / correction1);
+      });
   })
 }
 
@@ -325,11 +359,11 @@ char *shim_rmsprop(void **params, void **grads, void **square_avg, size_t n, dou
                    double weight_decay) {
   TRY({
     at::NoGradGuard no_grad;
-    for (size_t i = 0; i < n; i++) {
-      at::Tensor &p = T(params[i]), &v = T(square_avg[i]);
-      at::Tensor g = weight_decay == 0 ? T(grads[i]) : T(grads[i]).add(p, weight_decay);
-      v.mul_(alpha).addcmul_(g, g, 1 - alpha);
-      p.addcdiv_(g, v.sqrt().add_(eps), -lr);
-    }
+    for (size_t i = 0; i < n; i++)
+      in_blocks({T(params[i]), T(grads[i]), T(square_avg[i])}, [&](std::vector<at::Tensor> &t) {
+        at::Tensor &p = t[0], &v = t[2], g = weight_decay == 0 ? t[1] : t[1].add(p, weight_decay);
+        v.mul_(alpha).addcmul_(g, g, 1 - alpha);
+        p.addcdiv_(g, v.sqrt().add_(eps), -lr);
+      });
   })
 }

@@ -67,6 +67,7 @@ enum {
 char *shim_map(void **out, void *t, int f);
 char *shim_copy(void *dst, void *src);
 char *shim_clone(void **out, void *t);
+char *shim_alias(void **out, void *t); // another handle of the same tensor
 char *shim_reduce(void **out, void *t, int mean, const int64_t *dims, int ndims, int keepdim);
 char *shim_softmax(void **out, void *t, int64_t dim, int log);
 char *shim_cumsum(void **out, void *t, int64_t dim);
@@ -75,7 +76,7 @@ char *shim_layer_norm(void **out, void *t, void *weight, void *bias, double eps)
 char *shim_rms_norm(void **out, void *t, void *weight, double eps);
 char *shim_sdpa(void **out, void *q, void *k, void *v, void *mask, int causal, double scale);
 
-// By-token inference (see kernels.h): float32 on the CPU, without gradients. bytoken.cpp has them.
+// By token (see kernels.h): float32 on the CPU. The norm, the rotation and the gate have gradients. bytoken.cpp has them.
 typedef struct {
   double temperature, top_p, min_p, repetition_penalty;
   int64_t top_k;
@@ -96,8 +97,19 @@ char *shim_log_softmax_at(void **out, void *logits, void *targets);
 char *shim_sample(void *logits, const shim_sampling_t *options, const double *u, const int64_t *seen,
                   const int64_t *seen_start, int64_t *tokens, float *logps, size_t rows);
 
+// Training: autograd functions whose gradients of weights are added to the weights' own. training.cpp has them.
+char *shim_train_linear(void **out, void *x, void *weight, void *bias, int in_first);
+char *shim_train_embed(void **out, void *weight, void *ids);
+char *shim_train_attention(void **out, void *q, void *k, void *v, const int64_t *spans, size_t count, int64_t window,
+                           double scale);
+char *shim_train_head(void **out, void *h, void *weight, void *targets, int64_t most);
+// shim_recompute is goRecompute(engine, id, x, out), called again on the way back. Go has that function; it takes x over.
+char *shim_recompute(void **out, void *x, uintptr_t engine, uint64_t id);
+char *goRecompute(uintptr_t engine, uint64_t id, void *x, void **out);
+
 // Gradients and optimizers, over lists of n tensors.
 char *shim_grad(void **out, void *t);
+void shim_free_grads(void **params, size_t n);
 char *shim_backward(void *loss, int keep_graph);
 char *shim_grads(void **out, void *loss, void **params, size_t n, int keep_graph);
 char *shim_global_norm(void **grads, size_t n, double *norm);

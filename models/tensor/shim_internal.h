@@ -25,4 +25,10 @@ inline at::Tensor &T(void *t) { return *static_cast<at::Tensor *>(t); }
 
 inline void give(void **out, at::Tensor t) { *out = new at::Tensor(std::move(t)); }
 
+// With gradients: what bytoken.cpp computes without, of the same contiguous operands. f is one of kernels.h.
+at::Tensor differentiable_rms_norm(const at::Tensor &x, const at::Tensor &weight, double offset, double eps);
+at::Tensor differentiable_rotate(const at::Tensor &x, const at::Tensor &cos, const at::Tensor &sin,
+                                 const at::Tensor &positions);
+at::Tensor differentiable_gate(int f, const at::Tensor &a, const at::Tensor &b);
+
 #endif

@@ -1,0 +1,69 @@
+package tensor
+
+// #include "shim.h"
+import "C"
+
+import (
+	"unsafe"
+)
+
+// The operations of training. They compute what their plain counterparts do, but the gradient of a weight is added to the
+// weight's Grad at once, in place: there is no second matrix of its size, and no pass over it to add the two. So Backward
+// works with them, and Grads does not see those weights. They keep as little as they can for the way back.
+
+// TrainLinear is Linear. The weight must be a leaf: [Out, In], or with inFirst [In, Out]. It may be of another type than
+// t: it is then converted to t's, and its gradient back.
+func (t *Tensor) TrainLinear(weight, bias *Tensor, inFirst bool) *Tensor {
+	const op = "TrainLinear"
+	s := t.enter(op)
+	if s == nil || !s.takes(op, weight) || !s.maybe(op, bias) {
+		return t.eng.invalid
+	}
+	return s.shimResult(op, C.shim_train_linear(s.eng.slot0(), unsafe.Pointer(t.c), unsafe.Pointer(weight.c),
+		unsafe.Pointer(native(bias)), flag(inFirst)))
+}
+
+// TrainEmbedding is Embedding of a leaf t.
+func (t *Tensor) TrainEmbedding(ids *Tensor) *Tensor {
+	const op = "TrainEmbedding"
+	s := t.enter(op)
+	if s == nil || !s.takes(op, ids) {
+		return t.eng.invalid
+	}
+	return s.shimResult(op, C.shim_train_embed(s.eng.slot0(), unsafe.Pointer(t.c), unsafe.Pointer(ids.c)))
+}
+
+// Span is a sequence among packed rows: Length rows, which attend to each other from left to right, and before that to all
+// of PrefixLength rows from Prefix on, which may be another span's.
+type Span struct{ Prefix, PrefixLength, Length int }
+
+// PackedAttention is softmax(q·kᵀ·scale)·v within each of the spans, whose rows follow each other without gaps: q
+// [N, Heads, D], k and v [N, heads, D], Heads a multiple of heads, consecutive query heads sharing one -> [N, Heads, D].
+// A row sees the newest window of its rows (0: all). Scores are computed in Float32 (Float64 for Float64).
+func PackedAttention(q, k, v *Tensor, spans []Span, window int, scale float64) *Tensor {
+	const op = "PackedAttention"
+	s := q.enter(op)
+	if s == nil || !s.takes(op, k) || !s.takes(op, v) {
+		return q.eng.invalid
+	}
+	numbers, own := make([]C.int64_t, 0, 4*len(spans)), 0
+	for _, span := range spans {
+		numbers = append(numbers, C.int64_t(span.Prefix), C.int64_t(span.PrefixLength), C.int64_t(own), C.int64_t(span.Length))
+		own += span.Length
+	}
+	return s.shimResult(op, C.shim_train_attention(s.eng.slot0(), unsafe.Pointer(q.c), unsafe.Pointer(k.c),
+		unsafe.Pointer(v.c), unsafe.SliceData(numbers), C.size_t(len(numbers)), C.int64_t(window), C.double(scale)))
+}
+
+// TrainLogProbs is log softmax(t·weightᵀ)[i, target[i]] for an output head: t [N, H], weight a leaf [V, H], target Int64
+// [N] -> [N], Float32 (Float64 for Float64). Of the logits [N, V] no more than most rows exist at a time; on the way back
+// they are computed again, unless N is not above most.
+func (t *Tensor) TrainLogProbs(weight, target *Tensor, most int) *Tensor {
+	const op = "TrainLogProbs"
+	s := t.enter(op)
+	if s == nil || !s.takes(op, weight) || !s.takes(op, target) {
+		return t.eng.invalid
+	}
+	return s.shimResult(op, C.shim_train_head(s.eng.slot0(), unsafe.Pointer(t.c), unsafe.Pointer(weight.c),
+		unsafe.Pointer(target.c), C.int64_t(most)))
+}

@@ -1,0 +1,187 @@
+package trainer
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/score"
+	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/schemas"
+)
+
+// benchReport is what BenchmarkPairs prints for bench/train/bench.py.
+type benchReport struct {
+	Tokens           int       `json:"tokens"`  // of prompt and response on both sides, without those of the first step
+	Seconds          float64   `json:"seconds"` // without the first step
+	ReferenceSeconds float64   `json:"reference_seconds"`
+	Losses           []float64 `json:"losses"`
+	Norms            []float64 `json:"norms"`
+}
+
+// BenchmarkPairs trains DPO once over pairs of token ids, in their order, by the trainer's own loop. Without settings
+// it is a tiny model; bench/train/bench.py names a real one:
+//
+//	LDALIGN_BENCH_MODEL    a model folder
+//	LDALIGN_BENCH_PAIRS    lines of {"prompt_ids", "chosen_ids", "rejected_ids"}
+//	LDALIGN_BENCH_TRAINING the keys of the spec's training section, as JSON
+//	LDALIGN_BENCH_THREADS  of the engine
+//	LDALIGN_BENCH_REPORT   the file that the report is written to
+func BenchmarkPairs(b *testing.B) {
+	spec := schemas.Default()
+	spec.Optimizer = schemas.OptimizerSpec{
+		Kind: "rmsprop", LR: 1e-5, LRDecay: 1, Schedule: "constant", Clip: 1, Alpha: 0.99, Eps: 1e-8,
+	}
+	spec.Training.Batch = 4
+	if text := os.Getenv("LDALIGN_BENCH_TRAINING"); text != "" {
+		if err := json.Unmarshal([]byte(text), &spec.Training); err != nil {
+			b.Fatal(err)
+		}
+	}
+	threads, err := strconv.Atoi(or(os.Getenv("LDALIGN_BENCH_THREADS"), "2"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	spec = schemas.Resolve(spec, threads)
+	engine, err := tensor.NewEngine(tensor.Options{Threads: threads})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = engine.Close() }()
+	folder := or(os.Getenv("LDALIGN_BENCH_MODEL"), "../models/testdata/llama")
+	pairs := benchPairs(b)
+	started := time.Now()
+	benchReference(b, engine, folder, pairs)
+	report := benchReport{ReferenceSeconds: time.Since(started).Seconds()}
+	for b.Loop() {
+		benchTrain(b, engine, folder, pairs, spec, &report)
+	}
+	b.ReportMetric(float64(report.Tokens)/report.Seconds, "tokens/s")
+	if path := os.Getenv("LDALIGN_BENCH_REPORT"); path != "" {
+		data, err := json.Marshal(report)
+		if err == nil {
+			err = os.WriteFile(path, data, 0o600)
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func or(a, b string) string {
+	if a == "" {
+		return b
+	}
+	return a
+}
+
+func benchPairs(b *testing.B) []pair {
+	b.Helper()
+	path := os.Getenv("LDALIGN_BENCH_PAIRS")
+	if path == "" {
+		return somePairs(12)
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer file.Close()
+	var pairs []pair
+	lines := bufio.NewScanner(file)
+	lines.Buffer(nil, 1<<24)
+	for lines.Scan() {
+		var line struct {
+			Prompt   []int64 `json:"prompt_ids"`
+			Chosen   []int64 `json:"chosen_ids"`
+			Rejected []int64 `json:"rejected_ids"`
+		}
+		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
+			b.Fatal(err)
+		}
+		pairs = append(pairs, pair{
+			chosen: models.Join(line.Prompt, line.Chosen), rejected: models.Join(line.Prompt, line.Rejected), weight: 1,
+		})
+	}
+	if err := lines.Err(); err != nil {
+		b.Fatal(err)
+	}
+	return pairs
+}
+
+// benchReference fills in the reference log-probs as a generator does: by the packed model.
+func benchReference(b *testing.B, engine *tensor.Engine, folder string, pairs []pair) {
+	b.Helper()
+	m, err := models.Load(b.Context(), engine, folder, models.Options{Packed: true})
+	if err != nil {
+		b.Fatal(err)
+	}
+	var rows []models.Sequence
+	for _, p := range pairs {
+		rows = append(rows, p.chosen, p.rejected)
+	}
+	found, err := score.LogProbs(b.Context(), m, rows, score.Options{}, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	sums := score.Sums(found)
+	for i := range pairs {
+		pairs[i].refChosen, pairs[i].refRejected = sums[2*i], sums[2*i+1]
+	}
+	if err := m.Close(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// benchTrain trains from the folder's weights.
+func benchTrain(
+	b *testing.B, engine *tensor.Engine, folder string, pairs []pair, spec schemas.Spec, report *benchReport,
+) {
+	b.Helper()
+	ctx := b.Context()
+	m, err := models.Load(ctx, engine, folder, models.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = m.Close(context.WithoutCancel(ctx)) }()
+	if err := m.SetTrainable(ctx, true); err != nil {
+		b.Fatal(err)
+	}
+	// The loop visits the pairs by a permutation; given in its inverse they come in their order.
+	visited := make([]pair, len(pairs))
+	for k, i := range Permutation(len(pairs), spec.Seed, policyPhase, 0, 0) {
+		visited[i] = pairs[k]
+	}
+	var ends []time.Time
+	p := &phase{
+		name: policyPhase, seed: spec.Seed, params: m.Trainable(), spec: spec.Optimizer, epochs: 1,
+		batch: spec.Training.Batch, micro: spec.Training.MicroBatch, microTokens: spec.Training.MicroTokens,
+		batches: checkpoints.Batches{Pairs: make([]string, len(pairs))},
+		task: &pairTask{
+			model: m, pairs: visited, objective: PairObjective{Kind: "sigmoid", Beta: spec.Objective.Beta},
+			compute: compute(spec.Training),
+		},
+		save:     saveNothing,
+		progress: func(int, int, *Record) { ends = append(ends, time.Now()) },
+	}
+	if err := p.prepare(ctx, engine); err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = p.close(context.WithoutCancel(ctx), engine) }()
+	if err := p.run(ctx, engine, 0); err != nil {
+		b.Fatal(err)
+	}
+	report.Tokens, report.Losses, report.Norms = 0, nil, nil
+	for _, pair := range pairs[min(spec.Training.Batch, len(pairs)):] {
+		report.Tokens += len(pair.chosen.IDs) + len(pair.rejected.IDs)
+	}
+	report.Seconds = ends[len(ends)-1].Sub(ends[1]).Seconds()
+	for _, r := range p.records {
+		report.Losses, report.Norms = append(report.Losses, r.Loss), append(report.Norms, r.GradNorm)
+	}
+}
