@@ -52,31 +52,36 @@ func trainedOperations() []trained {
 	}
 	list := []trained{
 		{
-			"linear", [][]int64{{3, 2, 5}, {4, 5}, {4}},
+			"linear",
+			[][]int64{{3, 2, 5}, {4, 5}, {4}},
 			func(_ *tensor.Scope, x []*tensor.Tensor) *tensor.Tensor { return x[0].TrainLinear(x[1], x[2], false) },
 			func(_ *tensor.Scope, x []*tensor.Tensor) *tensor.Tensor { return x[0].Linear(x[1], x[2]) },
 		},
 		{
-			"linear, input first, used twice", [][]int64{{6, 5}, {5, 5}},
+			"linear, input first, used twice",
+			[][]int64{{6, 5}, {5, 5}},
 			func(_ *tensor.Scope, x []*tensor.Tensor) *tensor.Tensor {
 				return x[0].TrainLinear(x[1], nil, true).TrainLinear(x[1], nil, true)
 			},
 			func(_ *tensor.Scope, x []*tensor.Tensor) *tensor.Tensor { return x[0].Matmul(x[1]).Matmul(x[1]) },
 		},
 		{
-			"embedding", [][]int64{{6, 3}},
+			"embedding",
+			[][]int64{{6, 3}},
 			func(s *tensor.Scope, x []*tensor.Tensor) *tensor.Tensor { return x[0].TrainEmbedding(ids(s)) },
 			func(s *tensor.Scope, x []*tensor.Tensor) *tensor.Tensor { return x[0].Embedding(ids(s)) },
 		},
 		{
-			"head", [][]int64{{4, 3}, {7, 3}},
+			"head",
+			[][]int64{{4, 3}, {7, 3}},
 			func(s *tensor.Scope, x []*tensor.Tensor) *tensor.Tensor { return x[0].TrainLogProbs(x[1], ids(s), 4) },
 			func(s *tensor.Scope, x []*tensor.Tensor) *tensor.Tensor {
 				return x[0].Linear(x[1], nil).LogSoftmax(-1).Gather(1, ids(s).Unsqueeze(1)).Squeeze(1)
 			},
 		},
 		{
-			"head in parts", [][]int64{{40, 3}, {1003, 3}},
+			"head in parts",
+			[][]int64{{40, 3}, {1003, 3}},
 			func(s *tensor.Scope, x []*tensor.Tensor) *tensor.Tensor {
 				return x[0].TrainLogProbs(x[1], s.Arange(tensor.Int64, 0, 40, 1), 16)
 			},
@@ -86,7 +91,8 @@ func trainedOperations() []trained {
 			},
 		},
 		{
-			"rotate", [][]int64{{4, 1, 2, 4}},
+			"rotate",
+			[][]int64{{4, 1, 2, 4}},
 			func(s *tensor.Scope, x []*tensor.Tensor) *tensor.Tensor {
 				cos, sin := tables(s, x[0].DType())
 				if x[0].DType() != tensor.Float32 {
@@ -102,14 +108,16 @@ func trainedOperations() []trained {
 			},
 		},
 		{
-			"attention", [][]int64{{307, 4, 6}, {307, 2, 6}, {307, 2, 6}},
+			"attention",
+			[][]int64{{307, 4, 6}, {307, 2, 6}, {307, 2, 6}},
 			func(_ *tensor.Scope, x []*tensor.Tensor) *tensor.Tensor {
 				return tensor.PackedAttention(x[0], x[1], x[2], packedSpans, 0, 0.4)
 			},
 			func(s *tensor.Scope, x []*tensor.Tensor) *tensor.Tensor { return plainAttention(s, x, 0) },
 		},
 		{
-			"attention in a window", [][]int64{{307, 4, 6}, {307, 2, 6}, {307, 2, 6}},
+			"attention in a window",
+			[][]int64{{307, 4, 6}, {307, 2, 6}, {307, 2, 6}},
 			func(_ *tensor.Scope, x []*tensor.Tensor) *tensor.Tensor {
 				return tensor.PackedAttention(x[0], x[1], x[2], packedSpans, 3, 0.4)
 			},
