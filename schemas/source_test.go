@@ -107,7 +107,8 @@ func TestLatestSource(t *testing.T) {
 		}
 	}
 	for key, want := range map[string]Kind{
-		"objective.beta": Scored, "objective.distance": Encoded, "guide.optimizer.lr": Pairs, "optimizer.lr": Scored,
+		"objective.beta": Scored, "objective.distance": Encoded, "objective.reference": Prompts,
+		"objective.mix": Scored, "guide.optimizer.lr": Pairs, "optimizer.lr": Scored,
 		"generation.temperature": Prompts, "data.eval": Scored, "data.overlong": Prompts, "model.system": Prompts,
 		"training.lora.rank": Scored, "data.train": "", "generation.samples_per_prompt": "", "iterations": "", "run": "",
 	} {

@@ -96,6 +96,29 @@ func TestIteration(t *testing.T) {
 
 // TestPure: the same checkpoint gives the same messages, so a redelivered event does no harm; another iteration or seed
 // gives another order.
+// TestGivenLogProbs are of the run's first policy: later iterations have them only where that stays the reference.
+func TestGivenLogProbs(t *testing.T) {
+	given := records(3)
+	given[1].Rejected, given[1].Reference = "other", &[2]float64{-7, -8}
+	for _, c := range []struct {
+		reference string
+		iteration uint32
+		want      int
+	}{{"previous", 0, 1}, {"previous", 1, 0}, {"initial", 0, 1}, {"initial", 1, 1}} {
+		s := spec(func(s *schemas.Spec) { s.Objective.Kind, s.Objective.Reference = "dpo", c.reference })
+		prompts, _ := process(t, s, given, policy(c.iteration))
+		got := 0
+		for _, p := range prompts {
+			if p.ChosenLogp != nil && p.GetChosenLogp() == -7 && p.GetRejectedLogp() == -8 {
+				got++
+			}
+		}
+		if got != c.want {
+			t.Errorf("reference %s, iteration %d: %d prompts have log-probs, want %d", c.reference, c.iteration, got, c.want)
+		}
+	}
+}
+
 func TestPure(t *testing.T) {
 	order := func(s schemas.Spec, iteration uint32) []string {
 		prompts, _ := process(t, s, records(30), policy(iteration))

@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"bytes"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"slices"
@@ -126,6 +127,27 @@ func TestOpenWhereNothingCanBeWritten(t *testing.T) {
 	if _, err := Open(dir, nil); err == nil || !strings.Contains(err.Error(), dir) {
 		t.Errorf("got %v, want an error that names %s", err, dir)
 	}
+}
+
+// FuzzOpen: whatever stands in the file, a run goes on with the lines of its steps and nothing else.
+func FuzzOpen(f *testing.F) {
+	f.Add([]byte(`{"phase":"policy","iteration":0,"step":1,"tokens/s":5,"time":"1970-01-01T00:00:01.000Z"}`))
+	f.Add([]byte(`{"phase":"policy","step":-1,"time":"never"}` + "\n\x00\xff{\n"))
+	f.Add(bytes.Repeat([]byte("x"), 1<<17))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, File), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got := write(t, dir, []Step{step("policy", 0, 1, nil)}, nil)
+		var line struct {
+			Step int
+			Loss float64
+		}
+		if err := json.Unmarshal([]byte(got), &line); err != nil || line.Step != 1 || line.Loss != 1 {
+			t.Errorf("%s: %v", got, err)
+		}
+	})
 }
 
 // BenchmarkAdd is what a step costs the thread that trains.
