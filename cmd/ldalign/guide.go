@@ -176,6 +176,10 @@ type twoSample struct {
 	Differing int     `json:"differing"`
 	Agree     int     `json:"agree"`
 	Rate      float64 `json:"rate"`
+	// DifferingInexact and AgreeInexact are the same without the pairs in which a sample is the human answer itself, whose
+	// distance of 0 decides them.
+	DifferingInexact int `json:"differing_inexact"`
+	AgreeInexact     int `json:"agree_inexact"`
 	// RankCorrelation is Spearman's, of minus the distance and the score, over all samples.
 	RankCorrelation float64 `json:"rank_correlation"`
 }
@@ -304,7 +308,8 @@ func (v *distanceView) fill(apart []float64) {
 
 func testOf(a report.Agreement) twoSample {
 	t := twoSample{Policy: a.Method, Pairs: len(a.Pairs)}
-	t.Agree, t.Differing = report.TwoSampleTest(a.Pairs)
+	t.Agree, t.Differing = report.TwoSampleTest(a.Pairs, false)
+	t.AgreeInexact, t.DifferingInexact = report.TwoSampleTest(a.Pairs, true)
 	if t.Differing > 0 {
 		t.Rate = float64(t.Agree) / float64(t.Differing)
 	}
@@ -390,8 +395,9 @@ func (in guideInspection) print(w io.Writer) {
 		fmt.Fprintln(w, "\ntwo samples for a held-out prompt: is the nearer one the better one by the program's score?")
 	}
 	for _, t := range in.TwoSample {
-		fmt.Fprintf(w, "  %s: in %d of %d pairs with different scores (%.1f %%; %d pairs in all); rank correlation %.3f\n",
-			t.Policy, t.Agree, t.Differing, 100*t.Rate, t.Pairs, t.RankCorrelation)
+		fmt.Fprintf(w, "  %s: in %d of %d pairs with different scores (%.1f %%; %d pairs in all), in %d of the %d where neither is "+
+			"exact; rank correlation %.3f\n",
+			t.Policy, t.Agree, t.Differing, 100*t.Rate, t.Pairs, t.AgreeInexact, t.DifferingInexact, t.RankCorrelation)
 	}
 	if in.Warning != "" {
 		fmt.Fprintf(w, "\nwarning: %s\n", in.Warning)

@@ -204,6 +204,22 @@ func TestTrainGivenReference(t *testing.T) {
 	give(0.5).train(t).want(t, exitFailed, "they are of other weights or of another template", "leave the columns out")
 }
 
+// TestTrainFromParquet trains DPO on pairs of conversations as ultrafeedback_binarized has them.
+func TestTrainFromParquet(t *testing.T) {
+	o := pairsFolder(t, "dpo")
+	parquet, err := filepath.Abs("../../stages/dataset/testdata/ultrafeedback.parquet")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.train(t, "--set", "data.train="+parquet).want(t, 0, "3 records of 6 rows; dropped: 1 no rejected response, 1 equal responses")
+	s := lines[runStatus](t, ldalign(t, "status", "pairs", "--json", "--dir", o.folder()))[0]
+	if s.Policy != 1 || !strings.HasPrefix(s.Data, "3 records of 6 rows") || s.Iterations[0].Pairs != 3 {
+		t.Errorf("%+v", s)
+	}
+	other := pairsFolder(t, "dpo")
+	other.train(t, "--set", "data.train="+parquet, "--set", "data.columns.rejected=worse").want(t, exitFailed, "no column for data.columns.rejected (worse)", "score_chosen")
+}
+
 // TestGuideTrain trains a guide alone, shows it, and goes on with it; another run takes it.
 func TestGuideTrain(t *testing.T) {
 	shared, _ := finished(t)

@@ -14,9 +14,9 @@ type count struct{ agree, n int }
 func (c count) plus(d count) count { return count{c.agree + d.agree, c.n + d.n} }
 
 // TwoSampleTest counts the pairs of samples whose scores differ, and in how many of them the strictly smaller distance
-// belongs to the better score.
-func TwoSampleTest(pairs []SamplePair) (agree, differing int) {
-	c := agreementOf(pairs, false)
+// belongs to the better score. With inexact, only pairs in which neither answer is exact: an exact one has distance 0.
+func TwoSampleTest(pairs []SamplePair, inexact bool) (agree, differing int) {
+	c := agreementOf(pairs, inexact)
 	return c.agree, c.n
 }
 
