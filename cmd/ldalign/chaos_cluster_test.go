@@ -351,7 +351,14 @@ func (c *chaosRun) fault() {
 		mode := map[string]int32{
 			"s3 fails": s3Failing, "s3 is slow": s3Slow, "s3 loses answers": s3Lost, "s3 truncates blobs": s3Truncated,
 		}[name]
+		before := c.s3.count[mode].Load()
 		c.s3.mode.Store(mode)
+		for range 200 { // until it has done something, for the processes ask the store only now and then
+			if c.s3.count[mode].Load() > before {
+				break
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
 		time.Sleep(lasting)
 		c.s3.mode.Store(s3Right)
 	case "truncate a cached blob":
