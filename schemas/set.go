@@ -23,7 +23,10 @@ func Set(spec *Spec, assignment string) error {
 		}
 		index, known := fieldOf(into.Type(), name)
 		if !known {
-			message, _ := unknownKey(into.Type(), path, name)
+			message, meant := unknownKey(into.Type(), path, name)
+			if like := sameName(key); meant == "" && like != "" {
+				return setError(key, fmt.Sprintf("unknown key; did you mean %s?", like))
+			}
 			return setError(join(path, name), message)
 		}
 		into, path = into.Field(index), join(path, name)

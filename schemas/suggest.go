@@ -20,6 +20,25 @@ func unknownKey(section reflect.Type, path, key string) (message, meant string) 
 	return "unknown key; expected one of " + strings.Join(keysOf(section), ", "), ""
 }
 
+// sameName is the key whose last part is that of another key, as objective.beta is for trainer.beta; empty when there is
+// none, or several.
+func sameName(key string) string {
+	dot := strings.LastIndexByte(key, '.')
+	if dot < 0 {
+		return ""
+	}
+	found := ""
+	for _, f := range Fields() {
+		if strings.HasSuffix(f.Key, key[dot:]) {
+			if found != "" {
+				return ""
+			}
+			found = f.Key
+		}
+	}
+	return found
+}
+
 // nearest is the word with the smallest edit distance, if that is small for the length of s.
 func nearest(s string, words []string) string {
 	best, least := "", max(1, len(s)/3)+1

@@ -362,3 +362,23 @@ func TestCombine(t *testing.T) {
 		t.Errorf("the last is named %s", names[7])
 	}
 }
+
+// TestRolesOfAReplay: the stages behind the log that it reads, and no worker of another one.
+func TestRolesOfAReplay(t *testing.T) {
+	for from, want := range map[string]string{
+		"scored": "[evaluator]", "encoded": "[distance evaluator]", "pairs": "[encoder distance evaluator]",
+		"prompts": "[generator encoder distance evaluator]", "policy": "[prompter generator encoder distance evaluator]",
+	} {
+		spec := schemas.Default()
+		spec.Data.Eval, spec.Source = "held-out.jsonl", &schemas.SourceSpec{Run: "p", From: from}
+		if got := fmt.Sprint(roles(spec)); got != want {
+			t.Errorf("from %s: %s, want %s", from, got, want)
+		}
+		if err := plays(spec, rolePrompter); (err != nil) != (from != "policy") || err != nil && !errors.Is(err, errUsage) {
+			t.Errorf("from %s, prompter: %v", from, err)
+		}
+		if err := plays(spec, roleEvaluator); err != nil {
+			t.Errorf("from %s, evaluator: %v", from, err)
+		}
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -62,6 +63,14 @@ func roles(spec schemas.Spec) []role {
 		out = append(out, roleEvaluator)
 	}
 	return out
+}
+
+// plays refuses a role that a replay has not got: its worker would write what the replay reads from its source.
+func plays(spec schemas.Spec, r role) error {
+	if !spec.Replays() || slices.Contains(roles(spec), r) {
+		return nil
+	}
+	return fmt.Errorf("%w: run %s replays %s of run %s: it has no %s", errUsage, spec.Run, spec.Source.From, spec.Source.Run, r)
 }
 
 // work plays one role of a run until ctx ends. It returns nil after a clean drain.

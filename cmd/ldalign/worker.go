@@ -34,6 +34,9 @@ func (c *workerCommand) Run(ctx context.Context, e *env) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := plays(spec, role(c.Role)); err != nil {
+		return err
+	}
 	n, err := e.openServers(ctx, servers, spec.Streams, "ldalign-"+c.Role)
 	if err != nil {
 		return err
