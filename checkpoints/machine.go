@@ -18,6 +18,8 @@ type Machine struct {
 	Device string `json:"device"`
 	// Threads of one operation.
 	Threads int `json:"threads"`
+	// Ranks is the number of processes that trained together; 0 in a note that does not tell.
+	Ranks int `json:"ranks,omitempty"`
 	// Libtorch is its version.
 	Libtorch string `json:"libtorch"`
 }
@@ -29,6 +31,7 @@ func (m Machine) Differences(here Machine) []string {
 		{"processor", m.CPU, here.CPU},
 		{"device", m.Device, here.Device},
 		{"threads", fmt.Sprint(m.Threads), fmt.Sprint(here.Threads)},
+		{"ranks", fmt.Sprint(max(m.Ranks, 1)), fmt.Sprint(max(here.Ranks, 1))},
 		{"libtorch", m.Libtorch, here.Libtorch},
 	} {
 		if d.was != d.is {

@@ -23,6 +23,7 @@ func Default() Spec {
 		Optimizer:  defaultOptimizer("rmsprop", 5e-7),
 		Training: TrainingSpec{
 			Schedule: "exact", Epochs: 1, Batch: 64, MicroTokens: 1024, Precision: "float32", CheckpointEvery: 50, KeepStates: 2,
+			Ranks: 1,
 		},
 		Evaluation: EvaluationSpec{Scorer: "graded", Samples: 2},
 		Compute:    ComputeSpec{Device: "cpu"},

@@ -252,8 +252,12 @@ type TrainingSpec struct {
 	CheckpointEvery int `yaml:"checkpoint_every" digest:"-"`
 	// KeepStates is how many of an iteration's newest state checkpoints are kept. Should one be damaged, the run goes on
 	// from the one before it. Left out of the digest.
-	KeepStates int       `yaml:"keep_states" digest:"-"`
-	LoRA       *LoRASpec `yaml:"lora,omitempty"`
+	KeepStates int `yaml:"keep_states" digest:"-"`
+	// Ranks is the number of processes that compute each step of the policy together on the trainer's machine, each with a
+	// part of the batch, compute.threads threads, and a copy of the weights and gradients; the optimizer's state is divided
+	// among them. Like threads, it decides the last bit of a result; left out of the digest.
+	Ranks int       `yaml:"ranks" digest:"-"`
+	LoRA  *LoRASpec `yaml:"lora,omitempty"`
 }
 
 // LoRASpec makes each iteration train a fresh low-rank adapter on its policy, instead of all weights, and merge it into

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"strings"
+	"time"
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/models/tensor"
@@ -82,6 +83,8 @@ type phase struct {
 	order   []int
 	ordered int
 	saving  saving
+	// ranks compute the phase together; nil for this process alone.
+	ranks *ranks
 }
 
 // prepare makes the optimizer with fresh state.
@@ -89,16 +92,25 @@ func (p *phase) prepare(ctx context.Context, engine *tensor.Engine) error {
 	for _, named := range p.params {
 		p.tensors = append(p.tensors, named.Tensor)
 	}
+	params := p.owned()
 	return engine.Do(ctx, func(s *tensor.Scope) (err error) {
 		if p.spec.Kind == "adamw" {
-			p.optimizer, err = tensor.NewAdamW(s, p.params, tensor.AdamWOptions{
+			p.optimizer, err = tensor.NewAdamW(s, params, tensor.AdamWOptions{
 				Beta1: p.spec.Beta1, Beta2: p.spec.Beta2, Eps: p.spec.Eps, WeightDecay: p.spec.WeightDecay,
 			})
 			return err
 		}
-		p.optimizer, err = tensor.NewRMSprop(s, p.params, tensor.RMSpropOptions{Alpha: p.spec.Alpha, Eps: p.spec.Eps})
+		p.optimizer, err = tensor.NewRMSprop(s, params, tensor.RMSpropOptions{Alpha: p.spec.Alpha, Eps: p.spec.Eps})
 		return err
 	})
+}
+
+// owned are the parameters that this process updates.
+func (p *phase) owned() []tensor.Named {
+	if p.ranks == nil {
+		return p.params
+	}
+	return p.ranks.owned(p.params)
 }
 
 // close frees the optimizer's state.
@@ -132,7 +144,9 @@ func (p *phase) run(ctx context.Context, engine *tensor.Engine, step int) (err e
 			begun = true
 		}
 		if p.hold != nil && (p.open || step < p.steps()*p.epochs) {
-			p.hold(ctx)
+			if err := p.wait(ctx); err != nil {
+				return err
+			}
 		}
 		if ctx.Err() != nil { // after the last step too: what comes next would fail, and the steps would be lost
 			if cause := context.Cause(ctx); errors.Is(cause, ErrLeaseLost) {
@@ -153,7 +167,7 @@ func (p *phase) run(ctx context.Context, engine *tensor.Engine, step int) (err e
 		record := Record{
 			Phase: p.name, Iteration: p.iteration, Step: step + 1, Epoch: epoch, LR: LearningRate(p.spec, peak, step, total),
 		}
-		if err := p.step(context.WithoutCancel(ctx), engine, batch, step, &record); err != nil {
+		if err := p.lead(context.WithoutCancel(ctx), engine, batch, step, &record); err != nil {
 			return fmt.Errorf("trainer: %s of iteration %d, step %d of %d: %w", p.name, p.iteration, step+1, total, err)
 		}
 		p.records = append(p.records, record)
@@ -260,6 +274,9 @@ func (p *phase) pending(batch []int) []string {
 // function of the spec and the data.
 func (p *phase) parts(batch []int) [][]int {
 	var parts [][]int
+	if len(batch) == 0 { // the share of a rank
+		return nil
+	}
 	from, size := 0, 0
 	for at, i := range batch {
 		n := p.task.size(i)
@@ -272,11 +289,51 @@ func (p *phase) parts(batch []int) [][]int {
 	return append(parts, batch[from:])
 }
 
+// wait calls hold. The other ranks hear from this one meanwhile, so that they do not take it for dead.
+func (p *phase) wait(ctx context.Context) error {
+	if p.ranks == nil {
+		p.hold(ctx)
+		return nil
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.hold(ctx)
+	}()
+	defer func() { <-done }()
+	beat := time.NewTicker(GroupPatience / 10)
+	defer beat.Stop()
+	for {
+		select {
+		case <-done:
+			return nil
+		case <-beat.C:
+			if err := p.ranks.tell(context.WithoutCancel(ctx), order{Idle: true}); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// lead is step on the rank that decides.
+func (p *phase) lead(ctx context.Context, engine *tensor.Engine, batch []int, step int, record *Record) error {
+	if p.ranks != nil {
+		if err := p.ranks.tell(ctx, order{Step: &stepOrder{Batch: batch, Step: step, LR: record.LR}}); err != nil {
+			return err
+		}
+	}
+	return p.step(ctx, engine, batch, step, record)
+}
+
 // step is one optimizer step: forward and backward in micro-batches, clip, update.
 func (p *phase) step(ctx context.Context, engine *tensor.Engine, batch []int, step int, record *Record) error {
 	var sum PairStats
 	suspects := batch // of a loss that is not finite
-	for _, part := range p.parts(batch) {
+	share := batch
+	if p.ranks != nil {
+		share = p.ranks.share(batch)
+	}
+	for _, part := range p.parts(share) {
 		err := engine.Do(ctx, func(s *tensor.Scope) error {
 			got, err := p.task.accumulate(s, part, batch, step)
 			if err != nil {
@@ -295,12 +352,30 @@ func (p *phase) step(ctx context.Context, engine *tensor.Engine, batch []int, st
 			return err
 		}
 	}
+	if p.ranks != nil {
+		all, err := p.ranks.sums(ctx, stats{
+			loss: record.Loss, pairs: sum, tokens: record.Tokens, responseTokens: record.ResponseTokens,
+		})
+		if err != nil {
+			return err
+		}
+		record.Loss, record.Tokens, record.ResponseTokens, sum = all.loss, all.tokens, all.responseTokens, all.pairs
+	}
 	record.Pairs = sum.record()
 	return engine.Do(ctx, func(s *tensor.Scope) error {
 		return s.NoGrad(func(s *tensor.Scope) error {
 			grads := make([]*tensor.Tensor, len(p.tensors))
 			for i, t := range p.tensors {
+				if len(share) == 0 { // this rank has computed nothing
+					grads[i] = t.ZerosLike()
+					continue
+				}
 				grads[i] = t.Grad()
+			}
+			if p.ranks != nil {
+				if err := p.ranks.group.Sum(s, grads...); err != nil {
+					return err
+				}
 			}
 			limit := p.spec.Clip
 			if limit == 0 {
@@ -315,13 +390,30 @@ func (p *phase) step(ctx context.Context, engine *tensor.Engine, batch []int, st
 				return fmt.Errorf("loss %v, gradient norm %v: not finite over %s; the weights are as before this step "+
 					"(look at these, lower optimizer.lr or objective.beta, or set optimizer.clip)", record.Loss, norm, p.named(suspects))
 			}
-			if err := p.optimizer.Step(s, p.tensors, grads, record.LR); err != nil {
+			if err := p.update(s, grads, record.LR); err != nil {
 				return err
 			}
 			tensor.FreeGrads(s, p.tensors)
 			return s.Err()
 		})
 	})
+}
+
+// update changes the parameters by their gradients.
+func (p *phase) update(s *tensor.Scope, grads []*tensor.Tensor, lr float64) error {
+	if p.ranks == nil {
+		return p.optimizer.Step(s, p.tensors, grads, lr)
+	}
+	var params, own []*tensor.Tensor
+	for i, owner := range p.ranks.owner {
+		if owner == p.ranks.group.Rank {
+			params, own = append(params, p.tensors[i]), append(own, grads[i])
+		}
+	}
+	if err := p.optimizer.Step(s, params, own, lr); err != nil {
+		return err
+	}
+	return p.ranks.publish(s, p.tensors)
 }
 
 // named lists the ids of examples, up to 8.

@@ -36,7 +36,7 @@ func (t *Trainer) saveState(
 	if err != nil {
 		return nil, err
 	}
-	optimizer, err := models.TakeSnapshot(ctx, t.Engine, p.optimizer.State())
+	optimizer, err := t.optimizerSnapshot(ctx, p)
 	if err != nil {
 		weights.Free()
 		return nil, err
@@ -61,6 +61,43 @@ func (t *Trainer) saveState(
 			Int("step", cursor.Step).Msg("state saved")
 		return t.prune(ctx)
 	}, nil
+}
+
+// optimizerSnapshot copies the optimizer's state, which the ranks have in parts.
+func (t *Trainer) optimizerSnapshot(ctx context.Context, p *phase) (snapshot *models.Snapshot, err error) {
+	if p.ranks == nil {
+		return models.TakeSnapshot(ctx, t.Engine, p.optimizer.State())
+	}
+	if err := p.ranks.tell(ctx, order{Gather: true}); err != nil {
+		return nil, err
+	}
+	var state []tensor.Named
+	var foreign []*tensor.Tensor
+	err = p.ranks.gather(ctx, p, func(s *tensor.Scope, all []tensor.Named) error {
+		own := map[*tensor.Tensor]bool{}
+		for _, n := range p.optimizer.State() {
+			own[n.Tensor] = true
+		}
+		for _, n := range all {
+			if !own[n.Tensor] {
+				foreign = append(foreign, n.Tensor.Keep())
+			}
+		}
+		state = all
+		return s.Err()
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		err = errors.Join(err, t.Engine.Do(ctx, func(*tensor.Scope) error {
+			for _, x := range foreign {
+				x.Free()
+			}
+			return nil
+		}))
+	}()
+	return models.TakeSnapshot(ctx, t.Engine, state)
 }
 
 func (t *Trainer) prune(ctx context.Context) error {
@@ -193,6 +230,14 @@ func (t *Trainer) readOptimizer(ctx context.Context, path string, p *phase) (err
 		return err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
+	if p.ranks != nil {
+		if err := p.ranks.tell(ctx, order{Load: true}); err != nil {
+			return err
+		}
+		return p.ranks.scatter(ctx, p, func(s *tensor.Scope, like tensor.Named) (*tensor.Tensor, error) {
+			return models.ReadTensor(s, file, like.Name, like.Tensor.DType(), like.Tensor.Shape()...)
+		})
+	}
 	return t.Engine.Do(ctx, func(s *tensor.Scope) error {
 		return s.NoGrad(func(s *tensor.Scope) error {
 			state := p.optimizer.State()

@@ -36,6 +36,9 @@ type Config struct {
 	// Metrics is the folder for metrics.jsonl and TensorBoard's files; empty for none.
 	Metrics string
 	Meter   Meter
+	// Ranks starts n-1 processes that Follow, and gives the group of all n, of which this one is rank 0; end waits for
+	// them. Called only with training.ranks above 1.
+	Ranks func(ctx context.Context, n int) (group *tensor.Group, end func() error, err error)
 	// Hold, not nil, is called between two steps and may wait, as while the run is paused. It returns when its context ends
 	// at the latest.
 	Hold func(ctx context.Context)
@@ -259,6 +262,13 @@ func (t *Trainer) iterate(ctx context.Context, i uint32) (err error) {
 		microTokens: t.Spec.Training.MicroTokens,
 		every:       t.Spec.Training.CheckpointEvery,
 	}
+	if t.Spec.Training.Ranks > 1 {
+		var end func(error)
+		if end, err = t.shareOut(ctx, p); err != nil {
+			return err
+		}
+		defer func() { end(err) }()
+	}
 	if err := p.prepare(ctx, t.Engine); err != nil {
 		return err
 	}
@@ -277,9 +287,20 @@ func (t *Trainer) iterate(ctx context.Context, i uint32) (err error) {
 		cursor.Stream, cursor.Sequence = streams.StreamName(feed.Kind), in.upTo
 		return t.saveState(ctx, p, cursor, p.params)
 	}
+	if p.ranks != nil {
+		if err := p.ranks.tell(ctx, order{Weights: true}); err != nil {
+			return err
+		}
+		if err := p.ranks.weights(ctx, t.model.Params(), p.params); err != nil {
+			return err
+		}
+	}
 	p.hold = t.Hold
 	p.progress = t.showStep(fmt.Sprintf("train %s %d", t.Spec.Objective.Kind, i), p)
-	if err := p.run(ctx, t.Engine, step); err != nil {
+	if err := p.run(ctx, t.Engine, step); errors.Is(err, tensor.ErrGroup) {
+		return fmt.Errorf("%w: one of the %d trainer processes has died; the run goes on from its last state by the same command",
+			err, t.Spec.Training.Ranks)
+	} else if err != nil {
 		return err
 	}
 	return t.publishPolicy(ctx, i+1, in.metrics, p)

@@ -42,6 +42,7 @@ type cli struct {
 	Data        dataCommand        `cmd:"" help:"See what a file of prompts or pairs holds."`
 	Worker      workerCommand      `cmd:"" help:"Run one stage as a process of its own against real servers."`
 	Trainer     trainerCommand     `cmd:"" help:"Run the trainer as a process of its own against real servers."`
+	TrainerRank rankCommand        `cmd:"" name:"trainer-rank" hidden:"" help:"One of several trainer processes; the trainer starts it."`
 	Replay      replayCommand      `cmd:"" help:"Run part of a run again with other settings, from what is in its log."`
 	Sweep       sweepCommand       `cmd:"" help:"Replay a run with every combination of some settings, and compare the results."`
 	Compare     compareCommand     `cmd:"" help:"Set runs side by side: differing settings, held-out values, curves."`

@@ -283,7 +283,10 @@ func (n *node) train(
 		Holder: holder(), Hints: hints, GuideOnly: guideOnly, Meter: present{meter, presence},
 		Metrics: filepath.Join(n.dir, "runs", spec.Run),
 		Hold:    func(ctx context.Context) { _ = presence.Hold(ctx) }, // its error is that ctx has ended, which the trainer sees
-		Log:     n.log.With().Str("stage", "trainer").Logger(),
+		Ranks: func(ctx context.Context, size int) (*tensor.Group, func() error, error) {
+			return n.ranks(ctx, spec.Compute, size)
+		},
+		Log: n.log.With().Str("stage", "trainer").Logger(),
 	}).Run(ctx)
 }
 

@@ -1,0 +1,142 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/trainer"
+)
+
+// loopback is where the ranks of a trainer, all on its machine, find each other.
+const loopback = "127.0.0.1"
+
+// rankCommand is a trainer process other than the first. The trainer starts it.
+type rankCommand struct {
+	Port    int    `required:"" help:"Where rank 0 waits, on this machine."`
+	Rank    int    `required:"" help:"This process's number, from 1."`
+	Ranks   int    `required:"" help:"Number of processes."`
+	Threads int    `default:"1" help:"Threads of the tensor library."`
+	Device  string `default:"cpu" help:"cpu or cuda:N."`
+}
+
+func (rankCommand) Help() string {
+	return `The trainer starts these processes where training.ranks is more than 1. They compute their part of each step, and end
+with the trainer.
+
+Example:
+
+    ldalign trainer-rank --port 41234 --rank 1 --ranks 2`
+}
+
+func (c *rankCommand) Run(ctx context.Context, _ *env) (err error) {
+	where, err := device(c.Device)
+	if err != nil {
+		return err
+	}
+	meeting, err := tensor.AttendMeeting(loopback, c.Port, loopback, trainer.GroupPatience)
+	if err != nil {
+		return err
+	}
+	group, err := meeting.Join(c.Rank, c.Ranks)
+	meeting.Close()
+	if err != nil {
+		return err
+	}
+	defer group.Close()
+	engine, err := tensor.NewEngine(tensor.Options{Device: where, Threads: c.Threads})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, engine.Close()) }()
+	// rank 0 says when it is over, also after a Ctrl-C; when it has died, that is seen
+	return trainer.Follow(context.WithoutCancel(ctx), engine, group)
+}
+
+// ranks starts n-1 processes that compute with this one, for trainer.Config.
+func (n *node) ranks(ctx context.Context, compute schemas.ComputeSpec, size int) (*tensor.Group, func() error, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, nil, err
+	}
+	meeting, err := tensor.HostMeeting(loopback, trainer.GroupPatience)
+	if err != nil {
+		return nil, nil, err
+	}
+	others := &rankProcesses{ended: make(chan error, size)}
+	for rank := 1; rank < size; rank++ {
+		c := exec.Command(self, "trainer-rank", //nolint:gosec // it is this program
+			"--port", strconv.Itoa(meeting.Port), "--rank", strconv.Itoa(rank), "--ranks", strconv.Itoa(size),
+			"--threads", strconv.Itoa(compute.Threads), "--device", compute.Device)
+		c.Stderr = os.Stderr
+		c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C is for rank 0, which saves first
+		if err := others.start(c); err != nil {
+			others.kill()
+			return nil, nil, errors.Join(err, others.wait())
+		}
+	}
+	joined := make(chan error, 1)
+	var group *tensor.Group
+	go func() {
+		var err error
+		group, err = meeting.Join(0, size)
+		joined <- err
+	}()
+	select {
+	case err = <-joined:
+		meeting.Close()
+	case end := <-others.ended: // before it had joined; the meeting is left to the process's end, for Join waits in it
+		err = fmt.Errorf("a process ended before it could join: %w", errors.Join(end, tensor.ErrGroup))
+		others.count--
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err != nil {
+		others.kill()
+		return nil, nil, errors.Join(err, others.wait())
+	}
+	n.log.Info().Int("ranks", size).Msg("trainer processes have joined")
+	return group, others.wait, nil
+}
+
+// rankProcesses are the processes of the other ranks.
+type rankProcesses struct {
+	started []*exec.Cmd
+	ended   chan error
+	count   int // of those whose end was not read from ended
+}
+
+func (r *rankProcesses) start(c *exec.Cmd) error {
+	if err := c.Start(); err != nil {
+		return err
+	}
+	r.started = append(r.started, c)
+	r.count++
+	go func() { r.ended <- c.Wait() }()
+	return nil
+}
+
+func (r *rankProcesses) kill() {
+	for _, c := range r.started {
+		_ = c.Process.Kill() // it may have ended
+	}
+}
+
+// wait waits until all have ended, and kills those that do not within some seconds.
+func (r *rankProcesses) wait() error {
+	const grace = 10 * time.Second
+	late := time.AfterFunc(grace, r.kill)
+	defer late.Stop()
+	var err error
+	for ; r.count > 0; r.count-- {
+		err = errors.Join(err, <-r.ended)
+	}
+	return err
+}

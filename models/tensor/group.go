@@ -1,0 +1,129 @@
+package tensor
+
+// #cgo CXXFLAGS: -I${SRCDIR}/include
+// #include <stdlib.h>
+// #include "group.h"
+import "C"
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+	"unsafe"
+)
+
+// ErrGroup says that a group of processes cannot go on: a member has died, was late, or never came.
+var ErrGroup = errors.New("tensor: the group of processes is broken")
+
+// Meeting is where the members of a group find each other: a small store that one process, the host, keeps for all.
+type Meeting struct {
+	store   unsafe.Pointer
+	address string // of this process
+	timeout time.Duration
+	// Port is where the host listens.
+	Port int
+}
+
+// HostMeeting opens a meeting at an address of this process that the members can reach, on a free port. Whoever waits in
+// it or in its groups for longer than timeout gives up.
+func HostMeeting(address string, timeout time.Duration) (*Meeting, error) {
+	return meet(address, 0, address, true, timeout)
+}
+
+// AttendMeeting connects to a host's meeting; address is one of this process that the other members can reach.
+func AttendMeeting(host string, port int, address string, timeout time.Duration) (*Meeting, error) {
+	return meet(host, port, address, false, timeout)
+}
+
+func meet(host string, port int, address string, server bool, timeout time.Duration) (*Meeting, error) {
+	name := C.CString(host)
+	defer C.free(unsafe.Pointer(name))
+	var serves, bound C.int
+	if server {
+		serves = 1
+	}
+	m := &Meeting{address: address, timeout: timeout}
+	if msg := C.shim_store_new(&m.store, &bound, name, C.int(port), serves, C.int(timeout.Milliseconds())); msg != nil {
+		return nil, fmt.Errorf("%w: meeting at %s:%d: %s", ErrGroup, host, port, takeString(msg))
+	}
+	m.Port = int(bound)
+	return m, nil
+}
+
+// Close ends the meeting; the groups made at it go on.
+func (m *Meeting) Close() {
+	C.shim_store_free(m.store)
+	m.store = nil
+}
+
+// Group combines tensors of several processes, each with an engine of its own. Its operations are collective: every member
+// calls them in the same order, with tensors of the same types and shapes, within its engine's Do. When a member dies the
+// others' operations fail with ErrGroup, at once where its connections are seen to close, else after the timeout; the
+// group is then of no more use.
+type Group struct {
+	Rank, Size int
+
+	mu    sync.Mutex
+	group unsafe.Pointer
+}
+
+// Join makes this process a member of a group of the given size, and waits for all others. Each has a rank of its own,
+// from 0.
+func (m *Meeting) Join(rank, size int) (*Group, error) {
+	if rank < 0 || rank >= size {
+		return nil, fmt.Errorf("%w: rank %d of %d", ErrGroup, rank, size)
+	}
+	address := C.CString(m.address)
+	defer C.free(unsafe.Pointer(address))
+	g := &Group{Rank: rank, Size: size}
+	msg := C.shim_group_new(&g.group, m.store, C.int(rank), C.int(size), address, C.int(m.timeout.Milliseconds()))
+	if msg != nil {
+		return nil, fmt.Errorf("%w: rank %d of %d cannot join: %s", ErrGroup, rank, size, takeString(msg))
+	}
+	return g, nil
+}
+
+// Sum replaces each of ts by its sum over the members, the same bits in all of them.
+func (g *Group) Sum(s *Scope, ts ...*Tensor) error {
+	return g.collective(s, "Sum", ts, func(list []unsafe.Pointer) *C.char {
+		return C.shim_group_sum(g.group, &list[0], C.size_t(len(list)))
+	})
+}
+
+// Broadcast replaces each of ts by root's.
+func (g *Group) Broadcast(s *Scope, root int, ts ...*Tensor) error {
+	return g.collective(s, "Broadcast", ts, func(list []unsafe.Pointer) *C.char {
+		return C.shim_group_broadcast(g.group, &list[0], C.size_t(len(list)), C.int(root))
+	})
+}
+
+func (g *Group) collective(s *Scope, op string, ts []*Tensor, f func(list []unsafe.Pointer) *C.char) error {
+	s.alive()
+	if err := s.Err(); err != nil || len(ts) == 0 {
+		return err
+	}
+	list := s.natives(op, ts)
+	if err := s.Err(); err != nil {
+		return err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.group == nil {
+		return fmt.Errorf("%w: it was closed", ErrGroup)
+	}
+	if msg := f(list); msg != nil {
+		return fmt.Errorf("%w: rank %d of %d: %s", ErrGroup, g.Rank, g.Size, takeString(msg))
+	}
+	return nil
+}
+
+// Close leaves the group. The others' operations then fail.
+func (g *Group) Close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.group != nil {
+		C.shim_group_free(g.group)
+		g.group = nil
+	}
+}

@@ -1,0 +1,2 @@
+// Not Gloo: forward declarations for torch/csrc/distributed/c10d/ProcessGroupGloo.hpp, see group.cpp.
+#pragma once
