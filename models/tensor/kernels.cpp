@@ -78,25 +78,27 @@ INLINE void block_body(const float *x, const T *w, float *y, int64_t ldy, int64_
 
 // panel is all rows of one panel: y [m, PANEL] with row stride ldy.
 template <class T>
-INLINE void panel_body(const float *x, const T *w, float *y, int64_t ldy, int64_t m, int64_t k) {
+INLINE void panel_body(const float *x, int64_t ldx, const T *w, float *y, int64_t ldy, int64_t m, int64_t k, bool add) {
   float buffer[DEPTH * PANEL];
   for (int64_t at = 0; at < k; at += DEPTH) {
     const int64_t depth = std::min(DEPTH, k - at);
     const T *block = w + at * PANEL;
     if (const float *wide = widened(block, depth, m, buffer))
-      block_body(x + at, wide, y, ldy, m, k, depth, at == 0);
+      block_body(x + at, wide, y, ldy, m, ldx, depth, at == 0 && !add);
     else
-      block_body(x + at, block, y, ldy, m, k, depth, at == 0);
+      block_body(x + at, block, y, ldy, m, ldx, depth, at == 0 && !add);
   }
 }
 
-template <class T> void panel_any(const float *x, const T *w, float *y, int64_t ldy, int64_t m, int64_t k) {
-  panel_body(x, w, y, ldy, m, k);
+template <class T>
+void panel_any(const float *x, int64_t ldx, const T *w, float *y, int64_t ldy, int64_t m, int64_t k, bool add) {
+  panel_body(x, ldx, w, y, ldy, m, k, add);
 }
 #ifdef KERNELS_AVX2
 template <class T>
-TARGET_AVX2 void panel_avx2(const float *x, const T *w, float *y, int64_t ldy, int64_t m, int64_t k) {
-  panel_body(x, w, y, ldy, m, k);
+TARGET_AVX2 void panel_avx2(const float *x, int64_t ldx, const T *w, float *y, int64_t ldy, int64_t m, int64_t k,
+                            bool add) {
+  panel_body(x, ldx, w, y, ldy, m, k, add);
 }
 
 // ---- the same sums for AVX-512: a register holds a panel's row, and a tile may be two panels wide ----
@@ -157,7 +159,8 @@ INLINE void block512_body(const float *x, const T *w, int64_t stride, float *y, 
 
 // panels512 is all rows of NP panels: y [m, NP·PANEL] with row stride ldy.
 template <int NP, class T>
-TARGET_AVX512 void panels512(const float *x, const T *w, float *y, int64_t ldy, int64_t m, int64_t k) {
+TARGET_AVX512 void panels512(const float *x, int64_t ldx, const T *w, float *y, int64_t ldy, int64_t m, int64_t k,
+                             bool add) {
   float buffer[NP * DEPTH * PANEL];
   for (int64_t at = 0; at < k; at += DEPTH) {
     const int64_t depth = std::min(DEPTH, k - at);
@@ -165,9 +168,9 @@ TARGET_AVX512 void panels512(const float *x, const T *w, float *y, int64_t ldy, 
     const float *copy = nullptr;
     for (int p = 0; p < NP; p++) copy = widened(block + p * k * PANEL, depth, m, buffer + p * DEPTH * PANEL);
     if (std::is_same<T, uint16_t>::value && copy)
-      block512_body<NP>(x + at, buffer, DEPTH * PANEL, y, ldy, m, k, depth, at == 0);
+      block512_body<NP>(x + at, buffer, DEPTH * PANEL, y, ldy, m, ldx, depth, at == 0 && !add);
     else
-      block512_body<NP>(x + at, block, k * PANEL, y, ldy, m, k, depth, at == 0);
+      block512_body<NP>(x + at, block, k * PANEL, y, ldy, m, ldx, depth, at == 0 && !add);
   }
 }
 #endif
@@ -178,7 +181,7 @@ int64_t panels(int64_t n) { return (n + PANEL - 1) / PANEL; }
 
 template <class T> void pack(const T *w, int64_t n, int64_t k, int64_t stride_n, int64_t stride_k, T *out) {
   constexpr int64_t TILE = 32; // of k: rows often lie a power of two apart, and would push each other out of the cache
-  parallel(panels(n), 16, [&] {
+  parallel(panels(n), 4, [&] {
     return [&](int64_t p) {
       const int64_t columns = std::min(PANEL, n - p * PANEL);
       for (int64_t at = 0; at < k; at += TILE) {
@@ -257,45 +260,96 @@ template int64_t not_finite(const void *, int64_t, uint16_t);
 template int64_t not_finite(const void *, int64_t, uint32_t);
 template int64_t not_finite(const void *, int64_t, uint64_t);
 
+namespace {
+
+// multiply is y[m, n] = x[m, k] · wᵀ + bias, or added to y, of a packed w and with the given row strides.
 template <class T>
-void linear(const float *x, const T *w, const float *bias, float *y, int64_t m, int64_t n, int64_t k) {
+void multiply(const float *x, int64_t ldx, const T *w, const float *bias, float *y, int64_t ldy, int64_t m, int64_t n,
+              int64_t k, bool add) {
   const auto add_bias = [&](int64_t at, int64_t columns) {
     if (bias)
       for (int64_t i = 0; i < m; i++)
-        for (int64_t j = 0; j < columns; j++) y[i * n + at + j] += bias[at + j];
+        for (int64_t j = 0; j < columns; j++) y[i * ldy + at + j] += bias[at + j];
   };
   int64_t done = 0; // panels
 #ifdef KERNELS_AVX2
   if (avx512) {
-    parallel(n / PANEL / 2, 1, [&] {
+    const int64_t pairs = n / PANEL / 2;
+    parallel(pairs, 1, [&] {
       return [&](int64_t pair) {
         const int64_t at = pair * 2 * PANEL;
-        panels512<2>(x, w + at * k, y + at, n, m, k);
+        panels512<2>(x, ldx, w + at * k, y + at, ldy, m, k, add);
         add_bias(at, 2 * PANEL);
       };
     });
-    done = n / PANEL / 2 * 2;
+    done = pairs * 2;
   }
 #endif
   parallel(panels(n) - done, 2, [&] {
     return [&, edge = std::vector<float>()](int64_t p) mutable {
       const int64_t at = (done + p) * PANEL, columns = std::min(PANEL, n - at);
       float *to = y + at;
-      int64_t ldy = n;
+      int64_t ld = ldy;
       if (columns < PANEL) { // the last panel is wider than what is left of y
         edge.resize(m * PANEL);
         to = edge.data();
-        ldy = PANEL;
+        ld = PANEL;
+        if (add)
+          for (int64_t i = 0; i < m; i++) memcpy(to + i * PANEL, y + i * ldy + at, columns * sizeof(float));
       }
-      DISPATCH(panel, x, w + at * k, to, ldy, m, k);
+      DISPATCH(panel, x, ldx, w + at * k, to, ld, m, k, add);
       if (columns < PANEL)
-        for (int64_t i = 0; i < m; i++) memcpy(y + i * n + at, to + i * PANEL, columns * sizeof(float));
+        for (int64_t i = 0; i < m; i++) memcpy(y + i * ldy + at, to + i * PANEL, columns * sizeof(float));
       add_bias(at, columns);
     };
   });
 }
+
+} // namespace
+
+template <class T>
+void linear(const float *x, const T *w, const float *bias, float *y, int64_t m, int64_t n, int64_t k) {
+  multiply(x, k, w, bias, y, n, m, n, k, false);
+}
 template void linear(const float *, const float *, const float *, float *, int64_t, int64_t, int64_t);
 template void linear(const float *, const uint16_t *, const float *, float *, int64_t, int64_t, int64_t);
+
+bool fast_products() { return avx512; }
+
+void product(const matrix &a, const matrix &b, float *y, int64_t m, int64_t n, int64_t k, bool add) {
+  // What is packed of b stays in the last cache, what is read of a beside it in the second.
+  constexpr int64_t depth = 8 * DEPTH, columns = 2048, height = 512;
+  std::vector<float> packed(panels(std::min(n, columns)) * PANEL * std::min(k, depth)), copy;
+  for (int64_t l = 0; l < k; l += depth) {
+    const int64_t d = std::min(depth, k - l);
+    for (int64_t j = 0; j < n; j += columns) {
+      const int64_t c = std::min(columns, n - j);
+      pack(b.data + l * b.row + j * b.column, c, d, b.column, b.row, packed.data());
+      for (int64_t i = 0; i < m; i += height) {
+        const int64_t h = std::min(height, m - i);
+        const float *x = a.data + i * a.row + l * a.column;
+        int64_t ldx = a.row;
+        if (a.column != 1 || a.row > 2 * depth) {
+          copy.resize(h * d);
+          parallel((h + 15) / 16, 1, [&] {
+            return [&](int64_t block) { // 16 rows at a time: a line of a transposed matrix holds as many
+              const int64_t from = block * 16, to = std::min(h, from + 16);
+              if (a.column == 1) {
+                for (int64_t r = from; r < to; r++) memcpy(copy.data() + r * d, x + r * a.row, d * sizeof(float));
+                return;
+              }
+              for (int64_t t = 0; t < d; t++)
+                for (int64_t r = from; r < to; r++) copy[r * d + t] = x[r * a.row + t * a.column];
+            };
+          });
+          x = copy.data();
+          ldx = d;
+        }
+        multiply(x, ldx, packed.data(), static_cast<const float *>(nullptr), y + i * n + j, n, h, c, d, add || l > 0);
+      }
+    }
+  }
+}
 
 template <class T> void rows(const T *w, const int64_t *ids, float *out, int64_t count, int64_t k) {
   for (int64_t i = 0; i < count; i++) {

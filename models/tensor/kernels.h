@@ -78,6 +78,19 @@ void sample(const float *logits, const sampling &options, const double *u, const
 
 // The kernels of training. They add up over rows, so a number may depend on how many rows there are.
 
+// fast_products tells whether product is worth its while here: it has a form for AVX-512, which the linear algebra of
+// libtorch 2.1 uses on processors of one maker only.
+bool fast_products();
+
+// matrix is where element (i, j) is: data[i·row + j·column].
+struct matrix {
+  const float *data;
+  int64_t row, column;
+};
+
+// product is y[m, n] = a[m, k]·b[k, n], or added to y. Each element is a sum in a fixed order, as of linear.
+void product(const matrix &a, const matrix &b, float *y, int64_t m, int64_t n, int64_t k, bool add);
+
 // rms_norm_backward gives the gradients of rms_norm, dx [rows, d] and dweight [d], from that of its result. dweight may be
 // null.
 void rms_norm_backward(const float *x, const float *weight, float offset, const float *dy, float *dx, float *dweight,

@@ -28,17 +28,31 @@ at::Tensor wide(const at::Tensor &x) { return x.to(x.scalar_type() == at::kDoubl
 
 at::Tensor rows_of(const at::Tensor &x) { return x.reshape({-1, x.size(-1)}); }
 
+bool products(const at::Tensor &a, const at::Tensor &b) {
+  return kernels::fast_products() && fast(a) && fast(b) && a.size(0) > 0 && b.size(1) > 0 && a.size(1) > 0;
+}
+
+kernels::matrix matrix_of(const at::Tensor &x) { return {x.data_ptr<float>(), x.stride(0), x.stride(1)}; }
+
+// matrix_product is a·b of two matrices.
+at::Tensor matrix_product(const at::Tensor &a, const at::Tensor &b) {
+  if (!products(a, b)) return at::mm(a, b);
+  at::Tensor y = at::empty({a.size(0), b.size(1)}, a.options());
+  kernels::product(matrix_of(a), matrix_of(b), y.data_ptr<float>(), a.size(0), b.size(1), a.size(1), false);
+  return y;
+}
+
 // add_product adds a·b to the gradient of a weight.
 void add_product(const at::Tensor &weight, const at::Tensor &a, const at::Tensor &b) {
   at::Tensor &g = weight.mutable_grad();
-  if (a.scalar_type() != weight.scalar_type()) {
-    const at::Tensor product = at::mm(a, b).to(weight.scalar_type());
-    g = g.defined() ? g.add_(product) : product;
-  } else if (g.defined()) {
+  if (!g.defined())
+    g = matrix_product(a, b).to(weight.scalar_type());
+  else if (a.scalar_type() != weight.scalar_type())
+    g.add_(matrix_product(a, b));
+  else if (products(a, b) && g.is_contiguous())
+    kernels::product(matrix_of(a), matrix_of(b), g.data_ptr<float>(), a.size(0), b.size(1), a.size(1), true);
+  else
     g.addmm_(a, b);
-  } else {
-    g = at::mm(a, b);
-  }
 }
 
 struct Linear : Function<Linear> {
@@ -49,7 +63,7 @@ struct Linear : Function<Linear> {
     ctx->saved_data["shape"] = x.sizes().vec();
     ctx->saved_data["bias"] = bias.has_value();
     const at::Tensor m = w.to(x.scalar_type());
-    at::Tensor y = at::mm(rows_of(x), in_first ? m : m.t());
+    at::Tensor y = matrix_product(rows_of(x), in_first ? m : m.t());
     if (bias) y += *bias;
     auto shape = x.sizes().vec();
     shape.back() = y.size(1);
@@ -64,7 +78,7 @@ struct Linear : Function<Linear> {
     at::Tensor dx, db;
     if (ctx->needs_input_grad(0)) {
       const at::Tensor m = w.to(dy.scalar_type());
-      dx = at::mm(dy, in_first ? m.t() : m).view(ctx->saved_data["shape"].toIntVector());
+      dx = matrix_product(dy, in_first ? m.t() : m).view(ctx->saved_data["shape"].toIntVector());
     }
     if (w.requires_grad()) {
       if (in_first)
@@ -289,7 +303,7 @@ struct part {
 };
 
 part head_part(const at::Tensor &h, const at::Tensor &w, const at::Tensor &targets) {
-  at::Tensor x = wide(at::mm(h, w.to(h.scalar_type()).t()));
+  at::Tensor x = wide(matrix_product(h, w.to(h.scalar_type()).t()));
   part p = {x, at::empty({x.size(0)}, x.options()), at::empty({x.size(0)}, x.options())};
   if (fast(x)) {
     kernels::exponents(x.data_ptr<float>(), targets.data_ptr<int64_t>(), p.logp.data_ptr<float>(),
@@ -348,7 +362,7 @@ struct Head : Function<Head> {
       const at::Tensor rows = h.narrow(0, i, count), wanted = targets.narrow(0, i, count);
       part p = saved.size() > 3 ? part{saved[3], saved[4], {}} : head_part(rows, w, wanted);
       const at::Tensor g = head_gradient(p, wanted, grad.narrow(0, i, count)).to(h.scalar_type());
-      dh.narrow(0, i, count).copy_(at::mm(g, w.to(h.scalar_type())));
+      dh.narrow(0, i, count).copy_(matrix_product(g, w.to(h.scalar_type())));
       if (w.requires_grad()) add_product(w, g.t(), rows);
     }
     return {dh, at::Tensor(), at::Tensor(), at::Tensor()};
