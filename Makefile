@@ -109,6 +109,14 @@ bench-decode: build ## decoding and scoring beside transformers: make bench-deco
 	[ -f "$$folder/llama-18m/model.safetensors" ] || "$$peer" bench/decode/make_model.py "$$folder/llama-18m" "$(MODEL)"; \
 	python3 bench/decode/bench.py --ldalign bin/ldalign --peer "$$peer" --model "$$folder/llama-18m" --model "$(MODEL)" $(BENCH)
 
+# The peers' environment is bench/train/requirements.txt in a virtual environment of its own; MODEL is a folder with weights.
+bench-train: native ## training beside TRL: PEER=VENV/bin/python TOKENIZER=FOLDER [MODEL=FOLDER]
+	@$(env); go test -c -o bin/trainer.test ./trainer
+	@python3 bench/train/bench.py --peer $(PEER) --tokenizer $(TOKENIZER) $(if $(MODEL),--model $(MODEL):4)
+
+bench-iteration: build ## a whole iteration beside generate and TRL: PEER=VENV/bin/python TOKENIZER=FOLDER [MODEL=FOLDER]
+	@python3 bench/iteration/bench.py --peer $(PEER) --tokenizer $(TOKENIZER) $(if $(MODEL),--model $(MODEL))
+
 clean: ## remove what was built from this checkout (bin, coverage); the native layer and all runs stay
 	@rm -rf bin coverage
 

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"os"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 type benchReport struct {
 	Tokens           int       `json:"tokens"`  // of prompt and response on both sides, without those of the first step
 	Seconds          float64   `json:"seconds"` // without the first step
+	CPU              float64   `json:"cpu"`     // seconds of all threads meanwhile
 	ReferenceSeconds float64   `json:"reference_seconds"`
 	Losses           []float64 `json:"losses"`
 	Norms            []float64 `json:"norms"`
@@ -158,6 +160,7 @@ func benchTrain(
 		visited[i] = pairs[k]
 	}
 	var ends []time.Time
+	var used []float64
 	p := &phase{
 		name: policyPhase, seed: spec.Seed, params: m.Trainable(), spec: spec.Optimizer, epochs: 1,
 		batch: spec.Training.Batch, micro: spec.Training.MicroBatch, microTokens: spec.Training.MicroTokens,
@@ -167,7 +170,7 @@ func benchTrain(
 			compute: compute(spec.Training),
 		},
 		save:     saveNothing,
-		progress: func(int, int, *Record) { ends = append(ends, time.Now()) },
+		progress: func(int, int, *Record) { ends, used = append(ends, time.Now()), append(used, cpuSeconds(b)) },
 	}
 	if err := p.prepare(ctx, engine); err != nil {
 		b.Fatal(err)
@@ -181,7 +184,18 @@ func benchTrain(
 		report.Tokens += len(pair.chosen.IDs) + len(pair.rejected.IDs)
 	}
 	report.Seconds = ends[len(ends)-1].Sub(ends[1]).Seconds()
+	report.CPU = used[len(used)-1] - used[1]
 	for _, r := range p.records {
 		report.Losses, report.Norms = append(report.Losses, r.Loss), append(report.Norms, r.GradNorm)
 	}
+}
+
+// cpuSeconds is the processor time that the process has taken.
+func cpuSeconds(b *testing.B) float64 {
+	b.Helper()
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		b.Fatal(err)
+	}
+	return float64(usage.Utime.Nano()+usage.Stime.Nano()) / 1e9
 }

@@ -23,10 +23,11 @@ from transformers import AutoTokenizer, TrainerCallback
 
 class Steps(TrainerCallback):
     def __init__(self):
-        self.ends = []
+        self.ends, self.used = [], []
 
     def on_step_end(self, args, state, control, **kwargs):
         self.ends.append(time.perf_counter())
+        self.used.append(time.process_time())
 
 
 class InOrder(trl.DPOTrainer):
@@ -62,7 +63,8 @@ def train(folder, data, batch, threads):
     trainer.train()
     log = [h for h in trainer.state.log_history if "loss" in h]
     print(json.dumps({
-        "tokens": sum(sizes[batch:]), "seconds": steps.ends[-1] - steps.ends[0], "losses": [h["loss"] for h in log],
+        "tokens": sum(sizes[batch:]), "seconds": steps.ends[-1] - steps.ends[0],
+        "cpu": steps.used[-1] - steps.used[0], "losses": [h["loss"] for h in log],
         "norms": [h["grad_norm"] for h in log], "torch": torch.__version__, "trl": trl.__version__,
         "transformers": transformers.__version__}))
 
