@@ -2,7 +2,7 @@
 // directory or in S3.
 //
 //	runs/<run>/blobs/<sha256>             weights, optimizer, tokenizer, config: whatever a manifest lists
-//	runs/<run>/checkpoints/<number>.json  manifest: written last, created only if absent, never changed and never deleted
+//	runs/<run>/checkpoints/<number>.json  manifest: written last, created only if absent, never changed
 //	runs/<run>/machines/<number>.json     on what it was made; a note, on which nothing rests
 //	runs/<run>/details/<sha256>           what events name and no manifest does (scored samples of an evaluation)
 //
@@ -11,8 +11,8 @@
 // trust manifests alone and verify the sha256 of what they read.
 //
 // Manifest numbers are the fence between two writers of one run: a number is created once, so of two trainers that both
-// believe to own the run one gets ErrConflict and stops. That is why manifests are never deleted, not even by Prune: a
-// deleted number could be created again by a writer that has been asleep.
+// believe to own the run one gets ErrConflict and stops. That is why manifests are never deleted, not even by Prune, but
+// with their whole run by DeleteRun: a deleted number could be created again by a writer that has been asleep.
 //
 // A manifest holds nothing that depends on when or how often it was written (no clock, no host, no number), so an
 // undisturbed run and one that was killed and went on end with the same manifest digests.

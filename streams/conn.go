@@ -189,7 +189,8 @@ func (c *Conn) checkStore(ctx context.Context) error {
 			c.log.Error().Str("stream", info.Config.Name).Uints64("seq", lost.Msgs).
 				Msg("the store has lost messages: run `ldalign audit` to see what is missing")
 		}
-		if holes := info.State.NumDeleted; holes > 0 && info.Config.DenyDelete {
+		holes := info.State.NumDeleted
+		if holes > 0 && info.Config.DenyDelete && uint64(holes) > c.purged(ctx, info.Config.Name) {
 			c.log.Error().Str("stream", info.Config.Name).Int("holes", holes).
 				Msg("the log has holes: run `ldalign audit` to see what is missing")
 		}

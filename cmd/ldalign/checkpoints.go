@@ -7,14 +7,17 @@ import (
 	"os"
 	"path/filepath"
 	"text/tabwriter"
+	"time"
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/streams"
 )
 
 type checkpointsCommand struct {
 	List   checkpointsListCommand   `cmd:"" help:"List a run's checkpoints."`
 	Export checkpointsExportCommand `cmd:"" help:"Write a policy as a Hugging Face folder, which transformers opens."`
+	GC     checkpointsGCCommand     `cmd:"" name:"gc" help:"Remove blobs that no checkpoint names."`
 }
 
 // openCheckpoints opens the checkpoint store alone.
@@ -120,4 +123,87 @@ func (c *checkpointsExportCommand) Run(ctx context.Context, e *env) error {
 	fmt.Fprintf(e.stdout, "%s: policy of run %s after iteration %d (digest %.12s)\n",
 		c.Folder, c.Name, manifest.Iteration, manifest.Digest)
 	return nil
+}
+
+type checkpointsGCCommand struct {
+	Runs  []string      `arg:"" name:"run" optional:"" help:"Names of runs; none looks at all."`
+	Grace time.Duration `help:"Leave what is younger: a writer may be about to name it." default:"24h"`
+	Yes   bool          `help:"Remove them; without it they are only counted."`
+	serverFlags
+}
+
+func (checkpointsGCCommand) Help() string {
+	return `Example:
+
+    ldalign checkpoints gc
+    ldalign checkpoints gc my-run --yes
+
+Removes what a process left that died between writing a checkpoint's files and its manifest. What a manifest names is never
+removed, so no reader loses anything. A run that a trainer works on is passed over: the trainer itself removes the files of
+states that it no longer needs.`
+}
+
+// swept is what gc prints of a run with --json.
+type swept struct {
+	Run     string `json:"run"`
+	Blobs   int    `json:"blobs"`
+	Bytes   int64  `json:"bytes"`
+	Young   int    `json:"young"`
+	Removed bool   `json:"removed"`
+	// Held names the process that works on the run, which was therefore passed over.
+	Held string `json:"held,omitempty"`
+}
+
+func (c *checkpointsGCCommand) Run(ctx context.Context, e *env) (err error) {
+	n, err := e.attach(ctx, c.serverFlags.over(schemas.ServersSpec{}))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.close()) }()
+	runs := c.Runs
+	if len(runs) == 0 {
+		if runs, err = n.checkpoints.Runs(ctx); err != nil {
+			return err
+		}
+	}
+	var all []swept
+	for _, run := range runs {
+		s, err := n.removeUnnamed(ctx, run, c.Grace, !c.Yes)
+		if err != nil {
+			return err
+		}
+		all = append(all, s)
+	}
+	if e.json {
+		return printJSON(e.stdout, all)
+	}
+	for _, s := range all {
+		switch {
+		case s.Held != "":
+			fmt.Fprintf(e.stdout, "run %s: passed over, %s works on it\n", s.Run, s.Held)
+		case s.Removed:
+			fmt.Fprintf(e.stdout, "run %s: removed %d blobs of %d bytes, left %d younger ones\n", s.Run, s.Blobs, s.Bytes, s.Young)
+		default:
+			fmt.Fprintf(e.stdout, "run %s: would remove %d blobs of %d bytes, and leave %d younger ones; --yes does it\n",
+				s.Run, s.Blobs, s.Bytes, s.Young)
+		}
+	}
+	return nil
+}
+
+// removeUnnamed removes a run's unnamed blobs under its lease.
+func (n *node) removeUnnamed(ctx context.Context, run string, grace time.Duration, dry bool) (s swept, err error) {
+	s.Run = run
+	lease, err := n.streams.AcquireLease(ctx, run, holder(), restoreTTL)
+	if held := new(streams.ErrHeld); errors.As(err, &held) {
+		s.Held = held.Holder
+		return s, nil
+	}
+	if err != nil {
+		return s, err
+	}
+	defer func() { err = errors.Join(err, lease.Release()) }()
+	got, err := n.checkpoints.Sweep(ctx, run, grace, dry)
+	s.Blobs, s.Bytes, s.Young, s.Removed = got.Blobs, got.Bytes, got.Young, !dry
+	return s, err
 }

@@ -17,8 +17,8 @@ import (
 
 // verbs are all commands that do something.
 var verbs = []string{
-	"demo", "up", "worker", "trainer", "status", "pause", "resume", "runs", "tail", "audit", "report", "deadletters list", "replay",
-	"sweep", "compare", "fork",
+	"demo", "up", "worker", "trainer", "status", "pause", "resume", "runs list", "runs delete", "backup", "restore", "tail",
+	"checkpoints gc", "audit", "report", "deadletters list", "replay", "sweep", "compare", "fork",
 	"deadletters show", "deadletters redrive", "deadletters drop", "checkpoints list", "checkpoints export", "generate", "score",
 	"reward", "chat", "models inspect", "version",
 	"train", "guide train", "guide inspect", "data inspect",

@@ -50,9 +50,11 @@ type cli struct {
 	Status      statusCommand      `cmd:"" help:"Show how far a run is."`
 	Pause       pauseCommand       `cmd:"" help:"Let a run, or a stage of it, rest until it is resumed."`
 	Resume      resumeCommand      `cmd:"" help:"Let a paused run or stage go on."`
-	Runs        runsCommand        `cmd:"" help:"List the runs in a folder or on a server."`
+	Runs        runsCommand        `cmd:"" help:"List runs, delete one."`
 	Tail        tailCommand        `cmd:"" help:"Print messages of a subject as JSON."`
 	Audit       auditCommand       `cmd:"" help:"Prove that no pair of a run was lost or trained twice, and name what is missing."`
+	Backup      backupCommand      `cmd:"" help:"Copy a run, messages and checkpoints, into a folder."`
+	Restore     restoreCommand     `cmd:"" help:"Put a run back that backup has copied."`
 	Report      reportCommand      `cmd:"" help:"Write the report of runs again."`
 	DeadLetters deadLettersCommand `cmd:"" name:"deadletters" help:"List, show and redrive what could not be processed."`
 	Checkpoints checkpointsCommand `cmd:"" help:"List checkpoints, export one as a Hugging Face folder."`

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"text/tabwriter"
 	"time"
 
 	"github.com/ldalign/ldalign/checkpoints"
@@ -181,40 +180,3 @@ const (
 	stateGoing    = "in progress"
 	stateComplete = "complete"
 )
-
-type runsCommand struct{ serverFlags }
-
-func (runsCommand) Help() string {
-	return "Example:\n\n    ldalign runs\n    ldalign runs --json | jq -r .run"
-}
-
-func (c *runsCommand) Run(ctx context.Context, e *env) (err error) {
-	n, err := e.attach(ctx, c.serverFlags.over(schemas.ServersSpec{}))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, n.close()) }()
-	names, err := n.streams.Runs(ctx)
-	if err != nil {
-		return err
-	}
-	var all []runStatus
-	for _, name := range names {
-		s, err := n.status(ctx, name)
-		if errors.Is(err, errNoSuchRun) {
-			s = runStatus{Run: name, State: "not declared", Policy: -1}
-		} else if err != nil {
-			return err
-		}
-		all = append(all, s)
-	}
-	if e.json {
-		return printJSON(e.stdout, all)
-	}
-	w := tabwriter.NewWriter(e.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "run\tobjective\tpolicy\tstate\tlineage")
-	for _, s := range all {
-		fmt.Fprintf(w, "%s\t%s\t%d of %d\t%s\t%s\n", s.Run, s.Objective, s.Policy, s.Of, s.State, s.Lineage)
-	}
-	return w.Flush()
-}

@@ -1,0 +1,178 @@
+package checkpoints
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Backup copies the checkpoints of a run into a folder: manifests, the blobs that they name, details. Blobs are verified on
+// the way; one that is there already is not copied again, so an interrupted backup goes on. Manifests of superseded
+// states are copied although their blobs are gone. onBytes is told of what was copied.
+func (r *Repository) Backup(ctx context.Context, run, dir string, onBytes func(int64)) error {
+	failed := func(err error) error { return fmt.Errorf("checkpoints: back up run %s: %w", run, err) }
+	manifests, err := r.List(ctx, run)
+	if err != nil {
+		return failed(err)
+	}
+	for _, m := range manifests {
+		for _, f := range m.Files {
+			err := copyOnce(filepath.Join(dir, "blobs", f.SHA256), f.Bytes, onBytes, func() (io.ReadCloser, error) { return r.Open(ctx, run, f) })
+			if errors.Is(err, ErrCorrupt) && m.Kind == State {
+				continue // pruned
+			}
+			if err != nil {
+				return failed(err)
+			}
+		}
+	}
+	details, err := r.store.List(ctx, detailKey(run, ""))
+	if err != nil {
+		return failed(err)
+	}
+	for _, key := range details {
+		size, err := r.store.Stat(ctx, key)
+		if err == nil {
+			path := filepath.Join(dir, "details", filepath.Base(key))
+			err = copyOnce(path, size, onBytes, func() (io.ReadCloser, error) { return r.store.Get(ctx, key) })
+		}
+		if err != nil {
+			return failed(err)
+		}
+	}
+	for _, m := range manifests { // last: what they name is there
+		data, err := m.encode()
+		if err == nil {
+			path := filepath.Join(dir, "checkpoints", filepath.Base(m.Key))
+			err = copyOnce(path, int64(len(data)), onBytes, func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil })
+		}
+		if err != nil {
+			return failed(err)
+		}
+	}
+	return nil
+}
+
+// copyOnce writes a file unless one of that size is there; it is there whole or not at all.
+func copyOnce(path string, size int64, onBytes func(int64), open func() (io.ReadCloser, error)) error {
+	if info, err := os.Stat(path); err == nil && info.Size() == size {
+		return nil
+	}
+	in, err := open()
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return writeError("a backup", filepath.Dir(path), err)
+	}
+	out, err := os.Create(path + ".partial")
+	if err != nil {
+		return writeError("a backup", filepath.Dir(path), err)
+	}
+	n, err := io.Copy(out, in)
+	if err == nil {
+		err = out.Sync()
+	}
+	if err = errors.Join(err, out.Close()); err != nil {
+		return err
+	}
+	onBytes(n)
+	return os.Rename(path+".partial", path)
+}
+
+// Restore puts the checkpoints of a backup into the store. Every blob is verified before it is stored; the manifests come
+// last, each as it was but for the cursor of a state, of which place says where it is now. It can be repeated. ErrCorrupt
+// names a file that is not what it was.
+func (r *Repository) Restore(
+	ctx context.Context, run, dir string, place func(stream string, sequence uint64) uint64, onBytes func(int64),
+) error {
+	failed := func(err error) error { return fmt.Errorf("checkpoints: restore run %s: %w", run, err) }
+	for _, kind := range []struct{ folder, prefix string }{{"blobs", blobKey(run, "")}, {"details", detailKey(run, "")}} {
+		names, err := filesIn(filepath.Join(dir, kind.folder))
+		if err != nil {
+			return failed(err)
+		}
+		for _, name := range names {
+			if err := r.restoreFile(ctx, filepath.Join(dir, kind.folder, name), name, kind.prefix+name, onBytes); err != nil {
+				return failed(err)
+			}
+		}
+	}
+	names, err := filesIn(filepath.Join(dir, "checkpoints"))
+	if err != nil {
+		return failed(err)
+	}
+	for _, name := range names {
+		data, err := os.ReadFile(filepath.Join(dir, "checkpoints", name))
+		if err != nil {
+			return failed(err)
+		}
+		m, err := ParseManifest(manifestPrefix(run)+name, data)
+		if err != nil {
+			return failed(err)
+		}
+		if m.Cursor != nil {
+			m.Cursor.Sequence = place(m.Cursor.Stream, m.Cursor.Sequence)
+			if data, err = m.encode(); err != nil {
+				return failed(err)
+			}
+		}
+		if err := r.store.Create(ctx, m.Key, data); err != nil {
+			return failed(err)
+		}
+	}
+	return nil
+}
+
+// restoreFile stores a file whose name is its sha256.
+func (r *Repository) restoreFile(ctx context.Context, path, sum, key string, onBytes func(int64)) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	hash := sha256.New()
+	size, err := io.Copy(hash, contextReader{ctx, f})
+	if err != nil {
+		return err
+	}
+	if got := hex.EncodeToString(hash.Sum(nil)); got != sum {
+		return fmt.Errorf("%w: %s has %d bytes with sha256 %s: take another copy of the backup", ErrCorrupt, path, size, got)
+	}
+	if have, err := r.has(ctx, key, size); have || err != nil {
+		return err
+	}
+	if err := r.store.Put(ctx, key, io.NewSectionReader(f, 0, size), size); err != nil {
+		return err
+	}
+	onBytes(size)
+	return nil
+}
+
+// filesIn are the names of a folder's files, in order, without what an interrupted backup left; none for no folder.
+func filesIn(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if !e.IsDir() && !strings.HasSuffix(e.Name(), ".partial") {
+			names = append(names, e.Name())
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}

@@ -1,0 +1,155 @@
+package checkpoints
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+)
+
+// Swept is what a sweep found, or removed.
+type Swept struct {
+	// Blobs and Bytes are of blobs that no manifest names.
+	Blobs int
+	Bytes int64
+	// Young counts those that were left because they are younger than the grace.
+	Young int
+}
+
+// Sweep removes the blobs that no manifest of the run names: what a writer left that died before its manifest. Readers
+// follow manifests alone, so nobody reads them; grace, their least age, is for a writer that is about to name them. With
+// dry it only counts. The caller holds the run's lease, as for Prune.
+func (r *Repository) Sweep(ctx context.Context, run string, grace time.Duration, dry bool) (Swept, error) {
+	r.writing.Lock()
+	defer r.writing.Unlock()
+	manifests, err := r.List(ctx, run)
+	if err != nil {
+		return Swept{}, err
+	}
+	live := map[string]bool{}
+	for _, m := range manifests {
+		for _, f := range m.Files {
+			live[blobKey(run, f.SHA256)] = true
+		}
+	}
+	keys, err := r.store.List(ctx, blobKey(run, ""))
+	if err != nil {
+		return Swept{}, err
+	}
+	var out Swept
+	for _, key := range keys {
+		if live[key] {
+			continue
+		}
+		written, err := writtenAt(ctx, r.store, key)
+		if errors.Is(err, ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return out, err
+		}
+		if time.Since(written) < grace {
+			out.Young++
+			continue
+		}
+		size, err := r.store.Stat(ctx, key)
+		if err == nil && !dry {
+			err = r.store.Delete(ctx, key)
+		}
+		if err != nil {
+			return out, fmt.Errorf("checkpoints: sweep run %s: %w", run, err)
+		}
+		out.Blobs++
+		out.Bytes += size
+	}
+	return out, nil
+}
+
+// Size is the number of checkpoints of a run, of its objects, and of their bytes.
+func (r *Repository) Size(ctx context.Context, run string) (manifests, objects int, bytes int64, err error) {
+	keys, err := r.objects(ctx, run)
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	for _, key := range keys {
+		size, err := r.store.Stat(ctx, key)
+		if err != nil {
+			return 0, 0, 0, err
+		}
+		if _, _, ok := parseManifestKey(key); ok {
+			manifests++
+		}
+		objects++
+		bytes += size
+	}
+	return manifests, objects, bytes, nil
+}
+
+// DeleteRun removes all checkpoints of a run: the manifests first, the newest before the others, so that at no time a
+// manifest names what is gone; it can be repeated. The caller holds the run's lease and knows that nobody reads it.
+func (r *Repository) DeleteRun(ctx context.Context, run string) error {
+	r.writing.Lock()
+	defer r.writing.Unlock()
+	keys, err := r.objects(ctx, run)
+	if err != nil {
+		return err
+	}
+	named := slices.DeleteFunc(slices.Clone(keys), func(key string) bool {
+		_, _, ok := parseManifestKey(key)
+		return !ok
+	})
+	slices.Reverse(named)
+	for _, key := range append(named, keys...) {
+		if err := r.store.Delete(ctx, key); err != nil {
+			return fmt.Errorf("checkpoints: delete run %s: %w", run, err)
+		}
+		r.mu.Lock()
+		delete(r.manifests, key)
+		r.mu.Unlock()
+	}
+	delete(r.last, run)
+	return nil
+}
+
+// objects are the keys of everything that the repository keeps of a run.
+func (r *Repository) objects(ctx context.Context, run string) ([]string, error) {
+	if err := checkRun(run); err != nil {
+		return nil, err
+	}
+	var keys []string
+	for _, prefix := range []string{manifestPrefix(run), blobKey(run, ""), detailKey(run, ""), "runs/" + run + "/machines/"} {
+		found, err := r.store.List(ctx, prefix)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, found...)
+	}
+	return keys, nil
+}
+
+// writtenAt is when an object was written, by the store's clock.
+func writtenAt(ctx context.Context, s Store, key string) (time.Time, error) {
+	switch s := s.(type) {
+	case *directory:
+		info, err := os.Stat(s.path(key))
+		if errors.Is(err, fs.ErrNotExist) {
+			return time.Time{}, fmt.Errorf("%w: %s", ErrNotFound, key)
+		}
+		if err != nil {
+			return time.Time{}, fmt.Errorf("checkpoints: %s: %w", key, err)
+		}
+		return info.ModTime(), nil
+	case *s3:
+		info, err := s.client.StatObject(ctx, s.bucket, key, minio.StatObjectOptions{})
+		if err != nil {
+			return time.Time{}, s.explain(ctx, "stat", key, err)
+		}
+		return info.LastModified, nil
+	}
+	return time.Now(), nil // a store without a clock: nothing in it is old
+}

@@ -1,0 +1,281 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/streams"
+)
+
+// backupFile is the last file of a backup: without it the backup is not complete.
+const backupFile = "backup.json"
+
+// backupFormat is the version of a backup's layout.
+const backupFormat = 1
+
+// backup is what backupFile holds. Beside it are streams/<kind>.jsonl, blobs/<sha256>, details/<sha256> and
+// checkpoints/<number>.json.
+type backup struct {
+	Format   int                `json:"format"`
+	Run      string             `json:"run"`
+	Spec     string             `json:"spec"` // of the run, as YAML
+	Streams  []savedStream      `json:"streams"`
+	Progress []streams.Progress `json:"progress"`
+}
+
+type savedStream struct {
+	Kind     schemas.Kind `json:"kind"`
+	Messages int          `json:"messages"`
+	SHA256   string       `json:"sha256"`
+}
+
+type backupCommand struct {
+	Name string `arg:"" name:"run" help:"Name of the run."`
+	To   string `required:"" help:"Folder to write; one of an interrupted backup goes on." type:"path" placeholder:"FOLDER"`
+	serverFlags
+}
+
+func (backupCommand) Help() string {
+	return `Example:
+
+    ldalign backup my-run --to ./my-run-backup
+    ldalign restore ./my-run-backup --dir elsewhere
+
+Copies messages, checkpoints and how far each stage is. The run may go on meanwhile: what it does after the checkpoints
+were copied is done again after a restore, with the same result.`
+}
+
+func (c *backupCommand) Run(ctx context.Context, e *env) (err error) {
+	n, err := e.attach(ctx, c.serverFlags.over(schemas.ServersSpec{}))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.close()) }()
+	specs, err := n.specsOf(ctx, []string{c.Name})
+	if err != nil {
+		return err
+	}
+	if source := specs[0].Source; source != nil {
+		return fmt.Errorf("run %s reads the log of run %s, whose places a backup does not keep: back up that one, and replay it again",
+			c.Name, source.Run)
+	}
+	if _, err := os.Stat(filepath.Join(c.To, backupFile)); err == nil {
+		return fmt.Errorf("%w: %s holds a complete backup; name another folder", errUsage, c.To)
+	}
+	if err := os.MkdirAll(filepath.Join(c.To, "streams"), 0o755); err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
+	task := n.display.Task("backup "+c.Name, 0, "items")
+	defer task.Done()
+	text, err := specs[0].YAML()
+	if err != nil {
+		return err
+	}
+	b := backup{Format: backupFormat, Run: c.Name, Spec: string(text)}
+	// Checkpoints before messages: what a checkpoint was made of is then among them.
+	if err := n.checkpoints.Backup(ctx, c.Name, c.To, func(int64) { task.Add(1) }); err != nil {
+		return err
+	}
+	if b.Progress, err = n.streams.ProgressOf(ctx, c.Name); err != nil {
+		return err
+	}
+	for _, kind := range restoreOrder() {
+		saved, err := n.saveStream(ctx, kind, c.Name, c.To, func() { task.Add(1) })
+		if err != nil {
+			return err
+		}
+		b.Streams = append(b.Streams, saved)
+	}
+	data, err := json.MarshalIndent(b, "", "  ")
+	if err == nil {
+		err = os.WriteFile(filepath.Join(c.To, backupFile), append(data, '\n'), 0o644)
+	}
+	if err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
+	_, err = fmt.Fprintf(e.stdout, "%s: run %s; `ldalign restore %s` puts it back\n", c.To, c.Name, c.To)
+	return err
+}
+
+// restoreOrder is the order in which kinds are restored: what names another message comes after it, and what declares the
+// run last, so that a run which is declared is whole.
+func restoreOrder() []schemas.Kind {
+	return []schemas.Kind{
+		schemas.Checkpoints, schemas.Prompts, schemas.Pairs, schemas.Encoded, schemas.Scored, schemas.DeadLetters,
+		schemas.Results, schemas.Control,
+	}
+}
+
+func streamFile(dir string, kind schemas.Kind) string {
+	return filepath.Join(dir, "streams", string(kind)+".jsonl")
+}
+
+// saveStream writes the messages of one kind. A file that an interrupted backup left is written anew.
+func (n *node) saveStream(ctx context.Context, kind schemas.Kind, run, dir string, onMessage func()) (saved savedStream, err error) {
+	f, err := os.Create(streamFile(dir, kind))
+	if err != nil {
+		return saved, fmt.Errorf("backup: %w", err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	hash := sha256.New()
+	saved.Kind = kind
+	if saved.Messages, err = n.streams.Save(ctx, kind, run, io.MultiWriter(f, hash), onMessage); err != nil {
+		return saved, err
+	}
+	saved.SHA256 = hex.EncodeToString(hash.Sum(nil))
+	return saved, f.Sync()
+}
+
+type restoreCommand struct {
+	Folder string `arg:"" help:"Folder of a backup." type:"existingdir"`
+	serverFlags
+}
+
+func (restoreCommand) Help() string {
+	return `Example:
+
+    ldalign restore ./my-run-backup
+    ldalign restore ./my-run-backup --nats nats://10.0.0.5:4222 --s3 http://10.0.0.6:9000
+
+Puts the run back under its name, which is part of its ids and digests, where no run of that name is. Interrupted, the
+same command goes on. Afterwards ` + "`ldalign up`" + ` with the run's spec goes on from the newest checkpoint.`
+}
+
+func (c *restoreCommand) Run(ctx context.Context, e *env) (err error) {
+	b, err := readBackup(c.Folder)
+	if err != nil {
+		return err
+	}
+	specs, err := schemas.ParseSpecs(filepath.Join(c.Folder, backupFile), []byte(b.Spec))
+	if err != nil {
+		return err
+	}
+	if len(specs) != 1 {
+		return fmt.Errorf("%s holds %d specs, want one", filepath.Join(c.Folder, backupFile), len(specs))
+	}
+	n, err := e.open(ctx, c.serverFlags.over(schemas.ServersSpec{}), specs[0].Streams, "ldalign-restore")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.close()) }()
+	if err := n.streams.EnsureTopology(ctx); err != nil {
+		return err
+	}
+	if _, err := n.spec(ctx, b.Run); !errors.Is(err, streams.ErrNotFound) {
+		return errors.Join(err, fmt.Errorf("run %s is there already: `ldalign runs delete %s` removes it", b.Run, b.Run))
+	}
+	if err := n.streams.Reusable(ctx, b.Run); err != nil {
+		return err
+	}
+	lease, err := n.streams.AcquireLease(ctx, b.Run, holder(), restoreTTL)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lease.Release()) }()
+	total := 0
+	for _, s := range b.Streams {
+		total += s.Messages
+	}
+	task := n.display.Task("restore "+b.Run, int64(total), "messages")
+	defer task.Done()
+	moved := streams.Moved{}
+	for _, s := range b.Streams {
+		if s.Kind == schemas.Control {
+			if err := n.restoreRest(ctx, c.Folder, b, moved); err != nil {
+				return err
+			}
+		}
+		if err := n.loadStream(ctx, c.Folder, s, b.Run, moved, func() { task.Add(1) }); err != nil {
+			return err
+		}
+	}
+	_, err = fmt.Fprintf(e.stdout, "run %s is restored: `ldalign audit %s` counts it, `ldalign up` with its spec goes on\n", b.Run, b.Run)
+	return err
+}
+
+// restoreTTL is how long the lease of a restore that died keeps a trainer out.
+const restoreTTL = 10 * time.Second
+
+// restoreRest restores what stands between the messages and their declaration: checkpoints, and how far the stages are.
+func (n *node) restoreRest(ctx context.Context, dir string, b backup, moved streams.Moved) error {
+	task := n.display.Task("restore checkpoints", 0, "files")
+	defer task.Done()
+	place := func(stream string, sequence uint64) uint64 {
+		for _, kind := range schemas.Kinds() {
+			if streams.StreamName(kind) == stream {
+				return moved.To(kind, sequence)
+			}
+		}
+		return sequence
+	}
+	if err := n.checkpoints.Restore(ctx, b.Run, dir, place, func(int64) { task.Add(1) }); err != nil {
+		return err
+	}
+	for _, p := range b.Progress {
+		if err := n.streams.SettleUpTo(ctx, b.Run, p, moved); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// loadStream verifies a file of messages and restores it.
+func (n *node) loadStream(ctx context.Context, dir string, s savedStream, run string, moved streams.Moved, onMessage func()) error {
+	f, err := os.Open(streamFile(dir, s.Kind))
+	if err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	defer f.Close()
+	hash := sha256.New()
+	if _, err := io.Copy(hash, f); err != nil {
+		return fmt.Errorf("restore: %s: %w", f.Name(), err)
+	}
+	if got := hex.EncodeToString(hash.Sum(nil)); got != s.SHA256 {
+		return fmt.Errorf("%s is not what was backed up (sha256 %.12s, want %.12s): take another copy", f.Name(), got, s.SHA256)
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf("restore: %s: %w", f.Name(), err)
+	}
+	return n.streams.Load(ctx, s.Kind, run, f, moved, onMessage)
+}
+
+func readBackup(dir string) (backup, error) {
+	var b backup
+	data, err := os.ReadFile(filepath.Join(dir, backupFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return b, fmt.Errorf("%w: %s is no complete backup: it has no %s", errUsage, dir, backupFile)
+	}
+	if err == nil {
+		decode := json.NewDecoder(strings.NewReader(string(data)))
+		decode.DisallowUnknownFields()
+		err = decode.Decode(&b)
+	}
+	switch {
+	case err != nil:
+		return b, fmt.Errorf("%s: %w", filepath.Join(dir, backupFile), err)
+	case b.Format != backupFormat:
+		return b, fmt.Errorf("%s: format %d, this build reads %d", dir, b.Format, backupFormat)
+	case !schemas.ValidRun(b.Run):
+		return b, fmt.Errorf("%s: %q is not a run's name", dir, b.Run)
+	}
+	want := restoreOrder()
+	if len(b.Streams) != len(want) {
+		return b, fmt.Errorf("%s names %d streams, want %d", dir, len(b.Streams), len(want))
+	}
+	for i, s := range b.Streams {
+		if s.Kind != want[i] {
+			return b, fmt.Errorf("%s: stream %d is %q, want %s", dir, i+1, s.Kind, want[i])
+		}
+	}
+	return b, nil
+}

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A run that was killed, backed up and restored elsewhere goes on there, ends with the same weights and audits equal; then
+// its parts are deleted.
+func TestBackupRestoreDelete(t *testing.T) {
+	want := undisturbed(t)
+	dir, elsewhere, to := t.TempDir(), t.TempDir(), t.TempDir()
+	ld := func(in, args string) output { return ldalign(t, append(strings.Fields(args), "--dir", in)...) }
+	p := start(t, command("up", tiny, "--dir", dir))
+	if !p.eventually(t, "a state of the first iteration", func() bool { return manifests(dir) >= 7 }) {
+		t.Fatalf("it ended:\n%s", p.stderr.String())
+	}
+	if err := p.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-p.done
+	// another run's messages come before, so that no position stays what it was
+	edited := filepath.Join(t.TempDir(), "other.yaml")
+	spec, err := os.ReadFile("testdata/start.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, edited, string(spec))
+	ld(elsewhere, "up "+edited).want(t, 0)
+	for _, run := range []string{"tiny-sft", "tiny-ld"} {
+		folder := filepath.Join(to, run)
+		ld(elsewhere, "restore "+to).want(t, exitUsage, "no complete backup")
+		ld(dir, "backup "+run+" --to "+folder).want(t, 0, "puts it back")
+		ld(dir, "backup "+run+" --to "+folder).want(t, exitUsage, "complete backup")
+		ld(elsewhere, "restore "+folder).want(t, 0, "is restored")
+		ld(elsewhere, "restore "+folder).want(t, exitFailed, "is there already")
+	}
+	before, after := ld(dir, "audit tiny-ld --json"), ld(elsewhere, "audit tiny-ld --json")
+	if before.stdout == "" || before.stdout != after.stdout {
+		t.Errorf("audited before:\n%s\nand after:\n%s", before.stdout, after.stdout)
+	}
+	ld(elsewhere, "up "+tiny).want(t, 0, "LD-Align 1")
+	sameAs(t, want, elsewhere)
+	ld(elsewhere, "audit tiny-ld").want(t, 0, "32 trained")
+
+	// a damaged backup is refused, whichever part it is
+	blobs, err := filepath.Glob(filepath.Join(to, "tiny-sft", "blobs", "*"))
+	if err != nil || len(blobs) == 0 {
+		t.Fatal(blobs, err)
+	}
+	write(t, blobs[0], "something else")
+	third := t.TempDir()
+	ld(third, "restore "+filepath.Join(to, "tiny-sft")).want(t, exitFailed, "take another copy of the backup")
+	edit(t, filepath.Join(to, "tiny-ld", "streams", "prompts.jsonl"), `"seq":`, `"seq": `)
+	ld(third, "restore "+filepath.Join(to, "tiny-ld")).want(t, exitFailed, "is not what was backed up")
+
+	// gc and delete
+	orphan := filepath.Join(elsewhere, "runs", "tiny-ld", "blobs", strings.Repeat("ab", 32))
+	write(t, orphan, "left behind")
+	past := time.Now().Add(-48 * time.Hour)
+	if err := os.Chtimes(orphan, past, past); err != nil {
+		t.Fatal(err)
+	}
+	ld(elsewhere, "checkpoints gc").want(t, 0, "run tiny-ld: would remove 1 blobs of 11 bytes", "run tiny-sft: would remove 0")
+	ld(elsewhere, "checkpoints gc tiny-ld --yes").want(t, 0, "removed 1 blobs")
+	ld(elsewhere, "runs delete tiny-sft").want(t, exitFailed, "run tiny-ld names run tiny-sft as its model.from")
+	ld(elsewhere, "runs delete nope").want(t, exitFailed, "no such", "nope")
+	ld(elsewhere, "runs delete tiny-ld").want(t, 0, "would delete run tiny-ld", "--yes does it")
+	ld(elsewhere, "audit tiny-ld").want(t, 0)
+	ld(elsewhere, "runs delete tiny-ld --yes").want(t, 0, "deleted run tiny-ld")
+	ld(elsewhere, "audit tiny-ld").want(t, exitFailed, "no such")
+	if left, err := os.ReadDir(filepath.Join(elsewhere, "runs", "tiny-ld")); err == nil && len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	if o := ld(elsewhere, "runs"); strings.Contains(o.stdout+o.stderr, "tiny-ld") || strings.Contains(o.stderr, "holes") {
+		t.Errorf("runs:\n%s%s", o.stdout, o.stderr)
+	}
+	ld(elsewhere, "up "+tiny).want(t, 0, "LD-Align 1") // the name is free
+	sameAs(t, want, elsewhere)
+}

@@ -1,0 +1,187 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/streams"
+)
+
+type runsCommand struct {
+	List   runsListCommand   `cmd:"" default:"withargs" help:"List the runs in a folder or on a server."`
+	Delete runsDeleteCommand `cmd:"" help:"Delete a run: its messages, its checkpoints, its reports."`
+}
+
+type runsListCommand struct{ serverFlags }
+
+func (runsListCommand) Help() string {
+	return "Example:\n\n    ldalign runs\n    ldalign runs --json | jq -r .run"
+}
+
+func (c *runsListCommand) Run(ctx context.Context, e *env) (err error) {
+	n, err := e.attach(ctx, c.serverFlags.over(schemas.ServersSpec{}))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.close()) }()
+	names, err := n.streams.Runs(ctx)
+	if err != nil {
+		return err
+	}
+	var all []runStatus
+	for _, name := range names {
+		s, err := n.status(ctx, name)
+		if errors.Is(err, errNoSuchRun) {
+			s = runStatus{Run: name, State: "not declared", Policy: -1}
+		} else if err != nil {
+			return err
+		}
+		all = append(all, s)
+	}
+	if e.json {
+		return printJSON(e.stdout, all)
+	}
+	w := tabwriter.NewWriter(e.stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "run\tobjective\tpolicy\tstate\tlineage")
+	for _, s := range all {
+		fmt.Fprintf(w, "%s\t%s\t%d of %d\t%s\t%s\n", s.Run, s.Objective, s.Policy, s.Of, s.State, s.Lineage)
+	}
+	return w.Flush()
+}
+
+type runsDeleteCommand struct {
+	Name string `arg:"" name:"run" help:"Name of the run."`
+	Yes  bool   `help:"Delete it; without it only what would go is shown."`
+	serverFlags
+}
+
+func (runsDeleteCommand) Help() string {
+	return `Example:
+
+    ldalign runs delete my-run          # what would go
+    ldalign runs delete my-run --yes
+
+Refused while anybody works on the run, and while another run names it: a replay or fork reads its log, others start from
+its checkpoints or use its guide. ` + "`ldalign backup`" + ` first, if in doubt.`
+}
+
+// runSize is what runs delete prints with --json.
+type runSize struct {
+	Run         string            `json:"run"`
+	Messages    map[string]uint64 `json:"messages"`
+	Checkpoints int               `json:"checkpoints"`
+	Objects     int               `json:"objects"`
+	Bytes       int64             `json:"bytes"`
+	Deleted     bool              `json:"deleted"`
+}
+
+func (c *runsDeleteCommand) Run(ctx context.Context, e *env) (err error) {
+	n, err := e.attach(ctx, c.serverFlags.over(schemas.ServersSpec{}))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.close()) }()
+	size := runSize{Run: c.Name, Messages: map[string]uint64{}}
+	sizes, err := n.streams.SizeOf(ctx, c.Name)
+	if err != nil {
+		return err
+	}
+	for _, s := range sizes {
+		size.Messages[string(s.Kind)] = s.Messages
+	}
+	if size.Checkpoints, size.Objects, size.Bytes, err = n.checkpoints.Size(ctx, c.Name); err != nil {
+		return err
+	}
+	if len(sizes) == 0 && size.Objects == 0 {
+		return fmt.Errorf("%w: %s (`ldalign runs` lists them)", errNoSuchRun, c.Name)
+	}
+	if err := n.unnamed(ctx, c.Name); err != nil {
+		return err
+	}
+	if err := n.streams.Idle(ctx, c.Name); err != nil {
+		return err
+	}
+	if c.Yes {
+		if err := n.deleteRun(ctx, e, c.Name); err != nil {
+			return err
+		}
+		size.Deleted = true
+	}
+	if e.json {
+		return printJSON(e.stdout, []runSize{size})
+	}
+	var messages uint64
+	for _, s := range sizes {
+		messages += s.Messages
+	}
+	verb := "would delete"
+	if size.Deleted {
+		verb = "deleted"
+	}
+	fmt.Fprintf(e.stdout, "%s run %s: %d messages, %d checkpoints with %d objects of %d bytes, and %s\n",
+		verb, c.Name, messages, size.Checkpoints, size.Objects, size.Bytes, e.reportDir(c.Name))
+	if !size.Deleted {
+		_, err = fmt.Fprintln(e.stdout, "nothing was changed; --yes does it")
+	}
+	return err
+}
+
+// deleteRun deletes everything of a run under its lease: the checkpoints first, so that a run which is declared but has
+// none can be deleted by the same command after an interruption.
+func (n *node) deleteRun(ctx context.Context, e *env, run string) (err error) {
+	lease, err := n.streams.AcquireLease(ctx, run, holder(), restoreTTL)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lease.Release()) }()
+	if err := n.checkpoints.DeleteRun(ctx, run); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(e.reportDir(run)); err != nil {
+		return fmt.Errorf("delete the reports: %w", err)
+	}
+	return n.streams.DeleteRun(ctx, run)
+}
+
+// unnamed is nil, or says which other run needs this one.
+func (n *node) unnamed(ctx context.Context, run string) error {
+	names, err := n.streams.Runs(ctx)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		spec, err := n.spec(ctx, name)
+		if errors.Is(err, streams.ErrNotFound) || name == run {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if key := namesRun(spec, run); key != "" {
+			return fmt.Errorf("run %s names run %s as its %s: delete that one first", name, run, key)
+		}
+	}
+	return nil
+}
+
+// namesRun is the key by which a spec names another run; empty for none.
+func namesRun(spec schemas.Spec, run string) string {
+	if spec.Source != nil && spec.Source.Run == run {
+		return "source.run"
+	}
+	for _, from := range []struct{ key, value string }{
+		{"model.from", spec.Model.From}, {"guide.from", spec.Guide.From}, {"evaluation.guide", spec.Evaluation.Guide},
+	} {
+		if name, ok := strings.CutPrefix(from.value, "run:"); ok {
+			if name, _, _ = strings.Cut(name, "@"); name == run {
+				return from.key
+			}
+		}
+	}
+	return ""
+}

@@ -1,0 +1,185 @@
+package streams
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/ldalign/ldalign/schemas"
+)
+
+const (
+	// purgedBucket counts, by stream, the messages of deleted runs: holes in the log that nobody need worry about.
+	purgedBucket = "ldalign-purged"
+	// deletedBucket holds when runs were deleted, for as long as streams remember their ids.
+	deletedBucket = "ldalign-deleted"
+)
+
+// RunSize is what the streams hold of a run.
+type RunSize struct {
+	Kind     schemas.Kind
+	Messages uint64
+}
+
+// SizeOf counts the messages of a run on each stream, in the order in which data flows. Streams without any are left out.
+func (c *Conn) SizeOf(ctx context.Context, run string) ([]RunSize, error) {
+	var sizes []RunSize
+	for _, kind := range schemas.Kinds() {
+		state, err := c.state(ctx, kind, run)
+		if err != nil {
+			return nil, fmt.Errorf("streams: size of run %s: %w", run, err)
+		}
+		var n uint64
+		for _, count := range state.Subjects {
+			n += count
+		}
+		if n > 0 {
+			sizes = append(sizes, RunSize{kind, n})
+		}
+	}
+	return sizes, nil
+}
+
+// DeleteRun removes a run from the streams: its messages, its stages' consumers, and what is kept of it beside them. The
+// caller holds the run's lease, and no worker of it is alive. The message that declares the run goes last, so that an
+// interrupted deletion can be repeated.
+func (c *Conn) DeleteRun(ctx context.Context, run string) error {
+	failed := func(err error) error { return fmt.Errorf("streams: delete run %s: %w", run, err) }
+	deleted, err := c.bucket(ctx, deletedBucket, "when runs were deleted", dedupWindow)
+	if err == nil {
+		var value []byte
+		if value, err = json.Marshal(time.Now().UTC()); err == nil {
+			_, err = deleted.Put(ctx, run, value)
+		}
+	}
+	if err != nil {
+		return failed(err)
+	}
+	for _, kind := range schemas.Kinds() { // control is the last of them
+		if err := c.deleteKind(ctx, kind, run); err != nil {
+			return failed(err)
+		}
+	}
+	for _, beside := range []struct{ bucket, keys string }{
+		{trialBucket, "*." + run + ".>"}, {pauseBucket, run + ".*"}, {presenceBucket, run + ".>"},
+	} {
+		kv, err := c.js.KeyValue(ctx, beside.bucket)
+		if errors.Is(err, jetstream.ErrBucketNotFound) {
+			continue
+		}
+		var found []string
+		if err == nil {
+			err = eachKey(ctx, kv, beside.keys, func(e jetstream.KeyValueEntry) { found = append(found, e.Key()) })
+		}
+		for _, key := range found {
+			err = errors.Join(err, kv.Purge(ctx, key))
+		}
+		if err != nil {
+			return failed(err)
+		}
+	}
+	return nil
+}
+
+// deleteKind removes a run's consumers and messages of one kind.
+func (c *Conn) deleteKind(ctx context.Context, kind schemas.Kind, run string) error {
+	infos, err := c.consumers(ctx, kind, run)
+	if err != nil {
+		return err
+	}
+	for _, info := range infos {
+		if err := c.js.DeleteConsumer(ctx, StreamName(kind), info.Name); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+			return err
+		}
+	}
+	state, err := c.state(ctx, kind, run)
+	if err != nil {
+		return err
+	}
+	var n uint64
+	for _, count := range state.Subjects {
+		n += count
+	}
+	if n == 0 {
+		return nil
+	}
+	// counted before they go: a hole too many hides less than one too few frightens
+	if err := c.addPurged(ctx, kind, n); err != nil {
+		return err
+	}
+	stream, err := c.js.Stream(ctx, StreamName(kind))
+	if err != nil {
+		return err
+	}
+	return stream.Purge(ctx, jetstream.WithPurgeSubject(schemas.RunSubjects(kind, run)))
+}
+
+// addPurged notes that n messages more are missing from a stream on purpose.
+func (c *Conn) addPurged(ctx context.Context, kind schemas.Kind, n uint64) error {
+	kv, err := c.bucket(ctx, purgedBucket, "messages of deleted runs, by stream", 0)
+	if err != nil {
+		return err
+	}
+	_, err = kv.Put(ctx, StreamName(kind), []byte(strconv.FormatUint(c.purged(ctx, StreamName(kind))+n, 10)))
+	return err
+}
+
+// purged is how many messages are missing from a stream on purpose; 0 when that is not known.
+func (c *Conn) purged(ctx context.Context, stream string) uint64 {
+	kv, err := c.js.KeyValue(ctx, purgedBucket)
+	if err != nil {
+		return 0
+	}
+	entry, err := kv.Get(ctx, stream)
+	if err != nil {
+		return 0
+	}
+	n, err := strconv.ParseUint(string(entry.Value()), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// Reusable is nil, or says why a run cannot have this name now: one of that name was deleted, and the server still
+// remembers the ids of its messages, so that equal ones of the new run would not be stored. A server that was started
+// again has forgotten them.
+func (c *Conn) Reusable(ctx context.Context, run string) error {
+	kv, err := c.js.KeyValue(ctx, deletedBucket)
+	if errors.Is(err, jetstream.ErrBucketNotFound) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("streams: run %s: %w", run, err)
+	}
+	entry, err := kv.Get(ctx, run)
+	if errors.Is(err, jetstream.ErrKeyNotFound) || err == nil && c.server != nil && entry.Created().Before(c.server.started) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("streams: run %s: %w", run, err)
+	}
+	return fmt.Errorf("streams: a run %s was deleted at %s, and the NATS server remembers its messages for %v: take another "+
+		"name, or restart the server and remove the key %s from its bucket %s", run, entry.Created().UTC().Format(time.RFC3339),
+		dedupWindow, run, deletedBucket)
+}
+
+// Idle is nil when nobody works on a run; else it names who does.
+func (c *Conn) Idle(ctx context.Context, run string) error {
+	workers, err := c.Workers(ctx, run)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(workers, func(w Worker) bool { return time.Since(w.Seen) < presenceTTL })
+	if i < 0 {
+		return nil
+	}
+	return fmt.Errorf("streams: %s %s works on run %s: stop it first (a dead one is forgotten after %v)",
+		workers[i].Stage, workers[i].Worker, run, presenceTTL)
+}
