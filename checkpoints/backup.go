@@ -25,7 +25,8 @@ func (r *Repository) Backup(ctx context.Context, run, dir string, onBytes func(i
 	}
 	for _, m := range manifests {
 		for _, f := range m.Files {
-			err := copyOnce(filepath.Join(dir, "blobs", f.SHA256), f.Bytes, onBytes, func() (io.ReadCloser, error) { return r.Open(ctx, run, f) })
+			open := func() (io.ReadCloser, error) { return r.Open(ctx, run, f) }
+			err := copyOnce(filepath.Join(dir, "blobs", f.SHA256), f.Bytes, onBytes, open)
 			if errors.Is(err, ErrCorrupt) && m.Kind == State {
 				continue // pruned
 			}
@@ -52,7 +53,9 @@ func (r *Repository) Backup(ctx context.Context, run, dir string, onBytes func(i
 		data, err := m.encode()
 		if err == nil {
 			path := filepath.Join(dir, "checkpoints", filepath.Base(m.Key))
-			err = copyOnce(path, int64(len(data)), onBytes, func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil })
+			err = copyOnce(path, int64(len(data)), onBytes, func() (io.ReadCloser, error) {
+				return io.NopCloser(bytes.NewReader(data)), nil
+			})
 		}
 		if err != nil {
 			return failed(err)

@@ -91,5 +91,5 @@ func lock(f *os.File) error { return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|
 // discard closes and removes a temporary file; after a rename it only closes.
 func discard(f *os.File) {
 	_ = f.Close()
-	_ = os.Remove(f.Name())
+	_ = os.Remove(f.Name()) //nolint:gosec // a file that this process has made
 }

@@ -194,7 +194,8 @@ func (s savedMessage) moved(kind schemas.Kind, moved Moved) (*nats.Msg, error) {
 // SettleUpTo makes a stage's consumer begin behind what it had settled before the backup.
 func (c *Conn) SettleUpTo(ctx context.Context, run string, p Progress, moved Moved) error {
 	failed := func(err error) error { return fmt.Errorf("streams: restore %s of run %s: %w", p.Stage, run, err) }
-	consumer, err := c.js.CreateOrUpdateConsumer(ctx, StreamName(p.Kind), Stage{Name: p.Stage, In: p.Kind, Run: run}.consumer(c.limits))
+	stage := Stage{Name: p.Stage, In: p.Kind, Run: run}
+	consumer, err := c.js.CreateOrUpdateConsumer(ctx, StreamName(p.Kind), stage.consumer(c.limits))
 	if err != nil {
 		return failed(err)
 	}

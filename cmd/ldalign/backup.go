@@ -121,7 +121,9 @@ func streamFile(dir string, kind schemas.Kind) string {
 }
 
 // saveStream writes the messages of one kind. A file that an interrupted backup left is written anew.
-func (n *node) saveStream(ctx context.Context, kind schemas.Kind, run, dir string, onMessage func()) (saved savedStream, err error) {
+func (n *node) saveStream(
+	ctx context.Context, kind schemas.Kind, run, dir string, onMessage func(),
+) (saved savedStream, err error) {
 	f, err := os.Create(streamFile(dir, kind))
 	if err != nil {
 		return saved, fmt.Errorf("backup: %w", err)
@@ -199,7 +201,8 @@ func (c *restoreCommand) Run(ctx context.Context, e *env) (err error) {
 			return err
 		}
 	}
-	_, err = fmt.Fprintf(e.stdout, "run %s is restored: `ldalign audit %s` counts it, `ldalign up` with its spec goes on\n", b.Run, b.Run)
+	_, err = fmt.Fprintf(e.stdout, "run %s is restored: `ldalign audit %s` counts it, `ldalign up` with its spec goes on\n",
+		b.Run, b.Run)
 	return err
 }
 
@@ -230,7 +233,9 @@ func (n *node) restoreRest(ctx context.Context, dir string, b backup, moved stre
 }
 
 // loadStream verifies a file of messages and restores it.
-func (n *node) loadStream(ctx context.Context, dir string, s savedStream, run string, moved streams.Moved, onMessage func()) error {
+func (n *node) loadStream(
+	ctx context.Context, dir string, s savedStream, run string, moved streams.Moved, onMessage func(),
+) error {
 	f, err := os.Open(streamFile(dir, s.Kind))
 	if err != nil {
 		return fmt.Errorf("restore: %w", err)
