@@ -164,7 +164,7 @@ func TestBadInput(t *testing.T) {
 		{
 			"wrong architecture", func(t *testing.T, o own) {
 				edit(t, filepath.Join(o.model, "config.json"), `"model_type": "llama"`, `"model_type": "bert"`)
-			}, exitFailed, []string{"bert", "llama, mistral and gpt2"},
+			}, exitFailed, []string{"bert", "supported are llama, mistral"},
 		},
 		{
 			"too long for the model", func(t *testing.T, o own) {
