@@ -33,7 +33,7 @@ tests_with = grep -rlE --include='*_test.go' '$(1)' . | xargs -n 1 dirname | sor
 
 say = printf '\n==> %s\n' "$(1)"
 
-.PHONY: help build test test-integration chaos chaos-trainer demo lint fmt proto cuda bench bench-decode clean clean-native native
+.PHONY: help build test test-integration chaos chaos-trainer demo lint fmt proto cuda bench bench-decode bench-train bench-iteration clean clean-native native
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

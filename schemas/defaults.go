@@ -22,7 +22,7 @@ func Default() Spec {
 		Generation: GenerationSpec{Temperature: 1, TopP: 1, SamplesPerPrompt: 1, Slots: 32, Bucket: 16},
 		Optimizer:  defaultOptimizer("rmsprop", 5e-7),
 		Training: TrainingSpec{
-			Schedule: "exact", Epochs: 1, Batch: 64, MicroTokens: 1024, Precision: "float32", CheckpointEvery: 50, KeepStates: 2,
+			Schedule: "exact", Epochs: 1, Batch: 64, MicroTokens: 512, Precision: "float32", CheckpointEvery: 50, KeepStates: 2,
 			Ranks: 1,
 		},
 		Evaluation: EvaluationSpec{Scorer: "graded", Samples: 2},

@@ -239,7 +239,7 @@ type TrainingSpec struct {
 	// MicroTokens bounds what goes through the model at once, and so the memory: a batch is cut, in its order, into parts of
 	// as many pairs as have no more tokens together, at least one. The prompt of a pair counts once. Small models are faster
 	// with more of both.
-	MicroTokens int `yaml:"micro_tokens" absent:"1024"`
+	MicroTokens int `yaml:"micro_tokens" absent:"512"`
 	// GradientCheckpointing keeps nothing of a layer but its input and computes the layer again on the way back: less memory
 	// for about a third more time. The results are the same to the last bit. Left out of the digest.
 	GradientCheckpointing bool `yaml:"gradient_checkpointing" digest:"-"`
