@@ -81,3 +81,18 @@ func TestBackupRestoreDelete(t *testing.T) {
 	ld(elsewhere, "up "+tiny).want(t, 0, "LD-Align 1") // the name is free
 	sameAs(t, want, elsewhere)
 }
+
+// A server, or a store, that came back empty is no reason to begin anew.
+func TestHalfOfARunIsRefused(t *testing.T) {
+	shared, _ := finished(t)
+	for half, says := range map[string]string{
+		"runs": "the checkpoint store has nothing of run tiny-sft", "nats": "the streams have nothing of run tiny-sft",
+	} {
+		dir := t.TempDir()
+		if err := os.CopyFS(dir, os.DirFS(shared)); err != nil {
+			t.Fatal(err)
+		}
+		remove(t, filepath.Join(dir, half))
+		ldalign(t, "up", tiny, "--set", "iterations=2", "--dir", dir).want(t, exitFailed, says, "ldalign restore")
+	}
+}

@@ -34,6 +34,8 @@ type stageStatus struct {
 type liveness struct {
 	Stages []stageStatus    `json:"stages"`
 	Pauses []streams.Paused `json:"pauses,omitempty"`
+	// Full are streams that are nearly full, in words.
+	Full []string `json:"full,omitempty"`
 	// Blocking is the stage that the run waits for; empty when that cannot be told.
 	Blocking string `json:"blocking,omitempty"`
 	// Because is a sentence about it.
@@ -51,6 +53,16 @@ func (n *node) liveness(ctx context.Context, spec schemas.Spec) (liveness, error
 		return liveness{}, err
 	}
 	l := liveness{Pauses: pauses}
+	uses, err := n.streams.Uses(ctx)
+	if err != nil {
+		return l, err
+	}
+	for _, u := range uses {
+		if u.NearlyFull() {
+			l.Full = append(l.Full, fmt.Sprintf("stream %s holds %d of %d bytes: raise streams.max_bytes, or delete runs, before it refuses",
+				u.Kind, u.Bytes, u.Limit))
+		}
+	}
 	for _, r := range append(roles(spec), roleTrainer) {
 		s := stageStatus{Stage: string(r)}
 		for _, state := range states {
@@ -132,6 +144,7 @@ func (n *node) watchStall(ctx context.Context, spec schemas.Spec) error {
 	tick := time.NewTicker(min(max(limits.StallAfter/20, 100*time.Millisecond), 15*time.Second))
 	defer tick.Stop()
 	last, since := "", time.Now()
+	warned := map[string]bool{}
 	for ticks := 0; ; ticks++ {
 		select {
 		case <-ctx.Done():
@@ -141,6 +154,12 @@ func (n *node) watchStall(ctx context.Context, spec schemas.Spec) error {
 		l, err := n.liveness(ctx, spec)
 		if err != nil {
 			continue // the server is away: who needs it says so
+		}
+		for i := range l.Full {
+			if kind := strings.Fields(l.Full[i])[1]; !warned[kind] {
+				warned[kind] = true
+				n.log.Warn().Str("run", spec.Run).Msg(l.Full[i])
+			}
 		}
 		if moves := l.moves(ticks); moves != last || l.paused() {
 			last, since = moves, time.Now()

@@ -276,10 +276,8 @@ func (n *node) sameData(ctx context.Context, spec schemas.Spec, set dataset.Set)
 func (n *node) train(
 	ctx context.Context, spec schemas.Spec, engine *tensor.Engine, meter trainer.Meter, hints string, guideOnly bool,
 ) error {
-	if _, err := n.spec(ctx, spec.Run); errors.Is(err, streams.ErrNotFound) {
-		if err := n.streams.Reusable(ctx, spec.Run); err != nil {
-			return err
-		}
+	if err := n.intact(ctx, spec.Run); err != nil {
+		return err
 	}
 	presence := n.streams.Announce(ctx, spec.Run, string(roleTrainer))
 	defer presence.Close()

@@ -118,6 +118,9 @@ func printStatus(w io.Writer, s runStatus) error {
 		}
 		fmt.Fprintf(w, "%s is paused by %s since %s\n", what, p.By, p.Since.Format(time.DateTime))
 	}
+	for _, full := range s.Live.Full {
+		fmt.Fprintf(w, "warning: %s\n", full)
+	}
 	_, err := fmt.Fprintf(w, "the run waits for: %s\n", s.Live.Because)
 	return err
 }

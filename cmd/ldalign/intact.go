@@ -1,0 +1,45 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/streams"
+)
+
+// intact refuses to go on with a run of which the server or the store has lost everything while the other has not: a
+// trainer would begin anew, and what is left would not fit to what it makes.
+func (n *node) intact(ctx context.Context, run string) error {
+	manifests, err := n.checkpoints.List(ctx, run)
+	if err != nil {
+		return err
+	}
+	_, err = n.spec(ctx, run)
+	declared := err == nil
+	if err != nil && !errors.Is(err, streams.ErrNotFound) {
+		return err
+	}
+	announced := 0
+	err = n.streams.Read(ctx, schemas.Checkpoints, run, streams.AllIterations, 0, func(streams.Received) error {
+		announced++
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	const remedy = "restore it from a copy (`ldalign restore` for a backup), or remove what is left by `ldalign runs delete`"
+	if announced > 0 && len(manifests) == 0 {
+		return fmt.Errorf("the checkpoint store has nothing of run %s, of which the log names %d checkpoints: %s", run, announced, remedy)
+	}
+	// The first policy is committed before the run is declared.
+	if !declared && (len(manifests) > 1 || len(manifests) == 1 && manifests[0].Kind != checkpoints.Policy) {
+		return fmt.Errorf("the streams have nothing of run %s, of which the store has %d checkpoints: %s", run, len(manifests), remedy)
+	}
+	if !declared {
+		return n.streams.Reusable(ctx, run)
+	}
+	return nil
+}
