@@ -32,7 +32,8 @@ func (n *node) intact(ctx context.Context, run string) error {
 	}
 	const remedy = "restore it from a copy (`ldalign restore` for a backup), or remove what is left by `ldalign runs delete`"
 	if announced > 0 && len(manifests) == 0 {
-		return fmt.Errorf("the checkpoint store has nothing of run %s, of which the log names %d checkpoints: %s", run, announced, remedy)
+		return fmt.Errorf("the checkpoint store has nothing of run %s, of which the log names %d checkpoints: %s",
+			run, announced, remedy)
 	}
 	// The first policy is committed before the run is declared.
 	if !declared && (len(manifests) > 1 || len(manifests) == 1 && manifests[0].Kind != checkpoints.Policy) {

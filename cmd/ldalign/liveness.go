@@ -59,7 +59,7 @@ func (n *node) liveness(ctx context.Context, spec schemas.Spec) (liveness, error
 	}
 	for _, u := range uses {
 		if u.NearlyFull() {
-			l.Full = append(l.Full, fmt.Sprintf("stream %s holds %d of %d bytes: raise streams.max_bytes, or delete runs, before it refuses",
+			l.Full = append(l.Full, fmt.Sprintf("stream %s holds %d of %d bytes: raise streams.max_bytes or delete runs",
 				u.Kind, u.Bytes, u.Limit))
 		}
 	}
