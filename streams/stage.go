@@ -260,10 +260,14 @@ func (r *runner) ensureConsumer(ctx context.Context) error {
 	for try := 1; ; try++ {
 		asking, cancel := context.WithTimeout(ctx, askTimeout)
 		consumer, err := r.js.CreateOrUpdateConsumer(asking, StreamName(r.stage.In), want)
+		var info *jetstream.ConsumerInfo
+		if err == nil { // asked anew: a server that has just restarted answers an update with what was there before
+			info, err = consumer.Info(asking)
+		}
 		cancel()
 		switch {
 		case err == nil:
-			have := consumer.CachedInfo().Config
+			have := info.Config
 			if have.AckWait != want.AckWait || have.MaxDeliver != want.MaxDeliver || len(have.BackOff) > 0 {
 				return fmt.Errorf("%w: consumer %s: ack wait %v, max deliver %d, backoff %v",
 					ErrTopology, want.Durable, have.AckWait, have.MaxDeliver, have.BackOff)

@@ -601,3 +601,25 @@ func TestRefilling(t *testing.T) {
 		t.Errorf("%d dead letters, want the rejected one and the garbage", got)
 	}
 }
+
+// Limits that no result rests on may change between two starts.
+func TestAckWaitChangesBetweenStarts(t *testing.T) {
+	dir := t.TempDir()
+	for i, wait := range []time.Duration{300 * time.Millisecond, 700 * time.Millisecond, 200 * time.Millisecond} {
+		limits := quick
+		limits.AckWait = wait
+		c, err := Open(testContext(t), Options{Dir: dir, Limits: limits, Log: testLog(t)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.EnsureTopology(testContext(t)); err != nil {
+			t.Fatal(err)
+		}
+		publish(t, c, schemas.Prompts, promptList("r", uint32(i), 2)...)
+		stop := start(t, c, generator("r", 2), answer)
+		await(t, c, schemas.Pairs, "r", 2*(i+1))
+		if err := errors.Join(stop(), c.Close()); err != nil {
+			t.Fatalf("ack wait %v: %v", wait, err)
+		}
+	}
+}
