@@ -21,7 +21,7 @@ var verbs = []string{
 	"checkpoints gc", "audit", "report", "deadletters list", "replay", "sweep", "compare", "fork",
 	"deadletters show", "deadletters redrive", "deadletters drop", "checkpoints list", "checkpoints export", "generate", "score",
 	"reward", "chat", "models inspect", "version",
-	"train", "guide train", "guide inspect", "data inspect",
+	"plan", "train", "guide train", "guide inspect", "data inspect",
 }
 
 func TestHelp(t *testing.T) {

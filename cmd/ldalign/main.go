@@ -37,6 +37,7 @@ type cli struct {
 
 	Demo        demoCommand        `cmd:"" help:"Align a small model in front of your eyes, in a few minutes, and print whether it worked."`
 	Up          upCommand          `cmd:"" help:"Run a spec with all roles in one process; started again, it goes on where it was."`
+	Plan        planCommand        `cmd:"" help:"Estimate what a spec's runs will need, before anything is loaded or started."`
 	Train       trainCommand       `cmd:"" help:"Train from files alone: sft, dpo, spin or ldalign, without sampling."`
 	Guide       guideCommand       `cmd:"" help:"Train a guide alone, or see how good one is."`
 	Data        dataCommand        `cmd:"" help:"See what a file of prompts or pairs holds."`

@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -195,4 +196,23 @@ func readClocks(path string) (map[key]Clock, error) {
 		err = nil // none of ours; what is behind it counts as lost
 	}
 	return clocks, errors.Join(err, file.Close())
+}
+
+// Speed is the median of the tokens per second of a phase in a folder's file; 0 where it has none.
+func Speed(dir, phase string) (float64, error) {
+	clocks, err := readClocks(filepath.Join(dir, File))
+	if err != nil {
+		return 0, fmt.Errorf("metrics: %w", err)
+	}
+	var speeds []float64
+	for k, c := range clocks { // in any order: they are sorted
+		if k.phase == phase && c.TokensPerSecond > 0 {
+			speeds = append(speeds, c.TokensPerSecond)
+		}
+	}
+	if len(speeds) == 0 {
+		return 0, nil
+	}
+	slices.Sort(speeds)
+	return speeds[len(speeds)/2], nil
 }

@@ -1,0 +1,402 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/models/tokenizer"
+	"github.com/ldalign/ldalign/ops/plan"
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/stages/dataset"
+	"github.com/ldalign/ldalign/trainer"
+	"github.com/ldalign/ldalign/trainer/metrics"
+)
+
+// planner finds the sizes of what specs name.
+type planner struct {
+	env *env
+	// models of the runs that were planned, and the parameters of their guides.
+	models map[string]plannedModel
+	guides map[string]int64
+	// folders are temporary.
+	folders []string
+}
+
+// plannedModel is a model by its configuration and the files of its tokenizer.
+type plannedModel struct {
+	config models.Config
+	files  fs.FS
+}
+
+func (p *planner) close() error {
+	var err error
+	for _, dir := range p.folders {
+		err = errors.Join(err, os.RemoveAll(dir))
+	}
+	return err
+}
+
+// policy is the model that a run starts from.
+func (p *planner) policy(ctx context.Context, s schemas.Spec) (plannedModel, error) {
+	run, isRun := strings.CutPrefix(s.Model.From, "run:")
+	if s.Source != nil {
+		run, isRun = s.Source.Run+"@"+strconv.Itoa(s.Source.Iteration), true
+	}
+	switch {
+	case isRun:
+		name, _, _ := strings.Cut(run, "@")
+		if m, ok := p.models[name]; ok {
+			return m, nil
+		}
+		return p.stored(ctx, s, run)
+	case s.Model.From == "scratch":
+		return scratchModel(s.Model.Scratch)
+	}
+	files := os.DirFS(s.Model.From)
+	config, err := models.ReadConfig(files)
+	if err != nil {
+		return plannedModel{}, fmt.Errorf("model.from: %s: %w", s.Model.From, err)
+	}
+	return plannedModel{config, files}, nil
+}
+
+func scratchModel(s *schemas.ScratchSpec) (m plannedModel, err error) {
+	if m.files, err = tokenizerFolder(s.Tokenizer); err != nil {
+		return m, err
+	}
+	tok, err := tokenizer.FromFS(m.files)
+	if err != nil {
+		return m, err
+	}
+	m.config = models.Config{
+		Family: s.Family, Hidden: s.Hidden, Layers: s.Layers, Heads: s.Heads, KVHeads: s.KVHeads, Intermediate: s.Intermediate,
+		MaxPositions: s.MaxPositions, Vocab: tok.Vocab(), TieEmbeddings: true,
+	}.WithDefaults()
+	return m, errors.Join(tok.Close(), m.config.Validate())
+}
+
+// stored is the policy of a run in the store: its small files, copied into a folder that close removes.
+func (p *planner) stored(ctx context.Context, s schemas.Spec, run string) (m plannedModel, err error) {
+	n, err := p.env.openCheckpoints(ctx, s.Servers)
+	if err != nil {
+		return m, fmt.Errorf("model.from: run:%s: %w", run, err)
+	}
+	var manifest checkpoints.Manifest
+	if name, at, named := strings.Cut(run, "@"); named {
+		iteration, bad := strconv.ParseUint(at, 10, 32)
+		if bad != nil {
+			return m, fmt.Errorf("%w: model.from: run:%s: the iteration is a whole number", errUsage, run)
+		}
+		manifest, err = n.checkpoints.Policy(ctx, name, uint32(iteration))
+	} else {
+		manifest, err = n.checkpoints.Latest(ctx, name, checkpoints.Policy)
+	}
+	if err != nil {
+		return m, fmt.Errorf("model.from: run:%s: %w", run, err)
+	}
+	dir, err := os.MkdirTemp("", "ldalign-plan-")
+	if err != nil {
+		return m, err
+	}
+	p.folders = append(p.folders, dir)
+	for _, f := range manifest.Files {
+		if strings.Contains(f.Name, "/") || f.Name == trainer.WeightsFile || strings.HasSuffix(f.Name, ".jsonl") {
+			continue
+		}
+		data, err := n.checkpoints.ReadFile(ctx, manifest.Run, f)
+		if err != nil {
+			return m, err
+		}
+		if err := os.WriteFile(filepath.Join(dir, f.Name), data, 0o600); err != nil {
+			return m, err
+		}
+	}
+	m.files = os.DirFS(dir)
+	m.config, err = models.ReadConfig(m.files)
+	return m, err
+}
+
+// sizes are the model's as a run uses it.
+func (m plannedModel) sizes(s schemas.Spec) (plan.Model, error) {
+	out := modelSizes(m.config)
+	length := min(m.config.MaxLength(), s.Data.MaxPromptTokens+s.Generation.MaxNewTokens)
+	out.Cache = m.config.CacheBytes(tensor.Float32, models.CacheOptions{
+		Slots: s.Generation.Slots, Length: length, Burst: min(decodeBurst, length),
+	})
+	lora := s.Training.LoRA
+	if lora == nil {
+		return out, nil
+	}
+	l := models.LoRA{Rank: lora.Rank, Alpha: lora.Alpha, RSLoRA: lora.Scaling == "rslora"}
+	l.Targets.Names, l.Targets.Pattern = lora.Modules()
+	var err error
+	if out.Adapter, err = l.Parameters(m.config); err != nil {
+		return out, fmt.Errorf("training.lora: %w", err)
+	}
+	return out, nil
+}
+
+func modelSizes(c models.Config) plan.Model {
+	return plan.Model{
+		Parameters: c.Parameters(), Vocabulary: int64(c.Vocab), Hidden: int64(c.Hidden), Layers: int64(c.Layers),
+		Heads: int64(c.Heads), KVHeads: int64(c.KVHeads), HeadDim: int64(c.HeadDim), FeedInner: int64(c.Intermediate),
+	}
+}
+
+// guide is the guide that a run trains, or takes from another to measure distances with.
+func (p *planner) guide(ctx context.Context, s schemas.Spec, policy plannedModel) (g plan.Guide, err error) {
+	from := s.Evaluation.Guide
+	if s.NeedsGuide() {
+		from = s.Guide.From
+	}
+	run, another := strings.CutPrefix(from, "run:")
+	switch {
+	case another:
+		g.Parameters, err = p.foreignGuide(ctx, s, run)
+		return g, err
+	case !s.NeedsGuide():
+		return g, nil
+	}
+	encoder, err := guideConfig(s.Guide.Encoder, policy.config, policy.config)
+	if err != nil {
+		return g, fmt.Errorf("guide.encoder: %w", err)
+	}
+	decoder, err := guideConfig(s.Guide.Decoder, policy.config, encoder)
+	if err != nil {
+		return g, fmt.Errorf("guide.decoder: %w", err)
+	}
+	g.Encoder, g.Decoder = modelSizes(encoder), modelSizes(decoder)
+	k, wide := int64(s.Guide.LatentDim), int64(decoder.Hidden)
+	into := k * wide // what takes the latent into the decoder
+	switch s.Guide.Injection {
+	case "prefix":
+		into = (k + 1) * wide * int64(s.Guide.PrefixTokens)
+	case "memory":
+		into = k * int64(decoder.Layers*decoder.KVHeads*decoder.HeadDim)
+	}
+	g.Parameters = encoder.Parameters() + decoder.Parameters() + (int64(encoder.Hidden)+1)*k + into + 2*wide
+	p.guides[s.Run] = g.Parameters
+	return g, nil
+}
+
+// guideConfig is that of one of the guide's models: a folder's, the policy's, or like with another number of layers.
+func guideConfig(from string, policy, like models.Config) (models.Config, error) {
+	if layers, scratch := strings.CutPrefix(from, "scratch:"); scratch {
+		n, err := strconv.Atoi(layers)
+		if err != nil || n < 1 {
+			return like, fmt.Errorf("%w: %q: the number of layers must be at least 1", errUsage, from)
+		}
+		like.Layers, like.LocalLayers = n, nil
+		return like, nil
+	}
+	if from == "policy" {
+		return policy, nil
+	}
+	return models.ReadConfig(os.DirFS(from))
+}
+
+// foreignGuide is the number of parameters of another run's guide.
+func (p *planner) foreignGuide(ctx context.Context, s schemas.Spec, run string) (int64, error) {
+	if n, ok := p.guides[run]; ok {
+		return n, nil
+	}
+	n, err := p.env.openCheckpoints(ctx, s.Servers)
+	if err != nil {
+		return 0, fmt.Errorf("the guide of run %s: %w", run, err)
+	}
+	manifest, err := n.checkpoints.Latest(ctx, run, checkpoints.Guide)
+	if err != nil {
+		return 0, fmt.Errorf("the guide of run %s: %w", run, err)
+	}
+	var bytes int64
+	for _, f := range manifest.Files {
+		if strings.HasSuffix(f.Name, ".safetensors") {
+			bytes += f.Bytes
+		}
+	}
+	return bytes / 4, nil
+}
+
+// measured is how many records are tokenised for their lengths.
+const measured = 500
+
+// measure counts records and their lengths.
+func (m plannedModel) measure(ctx context.Context, s schemas.Spec, set dataset.Set) (d plan.Data, err error) {
+	d = plan.Data{Report: set.Report.String(), Records: len(set.Records), Bytes: textBytes(set)}
+	for _, r := range set.Records {
+		d.IDBytes += float64(len(r.ID))
+		d.PromptBytes += float64(len(r.Prompt))
+		d.ChosenBytes += float64(len(r.Response))
+		d.RejectedBytes += float64(len(r.Rejected))
+	}
+	for _, sum := range []*float64{&d.IDBytes, &d.PromptBytes, &d.ChosenBytes, &d.RejectedBytes} {
+		*sum /= float64(len(set.Records))
+	}
+	tok, err := tokenizer.FromFS(m.files)
+	if err != nil {
+		return d, err
+	}
+	defer func() { err = errors.Join(err, tok.Close()) }()
+	format, err := tokenizer.NewFormat(tok, tokenizer.FormatOptions{Template: s.Model.Template, System: s.Model.System})
+	if err != nil {
+		return d, err
+	}
+	limits := tokenizer.Limits{
+		Prompt: s.Data.MaxPromptTokens, Response: s.Data.MaxResponseTokens, Reject: s.Data.Overlong == "reject",
+	}
+	n, refused := 0, 0
+	every := (len(set.Records) + measured - 1) / measured
+	for i := 0; i < len(set.Records); i += every {
+		if err := ctx.Err(); err != nil {
+			return d, err
+		}
+		r := set.Records[i]
+		tokens, err := format.Fit(r.Prompt, r.Response, limits)
+		rejected := tokens
+		if err == nil && s.GivenPairs() {
+			rejected, err = format.Fit(r.Prompt, r.Rejected, limits)
+		}
+		if err != nil {
+			refused++
+			continue
+		}
+		n++
+		d.PromptTokens += float64(len(tokens.Prompt))
+		d.ChosenTokens += float64(len(tokens.Response))
+		d.RejectedTokens += float64(len(rejected.Response))
+	}
+	d.Refused = float64(refused) / float64(n+refused)
+	for _, sum := range []*float64{&d.PromptTokens, &d.ChosenTokens, &d.RejectedTokens} {
+		*sum /= float64(max(n, 1))
+	}
+	return d, nil
+}
+
+// earlier is the speed of this run's earlier start, or of another run's in the folder that trained as many parameters in
+// the same way on as many threads; nil where there is none.
+func (p *planner) earlier(ctx context.Context, s schemas.Spec, parameters int64) (*plan.Rate, error) {
+	if _, err := os.Stat(filepath.Join(p.env.dir, "runs")); s.Servers.S3 != "" || errors.Is(err, fs.ErrNotExist) {
+		return nil, nil //nolint:nilnil // there is none
+	}
+	n, err := p.env.openCheckpoints(ctx, s.Servers)
+	if err != nil {
+		return nil, err
+	}
+	runs, err := n.checkpoints.Runs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if slices.Contains(runs, s.Run) {
+		runs = append(runs, s.Run) // it tells best, and the last counts
+	}
+	var found *plan.Rate
+	for _, run := range runs {
+		same, err := n.trainedAlike(ctx, run, s, parameters)
+		if err != nil {
+			return nil, err
+		}
+		if !same {
+			continue
+		}
+		speed, err := metrics.Speed(filepath.Join(p.env.dir, "runs", run), "policy")
+		if err != nil {
+			return nil, err
+		}
+		if speed > 0 {
+			found = &plan.Rate{Run: run, TokensPerSecond: speed}
+		}
+	}
+	return found, nil
+}
+
+// trainedAlike tells whether a run's newest policy was trained as this spec would train one of so many parameters.
+func (n *node) trainedAlike(ctx context.Context, run string, s schemas.Spec, parameters int64) (bool, error) {
+	manifest, err := n.checkpoints.Latest(ctx, run, checkpoints.Policy)
+	if errors.Is(err, checkpoints.ErrNoCheckpoint) || err == nil && manifest.Step == 0 {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	machine, noted, err := n.checkpoints.Machine(ctx, manifest)
+	if err != nil || !noted || machine.Threads != s.Compute.Threads || max(machine.Ranks, 1) != max(s.Training.Ranks, 1) {
+		return false, err
+	}
+	adapted := slices.ContainsFunc(manifest.Files, func(f checkpoints.File) bool { return strings.HasPrefix(f.Name, "adapter/") })
+	file, ok := manifest.File("config.json")
+	if !ok || adapted != (s.Training.LoRA != nil) {
+		return false, nil
+	}
+	data, err := n.checkpoints.ReadFile(ctx, run, file)
+	if err != nil {
+		return false, err
+	}
+	config, err := models.ParseConfig(data)
+	return err == nil && config.Parameters() == parameters, nil // one of a build that knew more tells nothing
+}
+
+// machine is what this machine has.
+func (e *env) machine() (m plan.Machine, err error) {
+	m.Folder, m.Memory = e.dir, memoryOf("/proc/meminfo", "/sys/fs/cgroup/memory.max")
+	if e.cache != "" {
+		if m.Cache, err = schemas.ParseSize(e.cache); err != nil {
+			return m, fmt.Errorf("%w: --cache: %w", errUsage, err)
+		}
+	}
+	m.Free, err = freeOn(e.dir)
+	return m, err
+}
+
+// memoryOf is the machine's memory, or what a container may have of it; 0 where the system does not tell.
+func memoryOf(meminfo, limit string) int64 {
+	var total int64
+	if file, err := os.Open(meminfo); err == nil {
+		defer file.Close()
+		for lines := bufio.NewScanner(file); lines.Scan(); {
+			fields := strings.Fields(lines.Text())
+			if len(fields) < 2 || fields[0] != "MemTotal:" {
+				continue
+			}
+			if kib, err := strconv.ParseInt(fields[1], 10, 64); err == nil {
+				total = kib << 10
+			}
+			break
+		}
+	}
+	text, err := os.ReadFile(limit)
+	if err != nil {
+		return total
+	}
+	if most, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil && (total == 0 || most < total) {
+		return most
+	}
+	return total
+}
+
+// freeOn is the room on the disk of a folder, or of the nearest one above it that exists.
+func freeOn(dir string) (int64, error) {
+	for {
+		var stat syscall.Statfs_t
+		err := syscall.Statfs(dir, &stat)
+		if errors.Is(err, fs.ErrNotExist) && filepath.Dir(dir) != dir {
+			dir = filepath.Dir(dir)
+			continue
+		}
+		if err != nil {
+			return 0, fmt.Errorf("how much is free on the disk of %s: %w", dir, err)
+		}
+		return int64(stat.Bavail) * stat.Bsize, nil
+	}
+}

@@ -1,0 +1,235 @@
+package plan
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/ldalign/ldalign/schemas"
+)
+
+// Memory is the greatest that roles take at one time.
+type Memory struct {
+	Roles []Role `json:"roles"`
+	// Need is that of Of: all roles in one process, or, with servers, the greatest role, which may have a machine alone.
+	Need int64  `json:"need_bytes"`
+	Of   string `json:"of"`
+	// Machine is what there is; 0 where it is not known, or the models are on another device.
+	Machine int64 `json:"machine_bytes"`
+}
+
+// Role is the peak of one role.
+type Role struct {
+	Name  string `json:"role"`
+	Bytes int64  `json:"bytes"`
+	Parts []Part `json:"parts"`
+}
+
+// Part is a share of a role's peak.
+type Part struct {
+	Name  string `json:"part"`
+	Bytes int64  `json:"bytes"`
+}
+
+// What a process takes with libtorch and no model, and the embedded server with what it holds of its logs.
+const (
+	program = 200_000_000
+	server  = 100_000_000
+)
+
+// headRows is about how many positions go through the output head at one time.
+const headRows = 64
+
+func (r *Role) add(name string, bytes int64) {
+	if bytes > 0 {
+		r.Parts, r.Bytes = append(r.Parts, Part{name, bytes}), r.Bytes+bytes
+	}
+}
+
+// part is the bytes of a named part.
+func (r *Role) part(name string) int64 {
+	for _, p := range r.Parts {
+		if p.Name == name {
+			return p.Bytes
+		}
+	}
+	return 0
+}
+
+// The names of parts.
+const (
+	partWeights     = "weights"
+	partGradients   = "gradients"
+	partOptimizer   = "optimizer"
+	partState       = "state being written"
+	partActivations = "activations"
+	partPairs       = "pairs"
+	partCache       = "keys and values"
+	partLogits      = "logits"
+	partGuide       = "guide"
+	partLatents     = "latents"
+	partReference   = "reference"
+	partTexts       = "texts"
+	partProgram     = "program and libtorch"
+	partServer      = "embedded server"
+)
+
+// memory is of all roles of the run.
+func (in Input) memory(r Run, machine Machine) Memory {
+	m := Memory{Machine: machine.Memory, Roles: []Role{in.trainer(r)}}
+	if in.Spec.Compute.Device != "cpu" {
+		m.Machine = 0
+	}
+	prompter := Role{Name: "prompter"}
+	prompter.add(partTexts, in.Train.Bytes)
+	m.Roles = append(m.Roles, prompter)
+	if in.Reads != schemas.Prompts {
+		m.Roles = append(m.Roles, in.generator(r))
+	}
+	if in.Spec.NeedsGuide() {
+		encoder := Role{Name: "encoder"}
+		encoder.add(partGuide, 4*in.Guide.Parameters)
+		encoder.add(partLatents, 4*int64(in.Spec.Guide.LatentDim)*int64(in.Train.Records))
+		m.Roles = append(m.Roles, encoder)
+	}
+	if in.Spec.Data.Eval != "" {
+		evaluator := Role{Name: "evaluator"}
+		in.decoding(&evaluator)
+		evaluator.add(partGuide, 4*in.Guide.Parameters)
+		evaluator.add(partTexts, in.Held.Bytes)
+		m.Roles = append(m.Roles, evaluator)
+	}
+	greatest := slices.MaxFunc(m.Roles, func(a, b Role) int { return cmp.Compare(a.Bytes, b.Bytes) })
+	process := Role{Name: "process"}
+	process.add(partProgram, program*int64(max(in.Spec.Training.Ranks, 1)))
+	if in.Spec.Servers.NATS == "" {
+		process.add(partServer, server)
+	}
+	m.Roles = append(m.Roles, process)
+	if in.Spec.Servers.NATS != "" && in.Spec.Servers.S3 != "" {
+		m.Need, m.Of = greatest.Bytes+process.Bytes, "the "+greatest.Name+" alone"
+		return m
+	}
+	for _, r := range m.Roles {
+		m.Need += r.Bytes
+	}
+	m.Of = "all roles in one process"
+	return m
+}
+
+// decoding is what a model takes that answers prompts.
+func (in Input) decoding(r *Role) {
+	r.add(partWeights, 4*in.Policy.Parameters)
+	r.add(partCache, in.Policy.Cache)
+	r.add(partLogits, 4*in.Policy.Vocabulary*max(int64(in.Spec.Generation.Slots), headRows))
+}
+
+func (in Input) generator(run Run) Role {
+	r := Role{Name: "generator"}
+	if in.Spec.Samples() {
+		in.decoding(&r)
+	} else {
+		r.add(partWeights, 4*in.Policy.Parameters)
+		r.add(partLogits, 4*in.Policy.Vocabulary*headRows)
+	}
+	if in.Spec.Objective.Reference == "initial" && run.Iterations > 1 {
+		r.add(partReference, 4*in.Policy.Parameters)
+	}
+	return r
+}
+
+// trainer is the greater of its two phases. Weights, gradients and optimizer are float32 whatever the precision.
+func (in Input) trainer(run Run) Role {
+	policy := Role{Name: "trainer"}
+	t, n := in.Spec.Training, in.trained()
+	ranks := int64(max(t.Ranks, 1))
+	weights := 4 * in.Policy.Parameters
+	if t.LoRA != nil {
+		weights += 4 * n
+	}
+	state, guideState := in.stateBytes()
+	prompt, chosen, rejected := in.tokens()
+	// the messages with their texts, and the rows that are made of their ids: eight bytes a token in both
+	pairs := int64(run.Pairs) * int64(8*(3*prompt+2*chosen+2*rejected)+in.Train.PromptBytes+2*in.Train.ChosenBytes+1000)
+	if run.LaterSteps > run.Steps {
+		pairs *= 2
+	}
+	policy.add(partWeights, ranks*weights)
+	policy.add(partGradients, ranks*4*n)
+	policy.add(partOptimizer, optimizerBytes(in.Spec.Optimizer.Kind, n))
+	policy.add(partState, state)
+	policy.add(partActivations, ranks*in.activations(in.longest(), in.Policy))
+	policy.add(partPairs, pairs)
+	if !in.ownGuide() {
+		return policy
+	}
+	guide, g := Role{Name: "trainer"}, in.Guide.Parameters
+	guide.add(partWeights, weights+4*g)
+	guide.add(partGradients, 4*g)
+	guide.add(partOptimizer, optimizerBytes(in.Spec.Guide.Optimizer.Kind, g))
+	guide.add(partState, guideState)
+	longest := 2 * (in.Spec.Data.MaxPromptTokens + max(in.Spec.Data.MaxResponseTokens, in.Spec.Generation.MaxNewTokens))
+	guide.add(partActivations, in.activations(longest, in.Guide.Encoder, in.Guide.Decoder))
+	guide.add(partPairs, pairs)
+	if guide.Bytes > policy.Bytes {
+		return guide
+	}
+	return policy
+}
+
+// longest is the tokens of the longest pair: its prompt counts once.
+func (in Input) longest() int {
+	d, tokens := in.Spec.Data, in.Spec.Data.MaxPromptTokens+in.Spec.Data.MaxResponseTokens
+	switch {
+	case in.Spec.Samples():
+		tokens += max(in.Spec.Generation.MaxNewTokens, 0)
+	case in.Spec.GivenPairs():
+		tokens += d.MaxResponseTokens
+	}
+	return tokens
+}
+
+// activations are what forward keeps for backward of the tokens that go through models together: of each layer its input,
+// two norms, query, keys and values, attention's result and output, and four times the inner width of the feed-forward
+// layer. Attention by kernels keeps no [T, T]. The output head takes headRows positions at a time, thrice: logits, log-probs
+// and their gradient.
+func (in Input) activations(longest int, models ...Model) int64 {
+	t := in.Spec.Training
+	tokens := int64(min(max(t.MicroTokens, longest), max(t.MicroBatch, 1)*longest))
+	var sum int64
+	for _, m := range models {
+		layer := 6*m.Hidden + 2*m.Heads*m.HeadDim + 2*m.KVHeads*m.HeadDim + 4*m.FeedInner
+		bytes := 4 * tokens * layer * m.Layers
+		if t.GradientCheckpointing {
+			bytes = 4 * tokens * (m.Hidden*m.Layers + layer)
+		}
+		if t.Precision == "bfloat16" {
+			bytes /= 2
+		}
+		sum += bytes + 3*4*headRows*m.Vocabulary
+	}
+	return sum
+}
+
+// smallerMemory is the key that changes most of what memory has to hold.
+func (in Input) smallerMemory(m Memory) (key, why string) {
+	greatest := slices.MaxFunc(m.Roles, func(a, b Role) int { return cmp.Compare(a.Bytes, b.Bytes) })
+	weights := greatest.part(partWeights)
+	moved := greatest.part(partGradients) + greatest.part(partOptimizer) + greatest.part(partState)
+	switch {
+	case greatest.Name == "encoder":
+		return "guide.encoder", "take a smaller guide (guide.encoder and guide.decoder)"
+	case greatest.part(partCache) > weights:
+		return "generation.slots", "lower generation.slots"
+	case greatest.part(partTexts)+greatest.part(partPairs) > weights+moved:
+		return "data.limit", "take fewer records at a time (data.limit or data.subset)"
+	case greatest.Name != "trainer":
+		return "model.from", "take a smaller model (model.from)"
+	case greatest.part(partActivations) > weights+moved && !in.Spec.Training.GradientCheckpointing:
+		return "training.micro_tokens", "lower training.micro_tokens, or set training.gradient_checkpointing"
+	case in.Spec.Training.Ranks > 1:
+		return "training.ranks", "lower training.ranks: each has the weights once more"
+	case in.Spec.Training.LoRA == nil:
+		return "training.lora", "train an adapter (training.lora: {}), or take a smaller model (model.from)"
+	}
+	return "model.from", "take a smaller model (model.from)"
+}

@@ -1,0 +1,296 @@
+// Package plan estimates what runs will need before they begin: messages, checkpoints, memory, steps. It is arithmetic
+// over spec, sizes of models and counts of data; it reads nothing and starts nothing. Where a figure is not known before
+// (how long y' gets), it takes the greatest, so that what fits by the estimate fits.
+package plan
+
+import (
+	"fmt"
+
+	"github.com/ldalign/ldalign/schemas"
+)
+
+// Run is the estimate of one run. All sizes are bytes.
+type Run struct {
+	Run string `json:"run"`
+	// Data says what was read and dropped.
+	Data       string `json:"data"`
+	Records    int    `json:"records"`
+	Iterations int    `json:"iterations"`
+	// Pairs of an iteration, and of all.
+	Pairs    int `json:"pairs_per_iteration"`
+	AllPairs int `json:"pairs"`
+	// Steps of the optimizer in the first iteration; LaterSteps in each other, which are more where pairs are mixed.
+	Steps       int         `json:"steps_first_iteration"`
+	LaterSteps  int         `json:"steps_later_iterations"`
+	GuideSteps  int         `json:"guide_steps"`
+	Logs        []Log       `json:"logs"`
+	Checkpoints Checkpoints `json:"checkpoints"`
+	Disk        Disk        `json:"disk"`
+	Memory      Memory      `json:"memory"`
+	Time        Time        `json:"time"`
+	// Warnings are no reason not to begin; Problems are.
+	Warnings []string  `json:"warnings"`
+	Problems []Problem `json:"problems"`
+}
+
+// Log is what a run puts into one stream.
+type Log struct {
+	Kind     schemas.Kind `json:"kind"`
+	Messages int          `json:"messages"`
+	Bytes    int64        `json:"bytes"`
+	// Filled is Bytes with those of the runs before this one in the plan: they share the stream.
+	Filled int64 `json:"filled_bytes"`
+	Limit  int64 `json:"limit_bytes"`
+}
+
+// Checkpoints is what a run leaves in the store, and its states, of which the greatest number at one time counts.
+type Checkpoints struct {
+	Policies   int64 `json:"policies_bytes"`
+	NPolicies  int   `json:"policies"`
+	Adapters   int64 `json:"adapters_bytes"`
+	Guide      int64 `json:"guide_bytes"`
+	States     int64 `json:"states_bytes"`
+	NStates    int   `json:"states"`
+	TotalBytes int64 `json:"bytes"`
+}
+
+// Disk is what the data folder has to hold, with the runs before this one in the plan.
+type Disk struct {
+	Folder      string `json:"folder"`
+	Logs        int64  `json:"logs_bytes"`
+	Checkpoints int64  `json:"checkpoints_bytes"`
+	Need        int64  `json:"need_bytes"`
+	Free        int64  `json:"free_bytes"`
+}
+
+// Time is what is known of the run's duration.
+type Time struct {
+	// TrainSeconds is of the optimizer steps of an iteration at the speed of the run From; nil where no run tells.
+	TrainSeconds *float64 `json:"train_seconds_per_iteration"`
+	From         string   `json:"from,omitempty"`
+}
+
+// Problem is a need that is not met, with the key to change.
+type Problem struct {
+	Key  string `json:"key"`
+	Text string `json:"text"`
+}
+
+// nearlyFull is the share of a limit from which an estimate is worth a warning.
+const nearlyFull = 0.8
+
+// Estimate is the plan of runs that are made one after the other in one folder.
+func Estimate(runs []Input, m Machine) []Run {
+	out := make([]Run, 0, len(runs))
+	filled := map[schemas.Kind]int64{}
+	var kept int64 // bytes of earlier runs' checkpoints, without the states that their last policy made superfluous
+	for _, in := range runs {
+		r := in.work()
+		r.Logs = in.logs(r)
+		var logs int64
+		for i := range r.Logs {
+			l := &r.Logs[i]
+			filled[l.Kind] += l.Bytes
+			l.Filled = filled[l.Kind]
+			logs += l.Filled
+		}
+		r.Checkpoints = in.checkpoints(r)
+		r.Disk = in.disk(logs, kept+r.Checkpoints.TotalBytes, m)
+		kept += r.Checkpoints.TotalBytes - r.Checkpoints.States
+		r.Memory = in.memory(r, m)
+		r.Time = in.time(r)
+		r.judge(in)
+		out = append(out, r)
+	}
+	return out
+}
+
+// work is how much there is to do.
+func (in Input) work() Run {
+	samples := 1
+	if in.Spec.Samples() {
+		samples = in.Spec.Generation.SamplesPerPrompt
+	}
+	iterations := in.Spec.Iterations - in.Spec.FirstIteration()
+	r := Run{
+		Run: in.Spec.Run, Data: in.Train.Report, Records: in.Train.Records, Iterations: iterations,
+		Pairs: samples * in.Train.Records, Warnings: []string{}, Problems: []Problem{},
+	}
+	t := in.Spec.Training
+	r.AllPairs = r.Pairs * iterations
+	r.Steps = in.Steps(r.Pairs, t.Batch, t.Epochs)
+	r.LaterSteps = r.Steps
+	if in.Spec.Objective.Mix == "previous" && in.Spec.Samples() {
+		r.LaterSteps = in.Steps(2*r.Pairs, t.Batch, t.Epochs)
+	}
+	if in.ownGuide() {
+		r.GuideSteps = in.Steps(r.Pairs, in.Spec.Guide.Batch, in.Spec.Guide.Epochs)
+	}
+	return r
+}
+
+// ownGuide tells whether the run trains its guide.
+func (in Input) ownGuide() bool { return in.Spec.NeedsGuide() && in.Spec.Guide.From == "" }
+
+// trained is the number of parameters that the optimizer of the policy moves.
+func (in Input) trained() int64 {
+	if in.Spec.Training.LoRA != nil {
+		return in.Policy.Adapter
+	}
+	return in.Policy.Parameters
+}
+
+// optimizerBytes is an optimizer's state for so many parameters: adamw keeps two float32 numbers of each, rmsprop one.
+func optimizerBytes(kind string, parameters int64) int64 {
+	if kind == "adamw" {
+		return 8 * parameters
+	}
+	return 4 * parameters
+}
+
+// stateBytes are those of a state checkpoint of the policy, and of the guide.
+func (in Input) stateBytes() (policy, guide int64) {
+	n := in.trained()
+	policy = 4*n + optimizerBytes(in.Spec.Optimizer.Kind, n)
+	if in.ownGuide() {
+		n = in.Guide.Parameters
+		guide = 4*n + optimizerBytes(in.Spec.Guide.Optimizer.Kind, n)
+	}
+	return policy, guide
+}
+
+// checkpoints are float32. A new state lies beside those that are kept until it is whole.
+func (in Input) checkpoints(r Run) Checkpoints {
+	t := in.Spec.Training
+	c := Checkpoints{NPolicies: r.Iterations + 1}
+	c.Policies = int64(c.NPolicies) * 4 * in.Policy.Parameters
+	if t.LoRA != nil {
+		c.Adapters = int64(r.Iterations) * 4 * in.Policy.Adapter
+	}
+	if in.ownGuide() {
+		c.Guide = 4 * in.Guide.Parameters
+	}
+	c.NStates = 1 // a run that is told to end saves one
+	if t.CheckpointEvery > 0 {
+		most := max(r.Steps, r.LaterSteps, r.GuideSteps) / t.CheckpointEvery
+		c.NStates = max(1, min(most, max(t.KeepStates, 1)+1))
+	}
+	policy, guide := in.stateBytes()
+	c.States = int64(c.NStates) * max(policy, guide)
+	c.TotalBytes = c.Policies + c.Adapters + c.Guide + c.States
+	return c
+}
+
+// disk is what lies in the data folder: what is on servers does not, but for the cache of what was downloaded.
+func (in Input) disk(logs, checkpoints int64, m Machine) Disk {
+	d := Disk{Folder: m.Folder, Free: m.Free, Logs: logs, Checkpoints: checkpoints}
+	if in.Spec.Servers.NATS != "" {
+		d.Logs = 0
+	}
+	if in.Spec.Servers.S3 != "" {
+		d.Checkpoints = min(checkpoints, m.Cache)
+	}
+	d.Need = d.Logs + d.Checkpoints
+	return d
+}
+
+// time is that of an iteration's steps, where an earlier run tells how fast they are.
+func (in Input) time(r Run) Time {
+	if in.Earlier == nil || in.Earlier.TokensPerSecond <= 0 {
+		return Time{}
+	}
+	prompt, chosen, rejected := in.tokens()
+	seconds := float64(r.Pairs) * float64(in.Spec.Training.Epochs) * (prompt + chosen + rejected) / in.Earlier.TokensPerSecond
+	return Time{&seconds, in.Earlier.Run}
+}
+
+// tokens of a mean pair: prompt, y and y', which is as long as it may get where it is sampled.
+func (in Input) tokens() (prompt, chosen, rejected float64) {
+	d := in.Train
+	switch {
+	case in.Spec.Samples():
+		return d.PromptTokens, d.ChosenTokens, float64(in.Spec.Generation.MaxNewTokens)
+	case in.Spec.GivenPairs():
+		return d.PromptTokens, d.ChosenTokens, d.RejectedTokens
+	}
+	return d.PromptTokens, d.ChosenTokens, 0
+}
+
+// judge fills in what will not do, and what nearly will not.
+func (r *Run) judge(in Input) {
+	for _, l := range r.Logs {
+		switch use := float64(l.Filled) / float64(l.Limit); {
+		case use > 1:
+			r.problem("streams.max_bytes", "the log %s would take about %s, and its limit is %s: set streams.max_bytes to %s or more",
+				l.Kind, Size(l.Filled), Size(l.Limit), roundUp(l.Filled+l.Filled/4))
+		case use >= nearlyFull:
+			r.warn("the log %s would be %.0f %% full (streams.max_bytes)", l.Kind, 100*use)
+		}
+	}
+	if d := r.Disk; d.Free > 0 {
+		switch use := float64(d.Need) / float64(d.Free); {
+		case use > 1:
+			key, why := r.smallerDisk(in)
+			r.problem(key, "the disk of %s has %s free, and the run would take about %s: %s", d.Folder, Size(d.Free), Size(d.Need), why)
+		case use >= nearlyFull:
+			r.warn("%.0f %% of what the disk has free would be used", 100*use)
+		}
+	}
+	if m := r.Memory; m.Machine > 0 {
+		switch use := float64(m.Need) / float64(m.Machine); {
+		case use > 1:
+			key, why := in.smallerMemory(m)
+			r.problem(key, "the machine has %s of memory, and %s would take about %s at its peak: %s",
+				Size(m.Machine), m.Of, Size(m.Need), why)
+		case use >= nearlyFull:
+			r.warn("%.0f %% of the machine's memory would be used by %s", 100*use, m.Of)
+		}
+	}
+	if share := in.Train.Refused; share > 0 {
+		r.warn("about %.0f %% of the records are refused by the length rule or the template and become dead letters", 100*share)
+	}
+}
+
+func (r *Run) problem(key, format string, args ...any) {
+	r.Problems = append(r.Problems, Problem{key, fmt.Sprintf(format, args...)})
+}
+
+func (r *Run) warn(format string, args ...any) {
+	r.Warnings = append(r.Warnings, fmt.Sprintf(format, args...))
+}
+
+// smallerDisk is the key that changes most of what the disk has to hold.
+func (r *Run) smallerDisk(in Input) (key, why string) {
+	c := r.Checkpoints
+	const elsewhere = ", or name a folder on another disk (--dir)"
+	switch {
+	case r.Disk.Logs > r.Disk.Checkpoints:
+		return "servers.nats", "keep the logs on a server (servers.nats)" + elsewhere
+	case in.Spec.Servers.S3 != "":
+		return "--cache", "lower --cache" + elsewhere
+	case c.States > c.Policies && in.Spec.Training.LoRA == nil:
+		return "training.keep_states", "lower training.keep_states, or train an adapter (training.lora)" + elsewhere
+	}
+	return "iterations", "lower iterations, or keep checkpoints on a server (servers.s3)" + elsewhere
+}
+
+// Size is a number of bytes for people.
+func Size(bytes int64) string {
+	switch {
+	case bytes >= 1e12:
+		return fmt.Sprintf("%.2f TB", float64(bytes)/1e12)
+	case bytes >= 1e9:
+		return fmt.Sprintf("%.2f GB", float64(bytes)/1e9)
+	case bytes >= 1e6:
+		return fmt.Sprintf("%.1f MB", float64(bytes)/1e6)
+	}
+	return fmt.Sprintf("%.1f KB", float64(bytes)/1e3)
+}
+
+// roundUp is at least so many bytes, as the spec writes a size.
+func roundUp(bytes int64) string {
+	if bytes > 1e9 {
+		return fmt.Sprintf("%dGB", (bytes+1e9-1)/1e9)
+	}
+	return fmt.Sprintf("%dMB", (bytes+1e6-1)/1e6)
+}
