@@ -67,7 +67,7 @@ chaos: build ## 210 faults on a whole cluster of processes and servers: kills, s
 	@$(env); LDALIGN_CHAOS_FAULTS=$${LDALIGN_CHAOS_FAULTS:-210} LDALIGN_CHAOS_DISKS=$$(mktemp -d) \
 		go test -tags integration -run TestChaosCluster -count 1 -timeout 90m -v ./cmd/ldalign
 
-demo: build ## build, then align a small model in front of you (about 5 minutes)
+demo: build ## build, then align a small model in front of you (about 2 minutes)
 	@bin/ldalign demo
 
 lint: native $(golangci) ## golangci-lint, pinned (the first run compiles it: about 4 minutes)
