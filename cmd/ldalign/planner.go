@@ -128,9 +128,14 @@ func (p *planner) stored(ctx context.Context, s schemas.Spec, run string) (m pla
 	return m, err
 }
 
-// sizes are the model's as a run uses it.
+// sizes are the model's as a run uses it. Lengths that the model has no positions for are refused, as the trainer does.
 func (m plannedModel) sizes(s schemas.Spec) (plan.Model, error) {
 	out := modelSizes(m.config)
+	longest := s.Data.MaxPromptTokens + max(s.Data.MaxResponseTokens, s.Generation.MaxNewTokens)
+	if limit := m.config.MaxLength(); longest > limit {
+		return out, fmt.Errorf("data.max_prompt_tokens and max_response_tokens allow %d tokens, but the model has %d positions: "+
+			"lower them", longest, limit)
+	}
 	length := min(m.config.MaxLength(), s.Data.MaxPromptTokens+s.Generation.MaxNewTokens)
 	out.Cache = m.config.CacheBytes(tensor.Float32, models.CacheOptions{
 		Slots: s.Generation.Slots, Length: length, Burst: min(decodeBurst, length),
