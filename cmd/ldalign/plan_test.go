@@ -187,7 +187,7 @@ func TestPlanThatWillNotDo(t *testing.T) {
 	// what it says to set will do
 	want := logOf(t, small, schemas.Encoded).Filled * 5 / 4
 	o.planned(t, 0, set[0], fmt.Sprintf("streams.max_bytes=%dMB", want/1e6+1))
-	ldalign(t, "plan", o.spec, "--set", "generation.max_new_tokens=100", "--dir", o.folder()).want(t, 1,
+	ldalign(t, "plan", o.spec, "--set", "data.max_response_tokens=100", "--dir", o.folder()).want(t, 1,
 		"allow 164 tokens, but the model has 128 positions: lower them")
 	spec := filepath.Join(t.TempDir(), "huge.yaml")
 	write(t, spec, `run: huge
