@@ -384,7 +384,7 @@ func (c *chaosRun) fault() {
 // can go wrong does: what comes out equals, bit for bit, what one undisturbed process makes of the same spec, and the
 // audit finds every pair once.
 func TestChaosCluster(t *testing.T) {
-	faults := 20
+	faults := 12
 	if text := chaosSettings[faultsVar]; text != "" {
 		var err error
 		if faults, err = strconv.Atoi(text); err != nil {

@@ -28,7 +28,7 @@ func (planCommand) Help() string {
     ldalign plan run.yaml --set streams.max_bytes=8GB --json
 
 It reads the data, the model's configuration and its tokenizer, no weights, and starts no server. All figures are estimates
-of whole runs from their beginning, on the high side: a sampled response counts at its full length. The exit code is 1 when
+of whole runs from their beginning: a sampled response counts at its full length. The exit code is 1 when
 the streams' limit, the disk or the memory will not do; what to change is named.`
 }
 
@@ -131,7 +131,7 @@ func planText(r plan.Run, s schemas.Spec) string {
 		fmt.Fprintf(&b, format, args...)
 		b.WriteByte('\n')
 	}
-	line("run", "%s: an estimate of the whole run, on the high side", r.Run)
+	line("run", "%s: an estimate of the whole run", r.Run)
 	line("data", "%s: %s", s.Data.Train, r.Data)
 	line("iterations", "%d, each of %d pairs; %d pairs in all", r.Iterations, r.Pairs, r.AllPairs)
 	steps := fmt.Sprintf("%d in each iteration", r.Steps)
