@@ -231,12 +231,16 @@ func (b *beater) open(ctx context.Context, c *Conn) (err error) {
 
 // remove takes the key away; the server forgets it by itself when that fails.
 func (b *beater) remove(p *Presence) {
-	if b.workers == nil || !p.conn.nc.IsConnected() {
+	if !p.conn.nc.IsConnected() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
 	defer cancel()
-	if err := b.workers.Purge(ctx, p.key); err != nil {
+	err := b.open(ctx, p.conn) // the last beat may have been cut off, and have forgotten the buckets
+	if err == nil {
+		err = b.workers.Purge(ctx, p.key)
+	}
+	if err != nil {
 		p.conn.log.Debug().Err(err).Str("stage", p.worker.Stage).Msg("left a worker's key to the server")
 	}
 }
