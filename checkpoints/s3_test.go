@@ -39,7 +39,11 @@ func startMinIO(t *testing.T, env ...string) (endpoint string) {
 	t.Helper()
 	binary := os.Getenv("LDALIGN_MINIO")
 	if binary == "" {
-		binary = filepath.Join("..", ".native", "servers", "minio")
+		native := os.Getenv("LDALIGN_NATIVE")
+		if native == "" {
+			native = filepath.Join("..", ".native")
+		}
+		binary = filepath.Join(native, "servers", "minio")
 	}
 	if _, err := os.Stat(binary); err != nil {
 		t.Fatalf("no MinIO server to test against: run ops/native/servers.sh, or name one by LDALIGN_MINIO: %v", err)
