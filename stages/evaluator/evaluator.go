@@ -109,8 +109,8 @@ func (s *Stage) evaluate(ctx context.Context, c *events.Checkpoint) (*events.Res
 		}
 	}
 	blob, err := s.checkpoints.PutBlob(ctx, s.spec.Run, lines.Bytes())
-	if err != nil {
-		return nil, err
+	if err != nil { // the store's fault, as in policy.Use
+		return nil, &schemas.Unable{Err: fmt.Errorf("evaluator: checkpoint %.12s: %w", c.GetDigest(), err)}
 	}
 	metrics := Summarise(details, s.spec.Evaluation.Scorer)
 	if refused := len(s.records) - len(details); refused > 0 {

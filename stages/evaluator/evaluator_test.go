@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -210,5 +212,27 @@ func TestMissingCheckpointIsNamed(t *testing.T) {
 	_, errs := open(t, f, heldOut(t, 1)).Process(t.Context(), []*events.Checkpoint{{Run: "r", Kind: "policy", Digest: digest}})
 	if !errors.Is(errs[0], checkpoints.ErrNoCheckpoint) || !strings.Contains(errs[0].Error(), digest[:12]) {
 		t.Errorf("got %v, want an error that names the checkpoint", errs[0])
+	}
+}
+
+// TestStoreAway: a result whose details cannot be stored is no fault of the checkpoint: it waits for the store.
+func TestStoreAway(t *testing.T) {
+	f := stagetest.New(t, func(s *schemas.Spec) { s.Objective.Kind = "spin" }) // without a guide
+	m := f.Policy(0, 1)
+	details := filepath.Join(f.Dir, "runs", f.Spec.Run, "details")
+	if err := os.WriteFile(details, nil, 0o600); err != nil { // where the folder would be
+		t.Fatal(err)
+	}
+	s := open(t, f, heldOut(t, 2))
+	in := []*events.Checkpoint{checkpoints.Event(m)}
+	var unable *schemas.Unable
+	if _, errs := s.Process(t.Context(), in); !errors.As(errs[0], &unable) || unable.Lasting {
+		t.Errorf("without the store: %v", errs[0])
+	}
+	if err := errors.Join(os.Remove(details), os.Mkdir(details, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if out, errs := s.Process(t.Context(), in); errs[0] != nil || out[0].GetDetails() == "" {
+		t.Errorf("with the store again: %v", errs[0])
 	}
 }
