@@ -24,8 +24,6 @@ const (
 	StateWaiting = "waiting"
 	// StateRetrying: something failed and is tried again after a pause.
 	StateRetrying = "retrying"
-	// StateBlocked: by back-pressure: what comes after it is too far behind.
-	StateBlocked = "back-pressure"
 	// StatePaused: by Pause.
 	StatePaused = "paused"
 )
