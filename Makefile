@@ -58,11 +58,11 @@ test-integration: build ## tests with a real nats-server and MinIO as processes 
 	@$(call say,integration tests)
 	@$(env); $(call tests_with,^//go:build integration) | xargs go test -tags integration -p 1 -count 1 -timeout 30m
 
-chaos-trainer: native ## the trainer's process killed 25 times, its result compared with an undisturbed run's (about 2 minutes)
+chaos-trainer: native ## the trainer's process killed 25 times, its result compared with an undisturbed run's
 	@$(call say,25 kills of the trainer)
 	@$(env); go test ./cmd/ldalign -run '^TestTrainerKilled$$' -count 1 -v -kills 25
 
-chaos: build ## 210 faults on a whole cluster of processes and servers: kills, stops, cut wires, S3 that lies, full disks (as root; an hour)
+chaos: build ## 210 faults on a whole cluster of processes and servers: kills, stops, cut wires, S3 that lies, full disks (as root; about 16 minutes)
 	@ops/native/servers.sh
 	@$(env); LDALIGN_CHAOS_FAULTS=$${LDALIGN_CHAOS_FAULTS:-210} LDALIGN_CHAOS_DISKS=$$(mktemp -d) \
 		go test -tags integration -run TestChaosCluster -count 1 -timeout 90m -v ./cmd/ldalign
@@ -98,7 +98,7 @@ bench: native ## benchmarks of all packages
 # The peer's environment (torch and transformers, some GB) is made once; LDALIGN_PEER names the python of one that
 # is there. MODEL is a folder with a tokenizer of at most 49,152 tokens, such as SmolLM2-135M-Instruct; an 18 M Llama with
 # random weights is made beside it. BENCH has more arguments, as --only sampled --batch 32.
-bench-decode: build ## decoding and scoring beside transformers: make bench-decode MODEL=FOLDER (about 40 minutes)
+bench-decode: build ## decoding and scoring beside transformers: make bench-decode MODEL=FOLDER
 	@[ -n "$(MODEL)" ] || { echo "bench-decode: MODEL=FOLDER names a model, such as SmolLM2-135M-Instruct" >&2; exit 2; }
 	@folder="$(LDALIGN_NATIVE)/bench"; peer="$${LDALIGN_PEER:-}"; mkdir -p "$$folder"; \
 	if [ -z "$$peer" ]; then \
