@@ -16,9 +16,9 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
-// joined starts ranks in this process, each with an engine of its own, as processes would be. stop, not nil, is called by
-// rank 1 when it has joined, with what ends it without a word.
-func joined(t *testing.T, stop func(leave func())) func(context.Context, int) (*tensor.Group, func() error, error) {
+// joined starts ranks in this process, each with an engine of its own, as processes would be. When life, theirs, ends they
+// leave at their next operation, without a word.
+func joined(life context.Context, t *testing.T) func(context.Context, int) (*tensor.Group, func() error, error) {
 	const patience = time.Minute
 	return func(_ context.Context, n int) (*tensor.Group, func() error, error) {
 		host, err := tensor.HostMeeting("127.0.0.1", patience)
@@ -39,10 +39,7 @@ func joined(t *testing.T, stop func(leave func())) func(context.Context, int) (*
 					return err
 				}
 				defer group.Close()
-				if stop != nil {
-					stop(func() { go group.Close() })
-				}
-				return Follow(context.Background(), engine, group)
+				return Follow(life, engine, group)
 			})
 		}
 		group, err := host.Join(0, n)
@@ -60,7 +57,7 @@ func joined(t *testing.T, stop func(leave func())) func(context.Context, int) (*
 func (w *world) trainWith(ctx context.Context, spec schemas.Spec, ranks int, meter meterFunc) error {
 	spec.Training.Ranks = ranks
 	trainer := w.trainer(spec, meter)
-	trainer.Ranks = joined(w.t, nil)
+	trainer.Ranks = joined(context.Background(), w.t)
 	return trainer.Run(ctx)
 }
 
@@ -185,13 +182,14 @@ func TestRankThatDies(t *testing.T) {
 	spec := ranked("dies")
 	w.publishPrompts(spec.Run, 0, 1, 2, 3, 4, 5)
 	spec.Training.Ranks = 2
-	var leave func()
+	life, die := context.WithCancel(t.Context())
+	defer die()
 	trainer := w.trainer(spec, func(work string, done, _ int) {
 		if work == "train sft 0" && done == 2 {
-			leave()
+			die() // before rank 0 orders the next step
 		}
 	})
-	trainer.Ranks = joined(t, func(f func()) { leave = f })
+	trainer.Ranks = joined(life, t)
 	err := trainer.Run(t.Context())
 	if !errors.Is(err, tensor.ErrGroup) || !strings.Contains(err.Error(), "goes on from its last state by the same command") {
 		t.Fatalf("got %v, want ErrGroup and what to do", err)
