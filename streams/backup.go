@@ -137,7 +137,7 @@ func (c *Conn) Load(ctx context.Context, kind schemas.Kind, run string, r io.Rea
 	}
 	now := map[string]uint64{}
 	err := c.scan(ctx, scan{stream: StreamName(kind), subject: schemas.RunSubjects(kind, run), ids: true}, func(e entry) error {
-		if id := e.header.Get(headerID); now[id] == 0 {
+		if id := incarnate(e.header.Get(headerID), 0); now[id] == 0 {
 			now[id] = e.seq
 		}
 		return nil
@@ -148,7 +148,7 @@ func (c *Conn) Load(ctx context.Context, kind schemas.Kind, run string, r io.Rea
 	moves := make([]move, len(ids))
 	for i, id := range ids {
 		if moves[i] = (move{from[i], now[id]}); moves[i].to == 0 {
-			return failed(fmt.Errorf("message %s was not stored: the server has had it before, take another server", id))
+			return failed(fmt.Errorf("message %s was not stored: another process has deleted it", id))
 		}
 	}
 	moved[kind] = moves
@@ -160,7 +160,7 @@ var ErrBackup = errors.New("streams: bad backup")
 
 // moved is the message with the positions that it names where they are now.
 func (s savedMessage) moved(kind schemas.Kind, moved Moved) (*nats.Msg, error) {
-	msg := envelope(s.Subject, s.Header.Get(headerID), s.Data)
+	msg := envelope(s.Subject, incarnate(s.Header.Get(headerID), 0), s.Data)
 	for _, name := range []string{headerRedriven, headerParent} {
 		if value := s.Header.Get(name); value != "" {
 			msg.Header.Set(name, value)

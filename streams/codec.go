@@ -152,7 +152,7 @@ func parentOf(header nats.Header) (kind schemas.Kind, seq uint64, ok bool) {
 }
 
 // messageID is what the stream deduplicates by: <kind>:<run>:<id>. The run is in it because ids such as a control
-// message's are unique in their run only.
+// message's are unique in their run only. Where a run of that name was deleted before, it is sent as <run>~<incarnation>.
 func messageID(kind schemas.Kind, run, id string) string { return string(kind) + ":" + run + ":" + id }
 
 // idOf takes the id out of a messageID, also of a redriven message. Empty when the header holds none of ours.

@@ -62,6 +62,8 @@ type Conn struct {
 	log    zerolog.Logger
 	closed chan struct{} // closed when nc is
 	worker string        // host/pid of this process
+
+	incarnations incarnations
 }
 
 // Open connects to the server at o.URL, or starts the embedded one on o.Dir. Errors: ErrInUse (naming the holder),
@@ -130,7 +132,10 @@ func connect(ctx context.Context, o Options, url string, server *embedded, more 
 				c.log.Warn().Err(err).Msg("lost the NATS server, reconnecting")
 			}
 		}),
-		nats.ReconnectHandler(func(*nats.Conn) { c.log.Info().Msg("reconnected to the NATS server") }),
+		nats.ReconnectHandler(func(*nats.Conn) {
+			c.incarnations.forget("")
+			c.log.Info().Msg("reconnected to the NATS server")
+		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			c.log.Warn().Err(err).Msg("NATS connection error")
 		}),

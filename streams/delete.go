@@ -2,7 +2,6 @@ package streams
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -17,8 +16,6 @@ import (
 const (
 	// purgedBucket counts, by stream, the messages of deleted runs: holes in the log that nobody need worry about.
 	purgedBucket = "ldalign-purged"
-	// deletedBucket holds when runs were deleted, for as long as streams remember their ids.
-	deletedBucket = "ldalign-deleted"
 )
 
 // RunSize is what the streams hold of a run.
@@ -48,17 +45,10 @@ func (c *Conn) SizeOf(ctx context.Context, run string) ([]RunSize, error) {
 
 // DeleteRun removes a run from the streams: its messages, its stages' consumers, and what is kept of it beside them. The
 // caller holds the run's lease, and no worker of it is alive. The message that declares the run goes last, so that an
-// interrupted deletion can be repeated.
+// interrupted deletion can be repeated. A run of the same name may begin at once: see incarnation.
 func (c *Conn) DeleteRun(ctx context.Context, run string) error {
 	failed := func(err error) error { return fmt.Errorf("streams: delete run %s: %w", run, err) }
-	deleted, err := c.bucket(ctx, deletedBucket, "when runs were deleted", dedupWindow)
-	if err == nil {
-		var value []byte
-		if value, err = json.Marshal(time.Now().UTC()); err == nil {
-			_, err = deleted.Put(ctx, run, value)
-		}
-	}
-	if err != nil {
+	if err := c.reincarnate(ctx, run); err != nil {
 		return failed(err)
 	}
 	for _, kind := range schemas.Kinds() { // control is the last of them
@@ -145,29 +135,6 @@ func (c *Conn) purged(ctx context.Context, stream string) uint64 {
 		return 0
 	}
 	return n
-}
-
-// Reusable is nil, or says why a run cannot have this name now: one of that name was deleted, and the server still
-// remembers the ids of its messages, so that equal ones of the new run would not be stored. A server that was started
-// again has forgotten them.
-func (c *Conn) Reusable(ctx context.Context, run string) error {
-	kv, err := c.js.KeyValue(ctx, deletedBucket)
-	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("streams: run %s: %w", run, err)
-	}
-	entry, err := kv.Get(ctx, run)
-	if errors.Is(err, jetstream.ErrKeyNotFound) || err == nil && c.server != nil && entry.Created().Before(c.server.started) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("streams: run %s: %w", run, err)
-	}
-	return fmt.Errorf("streams: a run %s was deleted at %s, and the NATS server remembers its messages for %v: take another "+
-		"name, or restart the server and remove the key %s from its bucket %s", run, entry.Created().UTC().Format(time.RFC3339),
-		dedupWindow, run, deletedBucket)
 }
 
 // Idle is nil when nobody works on a run; else it names who does.

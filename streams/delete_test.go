@@ -4,10 +4,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/ldalign/ldalign/schemas"
 )
 
-// A deleted run leaves nothing, its neighbours stay whole, and its name cannot be had while the server remembers its ids.
+// A deleted run leaves nothing, its neighbours stay whole, and a run of its name may begin at once, although the server
+// still remembers its ids: nothing of the new run is taken for a repetition.
 func TestDeleteRun(t *testing.T) {
 	dir := t.TempDir()
 	c := openIn(t, dir, quick)
@@ -58,21 +61,67 @@ func TestDeleteRun(t *testing.T) {
 	if purged := c.purged(ctx, StreamName(schemas.Prompts)); purged != n {
 		t.Errorf("%d holes are known, want %d", purged, n)
 	}
-	if err := c.Reusable(ctx, "r"); err == nil || !strings.Contains(err.Error(), "take another name") {
-		t.Errorf("its name: %v", err)
+	// a connection of another process, which knew the old run
+	other, err := Attach(ctx, dir, Options{Limits: quick, Log: testLog(t)})
+	if err != nil {
+		t.Fatal(err)
 	}
-	if err := c.Reusable(ctx, "other"); err != nil {
-		t.Error(err)
+	t.Cleanup(func() {
+		if err := other.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	for incarnation := range 3 {
+		for _, by := range []*Conn{c, other, c} { // again what is there is stored once
+			publish(t, by, schemas.Prompts, promptList("r", 0, n)...)
+			publish(t, by, schemas.Control, closedAt("r", 0, n))
+		}
+		stop := start(t, other, s, answer)
+		await(t, c, schemas.Pairs, "r", n)
+		settled(t, c, s)
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		for _, kind := range []schemas.Kind{schemas.Prompts, schemas.Pairs} {
+			got := stored(t, c, kind, "r")
+			if len(got) != n || got[0].Message.ID() != pairID(0) {
+				t.Errorf("incarnation %d: %d %s: %v", incarnation+1, len(got), kind, got)
+			}
+		}
+		audits, err := c.Audit(ctx, "r", AuditOptions{Iteration: AllIterations, Source: schemas.Pairs})
+		if err != nil || len(audits) != 1 || !audits[0].Balances() || audits[0].Ready != n || audits[0].Duplicates != 0 {
+			t.Errorf("incarnation %d: %+v, %v", incarnation+1, audits, err)
+		}
+		if err := c.DeleteRun(ctx, "r"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
 	}
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
 	again := openIn(t, dir, quick)
-	if err := again.Reusable(ctx, "r"); err != nil {
-		t.Errorf("after the server was started again: %v", err)
-	}
 	publish(t, again, schemas.Prompts, promptList("r", 0, n)...)
 	if got := stored(t, again, schemas.Prompts, "r"); len(got) != n {
 		t.Errorf("a new run of that name has %d prompts", len(got))
+	}
+}
+
+// Ids with and without an incarnation name the same message, and what is not ours is left alone.
+func TestIncarnate(t *testing.T) {
+	for id, want := range map[string][2]string{
+		"prompts:r:p1":     {"prompts:r:p1", "prompts:r~2:p1"},
+		"prompts:r~7:p1#3": {"prompts:r:p1#3", "prompts:r~2:p1#3"},
+		"foreign":          {"foreign", "foreign"},
+		"":                 {"", ""},
+	} {
+		if first, third := incarnate(id, 0), incarnate(id, 2); first != want[0] || third != want[1] {
+			t.Errorf("%q: %q and %q, want %q", id, first, third, want)
+		}
+	}
+	if id := idOf(nats.Header{headerID: {"pairs:r~2:p1#3"}}); id != "p1" {
+		t.Errorf("the pair is %q", id)
 	}
 }

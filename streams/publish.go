@@ -62,6 +62,18 @@ func (c *Conn) Publish(ctx context.Context, kind schemas.Kind, msgs ...events.Me
 
 // send stores sealed messages of one kind.
 func (c *Conn) send(ctx context.Context, kind schemas.Kind, msgs []*nats.Msg) error {
+	for _, m := range msgs {
+		id := m.Header.Get(headerID)
+		run := runOf(id)
+		if run == "" {
+			continue
+		}
+		n, err := c.incarnation(ctx, run)
+		if err != nil {
+			return err
+		}
+		m.Header.Set(headerID, incarnate(id, n))
+	}
 	for part := range slices.Chunk(msgs, window) {
 		if err := c.sendWindow(ctx, StreamName(kind), part); err != nil {
 			return fmt.Errorf("streams: publish to %s: %w", StreamName(kind), err)

@@ -179,6 +179,7 @@ func (c *Conn) RunRefilling(ctx context.Context, s Stage, process Refilling) err
 	if err != nil {
 		return err
 	}
+	c.incarnations.forget(s.Run)
 	r := &runner{
 		Conn: c, stage: s, process: process, failures: map[uint64]int{}, ending: ctx.Done(),
 		log: c.log.With().Str("stage", s.Name).Str("run", s.Run).Logger(),

@@ -176,9 +176,6 @@ func (c *restoreCommand) Run(ctx context.Context, e *env) (err error) {
 	if _, err := n.spec(ctx, b.Run); !errors.Is(err, streams.ErrNotFound) {
 		return errors.Join(err, fmt.Errorf("run %s is there already: `ldalign runs delete %s` removes it", b.Run, b.Run))
 	}
-	if err := n.streams.Reusable(ctx, b.Run); err != nil {
-		return err
-	}
 	lease, err := n.streams.AcquireLease(ctx, b.Run, holder(), restoreTTL)
 	if err != nil {
 		return err

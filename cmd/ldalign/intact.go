@@ -39,8 +39,5 @@ func (n *node) intact(ctx context.Context, run string) error {
 	if !declared && (len(manifests) > 1 || len(manifests) == 1 && manifests[0].Kind != checkpoints.Policy) {
 		return fmt.Errorf("the streams have nothing of run %s, of which the store has %d checkpoints: %s", run, len(manifests), remedy)
 	}
-	if !declared {
-		return n.streams.Reusable(ctx, run)
-	}
 	return nil
 }
