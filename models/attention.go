@@ -3,17 +3,17 @@ package models
 import "github.com/ldalign/ldalign/models/tensor"
 
 // attention lets one layer's queries meet keys and values: q [B, Heads, T, D], k and v [B, KVHeads, T, D] ->
-// [B, Heads, T, D].
-type attention func(layer int, q, k, v *tensor.Tensor) *tensor.Tensor
+// [B, Heads, T, D], in the layer's scope.
+type attention func(s *tensor.Scope, layer int, q, k, v *tensor.Tensor) *tensor.Tensor
 
 // causal is attention within whole sequences, each position to itself and those before it, in a local layer to no more
 // than the window.
-func (c Config) causal(s *tensor.Scope) attention {
+func (c Config) causal() attention {
 	scale := 0.0 // the usual one
 	if c.QueryScalar > 0 {
 		scale = c.attentionScale()
 	}
-	return func(layer int, q, k, v *tensor.Tensor) *tensor.Tensor {
+	return func(s *tensor.Scope, layer int, q, k, v *tensor.Tensor) *tensor.Tensor {
 		if group := q.Size(1) / max(k.Size(1), 1); group > 1 { // each key-value head serves consecutive query heads
 			k, v = k.RepeatInterleave(group, 1), v.RepeatInterleave(group, 1)
 		}

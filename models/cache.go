@@ -110,8 +110,8 @@ func (c *Cache) Step(s *tensor.Scope, tokens []Token, rows int) *tensor.Tensor {
 	var h *tensor.Tensor
 	err := s.NoGrad(func(s *tensor.Scope) error {
 		slot, position := s.FromInt64(slots, int64(rows)), s.FromInt64(positions, int64(rows))
-		p := pass{packed: c.m.packed, adapted: c.m.adapter.byWeight(), positions: position}
-		p.attend = func(layer int, q, k, v *tensor.Tensor) *tensor.Tensor {
+		p := pass{scope: s, packed: c.m.packed, adapted: c.m.adapter.byWeight(), positions: position}
+		p.attend = func(_ *tensor.Scope, layer int, q, k, v *tensor.Tensor) *tensor.Tensor {
 			c.layers[layer].Store(k, v, slot, position)
 			return c.layers[layer].Attend(q, slot, position, int64(c.m.cfg.window(layer)), c.m.cfg.attentionScale())
 		}

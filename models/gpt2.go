@@ -106,12 +106,12 @@ func (g *gpt2) hidden(x *tensor.Tensor, p pass) *tensor.Tensor {
 		x = x.Add(g.positions.Embedding(p.positions).Unsqueeze(1).To(x.DType()))
 	}
 	for i, layer := range g.layers {
-		x = p.block(x, func(x *tensor.Tensor) *tensor.Tensor {
+		x = p.block(x, func(s *tensor.Scope, x *tensor.Tensor) *tensor.Tensor {
 			qkv := p.linear(layer.attentionNorm.normalise(x, cfg.NormEps), layer.qkv)
 			part := func(n int64) *tensor.Tensor {
 				return splitHeads(qkv.Narrow(-1, n*width, width), cfg.Heads, cfg.HeadDim).Transpose(1, 2)
 			}
-			a := p.attend(i, part(0), part(1), part(2))
+			a := p.attend(s, i, part(0), part(1), part(2))
 			x = x.Add(p.linear(mergeHeads(a), layer.attentionOut))
 			return x.Add(p.linear(p.linear(layer.forwardNorm.normalise(x, cfg.NormEps), layer.in).GeluTanh(), layer.out))
 		})

@@ -171,13 +171,13 @@ func (l *llama) hidden(x *tensor.Tensor, p pass) *tensor.Tensor {
 		gate = p.geluMul
 	}
 	for i, layer := range l.layers {
-		x = p.block(x, func(x *tensor.Tensor) *tensor.Tensor {
+		x = p.block(x, func(s *tensor.Scope, x *tensor.Tensor) *tensor.Tensor {
 			h := p.rmsNorm(x, layer.attentionNorm)
 			q := p.rmsNorm(splitHeads(p.linear(h, layer.q), cfg.Heads, cfg.HeadDim), layer.qNorm)
 			k := p.rmsNorm(splitHeads(p.linear(h, layer.k), cfg.KVHeads, cfg.HeadDim), layer.kNorm)
 			v := splitHeads(p.linear(h, layer.v), cfg.KVHeads, cfg.HeadDim)
 			q, k = p.rotate(q, layer.rope), p.rotate(k, layer.rope)
-			a := p.attend(i, q.Transpose(1, 2), k.Transpose(1, 2), v.Transpose(1, 2))
+			a := p.attend(s, i, q.Transpose(1, 2), k.Transpose(1, 2), v.Transpose(1, 2))
 			x = x.Add(p.rmsNorm(p.linear(mergeHeads(a), layer.o), layer.attentionOutNorm))
 
 			h = p.rmsNorm(x, layer.forwardNorm)

@@ -230,7 +230,7 @@ func (m *Model) inVocabulary(s *tensor.Scope, ids *tensor.Tensor) {
 // Hidden runs the layers and the final norm over whole sequences: emb [B, T, H] -> [B, T, H]. Position t sees positions
 // up to t. T must not be above Config.MaxLength.
 func (m *Model) Hidden(s *tensor.Scope, emb *tensor.Tensor) *tensor.Tensor {
-	return m.hidden(s, emb, m.cfg.causal(s))
+	return m.hidden(s, emb, m.cfg.causal())
 }
 
 // HiddenWith is Hidden with one more key and value in front of every layer's own, which all positions see: memory
@@ -238,13 +238,15 @@ func (m *Model) Hidden(s *tensor.Scope, emb *tensor.Tensor) *tensor.Tensor {
 // sequence begins at 0 as without it. A local layer sees it from within its window alone.
 func (m *Model) HiddenWith(s *tensor.Scope, emb, memory *tensor.Tensor) *tensor.Tensor {
 	// Three more behind keep the length a multiple of 4 where it was one: for others, a row's last bit hung on its place.
-	join := func(front, x *tensor.Tensor) *tensor.Tensor { return s.Cat(2, front, x, front, front, front) }
-	attend := m.cfg.causal(s)
-	return m.hidden(s, emb, func(layer int, q, k, v *tensor.Tensor) *tensor.Tensor {
+	join := func(s *tensor.Scope, front, x *tensor.Tensor) *tensor.Tensor {
+		return s.Cat(2, front, x, front, front, front)
+	}
+	attend := m.cfg.causal()
+	return m.hidden(s, emb, func(s *tensor.Scope, layer int, q, k, v *tensor.Tensor) *tensor.Tensor {
 		more := splitHeads(memory.Narrow(1, int64(layer), 1), m.cfg.KVHeads, m.cfg.HeadDim).Transpose(1, 2) // [B, KVHeads, 1, D]
 		// A query in front, whose answer is thrown away, makes position t see the memory and the positions up to t by the
 		// rule of causal attention, for which there is a fast kernel, as there is none for a mask.
-		a := attend(layer, join(q.Narrow(2, 0, 1), q), join(more, k), join(more, v))
+		a := attend(s, layer, join(s, q.Narrow(2, 0, 1), q), join(s, more, k), join(s, more, v))
 		return a.Narrow(2, 1, q.Size(2))
 	})
 }
@@ -255,7 +257,8 @@ func (m *Model) hidden(s *tensor.Scope, emb *tensor.Tensor, attend attention) *t
 		s.Fail(fmt.Errorf("%w: %d positions, the model takes %d", ErrSequence, n, m.cfg.MaxLength()))
 	}
 	m.net.reach(s, int(emb.Size(1)))
-	return m.net.hidden(emb, pass{attend: attend, adapted: m.adapter.byWeight()})
+	emb = emb.Reshape(emb.Size(0), emb.Size(1), emb.Size(2)) // the caller's own is not for a pass to free
+	return m.net.hidden(emb, pass{scope: s, attend: attend, adapted: m.adapter.byWeight()})
 }
 
 // whole makes the scope of a packed model fail: it computes by token only.

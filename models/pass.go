@@ -14,6 +14,8 @@ type linear struct {
 // 0 to T-1: that is the guide. Or by token, x [M, 1, H], each at a position of its own in a row of its own: that is
 // generating and scoring, see Cache, and training, see TrainLogProbs.
 type pass struct {
+	// scope is where a layer's result goes, see block.
+	scope  *tensor.Scope
 	attend attention
 	// positions is Int64 [M] by token, nil for whole sequences.
 	positions *tensor.Tensor
@@ -27,6 +29,21 @@ type pass struct {
 
 // fast tells whether the by-token kernels are used: on the CPU in Float32, as a packed model is.
 func (p pass) fast() bool { return p.packed != nil || p.train != nil && p.train.kernels }
+
+// block is f(x) for one of a network's layers. Of it nothing stays but the result and, where gradients flow, what the way
+// back needs. x is freed.
+func (p pass) block(
+	x *tensor.Tensor, f func(s *tensor.Scope, x *tensor.Tensor) *tensor.Tensor,
+) *tensor.Tensor {
+	var y *tensor.Tensor
+	if p.train != nil && p.train.how.Recompute {
+		y = p.scope.Recompute(x, f)
+	} else {
+		y = p.scope.Result(func(s *tensor.Scope) *tensor.Tensor { return f(s, x) })
+	}
+	x.Free()
+	return y
+}
 
 // linear is x·weightᵀ + bias, and the layer's low-rank update where an adapter has one: x [..., In] -> [..., Out].
 func (p pass) linear(x *tensor.Tensor, l linear) *tensor.Tensor {

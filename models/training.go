@@ -155,9 +155,9 @@ func PackedTokens(rows []Sequence) int {
 func (m *Model) trainingPass(s *tensor.Scope, f *flat, how Compute) pass {
 	p := pass{
 		adapted: m.adapter.byWeight(), positions: s.FromInt64(f.positions, int64(len(f.positions))),
-		train: &training{scope: s, how: how, kernels: m.eng.Device() == tensor.CPU && m.dtype == tensor.Float32 && !how.BFloat16},
+		scope: s, train: &training{how: how, kernels: m.eng.Device() == tensor.CPU && m.dtype == tensor.Float32 && !how.BFloat16},
 	}
-	p.attend = func(layer int, q, k, v *tensor.Tensor) *tensor.Tensor {
+	p.attend = func(_ *tensor.Scope, layer int, q, k, v *tensor.Tensor) *tensor.Tensor {
 		a := tensor.PackedAttention(q.Squeeze(2), k.Squeeze(2), v.Squeeze(2), f.spans, m.cfg.window(layer), m.cfg.attentionScale())
 		return a.Unsqueeze(2)
 	}
@@ -166,23 +166,6 @@ func (m *Model) trainingPass(s *tensor.Scope, f *flat, how Compute) pass {
 
 // training is what a pass whose gradients flow has besides.
 type training struct {
-	scope   *tensor.Scope
 	how     Compute
 	kernels bool // Float32 on the CPU
-}
-
-// block is f(x) for one of a network's layers, of which nothing stays but the result and, in training, what the way back
-// needs. x is not to be used behind it.
-func (p pass) block(x *tensor.Tensor, f func(x *tensor.Tensor) *tensor.Tensor) *tensor.Tensor {
-	if p.train == nil {
-		return f(x)
-	}
-	var y *tensor.Tensor
-	if p.train.how.Recompute {
-		y = p.train.scope.Recompute(x, func(_ *tensor.Scope, x *tensor.Tensor) *tensor.Tensor { return f(x) })
-	} else {
-		y = p.train.scope.Result(func(*tensor.Scope) *tensor.Tensor { return f(x) })
-	}
-	x.Free()
-	return y
 }
