@@ -14,9 +14,10 @@ import (
 	"strings"
 )
 
-// Backup copies the checkpoints of a run into a folder: manifests, the blobs that they name, details. Blobs are verified on
-// the way; one that is there already is not copied again, so an interrupted backup goes on. Manifests of superseded
-// states are copied although their blobs are gone. onBytes is told of what was copied.
+// Backup copies the checkpoints of a run into a folder: manifests, the blobs that they name, details, and notes of what
+// retention has removed. Blobs are verified on the way; one that is there already is not copied again, so an interrupted
+// backup goes on. Manifests of superseded states, and of policies whose weights were removed, are copied although their blobs
+// are gone. onBytes is told of what was copied.
 func (r *Repository) Backup(ctx context.Context, run, dir string, onBytes func(int64)) error {
 	failed := func(err error) error { return fmt.Errorf("checkpoints: back up run %s: %w", run, err) }
 	manifests, err := r.List(ctx, run)
@@ -30,23 +31,28 @@ func (r *Repository) Backup(ctx context.Context, run, dir string, onBytes func(i
 			if errors.Is(err, ErrCorrupt) && m.Kind == State {
 				continue // pruned
 			}
+			if err = r.explained(ctx, m, err); errors.Is(err, ErrExpired) {
+				continue
+			}
 			if err != nil {
 				return failed(err)
 			}
 		}
 	}
-	details, err := r.store.List(ctx, detailKey(run, ""))
-	if err != nil {
-		return failed(err)
-	}
-	for _, key := range details {
-		size, err := r.store.Stat(ctx, key)
-		if err == nil {
-			path := filepath.Join(dir, "details", filepath.Base(key))
-			err = copyOnce(path, size, onBytes, func() (io.ReadCloser, error) { return r.store.Get(ctx, key) })
-		}
+	for _, beside := range []struct{ folder, prefix string }{{"details", detailKey(run, "")}, {"expired", expiredKey(run, "")}} {
+		keys, err := r.store.List(ctx, beside.prefix)
 		if err != nil {
 			return failed(err)
+		}
+		for _, key := range keys {
+			size, err := r.store.Stat(ctx, key)
+			if err == nil {
+				path := filepath.Join(dir, beside.folder, filepath.Base(key))
+				err = copyOnce(path, size, onBytes, func() (io.ReadCloser, error) { return r.store.Get(ctx, key) })
+			}
+			if err != nil {
+				return failed(err)
+			}
 		}
 	}
 	for _, m := range manifests { // last: what they name is there
@@ -110,6 +116,15 @@ func (r *Repository) Restore(
 			}
 		}
 	}
+	notes, err := filesIn(filepath.Join(dir, "expired"))
+	if err != nil {
+		return failed(err)
+	}
+	for _, name := range notes {
+		if err := r.restoreNote(ctx, run, dir, name); err != nil {
+			return failed(err)
+		}
+	}
 	names, err := filesIn(filepath.Join(dir, "checkpoints"))
 	if err != nil {
 		return failed(err)
@@ -134,6 +149,23 @@ func (r *Repository) Restore(
 		}
 	}
 	return nil
+}
+
+// restoreNote restores the note that a checkpoint's weights were removed.
+func (r *Repository) restoreNote(ctx context.Context, run, dir, digest string) error {
+	f, err := os.Open(filepath.Join(dir, "expired", digest))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if !validSHA256.MatchString(digest) || info.Size() > maxReason {
+		return fmt.Errorf("%w: %s is no note of a checkpoint", ErrCorrupt, f.Name())
+	}
+	return r.store.Put(ctx, expiredKey(run, digest), f, info.Size())
 }
 
 // restoreFile stores a file whose name is its sha256.

@@ -222,7 +222,8 @@ func (r *Repository) copyTo(ctx context.Context, run string, f File, w *os.File)
 }
 
 // Folder gives a folder below the cache folder in which the checkpoint's files stand under their names: a Hugging Face
-// folder to load from, made of links to Local files. It must not be written to.
+// folder to load from, made of links to Local files. It must not be written to. ErrExpired when its weights were removed by
+// retention.
 func (r *Repository) Folder(ctx context.Context, m Manifest) (string, error) {
 	if r.cache == "" {
 		return "", errors.New("checkpoints: no cache folder was given")
@@ -246,16 +247,16 @@ func (r *Repository) Folder(ctx context.Context, m Manifest) (string, error) {
 		return os.Symlink(local, path)
 	})
 	if err != nil {
-		return "", err
+		return "", r.explained(ctx, m, err)
 	}
 	return dir, nil
 }
 
 // Materialise writes the checkpoint's files under their names into a folder, which is made if it is missing: the layout
 // of Hugging Face. The files are verified copies, the caller's to change. Each is whole or not there; one that stands
-// there under the same name is replaced.
+// there under the same name is replaced. ErrExpired as Folder.
 func (r *Repository) Materialise(ctx context.Context, m Manifest, dir string) error {
-	return r.place(m, dir, func(f File, path string) error {
+	err := r.place(m, dir, func(f File, path string) error {
 		w, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 		if err != nil {
 			return writeError(f.Name, dir, err)
@@ -263,6 +264,7 @@ func (r *Repository) Materialise(ctx context.Context, m Manifest, dir string) er
 		defer w.Close()
 		return r.copyTo(ctx, m.Run, f, w)
 	})
+	return r.explained(ctx, m, err)
 }
 
 // place makes each file of the manifest under a temporary name and renames it.

@@ -122,7 +122,10 @@ func (r *Repository) objects(ctx context.Context, run string) ([]string, error) 
 		return nil, err
 	}
 	var keys []string
-	for _, prefix := range []string{manifestPrefix(run), blobKey(run, ""), detailKey(run, ""), "runs/" + run + "/machines/"} {
+	for _, prefix := range []string{
+		manifestPrefix(run), blobKey(run, ""), detailKey(run, ""), "runs/" + run + "/machines/",
+		expiredKey(run, ""),
+	} {
 		found, err := r.store.List(ctx, prefix)
 		if err != nil {
 			return nil, err

@@ -42,8 +42,8 @@ func Resolve(spec Spec, threads int) Spec {
 }
 
 // Digest is the sha256, in hexadecimal, of everything in a resolved spec that can change a result. The run's name,
-// streams, servers, compute.threads, training.checkpoint_every, keep_states and ranks are left out. A model or data file is
-// named by its path as written: the digest of its content stands in the run's first manifest.
+// retention, streams, servers, compute.threads, training.checkpoint_every, keep_states and ranks are left out. A model or
+// data file is named by its path as written: the digest of its content stands in the run's first manifest.
 func (s Spec) Digest() string {
 	var lines []string
 	walk(reflect.ValueOf(s), func(key string, v reflect.Value, tag reflect.StructTag, digested bool) {

@@ -50,7 +50,8 @@ func reach() map[string]Kind {
 		"objective": Scored, "objective.distance": Encoded, "objective.reference": Prompts,
 		"guide":      Pairs,
 		"generation": Prompts, "generation.samples_per_prompt": "",
-		"optimizer": Scored, "training": Scored, "evaluation": Scored, "compute": Scored, "streams": Scored, "servers": Scored,
+		"optimizer": Scored, "training": Scored, "evaluation": Scored, "compute": Scored,
+		"retention": Scored, "streams": Scored, "servers": Scored,
 	}
 }
 

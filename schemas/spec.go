@@ -24,6 +24,7 @@ type Spec struct {
 	Evaluation EvaluationSpec `yaml:"evaluation"`
 	Compute    ComputeSpec    `yaml:"compute"`
 	Source     *SourceSpec    `yaml:"source,omitempty"`
+	Retention  RetentionSpec  `yaml:"retention" digest:"-"`
 	Streams    StreamsSpec    `yaml:"streams" digest:"-"`
 	Servers    ServersSpec    `yaml:"servers" digest:"-"`
 }
@@ -322,6 +323,19 @@ type SourceSpec struct {
 	First uint64 `yaml:"first" json:"first,omitempty"`
 	// Last is the sequence at which they end: what was stored later is not read.
 	Last uint64 `yaml:"last" json:"last,omitempty"`
+}
+
+// RetentionSpec is what the run keeps of its past iterations. It is carried out when an iteration has made its policy, by the
+// trainer; what is still read stays until it is not: by a stage or an evaluation of this run, or by a run that replays it or
+// was forked from it. What was removed cannot be replayed, forked or exported any more. None of it changes a result.
+// docs/operations.md says more; `ldalign runs prune` does the same by hand.
+type RetentionSpec struct {
+	// Messages is how many of the newest finished iterations keep their prompts, pairs, latents and distances on the logs. 0
+	// keeps all. Control messages, checkpoints, results and dead letters stay.
+	Messages int `yaml:"messages"`
+	// Policies is how many of the newest policies keep their weights in the store. 0 keeps all. Of the others, manifest,
+	// configuration, tokenizer, records and batches stay.
+	Policies int `yaml:"policies"`
 }
 
 // StreamsSpec bounds the logs and the work in flight. None of it changes a result.

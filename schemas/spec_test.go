@@ -232,6 +232,8 @@ func TestDigestHoldsWhatChangesAResult(t *testing.T) {
 	}{
 		{"run=other", false},
 		{"streams.max_age=1h", false},
+		{"retention.messages=1", false},
+		{"retention.policies=1", false},
 		{"servers.nats=nats://host:4222", false},
 		{"training.checkpoint_every=7", false},
 		{"training.keep_states=7", false},
@@ -298,7 +300,7 @@ func TestSetErrors(t *testing.T) {
 		{"training.batch={", "--set: training.batch: not YAML: could not find flow mapping end token '}'"},
 		{"=5", "--set: unknown key; expected one of " +
 			"run, seed, iterations, model, data, objective, guide, generation, optimizer, training, evaluation, compute, " +
-			"source, streams, servers"},
+			"source, retention, streams, servers"},
 	} {
 		spec := parse(t, minimal)
 		err := schemas.Set(&spec, c.assignment)

@@ -85,6 +85,8 @@ func check(s *Spec) []Problem {
 	c.must(validDevice.MatchString(s.Compute.Device), "compute.device",
 		"%s is unknown; expected cpu, or cuda:N such as cuda:0", quoteShort(s.Compute.Device))
 	c.source(s)
+	c.atLeast("retention.messages", s.Retention.Messages, 0)
+	c.atLeast("retention.policies", s.Retention.Policies, 0)
 	c.streams(s)
 	c.servers(&s.Servers)
 	return c.problems

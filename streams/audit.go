@@ -69,7 +69,8 @@ type Balance struct {
 	Total  int
 	// Prompts, Pairs, Encoded and Scored count the pairs seen on each stream.
 	Prompts, Pairs, Encoded, Scored int
-	// Expired counts the pairs whose prompts retention has removed from the log (by age, from its beginning).
+	// Expired counts the pairs whose prompts retention has removed from the log: by age, from its beginning, or the whole
+	// iteration's (Expire).
 	Expired int
 	// Recorded tells that Trained is by the trainer's own record, not by what the log held.
 	Recorded bool
@@ -175,7 +176,9 @@ func (c *Conn) Audit(ctx context.Context, run string, o AuditOptions) ([]Balance
 	if o.Names == 0 {
 		o.Names = 20
 	}
-	a := auditor{Conn: c, run: run, o: o, announced: map[uint32]int{}, first: map[schemas.Kind]uint64{}}
+	a := auditor{
+		Conn: c, run: run, o: o, announced: map[uint32]int{}, expired: map[uint32]bool{}, first: map[schemas.Kind]uint64{},
+	}
 	balances, err := a.all(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("streams: audit %s: %w", run, err)
@@ -189,6 +192,7 @@ type auditor struct {
 	run       string
 	o         AuditOptions
 	announced map[uint32]int          // totals of closed iterations
+	expired   map[uint32]bool         // iterations of which retention has removed messages
 	first     map[schemas.Kind]uint64 // lowest position that retention has left
 	// done of total messages are read.
 	done, total uint64
@@ -202,8 +206,11 @@ func (a *auditor) all(ctx context.Context) ([]Balance, error) {
 		return nil, err
 	}
 	err = a.Read(ctx, schemas.Control, a.run, AllIterations, 0, func(r Received) error {
-		if m := r.Message.(*events.Control); m.GetKind() == ControlClosed {
+		switch m := r.Message.(*events.Control); m.GetKind() {
+		case ControlClosed:
 			a.announced[m.GetIteration()] = int(m.GetTotal())
+		case ControlExpired:
+			a.expired[m.GetIteration()] = true
 		}
 		return nil
 	})
@@ -286,6 +293,7 @@ func (a *auditor) audit(ctx context.Context, iteration uint32) (Balance, error) 
 		return Balance{}, err
 	}
 	b := newBook(a.o.Source, a.first, a.total)
+	b.removed = a.expired[iteration]
 	last := map[schemas.Kind]uint64{}
 	read := func(kind schemas.Kind, from uint64, bodies bool) error {
 		s := scan{
@@ -371,10 +379,7 @@ func (a *auditor) floors(ctx context.Context) (map[schemas.Kind]uint64, error) {
 			return nil, err
 		}
 		for i, info := range infos {
-			floor := info.AckFloor.Stream
-			if info.NumPending == 0 && info.NumAckPending == 0 {
-				floor = info.Delivered.Stream
-			}
+			floor := floorOf(info)
 			if i == 0 || floor < floors[kind] {
 				floors[kind] = floor
 			}

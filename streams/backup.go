@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/ldalign/ldalign/schemas"
@@ -201,7 +200,7 @@ func (c *Conn) SettleUpTo(ctx context.Context, run string, p Progress, moved Mov
 	}
 	upTo := moved.To(p.Kind, p.Settled)
 	for done := consumer.CachedInfo().AckFloor.Stream; done < upTo; {
-		batch, err := consumer.Fetch(window, jetstream.FetchMaxWait(requestTimeout))
+		batch, err := consumer.FetchNoWait(window) // all that it asks for is in the log
 		if err != nil {
 			return failed(err)
 		}

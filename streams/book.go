@@ -18,7 +18,9 @@ import (
 type book struct {
 	source schemas.Kind
 	first  map[schemas.Kind]uint64
-	marks  map[pairKey]mark
+	// removed tells that retention has removed messages of this iteration, whatever their places.
+	removed bool
+	marks   map[pairKey]mark
 	// odd are the ids that are not the 32 hexadecimal digits of schemas.PairID, by their hashes.
 	odd map[pairKey]string
 	// reasons of dead letters and of skipped pairs; marks hold their numbers, from 1.
@@ -119,7 +121,7 @@ func (b *book) see(kind schemas.Kind, e entry, policy string) {
 		from = kindBefore(kind)
 	}
 	if from != kind && m.on&bit(from) == 0 {
-		if first := b.first[from]; first > 1 && seq < first {
+		if first := b.first[from]; b.removed || first > 1 && seq < first {
 			m.flags |= expired
 		} else {
 			m.missing |= bit(from)
@@ -185,7 +187,7 @@ func (b *book) take(r Record, before *book) {
 		if m.flags&trained != 0 {
 			m.flags |= twice
 		}
-		if m.flags |= trained; m.on == 0 && b.first[b.source] > 1 {
+		if m.flags |= trained; m.on == 0 && (b.removed || b.first[b.source] > 1) {
 			m.flags |= expired
 		}
 		b.marks[k] = m
@@ -240,6 +242,9 @@ func (b *book) settle(out *Balance, r Record, floors map[schemas.Kind]uint64, mo
 	dead, skipped := map[string]int{}, map[string]int{}
 	source := bit(b.source)
 	for k, m := range b.marks {
+		if b.removed && (m.on&1 == 0 || m.on&source == 0) {
+			m.flags |= expired
+		}
 		count(out, m)
 		id := func() string { return b.id(k) }
 		if m.flags&expired != 0 && m.on&1 == 0 {
@@ -290,6 +295,11 @@ func (b *book) settle(out *Balance, r Record, floors map[schemas.Kind]uint64, mo
 	}
 	for _, id := range flights.sorted() {
 		out.Flights = append(out.Flights, Flight{PairID: id, At: b.marks[b.key(id)].furthest()})
+	}
+	if rest := out.Total - out.Prompts - out.Expired; b.removed && r.Known && out.Closed && rest > 0 {
+		// neither the record nor a letter has them: redriven too late to be trained, and removed since
+		out.Expired += rest
+		skipped[skippedLate] += rest
 	}
 	out.Dead, out.Skipped = reasonCounts(dead), reasonCounts(skipped)
 	out.Lost = lost.count + untrained.count

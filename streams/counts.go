@@ -18,6 +18,8 @@ type Count struct {
 	Closed                                bool
 	Total                                 int
 	Prompts, Pairs, Encoded, Scored, Dead int
+	// Expired tells that messages were removed by the run's retention.
+	Expired bool
 }
 
 // Counts counts the messages of each iteration of a run, in order.
@@ -41,9 +43,12 @@ func (c *Conn) Counts(ctx context.Context, run string) ([]Count, error) {
 		}
 	}
 	err := c.Read(ctx, schemas.Control, run, AllIterations, 0, func(r Received) error {
-		if m := r.Message.(*events.Control); m.GetKind() == ControlClosed {
+		switch m := r.Message.(*events.Control); m.GetKind() {
+		case ControlClosed:
 			count := page(m.GetIteration())
 			count.Closed, count.Total = true, int(m.GetTotal())
+		case ControlExpired:
+			page(m.GetIteration()).Expired = true
 		}
 		return nil
 	})

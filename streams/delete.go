@@ -14,7 +14,8 @@ import (
 )
 
 const (
-	// purgedBucket counts, by stream, the messages of deleted runs: holes in the log that nobody need worry about.
+	// purgedBucket counts, by stream, the messages of deleted runs, and those that retention has removed: holes in the log
+	// that nobody need worry about.
 	purgedBucket = "ldalign-purged"
 )
 
@@ -88,36 +89,34 @@ func (c *Conn) deleteKind(ctx context.Context, kind schemas.Kind, run string) er
 			return err
 		}
 	}
-	state, err := c.state(ctx, kind, run)
-	if err != nil {
-		return err
-	}
-	var n uint64
-	for _, count := range state.Subjects {
-		n += count
-	}
-	if n == 0 {
-		return nil
-	}
-	// counted before they go: a hole too many hides less than one too few frightens
-	if err := c.addPurged(ctx, kind, n); err != nil {
-		return err
-	}
-	stream, err := c.js.Stream(ctx, StreamName(kind))
-	if err != nil {
-		return err
-	}
-	return stream.Purge(ctx, jetstream.WithPurgeSubject(schemas.RunSubjects(kind, run)))
+	_, err = c.purge(ctx, kind, schemas.RunSubjects(kind, run))
+	return err
 }
 
 // addPurged notes that n messages more are missing from a stream on purpose.
 func (c *Conn) addPurged(ctx context.Context, kind schemas.Kind, n uint64) error {
-	kv, err := c.bucket(ctx, purgedBucket, "messages of deleted runs, by stream", 0)
-	if err != nil {
-		return err
+	kv, err := c.bucket(ctx, purgedBucket, "messages that were removed on purpose, by stream", 0)
+	for err == nil {
+		var entry jetstream.KeyValueEntry
+		if entry, err = kv.Get(ctx, StreamName(kind)); errors.Is(err, jetstream.ErrKeyNotFound) {
+			_, err = kv.Create(ctx, StreamName(kind), []byte(strconv.FormatUint(n, 10)))
+		} else if err == nil {
+			before, _ := strconv.ParseUint(string(entry.Value()), 10, 64) // what is none counts as 0
+			_, err = kv.Update(ctx, StreamName(kind), []byte(strconv.FormatUint(before+n, 10)), entry.Revision())
+		}
+		if !conflict(err) {
+			return err
+		}
+		err = nil // another process has counted meanwhile
 	}
-	_, err = kv.Put(ctx, StreamName(kind), []byte(strconv.FormatUint(c.purged(ctx, StreamName(kind))+n, 10)))
 	return err
+}
+
+// conflict tells that a key was written by somebody else meanwhile.
+func conflict(err error) bool {
+	api := new(jetstream.APIError)
+	return errors.Is(err, jetstream.ErrKeyExists) ||
+		errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence
 }
 
 // purged is how many messages are missing from a stream on purpose; 0 when that is not known.

@@ -80,6 +80,14 @@ func (c *Conn) surveyed(ctx context.Context, kind schemas.Kind, run string, iter
 	if missing <= 0 {
 		return nil
 	}
+	reason, expired, err := c.expired(ctx, run, iteration)
+	if err != nil {
+		return err
+	}
+	if expired {
+		return fmt.Errorf("%w: iteration %d of run %s lacks %d of %d %s: its retention has removed them (%s)", ErrIncomplete,
+			iteration, run, missing, total, kind, reason)
+	}
 	begins, err := c.begins(ctx, kind)
 	if err != nil {
 		return err
@@ -146,10 +154,6 @@ func (c *Conn) Recall(ctx context.Context, s Source, iteration uint32, want int,
 	if err != nil {
 		return Collected{}, err
 	}
-	if begins > s.First {
-		return Collected{}, fmt.Errorf("%w: %s of run %s: sequences %d to %d of stream %s are gone "+
-			"(streams.max_age, or a retention rule)", ErrIncomplete, s.Kind, s.Run, s.First, min(begins-1, s.Last), StreamName(s.Kind))
-	}
 	t := tally{messages: map[string]Received{}, dead: map[string]bool{}}
 	err = c.Read(ctx, s.Kind, s.Run, int(iteration), s.First, func(r Received) error {
 		if r.Seq > s.Last {
@@ -164,11 +168,23 @@ func (c *Conn) Recall(ctx context.Context, s Source, iteration uint32, want int,
 	if err != nil {
 		return Collected{}, fmt.Errorf("streams: recall %s of run %s, iteration %d: %w", s.Kind, s.Run, iteration, err)
 	}
-	if have := len(t.messages); want >= 0 && have != want {
-		return Collected{}, fmt.Errorf("%w: %s of run %s, iteration %d: %d of %d are left between sequences %d and %d: "+
-			"restore the stream", ErrIncomplete, s.Kind, s.Run, iteration, have, want, s.First, s.Last)
+	have := len(t.messages)
+	if have == want || want < 0 && begins <= s.First {
+		return t.collected(), nil
 	}
-	return t.collected(), nil
+	reason, expired, err := c.expired(ctx, s.Run, iteration)
+	switch {
+	case err != nil:
+		return Collected{}, err
+	case expired:
+		return Collected{}, fmt.Errorf("%w: %s of run %s, iteration %d: %d of %d are left, its retention has removed the others (%s)",
+			ErrIncomplete, s.Kind, s.Run, iteration, have, want, reason)
+	case begins > s.First:
+		return Collected{}, fmt.Errorf("%w: %s of run %s: sequences %d to %d of stream %s are gone "+
+			"(streams.max_age, or a retention rule)", ErrIncomplete, s.Kind, s.Run, s.First, min(begins-1, s.Last), StreamName(s.Kind))
+	}
+	return Collected{}, fmt.Errorf("%w: %s of run %s, iteration %d: %d of %d are left between sequences %d and %d: "+
+		"restore the stream", ErrIncomplete, s.Kind, s.Run, iteration, have, want, s.First, s.Last)
 }
 
 // subjects are what a stage with a source listens to: the iterations of its source, and those of its own run, where a

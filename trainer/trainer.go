@@ -153,10 +153,12 @@ func (t *Trainer) Run(ctx context.Context) (err error) {
 	if t.GuideOnly {
 		return nil
 	}
+	t.retain(ctx) // what an end between policy and retention has left
 	for int(t.base.Iteration) < t.Spec.Iterations {
 		if err := t.iterate(ctx, t.base.Iteration); err != nil {
 			return err
 		}
+		t.retain(ctx)
 	}
 	return t.Streams.Publish(ctx, schemas.Control, &events.Control{
 		Schema: events.Version, Run: t.Spec.Run, Kind: "finished", Iteration: t.base.Iteration,

@@ -80,7 +80,7 @@ func (c *auditCommand) Run(ctx context.Context, e *env) (err error) {
 type iterationAudit struct {
 	iterationStatus
 	Closed bool `json:"closed"`
-	// Recorded tells that trained is by the trainer's record.
+	// Recorded tells that trained is by the trainer's record. Of prompts that retention has removed, expired tells the number.
 	Recorded   bool            `json:"recorded"`
 	Trained    int             `json:"trained"`
 	DeadBy     []reasonStatus  `json:"dead_by,omitempty"`

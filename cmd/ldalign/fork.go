@@ -64,6 +64,9 @@ func (c *forkCommand) plan(ctx context.Context, e *env) (parent, child schemas.S
 	if err != nil {
 		return parent, child, err
 	}
+	if err := n.checkpoints.Whole(ctx, policy); err != nil {
+		return parent, child, err
+	}
 	as := c.As
 	if as == "" {
 		as = fmt.Sprintf("%s-fork-%d", name, policy.Iteration)

@@ -277,6 +277,9 @@ func (n *node) pin(
 	switch {
 	case !other:
 		policy, err := n.checkpoints.Policy(ctx, parent.Run, uint32(s.Iteration))
+		if err == nil {
+			err = n.checkpoints.Whole(ctx, policy)
+		}
 		if err != nil {
 			return fmt.Errorf("the policy that the replay starts from: %w", err)
 		}

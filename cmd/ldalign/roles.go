@@ -339,6 +339,10 @@ func (n *node) play(
 	if staged != nil && (trained == nil || errors.Is(trained, context.Canceled) || errors.Is(trained, trainer.ErrInterrupted)) {
 		return staged // a failed stage is why the trainer was stopped
 	}
+	if trained == nil && !guideOnly && spec.Retention != (schemas.RetentionSpec{}) {
+		// what waited for the last evaluations
+		_, trained = n.retain(ctx, spec, spec.Retention, trainer.RetentionReason(spec.Retention), false)
+	}
 	return trained
 }
 

@@ -15,6 +15,7 @@ import (
 type runsCommand struct {
 	List   runsListCommand   `cmd:"" default:"withargs" help:"List the runs in a folder or on a server."`
 	Delete runsDeleteCommand `cmd:"" help:"Delete a run: its messages, its checkpoints, its reports."`
+	Prune  runsPruneCommand  `cmd:"" help:"Remove what past iterations of a run have left on the logs and in the store."`
 }
 
 type runsListCommand struct{ serverFlags }

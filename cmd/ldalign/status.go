@@ -63,12 +63,14 @@ type iterationStatus struct {
 	Encoded   int    `json:"encoded"`
 	Scored    int    `json:"scored"`
 	Dead      int    `json:"dead"`
+	// Expired tells that the run's retention has removed messages.
+	Expired bool `json:"expired,omitempty"`
 }
 
 func statusOf(c streams.Count) iterationStatus {
 	return iterationStatus{
 		Iteration: c.Iteration, Total: c.Total, Prompts: c.Prompts, Pairs: c.Pairs, Encoded: c.Encoded, Scored: c.Scored,
-		Dead: c.Dead,
+		Dead: c.Dead, Expired: c.Expired,
 	}
 }
 

@@ -88,7 +88,11 @@ func printStatus(w io.Writer, s runStatus) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "iteration\ttotal\tprompts\tpairs\tencoded\tscored\tdead\t")
 	for _, i := range s.Iterations {
-		fmt.Fprintf(t, "%d\t%d\t%d\t%d\t%d\t%d\t%d\t\n", i.Iteration, i.Total, i.Prompts, i.Pairs, i.Encoded, i.Scored, i.Dead)
+		fmt.Fprintf(t, "%d\t%d\t%d\t%d\t%d\t%d\t%d\t", i.Iteration, i.Total, i.Prompts, i.Pairs, i.Encoded, i.Scored, i.Dead)
+		if i.Expired {
+			fmt.Fprint(t, "  messages removed by retention")
+		}
+		fmt.Fprintln(t)
 	}
 	if err := t.Flush(); err != nil || s.Live == nil || s.State == stateComplete {
 		return err

@@ -32,8 +32,8 @@ func (in Input) logs(r Run) []Log {
 		switch kind {
 		case schemas.Prompts, schemas.Pairs, schemas.Encoded, schemas.Scored:
 			if !in.Reads.Before(kind) {
-				l.Messages = r.AllPairs
-				l.Bytes = int64(r.AllPairs) * sizes[kind]
+				l.Messages = r.Pairs * kept(r.Iterations, in.Spec.Retention.Messages)
+				l.Bytes = int64(l.Messages) * sizes[kind]
 			}
 		case schemas.Checkpoints:
 			l.Messages = r.Iterations + 1
@@ -49,6 +49,9 @@ func (in Input) logs(r Run) []Log {
 			l.Bytes = int64(l.Messages) * resultBytes
 		case schemas.Control:
 			l.Messages = controls + r.Iterations
+			if in.Spec.Retention.Messages > 0 {
+				l.Messages += r.Iterations
+			}
 			l.Bytes = int64(l.Messages)*controlBytes + specBytes
 		case schemas.DeadLetters:
 			l.Messages = int(in.Train.Refused * float64(r.AllPairs))
@@ -57,6 +60,15 @@ func (in Input) logs(r Run) []Log {
 		out = append(out, l)
 	}
 	return out
+}
+
+// kept is of how many iterations, or policies, something lies there at one time where retention keeps so many of n: one more,
+// until the next has been made. 0 keeps all.
+func kept(n, keep int) int {
+	if keep == 0 {
+		return n
+	}
+	return min(n, keep+1)
 }
 
 // messages are the sizes of a mean pair's messages in their logs.

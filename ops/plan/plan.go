@@ -162,10 +162,14 @@ func (in Input) stateBytes() (policy, guide int64) {
 // checkpoints are float32. A new state lies beside those that are kept until it is whole.
 func (in Input) checkpoints(r Run) Checkpoints {
 	t := in.Spec.Training
-	c := Checkpoints{NPolicies: r.Iterations + 1}
+	keep := in.Spec.Retention.Policies
+	c := Checkpoints{NPolicies: kept(r.Iterations+1, keep)}
+	if keep > 0 && in.Spec.Objective.Reference == "initial" {
+		c.NPolicies = min(c.NPolicies+1, r.Iterations+1) // the first stays
+	}
 	c.Policies = int64(c.NPolicies) * 4 * in.Policy.Parameters
 	if t.LoRA != nil {
-		c.Adapters = int64(r.Iterations) * 4 * in.Policy.Adapter
+		c.Adapters = int64(min(c.NPolicies, r.Iterations)) * 4 * in.Policy.Adapter
 	}
 	if in.ownGuide() {
 		c.Guide = 4 * in.Guide.Parameters
@@ -271,7 +275,8 @@ func (r *Run) smallerDisk(in Input) (key, why string) {
 	case c.States > c.Policies && in.Spec.Training.LoRA == nil:
 		return "training.keep_states", "lower training.keep_states, or train an adapter (training.lora)" + elsewhere
 	}
-	return "iterations", "lower iterations, or keep checkpoints on a server (servers.s3)" + elsewhere
+	return "iterations", "lower iterations, keep the weights of fewer policies (retention.policies), or keep checkpoints on " +
+		"a server (servers.s3)" + elsewhere
 }
 
 // Size is a number of bytes for people.

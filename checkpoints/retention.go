@@ -1,0 +1,127 @@
+package checkpoints
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+)
+
+// ErrExpired says that a policy's weights are not in the store any more, because retention has removed them.
+var ErrExpired = errors.New("checkpoints: removed by retention")
+
+// maxReason bounds the bytes of a note that says why weights were removed.
+const maxReason = 4 << 10
+
+// expiredKey is where a note says why, and that, weights of a manifest were removed.
+func expiredKey(run, digest string) string { return "runs/" + run + "/expired/" + digest }
+
+// expires tells which files of a policy retention removes: weights. The others are small, and what an audit or a report asks for.
+func expires(f File) bool { return strings.HasSuffix(f.Name, ".safetensors") }
+
+// Expired tells why a checkpoint's weights were removed; ok is false when they were not.
+func (r *Repository) Expired(ctx context.Context, m Manifest) (reason string, ok bool, err error) {
+	body, err := r.store.Get(ctx, expiredKey(m.Run, m.Digest))
+	if errors.Is(err, ErrNotFound) {
+		return "", false, nil
+	}
+	if err != nil {
+		return "", false, err
+	}
+	defer body.Close()
+	data, err := io.ReadAll(io.LimitReader(body, maxReason))
+	if err != nil {
+		return "", false, fmt.Errorf("checkpoints: read %s: %w", expiredKey(m.Run, m.Digest), err)
+	}
+	return strings.TrimSpace(string(data)), true, nil
+}
+
+// Whole is nil, or says that the checkpoint's weights were removed: ErrExpired.
+func (r *Repository) Whole(ctx context.Context, m Manifest) error {
+	reason, expired, err := r.Expired(ctx, m)
+	if err == nil && expired {
+		err = fmt.Errorf("%w: the weights of %s %d of run %s (%.12s): %s", ErrExpired, m.Kind, m.Iteration, m.Run, m.Digest, reason)
+	}
+	return err
+}
+
+// explained says of a missing blob of a checkpoint that it was removed, where that is why.
+func (r *Repository) explained(ctx context.Context, m Manifest, err error) error {
+	if !errors.Is(err, ErrCorrupt) {
+		return err
+	}
+	if expired := r.Whole(ctx, m); errors.Is(expired, ErrExpired) {
+		return expired
+	}
+	return err
+}
+
+// Expiry is what Expire has removed, or would remove: files of policies, by iteration.
+type Expiry struct {
+	Policies []uint32
+	Files    int
+	Bytes    int64
+}
+
+// Expire removes the weights of policies, but for blobs that another checkpoint of the run names. A note with the reason is
+// written before, so that nobody takes what is gone for damage; it can be repeated. With dry it only counts. The caller holds
+// the run's lease, as for Prune.
+func (r *Repository) Expire(
+	ctx context.Context, run string, policies []Manifest, reason string, dry bool,
+) (out Expiry, err error) {
+	r.writing.Lock()
+	defer r.writing.Unlock()
+	failed := func(err error) error { return fmt.Errorf("checkpoints: retention of run %s: %w", run, err) }
+	manifests, err := r.List(ctx, run)
+	if err != nil {
+		return out, err
+	}
+	live := map[string]bool{}
+	for _, m := range manifests {
+		going := slices.ContainsFunc(policies, func(p Manifest) bool { return p.Digest == m.Digest })
+		for _, f := range m.Files {
+			if !going || !expires(f) {
+				live[blobKey(run, f.SHA256)] = true
+			}
+		}
+	}
+	for _, m := range policies {
+		if m.Kind != Policy || m.Run != run {
+			return out, failed(fmt.Errorf("%s is no policy of it", m.Key))
+		}
+		if !dry {
+			if err := r.store.Put(ctx, expiredKey(run, m.Digest), strings.NewReader(reason), int64(len(reason))); err != nil {
+				return out, failed(err)
+			}
+		}
+		had := out.Files
+		for _, f := range m.Files {
+			key := blobKey(run, f.SHA256)
+			if live[key] || !expires(f) {
+				continue
+			}
+			_, err := r.store.Stat(ctx, key)
+			if errors.Is(err, ErrNotFound) {
+				continue
+			}
+			if err == nil && !dry {
+				err = r.store.Delete(ctx, key)
+			}
+			if err != nil {
+				return out, failed(err)
+			}
+			live[key] = true // counted once
+			out.Files++
+			out.Bytes += f.Bytes
+		}
+		if out.Files > had {
+			out.Policies = append(out.Policies, m.Iteration)
+		}
+	}
+	if out.Files > 0 && !dry {
+		r.log.Info().Str("run", run).Int("files", out.Files).Int64("bytes", out.Bytes).Msg("weights removed by retention")
+	}
+	return out, nil
+}
