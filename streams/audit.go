@@ -176,6 +176,13 @@ func (c *Conn) Audit(ctx context.Context, run string, o AuditOptions) ([]Balance
 	if o.Names == 0 {
 		o.Names = 20
 	}
+	if o.Given != nil {
+		located, err := c.Locate(ctx, *o.Given)
+		if err != nil {
+			return nil, fmt.Errorf("streams: audit %s: %w", run, err)
+		}
+		o.Given = &located
+	}
 	a := auditor{
 		Conn: c, run: run, o: o, announced: map[uint32]int{}, expired: map[uint32]bool{}, first: map[schemas.Kind]uint64{},
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -154,6 +155,9 @@ func (c *Conn) Load(ctx context.Context, kind schemas.Kind, run string, r io.Rea
 	return nil
 }
 
+// maxPlaces bounds how many logs before the newest a message remembers its place in.
+const maxPlaces = 15
+
 // ErrBackup: a file of a backup is not what it should be.
 var ErrBackup = errors.New("streams: bad backup")
 
@@ -165,6 +169,12 @@ func (s savedMessage) moved(kind schemas.Kind, moved Moved) (*nats.Msg, error) {
 			msg.Header.Set(name, value)
 		}
 	}
+	was := strconv.FormatUint(s.Seq, 10)
+	before := placesOf(s.Header)
+	for _, seq := range before[:min(len(before), maxPlaces)] {
+		was += "," + strconv.FormatUint(seq, 10)
+	}
+	msg.Header.Set(headerWas, was)
 	if from, seq, ok := parentOf(s.Header); ok {
 		msg.Header.Set(headerParent, parent(from, moved.To(from, seq)))
 	}

@@ -135,6 +135,8 @@ const (
 	headerRedriven = "Ldalign-Redriven"
 	// headerParent names the message that a stage made this one from, see parent.
 	headerParent = "Ldalign-Parent"
+	// headerWas holds the sequences that a restored message had in former logs, the newest first, with commas.
+	headerWas = "Ldalign-Was"
 	// redriveMark ends the id proper in the message id of a redriven message.
 	redriveMark = "#"
 )

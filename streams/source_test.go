@@ -31,7 +31,7 @@ func TestSurvey(t *testing.T) {
 	c := openQuick(t)
 	filled(t, c, 5)
 	got, err := c.Survey(testContext(t), schemas.Pairs, "r", 0, 2)
-	if want := (Source{Run: "r", Kind: schemas.Pairs, First: 1, Last: 19}); err != nil || got != want {
+	if want := (Source{Run: "r", Kind: schemas.Pairs, First: 1, Last: 19, End: 2}); err != nil || got != want {
 		t.Errorf("got %+v, %v; want %+v", got, err, want)
 	}
 	if got, err := c.Survey(testContext(t), schemas.Pairs, "r", 1, 2); err != nil || got.First != 11 || got.Last != 19 {

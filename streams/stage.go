@@ -180,6 +180,13 @@ func (c *Conn) RunRefilling(ctx context.Context, s Stage, process Refilling) err
 		return err
 	}
 	c.incarnations.forget(s.Run)
+	if s.Source != nil {
+		located, err := c.Locate(ctx, *s.Source)
+		if err != nil {
+			return ended(ctx, err)
+		}
+		s.Source = &located
+	}
 	r := &runner{
 		Conn: c, stage: s, process: process, failures: map[uint64]int{}, ending: ctx.Done(),
 		log: c.log.With().Str("stage", s.Name).Str("run", s.Run).Logger(),

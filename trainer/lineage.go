@@ -74,7 +74,9 @@ func Feed(spec schemas.Spec, need schemas.Kind) (feed streams.Source, replayed b
 		return streams.Source{Run: spec.Run, Kind: need}, false
 	}
 	s := spec.Source
-	return streams.Source{Run: s.Run, Kind: kind, First: s.First, Last: s.Last}, true
+	return streams.Source{
+		Run: s.Run, Kind: kind, First: s.First, Last: s.Last, Begin: uint32(s.Iteration), End: uint32(spec.Iterations),
+	}, true
 }
 
 // Given is the part of its source's log that a replay reads; ok is false for other runs.

@@ -65,7 +65,7 @@ func (c *backupCommand) Run(ctx context.Context, e *env) (err error) {
 	if err != nil {
 		return err
 	}
-	if source := specs[0].Source; source != nil {
+	if source := specs[0].Source; specs[0].Replays() {
 		return fmt.Errorf("run %s reads the log of run %s, whose places a backup does not keep: back up that one, and replay it again",
 			c.Name, source.Run)
 	}

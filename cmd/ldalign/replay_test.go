@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
 	"github.com/ldalign/ldalign/trainer"
@@ -271,6 +273,36 @@ func TestFork(t *testing.T) {
 		{"tiny-ld@1 --set model.from=run:tiny-ld@2", exitUsage, "not from another model"},
 	} {
 		ldalign(t, append([]string{"fork", "--dir", dir}, strings.Fields(c.args)...)...).want(t, c.code, c.says)
+	}
+}
+
+// TestReplayOfARestoredLog: a replay that was pinned before its source was backed up, deleted and restored, into the same server
+// or another one, where no message has the place that it had, makes the same policies to the last bit.
+func TestReplayOfARestoredLog(t *testing.T) {
+	dir, elsewhere, folder := finishedCopy(t), t.TempDir(), t.TempDir()
+	ld := func(in, args string) output { return ldalign(t, append(strings.Fields(args), "--dir", in)...) }
+	ld(dir, "replay tiny-ld --from encoded --set objective.distance=cosine --as pinned").want(t, 0)
+	want := outcomeOf(t, dir, "pinned")
+	pinned := filepath.Join(folder, "pinned.yaml")
+	write(t, pinned, ld(dir, "status pinned --spec").stdout)
+	for _, run := range []string{"tiny-sft", "tiny-ld"} {
+		ld(dir, "backup "+run+" --to "+filepath.Join(folder, run)).want(t, 0)
+	}
+	ld(dir, "backup pinned --to "+filepath.Join(folder, "pinned")).want(t, exitFailed, "replay it again")
+	ld(elsewhere, "up testdata/start.yaml").want(t, 0)
+	ld(elsewhere, "restore "+filepath.Join(folder, "tiny-sft")).want(t, 0)
+	for _, run := range []string{"pinned", "tiny-ld"} {
+		ld(dir, "runs delete "+run+" --yes").want(t, 0)
+	}
+	for _, in := range []string{dir, elsewhere} {
+		ld(in, "restore "+filepath.Join(folder, "tiny-ld")).want(t, 0)
+		ld(in, "up "+pinned).want(t, 0)
+		if diff := cmp.Diff(want, outcomeOf(t, in, "pinned")); diff != "" {
+			t.Errorf("not what it was before (-before +now):\n%s", diff)
+		}
+		ld(in, "audit pinned").want(t, 0, "32 trained", "0 dead, 0 in flight")
+		ld(in, "replay tiny-ld --from encoded --set objective.distance=cosine --as pinned").want(t, 0) // goes on: complete
+		ld(in, "replay tiny-ld --exact --as again").want(t, 0, "exact: policy 2 of again")
 	}
 }
 

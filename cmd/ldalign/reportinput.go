@@ -169,7 +169,11 @@ func (c *collector) distances(ctx context.Context, spec schemas.Spec) error {
 	byIteration := make([][]*events.Scored, spec.Iterations)
 	seen := map[string]bool{}
 	feed, replayed := trainer.Feed(spec, schemas.Scored)
-	err := c.streams.Read(ctx, feed.Kind, feed.Run, streams.AllIterations, feed.First, func(r streams.Received) error {
+	feed, err := c.streams.Locate(ctx, feed)
+	if err != nil {
+		return err
+	}
+	err = c.streams.Read(ctx, feed.Kind, feed.Run, streams.AllIterations, feed.First, func(r streams.Received) error {
 		if replayed && r.Seq > feed.Last {
 			return streams.ErrStop
 		}

@@ -137,8 +137,12 @@ func (p *sweepPlan) add(ctx context.Context, n *node, set []string, spec schemas
 // It includes whatever interrupted the run meanwhile.
 func (n *node) trainingTook(ctx context.Context, spec schemas.Spec, iteration uint32) (time.Duration, error) {
 	feed, _ := trainer.Feed(spec, trainer.Source(spec.Objective.Kind))
+	feed, err := n.streams.Locate(ctx, feed)
+	if err != nil {
+		return 0, err
+	}
 	var last, made time.Time
-	err := n.streams.Read(ctx, feed.Kind, feed.Run, int(iteration), feed.First, func(r streams.Received) error {
+	err = n.streams.Read(ctx, feed.Kind, feed.Run, int(iteration), feed.First, func(r streams.Received) error {
 		last = r.Time
 		return nil
 	})
