@@ -96,12 +96,8 @@ func (c *backupCommand) Run(ctx context.Context, e *env) (err error) {
 		}
 		b.Streams = append(b.Streams, saved)
 	}
-	data, err := json.MarshalIndent(b, "", "  ")
-	if err == nil {
-		err = os.WriteFile(filepath.Join(c.To, backupFile), append(data, '\n'), 0o644)
-	}
-	if err != nil {
-		return fmt.Errorf("backup: %w", err)
+	if err := b.write(c.To); err != nil {
+		return err
 	}
 	_, err = fmt.Fprintf(e.stdout, "%s: run %s; `ldalign restore %s` puts it back\n", c.To, c.Name, c.To)
 	return err
@@ -140,6 +136,7 @@ func (n *node) saveStream(
 
 type restoreCommand struct {
 	Folder string `arg:"" help:"Folder of a backup." type:"existingdir"`
+	As     string `help:"Restore it as a run of another name: a copy beside the original." placeholder:"NAME"`
 	serverFlags
 }
 
@@ -148,12 +145,28 @@ func (restoreCommand) Help() string {
 
     ldalign restore ./my-run-backup
     ldalign restore ./my-run-backup --nats nats://10.0.0.5:4222 --s3 http://10.0.0.6:9000
+    ldalign restore ./my-run-backup --as my-copy
 
-Puts the run back under its name, which is part of its ids and digests, where no run of that name is. Interrupted, the
-same command goes on. Afterwards ` + "`ldalign up`" + ` with the run's spec goes on from the newest checkpoint.`
+Puts the run back where no run of its name is. With --as it is a copy under another name: as if the run had always had that
+name, with other ids and digests, which are made of it, and the same weights. Interrupted, the same command goes on.
+Afterwards ` + "`ldalign up`" + ` with the run's spec goes on from the newest checkpoint.`
 }
 
 func (c *restoreCommand) Run(ctx context.Context, e *env) (err error) {
+	if c.As != "" {
+		if !schemas.ValidRun(c.As) {
+			return fmt.Errorf("%w: %q cannot be a run's name: lower-case letters, digits, - and _, at most 63", errUsage, c.As)
+		}
+		renamed, made := os.MkdirTemp("", "ldalign-restore-")
+		if made != nil {
+			return fmt.Errorf("restore: %w", made)
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(renamed)) }()
+		if err := renameBackup(c.Folder, renamed, c.As); err != nil {
+			return err
+		}
+		c.Folder = renamed
+	}
 	b, err := readBackup(c.Folder)
 	if err != nil {
 		return err
@@ -233,22 +246,35 @@ func (n *node) restoreRest(ctx context.Context, dir string, b backup, moved stre
 func (n *node) loadStream(
 	ctx context.Context, dir string, s savedStream, run string, moved streams.Moved, onMessage func(),
 ) error {
-	f, err := os.Open(streamFile(dir, s.Kind))
+	f, err := openSaved(dir, s)
 	if err != nil {
-		return fmt.Errorf("restore: %w", err)
+		return err
 	}
 	defer f.Close()
+	return n.streams.Load(ctx, s.Kind, run, f, moved, onMessage)
+}
+
+// openSaved opens a file of messages that was verified.
+func openSaved(dir string, s savedStream) (f *os.File, err error) {
+	if f, err = os.Open(streamFile(dir, s.Kind)); err != nil {
+		return nil, fmt.Errorf("restore: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}()
 	hash := sha256.New()
 	if _, err := io.Copy(hash, f); err != nil {
-		return fmt.Errorf("restore: %s: %w", f.Name(), err)
+		return nil, fmt.Errorf("restore: %s: %w", f.Name(), err)
 	}
 	if got := hex.EncodeToString(hash.Sum(nil)); got != s.SHA256 {
-		return fmt.Errorf("%s is not what was backed up (sha256 %.12s, want %.12s): take another copy", f.Name(), got, s.SHA256)
+		return nil, fmt.Errorf("%s is not what was backed up (sha256 %.12s, want %.12s): take another copy", f.Name(), got, s.SHA256)
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return fmt.Errorf("restore: %s: %w", f.Name(), err)
+		return nil, fmt.Errorf("restore: %s: %w", f.Name(), err)
 	}
-	return n.streams.Load(ctx, s.Kind, run, f, moved, onMessage)
+	return f, nil
 }
 
 func readBackup(dir string) (backup, error) {

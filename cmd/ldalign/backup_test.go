@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // A run that was killed, backed up and restored elsewhere goes on there, ends with the same weights and audits equal; then
@@ -80,6 +82,67 @@ func TestBackupRestoreDelete(t *testing.T) {
 	}
 	ld(elsewhere, "up "+tiny).want(t, 0, "LD-Align 1") // the name is free
 	sameAs(t, want, elsewhere)
+}
+
+// A run that was killed and restored under another name, beside the original or elsewhere, goes on there and ends as a run that
+// always had that name: with its digests, and the original's weights. The original stays as it is.
+func TestRestoreAs(t *testing.T) {
+	dir, elsewhere, fresh, folder := t.TempDir(), t.TempDir(), t.TempDir(), filepath.Join(t.TempDir(), "backup")
+	ld := func(in, args string) output { return ldalign(t, append(strings.Fields(args), "--dir", in)...) }
+	spec, err := os.ReadFile(tiny)
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied := filepath.Join(t.TempDir(), "copy.yaml")
+	write(t, copied, strings.Replace(string(spec), "run: tiny-ld", "run: copy", 1))
+	ld(fresh, "up "+copied).want(t, 0)
+	want := outcomeOf(t, fresh, "tiny-sft", "copy")
+
+	p := start(t, command("up", tiny, "--dir", dir))
+	if !p.eventually(t, "a state of the first iteration", func() bool { return manifests(dir) >= 7 }) {
+		t.Fatalf("it ended:\n%s", p.stderr.String())
+	}
+	if err := p.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-p.done
+	ld(dir, "backup tiny-ld --to "+folder).want(t, 0)
+	ld(dir, "backup tiny-sft --to "+folder+"-sft").want(t, 0)
+	ld(elsewhere, "restore "+folder+"-sft").want(t, 0)
+	counts := func(in, run string) []iterationAudit {
+		audits := lines[iterationAudit](t, ld(in, "audit --json "+run))
+		for i := range audits {
+			audits[i].Flights = nil // by ids
+		}
+		return audits
+	}
+	before := counts(dir, "tiny-ld")
+	for _, in := range []string{dir, elsewhere} {
+		ld(in, "restore "+folder+" --as Copy").want(t, exitUsage, "cannot be a run's name")
+		ld(in, "restore "+folder+" --as tiny-sft").want(t, exitFailed, "is there already")
+		ld(in, "restore "+folder+" --as copy").want(t, 0, "run copy is restored")
+		if diff := cmp.Diff(before, counts(in, "copy"), cmp.AllowUnexported(iterationAudit{})); diff != "" {
+			t.Errorf("the copy's ledger (-original +copy):\n%s", diff)
+		}
+		ld(in, "up "+copied).want(t, 0)
+		if diff := cmp.Diff(want, outcomeOf(t, in, "tiny-sft", "copy")); diff != "" {
+			t.Errorf("not what a run of that name gives (-run +copy):\n%s", diff)
+		}
+		ld(in, "audit copy").want(t, 0, "0 dead, 0 in flight")
+		ld(in, "replay copy --exact --as again").want(t, 0, "exact: policy 2 of again")
+	}
+	ld(dir, "up "+tiny).want(t, 0) // the original goes on too
+	sameAs(t, undisturbed(t), dir)
+	original, renamed := outcomeOf(t, dir, "tiny-ld"), outcomeOf(t, dir, "copy")
+	for i, policy := range []string{" policy 0", " policy 1", " policy 2"} {
+		a, b := "tiny-ld"+policy, "copy"+policy
+		if original.Weights[a+" model.safetensors"] != renamed.Weights[b+" model.safetensors"] ||
+			original.Checkpoints[a] == renamed.Checkpoints[b] {
+			t.Errorf("policy %d: weights are to be the same, digests not: %v, %v", i, original, renamed)
+		}
+	}
+	edit(t, filepath.Join(folder, "streams", "pairs.jsonl"), `"seq":`, `"seq": `)
+	ld(elsewhere, "restore "+folder+" --as third").want(t, exitFailed, "is not what was backed up")
 }
 
 // A server, or a store, that came back empty is no reason to begin anew.

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/streams"
+)
+
+// renameBackup makes of a backup one of the same run under another name, in another folder that holds links to what does not
+// change. Whatever is made of the run's name is made anew: subjects, ids of pairs, digests of manifests and what names them.
+func renameBackup(dir, to, as string) error {
+	b, err := readBackup(dir)
+	if err != nil {
+		return err
+	}
+	names := &streams.Renaming{From: b.Run, To: as, Spec: func(text []byte) ([]byte, error) { return renameSpec(text, as) }}
+	for _, s := range b.Streams {
+		if err := learn(names, dir, s); err != nil {
+			return err
+		}
+	}
+	if names.Digests, err = checkpoints.RenameBackup(dir, to, b.Run, as, names.Pair); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(to, "streams"), 0o755); err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	for i, s := range b.Streams {
+		if b.Streams[i].SHA256, err = renameStream(names, dir, to, s.Kind); err != nil {
+			return err
+		}
+	}
+	text, err := renameSpec([]byte(b.Spec), as)
+	if err != nil {
+		return err
+	}
+	b.Run, b.Spec = as, string(text)
+	return b.write(to)
+}
+
+func renameSpec(text []byte, as string) ([]byte, error) {
+	specs, err := schemas.ParseSpecs(backupFile, text)
+	if err != nil {
+		return nil, err
+	}
+	if len(specs) != 1 {
+		return nil, fmt.Errorf("a run was declared with %d specs, want one", len(specs))
+	}
+	specs[0].Run = as
+	return specs[0].YAML()
+}
+
+// learn verifies a file of messages and notes the ids of its pairs.
+func learn(names *streams.Renaming, dir string, s savedStream) (err error) {
+	f, err := openSaved(dir, s)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	switch s.Kind {
+	case schemas.Prompts, schemas.Pairs, schemas.Encoded, schemas.Scored, schemas.DeadLetters:
+		return names.Learn(f)
+	case schemas.Checkpoints, schemas.Results, schemas.Control:
+	}
+	return nil
+}
+
+// renameStream writes a file of messages under the new name and gives its sha256.
+func renameStream(names *streams.Renaming, dir, to string, kind schemas.Kind) (sum string, err error) {
+	in, err := os.Open(streamFile(dir, kind))
+	if err != nil {
+		return "", fmt.Errorf("restore: %w", err)
+	}
+	defer in.Close()
+	out, err := os.Create(streamFile(to, kind))
+	if err != nil {
+		return "", fmt.Errorf("restore: %w", err)
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	hash := sha256.New()
+	if err := names.Rename(in, io.MultiWriter(out, hash)); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(hash.Sum(nil)), nil
+}
+
+// write makes a folder a complete backup.
+func (b backup) write(dir string) error {
+	data, err := json.MarshalIndent(b, "", "  ")
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, backupFile), append(data, '\n'), 0o644)
+	}
+	if err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
+	return nil
+}
