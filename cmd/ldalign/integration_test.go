@@ -249,6 +249,78 @@ func TestIntegrationProcesses(t *testing.T) {
 	}
 }
 
+// run runs ldalign against the cluster in this process, as the function ldalign does.
+func (c cluster) run(t *testing.T, dir, args string) output {
+	t.Helper()
+	t.Setenv("LDALIGN_S3_ACCESS_KEY", account)
+	t.Setenv("LDALIGN_S3_SECRET_KEY", password)
+	return ldalign(t, append(strings.Fields(args), "--dir", dir, "--nats", c.nats, "--s3", c.s3, "--bucket", "ldalign")...)
+}
+
+// Against a real NATS server and a real MinIO: a replay and a sweep of a run have the bits that they have in one process, and
+// no stage in front of the log that they read works; a backup is restored under the run's name, after it was deleted on the
+// server that stayed up, and under another one; a replay that was pinned before reads the restored log.
+func TestIntegrationReplay(t *testing.T) {
+	alone, dir, folder := finishedCopy(t), t.TempDir(), filepath.Join(t.TempDir(), "backup")
+	const replay = "replay tiny-ld --from scored --set objective.beta=0.2 --as low"
+	const sweep = "sweep tiny-ld --from scored --set objective.beta=0.05,0.3 --parallel 2"
+	for _, args := range []string{replay, sweep} {
+		ldalign(t, append(strings.Fields(args), "--dir", alone)...).want(t, 0)
+	}
+	runs := []string{"tiny-sft", "tiny-ld", "low", "tiny-ld-beta-0_05", "tiny-ld-beta-0_3"}
+	want := outcomeOf(t, alone, runs...)
+
+	var c cluster
+	c.nats, c.monitor = startNATS(t)
+	c.s3 = startMinIO(t, c.nats)
+	ld := func(args string) output { t.Helper(); return c.run(t, dir, args) }
+	ld("up "+tiny).want(t, 0, "LD-Align 1")
+	ld(replay+" --dry-run").want(t, 0, "# stages that run: evaluator, trainer")
+	ld(replay).want(t, 0)
+	ld(sweep).want(t, 0, "| tiny-ld-beta-0_05 ")
+	n := c.reader(t)
+	if diff := cmp.Diff(want.Weights, n.outcome(t, runs...).Weights); diff != "" {
+		t.Errorf("not the weights that one process gives (-one process +servers):\n%s", diff)
+	}
+	for _, run := range runs[2:] {
+		if made := n.messages(t, run); len(made) > 0 {
+			t.Errorf("stages of %s have worked, or messages were copied: %v", run, made)
+		}
+		ld("audit "+run).want(t, 0, "32 trained")
+	}
+	ld("replay tiny-ld --exact --as again").want(t, 0, "exact: policy 2 of again")
+
+	pinned := filepath.Join(t.TempDir(), "pinned.yaml")
+	write(t, pinned, ld("status low --spec").stdout)
+	low := n.outcome(t, "low")
+	ld("backup tiny-ld --to "+folder).want(t, 0)
+	for _, run := range append(runs[2:], "again", "tiny-ld") {
+		ld("runs delete "+run+" --yes").want(t, 0, "deleted run "+run)
+	}
+	ld("restore "+folder).want(t, 0, "run tiny-ld is restored")
+	ld("restore "+folder+" --as copy").want(t, 0, "run copy is restored")
+	ld("up "+pinned).want(t, 0)
+	if diff := cmp.Diff(low, n.outcome(t, "low")); diff != "" {
+		t.Errorf("pinned before the source was restored (-before +after):\n%s", diff)
+	}
+	for _, run := range []string{"tiny-ld", "copy"} {
+		ld("audit "+run).want(t, 0, "iteration 1: 32 prompts", "0 dead, 0 in flight")
+		ld("replay "+run+" --exact --as exact-"+run).want(t, 0, "exact: policy 2 of exact-"+run)
+	}
+
+	// the server remembers the ids of what was deleted, and a new run of the name is whole all the same
+	for _, run := range []string{"low", "exact-tiny-ld", "exact-copy", "copy", "tiny-ld"} {
+		ld("runs delete "+run+" --yes").want(t, 0, "deleted run "+run)
+	}
+	ld("up "+tiny+" --set retention.messages=1 --set retention.policies=1").want(t, 0)
+	got := n.outcome(t, "tiny-sft", "tiny-ld")
+	if got.Pairs["tiny-ld 0"] != 0 || got.Pairs["tiny-ld 1"] != 32 || got.Weights["tiny-ld policy 2 model.safetensors"] == "" ||
+		got.Weights["tiny-ld policy 2 model.safetensors"] != want.Weights["tiny-ld policy 2 model.safetensors"] {
+		t.Errorf("begun anew, keeping little: %v", got)
+	}
+	ld("audit tiny-ld").want(t, 0, "32 removed by retention = 32 trained")
+}
+
 // balanced has audit prove that each pair of both iterations went through once.
 func (c cluster) balanced(t *testing.T) {
 	t.Helper()
