@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -114,9 +115,13 @@ func (c *Conn) Load(ctx context.Context, kind schemas.Kind, run string, r io.Rea
 		}
 		ended := err != nil
 		if !ended {
-			k, of, _, parseErr := schemas.ParseSubject(s.Subject)
-			if parseErr != nil || k != kind || of != run || s.Header.Get(headerID) == "" || len(from) > 0 && s.Seq <= from[len(from)-1] {
-				return failed(fmt.Errorf("%w: message %d is on %q at %d", ErrBackup, len(ids)+1, s.Subject, s.Seq))
+			var before uint64
+			if len(from) > 0 {
+				before = from[len(from)-1]
+			}
+			s.tidy()
+			if err := s.check(kind, run, before); err != nil {
+				return failed(err)
 			}
 			msg, err := s.moved(kind, moved)
 			if err != nil {
@@ -160,6 +165,20 @@ const maxPlaces = 15
 
 // ErrBackup: a file of a backup is not what it should be.
 var ErrBackup = errors.New("streams: bad backup")
+
+// tidy drops header names without a value, which nats.Header cannot be asked for.
+func (s savedMessage) tidy() {
+	maps.DeleteFunc(s.Header, func(_ string, values []string) bool { return len(values) == 0 })
+}
+
+// check tells whether the message can be one of a run's, behind that at another place.
+func (s savedMessage) check(kind schemas.Kind, run string, before uint64) error {
+	k, of, _, err := schemas.ParseSubject(s.Subject)
+	if err != nil || k != kind || of != run || s.Header.Get(headerID) == "" || s.Seq <= before {
+		return fmt.Errorf("%w: a message behind %d is on %q at %d", ErrBackup, before, s.Subject, s.Seq)
+	}
+	return nil
+}
 
 // moved is the message with the positions that it names where they are now.
 func (s savedMessage) moved(kind schemas.Kind, moved Moved) (*nats.Msg, error) {

@@ -162,6 +162,7 @@ func eachSaved(r io.Reader, f func(savedMessage) error) error {
 		if err != nil {
 			return fmt.Errorf("%w: message %d: %w", ErrBackup, n, err)
 		}
+		s.tidy()
 		if err := f(s); err != nil {
 			return err
 		}

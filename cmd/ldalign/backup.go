@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -10,7 +11,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/ldalign/ldalign/schemas"
@@ -278,19 +278,24 @@ func openSaved(dir string, s savedStream) (f *os.File, err error) {
 }
 
 func readBackup(dir string) (backup, error) {
-	var b backup
 	data, err := os.ReadFile(filepath.Join(dir, backupFile))
 	if errors.Is(err, os.ErrNotExist) {
-		return b, fmt.Errorf("%w: %s is no complete backup: it has no %s", errUsage, dir, backupFile)
+		return backup{}, fmt.Errorf("%w: %s is no complete backup: it has no %s", errUsage, dir, backupFile)
 	}
-	if err == nil {
-		decode := json.NewDecoder(strings.NewReader(string(data)))
-		decode.DisallowUnknownFields()
-		err = decode.Decode(&b)
+	if err != nil {
+		return backup{}, fmt.Errorf("restore: %w", err)
+	}
+	return parseBackup(dir, data)
+}
+
+// parseBackup reads what backupFile of a folder holds.
+func parseBackup(dir string, data []byte) (b backup, err error) {
+	decode := json.NewDecoder(bytes.NewReader(data))
+	decode.DisallowUnknownFields()
+	if err := decode.Decode(&b); err != nil {
+		return b, fmt.Errorf("%s: %w", filepath.Join(dir, backupFile), err)
 	}
 	switch {
-	case err != nil:
-		return b, fmt.Errorf("%s: %w", filepath.Join(dir, backupFile), err)
 	case b.Format != backupFormat:
 		return b, fmt.Errorf("%s: format %d, this build reads %d", dir, b.Format, backupFormat)
 	case !schemas.ValidRun(b.Run):
