@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/trainer"
@@ -41,6 +43,11 @@ func (c *rankCommand) Run(ctx context.Context, _ *env) (err error) {
 	if err != nil {
 		return err
 	}
+	go giveSigns(os.Stdout, signEvery)
+	go func() { // the engine may be in a call that nothing here can end, and nothing here has to be saved
+		fmt.Fprintf(os.Stderr, "ldalign: trainer process %d: rank 0 %v\n", c.Rank, awaitSilence(os.Stdin, signEvery))
+		os.Exit(exitFailed)
+	}()
 	meeting, err := tensor.AttendMeeting(loopback, c.Port, loopback, trainer.GroupPatience)
 	if err != nil {
 		return err
@@ -77,7 +84,7 @@ func (n *node) ranks(ctx context.Context, compute schemas.ComputeSpec, size int)
 			"--threads", strconv.Itoa(compute.Threads), "--device", compute.Device)
 		c.Stderr = os.Stderr
 		c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C is for rank 0, which saves first
-		if err := others.start(c); err != nil {
+		if err := others.start(c, n.log); err != nil {
 			others.kill()
 			return nil, nil, errors.Join(err, others.wait())
 		}
@@ -113,10 +120,26 @@ type rankProcesses struct {
 	count   int // of those whose end was not read from ended
 }
 
-func (r *rankProcesses) start(c *exec.Cmd) error {
+// start starts a process, and kills it when it gives no sign of life: the operations of the others then fail.
+func (r *rankProcesses) start(c *exec.Cmd, log zerolog.Logger) error {
+	in, err := c.StdinPipe()
+	if err != nil {
+		return err
+	}
+	out, err := c.StdoutPipe()
+	if err != nil {
+		return err
+	}
 	if err := c.Start(); err != nil {
 		return err
 	}
+	go giveSigns(in, signEvery) // ends with the process, as does the next
+	go func() {
+		if err := awaitSilence(out, signEvery); errors.Is(err, errSilent) {
+			log.Error().Int("pid", c.Process.Pid).Err(err).Msg("a trainer process hangs: it is killed")
+			_ = c.Process.Kill() // it may have ended
+		}
+	}()
 	r.started = append(r.started, c)
 	r.count++
 	go func() { r.ended <- c.Wait() }()

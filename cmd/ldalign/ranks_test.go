@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 const ranksSpec = "testdata/ranks.yaml"
@@ -72,4 +73,29 @@ func TestTrainerRanks(t *testing.T) {
 	if got := outcomeOf(t, dir, "ranks"); fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("not what the undisturbed run gave: %+v, want %+v", got, want)
 	}
+}
+
+// TestNoOrphanRanks: rank 0 is killed, and the process that it had started ends by itself.
+func TestNoOrphanRanks(t *testing.T) {
+	dir := t.TempDir()
+	p := start(t, command("up", ranksSpec, "--dir", dir))
+	if !p.eventually(t, "a state", func() bool { return manifests(dir) >= 3 }) {
+		t.Fatalf("it ended by itself:\n%s", p.stderr.String())
+	}
+	ranks := p.children(t)
+	if len(ranks) != 1 {
+		t.Fatalf("the trainer has started %d processes, want 1", len(ranks))
+	}
+	if err := p.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	for t.Context().Err() == nil && running(ranks[0]) {
+		time.Sleep(10 * time.Millisecond) // the test's own deadline bounds it
+	}
+}
+
+// running tells whether a process is there and no zombie.
+func running(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err == nil && !strings.Contains(string(stat), ") Z ")
 }
