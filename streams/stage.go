@@ -140,7 +140,9 @@ func (s Stage) consumer(l Limits) jetstream.ConsumerConfig {
 		AckPolicy:     jetstream.AckExplicitPolicy,
 		AckWait:       l.AckWait,
 		MaxDeliver:    -1,
-		MaxAckPending: 1000,
+		// What is in hand is bounded by what each worker asks for. A bound here would leave workers that have asked for more,
+		// together, waiting for the rest of a batch that the server may not give them.
+		MaxAckPending: -1,
 	}
 	if s.Source != nil {
 		// A name has no hyphen either.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -105,6 +106,28 @@ func TestSlowBatchIsNotRedelivered(t *testing.T) {
 			t.Errorf("%s was processed %d times", id, k)
 		}
 	}
+}
+
+// Workers get the batches that they have room for, however many messages are then in hand.
+func TestFullBatchesInManyHands(t *testing.T) {
+	c := openQuick(t)
+	const workers, batch = 3, 500
+	publish(t, c, schemas.Prompts, promptList("r", 0, workers*batch)...)
+	var held atomic.Int64
+	all := make(chan struct{})
+	for range workers {
+		start(t, c, generator("r", batch), func(ctx context.Context, in []events.Message) []Outcome {
+			if held.Add(int64(len(in))) == workers*batch {
+				close(all)
+			}
+			select {
+			case <-all:
+			case <-ctx.Done():
+			}
+			return answer(ctx, in)
+		})
+	}
+	await(t, c, schemas.Pairs, "r", workers*batch)
 }
 
 func TestLingerFillsABatch(t *testing.T) {
