@@ -2,13 +2,14 @@
 //
 //	go run ./bench/streams transport -server .native/servers/nats-server -nats nats
 //	go run ./bench/streams scaling -server …
-//	go run ./bench/streams million -server …
+//	go run ./bench/streams million -server …	(about 10 minutes and 4 GB of disk)
 //	go run ./bench/streams redelivery -server …
 //
 // It starts a real nats-server that syncs every message, as the embedded one does. transport puts pairs of 4 KiB through
 // the stages by 1 to 16 workers, each with a connection of its own, beside `nats bench` on the same server in the same
-// run; scaling has each pair take 50 ms; million puts 1,000,000 pairs through and looks at the memory of both processes;
-// redelivery kills a worker that holds a batch, and times until another has done it.
+// run; scaling has each pair take 50 ms; million puts 1,000,000 pairs through stages that are processes of their own,
+// looks at the memory of every process, and reads the log again as a replay does; redelivery kills a worker that holds a
+// batch, and times until another has done it.
 package main
 
 import (
@@ -68,8 +69,11 @@ func run(ctx context.Context, args []string) (err error) {
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
 	}
-	if args[0] == "hold" {
+	switch args[0] {
+	case "hold":
 		return hold(ctx)
+	case "work":
+		return work(ctx)
 	}
 	stop, err := b.start(ctx)
 	if err != nil {
@@ -183,7 +187,7 @@ func stages(run string, batch int, work time.Duration) []stage {
 	}
 }
 
-// prompts publishes n prompts of the given size.
+// prompts publishes n prompts of the given size, and that there are no more.
 func (b *bench) prompts(ctx context.Context, c *streams.Conn, run string, n int) error {
 	text := strings.Repeat("lorem ipsum ", b.bytes/12)
 	const part = 4096
@@ -199,12 +203,13 @@ func (b *bench) prompts(ctx context.Context, c *streams.Conn, run string, n int)
 			return err
 		}
 	}
-	return nil
+	return c.Publish(ctx, schemas.Control, &events.Control{
+		Schema: events.Version, Run: run, Kind: streams.ControlClosed, Total: uint64(n),
+	})
 }
 
-// through runs workers of each stage until n scored pairs are stored, and tells how long that took. watch is called with
-// each number of them.
-func (b *bench) through(ctx context.Context, list []stage, workers, n int, watch func(done int)) (time.Duration, error) {
+// through runs workers of each stage until n scored pairs are stored, and tells how long that took.
+func (b *bench) through(ctx context.Context, list []stage, workers, n int) (time.Duration, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	group, working := errgroup.WithContext(ctx)
@@ -237,10 +242,7 @@ func (b *bench) through(ctx context.Context, list []stage, workers, n int, watch
 	out := map[schemas.Kind]schemas.Kind{schemas.Prompts: schemas.Pairs, schemas.Encoded: schemas.Scored}[last.In]
 	done := 0
 	err = reader.Follow(working, out, last.Run, 0, 0, func(streams.Received) error {
-		if done++; watch != nil {
-			watch(done)
-		}
-		if done == n {
+		if done++; done == n {
 			return streams.ErrStop
 		}
 		return nil
@@ -258,8 +260,7 @@ func (b *bench) transport(ctx context.Context) error {
 	}
 	defer c.Close()
 	fmt.Printf("%d pairs of %d bytes, nats-server syncs every message\n\n", n, b.bytes)
-	publish, err := b.raw(ctx, "js", "pub", "async", "--create", "--purge", "--size", strconv.Itoa(b.bytes),
-		"--msgs", strconv.Itoa(n), "--batch", "256", "--maxbytes", "4GB", "--no-progress", "bench")
+	publish, err := b.publish(ctx, n)
 	if err != nil {
 		return err
 	}
@@ -269,20 +270,25 @@ func (b *bench) transport(ctx context.Context) error {
 	}
 	// one after the other on one server: a message that is published and consumed takes the sum of both times
 	raw := 1 / (1/publish + 1/consume)
-	fmt.Printf("nats bench: publish %.0f/s, consume %.0f/s; both for each message: %.0f/s\n\n", publish, consume, raw)
-	fmt.Println("| workers a stage | pairs/s | messages/s (3 a pair) | share of raw |")
-	fmt.Println("|---:|---:|---:|---:|")
+	three, err := b.three(ctx, n)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("nats bench: publish %.0f/s, consume %.0f/s; both for each message: %.0f/s\n", publish, consume, raw)
+	fmt.Printf("nats bench to three streams at once: publish %.0f/s to each\n\n", three)
+	fmt.Println("| workers a stage | pairs/s | messages/s (3 a pair) | share of raw | of three streams' |")
+	fmt.Println("|---:|---:|---:|---:|---:|")
 	for _, workers := range []int{1, 2, 4, 8, 16} {
 		name := fmt.Sprintf("t%d", workers)
 		if err := b.prompts(ctx, c, name, n); err != nil {
 			return err
 		}
-		took, err := b.through(ctx, stages(name, 128, 0), workers, n, nil)
+		took, err := b.through(ctx, stages(name, 128, 0), workers, n)
 		if err != nil {
 			return err
 		}
 		rate := float64(n) / took.Seconds()
-		fmt.Printf("| %d | %.0f | %.0f | %.2f |\n", workers, rate, 3*rate, 3*rate/raw)
+		fmt.Printf("| %d | %.0f | %.0f | %.2f | %.2f |\n", workers, rate, 3*rate, 3*rate/raw, rate/three)
 	}
 	return nil
 }
@@ -303,6 +309,31 @@ func (b *bench) raw(ctx context.Context, args ...string) (float64, error) {
 	return strconv.ParseFloat(strings.ReplaceAll(string(found[1]), ",", ""), 64)
 }
 
+// publish is the rate at which the nats command stores n messages on a stream of its own.
+func (b *bench) publish(ctx context.Context, n int, flags ...string) (float64, error) {
+	args := append([]string{"js", "pub", "async", "--create", "--purge", "--size", strconv.Itoa(b.bytes),
+		"--msgs", strconv.Itoa(n), "--batch", "256", "--maxbytes", "4GB", "--no-progress"}, flags...)
+	if len(flags) == 0 {
+		args = append(args, "bench")
+	}
+	return b.raw(ctx, args...)
+}
+
+// three is the mean rate of three publishers with a stream each: what the disk and the server give a pair that is stored
+// three times.
+func (b *bench) three(ctx context.Context, n int) (float64, error) {
+	var rates [3]float64
+	group, publishing := errgroup.WithContext(ctx)
+	for i := range rates {
+		group.Go(func() (err error) {
+			rates[i], err = b.publish(publishing, n, "--stream", fmt.Sprintf("three%d", i), fmt.Sprintf("three%d", i))
+			return err
+		})
+	}
+	err := group.Wait()
+	return (rates[0] + rates[1] + rates[2]) / 3, err
+}
+
 func (b *bench) scaling(ctx context.Context) error {
 	const work = 50 * time.Millisecond
 	c, err := b.connect(ctx)
@@ -317,7 +348,7 @@ func (b *bench) scaling(ctx context.Context) error {
 		if err := b.prompts(ctx, c, name, n); err != nil {
 			return err
 		}
-		took, err := b.through(ctx, stages(name, 1, work)[:1], workers, n, nil)
+		took, err := b.through(ctx, stages(name, 1, work)[:1], workers, n)
 		if err != nil {
 			return err
 		}
@@ -328,39 +359,6 @@ func (b *bench) scaling(ctx context.Context) error {
 		fmt.Printf("| %d | %.1f | %.1f |\n", workers, rate, rate/one)
 	}
 	return nil
-}
-
-func (b *bench) million(ctx context.Context) error {
-	n := b.count(1_000_000)
-	if b.bytes == 4096 {
-		b.bytes = 256 // 1,000,000 pairs in four logs: 4 GB instead of 20
-	}
-	c, err := b.connect(ctx)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	started := time.Now()
-	if err := b.prompts(ctx, c, "m", n); err != nil {
-		return err
-	}
-	fmt.Printf("%d prompts of %d bytes published in %v\n\n| pairs done | this process | nats-server |\n|---:|---:|---:|\n",
-		n, b.bytes, time.Since(started).Round(time.Second))
-	took, err := b.through(ctx, stages("m", 128, 0), 2, n, func(done int) {
-		if done%(n/10) == 0 {
-			fmt.Printf("| %d | %d MB | %d MB |\n", done, resident(os.Getpid()), resident(b.pid))
-		}
-	})
-	if err != nil {
-		return err
-	}
-	fmt.Printf("\n%.0f pairs/s through three stages\n", float64(n)/took.Seconds())
-	started = time.Now()
-	read := 0
-	err = c.Read(ctx, schemas.Scored, "m", 0, 0, func(streams.Received) error { read++; return nil })
-	fmt.Printf("replay: %d scored pairs read in %.1f s, %.0f/s\n", read, time.Since(started).Seconds(),
-		float64(read)/time.Since(started).Seconds())
-	return err
 }
 
 // redelivery has a worker take a batch and fall silent, as a killed one does, and times until another has done it.
@@ -381,7 +379,7 @@ func (b *bench) redelivery(ctx context.Context) error {
 			return err
 		}
 		victim := exec.CommandContext(ctx, self, "hold")
-		victim.Env = append(os.Environ(), holdEnv+"="+b.url+" "+name)
+		victim.Env = append(os.Environ(), childEnv+"="+b.url+" "+name)
 		out, err := victim.StdoutPipe()
 		if err != nil {
 			return err
@@ -396,7 +394,7 @@ func (b *bench) redelivery(ctx context.Context) error {
 			return err
 		}
 		_ = victim.Wait()
-		took, err := b.through(ctx, stages(name, 32, 0)[:1], 1, 32, nil)
+		took, err := b.through(ctx, stages(name, 32, 0)[:1], 1, 32)
 		if err != nil {
 			return err
 		}
@@ -407,12 +405,12 @@ func (b *bench) redelivery(ctx context.Context) error {
 	return nil
 }
 
-// holdEnv makes a child of this program the worker that redelivery kills: the server's URL and the run's name.
-const holdEnv = "LDALIGN_BENCH_HOLD"
+// childEnv tells a child of this program the server's URL, the run's name and, for work, the number of its stage.
+const childEnv = "LDALIGN_BENCH_CHILD"
 
 // hold is the worker that redelivery kills: it takes a batch, says so, and never gives it back.
 func hold(ctx context.Context) error {
-	url, run, _ := strings.Cut(os.Getenv(holdEnv), " ")
+	url, run, _ := strings.Cut(os.Getenv(childEnv), " ")
 	b := bench{url: url}
 	c, err := b.connect(ctx)
 	if err != nil {
@@ -432,15 +430,4 @@ func (b *bench) count(own int) int {
 		return b.pairs
 	}
 	return own
-}
-
-// resident is a process's memory in MB.
-func resident(pid int) int {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
-	if err != nil {
-		return 0
-	}
-	fields := strings.Fields(string(data))
-	pages, _ := strconv.Atoi(fields[1])
-	return pages * os.Getpagesize() / 1_000_000
 }
