@@ -88,7 +88,8 @@ cuda: native ## bin/ldalign-cuda, linked with libtorch's CUDA libraries (not run
 	@needed=$$(readelf -d bin/ldalign-cuda); \
 	for library in libtorch_cuda.so libc10_cuda.so; do \
 		grep -q "NEEDED.*\[$$library\]" <<<"$$needed" || { echo "cuda: bin/ldalign-cuda does not need $$library" >&2; exit 1; }; \
-	done
+	done; \
+	[ "$$(nm -C bin/ldalign-cuda | grep -c ' [TW] nccl_collectives(')" = 1 ] || { echo "cuda: bin/ldalign-cuda has no NCCL" >&2; exit 1; }
 	@echo "bin/ldalign-cuda is linked with libtorch_cuda.so. It needs CUDA 12.1 and cuDNN 8 to start: those of the machine, or"
 	@echo "ops/native/native.sh --cuda-runtime (2.8 GB). Not run on a GPU by the project."
 

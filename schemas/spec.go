@@ -256,7 +256,8 @@ type TrainingSpec struct {
 	KeepStates int `yaml:"keep_states" digest:"-"`
 	// Ranks is the number of processes that compute each step of the policy together on the trainer's machine, each with a
 	// part of the batch, compute.threads threads, and a copy of the weights and gradients; the optimizer's state is divided
-	// among them. Like threads, it decides the last bit of a result; left out of the digest.
+	// among them. On GPUs each takes one of its own, compute.device and those that follow it. Like threads, it decides the
+	// last bit of a result; left out of the digest.
 	Ranks int       `yaml:"ranks" digest:"-"`
 	LoRA  *LoRASpec `yaml:"lora,omitempty"`
 }

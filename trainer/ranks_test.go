@@ -34,7 +34,7 @@ func joined(life context.Context, t *testing.T) func(context.Context, int) (*ten
 					return err
 				}
 				defer meeting.Close()
-				group, err := meeting.Join(rank, n)
+				group, err := meeting.Join(rank, n, tensor.CPU)
 				if err != nil {
 					return err
 				}
@@ -42,7 +42,7 @@ func joined(life context.Context, t *testing.T) func(context.Context, int) (*ten
 				return Follow(life, engine, group)
 			})
 		}
-		group, err := host.Join(0, n)
+		group, err := host.Join(0, n, tensor.CPU)
 		if err != nil {
 			return nil, nil, err
 		}

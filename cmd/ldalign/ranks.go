@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -52,7 +53,7 @@ func (c *rankCommand) Run(ctx context.Context, _ *env) (err error) {
 	if err != nil {
 		return err
 	}
-	group, err := meeting.Join(c.Rank, c.Ranks)
+	group, err := meeting.Join(c.Rank, c.Ranks, where)
 	meeting.Close()
 	if err != nil {
 		return err
@@ -67,9 +68,14 @@ func (c *rankCommand) Run(ctx context.Context, _ *env) (err error) {
 	return trainer.Follow(context.WithoutCancel(ctx), engine, group)
 }
 
-// ranks starts n-1 processes that compute with this one, for trainer.Config.
+// ranks starts size-1 processes that compute with this one, for trainer.Config. On GPUs each has one of its own, this one
+// compute.device and the others those that follow it.
 func (n *node) ranks(ctx context.Context, compute schemas.ComputeSpec, size int) (*tensor.Group, func() error, error) {
 	self, err := os.Executable()
+	if err != nil {
+		return nil, nil, err
+	}
+	where, err := device(compute.Device)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -81,7 +87,7 @@ func (n *node) ranks(ctx context.Context, compute schemas.ComputeSpec, size int)
 	for rank := 1; rank < size; rank++ {
 		c := exec.Command(self, "trainer-rank", //nolint:gosec // it is this program
 			"--port", strconv.Itoa(meeting.Port), "--rank", strconv.Itoa(rank), "--ranks", strconv.Itoa(size),
-			"--threads", strconv.Itoa(compute.Threads), "--device", compute.Device)
+			"--threads", strconv.Itoa(compute.Threads), "--device", where.Next(rank).String())
 		c.Stderr = os.Stderr
 		c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C is for rank 0, which saves first
 		if err := others.start(c, n.log); err != nil {
@@ -93,7 +99,7 @@ func (n *node) ranks(ctx context.Context, compute schemas.ComputeSpec, size int)
 	var group *tensor.Group
 	go func() {
 		var err error
-		group, err = meeting.Join(0, size)
+		group, err = meeting.Join(0, size, where)
 		joined <- err
 	}()
 	select {
@@ -109,6 +115,7 @@ func (n *node) ranks(ctx context.Context, compute schemas.ComputeSpec, size int)
 		others.kill()
 		return nil, nil, errors.Join(err, others.wait())
 	}
+	others.group.Store(group)
 	n.log.Info().Int("ranks", size).Msg("trainer processes have joined")
 	return group, others.wait, nil
 }
@@ -118,6 +125,8 @@ type rankProcesses struct {
 	started []*exec.Cmd
 	ended   chan error
 	count   int // of those whose end was not read from ended
+	// group, once they have joined it, is told when one has died.
+	group atomic.Pointer[tensor.Group]
 }
 
 // start starts a process, and kills it when it gives no sign of life: the operations of the others then fail.
@@ -142,7 +151,13 @@ func (r *rankProcesses) start(c *exec.Cmd, log zerolog.Logger) error {
 	}()
 	r.started = append(r.started, c)
 	r.count++
-	go func() { r.ended <- c.Wait() }()
+	go func() {
+		err := c.Wait()
+		if group := r.group.Load(); err != nil && group != nil {
+			group.Abort()
+		}
+		r.ended <- err
+	}()
 	return nil
 }
 

@@ -4,6 +4,7 @@
 // ProcessGroupGloo is still that of libtorch's own header.
 #define USE_C10D_GLOO
 
+#include "collectives.h"
 #include "group.h"
 #include "shim_internal.h"
 
@@ -11,35 +12,69 @@
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include <chrono>
+#include <memory>
 #include <string>
 
 namespace {
 
 using Store = c10::intrusive_ptr<c10d::TCPStore>;
-using Group = c10::intrusive_ptr<c10d::ProcessGroupGloo>;
+using Group = std::unique_ptr<Collectives>;
 using Work = c10::intrusive_ptr<c10d::Work>;
 
-// each starts an operation for every tensor and waits for all, so that no operation is left behind by an error.
-template <class F> void each(void **tensors, size_t n, F start) {
-  std::vector<std::vector<at::Tensor>> lists(n);
-  std::vector<Work> works;
-  std::exception_ptr first;
-  try {
-    for (size_t i = 0; i < n; i++) {
-      lists[i] = {T(tensors[i]).detach()};
-      works.push_back(start(lists[i]));
-    }
-  } catch (...) {
-    first = std::current_exception();
+// On CPUs, by Gloo. Its connections tell at once that a member has died.
+class Gloo final : public Collectives {
+public:
+  Gloo(const c10::intrusive_ptr<c10d::Store> &store, int rank, int size, const char *address, std::chrono::milliseconds timeout) {
+    const auto options = c10d::ProcessGroupGloo::Options::create(timeout);
+    options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(address));
+    options->threads = 1; // one operation after the other: the order is the members' alone
+    group = c10::make_intrusive<c10d::ProcessGroupGloo>(store, rank, size, options);
   }
-  for (auto &w : works) {
+
+  void sum(std::vector<at::Tensor> &tensors) override {
+    each(tensors, [&](std::vector<at::Tensor> &list) { return group->allreduce(list, c10d::AllreduceOptions()); });
+  }
+
+  void broadcast(std::vector<at::Tensor> &tensors, int root) override {
+    c10d::BroadcastOptions o;
+    o.rootRank = root;
+    each(tensors, [&](std::vector<at::Tensor> &list) { return group->broadcast(list, o); });
+  }
+
+  void abort() override {}
+
+private:
+  // each starts an operation for every tensor and waits for all, so that no operation is left behind by an error.
+  template <class F> void each(const std::vector<at::Tensor> &tensors, F start) {
+    std::vector<std::vector<at::Tensor>> lists;
+    std::vector<Work> works;
+    std::exception_ptr first;
+    lists.reserve(tensors.size());
     try {
-      w->wait();
+      for (const at::Tensor &t : tensors) {
+        lists.push_back({t});
+        works.push_back(start(lists.back()));
+      }
     } catch (...) {
-      if (!first) first = std::current_exception();
+      first = std::current_exception();
     }
+    for (auto &w : works) {
+      try {
+        w->wait();
+      } catch (...) {
+        if (!first) first = std::current_exception();
+      }
+    }
+    if (first) std::rethrow_exception(first);
   }
-  if (first) std::rethrow_exception(first);
+
+  c10::intrusive_ptr<c10d::ProcessGroupGloo> group;
+};
+
+std::vector<at::Tensor> list_of(void **tensors, size_t n) {
+  std::vector<at::Tensor> list;
+  for (size_t i = 0; i < n; i++) list.push_back(T(tensors[i]).detach());
+  return list;
 }
 
 } // namespace
@@ -59,29 +94,35 @@ char *shim_store_new(void **out, int *bound, const char *host, int port, int ser
 
 void shim_store_free(void *store) { delete static_cast<Store *>(store); }
 
-char *shim_group_new(void **out, void *store, int rank, int size, const char *address, int timeout_ms) {
+char *shim_group_new(void **out, void *store, int rank, int size, int device, const char *address, int timeout_ms) {
   TRY({
-    auto options = c10d::ProcessGroupGloo::Options::create(std::chrono::milliseconds(timeout_ms));
-    options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(address));
-    options->threads = 1; // one operation after the other: the order is the members' alone
-    *out = new Group(c10::make_intrusive<c10d::ProcessGroupGloo>(*static_cast<Store *>(store), rank, size, options));
+    const c10::intrusive_ptr<c10d::Store> &meeting = *static_cast<Store *>(store);
+    const std::chrono::milliseconds timeout(timeout_ms);
+    Group group;
+    if (device < 0)
+      group = std::make_unique<Gloo>(meeting, rank, size, address, timeout);
+    else if (nccl_collectives)
+      group = nccl_collectives(meeting, rank, size, device, timeout);
+    else
+      throw std::runtime_error("this program is built without CUDA");
+    *out = new Group(std::move(group));
   })
 }
 
 void shim_group_free(void *group) { delete static_cast<Group *>(group); }
 
+void shim_group_abort(void *group) { (*static_cast<Group *>(group))->abort(); }
+
 char *shim_group_sum(void *group, void **tensors, size_t n) {
   TRY({
-    auto &g = *static_cast<Group *>(group);
-    each(tensors, n, [&](std::vector<at::Tensor> &list) { return g->allreduce(list, c10d::AllreduceOptions()); });
+    auto list = list_of(tensors, n);
+    (*static_cast<Group *>(group))->sum(list);
   })
 }
 
 char *shim_group_broadcast(void *group, void **tensors, size_t n, int root) {
   TRY({
-    auto &g = *static_cast<Group *>(group);
-    c10d::BroadcastOptions o;
-    o.rootRank = root;
-    each(tensors, n, [&](std::vector<at::Tensor> &list) { return g->broadcast(list, o); });
+    auto list = list_of(tensors, n);
+    (*static_cast<Group *>(group))->broadcast(list, root);
   })
 }

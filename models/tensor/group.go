@@ -59,25 +59,28 @@ func (m *Meeting) Close() {
 
 // Group combines tensors of several processes, each with an engine of its own. Its operations are collective: every member
 // calls them in the same order, with tensors of the same types and shapes, within its engine's Do. When a member dies the
-// others' operations fail with ErrGroup, at once where its connections are seen to close, else after the timeout; the
-// group is then of no more use.
+// others' operations fail with ErrGroup, at once where its connections are seen to close, else by Abort or after the
+// timeout; the group is then of no more use.
 type Group struct {
 	Rank, Size int
 
-	mu    sync.Mutex
+	mu    sync.Mutex // held by an operation
+	life  sync.Mutex // held while group is set or used beside an operation
 	group unsafe.Pointer
 }
 
 // Join makes this process a member of a group of the given size, and waits for all others. Each has a rank of its own,
-// from 0.
-func (m *Meeting) Join(rank, size int) (*Group, error) {
+// from 0. On CPUs the members are connected by Gloo; on GPUs, of which each has one of its own, by NCCL, which only the CUDA
+// build has, and which was not run on a GPU.
+func (m *Meeting) Join(rank, size int, where Device) (*Group, error) {
 	if rank < 0 || rank >= size {
 		return nil, fmt.Errorf("%w: rank %d of %d", ErrGroup, rank, size)
 	}
 	address := C.CString(m.address)
 	defer C.free(unsafe.Pointer(address))
 	g := &Group{Rank: rank, Size: size}
-	msg := C.shim_group_new(&g.group, m.store, C.int(rank), C.int(size), address, C.int(m.timeout.Milliseconds()))
+	msg := C.shim_group_new(&g.group, m.store, C.int(rank), C.int(size), C.int(where.native()), address,
+		C.int(m.timeout.Milliseconds()))
 	if msg != nil {
 		return nil, fmt.Errorf("%w: rank %d of %d cannot join: %s", ErrGroup, rank, size, takeString(msg))
 	}
@@ -118,10 +121,22 @@ func (g *Group) collective(s *Scope, op string, ts []*Tensor, f func(list []unsa
 	return nil
 }
 
+// Abort has an operation that is under way on GPUs, and all that follow, fail: NCCL does not see that a member has died, so
+// whoever knows has to say it. On CPUs the connections tell, and Abort does nothing. It may be called by any goroutine.
+func (g *Group) Abort() {
+	g.life.Lock()
+	defer g.life.Unlock()
+	if g.group != nil {
+		C.shim_group_abort(g.group)
+	}
+}
+
 // Close leaves the group. The others' operations then fail.
 func (g *Group) Close() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.life.Lock()
+	defer g.life.Unlock()
 	if g.group != nil {
 		C.shim_group_free(g.group)
 		g.group = nil

@@ -2,6 +2,7 @@ package tensor_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -34,7 +35,7 @@ func members(t *testing.T, size int, f func(g *tensor.Group, s *tensor.Scope) er
 				}
 				defer meeting.Close()
 			}
-			g, err := meeting.Join(rank, size)
+			g, err := meeting.Join(rank, size, tensor.CPU)
 			if err != nil {
 				return err
 			}
@@ -94,5 +95,18 @@ func TestGroupWithoutAMember(t *testing.T) {
 func TestMeetingThatNobodyHosts(t *testing.T) {
 	if _, err := tensor.AttendMeeting("127.0.0.1", 1, "127.0.0.1", time.Second); !errors.Is(err, tensor.ErrGroup) {
 		t.Errorf("got %v, want ErrGroup", err)
+	}
+}
+
+// TestNoGroupOfGPUsHere: the CPU build says what it lacks.
+func TestNoGroupOfGPUsHere(t *testing.T) {
+	meeting, err := tensor.HostMeeting("127.0.0.1", time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer meeting.Close()
+	_, err = meeting.Join(0, 1, tensor.CUDA(0))
+	if !errors.Is(err, tensor.ErrGroup) || !strings.Contains(err.Error(), "built without CUDA") {
+		t.Errorf("got %v, want ErrGroup and why", err)
 	}
 }

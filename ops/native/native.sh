@@ -2,7 +2,7 @@
 # Fetches and builds what ldalign needs below Go: libtorch 2.1.0, the link stubs for gotch, and the tokenizers library.
 #
 #   ops/native/native.sh                 CPU (the default)
-#   ops/native/native.sh --cuda          also unpack libtorch's CUDA libraries, for the link of `make cuda`
+#   ops/native/native.sh --cuda          also unpack libtorch's CUDA libraries and compile what needs CUDA's headers, for `make cuda`
 #   ops/native/native.sh --cuda-runtime  and also install CUDA, cuDNN and NCCL (2.8 GB), which that build needs to start
 #   ops/native/native.sh --check         say what is missing on this machine, change nothing
 #
@@ -162,6 +162,38 @@ if [ "$cuda_runtime" = 1 ] && [ ! -d "$native/nvidia" ]; then
 	rm -rf "$native/nvidia.partial"
 fi
 
+# --- what is compiled for CUDA alone --------------------------------------------------------------------------------
+# models/tensor/cuda: the CUDA build links it, the CPU build does without. Of NVIDIA's packages it takes the headers.
+cuda_object=$native/cuda/nccl.o
+if [ "$cuda" = 1 ]; then
+	headers=$native/cuda/include
+	if [ ! -f "$headers/complete" ]; then
+		runtime=nvidia_cuda_runtime_cu12-12.1.105-py3-none-manylinux1_x86_64.whl
+		nvcc=nvidia_cuda_nvcc_cu12-12.1.105-py3-none-manylinux1_x86_64.whl
+		nccl=nvidia_nccl_cu12-2.18.1-py3-none-manylinux1_x86_64.whl
+		fetch nvidia-cuda-runtime-cu12==12.1.105 $runtime 6e258468ddf5796e25f1dc591a31029fa317d97a0a94ed93468fc86301d61e40
+		fetch nvidia-cuda-nvcc-cu12==12.1.105 $nvcc a0712a05ffd57d9f017580ffcc808b207f7f4ef7a5ca8ac1312318b153739a18
+		say "NCCL comes with its library: 210 MB, of which one header is kept"
+		fetch nvidia-nccl-cu12==2.18.1 $nccl 1a6c4acefcbebfa6de320f412bf7866de856e786e0462326ba1bac40de0b5e71
+		unpack "$native/downloads/$runtime" nvidia/cuda_runtime/include/ '\.h(pp)?$' "$headers"
+		unpack "$native/downloads/$nvcc" nvidia/cuda_nvcc/include/ '\.h(pp)?$' "$headers"
+		unpack "$native/downloads/$nccl" nvidia/nccl/include/ '\.h$' "$headers"
+		# in their place are names, see models/tensor/cuda/nccl.cpp
+		rm -f "$headers"/cuda_fp16.h "$headers"/cuda_bf16.h "$native/downloads/$nccl" "$native/downloads/$nvcc"
+		touch "$headers/complete"
+	fi
+	sources=$(cat "$root"/models/tensor/cuda/nccl.cpp "$root"/models/tensor/cuda/include/*.h "$root/models/tensor/collectives.h" |
+		sha256sum | cut -d' ' -f1)
+	if [ "$(cat "$native/cuda/nccl.sources" 2>/dev/null)" != "$sources $libtorch $cxx11" ]; then
+		say "compiling models/tensor/cuda/nccl.cpp"
+		g++ -std=c++17 -O2 -fPIC -Wall -I"$root/models/tensor/cuda/include" -isystem "$headers" -isystem "$libtorch/include" \
+			-isystem "$libtorch/include/torch/csrc/api/include" -D_GLIBCXX_USE_CXX11_ABI=$cxx11 \
+			-c "$root/models/tensor/cuda/nccl.cpp" -o "$cuda_object.tmp"
+		mv "$cuda_object.tmp" "$cuda_object"
+		echo "$sources $libtorch $cxx11" >"$native/cuda/nccl.sources"
+	fi
+fi
+
 # --- link stubs -----------------------------------------------------------------------------------------------------
 # gotch's libtch names CUDA libraries in its link flags whatever the build: empty archives satisfy the linker
 stubs=$native/stubs
@@ -194,9 +226,11 @@ fi
 # These must stay the same from build to build: Go compiles libtch (3 to 4 minutes) again whenever they change.
 cxxflags="-O2 -I$libtorch/include -I$libtorch/include/torch/csrc/api/include -D_GLIBCXX_USE_CXX11_ABI=$cxx11"
 ldflags="-Wl,--as-needed -L$stubs -L$tokenizers -L$libtorch/lib -Wl,-rpath,$libtorch/lib"
-# The CUDA build differs in its last link only. It names the libraries by path, for the stubs would satisfy -ltorch_cuda,
+# The CUDA build differs in its last link only, which has one object more. It names the libraries by path, for the stubs would satisfy -ltorch_cuda,
 # and leaves CUDA, cuDNN and NCCL to the loader, which finds them by the run path within libtorch_cuda.so.
-cuda_link="-Wl,--allow-shlib-undefined -Wl,--no-as-needed $libtorch/lib/libtorch_cuda.so $libtorch/lib/libc10_cuda.so -Wl,--as-needed"
+cuda_link="$cuda_object -Wl,--allow-shlib-undefined -Wl,--no-as-needed $libtorch/lib/libtorch_cuda.so $libtorch/lib/libc10_cuda.so"
+cudart=$(find "$libtorch/lib" -maxdepth 1 -name 'libcudart*.so*' | sort | head -n 1)
+cuda_link="$cuda_link -Wl,--as-needed $cudart"
 write() { # write FILE: from standard input, only when it changes
 	cat >"$1.tmp"
 	if cmp -s "$1.tmp" "$1"; then rm "$1.tmp"; else mv "$1.tmp" "$1"; fi
