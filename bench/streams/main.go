@@ -311,8 +311,10 @@ func (b *bench) raw(ctx context.Context, args ...string) (float64, error) {
 
 // publish is the rate at which the nats command stores n messages on a stream of its own.
 func (b *bench) publish(ctx context.Context, n int, flags ...string) (float64, error) {
-	args := append([]string{"js", "pub", "async", "--create", "--purge", "--size", strconv.Itoa(b.bytes),
-		"--msgs", strconv.Itoa(n), "--batch", "256", "--maxbytes", "4GB", "--no-progress"}, flags...)
+	args := append([]string{
+		"js", "pub", "async", "--create", "--purge", "--size", strconv.Itoa(b.bytes),
+		"--msgs", strconv.Itoa(n), "--batch", "256", "--maxbytes", "4GB", "--no-progress",
+	}, flags...)
 	if len(flags) == 0 {
 		args = append(args, "bench")
 	}
