@@ -1,5 +1,7 @@
 #include "kernels_internal.h"
 
+#include <memory>
+
 namespace kernels {
 namespace {
 
@@ -319,33 +321,34 @@ bool fast_products() { return avx512; }
 void product(const matrix &a, const matrix &b, float *y, int64_t m, int64_t n, int64_t k, bool add) {
   // What is packed of b stays in the last cache, what is read of a beside it in the second.
   constexpr int64_t depth = 8 * DEPTH, columns = 2048, height = 512;
-  std::vector<float> packed(panels(std::min(n, columns)) * PANEL * std::min(k, depth)), copy;
+  const std::unique_ptr<float[]> packed(new float[panels(std::min(n, columns)) * PANEL * std::min(k, depth)]);
+  std::unique_ptr<float[]> copy;
   for (int64_t l = 0; l < k; l += depth) {
     const int64_t d = std::min(depth, k - l);
     for (int64_t j = 0; j < n; j += columns) {
       const int64_t c = std::min(columns, n - j);
-      pack(b.data + l * b.row + j * b.column, c, d, b.column, b.row, packed.data());
+      pack(b.data + l * b.row + j * b.column, c, d, b.column, b.row, packed.get());
       for (int64_t i = 0; i < m; i += height) {
         const int64_t h = std::min(height, m - i);
         const float *x = a.data + i * a.row + l * a.column;
         int64_t ldx = a.row;
         if (a.column != 1 || a.row > 2 * depth) {
-          copy.resize(h * d);
+          if (!copy) copy.reset(new float[std::min(m, height) * std::min(k, depth)]);
           parallel((h + 15) / 16, 1, [&] {
             return [&](int64_t block) { // 16 rows at a time: a line of a transposed matrix holds as many
               const int64_t from = block * 16, to = std::min(h, from + 16);
               if (a.column == 1) {
-                for (int64_t r = from; r < to; r++) memcpy(copy.data() + r * d, x + r * a.row, d * sizeof(float));
+                for (int64_t r = from; r < to; r++) memcpy(copy.get() + r * d, x + r * a.row, d * sizeof(float));
                 return;
               }
               for (int64_t t = 0; t < d; t++)
                 for (int64_t r = from; r < to; r++) copy[r * d + t] = x[r * a.row + t * a.column];
             };
           });
-          x = copy.data();
+          x = copy.get();
           ldx = d;
         }
-        multiply(x, ldx, packed.data(), static_cast<const float *>(nullptr), y + i * n + j, n, h, c, d, add || l > 0);
+        multiply(x, ldx, packed.get(), static_cast<const float *>(nullptr), y + i * n + j, n, h, c, d, add || l > 0);
       }
     }
   }

@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"strconv"
 	"testing"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/ldalign/ldalign/models/tensor"
 )
@@ -42,6 +45,7 @@ func TestFlatMemory(t *testing.T) {
 		f      func(s *tensor.Scope, param *tensor.Tensor)
 	}{
 		{"warm-up", 100, false, good},
+		{"warm-up of errors", 2000, true, func(_ *tensor.Scope, param *tensor.Tensor) { param.Select(5, 0) }},
 		{"operations", 1000, false, good}, // of ten operations
 		{"errors with large tensors", 2000, true, func(s *tensor.Scope, param *tensor.Tensor) {
 			param.Detach().AddScalar(1).Matmul(s.Ones(tensor.Float32, 3))
@@ -68,7 +72,7 @@ func TestFlatMemory(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if i == 0 {
+		if i < 2 {
 			before = resident(t)
 			continue
 		}
@@ -80,5 +84,73 @@ func TestFlatMemory(t *testing.T) {
 	}
 	if n := e.Live(); n != 0 {
 		t.Errorf("%d tensors alive at the end", n)
+	}
+}
+
+// What is freed beside each other is memory for a larger tensor, and what is freed in large amounts goes back to the system.
+func TestFreedMemoryIsUsedAgain(t *testing.T) {
+	const small, count, slack = 1 << 20, 256, 24 << 20 // bytes
+	e := newEngine(t, 1)
+	err := e.Do(context.Background(), func(s *tensor.Scope) error {
+		fill := func(bytes int64) *tensor.Tensor { return s.Zeros(tensor.Float32, bytes/4).Fill_(1) }
+		fill(small).Free()
+		before := resident(t)
+		var parts []*tensor.Tensor
+		for range count {
+			parts = append(parts, fill(small))
+		}
+		for _, p := range parts {
+			p.Free()
+		}
+		whole := fill(small * (count - 1))
+		if grown := resident(t) - before; grown > small*count+slack {
+			t.Errorf("%d MiB resident for a tensor of %d", grown>>20, small*(count-1)>>20)
+		}
+		more := fill(1 << 30)
+		whole.Free()
+		more.Free()
+		if grown := resident(t) - before; grown > 600<<20 {
+			t.Errorf("%d MiB stay resident when all is freed", grown>>20)
+		}
+		return s.Err()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Tensors keep what is theirs, whatever is made and freed around them, by several engines at once.
+func TestTensorsDoNotShareMemory(t *testing.T) {
+	var all errgroup.Group
+	for seed := range uint64(2) {
+		e := newEngine(t, 1)
+		all.Go(func() error {
+			random := rand.New(rand.NewPCG(seed, 0))
+			return e.Do(context.Background(), func(s *tensor.Scope) error {
+				alive := map[float64]*tensor.Tensor{}
+				for i := range 1500 {
+					value := float64(seed*10000 + uint64(i))
+					alive[value] = s.Zeros(tensor.Float32, 1+random.Int64N(200_000)).Fill_(value)
+					gone := float64(seed*10000 + random.Uint64N(uint64(i+1)))
+					if x := alive[gone]; x != nil {
+						err := s.Scope(func(*tensor.Scope) error {
+							if off := x.AddScalar(-gone); off.Mul(off).Sum().Item() != 0 {
+								return fmt.Errorf("a tensor of %g holds other numbers", gone)
+							}
+							return nil
+						})
+						if err != nil {
+							return err
+						}
+						x.Free()
+						delete(alive, gone)
+					}
+				}
+				return s.Err()
+			})
+		})
+	}
+	if err := all.Wait(); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -11,10 +11,6 @@
 #include <cstdlib>
 #include <mutex>
 
-#ifdef __GLIBC__
-#include <malloc.h>
-#endif
-
 namespace {
 
 c10::optional<at::Tensor> maybe(void *t) { return t ? c10::optional<at::Tensor>(T(t)) : c10::nullopt; }
@@ -92,19 +88,6 @@ int shim_cuda_available(void) {
 void shim_quiet_errors(void) {
   static std::once_flag once;
   std::call_once(once, [] { c10::SetStackTraceFetcher([] { return std::string(); }); });
-}
-
-// A step makes and frees the same tensors as the one before. glibc would give each of them back to the system and have it
-// cleared and mapped again; so it keeps up to half a gigabyte, and maps only tensors of 32 MiB or more on their own.
-void shim_keep_memory(void) {
-#ifdef __GLIBC__
-  static std::once_flag once;
-  std::call_once(once, [] {
-    mallopt(M_MMAP_THRESHOLD, 32 << 20);
-    mallopt(M_TRIM_THRESHOLD, 512 << 20);
-    mallopt(M_TOP_PAD, 64 << 20);
-  });
-#endif
 }
 
 uintptr_t shim_thread(void) {

@@ -55,42 +55,6 @@ void add_product(const at::Tensor &weight, const at::Tensor &a, const at::Tensor
     g.addmm_(a, b);
 }
 
-struct Linear : Function<Linear> {
-  static at::Tensor forward(AutogradContext *ctx, const at::Tensor &x, const at::Tensor &w,
-                            const c10::optional<at::Tensor> &bias, bool in_first) {
-    ctx->save_for_backward({w.requires_grad() ? x : at::Tensor(), w});
-    ctx->saved_data["in_first"] = in_first;
-    ctx->saved_data["shape"] = x.sizes().vec();
-    ctx->saved_data["bias"] = bias.has_value();
-    const at::Tensor m = w.to(x.scalar_type());
-    at::Tensor y = matrix_product(rows_of(x), in_first ? m : m.t());
-    if (bias) y += *bias;
-    auto shape = x.sizes().vec();
-    shape.back() = y.size(1);
-    return y.view(shape);
-  }
-
-  static variable_list backward(AutogradContext *ctx, const variable_list &grads) {
-    const variable_list saved = ctx->get_saved_variables();
-    const at::Tensor &x = saved[0], &w = saved[1];
-    const bool in_first = ctx->saved_data["in_first"].toBool();
-    const at::Tensor dy = rows_of(grads[0]);
-    at::Tensor dx, db;
-    if (ctx->needs_input_grad(0)) {
-      const at::Tensor m = w.to(dy.scalar_type());
-      dx = matrix_product(dy, in_first ? m.t() : m).view(ctx->saved_data["shape"].toIntVector());
-    }
-    if (w.requires_grad()) {
-      if (in_first)
-        add_product(w, rows_of(x).t(), dy);
-      else
-        add_product(w, dy.t(), rows_of(x));
-    }
-    if (ctx->saved_data["bias"].toBool()) db = wide(dy).sum(0).to(w.scalar_type());
-    return {dx, at::Tensor(), db, at::Tensor()};
-  }
-};
-
 struct Embed : Function<Embed> {
   static at::Tensor forward(AutogradContext *ctx, const at::Tensor &w, const at::Tensor &ids) {
     ctx->save_for_backward({w, ids});
@@ -114,10 +78,20 @@ struct RMSNorm : Function<RMSNorm> {
     ctx->save_for_backward({x, w});
     ctx->saved_data["offset"] = offset;
     ctx->saved_data["eps"] = eps;
+    return value(x, w, offset, eps);
+  }
+
+  static at::Tensor value(const at::Tensor &x, const at::Tensor &w, double offset, double eps) {
     at::Tensor y = at::empty_like(x);
     kernels::rms_norm(x.data_ptr<float>(), w.data_ptr<float>(), static_cast<float>(offset), y.data_ptr<float>(),
                       x.numel() / w.numel(), w.numel(), eps);
     return y;
+  }
+
+  // again is what forward gave.
+  static at::Tensor again(AutogradContext *ctx) {
+    const variable_list saved = ctx->get_saved_variables();
+    return value(saved[0], saved[1], ctx->saved_data["offset"].toDouble(), ctx->saved_data["eps"].toDouble());
   }
 
   static variable_list backward(AutogradContext *ctx, const variable_list &grads) {
@@ -159,9 +133,19 @@ struct Gate : Function<Gate> {
   static at::Tensor forward(AutogradContext *ctx, int64_t f, const at::Tensor &a, const at::Tensor &b) {
     ctx->save_for_backward({a, b});
     ctx->saved_data["f"] = f;
+    return value(f, a, b);
+  }
+
+  static at::Tensor value(int64_t f, const at::Tensor &a, const at::Tensor &b) {
     at::Tensor y = at::empty_like(a);
     kernels::gate(static_cast<int>(f), a.data_ptr<float>(), b.data_ptr<float>(), y.data_ptr<float>(), a.numel());
     return y;
+  }
+
+  // again is what forward gave.
+  static at::Tensor again(AutogradContext *ctx) {
+    const variable_list saved = ctx->get_saved_variables();
+    return value(ctx->saved_data["f"].toInt(), saved[0], saved[1]);
   }
 
   static variable_list backward(AutogradContext *ctx, const variable_list &grads) {
@@ -171,6 +155,67 @@ struct Gate : Function<Gate> {
     kernels::gate_backward(static_cast<int>(ctx->saved_data["f"].toInt()), a.data_ptr<float>(), b.data_ptr<float>(),
                            dy.data_ptr<float>(), da.data_ptr<float>(), db.data_ptr<float>(), a.numel());
     return {at::Tensor(), da, db};
+  }
+};
+
+// again computes once more what a norm or a gate has given, for nearly nothing beside a matrix product, from what that keeps
+// for its own way back; undefined for every other node.
+at::Tensor again(torch::autograd::Node *node) {
+  if (auto *norm = dynamic_cast<torch::autograd::CppNode<RMSNorm> *>(node)) return RMSNorm::again(&norm->ctx_);
+  if (auto *gate = dynamic_cast<torch::autograd::CppNode<Gate> *>(node)) return Gate::again(&gate->ctx_);
+  return {};
+}
+
+bool computes_again(torch::autograd::Node *node) {
+  return dynamic_cast<torch::autograd::CppNode<RMSNorm> *>(node) || dynamic_cast<torch::autograd::CppNode<Gate> *>(node);
+}
+
+// Source is the node that has computed an input. It is on the way back behind those who use its result.
+struct Source : torch::CustomClassHolder {
+  explicit Source(std::shared_ptr<torch::autograd::Node> n) : node(std::move(n)) {}
+  const std::shared_ptr<torch::autograd::Node> node;
+};
+
+struct Linear : Function<Linear> {
+  static at::Tensor forward(AutogradContext *ctx, const at::Tensor &x, const at::Tensor &w,
+                            const c10::optional<at::Tensor> &bias, bool in_first) {
+    const auto &source = x.grad_fn();
+    const bool keep = w.requires_grad() && !computes_again(source.get());
+    if (w.requires_grad() && !keep) ctx->saved_data["source"] = at::IValue::make_capsule(c10::make_intrusive<Source>(source));
+    ctx->save_for_backward({keep ? x : at::Tensor(), w});
+    ctx->saved_data["in_first"] = in_first;
+    ctx->saved_data["shape"] = x.sizes().vec();
+    ctx->saved_data["bias"] = bias.has_value();
+    const at::Tensor m = w.to(x.scalar_type());
+    at::Tensor y = matrix_product(rows_of(x), in_first ? m : m.t());
+    if (bias) y += *bias;
+    auto shape = x.sizes().vec();
+    shape.back() = y.size(1);
+    return y.view(shape);
+  }
+
+  static variable_list backward(AutogradContext *ctx, const variable_list &grads) {
+    const variable_list saved = ctx->get_saved_variables();
+    const at::Tensor &w = saved[1];
+    const bool in_first = ctx->saved_data["in_first"].toBool();
+    const at::Tensor dy = rows_of(grads[0]);
+    at::Tensor dx, db;
+    if (ctx->needs_input_grad(0)) {
+      const at::Tensor m = w.to(dy.scalar_type());
+      dx = matrix_product(dy, in_first ? m.t() : m).view(ctx->saved_data["shape"].toIntVector());
+    }
+    if (w.requires_grad()) {
+      const auto source = ctx->saved_data.find("source");
+      const at::Tensor x = source == ctx->saved_data.end()
+                               ? saved[0]
+                               : again(static_cast<Source *>(source->second.toCapsule().get())->node.get());
+      if (in_first)
+        add_product(w, rows_of(x).t(), dy);
+      else
+        add_product(w, dy.t(), rows_of(x));
+    }
+    if (ctx->saved_data["bias"].toBool()) db = wide(dy).sum(0).to(w.scalar_type());
+    return {dx, at::Tensor(), db, at::Tensor()};
   }
 };
 

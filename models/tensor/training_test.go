@@ -147,6 +147,19 @@ func trainedOperations() []trained {
 	float32Only("gelu gate", [][]int64{{5, 7}, {5, 7}},
 		func(x []*tensor.Tensor) *tensor.Tensor { return x[0].TokenGeluTanhMul(x[1]) },
 		func(x []*tensor.Tensor) *tensor.Tensor { return x[0].GeluTanh().Mul(x[1]) })
+	// A linear layer keeps neither a norm's result nor a gate's, nor does a second one.
+	float32Only("norm before linear layers", [][]int64{{3, 2, 24}, {24}, {5, 24}, {5, 24}},
+		func(x []*tensor.Tensor) *tensor.Tensor {
+			h := x[0].TokenRMSNorm(x[1], 1, 1e-5)
+			return h.TrainLinear(x[2], nil, false).Mul(h.TrainLinear(x[3], nil, false))
+		},
+		func(x []*tensor.Tensor) *tensor.Tensor {
+			h := x[0].RMSNorm(x[1].AddScalar(1), 1e-5)
+			return h.Linear(x[2], nil).Mul(h.Linear(x[3], nil))
+		})
+	float32Only("gate before a linear layer", [][]int64{{5, 7}, {5, 7}, {7, 3}},
+		func(x []*tensor.Tensor) *tensor.Tensor { return x[0].TokenSiluMul(x[1]).TrainLinear(x[2], nil, true) },
+		func(x []*tensor.Tensor) *tensor.Tensor { return x[0].Silu().Mul(x[1]).Matmul(x[2]) })
 	return list
 }
 
