@@ -74,8 +74,30 @@ func (n *node) liveness(ctx context.Context, spec schemas.Spec) (liveness, error
 		l.Stages = append(l.Stages, s)
 	}
 	l.Blocking, l.Because = l.blocking()
+	l.press()
 	return l, nil
 }
+
+// backPressure is the state of a worker that has no input because what it made is still before a later stage: the next
+// prompts come with the next policy.
+const backPressure = "back-pressure"
+
+// press tells the idle workers whose work has piled up before a later stage from those who were sent none yet.
+func (l liveness) press() {
+	behind := slices.IndexFunc(l.Stages, func(s stageStatus) bool { return s.Stage == l.Blocking })
+	if behind < 0 || slices.ContainsFunc(l.Stages[behind].Workers, waits) {
+		return
+	}
+	for _, s := range l.Stages[:behind] {
+		for k := range s.Workers {
+			if w := &s.Workers[k]; s.Stage != string(roleEvaluator) && w.State == streams.StateIdle {
+				w.State, w.Detail = backPressure, l.Because
+			}
+		}
+	}
+}
+
+func waits(w streams.Worker) bool { return w.State == streams.StateWaiting }
 
 // busy are the states in which a worker is not simply without input.
 func busy(w streams.Worker) bool { return w.State != streams.StateIdle }
