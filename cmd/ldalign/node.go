@@ -72,11 +72,32 @@ func (e *env) open(ctx context.Context, servers schemas.ServersSpec, limits sche
 		if servers.NATS == "" {
 			parsed.AckWait = min(parsed.AckWait, embeddedAckWait)
 		}
-		return streams.Open(ctx, streams.Options{
+		return openFreed(ctx, log, streams.Options{
 			URL: servers.NATS, Dir: filepath.Join(e.dir, "nats"), Listen: e.listen, Creds: os.Getenv("LDALIGN_NATS_CREDS"), Limits: parsed,
 			Name: name, Log: log,
 		})
 	})
+}
+
+// openFreed opens a folder that another process may be about to leave: a verb that only reads holds an idle one for a moment.
+func openFreed(ctx context.Context, log zerolog.Logger, o streams.Options) (*streams.Conn, error) {
+	const patience, every = 3 * time.Second, 100 * time.Millisecond
+	said := false
+	for began := time.Now(); ; {
+		c, err := streams.Open(ctx, o)
+		if !errors.Is(err, streams.ErrInUse) || time.Since(began) > patience {
+			return c, err
+		}
+		if !said {
+			log.Info().Err(err).Msg("waiting some seconds for the folder")
+			said = true
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(every):
+		}
+	}
 }
 
 // attach connects for reading: to the servers, to the process that works in the folder, or to the folder itself.

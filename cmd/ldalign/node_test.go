@@ -1,0 +1,32 @@
+package main
+
+import (
+	"errors"
+	"path/filepath"
+	"testing"
+
+	"github.com/rs/zerolog"
+
+	"github.com/ldalign/ldalign/streams"
+)
+
+// released closes a reader's connection when it is told that somebody waits for it.
+type released struct{ reader *streams.Conn }
+
+func (r released) Write(line []byte) (int, error) { return len(line), r.reader.Close() }
+
+// A folder that a reader is about to leave is waited for.
+func TestOpenWaitsForAReader(t *testing.T) {
+	o := streams.Options{Dir: filepath.Join(t.TempDir(), "nats"), Name: "test", Log: zerolog.Nop()}
+	reader, err := streams.Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := openFreed(t.Context(), zerolog.New(released{reader}), o)
+	if err = errors.Join(err, reader.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+}
