@@ -29,6 +29,24 @@ func TokenLogProbs(s *tensor.Scope, m *Model, rows []Sequence, pad PadRule) *ten
 // [R, T, H] -> [R, T] Float32 (Float64 for a Float64 model), 0 elsewhere. Token t of a row stands at column offset+t;
 // a soft prefix in front of the rows makes an offset.
 func (m *Model) ResponseLogProbs(s *tensor.Scope, h *tensor.Tensor, rows []Sequence, offset int) *tensor.Tensor {
+	return m.responseLogProbs(s, h, rows, offset, m.tokenLogProbs)
+}
+
+// TrainResponseLogProbs is what ResponseLogProbs is, for training, by the head of TrainLogProbs: the gradient of its weight is
+// added to it by Backward, see tensor.TrainLinear. What a row gets in its last bits depends on the other rows.
+func (m *Model) TrainResponseLogProbs(s *tensor.Scope, h *tensor.Tensor, rows []Sequence, offset int) *tensor.Tensor {
+	return m.responseLogProbs(s, h, rows, offset,
+		func(s *tensor.Scope, h *tensor.Tensor, at, targets []int64, dtype tensor.DType) *tensor.Tensor {
+			n := int64(len(at))
+			h = h.IndexSelect(0, s.FromInt64(at, n))
+			return h.TrainLogProbs(m.net.head(), s.FromInt64(targets, n), max(16, headBytes/(4*m.cfg.Vocab))).To(dtype)
+		})
+}
+
+func (m *Model) responseLogProbs(
+	s *tensor.Scope, h *tensor.Tensor, rows []Sequence, offset int,
+	logProbs func(s *tensor.Scope, h *tensor.Tensor, at, targets []int64, dtype tensor.DType) *tensor.Tensor,
+) *tensor.Tensor {
 	count, length, width := h.Size(0), h.Size(1), h.Size(2)
 	var predicting, targets, columns []int64
 	for i, row := range rows {
@@ -45,7 +63,7 @@ func (m *Model) ResponseLogProbs(s *tensor.Scope, h *tensor.Tensor, rows []Seque
 	}
 	out := s.Zeros(dtype, count*length)
 	if len(targets) > 0 {
-		logp := m.tokenLogProbs(s, h.Reshape(-1, width), predicting, targets, dtype)
+		logp := logProbs(s, h.Reshape(-1, width), predicting, targets, dtype)
 		out = out.Scatter(0, s.FromInt64(columns, int64(len(columns))), logp)
 	}
 	return out.Reshape(count, length)

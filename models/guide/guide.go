@@ -339,7 +339,7 @@ func (g *Guide) Reconstruct(
 		prefix := g.apply(prefixName, latents).Reshape(count, int64(g.cfg.PrefixTokens), width)
 		h = g.decoder.Hidden(s, s.Cat(1, prefix, text))
 	}
-	loss := g.decoder.ResponseLogProbs(s, h, rows, g.cfg.Positions()).SumDims(false, 1).Neg()
+	loss := g.decoder.TrainResponseLogProbs(s, h, rows, g.cfg.Positions()).SumDims(false, 1).Neg()
 	if g.cfg.Reduction == ReduceSum {
 		return loss
 	}
@@ -365,7 +365,7 @@ func (g *Guide) dropped(rows []models.Sequence, pad models.PadRule, seeds []uint
 
 // Loss is the reconstruction loss of each row by its own latent, with word dropout -> [pad.Rows]. Equation (2) is the
 // mean over pairs of the sum of the losses of (x, y) and (x, y'): give both as rows. Row i draws its dropout from seed
-// and i.
+// and i. Its gradients are those that Backward adds, see models.TrainResponseLogProbs.
 func (g *Guide) Loss(s *tensor.Scope, rows []models.Sequence, pad models.PadRule, seed uint64) *tensor.Tensor {
 	drop := make([]uint64, len(rows))
 	for i := range drop {

@@ -234,7 +234,7 @@ func compare(t *testing.T, what string, want, got []float64) {
 	}
 }
 
-// The gradients of equation (2) equal central differences, for an element of every weight.
+// The gradients of equation (2) that Backward leaves equal central differences, for an element of every weight.
 func TestLossGradients(t *testing.T) {
 	for _, test := range []struct{ encoder, decoder, pooling, injection, reduction string }{
 		{"llama", "gpt2", guide.PoolMean, guide.InjectPrefix, guide.ReduceMean},
@@ -260,10 +260,12 @@ func TestLossGradients(t *testing.T) {
 			}
 			var grads [][]float64
 			do(t, eng, func(s *tensor.Scope) error {
-				for _, g := range tensor.Grads(loss(s), tensors) {
-					grads = append(grads, g.Float64s())
+				loss(s).Backward()
+				for _, x := range tensors {
+					grads = append(grads, x.Grad().Float64s())
 				}
-				return nil
+				tensor.FreeGrads(s, tensors)
+				return s.Err()
 			})
 			for i, p := range params {
 				at := 0 // the element with the greatest gradient
@@ -345,8 +347,13 @@ func trainingUsesTheLatent(t *testing.T, config guide.Config) {
 		}
 		for step := range 120 {
 			err := s.Scope(func(s *tensor.Scope) error {
-				loss := g.Loss(s, rows, pad, uint64(step*100)).Mean()
-				return optimizer.Step(s, tensors, tensor.Grads(loss, tensors), 5e-3)
+				g.Loss(s, rows, pad, uint64(step*100)).Mean().Backward()
+				grads := make([]*tensor.Tensor, len(tensors))
+				for i, x := range tensors {
+					grads[i] = x.Grad()
+				}
+				defer tensor.FreeGrads(s, tensors)
+				return optimizer.Step(s, tensors, grads, 5e-3)
 			})
 			if err != nil {
 				return err
