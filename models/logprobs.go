@@ -22,27 +22,18 @@ func TokenLogProbs(s *tensor.Scope, m *Model, rows []Sequence, pad PadRule) *ten
 		return s.Zeros(tensor.Float32) // invalid, as everything in a failed scope
 	}
 	h := m.Hidden(s, m.Embed(s, s.FromInt64(ids, int64(pad.Rows), int64(pad.Length))))
-	return m.ResponseLogProbs(s, h, rows, 0)
+	return m.responseLogProbs(s, h, rows, 0, m.tokenLogProbs)
 }
 
-// ResponseLogProbs is log p(token | all before) of every response token, given the final hidden states of rows: h
-// [R, T, H] -> [R, T] Float32 (Float64 for a Float64 model), 0 elsewhere. Token t of a row stands at column offset+t;
-// a soft prefix in front of the rows makes an offset.
-func (m *Model) ResponseLogProbs(s *tensor.Scope, h *tensor.Tensor, rows []Sequence, offset int) *tensor.Tensor {
-	return m.responseLogProbs(s, h, rows, offset, m.tokenLogProbs)
-}
-
-// TrainResponseLogProbs is what ResponseLogProbs is, for training, by the head of TrainLogProbs: the gradient of its weight is
-// added to it by Backward, see tensor.TrainLinear. What a row gets in its last bits depends on the other rows.
+// TrainResponseLogProbs is log p(token | all before) of every response token, given the final hidden states of rows: h
+// [R, T, H] -> [R, T] Float32 (Float64 for a Float64 model), 0 elsewhere. Token t of a row stands at column offset+t; a soft
+// prefix in front of the rows makes an offset. It is by the head of TrainLogProbs: the gradient of its weight is added to it
+// by Backward, see tensor.TrainLinear, and what a row gets in its last bits depends on the other rows.
 func (m *Model) TrainResponseLogProbs(s *tensor.Scope, h *tensor.Tensor, rows []Sequence, offset int) *tensor.Tensor {
-	return m.responseLogProbs(s, h, rows, offset,
-		func(s *tensor.Scope, h *tensor.Tensor, at, targets []int64, dtype tensor.DType) *tensor.Tensor {
-			n := int64(len(at))
-			h = h.IndexSelect(0, s.FromInt64(at, n))
-			return h.TrainLogProbs(m.net.head(), s.FromInt64(targets, n), max(16, headBytes/(4*m.cfg.Vocab))).To(dtype)
-		})
+	return m.responseLogProbs(s, h, rows, offset, m.trainHead)
 }
 
+// responseLogProbs has logProbs compute log softmax(logits at row at[i] of h)[targets[i]] for all response tokens.
 func (m *Model) responseLogProbs(
 	s *tensor.Scope, h *tensor.Tensor, rows []Sequence, offset int,
 	logProbs func(s *tensor.Scope, h *tensor.Tensor, at, targets []int64, dtype tensor.DType) *tensor.Tensor,

@@ -44,16 +44,19 @@ func TrainLogProbs(s *tensor.Scope, m *Model, rows []Sequence, how Compute) *ten
 	p := m.trainingPass(s, f, how)
 	x := m.net.embed(s.FromInt64(f.ids, int64(len(f.ids)), 1), p)
 	h := m.net.hidden(x, p).Reshape(int64(len(f.ids)), int64(m.cfg.Hidden))
-	n := int64(len(f.targets))
-	h, targets := h.IndexSelect(0, s.FromInt64(f.predicting, n)), s.FromInt64(f.targets, n)
-	var logp *tensor.Tensor
-	if p.adapted[m.net.head()] != nil {
-		logp = m.tokenLogits(s, h).To(dtype).LogSoftmax(-1).Gather(1, targets.Unsqueeze(1)).Squeeze(1)
-	} else {
-		logp = h.TrainLogProbs(m.net.head(), targets, max(16, headBytes/(4*m.cfg.Vocab)))
-	}
+	logp := m.trainHead(s, h, f.predicting, f.targets, dtype)
 	sums := s.Zeros(tensor.Float64, int64(len(rows)))
-	return sums.IndexAdd(0, s.FromInt64(f.row, n), logp.To(tensor.Float64)).To(dtype)
+	return sums.IndexAdd(0, s.FromInt64(f.row, int64(len(f.row))), logp.To(tensor.Float64)).To(dtype)
+}
+
+// trainHead is tokenLogProbs whose gradients flow: logits exist a bounded part at a time, unless the head has an adapter.
+func (m *Model) trainHead(s *tensor.Scope, h *tensor.Tensor, at, targets []int64, dtype tensor.DType) *tensor.Tensor {
+	n := int64(len(at))
+	h, target := h.IndexSelect(0, s.FromInt64(at, n)), s.FromInt64(targets, n)
+	if m.adapter.byWeight()[m.net.head()] != nil {
+		return m.tokenLogits(s, h).To(dtype).LogSoftmax(-1).Gather(1, target.Unsqueeze(1)).Squeeze(1)
+	}
+	return h.TrainLogProbs(m.net.head(), target, max(16, headBytes/(4*m.cfg.Vocab)))
 }
 
 // flat is rows laid out for training: a prompt once, then the responses to it, each without its last token, which predicts
