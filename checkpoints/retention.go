@@ -78,7 +78,7 @@ func (r *Repository) Expire(
 	if err != nil {
 		return out, err
 	}
-	live := map[string]bool{}
+	live, counted := map[string]bool{}, map[string]bool{}
 	for _, m := range manifests {
 		going := slices.ContainsFunc(policies, func(p Manifest) bool { return p.Digest == m.Digest })
 		for _, f := range m.Files {
@@ -91,7 +91,8 @@ func (r *Repository) Expire(
 		if m.Kind != Policy || m.Run != run {
 			return out, failed(fmt.Errorf("%s is no policy of it", m.Key))
 		}
-		if !dry {
+		going := func(f File) bool { return expires(f) && !live[blobKey(run, f.SHA256)] }
+		if !dry && slices.ContainsFunc(m.Files, going) {
 			if err := r.store.Put(ctx, expiredKey(run, m.Digest), strings.NewReader(reason), int64(len(reason))); err != nil {
 				return out, failed(err)
 			}
@@ -99,7 +100,7 @@ func (r *Repository) Expire(
 		had := out.Files
 		for _, f := range m.Files {
 			key := blobKey(run, f.SHA256)
-			if live[key] || !expires(f) {
+			if !going(f) || counted[key] {
 				continue
 			}
 			_, err := r.store.Stat(ctx, key)
@@ -112,7 +113,7 @@ func (r *Repository) Expire(
 			if err != nil {
 				return out, failed(err)
 			}
-			live[key] = true // counted once
+			counted[key] = true // policies may share it
 			out.Files++
 			out.Bytes += f.Bytes
 		}
