@@ -245,7 +245,7 @@ func (a *auditor) survey(ctx context.Context) ([]uint32, error) {
 		found[iteration] = wanted(iteration)
 	}
 	for _, kind := range append(pairKinds(), schemas.Control, schemas.DeadLetters) {
-		state, err := a.state(ctx, kind, a.run)
+		state, err := a.state(ctx, kind, schemas.RunSubjects(kind, a.run))
 		if err != nil {
 			return nil, err
 		}
@@ -268,8 +268,8 @@ func (a *auditor) survey(ctx context.Context) ([]uint32, error) {
 	return slices.DeleteFunc(iterations, func(i uint32) bool { return !found[i] }), nil
 }
 
-// state is the state of a kind's stream with the number of messages on each subject of a run.
-func (c *Conn) state(ctx context.Context, kind schemas.Kind, run string) (jetstream.StreamState, error) {
+// state is the state of a kind's stream with the number of messages on each of the subjects that match.
+func (c *Conn) state(ctx context.Context, kind schemas.Kind, subjects string) (jetstream.StreamState, error) {
 	stream, err := c.js.Stream(ctx, StreamName(kind))
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return jetstream.StreamState{}, fmt.Errorf("%w: stream %s", ErrNotFound, StreamName(kind))
@@ -277,7 +277,7 @@ func (c *Conn) state(ctx context.Context, kind schemas.Kind, run string) (jetstr
 	if err != nil {
 		return jetstream.StreamState{}, err
 	}
-	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(schemas.RunSubjects(kind, run)))
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(subjects))
 	if err != nil {
 		return jetstream.StreamState{}, err
 	}

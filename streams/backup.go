@@ -103,45 +103,38 @@ func (m Moved) To(kind schemas.Kind, seq uint64) uint64 {
 // and kind.
 func (c *Conn) Load(ctx context.Context, kind schemas.Kind, run string, r io.Reader, moved Moved, onMessage func()) error {
 	failed := func(err error) error { return fmt.Errorf("streams: load %s of run %s: %w", kind, run, err) }
-	decode := json.NewDecoder(bufio.NewReader(r))
 	var ids []string // message ids in the order of the file
 	var from []uint64
+	var before uint64
 	var batch []*nats.Msg
-	for {
-		var s savedMessage
-		err := decode.Decode(&s)
-		if err != nil && !errors.Is(err, io.EOF) {
-			return failed(fmt.Errorf("%w: message %d: %w", ErrBackup, len(ids)+1, err))
+	store := func() error {
+		err := c.send(ctx, kind, batch)
+		batch = batch[:0]
+		return err
+	}
+	err := eachSaved(r, func(s savedMessage) error {
+		if err := s.check(kind, run, before); err != nil {
+			return err
 		}
-		ended := err != nil
-		if !ended {
-			var before uint64
-			if len(from) > 0 {
-				before = from[len(from)-1]
-			}
-			s.tidy()
-			if err := s.check(kind, run, before); err != nil {
-				return failed(err)
-			}
-			msg, err := s.moved(kind, moved)
-			if err != nil {
-				return failed(err)
-			}
-			ids, from, batch = append(ids, msg.Header.Get(headerID)), append(from, s.Seq), append(batch, msg)
-			onMessage()
+		msg, err := s.moved(kind, moved)
+		if err != nil {
+			return err
 		}
-		if len(batch) == window || ended {
-			if err := c.send(ctx, kind, batch); err != nil {
-				return failed(err)
-			}
-			batch = batch[:0]
+		ids, from, batch, before = append(ids, msg.Header.Get(headerID)), append(from, s.Seq), append(batch, msg), s.Seq
+		onMessage()
+		if len(batch) < window {
+			return nil
 		}
-		if ended {
-			break
-		}
+		return store()
+	})
+	if err == nil {
+		err = store()
+	}
+	if err != nil {
+		return failed(err)
 	}
 	now := map[string]uint64{}
-	err := c.scan(ctx, scan{stream: StreamName(kind), subject: schemas.RunSubjects(kind, run), ids: true}, func(e entry) error {
+	err = c.scan(ctx, scan{stream: StreamName(kind), subject: schemas.RunSubjects(kind, run), ids: true}, func(e entry) error {
 		if id := incarnate(e.header.Get(headerID), 0); now[id] == 0 {
 			now[id] = e.seq
 		}
@@ -165,6 +158,25 @@ const maxPlaces = 15
 
 // ErrBackup: a file of a backup is not what it should be.
 var ErrBackup = errors.New("streams: bad backup")
+
+// eachSaved calls f with the messages of a file that Save has written. ErrBackup when it is none.
+func eachSaved(r io.Reader, f func(savedMessage) error) error {
+	decode := json.NewDecoder(bufio.NewReader(r))
+	for n := 1; ; n++ {
+		var s savedMessage
+		err := decode.Decode(&s)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("%w: message %d: %w", ErrBackup, n, err)
+		}
+		s.tidy()
+		if err := f(s); err != nil {
+			return err
+		}
+	}
+}
 
 // tidy drops header names without a value, which nats.Header cannot be asked for.
 func (s savedMessage) tidy() {

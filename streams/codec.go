@@ -157,13 +157,21 @@ func parentOf(header nats.Header) (kind schemas.Kind, seq uint64, ok bool) {
 // message's are unique in their run only. Where a run of that name was deleted before, it is sent as <run>~<incarnation>.
 func messageID(kind schemas.Kind, run, id string) string { return string(kind) + ":" + run + ":" + id }
 
+// splitID takes a messageID apart; ok is false when it is none of ours. run is without an incarnation, id may have a
+// redriveMark.
+func splitID(text string) (kind, run, id string, ok bool) {
+	parts := strings.SplitN(text, ":", 3)
+	if len(parts) != 3 {
+		return "", "", "", false
+	}
+	run, _, _ = strings.Cut(parts[1], incarnationMark)
+	return parts[0], run, parts[2], true
+}
+
 // idOf takes the id out of a messageID, also of a redriven message. Empty when the header holds none of ours.
 func idOf(header nats.Header) string {
-	parts := strings.SplitN(header.Get(headerID), ":", 3)
-	if len(parts) != 3 {
-		return ""
-	}
-	id, _, _ := strings.Cut(parts[2], redriveMark)
+	_, _, id, _ := splitID(header.Get(headerID))
+	id, _, _ = strings.Cut(id, redriveMark)
 	return id
 }
 

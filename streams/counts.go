@@ -32,7 +32,7 @@ func (c *Conn) Counts(ctx context.Context, run string) ([]Count, error) {
 		return counts[iteration]
 	}
 	for _, kind := range append(pairKinds(), schemas.DeadLetters) {
-		state, err := c.state(ctx, kind, run)
+		state, err := c.state(ctx, kind, schemas.RunSubjects(kind, run))
 		if err != nil {
 			return nil, fmt.Errorf("streams: count %s of run %s: %w", kind, run, err)
 		}

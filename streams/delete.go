@@ -29,13 +29,9 @@ type RunSize struct {
 func (c *Conn) SizeOf(ctx context.Context, run string) ([]RunSize, error) {
 	var sizes []RunSize
 	for _, kind := range schemas.Kinds() {
-		state, err := c.state(ctx, kind, run)
+		n, err := c.held(ctx, kind, schemas.RunSubjects(kind, run))
 		if err != nil {
 			return nil, fmt.Errorf("streams: size of run %s: %w", run, err)
-		}
-		var n uint64
-		for _, count := range state.Subjects {
-			n += count
 		}
 		if n > 0 {
 			sizes = append(sizes, RunSize{kind, n})

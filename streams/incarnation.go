@@ -5,10 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"sync"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/ldalign/ldalign/schemas"
 )
 
 // incarnationBucket holds, by run, how many runs of that name have been deleted.
@@ -112,24 +113,13 @@ func (c *Conn) reincarnate(ctx context.Context, run string) error {
 
 // incarnate is a message id, with an incarnation or without, as one of the n-th incarnation of its run; of the first, 0,
 // as messageID has it. What is none of ours stays as it is.
-func incarnate(id string, n uint64) string {
-	parts := strings.SplitN(id, ":", 3)
-	if len(parts) != 3 {
-		return id
+func incarnate(text string, n uint64) string {
+	kind, run, id, ok := splitID(text)
+	if !ok {
+		return text
 	}
-	run, _, _ := strings.Cut(parts[1], incarnationMark)
 	if n > 0 {
 		run += incarnationMark + strconv.FormatUint(n, 10)
 	}
-	return parts[0] + ":" + run + ":" + parts[2]
-}
-
-// runOf is the run in a message id; empty when it is none of ours.
-func runOf(id string) string {
-	parts := strings.SplitN(id, ":", 3)
-	if len(parts) != 3 {
-		return ""
-	}
-	run, _, _ := strings.Cut(parts[1], incarnationMark)
-	return run
+	return messageID(schemas.Kind(kind), run, id)
 }

@@ -64,8 +64,8 @@ func (c *Conn) Publish(ctx context.Context, kind schemas.Kind, msgs ...events.Me
 func (c *Conn) send(ctx context.Context, kind schemas.Kind, msgs []*nats.Msg) error {
 	for _, m := range msgs {
 		id := m.Header.Get(headerID)
-		run := runOf(id)
-		if run == "" {
+		_, run, _, ok := splitID(id)
+		if !ok {
 			continue
 		}
 		n, err := c.incarnation(ctx, run)

@@ -3,7 +3,6 @@ package streams
 import (
 	"bufio"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -74,9 +73,8 @@ func (n *Renaming) Rename(r io.Reader, w io.Writer) error {
 		if s.Data, err = n.data(s.Subject, s.Data); err != nil {
 			return fmt.Errorf("streams: rename %s at %d: %w", kind, s.Seq, err)
 		}
-		parts := strings.SplitN(s.Header.Get(headerID), ":", 3)
-		if len(parts) == 3 {
-			id, mark, marked := strings.Cut(parts[2], redriveMark)
+		if _, _, id, ok := splitID(s.Header.Get(headerID)); ok {
+			id, mark, marked := strings.Cut(id, redriveMark)
 			id = n.Pair(renamed(n.Digests, id))
 			if marked {
 				id += redriveMark + mark
@@ -148,23 +146,4 @@ func (n *Renaming) letter(m *events.DeadLetter) (err error) {
 	}
 	m.Subject = schemas.Subject(kind, n.To, iteration)
 	return nil
-}
-
-// eachSaved calls f with the messages of a file that Save has written. ErrBackup when it is none.
-func eachSaved(r io.Reader, f func(savedMessage) error) error {
-	decode := json.NewDecoder(bufio.NewReader(r))
-	for n := 1; ; n++ {
-		var s savedMessage
-		err := decode.Decode(&s)
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("%w: message %d: %w", ErrBackup, n, err)
-		}
-		s.tidy()
-		if err := f(s); err != nil {
-			return err
-		}
-	}
 }

@@ -82,27 +82,14 @@ func (c *Conn) Expire(ctx context.Context, run string, iteration uint32, kinds [
 	return removed, nil
 }
 
-// Held is how many messages of a kind and iteration the log holds.
-func (c *Conn) Held(ctx context.Context, kind schemas.Kind, run string, iteration uint32) (uint64, error) {
-	n, err := c.held(ctx, kind, schemas.Subject(kind, run, iteration))
-	if err != nil {
-		return 0, fmt.Errorf("streams: %s of run %s, iteration %d: %w", kind, run, iteration, err)
-	}
-	return n, nil
-}
-
 // held is how many messages on the subjects that match a kind's stream holds.
 func (c *Conn) held(ctx context.Context, kind schemas.Kind, subjects string) (uint64, error) {
-	stream, err := c.js.Stream(ctx, StreamName(kind))
-	if err != nil {
-		return 0, err
-	}
-	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(subjects))
+	state, err := c.state(ctx, kind, subjects)
 	if err != nil {
 		return 0, err
 	}
 	var n uint64
-	for _, count := range info.State.Subjects {
+	for _, count := range state.Subjects {
 		n += count
 	}
 	return n, nil

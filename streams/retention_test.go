@@ -65,8 +65,8 @@ func TestExpire(t *testing.T) {
 			t.Fatalf("removed %d, %v", got, err)
 		}
 	}
-	if held, err := c.Held(ctx, schemas.Pairs, "r", 0); err != nil || held != n {
-		t.Errorf("%d pairs are left, %v", held, err)
+	if counts, err := c.Counts(ctx, "r"); err != nil || counts[0].Iteration != 0 || counts[0].Pairs != n {
+		t.Errorf("not all %d pairs are left: %+v, %v", n, counts, err)
 	}
 	check := func(c *Conn) {
 		t.Helper()

@@ -90,8 +90,15 @@ func (r *retention) retain(ctx context.Context, keep schemas.RetentionSpec) erro
 	}
 	first := r.spec.FirstIteration()
 	if keep.Messages > 0 {
-		for i := first; i < r.newest-keep.Messages; i++ {
-			if err := r.messages(ctx, uint32(i)); err != nil {
+		counts, err := r.conn.Counts(ctx, r.spec.Run)
+		if err != nil {
+			return err
+		}
+		for _, count := range counts {
+			if i := int(count.Iteration); i < first || i >= r.newest-keep.Messages {
+				continue
+			}
+			if err := r.messages(ctx, count); err != nil {
 				return err
 			}
 		}
@@ -103,26 +110,31 @@ func (r *retention) retain(ctx context.Context, keep schemas.RetentionSpec) erro
 }
 
 // messages removes those of an iteration that has made its policy.
-func (r *retention) messages(ctx context.Context, i uint32) error {
+func (r *retention) messages(ctx context.Context, count streams.Count) error {
+	i := count.Iteration
 	var going []schemas.Kind
 	var n uint64
-	for _, kind := range []schemas.Kind{schemas.Prompts, schemas.Pairs, schemas.Encoded, schemas.Scored} {
-		held, err := r.conn.Held(ctx, kind, r.spec.Run, i)
-		if err != nil || held == 0 {
-			if err != nil {
-				return err
-			}
+	for _, held := range []struct {
+		kind schemas.Kind
+		n    int
+	}{
+		{schemas.Prompts, count.Prompts},
+		{schemas.Pairs, count.Pairs},
+		{schemas.Encoded, count.Encoded},
+		{schemas.Scored, count.Scored},
+	} {
+		if held.n == 0 {
 			continue
 		}
-		why, err := r.read(ctx, kind, i)
+		why, err := r.read(ctx, held.kind, i)
 		if err != nil {
 			return err
 		}
 		if why != "" {
-			r.out.Stays = append(r.out.Stays, Stay{string(kind), i, why})
+			r.out.Stays = append(r.out.Stays, Stay{string(held.kind), i, why})
 			continue
 		}
-		going, n = append(going, kind), n+held
+		going, n = append(going, held.kind), n+uint64(held.n)
 	}
 	if len(going) == 0 {
 		return nil
