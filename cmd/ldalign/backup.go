@@ -277,6 +277,18 @@ func openSaved(dir string, s savedStream) (f *os.File, err error) {
 	return f, nil
 }
 
+// write makes a folder a complete backup.
+func (b backup) write(dir string) error {
+	data, err := json.MarshalIndent(b, "", "  ")
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, backupFile), append(data, '\n'), 0o644)
+	}
+	if err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
+	return nil
+}
+
 func readBackup(dir string) (backup, error) {
 	data, err := os.ReadFile(filepath.Join(dir, backupFile))
 	if errors.Is(err, os.ErrNotExist) {

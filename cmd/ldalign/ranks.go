@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -44,8 +45,9 @@ func (c *rankCommand) Run(ctx context.Context, _ *env) (err error) {
 	if err != nil {
 		return err
 	}
-	go giveSigns(os.Stdout, signEvery)
-	go func() { // the engine may be in a call that nothing here can end, and nothing here has to be saved
+	// Both end with the process. The engine may be in a call that nothing here can end, and nothing here has to be saved.
+	go giveSigns(context.WithoutCancel(ctx), os.Stdout, signEvery)
+	go func() {
 		fmt.Fprintf(os.Stderr, "ldalign: trainer process %d: rank 0 %v\n", c.Rank, awaitSilence(os.Stdin, signEvery))
 		os.Exit(exitFailed)
 	}()
@@ -125,6 +127,8 @@ type rankProcesses struct {
 	started []*exec.Cmd
 	ended   chan error
 	count   int // of those whose end was not read from ended
+	// watching are the goroutines that exchange signs of life with them, and end with them.
+	watching sync.WaitGroup
 	// group, once they have joined it, is told when one has died.
 	group atomic.Pointer[tensor.Group]
 }
@@ -142,17 +146,19 @@ func (r *rankProcesses) start(c *exec.Cmd, log zerolog.Logger) error {
 	if err := c.Start(); err != nil {
 		return err
 	}
-	go giveSigns(in, signEvery) // ends with the process, as does the next
-	go func() {
+	running, ends := context.WithCancel(context.Background())
+	r.watching.Go(func() { giveSigns(running, in, signEvery) })
+	r.watching.Go(func() {
 		if err := awaitSilence(out, signEvery); errors.Is(err, errSilent) {
 			log.Error().Int("pid", c.Process.Pid).Err(err).Msg("a trainer process hangs: it is killed")
 			_ = c.Process.Kill() // it may have ended
 		}
-	}()
+	})
 	r.started = append(r.started, c)
 	r.count++
 	go func() {
-		err := c.Wait()
+		err := c.Wait() // closes the pipes, by which awaitSilence ends
+		ends()
 		if group := r.group.Load(); err != nil && group != nil {
 			group.Abort()
 		}
@@ -176,5 +182,6 @@ func (r *rankProcesses) wait() error {
 	for ; r.count > 0; r.count-- {
 		err = errors.Join(err, <-r.ended)
 	}
+	r.watching.Wait()
 	return err
 }

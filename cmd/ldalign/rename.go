@@ -3,7 +3,6 @@ package main
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -91,16 +90,4 @@ func renameStream(names *streams.Renaming, dir, to string, kind schemas.Kind) (s
 		return "", err
 	}
 	return hex.EncodeToString(hash.Sum(nil)), nil
-}
-
-// write makes a folder a complete backup.
-func (b backup) write(dir string) error {
-	data, err := json.MarshalIndent(b, "", "  ")
-	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, backupFile), append(data, '\n'), 0o644)
-	}
-	if err != nil {
-		return fmt.Errorf("backup: %w", err)
-	}
-	return nil
 }

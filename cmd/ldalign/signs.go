@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 )
@@ -14,15 +16,20 @@ const (
 )
 
 var (
-	errSilent = errors.New("gave no sign of life for 30 s")
+	errSilent = fmt.Errorf("gave no sign of life for %v", signPatience*signEvery)
 	errGone   = errors.New("has ended")
 )
 
-// giveSigns writes a sign per interval until the other end is closed.
-func giveSigns(w io.Writer, every time.Duration) {
+// giveSigns writes a sign per interval until ctx ends or the other end is closed.
+func giveSigns(ctx context.Context, w io.Writer, every time.Duration) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	for range tick.C {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
 		if _, err := w.Write([]byte{1}); err != nil {
 			return
 		}
