@@ -11,23 +11,18 @@ that of bench/train. `make bench-iteration` does all of it.
 """
 
 import argparse
-import importlib.util
 import json
 import os
+import sys
 import tempfile
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
+sys.path.append(os.path.join(HERE, ".."))
+from borrow import borrow  # noqa: E402
 
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.replace("/", "_"), os.path.join(HERE, "..", path))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-decode, train = load("decode/bench.py"), load("train/bench.py")
+decode, train = borrow("decode/bench.py"), borrow("train/bench.py")
 
 SPEC = """run: {name}
 iterations: 1

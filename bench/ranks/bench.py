@@ -9,24 +9,19 @@ one thread. Needs only Python's standard library.
 
 import argparse
 import array
-import importlib.util
 import json
 import os
 import statistics
 import struct
+import sys
 import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
+sys.path.append(os.path.join(HERE, ".."))
+from borrow import borrow  # noqa: E402
 
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.replace("/", "_"), os.path.join(HERE, "..", path))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-train = load("train/bench.py")
+train = borrow("train/bench.py")
 
 SPEC = """run: r{ranks}-t{threads}
 iterations: 1

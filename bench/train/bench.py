@@ -13,7 +13,6 @@ standard library; the peer's environment is requirements.txt. `make bench-train`
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import random
@@ -21,9 +20,10 @@ import sys
 import tempfile
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-spec = importlib.util.spec_from_file_location("decode", f"{HERE}/../decode/bench.py")
-decode = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(decode)
+sys.path.append(os.path.join(HERE, ".."))
+from borrow import borrow  # noqa: E402
+
+decode = borrow("decode/bench.py")
 WORDS, run = decode.WORDS, decode.run
 
 
