@@ -41,13 +41,3 @@ func Batches(rows []Sequence, size, step, most int) []Batch {
 	}
 	return out
 }
-
-// PadFor is the smallest shape that holds all rows, its length a multiple of step (but not above most). Training uses
-// it: there a batch is a function of the spec, so its shape may be one of the batch.
-func PadFor(rows []Sequence, step, most int) PadRule {
-	longest := 1
-	for _, row := range rows {
-		longest = max(longest, len(row.IDs))
-	}
-	return PadRule{Rows: len(rows), Length: Bucket(longest, step, most)}
-}

@@ -22,46 +22,31 @@ func TokenLogProbs(s *tensor.Scope, m *Model, rows []Sequence, pad PadRule) *ten
 		return s.Zeros(tensor.Float32) // invalid, as everything in a failed scope
 	}
 	h := m.Hidden(s, m.Embed(s, s.FromInt64(ids, int64(pad.Rows), int64(pad.Length))))
-	return m.responseLogProbs(s, h, rows, 0, m.tokenLogProbs)
+	return m.responseLogProbs(s, h, rows)
 }
 
-// TrainResponseLogProbs is log p(token | all before) of every response token, given the final hidden states of rows: h
-// [R, T, H] -> [R, T] Float32 (Float64 for a Float64 model), 0 elsewhere. Token t of a row stands at column offset+t; a soft
-// prefix in front of the rows makes an offset. It is by the head of TrainLogProbs: the gradient of its weight is added to it
-// by Backward, see tensor.TrainLinear, and what a row gets in its last bits depends on the other rows.
-func (m *Model) TrainResponseLogProbs(s *tensor.Scope, h *tensor.Tensor, rows []Sequence, offset int) *tensor.Tensor {
-	return m.responseLogProbs(s, h, rows, offset, m.trainHead)
-}
-
-// responseLogProbs has logProbs compute log softmax(logits at row at[i] of h)[targets[i]] for all response tokens.
-func (m *Model) responseLogProbs(
-	s *tensor.Scope, h *tensor.Tensor, rows []Sequence, offset int,
-	logProbs func(s *tensor.Scope, h *tensor.Tensor, at, targets []int64, dtype tensor.DType) *tensor.Tensor,
-) *tensor.Tensor {
+// responseLogProbs spreads log softmax of the logits over the responses' columns: h [R, T, H] -> [R, T].
+func (m *Model) responseLogProbs(s *tensor.Scope, h *tensor.Tensor, rows []Sequence) *tensor.Tensor {
 	count, length, width := h.Size(0), h.Size(1), h.Size(2)
 	var predicting, targets, columns []int64
 	for i, row := range rows {
 		for t, id := range row.Response() {
-			at := int64(i)*length + int64(offset+row.PromptLen+t)
+			at := int64(i)*length + int64(row.PromptLen+t)
 			predicting = append(predicting, at-1)
 			targets = append(targets, id)
 			columns = append(columns, at)
 		}
 	}
-	dtype := tensor.Float32
-	if m.dtype == tensor.Float64 {
-		dtype = tensor.Float64
-	}
-	out := s.Zeros(dtype, count*length)
+	out := s.Zeros(m.lossType(), count*length)
 	if len(targets) > 0 {
-		logp := logProbs(s, h.Reshape(-1, width), predicting, targets, dtype)
+		logp := m.tokenLogProbs(s, h.Reshape(-1, width), predicting, targets)
 		out = out.Scatter(0, s.FromInt64(columns, int64(len(columns))), logp)
 	}
 	return out.Reshape(count, length)
 }
 
 // tokenLogProbs is log softmax(logits at row at[i] of h)[targets[i]] -> [len(at)], headRows positions at a time.
-func (m *Model) tokenLogProbs(s *tensor.Scope, h *tensor.Tensor, at, targets []int64, dtype tensor.DType) *tensor.Tensor {
+func (m *Model) tokenLogProbs(s *tensor.Scope, h *tensor.Tensor, at, targets []int64) *tensor.Tensor {
 	n := len(at)
 	padded := (n + headRows - 1) / headRows * headRows
 	at = append(at, make([]int64, padded-n)...)
@@ -70,7 +55,7 @@ func (m *Model) tokenLogProbs(s *tensor.Scope, h *tensor.Tensor, at, targets []i
 	for i := 0; i < padded; i += headRows {
 		parts = append(parts, s.Result(func(s *tensor.Scope) *tensor.Tensor {
 			picked := h.IndexSelect(0, s.FromInt64(at[i:i+headRows], headRows))
-			logp := m.Logits(s, picked).To(dtype).LogSoftmax(-1)
+			logp := m.Logits(s, picked).To(m.lossType()).LogSoftmax(-1)
 			return logp.Gather(1, s.FromInt64(targets[i:i+headRows], headRows, 1))
 		}))
 	}

@@ -233,24 +233,6 @@ func (m *Model) Hidden(s *tensor.Scope, emb *tensor.Tensor) *tensor.Tensor {
 	return m.hidden(s, emb, m.cfg.causal())
 }
 
-// HiddenWith is Hidden with one more key and value in front of every layer's own, which all positions see: memory
-// [B, Layers, KVHeads·D], the same vector as key and as value (Optimus' memory scheme). It has no position: that of the
-// sequence begins at 0 as without it. A local layer sees it from within its window alone.
-func (m *Model) HiddenWith(s *tensor.Scope, emb, memory *tensor.Tensor) *tensor.Tensor {
-	// Three more behind keep the length a multiple of 4 where it was one: for others, a row's last bit hung on its place.
-	join := func(s *tensor.Scope, front, x *tensor.Tensor) *tensor.Tensor {
-		return s.Cat(2, front, x, front, front, front)
-	}
-	attend := m.cfg.causal()
-	return m.hidden(s, emb, func(s *tensor.Scope, layer int, q, k, v *tensor.Tensor) *tensor.Tensor {
-		more := splitHeads(memory.Narrow(1, int64(layer), 1), m.cfg.KVHeads, m.cfg.HeadDim).Transpose(1, 2) // [B, KVHeads, 1, D]
-		// A query in front, whose answer is thrown away, makes position t see the memory and the positions up to t by the
-		// rule of causal attention, for which there is a fast kernel, as there is none for a mask.
-		a := attend(s, layer, join(s, q.Narrow(2, 0, 1), q), join(s, more, k), join(s, more, v))
-		return a.Narrow(2, 1, q.Size(2))
-	})
-}
-
 func (m *Model) hidden(s *tensor.Scope, emb *tensor.Tensor, attend attention) *tensor.Tensor {
 	m.whole(s)
 	if n := emb.Size(1); n > int64(m.cfg.MaxLength()) {

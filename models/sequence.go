@@ -18,6 +18,24 @@ type Sequence struct {
 // Response are the tokens behind the prompt.
 func (q Sequence) Response() []int64 { return q.IDs[q.PromptLen:] }
 
+// Takes tells why the model does not take a sequence: it has no prompt, is too long, or has an id outside of the vocabulary.
+// The error wraps ErrSequence.
+func (m *Model) Takes(row Sequence) error { return m.takes(row, 0) }
+
+// takes is Takes for a sequence behind front places.
+func (m *Model) takes(row Sequence, front int) error {
+	if row.PromptLen < 1 || row.PromptLen > len(row.IDs) || front+len(row.IDs) > m.cfg.MaxLength() {
+		return fmt.Errorf("%w: it has %d tokens, %d of them prompt: want a prompt and at most %d tokens",
+			ErrSequence, len(row.IDs), row.PromptLen, m.cfg.MaxLength()-front)
+	}
+	for _, id := range row.IDs {
+		if id < 0 || id >= int64(m.cfg.Vocab) {
+			return fmt.Errorf("%w: token %d is not in the vocabulary of %d", ErrSequence, id, m.cfg.Vocab)
+		}
+	}
+	return nil
+}
+
 // RowStep is what the number of rows of a batch should be a multiple of when a row may stand at any place in it. Matrix
 // products hand out their rows to threads in blocks: with 5, 6, 7, 9, 10 or 11 rows at two threads, the last rows go
 // through another kernel and get other last bits; with a multiple of 4 all rows go through the same one.

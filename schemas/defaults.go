@@ -19,7 +19,7 @@ func Default() Spec {
 			WordDropout: 0.5, Reduction: "mean", Epochs: 2, Batch: 64,
 			Optimizer: defaultOptimizer("adamw", 5e-5),
 		},
-		Generation: GenerationSpec{Temperature: 1, TopP: 1, SamplesPerPrompt: 1, Slots: 32, Bucket: 16},
+		Generation: GenerationSpec{Temperature: 1, TopP: 1, SamplesPerPrompt: 1, Slots: 32},
 		Optimizer:  defaultOptimizer("rmsprop", 5e-7),
 		Training: TrainingSpec{
 			Schedule: "exact", Epochs: 1, Batch: 64, MicroTokens: 512, Precision: "float32", CheckpointEvery: 50, KeepStates: 2,

@@ -191,8 +191,6 @@ type GenerationSpec struct {
 	SamplesPerPrompt int `yaml:"samples_per_prompt"`
 	// Slots is the fixed number of rows that decode together; part of the digest, for the shapes decide the last bit.
 	Slots int `yaml:"slots"`
-	// Bucket is the step to which prompt and response lengths are padded.
-	Bucket int `yaml:"bucket"`
 }
 
 // OptimizerSpec is one optimizer with its learning-rate schedule.

@@ -250,7 +250,6 @@ func (c *checker) generation(s *Spec) {
 	c.atLeast("generation.slots", g.Slots, 1)
 	c.must(g.Slots <= 1 || g.Slots%4 == 0, "generation.slots",
 		"%d rows; expected 1 or a multiple of 4, with which a row's numbers do not depend on its place", g.Slots)
-	c.atLeast("generation.bucket", g.Bucket, 1)
 }
 
 func (c *checker) optimizer(at string, o *OptimizerSpec) {

@@ -222,7 +222,7 @@ func (g *trainedGuide) task(messages []events.Message, spec schemas.Spec) (*guid
 	if err != nil {
 		return nil, err
 	}
-	out := &guideTask{guide: g.model, seed: spec.Seed, step: spec.Generation.Bucket, most: g.model.MaxLength()}
+	out := &guideTask{guide: g.model, seed: spec.Seed, compute: compute(spec.Training)}
 	for _, m := range messages {
 		p, ok := m.(*events.Pair)
 		if !ok {

@@ -1,7 +1,6 @@
 package trainer
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -95,81 +94,62 @@ func (p Probe) source() (checkpoints.Source, error) {
 // probe looks at up to most pairs.
 func (t *guideTask) probe(ctx context.Context, engine *tensor.Engine, most int) (p Probe, err error) {
 	p.Pairs = min(len(t.chosen), most)
-	if p.True, p.Shuffled, err = t.reconstruction(ctx, engine, p.Pairs); err != nil {
-		return p, err
-	}
-	chosen, err := t.latents(ctx, engine, t.chosen[:p.Pairs])
-	if err != nil {
-		return p, err
-	}
-	rejected, err := t.latents(ctx, engine, t.rejected[:p.Pairs])
-	if err != nil {
-		return p, err
-	}
-	differing := 0
-	for i, h := range chosen {
-		var squares, norm float64
-		for k, x := range h {
-			d := float64(x) - float64(rejected[i][k])
-			squares += d * d
-			norm += float64(x) * float64(x)
+	differing, all := 0, float64(max(p.Pairs, 1))
+	for from := 0; from < p.Pairs; from += probePart {
+		chosen, rejected := t.chosen[from:min(from+probePart, p.Pairs)], t.rejected[from:min(from+probePart, p.Pairs)]
+		seen, err := t.look(ctx, engine, chosen, rejected)
+		if err != nil {
+			return p, fmt.Errorf("trainer: probe of the guide: %w", err)
 		}
-		p.Distances = append(p.Distances, math.Sqrt(squares))
-		p.Norm += math.Sqrt(norm)
-		if !slices.Equal(t.chosen[i].IDs, t.rejected[i].IDs) {
-			differing++
-			p.Distance += math.Sqrt(squares)
+		p.True += seen.own / all
+		p.Shuffled += seen.shuffled / all
+		for i, h := range seen.chosen {
+			var squares, norm float64
+			for k, x := range h {
+				d := float64(x) - float64(seen.rejected[i][k])
+				squares += d * d
+				norm += float64(x) * float64(x)
+			}
+			p.Distances = append(p.Distances, math.Sqrt(squares))
+			p.Norm += math.Sqrt(norm) / all
+			if !slices.Equal(chosen[i].IDs, rejected[i].IDs) {
+				differing++
+				p.Distance += math.Sqrt(squares)
+			}
 		}
 	}
-	p.Norm /= float64(max(p.Pairs, 1))
 	p.Distance /= float64(max(differing, 1))
-	p.Identical = 1 - float64(differing)/float64(max(p.Pairs, 1))
+	p.Identical = 1 - float64(differing)/all
 	return p, nil
 }
 
-// latents of rows, [K] each.
-func (t *guideTask) latents(ctx context.Context, engine *tensor.Engine, rows []models.Sequence) ([][]float32, error) {
-	var out [][]float32
-	for batch := range slices.Chunk(rows, probePart) {
-		err := engine.Do(ctx, func(s *tensor.Scope) error {
-			return s.NoGrad(func(s *tensor.Scope) error {
-				values := t.guide.Encode(s, batch, models.PadFor(batch, t.step, t.most)).Float32s()
-				if err := s.Err(); err != nil {
-					return err
-				}
-				for h := range slices.Chunk(values, t.guide.Config().LatentDim) {
-					out = append(out, h)
-				}
-				return nil
-			})
-		})
-		if err != nil {
-			return nil, fmt.Errorf("trainer: latents of the guide: %w", err)
-		}
-	}
-	return out, nil
-}
-
-// probePart is how many rows a probe computes at once.
+// probePart is how many pairs a probe looks at together; a response's neighbour, whose latent it gets, is among them.
 const probePart = 32
 
-// reconstruction is the mean loss of the first n examples' y' by their true latents and by those of their neighbours.
-func (t *guideTask) reconstruction(ctx context.Context, engine *tensor.Engine, n int) (byTrue, byShuffled float64, err error) {
-	for batch := range slices.Chunk(t.rejected[:n], probePart) {
-		err := engine.Do(ctx, func(s *tensor.Scope) error {
-			return s.NoGrad(func(s *tensor.Scope) error {
-				a, b := t.guide.ShuffledLoss(s, batch, models.PadFor(batch, t.step, t.most))
-				byTrue += a.Sum().Item()
-				byShuffled += b.Sum().Item()
-				return s.Err()
-			})
+// seen is what the guide makes of some pairs: the latents of both responses, and the sums of the losses of the rejected ones
+// by their own latents and by those of their neighbours.
+type seen struct {
+	chosen, rejected [][]float32
+	own, shuffled    float64
+}
+
+func (t *guideTask) look(ctx context.Context, engine *tensor.Engine, chosen, rejected []models.Sequence) (out seen, err error) {
+	err = engine.Do(ctx, func(s *tensor.Scope) error {
+		return s.NoGrad(func(s *tensor.Scope) error {
+			n := int64(len(chosen))
+			latents := t.guide.Encode(s, slices.Concat(chosen, rejected), t.compute)
+			own, shuffled := t.guide.ShuffledLoss(s, rejected, latents.Narrow(0, n, n), t.compute)
+			out.own, out.shuffled = own.Sum().Item(), shuffled.Sum().Item()
+			values := latents.Float32s()
+			if err := s.Err(); err != nil {
+				return err
+			}
+			all := slices.Collect(slices.Chunk(values, t.guide.Config().LatentDim))
+			out.chosen, out.rejected = all[:n], all[n:]
+			return nil
 		})
-		if err != nil {
-			return 0, 0, fmt.Errorf("trainer: reconstruction by the guide: %w", err)
-		}
-	}
-	all := float64(cmp.Or(n, 1))
-	return byTrue / all, byShuffled / all, nil
+	})
+	return out, err
 }
 
 // watch probes the guide now and then while a phase trains it, notes what it sees in the phase's records, and shows it. What goes

@@ -15,7 +15,7 @@ import (
 func TestProbe(t *testing.T) {
 	engine := newEngine(t)
 	g := newGuideModel(t, engine, guide.ReduceMean)
-	task := &guideTask{guide: g, chosen: examples(40, 0), rejected: examples(40, 2), step: 16, most: 126}
+	task := &guideTask{guide: g, chosen: examples(40, 0), rejected: examples(40, 2)}
 	copy(task.rejected[:10], task.chosen[:10])
 	p, err := task.probe(t.Context(), engine, 64)
 	if err != nil {

@@ -122,14 +122,13 @@ type guideTask struct {
 	// chosen and rejected are the same prompt with y and y', as the guide reads them.
 	chosen, rejected []models.Sequence
 	seed             uint64
-	// lengths are padded to multiples of step, up to most
-	step, most int
+	compute          models.Compute
 }
 
 func (t *guideTask) examples() int { return len(t.chosen) }
 
 func (t *guideTask) size(i int) int {
-	return 2 * models.Bucket(max(len(t.chosen[i].IDs), len(t.rejected[i].IDs)), t.step, t.most)
+	return t.guide.Places([]models.Sequence{t.chosen[i], t.rejected[i]})
 }
 
 func (t *guideTask) accumulate(s *tensor.Scope, part, whole []int, step int) (stats, error) {
@@ -141,7 +140,7 @@ func (t *guideTask) accumulate(s *tensor.Scope, part, whole []int, step int) (st
 		rows = append(rows, t.rejected[i])
 	}
 	seed := dropoutSeed(t.seed, step, slices.Index(whole, part[0]))
-	loss := t.guide.Loss(s, rows, models.PadFor(rows, t.step, t.most), seed).Sum().MulScalar(1 / float64(len(whole)))
+	loss := t.guide.Loss(s, rows, seed, t.compute).Sum().MulScalar(1 / float64(len(whole)))
 	loss.Backward()
 	out := stats{loss: loss.Item()}
 	for _, row := range rows {

@@ -1,7 +1,6 @@
 package trainer
 
 import (
-	"context"
 	"fmt"
 	"math"
 	"slices"
@@ -82,7 +81,7 @@ func objectives(t *testing.T, engine *tensor.Engine) []objective {
 		var sum float64
 		for _, p := range pairs {
 			both := []models.Sequence{p.chosen, p.rejected}
-			logp := models.LogProbs(s, policy, both, models.PadFor(both, 16, 128)).Float64s()
+			logp := models.LogProbs(s, policy, both, models.PadRule{Rows: 2, Length: 128}).Float64s()
 			sum += p.weight * softplus(-beta*((logp[0]-logp[1])-(p.refChosen-p.refRejected)))
 		}
 		return sum / n
@@ -90,7 +89,7 @@ func objectives(t *testing.T, engine *tensor.Engine) []objective {
 	likelihood := func(s *tensor.Scope) float64 {
 		var sum, tokens float64
 		for i, row := range rows {
-			sum -= models.LogProbs(s, policy, rows[i:i+1], models.PadFor(rows[i:i+1], 16, 128)).Float64s()[0]
+			sum -= models.LogProbs(s, policy, rows[i:i+1], models.PadRule{Rows: 1, Length: 128}).Float64s()[0]
 			tokens += float64(len(row.Response()))
 		}
 		return sum / tokens
@@ -101,10 +100,10 @@ func objectives(t *testing.T, engine *tensor.Engine) []objective {
 	}
 	for _, reduction := range []string{guide.ReduceMean, guide.ReduceSum} {
 		g := newGuideModel(t, engine, reduction)
-		task := &guideTask{guide: g, chosen: examples(n, 0), rejected: examples(n, 2), seed: 1, step: 16, most: 126}
+		task := &guideTask{guide: g, chosen: examples(n, 0), rejected: examples(n, 2), seed: 1}
 		out = append(out, objective{"guide, " + reduction, task, g.Params(), func(s *tensor.Scope) float64 {
 			all := slices.Concat(task.chosen, task.rejected)
-			return g.Loss(s, all, models.PadFor(all, 16, 126), dropoutSeed(1, 0, 0)).Sum().Item() / n
+			return g.Loss(s, all, dropoutSeed(1, 0, 0), models.Compute{}).Sum().Item() / n
 		}})
 	}
 	return out
@@ -219,20 +218,21 @@ func TestPairTaskReportsItsLoss(t *testing.T) {
 func TestReconstruction(t *testing.T) {
 	engine := newEngine(t)
 	g := newGuideModel(t, engine, guide.ReduceMean)
-	rows := examples(4, 1)
-	one := &guideTask{guide: g, chosen: rows, rejected: rows, step: 16, most: 126}
-	byTrue, byShuffled, err := one.reconstruction(context.Background(), engine, 4)
+	chosen, rejected := examples(4, 0), examples(4, 1)
+	few, err := (&guideTask{guide: g, chosen: chosen, rejected: rejected}).probe(t.Context(), engine, 4)
 	if err != nil {
 		t.Fatal(err)
 	}
-	many := slices.Repeat(rows, 20) // more than one part of 32
-	again, shuffledAgain, err := (&guideTask{guide: g, chosen: many, rejected: many, step: 16, most: 126}).reconstruction(t.Context(), engine, len(many))
+	many := &guideTask{guide: g, chosen: slices.Repeat(chosen, 20), rejected: slices.Repeat(rejected, 20)} // more than one part of 32
+	again, err := many.probe(t.Context(), engine, 80)
 	if err != nil {
 		t.Fatal(err)
 	}
-	within(t, "by true latents", again, byTrue, 1e-9)
-	within(t, "by shuffled latents", shuffledAgain, byShuffled, 1e-9)
-	if byTrue == byShuffled || byTrue <= 0 {
-		t.Errorf("reconstruction %v by true latents and %v by shuffled ones", byTrue, byShuffled)
+	within(t, "by true latents", again.True, few.True, 1e-6)
+	within(t, "by shuffled latents", again.Shuffled, few.Shuffled, 1e-6)
+	within(t, "distance", again.Distance, few.Distance, 1e-6)
+	within(t, "norm", again.Norm, few.Norm, 1e-6)
+	if few.True == few.Shuffled || few.True <= 0 {
+		t.Errorf("reconstruction %v by true latents and %v by shuffled ones", few.True, few.Shuffled)
 	}
 }

@@ -72,70 +72,40 @@ func (g *Guide) Weights() []tensor.Named {
 	return append(list, g.own...)
 }
 
-// Load reads a guide from a folder with guide.json and guide.safetensors. Errors wrap ErrConfig, models.ErrConfig,
-// models.ErrWeights, the errors of safetensors or fs.ErrNotExist, and name the file.
-func Load(ctx context.Context, eng *tensor.Engine, folder string) (*Guide, error) {
-	g, err := load(ctx, eng, folder)
-	if err != nil {
-		return nil, fmt.Errorf("guide: load %s: %w", folder, err)
-	}
-	return g, nil
+// parsedConfig is what configFile says.
+type parsedConfig struct {
+	guide            Config
+	encoder, decoder models.Config
 }
 
-func load(ctx context.Context, eng *tensor.Engine, folder string) (_ *Guide, err error) {
+// readConfig reads guide.json of a folder.
+func readConfig(folder string) (parsedConfig, error) {
 	data, err := os.ReadFile(filepath.Join(folder, ConfigFile))
 	if err != nil {
-		return nil, err
+		return parsedConfig{}, err
 	}
-	var config configFile
+	c, err := parseConfig(data)
+	if err != nil {
+		return parsedConfig{}, fmt.Errorf("%s: %w", ConfigFile, err)
+	}
+	return c, nil
+}
+
+func parseConfig(data []byte) (c parsedConfig, err error) {
+	var file configFile
 	parser := json.NewDecoder(bytes.NewReader(data))
 	parser.DisallowUnknownFields()
-	if err := parser.Decode(&config); err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrConfig, ConfigFile, err)
+	if err := parser.Decode(&file); err != nil {
+		return c, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
-	file, err := safetensors.Open(filepath.Join(folder, WeightsFile))
-	if err != nil {
-		return nil, err
+	if c.encoder, err = models.ParseConfig(file.Encoder); err != nil {
+		return c, fmt.Errorf("encoder: %w", err)
 	}
-	defer file.Close()
-
-	var parts []*models.Model
-	defer func() {
-		if err != nil {
-			for _, m := range parts {
-				err = errors.Join(err, m.Close(context.WithoutCancel(ctx)))
-			}
-		}
-	}()
-	for _, p := range []struct {
-		prefix string
-		config json.RawMessage
-	}{{encoderPrefix, config.Encoder}, {decoderPrefix, config.Decoder}} {
-		cfg, err := models.ParseConfig(p.config)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %s: %w", ConfigFile, strings.TrimSuffix(p.prefix, "."), err)
-		}
-		m, err := models.Read(ctx, eng, cfg, part{file, p.prefix}, models.Options{})
-		if err != nil {
-			return nil, fmt.Errorf("%s: %s: %w", WeightsFile, strings.TrimSuffix(p.prefix, "."), err)
-		}
-		parts = append(parts, m)
+	if c.decoder, err = models.ParseConfig(file.Decoder); err != nil {
+		return c, fmt.Errorf("decoder: %w", err)
 	}
-	if err := fits(parts[0], parts[1], config.Guide); err != nil {
-		return nil, fmt.Errorf("%s: %w", ConfigFile, err)
-	}
-	g := &Guide{cfg: config.Guide, encoder: parts[0], decoder: parts[1]}
-	err = eng.Do(ctx, func(s *tensor.Scope) error {
-		own, err := g.readOwn(s, file)
-		if err == nil {
-			g.keep(own)
-		}
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", WeightsFile, err)
-	}
-	return g, nil
+	c.guide = file.Guide
+	return c, fits(c.guide, c.encoder, c.decoder)
 }
 
 // readOwn reads the guide's own weights.

@@ -8,7 +8,7 @@
 // every layer; or added to every token's embedding. It sees the response's earlier tokens too, so it could ignore h; hiding
 // some of them (word dropout) makes it need h, and ShuffledLoss tells whether it does.
 //
-// As in package models, a row's numbers depend on the row and on the shape alone (models.PadRule).
+// A Guide is what is trained; an Encoder is the half of a trained one that the encoder stage needs.
 package guide
 
 import (
@@ -31,7 +31,7 @@ const (
 // How the decoder gets the latent.
 const (
 	InjectPrefix    = "prefix"    // PrefixTokens input embeddings in front of the prompt
-	InjectMemory    = "memory"    // one vector a layer, as a key and as its value (models.Model.HiddenWith)
+	InjectMemory    = "memory"    // one vector a layer, as a key and as its value (models.LayoutOptions)
 	InjectEmbedding = "embedding" // one vector, added to the embedding of every token
 )
 
@@ -127,7 +127,15 @@ func (g *Guide) apply(name string, x *tensor.Tensor) *tensor.Tensor {
 // New makes a guide whose projections between the models are random: a function of the seed. Both models must live on
 // one engine; with success they belong to the guide, which closes them.
 func New(ctx context.Context, encoder, decoder *models.Model, cfg Config, seed uint64) (*Guide, error) {
-	if err := fits(encoder, decoder, cfg); err != nil {
+	switch {
+	case encoder == decoder:
+		return nil, fmt.Errorf("%w: encoder and decoder are the same model: give each its own", ErrConfig)
+	case encoder.Engine() != decoder.Engine():
+		return nil, fmt.Errorf("%w: encoder and decoder live on different engines", ErrConfig)
+	case encoder.DType() != decoder.DType():
+		return nil, fmt.Errorf("%w: the encoder computes in %v, the decoder in %v", ErrConfig, encoder.DType(), decoder.DType())
+	}
+	if err := fits(cfg, encoder.Config(), decoder.Config()); err != nil {
 		return nil, err
 	}
 	g := &Guide{cfg: cfg, encoder: encoder, decoder: decoder}
@@ -153,25 +161,25 @@ func New(ctx context.Context, encoder, decoder *models.Model, cfg Config, seed u
 	return g, nil
 }
 
-func fits(encoder, decoder *models.Model, cfg Config) error {
+// fits tells whether the two make a guide.
+func fits(cfg Config, encoder, decoder models.Config) error {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
 	switch {
-	case encoder == decoder:
-		return fmt.Errorf("%w: encoder and decoder are the same model: give each its own", ErrConfig)
-	case encoder.Engine() != decoder.Engine():
-		return fmt.Errorf("%w: encoder and decoder live on different engines", ErrConfig)
-	case encoder.DType() != decoder.DType():
-		return fmt.Errorf("%w: the encoder computes in %v, the decoder in %v", ErrConfig, encoder.DType(), decoder.DType())
-	case encoder.Config().Vocab != decoder.Config().Vocab:
+	case encoder.Vocab != decoder.Vocab:
 		return fmt.Errorf("%w: the encoder's vocabulary has %d tokens, the decoder's %d: they must read the same ids",
-			ErrConfig, encoder.Config().Vocab, decoder.Config().Vocab)
-	case decoder.Config().MaxLength() <= cfg.Positions():
+			ErrConfig, encoder.Vocab, decoder.Vocab)
+	case decoder.MaxLength() <= cfg.Positions():
 		return fmt.Errorf("%w: a prefix of %d leaves nothing of the decoder's %d positions",
-			ErrConfig, cfg.PrefixTokens, decoder.Config().MaxLength())
+			ErrConfig, cfg.PrefixTokens, decoder.MaxLength())
 	}
 	return nil
+}
+
+// maxLength is MaxLength of such a guide.
+func maxLength(cfg Config, encoder, decoder models.Config) int {
+	return min(encoder.MaxLength(), decoder.MaxLength()-cfg.Positions())
 }
 
 // ownWeight is one of the guide's own weights.
@@ -180,28 +188,30 @@ type ownWeight struct {
 	shape []int64
 }
 
-// shapes are the guide's own weights, in their order.
-func (g *Guide) shapes() []ownWeight {
-	decoder, k := g.decoder.Config(), int64(g.cfg.LatentDim)
-	width, states := int64(decoder.Hidden), int64(g.encoder.Config().Hidden)
+// shapes are the own weights of such a guide, in their order.
+func shapes(cfg Config, encoder, decoder models.Config) []ownWeight {
+	k, width, states := int64(cfg.LatentDim), int64(decoder.Hidden), int64(encoder.Hidden)
 	list := []ownWeight{{latentName + ".weight", []int64{k, states}}, {latentName + ".bias", []int64{k}}}
-	switch g.cfg.injection() {
+	switch cfg.injection() {
 	case InjectMemory:
 		list = append(list, ownWeight{memoryName, []int64{int64(decoder.Layers * decoder.KVHeads * decoder.HeadDim), k}})
 	case InjectEmbedding:
 		list = append(list, ownWeight{embeddingName, []int64{width, k}})
 	default:
-		list = append(list, ownWeight{prefixName + ".weight", []int64{int64(g.cfg.PrefixTokens) * width, k}},
-			ownWeight{prefixName + ".bias", []int64{int64(g.cfg.PrefixTokens) * width}})
+		list = append(list, ownWeight{prefixName + ".weight", []int64{int64(cfg.PrefixTokens) * width, k}},
+			ownWeight{prefixName + ".bias", []int64{int64(cfg.PrefixTokens) * width}})
 	}
-	if g.cfg.Pooling == PoolAttention {
+	if cfg.Pooling == PoolAttention {
 		list = append(list, ownWeight{poolingName, []int64{states}})
 	}
-	if g.cfg.WordDropout > 0 {
+	if cfg.WordDropout > 0 {
 		list = append(list, ownWeight{hiddenName, []int64{width}})
 	}
 	return list
 }
+
+// shapes are the guide's own weights, in their order.
+func (g *Guide) shapes() []ownWeight { return shapes(g.cfg, g.encoder.Config(), g.decoder.Config()) }
 
 // keep takes the guide's own weights.
 func (g *Guide) keep(weights map[string]*tensor.Tensor) {
@@ -246,7 +256,7 @@ func (g *Guide) Config() Config { return g.cfg }
 
 // MaxLength is the greatest number of tokens of prompt and response together.
 func (g *Guide) MaxLength() int {
-	return min(g.encoder.Config().MaxLength(), g.decoder.Config().MaxLength()-g.cfg.Positions())
+	return maxLength(g.cfg, g.encoder.Config(), g.decoder.Config())
 }
 
 // Close frees the guide and its two models. It may be called after the engine was closed.
@@ -263,58 +273,72 @@ func (g *Guide) Close(ctx context.Context) error {
 	return errors.Join(err, g.encoder.Close(ctx), g.decoder.Close(ctx))
 }
 
-// Encode is h = phi(x, y) of each row -> [pad.Rows, K]. Every row must have a response; the rows that pad adds hold
-// nothing of use.
-func (g *Guide) Encode(s *tensor.Scope, rows []models.Sequence, pad models.PadRule) *tensor.Tensor {
-	ids, err := pad.Pad(rows)
+// Encode is h = phi(x, y) of each row -> [len(rows), K]. Every row must have a response. What a row gets in its last bits
+// depends on the others, as in models.Layout; that of Encoder.Latents does not.
+func (g *Guide) Encode(s *tensor.Scope, rows []models.Sequence, how models.Compute) *tensor.Tensor {
+	l, err := g.encoder.Layout(rows, models.LayoutOptions{Compute: how, Share: true, Whole: true})
+	for i, row := range rows {
+		if err == nil && len(row.Response()) == 0 {
+			err = noResponse(i)
+		}
+	}
 	if err != nil {
 		s.Fail(err)
 		return s.Zeros(tensor.Float32) // invalid, as everything in a failed scope
 	}
-	count, length := int64(pad.Rows), int64(pad.Length)
-	share := make([]float32, pad.Rows*pad.Length) // of each position in the pooled vector
-	for i, row := range rows {
-		n := len(row.IDs) - row.PromptLen
-		if n < 1 {
-			s.Fail(fmt.Errorf("%w: row %d has no response to encode", models.ErrSequence, i))
-			break
-		}
-		from := row.PromptLen
+	var places, owners []int64 // of the hidden states that are pooled
+	var shares []float64
+	for i, p := range l.Tokens {
+		row := rows[p.Row]
+		n, from := len(row.Response()), row.PromptLen
 		if g.cfg.Pooling == PoolLast {
-			from, n = len(row.IDs)-1, 1
+			n, from = 1, len(row.IDs)-1
 		}
-		for t := from; t < len(row.IDs); t++ {
-			share[i*pad.Length+t] = 1 / float32(n)
+		if p.At >= from {
+			places, owners, shares = append(places, int64(i)), append(owners, int64(p.Row)), append(shares, 1/float64(n))
 		}
 	}
-	h := g.encoder.Hidden(s, g.encoder.Embed(s, s.FromInt64(ids, count, length)))
-	weights := s.FromFloat32(share, count, length, 1).To(g.encoder.DType())
+	n, dtype := int64(len(places)), g.encoder.DType()
+	owner := s.FromInt64(owners, n)
+	h := l.Hidden(s, l.Embed(s), nil).IndexSelect(0, s.FromInt64(places, n)).To(dtype)
+	share := s.FromFloat64(shares, n, 1).To(dtype)
 	if g.cfg.Pooling == PoolAttention {
-		weights = g.attention(s, h, share)
+		share = g.attention(s, h, owner, len(rows))
 	}
-	return g.apply(latentName, h.Mul(weights).SumDims(false, 1))
+	pooled := s.Zeros(dtype, int64(len(rows)), h.Size(1)).IndexAdd(0, owner, h.Mul(share))
+	return g.apply(latentName, pooled)
 }
 
-// attention are the weights of PoolAttention: h [B, T, H] -> [B, T, 1], 0 outside of the response, where share is 0.
-func (g *Guide) attention(s *tensor.Scope, h *tensor.Tensor, share []float32) *tensor.Tensor {
-	outside := make([]float32, len(share))
-	for i, x := range share {
-		if x == 0 {
-			outside[i] = -1e30 // finite: a row that pad adds has nothing else
-		}
+func noResponse(row int) error {
+	return fmt.Errorf("%w: row %d has no response to encode", models.ErrSequence, row)
+}
+
+// attention are the weights of PoolAttention, a softmax over the states of each owner: h [N, H], owner Int64 [N], below
+// owners -> [N, 1].
+func (g *Guide) attention(s *tensor.Scope, h, owner *tensor.Tensor, owners int) *tensor.Tensor {
+	scores := h.Mul(g.weight(poolingName)).SumDims(true, 1).Gelu()
+	most := make([]float64, owners)
+	for i := range most {
+		most[i] = math.Inf(-1)
 	}
-	scores := h.Mul(g.weight(poolingName)).SumDims(true, 2).Gelu()
-	mask := s.FromFloat32(outside, scores.Size(0), scores.Size(1), 1).To(g.encoder.DType())
-	return scores.Add(mask).Softmax(1)
+	values, of := scores.Detach().Float64s(), owner.Int64s()
+	for i, v := range values {
+		most[of[i]] = max(most[of[i]], v)
+	}
+	shift := s.FromFloat64(most, int64(owners), 1).To(scores.DType()).IndexSelect(0, owner)
+	exponents := scores.Sub(shift).Exp()
+	sums := s.Zeros(scores.DType(), int64(owners), 1).IndexAdd(0, owner, exponents)
+	return exponents.Div(sums.IndexSelect(0, owner))
 }
 
 // Reconstruct is -log p_psi(y | x, h) of each row over its response's tokens, reduced by Config.Reduction: latents
-// [pad.Rows, K] -> [pad.Rows]; 0 for rows that pad adds. drop holds one seed per row, which decides the tokens that
+// [len(rows), K] -> [len(rows)]; 0 for a row without a response. drop holds one seed per row, which decides the tokens that
 // word dropout hides from the decoder's input; nil hides none.
 func (g *Guide) Reconstruct(
-	s *tensor.Scope, rows []models.Sequence, pad models.PadRule, latents *tensor.Tensor, drop []uint64,
+	s *tensor.Scope, rows []models.Sequence, latents *tensor.Tensor, drop []uint64, how models.Compute,
 ) *tensor.Tensor {
-	ids, err := pad.Pad(rows)
+	memory := g.cfg.injection() == InjectMemory
+	l, err := g.decoder.Layout(rows, models.LayoutOptions{Compute: how, Front: g.cfg.Positions(), Memory: memory})
 	if err == nil && drop != nil && len(drop) != len(rows) {
 		err = fmt.Errorf("guide: %d dropout seeds for %d rows", len(drop), len(rows))
 	}
@@ -322,70 +346,79 @@ func (g *Guide) Reconstruct(
 		s.Fail(err)
 		return s.Zeros(tensor.Float32) // invalid, as everything in a failed scope
 	}
-	count, length, width := int64(pad.Rows), int64(pad.Length), int64(g.decoder.Config().Hidden)
-	text := g.decoder.Embed(s, s.FromInt64(ids, count, length))
+	text := l.Embed(s)
 	if hidden := g.weight(hiddenName); drop != nil && hidden != nil {
-		mask := s.FromFloat32(g.dropped(rows, pad, drop), count, length, 1).To(g.decoder.DType())
-		text = text.Add(mask.Mul(hidden.Sub(text)))
+		mask := s.FromFloat32(g.dropped(rows, l, drop), int64(len(l.Tokens)), 1).To(text.DType())
+		text = text.Add(mask.Mul(hidden.To(text.DType()).Sub(text)))
 	}
 	var h *tensor.Tensor
 	switch g.cfg.injection() {
 	case InjectMemory:
-		memory := latents.Linear(g.weight(memoryName), nil)
-		h = g.decoder.HiddenWith(s, text, memory.Reshape(count, int64(g.decoder.Config().Layers), -1))
+		layers := latents.Linear(g.weight(memoryName), nil)
+		h = l.Hidden(s, text, layers.Reshape(int64(len(rows)), int64(g.decoder.Config().Layers), -1))
 	case InjectEmbedding:
-		h = g.decoder.Hidden(s, text.Add(latents.Linear(g.weight(embeddingName), nil).Unsqueeze(1)))
+		owners := make([]int64, len(l.Tokens))
+		for i, p := range l.Tokens {
+			owners[i] = int64(p.Row)
+		}
+		each := latents.Linear(g.weight(embeddingName), nil).IndexSelect(0, s.FromInt64(owners, int64(len(owners))))
+		h = l.Hidden(s, text.Add(each.To(text.DType())), nil)
 	default:
-		prefix := g.apply(prefixName, latents).Reshape(count, int64(g.cfg.PrefixTokens), width)
-		h = g.decoder.Hidden(s, s.Cat(1, prefix, text))
+		prefix := g.apply(prefixName, latents).Reshape(-1, text.Size(1))
+		h = l.Hidden(s, s.Cat(0, prefix.To(text.DType()), text), nil)
 	}
-	loss := g.decoder.TrainResponseLogProbs(s, h, rows, g.cfg.Positions()).SumDims(false, 1).Neg()
+	loss := l.Sums(s, l.LogProbs(s, h)).Neg()
 	if g.cfg.Reduction == ReduceSum {
 		return loss
 	}
-	scale := make([]float64, pad.Rows)
+	scale := make([]float64, len(rows))
 	for i, row := range rows {
 		scale[i] = 1 / float64(max(len(row.Response()), 1))
 	}
-	return loss.Mul(s.FromFloat64(scale, count).To(loss.DType()))
+	return loss.Mul(s.FromFloat64(scale, int64(len(rows))).To(loss.DType()))
 }
 
-// dropped is 1 where a response token is hidden, else 0: [pad.Rows·pad.Length].
-func (g *Guide) dropped(rows []models.Sequence, pad models.PadRule, seeds []uint64) []float32 {
-	mask := make([]float32, pad.Rows*pad.Length)
-	for i, row := range rows {
-		for t := range row.Response() {
-			if models.Uniform(seeds[i], t) < g.cfg.WordDropout {
-				mask[i*pad.Length+row.PromptLen+t] = 1
-			}
+// dropped is 1 for each token of a response that is hidden, else 0: [len(l.Tokens)].
+func (g *Guide) dropped(rows []models.Sequence, l *models.Layout, seeds []uint64) []float32 {
+	mask := make([]float32, len(l.Tokens))
+	for i, p := range l.Tokens {
+		if t := p.At - rows[p.Row].PromptLen; t >= 0 && models.Uniform(seeds[p.Row], t) < g.cfg.WordDropout {
+			mask[i] = 1
 		}
 	}
 	return mask
 }
 
-// Loss is the reconstruction loss of each row by its own latent, with word dropout -> [pad.Rows]. Equation (2) is the
+// Loss is the reconstruction loss of each row by its own latent, with word dropout -> [len(rows)]. Equation (2) is the
 // mean over pairs of the sum of the losses of (x, y) and (x, y'): give both as rows. Row i draws its dropout from seed
-// and i. Its gradients are those that Backward adds, see models.TrainResponseLogProbs.
-func (g *Guide) Loss(s *tensor.Scope, rows []models.Sequence, pad models.PadRule, seed uint64) *tensor.Tensor {
+// and i. Its gradients are those that Backward adds, see models.Layout.
+func (g *Guide) Loss(s *tensor.Scope, rows []models.Sequence, seed uint64, how models.Compute) *tensor.Tensor {
 	drop := make([]uint64, len(rows))
 	for i := range drop {
 		drop[i] = seed + uint64(i)
 	}
-	return g.Reconstruct(s, rows, pad, g.Encode(s, rows, pad), drop)
+	return g.Reconstruct(s, rows, g.Encode(s, rows, how), drop, how)
 }
 
-// ShuffledLoss tells whether the decoder uses the latent: the reconstruction loss of each row by its own latent and by
-// that of the next row (the last takes the first's), without word dropout -> [pad.Rows] twice. With one row both are
-// equal. No difference means that the guide's distances mean nothing.
-func (g *Guide) ShuffledLoss(s *tensor.Scope, rows []models.Sequence, pad models.PadRule) (own, shuffled *tensor.Tensor) {
-	latents := g.Encode(s, rows, pad)
-	next := make([]int64, pad.Rows)
+// ShuffledLoss tells whether the decoder uses the latents [len(rows), K], those of the rows: the reconstruction loss of each
+// row by its own latent and by that of the next row (the last takes the first's), without word dropout -> [len(rows)]
+// twice. With one row both are equal. No difference means that the guide's distances mean nothing.
+func (g *Guide) ShuffledLoss(
+	s *tensor.Scope, rows []models.Sequence, latents *tensor.Tensor, how models.Compute,
+) (own, shuffled *tensor.Tensor) {
+	next := make([]int64, len(rows))
 	for i := range next {
-		next[i] = int64(i)
-		if i < len(rows) {
-			next[i] = int64((i + 1) % len(rows))
-		}
+		next[i] = int64((i + 1) % len(rows))
 	}
 	others := latents.IndexSelect(0, s.FromInt64(next, int64(len(next))))
-	return g.Reconstruct(s, rows, pad, latents, nil), g.Reconstruct(s, rows, pad, others, nil)
+	return g.Reconstruct(s, rows, latents, nil, how), g.Reconstruct(s, rows, others, nil, how)
+}
+
+// Places is how many places the decoder's layout has for rows: what bounds the memory of a step.
+func (g *Guide) Places(rows []models.Sequence) int {
+	n := 0
+	for _, row := range rows {
+		n += g.cfg.Positions() + len(row.IDs) - 1
+	}
+	return n
 }

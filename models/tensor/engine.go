@@ -154,6 +154,7 @@ func (e *Engine) loop(threads int, started chan<- error) {
 func (e *Engine) open(threads int) error {
 	C.shim_quiet_errors()
 	C.shim_keep_memory()
+	C.shim_strict_products()
 	e.thread.Store(uintptr(C.shim_thread()))
 	if msg := C.shim_set_threads(C.int(threads)); msg != nil {
 		return fmt.Errorf("tensor: set %d threads: %s", threads, takeString(msg))

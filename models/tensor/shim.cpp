@@ -96,6 +96,19 @@ uintptr_t shim_thread(void) {
 }
 
 // A thread's first look at the number of threads sets it to what any thread has set last, so look before setting.
+// The two are MKL's, which libtorch is linked with.
+extern "C" int mkl_serv_cbwr_get_auto_branch(void) __attribute__((weak));
+extern "C" int mkl_serv_cbwr_set(int) __attribute__((weak));
+
+// shim_strict_products has MKL's matrix products give a row of a batch the same bits wherever it stands, in batches of
+// models.RowStep rows. On AMD's processors they do, on Intel's in this mode alone. It does nothing once MKL was used.
+void shim_strict_products(void) {
+  constexpr int avx2 = 10, strict = 0x10000;
+  if (!mkl_serv_cbwr_get_auto_branch || !mkl_serv_cbwr_set) return;
+  const int branch = mkl_serv_cbwr_get_auto_branch();
+  if (branch >= avx2) mkl_serv_cbwr_set(branch | strict);
+}
+
 char *shim_set_threads(int n) {
   TRY({
     at::get_num_threads();

@@ -30,6 +30,7 @@ char *shim_config(char **out);
 int shim_cuda_available(void);
 void shim_quiet_errors(void);
 void shim_keep_memory(void);
+void shim_strict_products(void);
 uintptr_t shim_thread(void);
 char *shim_set_threads(int n);
 int shim_threads(void);

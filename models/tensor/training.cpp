@@ -486,13 +486,13 @@ char *shim_train_attention(void **out, void *q, void *k, void *v, const int64_t 
                            double scale) {
   TRY({
     const at::Tensor &a = T(q), &b = T(k);
-    want(a.dim() == 3 && b.dim() == 3 && b.sizes() == T(v).sizes() && a.size(0) == b.size(0) && a.size(2) == b.size(2) &&
+    want(a.dim() == 3 && b.dim() == 3 && b.sizes() == T(v).sizes() && a.size(0) <= b.size(0) && a.size(2) == b.size(2) &&
              b.size(1) > 0 && a.size(1) % b.size(1) == 0,
-         "want q [N, Heads, D], k and v [N, heads, D], Heads a multiple of heads");
+         "want q [N, Heads, D], k and v [N or more, heads, D], Heads a multiple of heads");
     const std::vector<int64_t> list(numbers, numbers + count);
     int64_t covered = 0;
     for (const span &s : spans(list)) {
-      want(s.prefix >= 0 && s.prefix_length >= 0 && s.prefix + s.prefix_length <= a.size(0) && s.length >= 0 &&
+      want(s.prefix >= 0 && s.prefix_length >= 0 && s.prefix + s.prefix_length <= b.size(0) && s.length >= 0 &&
                s.own == covered,
            "the spans do not follow each other");
       covered += s.length;

@@ -34,11 +34,12 @@ func (t *Tensor) TrainEmbedding(ids *Tensor) *Tensor {
 }
 
 // Span is a sequence among packed rows: Length rows, which attend to each other from left to right, and before that to all
-// of PrefixLength rows from Prefix on, which may be another span's.
+// of PrefixLength rows from Prefix on, which may be another span's or of keys that are no span's.
 type Span struct{ Prefix, PrefixLength, Length int }
 
 // PackedAttention is softmax(q·kᵀ·scale)·v within each of the spans, whose rows follow each other without gaps: q
 // [N, Heads, D], k and v [N, heads, D], Heads a multiple of heads, consecutive query heads sharing one -> [N, Heads, D].
+// More rows of k and v behind the N are seen by spans that have them as their prefix.
 // A row sees the newest window of its rows (0: all). Scores are computed in Float32 (Float64 for Float64).
 func PackedAttention(q, k, v *Tensor, spans []Span, window int, scale float64) *Tensor {
 	const op = "PackedAttention"

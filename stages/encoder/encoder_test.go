@@ -14,7 +14,6 @@ import (
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/guide"
-	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/stages/encoder"
@@ -66,7 +65,7 @@ func TestLatents(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, err := guide.Load(t.Context(), f.Engine, folder)
+	g, err := guide.LoadEncoder(t.Context(), f.Engine, folder)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,18 +74,13 @@ func TestLatents(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	direct := func(prompt, response []int64) (latent []float32) {
+	direct := func(prompt, response []int64) []float32 {
 		t.Helper()
-		rows := []models.Sequence{models.Join(prompt, response)}
-		batch := models.Batches(rows, f.Spec.Generation.Slots, f.Spec.Generation.Bucket, g.MaxLength())[0]
-		err := f.Engine.Do(t.Context(), func(s *tensor.Scope) error {
-			latent = g.Encode(s, rows, batch.Pad).Float32s()[:4]
-			return s.Err()
-		})
+		latents, err := g.Latents(t.Context(), []models.Sequence{models.Join(prompt, response)})
 		if err != nil {
 			t.Fatal(err)
 		}
-		return latent
+		return latents[0]
 	}
 	for i, e := range whole {
 		p := in[i]

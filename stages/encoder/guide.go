@@ -20,7 +20,7 @@ type Guide struct {
 	// Digest is the manifest digest of the guide.
 	Digest string
 
-	model     *guide.Guide
+	model     *guide.Encoder
 	tokenizer *tokenizer.Tokenizer // nil when the guide reads the policy's token ids
 	reader    guide.Reader
 	spec      schemas.Spec
@@ -66,7 +66,7 @@ func LoadGuide(
 			return nil, err
 		}
 	}
-	if g.model, err = guide.Load(ctx, engine, folder); err != nil {
+	if g.model, err = guide.LoadEncoder(ctx, engine, folder); err != nil {
 		return nil, errors.Join(fmt.Errorf("encoder: guide %.12s: %w", manifest.Digest, err), g.Close(ctx))
 	}
 	g.reader, err = guide.NewReader(g.tokenizer, tokenizer.Limits{
@@ -88,24 +88,9 @@ func (g *Guide) Latents(ctx context.Context, texts []guide.Text) ([][]float32, e
 		}
 		rows[i] = row
 	}
-	latents := make([][]float32, len(rows))
-	for _, batch := range models.Batches(rows, g.spec.Generation.Slots, g.spec.Generation.Bucket, g.model.MaxLength()) {
-		err := g.model.Engine().Do(ctx, func(scope *tensor.Scope) error {
-			return scope.NoGrad(func(scope *tensor.Scope) error {
-				values := g.model.Encode(scope, batch.Rows, batch.Pad).Float32s()
-				if err := scope.Err(); err != nil {
-					return err
-				}
-				k := len(values) / batch.Pad.Rows
-				for r, i := range batch.Index {
-					latents[i] = values[r*k : (r+1)*k : (r+1)*k]
-				}
-				return nil
-			})
-		})
-		if err != nil {
-			return nil, fmt.Errorf("encoder: guide %.12s: %w", g.Digest, err)
-		}
+	latents, err := g.model.Latents(ctx, rows)
+	if err != nil {
+		return nil, fmt.Errorf("encoder: guide %.12s: %w", g.Digest, err)
 	}
 	return latents, nil
 }

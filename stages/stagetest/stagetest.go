@@ -52,7 +52,7 @@ func New(t *testing.T, change ...func(*schemas.Spec)) *Fixture {
 	s := schemas.Default()
 	s.Run, s.Iterations, s.Model.From = "r", 2, "scratch"
 	s.Data.Train, s.Data.Limit, s.Data.MaxPromptTokens, s.Data.MaxResponseTokens = "builtin:demo/align", 10, 64, 12
-	s.Generation.Slots, s.Generation.Bucket = 4, 8
+	s.Generation.Slots = 4
 	for _, c := range change {
 		c(&s)
 	}

@@ -1,0 +1,159 @@
+package guide
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"path/filepath"
+
+	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/safetensors"
+	"github.com/ldalign/ldalign/models/tensor"
+)
+
+// Encoder is phi of a trained guide, which the encoder stage needs and nothing else of it. Its model is packed where models
+// are.
+type Encoder struct {
+	cfg       Config
+	model     *models.Model
+	maxLength int
+	// latent is [K, H] and bias [K], pooling [H] with PoolAttention.
+	latent, bias, pooling []float32
+}
+
+// LoadEncoder reads the encoder of a guide's folder. Errors are those of LoadWeights, and name the file.
+func LoadEncoder(ctx context.Context, eng *tensor.Engine, folder string) (*Encoder, error) {
+	e, err := loadEncoder(ctx, eng, folder)
+	if err != nil {
+		return nil, fmt.Errorf("guide: load %s: %w", folder, err)
+	}
+	return e, nil
+}
+
+func loadEncoder(ctx context.Context, eng *tensor.Engine, folder string) (*Encoder, error) {
+	config, err := readConfig(folder)
+	if err != nil {
+		return nil, err
+	}
+	file, err := safetensors.Open(filepath.Join(folder, WeightsFile))
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	e := &Encoder{cfg: config.guide, maxLength: maxLength(config.guide, config.encoder, config.decoder)}
+	err = eng.Do(ctx, func(s *tensor.Scope) error {
+		for _, w := range shapes(config.guide, config.encoder, config.decoder) {
+			into := map[string]*[]float32{latentName + ".weight": &e.latent, latentName + ".bias": &e.bias, poolingName: &e.pooling}[w.name]
+			if into == nil {
+				continue
+			}
+			t, err := models.ReadTensor(s, file, w.name, tensor.Float32, w.shape...)
+			if err != nil {
+				return err
+			}
+			*into = t.Float32s()
+		}
+		return nil
+	})
+	if err == nil {
+		e.model, err = models.Read(ctx, eng, config.encoder, part{file, encoderPrefix}, models.Options{Packed: true})
+		if err != nil {
+			err = fmt.Errorf("encoder: %w", err)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", WeightsFile, err)
+	}
+	return e, nil
+}
+
+// MaxLength is the greatest number of tokens of prompt and response together that the guide takes.
+func (e *Encoder) MaxLength() int { return e.maxLength }
+
+// Close frees the encoder. It may be called after the engine was closed.
+func (e *Encoder) Close(ctx context.Context) error { return e.model.Close(ctx) }
+
+// Latents is h = phi(x, y) of each row, [K], in the order of rows. Every row must have a response. A row's numbers depend on
+// that row alone, to the last bit.
+func (e *Encoder) Latents(ctx context.Context, rows []models.Sequence) ([][]float32, error) {
+	ids := make([][]int64, len(rows))
+	for i, row := range rows {
+		if ids[i] = row.IDs; len(row.Response()) == 0 {
+			return nil, fmt.Errorf("guide: encode: %w", noResponse(i))
+		}
+	}
+	latents, states := make([][]float32, len(rows)), make([][]float32, len(rows))
+	err := models.Walk(ctx, e.model, ids, 0, func(s *tensor.Scope, _ *models.Cache, h *tensor.Tensor, at []models.Place) error {
+		values, width := h.Float32s(), int(h.Size(1))
+		if err := s.Err(); err != nil {
+			return err
+		}
+		for k, p := range at {
+			row := rows[p.Row]
+			if p.At >= row.PromptLen {
+				states[p.Row] = append(states[p.Row], values[k*width:(k+1)*width]...)
+			}
+			if p.At == len(row.IDs)-1 {
+				latents[p.Row] = e.project(e.pool(states[p.Row], width))
+				states[p.Row] = nil
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("guide: encode: %w", err)
+	}
+	return latents, nil
+}
+
+// pool makes one vector of the hidden states of a response, [n·width] -> [width].
+func (e *Encoder) pool(states []float32, width int) []float64 {
+	n := len(states) / width
+	shares := make([]float64, n)
+	switch e.cfg.Pooling {
+	case PoolLast:
+		shares[n-1] = 1
+	case PoolAttention:
+		most, sum := math.Inf(-1), 0.0
+		for t := range n {
+			x := dot(e.pooling, states[t*width:(t+1)*width])
+			shares[t] = x * (1 + math.Erf(x/math.Sqrt2)) / 2 // gelu
+			most = max(most, shares[t])
+		}
+		for t, x := range shares {
+			shares[t] = math.Exp(x - most)
+			sum += shares[t]
+		}
+		for t := range shares {
+			shares[t] /= sum
+		}
+	default:
+		for t := range shares {
+			shares[t] = 1 / float64(n)
+		}
+	}
+	pooled := make([]float64, width)
+	for t, share := range shares {
+		for k, x := range states[t*width : (t+1)*width] {
+			pooled[k] += share * float64(x)
+		}
+	}
+	return pooled
+}
+
+// project is the latent layer.
+func (e *Encoder) project(pooled []float64) []float32 {
+	latent, width := make([]float32, e.cfg.LatentDim), len(pooled)
+	for k := range latent {
+		latent[k] = float32(float64(e.bias[k]) + dot(e.latent[k*width:(k+1)*width], pooled))
+	}
+	return latent
+}
+
+func dot[T, U float32 | float64](a []T, b []U) float64 {
+	sum := 0.0
+	for i, x := range a {
+		sum += float64(x) * float64(b[i])
+	}
+	return sum
+}
