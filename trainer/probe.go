@@ -110,12 +110,14 @@ func (t *guideTask) probe(ctx context.Context, engine *tensor.Engine, most int) 
 				squares += d * d
 				norm += float64(x) * float64(x)
 			}
-			p.Distances = append(p.Distances, math.Sqrt(squares))
-			p.Norm += math.Sqrt(norm) / all
-			if !slices.Equal(chosen[i].IDs, rejected[i].IDs) {
+			if slices.Equal(chosen[i].IDs, rejected[i].IDs) {
+				squares = 0 // computed at two places, they may differ in their last bits
+			} else {
 				differing++
 				p.Distance += math.Sqrt(squares)
 			}
+			p.Distances = append(p.Distances, math.Sqrt(squares))
+			p.Norm += math.Sqrt(norm) / all
 		}
 	}
 	p.Distance /= float64(max(differing, 1))
