@@ -55,6 +55,14 @@ type Guide struct {
 	Encoder, Decoder Model
 }
 
+// encodes is the number of parameters that encoding takes: the encoder's, or no more than all where it is another run's guide.
+func (g Guide) encodes() int64 {
+	if g.Encoder.Parameters > 0 {
+		return g.Encoder.Parameters
+	}
+	return g.Parameters
+}
+
 // Rate is how fast an earlier run of the same size trained.
 type Rate struct {
 	Run             string

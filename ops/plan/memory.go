@@ -87,14 +87,14 @@ func (in Input) memory(r Run, machine Machine) Memory {
 	}
 	if in.Spec.NeedsGuide() {
 		encoder := Role{Name: "encoder"}
-		encoder.add(partGuide, 4*in.Guide.Parameters)
+		encoder.add(partGuide, 4*in.Guide.encodes())
 		encoder.add(partLatents, 4*int64(in.Spec.Guide.LatentDim)*int64(in.Train.Records))
 		m.Roles = append(m.Roles, encoder)
 	}
 	if in.Spec.Data.Eval != "" {
 		evaluator := Role{Name: "evaluator"}
 		in.decoding(&evaluator)
-		evaluator.add(partGuide, 4*in.Guide.Parameters)
+		evaluator.add(partGuide, 4*in.Guide.encodes())
 		evaluator.add(partTexts, in.Held.Bytes)
 		m.Roles = append(m.Roles, evaluator)
 	}
