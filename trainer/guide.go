@@ -98,10 +98,14 @@ func (t *Trainer) trainGuide(ctx context.Context) (err error) {
 
 // publishGuide commits and announces the guide with its Probe, and warns when that shows a guide of no use.
 func (t *Trainer) publishGuide(ctx context.Context, g *trainedGuide, task *guideTask, p *phase) error {
-	probe, err := task.probe(ctx, t.Engine, probeAtEnd)
-	if err != nil {
-		return err
+	if task.final == nil {
+		probe, err := task.probe(ctx, t.Engine, probeAtEnd)
+		if err != nil {
+			return err
+		}
+		task.final = &probe
 	}
+	probe := *task.final
 	probeFile, err := probe.source()
 	if err != nil {
 		return err

@@ -15,9 +15,11 @@ import (
 // ProbeFile holds the guide's Probe at the end of its training, as JSON.
 const ProbeFile = "probe.json"
 
-// How many pairs a probe looks at: while the guide is trained, and at the end.
+// How many pairs a probe looks at: while the guide is trained, no more than training has time for, and at the end.
 const (
+	probeLeast = 8
 	probeWhile = 64
+	probeShare = 16 // of the pairs that training computes
 	probeAtEnd = 256
 )
 
@@ -154,21 +156,29 @@ func (t *guideTask) look(ctx context.Context, engine *tensor.Engine, chosen, rej
 	return out, err
 }
 
-// watch probes the guide now and then while a phase trains it, notes what it sees in the phase's records, and shows it. What goes
+// watch probes the guide five times while a phase trains it, notes what it sees in the phase's records, and shows it. What goes
 // wrong stands in failed.
 func (t *guideTask) watch(
 	ctx context.Context, engine *tensor.Engine, p *phase, show func(done, total int, last *Record), failed *error,
 ) func(done, total int, last *Record) {
 	const times = 5
+	ctx = context.WithoutCancel(ctx)
 	return func(done, total int, last *Record) {
-		if last != nil && *failed == nil && (done == total || done%max(1, total/times) == 0) {
-			probe, err := t.probe(context.WithoutCancel(ctx), engine, probeWhile)
+		if last != nil && *failed == nil && done*times/total > (done-1)*times/total {
+			pairs := min(probeWhile, max(probeLeast, total*p.batch/probeShare))
+			if done == total {
+				pairs = probeAtEnd
+			}
+			probe, err := t.probe(ctx, engine, pairs)
 			if err != nil {
 				*failed = err
 			} else {
-				probe.Distances = nil
+				if done == total {
+					t.final = &probe
+				}
 				last = &p.records[len(p.records)-1]
-				last.Guide = &probe
+				last.Guide = new(probe)
+				last.Guide.Distances = nil
 			}
 		}
 		show(done, total, last)

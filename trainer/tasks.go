@@ -123,6 +123,8 @@ type guideTask struct {
 	chosen, rejected []models.Sequence
 	seed             uint64
 	compute          models.Compute
+	// final is what a probe saw after the last step; nil where that was taken before this process began.
+	final *Probe
 }
 
 func (t *guideTask) examples() int { return len(t.chosen) }
