@@ -42,8 +42,9 @@ func loadEncoder(ctx context.Context, eng *tensor.Engine, folder string) (*Encod
 	defer file.Close()
 	e := &Encoder{cfg: config.guide, maxLength: maxLength(config.guide, config.encoder, config.decoder)}
 	err = eng.Do(ctx, func(s *tensor.Scope) error {
+		reads := map[string]*[]float32{latentName + ".weight": &e.latent, latentName + ".bias": &e.bias, poolingName: &e.pooling}
 		for _, w := range shapes(config.guide, config.encoder, config.decoder) {
-			into := map[string]*[]float32{latentName + ".weight": &e.latent, latentName + ".bias": &e.bias, poolingName: &e.pooling}[w.name]
+			into := reads[w.name]
 			if into == nil {
 				continue
 			}
