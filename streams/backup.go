@@ -97,10 +97,10 @@ func (m Moved) To(kind schemas.Kind, seq uint64) uint64 {
 	return m[kind][at-1].to
 }
 
-// Load stores what Save has written, in its order and under its ids, so that loading it again stores nothing twice, and
-// notes in moved where each message stands now. What names positions (a message's parent, a dead letter's message) is
-// changed accordingly, so kinds are loaded in the order in which data flows. ErrBackup when the bytes are not of that run
-// and kind.
+// Load stores what Save has written, in its order and under its ids, without what the log holds already, so that loading it
+// again stores nothing twice, and notes in moved where each message stands now. What names positions (a message's parent, a
+// dead letter's message) is changed accordingly, so kinds are loaded in the order in which data flows. ErrBackup when the bytes
+// are not of that run and kind.
 func (c *Conn) Load(ctx context.Context, kind schemas.Kind, run string, r io.Reader, moved Moved, onMessage func()) error {
 	failed := func(err error) error { return fmt.Errorf("streams: load %s of run %s: %w", kind, run, err) }
 	var ids []string // message ids in the order of the file
@@ -112,7 +112,11 @@ func (c *Conn) Load(ctx context.Context, kind schemas.Kind, run string, r io.Rea
 		batch = batch[:0]
 		return err
 	}
-	err := eachSaved(r, func(s savedMessage) error {
+	have, err := c.firsts(ctx, kind, schemas.RunSubjects(kind, run))
+	if err != nil {
+		return failed(err)
+	}
+	err = eachSaved(r, func(s savedMessage) error {
 		if err := s.check(kind, run, before); err != nil {
 			return err
 		}
@@ -120,7 +124,11 @@ func (c *Conn) Load(ctx context.Context, kind schemas.Kind, run string, r io.Rea
 		if err != nil {
 			return err
 		}
-		ids, from, batch, before = append(ids, msg.Header.Get(headerID)), append(from, s.Seq), append(batch, msg), s.Seq
+		id := msg.Header.Get(headerID)
+		ids, from, before = append(ids, id), append(from, s.Seq), s.Seq
+		if _, stored := have[id]; !stored {
+			have[id], batch = 0, append(batch, msg)
+		}
 		onMessage()
 		if len(batch) < window {
 			return nil
@@ -133,13 +141,7 @@ func (c *Conn) Load(ctx context.Context, kind schemas.Kind, run string, r io.Rea
 	if err != nil {
 		return failed(err)
 	}
-	now := map[string]uint64{}
-	err = c.scan(ctx, scan{stream: StreamName(kind), subject: schemas.RunSubjects(kind, run), ids: true}, func(e entry) error {
-		if id := incarnate(e.header.Get(headerID), 0); now[id] == 0 {
-			now[id] = e.seq
-		}
-		return nil
-	})
+	now, err := c.firsts(ctx, kind, schemas.RunSubjects(kind, run))
 	if err != nil {
 		return failed(err)
 	}
@@ -151,6 +153,19 @@ func (c *Conn) Load(ctx context.Context, kind schemas.Kind, run string, r io.Rea
 	}
 	moved[kind] = moves
 	return nil
+}
+
+// firsts are the positions of the messages on the subjects that match, by the message ids that messageID makes; of a message
+// that was stored again, the first.
+func (c *Conn) firsts(ctx context.Context, kind schemas.Kind, subjects string) (map[string]uint64, error) {
+	at := map[string]uint64{}
+	err := c.scan(ctx, scan{stream: StreamName(kind), subject: subjects, ids: true}, func(e entry) error {
+		if id := incarnate(e.header.Get(headerID), 0); at[id] == 0 {
+			at[id] = e.seq
+		}
+		return nil
+	})
+	return at, err
 }
 
 // maxPlaces bounds how many logs before the newest a message remembers its place in.

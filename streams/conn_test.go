@@ -203,7 +203,7 @@ func TestTopologyMismatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	other := c.streamConfig(schemas.Scored)
-	other.MaxMsgs, other.Duplicates = 100, time.Second
+	other.MaxMsgs, other.NoAck = 100, true
 	if _, err := c.js.CreateStream(ctx, other); err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +211,7 @@ func TestTopologyMismatch(t *testing.T) {
 	if !errors.Is(err, ErrTopology) {
 		t.Fatalf("got %v, want ErrTopology", err)
 	}
-	for _, want := range []string{"LDALIGN_SCORED", "max messages is 100", "duplicate window is 1s"} {
+	for _, want := range []string{"LDALIGN_SCORED", "max messages is 100", "no_ack is true"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("error %q does not say %q", err, want)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -23,24 +24,58 @@ type Letter struct {
 	*events.DeadLetter
 	Seq  uint64
 	Time time.Time
+	// Copies are the numbers under which the letter was stored again, after the stream had forgotten its id.
+	Copies []uint64
 }
 
-// DeadLetters lists the dead letters of a run, oldest first. Redriven ones are no longer among them; dropped ones are.
+// DeadLetters lists the dead letters of a run, oldest first, one of a message. Redriven ones are no longer among them;
+// dropped ones are.
 func (c *Conn) DeadLetters(ctx context.Context, run string) ([]Letter, error) {
 	return c.letters(ctx, run, AllIterations)
 }
 
 func (c *Conn) letters(ctx context.Context, run string, iteration int) ([]Letter, error) {
+	type name struct {
+		id      string
+		dropped bool
+	}
 	var letters []Letter
+	at := map[name]int{}
 	err := c.Read(ctx, schemas.DeadLetters, run, iteration, 0, func(r Received) error {
-		letters = append(letters, Letter{DeadLetter: r.Message.(*events.DeadLetter), Seq: r.Seq, Time: r.Time})
+		d := r.Message.(*events.DeadLetter)
+		this := name{d.ID(), d.GetDroppedBy() != ""}
+		if first, copied := at[this]; copied {
+			letters[first].Copies = append(letters[first].Copies, r.Seq)
+			return nil
+		}
+		at[this] = len(letters)
+		letters = append(letters, Letter{DeadLetter: d, Seq: r.Seq, Time: r.Time})
 		return nil
 	})
 	return letters, err
 }
 
-// DeadLetter is the dead letter of that number; ErrNotFound when there is none, or it was redriven.
+// DeadLetter is the dead letter of that number; ErrNotFound when there is none, or it was redriven. Of a copy it is the
+// letter itself.
 func (c *Conn) DeadLetter(ctx context.Context, seq uint64) (Letter, error) {
+	letter, err := c.letterAt(ctx, seq)
+	if err != nil {
+		return letter, err
+	}
+	letters, err := c.letters(ctx, letter.GetRun(), int(letter.GetIteration()))
+	if err != nil {
+		return letter, fmt.Errorf("streams: dead letter %d: %w", seq, err)
+	}
+	for _, l := range letters {
+		if l.Seq == seq || slices.Contains(l.Copies, seq) {
+			return l, nil
+		}
+	}
+	return letter, fmt.Errorf("%w: dead letter %d", ErrNotFound, seq) // removed meanwhile
+}
+
+// letterAt reads one letter, and not whether it has copies.
+func (c *Conn) letterAt(ctx context.Context, seq uint64) (Letter, error) {
 	stream, err := c.js.Stream(ctx, StreamName(schemas.DeadLetters))
 	if err != nil {
 		return Letter{}, fmt.Errorf("streams: dead letter %d: %w", seq, err)
@@ -60,9 +95,10 @@ func (c *Conn) DeadLetter(ctx context.Context, seq uint64) (Letter, error) {
 }
 
 // Redrive puts the original of a dead letter back on its subject, where its stage finds it as a new message, and
-// removes the letter: its pair is in flight again. Interrupted in between, it can be repeated without doing it twice.
-func (c *Conn) Redrive(ctx context.Context, seq uint64) error {
-	letter, err := c.DeadLetter(ctx, seq)
+// removes the letter with its copies: its pair is in flight again. Interrupted in between, it can be repeated; later than
+// the stream remembers ids, the stage then does the work twice, and readers take the first result.
+func (c *Conn) Redrive(ctx context.Context, seq uint64, copies ...uint64) error {
+	letter, err := c.letterAt(ctx, seq)
 	if err != nil {
 		return err
 	}
@@ -77,10 +113,13 @@ func (c *Conn) Redrive(ctx context.Context, seq uint64) error {
 	id := messageID(kind, letter.GetRun(), letter.GetPairId()+redriveMark+number)
 	msg := envelope(letter.GetSubject(), id, letter.GetOriginal())
 	msg.Header.Set(headerRedriven, number)
+	if err := c.removeLetters(ctx, copies); err != nil { // first: what an interruption leaves is the letter of that number
+		return fmt.Errorf("streams: redrive %d: a copy of it: %w", seq, err)
+	}
 	if err := c.send(ctx, kind, []*nats.Msg{msg}); err != nil {
 		return fmt.Errorf("streams: redrive %d: %w", seq, err)
 	}
-	if err := c.removeLetter(ctx, seq); err != nil {
+	if err := c.removeLetters(ctx, []uint64{seq}); err != nil {
 		return fmt.Errorf("streams: redrive %d: the message is back on %s, the letter not removed: %w",
 			seq, letter.GetSubject(), err)
 	}
@@ -88,9 +127,10 @@ func (c *Conn) Redrive(ctx context.Context, seq uint64) error {
 }
 
 // Drop says that the pair of a dead letter is not wanted: the letter stays in the ledger with who said so, its original
-// is removed, and it cannot be redriven any more. Interrupted in between, it can be repeated. by names who drops it.
-func (c *Conn) Drop(ctx context.Context, seq uint64, by string) error {
-	letter, err := c.DeadLetter(ctx, seq)
+// is removed, its copies too, and it cannot be redriven any more. Interrupted in between, it can be repeated. by names who
+// drops it.
+func (c *Conn) Drop(ctx context.Context, seq uint64, by string, copies ...uint64) error {
+	letter, err := c.letterAt(ctx, seq)
 	if err != nil {
 		return err
 	}
@@ -106,21 +146,27 @@ func (c *Conn) Drop(ctx context.Context, seq uint64, by string) error {
 	if err != nil {
 		return fmt.Errorf("streams: drop %d: %w", seq, err)
 	}
-	if err := c.removeLetter(ctx, seq); err != nil {
+	if err := c.removeLetters(ctx, append(slices.Clone(copies), seq)); err != nil {
 		return fmt.Errorf("streams: drop %d: the letter is marked, its first copy not removed: %w", seq, err)
 	}
 	return nil
 }
 
-func (c *Conn) removeLetter(ctx context.Context, seq uint64) error {
-	stream, err := c.js.Stream(ctx, StreamName(schemas.DeadLetters))
-	if err == nil {
-		err = stream.DeleteMsg(ctx, seq)
-	}
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
+// removeLetters removes those that are still there.
+func (c *Conn) removeLetters(ctx context.Context, seqs []uint64) error {
+	if len(seqs) == 0 {
 		return nil
 	}
-	return err
+	stream, err := c.js.Stream(ctx, StreamName(schemas.DeadLetters))
+	if err != nil {
+		return err
+	}
+	for _, seq := range seqs {
+		if err := stream.DeleteMsg(ctx, seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+			return err
+		}
+	}
+	return nil
 }
 
 // Message decodes the message that a letter holds. The error says why it is none.

@@ -36,7 +36,7 @@ func (i *incarnations) forget(run string) {
 }
 
 // incarnation is how many runs of a name were deleted before this one. It is part of the ids by which streams recognise
-// what they have stored, because they remember those of deleted messages too, for as long as dedupWindow: without it, the
+// what they have stored, because they remember those of deleted messages too, for as long as Limits.DedupWindow: without it, the
 // messages of a new run would be taken for those of the old one, and not be stored. Ids that messages and manifests carry
 // do not have it. It is asked for once by a connection, and again after every reconnect and by every stage and lease that
 // begins, which a run has to have while it is not deleted.

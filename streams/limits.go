@@ -27,14 +27,37 @@ type Limits struct {
 	StallAfter time.Duration
 	// Retry is the pause before a failed message is tried again, doubled with each try, 30 s at most. Default 1 s.
 	Retry time.Duration
+	// DedupWindow is how long a stream remembers the ids of its messages, at least 100ms: a message published again within
+	// it is stored once. Default a minute on the streams that have a message for every pair, a day on the others.
+	DedupWindow time.Duration
 }
 
 // maxRetry bounds the doubled pause between two tries.
 const maxRetry = 30 * time.Second
 
-// dedupWindow is how far back a stream remembers ids: a message published again within it is stored once. Readers drop
-// what a longer interruption lets through.
-const dedupWindow = 24 * time.Hour
+// The server's memory grows with the ids that it remembers, so the streams whose messages are as many as pairs remember them
+// for no longer than they are usually repeated: some times ackTimeout and the default AckWait. Nothing hangs on it: readers
+// drop what a longer interruption lets through. See docs/adr/0022-ids-are-remembered-for-a-minute.md.
+const (
+	pairWindow  = time.Minute
+	otherWindow = 24 * time.Hour
+)
+
+// dedupWindow is how long the stream of a kind, which keeps messages for maxAge (none when not positive), remembers ids.
+func (l Limits) dedupWindow(kind schemas.Kind, maxAge time.Duration) time.Duration {
+	window := l.DedupWindow
+	switch {
+	case window > 0:
+	case carriesPair(kind):
+		window = pairWindow
+	default:
+		window = otherWindow
+	}
+	if maxAge > 0 {
+		window = min(window, maxAge/2)
+	}
+	return window
+}
 
 func (l Limits) withDefaults() Limits {
 	if l.MaxAge == 0 {
@@ -72,6 +95,8 @@ func (l Limits) validate() error {
 		return fmt.Errorf("streams: replicas %d is not 1, 3 or 5", l.Replicas)
 	case l.Sync < 0 || l.Retry < 0:
 		return fmt.Errorf("streams: sync %v and retry %v must not be negative", l.Sync, l.Retry)
+	case l.DedupWindow != 0 && l.DedupWindow < 100*time.Millisecond:
+		return fmt.Errorf("streams: dedup window %v is under 100ms", l.DedupWindow)
 	}
 	return nil
 }

@@ -513,7 +513,7 @@ func (r *runner) run(work context.Context, in []*input, more *feed) error {
 			letters = append(letters, letter{in, poison(o.Err), tries})
 		}
 	}
-	if err := r.publish(work, out); err != nil {
+	if err := r.publishUnstored(work, done, out); err != nil {
 		return err
 	}
 	for _, in := range done {
@@ -641,6 +641,30 @@ func sealAll(out []Emit, from schemas.Kind, in *input) ([]sealed, error) {
 		all[i] = sealed{e.Kind, msg}
 	}
 	return all, nil
+}
+
+// publishUnstored publishes the outputs of a batch. Of many that one message has, those that the log holds are left out: all
+// that a stage had stored which died before it acknowledged the message, perhaps long ago. Few are published again whatever the
+// log holds: looking would cost more than what a reader then drops.
+func (r *runner) publishUnstored(work context.Context, done []*input, out []sealed) error {
+	if len(done) != 1 || len(out) <= window {
+		return r.publish(work, out)
+	}
+	have := map[string]map[string]uint64{} // by subject
+	rest := out[:0]
+	for _, s := range out {
+		subject := s.msg.Subject
+		if have[subject] == nil {
+			var err error
+			if have[subject], err = r.firsts(work, s.kind, subject); err != nil {
+				return fmt.Errorf("streams: stage %s: what is stored on %s: %w", r.stage.Name, subject, err)
+			}
+		}
+		if _, stored := have[subject][s.msg.Header.Get(headerID)]; !stored {
+			rest = append(rest, s)
+		}
+	}
+	return r.publish(work, rest)
 }
 
 // publish stores outputs in order: a kind's messages go out together, and the next kind's when they are stored, so that

@@ -23,11 +23,11 @@ const headerRoom = 4 << 10
 func StreamName(kind schemas.Kind) string { return "LDALIGN_" + strings.ToUpper(string(kind)) }
 
 // EnsureTopology creates the eight streams, or checks those that exist and raises their limits where this connection's
-// are higher; limits are never lowered, for that would discard messages. It may run in many processes at once. Error:
-// ErrTopology, naming the stream and what differs.
+// are higher; limits are never lowered, for that would discard messages. How long a stream remembers ids is set as this
+// connection has it. It may run in many processes at once. Error: ErrTopology, naming the stream and what differs.
 func (c *Conn) EnsureTopology(ctx context.Context) error {
 	for _, kind := range schemas.Kinds() {
-		if err := c.ensureStream(ctx, c.streamConfig(kind)); err != nil {
+		if err := c.ensureStream(ctx, kind); err != nil {
 			return err
 		}
 	}
@@ -53,7 +53,7 @@ func (c *Conn) streamConfig(kind schemas.Kind) jetstream.StreamConfig {
 		MaxBytes:          c.limits.MaxBytes,
 		MaxAge:            c.limits.MaxAge,
 		MaxMsgSize:        int32(size + headerRoom),
-		Duplicates:        min(dedupWindow, c.limits.MaxAge/2),
+		Duplicates:        c.limits.dedupWindow(kind, c.limits.MaxAge),
 		Replicas:          c.limits.Replicas,
 		AllowDirect:       true,
 		// A redriven dead letter is removed; nothing else ever is.
@@ -61,8 +61,9 @@ func (c *Conn) streamConfig(kind schemas.Kind) jetstream.StreamConfig {
 	}
 }
 
-// ensureStream makes the stream be as want says, reads it back and asserts it.
-func (c *Conn) ensureStream(ctx context.Context, want jetstream.StreamConfig) error {
+// ensureStream makes the stream of a kind be as streamConfig says, reads it back and asserts it.
+func (c *Conn) ensureStream(ctx context.Context, kind schemas.Kind) error {
+	want := c.streamConfig(kind)
 	stream, err := c.js.CreateStream(ctx, want)
 	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 		stream, err = c.js.Stream(ctx, want.Name)
@@ -74,7 +75,8 @@ func (c *Conn) ensureStream(ctx context.Context, want jetstream.StreamConfig) er
 	raised := have
 	raised.MaxBytes = raise(have.MaxBytes, want.MaxBytes)
 	raised.MaxAge = time.Duration(raise(int64(have.MaxAge), int64(want.MaxAge)))
-	if raised.MaxBytes != have.MaxBytes || raised.MaxAge != have.MaxAge {
+	raised.Duplicates = c.limits.dedupWindow(kind, raised.MaxAge)
+	if raised.MaxBytes != have.MaxBytes || raised.MaxAge != have.MaxAge || raised.Duplicates != have.Duplicates {
 		if stream, err = c.js.UpdateStream(ctx, raised); err != nil {
 			return streamError(want, err)
 		}
@@ -115,9 +117,6 @@ func differences(have, want jetstream.StreamConfig) []string {
 	}
 	if have.Replicas < want.Replicas {
 		differ("replicas", have.Replicas, want.Replicas)
-	}
-	if have.Duplicates < want.Duplicates {
-		differ("duplicate window", have.Duplicates, want.Duplicates)
 	}
 	if have.MaxMsgSize != -1 && have.MaxMsgSize < want.MaxMsgSize {
 		differ("max message size", have.MaxMsgSize, want.MaxMsgSize)

@@ -219,7 +219,7 @@ func (c *deadLettersRedriveCommand) Run(ctx context.Context, e *env) (err error)
 		return e.printLetters(letters)
 	}
 	return n.eachLetter(e, letters, "redrive", "redriven", "is back on its subject", func(l streams.Letter) error {
-		return n.streams.Redrive(ctx, l.Seq)
+		return n.streams.Redrive(ctx, l.Seq, l.Copies...)
 	})
 }
 
@@ -254,7 +254,7 @@ func (c *deadLettersDropCommand) Run(ctx context.Context, e *env) (err error) {
 	}
 	by := person()
 	return n.eachLetter(e, letters, "drop", "dropped", "is dropped", func(l streams.Letter) error {
-		return n.streams.Drop(ctx, l.Seq, by)
+		return n.streams.Drop(ctx, l.Seq, by, l.Copies...)
 	})
 }
 

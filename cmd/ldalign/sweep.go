@@ -142,8 +142,11 @@ func (n *node) trainingTook(ctx context.Context, spec schemas.Spec, iteration ui
 		return 0, err
 	}
 	var last, made time.Time
+	seen := map[string]bool{}
 	err = n.streams.Read(ctx, feed.Kind, feed.Run, int(iteration), feed.First, func(r streams.Received) error {
-		last = r.Time
+		if id := r.Message.ID(); !seen[id] { // not what was stored again
+			seen[id], last = true, r.Time
+		}
 		return nil
 	})
 	if err != nil {
