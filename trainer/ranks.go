@@ -20,8 +20,8 @@ import (
 // batch; their sum is that of the whole, because every part's loss is divided by the whole batch. Each updates the
 // parameters that it owns, for which alone it keeps optimizer state (ZeRO, stage 1), and sends them to the others.
 
-// GroupPatience is how long the others may take for one operation before a rank takes them for dead. A process that has
-// died is noticed at once.
+// GroupPatience is how long one operation may wait for the others. It is for a rank that computes for ever: one that has died
+// is noticed at once, and whoever starts the processes sees to those that are stopped.
 const GroupPatience = 10 * time.Minute
 
 // ranks is a member's side of the group.
@@ -69,30 +69,41 @@ type stepOrder struct {
 }
 
 // shareOut has training.ranks processes compute a phase. end, to be called with the phase's error when it is over, sends
-// them home.
-func (t *Trainer) shareOut(ctx context.Context, p *phase) (end func(error), err error) {
+// them home, and returns that error; where the group broke, with what became of the others and what to do.
+func (t *Trainer) shareOut(ctx context.Context, p *phase) (end func(error) error, err error) {
 	group, wait, err := t.Ranks(ctx, t.Spec.Training.Ranks)
 	if err != nil {
 		return nil, fmt.Errorf("trainer: training.ranks: %w", err)
 	}
 	r := &ranks{engine: t.Engine, group: group}
-	end = func(failed error) {
+	end = func(failed error) error {
 		inStep := failed == nil || errors.Is(failed, ErrInterrupted)
 		if inStep {
 			inStep = r.tell(context.WithoutCancel(ctx), order{}) == nil
 		}
-		group.Close() // after an error the others may wait for something else than an order: they see that this one is gone
-		if err := wait(); err != nil && inStep {
-			t.Log.Warn().Err(err).Str("run", t.Spec.Run).Msg("a rank did not end as it should")
+		if !inStep {
+			group.Close() // the others may wait for something else than an order: they see that this one is gone
 		}
+		ended := wait()
+		group.Close() // not before the others have read the order: what is on its way is lost with the connection
+		if ended != nil && inStep {
+			t.Log.Warn().Err(ended).Str("run", t.Spec.Run).Msg("a rank did not end as it should")
+		}
+		if !errors.Is(failed, tensor.ErrGroup) {
+			return failed
+		}
+		if ended == nil {
+			ended = errors.New("a trainer process was too late")
+		}
+		return fmt.Errorf("%w\ntrainer: %w; the run goes on from its last state by the same command (or alone, with "+
+			"training.ranks: 1)", failed, ended)
 	}
 	var lora *models.LoRA
 	if l, ok := t.lora(); ok {
 		lora = &l
 	}
 	if err := r.lead(ctx, p, t.model, lora); err != nil {
-		end(err)
-		return nil, err
+		return nil, end(err)
 	}
 	return end, nil
 }
@@ -352,22 +363,15 @@ func (r *ranks) scatter(
 	})
 }
 
-// Follow is a rank other than 0: it does what rank 0 orders, one phase after the other, until rank 0 has ended or ctx has.
-// Its error is tensor.ErrGroup when rank 0, or another rank, is gone.
+// Follow is a rank other than 0: it does what rank 0 orders in a phase, until that is over or ctx has ended. Its error is
+// tensor.ErrGroup when rank 0, or another rank, is gone.
 func Follow(ctx context.Context, engine *tensor.Engine, group *tensor.Group) error {
 	r := &ranks{engine: engine, group: group}
-	for {
-		o, err := r.hear(ctx)
-		if err != nil {
-			return err
-		}
-		if o.Begin == nil {
-			return nil // an order to end while no phase is under way
-		}
-		if err := r.followPhase(ctx, *o.Begin); err != nil {
-			return err
-		}
+	o, err := r.hear(ctx)
+	if err != nil || o.Begin == nil {
+		return err
 	}
+	return r.followPhase(ctx, *o.Begin)
 }
 
 // followPhase computes one phase.

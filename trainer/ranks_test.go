@@ -19,7 +19,13 @@ import (
 // joined starts ranks in this process, each with an engine of its own, as processes would be. When life, theirs, ends they
 // leave at their next operation, without a word.
 func joined(life context.Context, t *testing.T) func(context.Context, int) (*tensor.Group, func() error, error) {
-	const patience = time.Minute
+	return started(t, time.Minute, func(engine *tensor.Engine, group *tensor.Group) error { return Follow(life, engine, group) })
+}
+
+// started is joined with ranks that do something of their own, in a group that waits for them as long as patience.
+func started(
+	t *testing.T, patience time.Duration, follow func(*tensor.Engine, *tensor.Group) error,
+) func(context.Context, int) (*tensor.Group, func() error, error) {
 	return func(_ context.Context, n int) (*tensor.Group, func() error, error) {
 		host, err := tensor.HostMeeting("127.0.0.1", patience)
 		if err != nil {
@@ -39,7 +45,7 @@ func joined(life context.Context, t *testing.T) func(context.Context, int) (*ten
 					return err
 				}
 				defer group.Close()
-				return Follow(life, engine, group)
+				return follow(engine, group)
 			})
 		}
 		group, err := host.Join(0, n, tensor.CPU)
@@ -198,6 +204,32 @@ func TestRankThatDies(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.near(w.policy(whole.Run, 1), w.policy(spec.Run, 1), 0)
+}
+
+// TestRankThatHangs: one that joins and computes nothing is not waited for without end, and the error says what to do.
+func TestRankThatHangs(t *testing.T) {
+	w := newWorld(t)
+	spec := ranked("hangs")
+	spec.Training.Ranks = 2
+	w.publishPrompts(spec.Run, 0, 1, 2, 3, 4, 5)
+	trainer, done := w.trainer(spec, silent), make(chan struct{})
+	trainer.Ranks = started(t, 3*time.Second, func(*tensor.Engine, *tensor.Group) error {
+		<-done
+		return nil
+	})
+	start := trainer.Ranks
+	trainer.Ranks = func(ctx context.Context, n int) (*tensor.Group, func() error, error) {
+		group, wait, err := start(ctx, n)
+		return group, func() error {
+			close(done)
+			return wait()
+		}, err
+	}
+	err := trainer.Run(t.Context())
+	if !errors.Is(err, tensor.ErrGroup) || !strings.Contains(err.Error(), "too late") ||
+		!strings.Contains(err.Error(), "by the same command") {
+		t.Fatalf("got %v, want ErrGroup, that a process was too late, and what to do", err)
+	}
 }
 
 // TestRanksEndWithTheRun: when rank 0 cannot go on, for a store that refuses, the others end too.

@@ -37,7 +37,7 @@ type Config struct {
 	Metrics string
 	Meter   Meter
 	// Ranks starts n-1 processes that Follow, and gives the group of all n, of which this one is rank 0; end waits for
-	// them. Called only with training.ranks above 1.
+	// them, and its error says which ended otherwise than it should, and how. Called only with training.ranks above 1.
 	Ranks func(ctx context.Context, n int) (group *tensor.Group, end func() error, err error)
 	// Hold, not nil, is called between two steps and may wait, as while the run is paused. It returns when its context ends
 	// at the latest.
@@ -265,11 +265,11 @@ func (t *Trainer) iterate(ctx context.Context, i uint32) (err error) {
 		every:       t.Spec.Training.CheckpointEvery,
 	}
 	if t.Spec.Training.Ranks > 1 {
-		var end func(error)
+		var end func(error) error
 		if end, err = t.shareOut(ctx, p); err != nil {
 			return err
 		}
-		defer func() { end(err) }()
+		defer func() { err = end(err) }()
 	}
 	if err := p.prepare(ctx, t.Engine); err != nil {
 		return err
@@ -299,10 +299,7 @@ func (t *Trainer) iterate(ctx context.Context, i uint32) (err error) {
 	}
 	p.hold = t.Hold
 	p.progress = t.showStep(fmt.Sprintf("train %s %d", t.Spec.Objective.Kind, i), p)
-	if err := p.run(ctx, t.Engine, step); errors.Is(err, tensor.ErrGroup) {
-		return fmt.Errorf("%w: one of the %d trainer processes has died; the run goes on from its last state by the same command",
-			err, t.Spec.Training.Ranks)
-	} else if err != nil {
+	if err := p.run(ctx, t.Engine, step); err != nil {
 		return err
 	}
 	return t.publishPolicy(ctx, i+1, in.metrics, p)

@@ -13,6 +13,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/alecthomas/kong"
 
@@ -212,7 +213,9 @@ type env struct {
 	// listen is the embedded server's address; empty for a random port that only verbs on the same folder can use.
 	listen string
 	// cache is the bound of the folder of downloaded checkpoints; empty for none.
-	cache          string
+	cache string
+	// patience is how long one of a trainer's processes may give no sign of life; 0 for signPatience.
+	patience       time.Duration
 	json, verbose  bool
 	stdout, stderr io.Writer
 	interrupts     *interrupts

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -55,6 +56,7 @@ type node struct {
 	checkpoints *checkpoints.Repository
 	display     *progress.Display
 	log         zerolog.Logger
+	patience    time.Duration // see env.patience
 	closers     []func() error
 }
 
@@ -122,7 +124,8 @@ func (e *env) attach(ctx context.Context, servers schemas.ServersSpec) (*node, e
 func (e *env) connect(
 	ctx context.Context, servers schemas.ServersSpec, dial func(zerolog.Logger) (*streams.Conn, error),
 ) (_ *node, err error) {
-	n := &node{dir: e.dir, display: progress.New(e.stderr, progress.Options{JSON: e.json})}
+	n := &node{dir: e.dir, patience: cmp.Or(e.patience, signPatience)}
+	n.display = progress.New(e.stderr, progress.Options{JSON: e.json})
 	n.closers = append(n.closers, n.display.Close)
 	defer func() {
 		if err != nil {

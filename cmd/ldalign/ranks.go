@@ -29,6 +29,8 @@ type rankCommand struct {
 	Ranks   int    `required:"" help:"Number of processes."`
 	Threads int    `default:"1" help:"Threads of the tensor library."`
 	Device  string `default:"cpu" help:"cpu or cuda:N."`
+	// Patience is that of signs.go, the same in all processes.
+	Patience time.Duration `default:"30s" help:"How long rank 0 may give no sign of life."`
 }
 
 func (rankCommand) Help() string {
@@ -46,9 +48,9 @@ func (c *rankCommand) Run(ctx context.Context, _ *env) (err error) {
 		return err
 	}
 	// Both end with the process. The engine may be in a call that nothing here can end, and nothing here has to be saved.
-	go giveSigns(context.WithoutCancel(ctx), os.Stdout, signEvery)
+	go giveSigns(context.WithoutCancel(ctx), os.Stdout, c.Patience)
 	go func() {
-		fmt.Fprintf(os.Stderr, "ldalign: trainer process %d: rank 0 %v\n", c.Rank, awaitSilence(os.Stdin, signEvery))
+		fmt.Fprintf(os.Stderr, "ldalign: trainer process %d: rank 0 %v\n", c.Rank, awaitSilence(os.Stdin, c.Patience))
 		os.Exit(exitFailed)
 	}()
 	meeting, err := tensor.AttendMeeting(loopback, c.Port, loopback, trainer.GroupPatience)
@@ -85,15 +87,16 @@ func (n *node) ranks(ctx context.Context, compute schemas.ComputeSpec, size int)
 	if err != nil {
 		return nil, nil, err
 	}
-	others := &rankProcesses{ended: make(chan error, size)}
+	others := &rankProcesses{ended: make(chan error, size), patience: n.patience, log: n.log}
 	for rank := 1; rank < size; rank++ {
 		c := exec.Command(self, "trainer-rank", //nolint:gosec // it is this program
 			"--port", strconv.Itoa(meeting.Port), "--rank", strconv.Itoa(rank), "--ranks", strconv.Itoa(size),
-			"--threads", strconv.Itoa(compute.Threads), "--device", where.Next(rank).String())
+			"--threads", strconv.Itoa(compute.Threads), "--device", where.Next(rank).String(),
+			"--patience", n.patience.String())
 		c.Stderr = os.Stderr
 		c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C is for rank 0, which saves first
-		if err := others.start(c, n.log); err != nil {
-			others.kill()
+		if err := others.start(c, rank); err != nil {
+			others.kill(errNeedless)
 			return nil, nil, errors.Join(err, others.wait())
 		}
 	}
@@ -114,7 +117,7 @@ func (n *node) ranks(ctx context.Context, compute schemas.ComputeSpec, size int)
 		err = ctx.Err()
 	}
 	if err != nil {
-		others.kill()
+		others.kill(errNeedless)
 		return nil, nil, errors.Join(err, others.wait())
 	}
 	others.group.Store(group)
@@ -124,17 +127,44 @@ func (n *node) ranks(ctx context.Context, compute schemas.ComputeSpec, size int)
 
 // rankProcesses are the processes of the other ranks.
 type rankProcesses struct {
-	started []*exec.Cmd
-	ended   chan error
-	count   int // of those whose end was not read from ended
+	patience time.Duration // with one that gives no sign of life
+	log      zerolog.Logger
+	started  []*rankProcess
+	ended    chan error // in the order of their ends
+	count    int        // of those whose end was not read from ended
 	// watching are the goroutines that exchange signs of life with them, and end with them.
 	watching sync.WaitGroup
 	// group, once they have joined it, is told when one has died.
 	group atomic.Pointer[tensor.Group]
 }
 
+// rankProcess is the process of one rank.
+type rankProcess struct {
+	*exec.Cmd
+	rank int
+	// hung is why this process killed it; nil when it did not.
+	hung atomic.Pointer[error]
+}
+
+// kill kills a process that may have ended, for a reason that its end then has. The first reason counts.
+func (p *rankProcess) kill(why error) {
+	p.hung.CompareAndSwap(nil, &why)
+	_ = p.Process.Kill() // it may have ended
+}
+
+// end says how a process has ended, by what Wait returned; nil when as it should.
+func (p *rankProcess) end(err error) error {
+	if err == nil {
+		return nil
+	}
+	if why := p.hung.Load(); why != nil {
+		return fmt.Errorf("trainer process %d (pid %d) %w and was killed", p.rank, p.Process.Pid, *why)
+	}
+	return fmt.Errorf("trainer process %d (pid %d) has ended: %w", p.rank, p.Process.Pid, err)
+}
+
 // start starts a process, and kills it when it gives no sign of life: the operations of the others then fail.
-func (r *rankProcesses) start(c *exec.Cmd, log zerolog.Logger) error {
+func (r *rankProcesses) start(c *exec.Cmd, rank int) error {
 	in, err := c.StdinPipe()
 	if err != nil {
 		return err
@@ -146,15 +176,16 @@ func (r *rankProcesses) start(c *exec.Cmd, log zerolog.Logger) error {
 	if err := c.Start(); err != nil {
 		return err
 	}
+	p := &rankProcess{Cmd: c, rank: rank}
 	running, ends := context.WithCancel(context.Background())
-	r.watching.Go(func() { giveSigns(running, in, signEvery) })
+	r.watching.Go(func() { giveSigns(running, in, r.patience) })
 	r.watching.Go(func() {
-		if err := awaitSilence(out, signEvery); errors.Is(err, errSilent) {
-			log.Error().Int("pid", c.Process.Pid).Err(err).Msg("a trainer process hangs: it is killed")
-			_ = c.Process.Kill() // it may have ended
+		if err := awaitSilence(out, r.patience); errors.Is(err, errSilent) {
+			r.log.Error().Int("rank", rank).Int("pid", c.Process.Pid).Err(err).Msg("a trainer process is stopped: it is killed")
+			p.kill(err)
 		}
 	})
-	r.started = append(r.started, c)
+	r.started = append(r.started, p)
 	r.count++
 	go func() {
 		err := c.Wait() // closes the pipes, by which awaitSilence ends
@@ -162,21 +193,29 @@ func (r *rankProcesses) start(c *exec.Cmd, log zerolog.Logger) error {
 		if group := r.group.Load(); err != nil && group != nil {
 			group.Abort()
 		}
-		r.ended <- err
+		r.ended <- p.end(err)
 	}()
 	return nil
 }
 
-func (r *rankProcesses) kill() {
-	for _, c := range r.started {
-		_ = c.Process.Kill() // it may have ended
+func (r *rankProcesses) kill(why error) {
+	for _, p := range r.started {
+		p.kill(why)
 	}
 }
 
-// wait waits until all have ended, and kills those that do not within some seconds.
+// ranksGrace is how long the others may take to end when the work is over or has failed.
+const ranksGrace = 10 * time.Second
+
+var (
+	errNeedless = errors.New("was not needed any more")
+	errWedged   = fmt.Errorf("gave signs of life, but was still computing %v after the group's end,", ranksGrace)
+)
+
+// wait waits until all have ended, and kills those that do not within ranksGrace. Its error says of each that did not end as
+// it should which it was and how it ended.
 func (r *rankProcesses) wait() error {
-	const grace = 10 * time.Second
-	late := time.AfterFunc(grace, r.kill)
+	late := time.AfterFunc(ranksGrace, func() { r.kill(errWedged) })
 	defer late.Stop()
 	var err error
 	for ; r.count > 0; r.count-- {

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -9,14 +11,16 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/ldalign/ldalign/models/tensor"
 )
 
 const ranksSpec = "testdata/ranks.yaml"
 
 // children are the processes that a process has started.
-func (p *process) children(t *testing.T) []int {
+func children(t *testing.T, pid int) []int {
 	t.Helper()
-	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", p.Process.Pid))
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,20 +47,24 @@ func TestTrainerRanks(t *testing.T) {
 	quiet, dir := t.TempDir(), t.TempDir()
 	p := start(t, command("up", ranksSpec, "--dir", quiet))
 	output{p.wait(t), p.stdout.String(), p.stderr.String()}.want(t, 0)
+	if said := p.stderr.String(); strings.Contains(said, "broken") || strings.Contains(said, "did not end as it should") {
+		t.Errorf("the others did not end in peace:\n%s", said)
+	}
 	want := outcomeOf(t, quiet, "ranks")
 
 	p = start(t, command("up", ranksSpec, "--dir", dir))
 	if !p.eventually(t, "a state", func() bool { return manifests(dir) >= 3 }) {
 		t.Fatalf("it ended by itself:\n%s", p.stderr.String())
 	}
-	ranks := p.children(t)
+	ranks := children(t, p.Process.Pid)
 	if len(ranks) != 1 {
 		t.Fatalf("the trainer has started %d processes, want 1", len(ranks))
 	}
 	if err := syscall.Kill(ranks[0], syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	output{p.wait(t), p.stdout.String(), p.stderr.String()}.want(t, exitFailed, "trainer processes has died", "by the same command")
+	output{p.wait(t), p.stdout.String(), p.stderr.String()}.want(t, exitFailed,
+		"trainer process 1 (pid "+strconv.Itoa(ranks[0])+") has ended: signal: killed", "by the same command")
 
 	p = start(t, command("up", ranksSpec, "--dir", dir))
 	due := manifests(dir) + 2
@@ -75,6 +83,50 @@ func TestTrainerRanks(t *testing.T) {
 	}
 }
 
+// TestRankThatIsStopped: rank 0 gives up a process that gives no sign of life, says so, and the run goes on to the weights
+// of one that was left alone.
+func TestRankThatIsStopped(t *testing.T) {
+	quiet, dir := t.TempDir(), t.TempDir()
+	t.Setenv(programVar, "1") // what this process starts is ldalign
+	ldalign(t, "up", ranksSpec, "--dir", quiet).want(t, 0)
+	var stderr buffer
+	e := &env{dir: dir, stdout: io.Discard, stderr: &stderr, interrupts: &interrupts{}, patience: 3 * time.Second}
+	ended := make(chan error, 1)
+	go func() { ended <- (&upCommand{Spec: ranksSpec}).Run(t.Context(), e) }()
+	late := time.After(limit)
+	for manifests(dir) < 3 {
+		select {
+		case err := <-ended:
+			t.Fatalf("it ended by itself: %v\n%s", err, stderr.String())
+		case <-late:
+			t.Fatalf("waited %v for a state\n%s", limit, stderr.String())
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+	ranks := children(t, os.Getpid())
+	if len(ranks) != 1 {
+		t.Fatalf("the trainer has started %d processes, want 1", len(ranks))
+	}
+	if err := syscall.Kill(ranks[0], syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-ended:
+		said := "trainer process 1 (pid " + strconv.Itoa(ranks[0]) + ") gave no sign of life for 3s and was killed"
+		if !errors.Is(err, tensor.ErrGroup) || !strings.Contains(err.Error(), said) ||
+			!strings.Contains(err.Error(), "by the same command") {
+			t.Fatalf("got %v, want ErrGroup, %q, and what to do", err, said)
+		}
+	case <-late:
+		_ = syscall.Kill(ranks[0], syscall.SIGKILL) // the test has failed already
+		t.Fatalf("a stopped process was not given up within %v", limit)
+	}
+	ldalign(t, "up", ranksSpec, "--dir", dir).want(t, 0)
+	if got, want := outcomeOf(t, dir, "ranks"), outcomeOf(t, quiet, "ranks"); fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("not what the undisturbed run gave: %+v, want %+v", got, want)
+	}
+}
+
 // TestNoOrphanRanks: rank 0 is killed, and the process that it had started ends by itself.
 func TestNoOrphanRanks(t *testing.T) {
 	dir := t.TempDir()
@@ -82,7 +134,7 @@ func TestNoOrphanRanks(t *testing.T) {
 	if !p.eventually(t, "a state", func() bool { return manifests(dir) >= 3 }) {
 		t.Fatalf("it ended by itself:\n%s", p.stderr.String())
 	}
-	ranks := p.children(t)
+	ranks := children(t, p.Process.Pid)
 	if len(ranks) != 1 {
 		t.Fatalf("the trainer has started %d processes, want 1", len(ranks))
 	}

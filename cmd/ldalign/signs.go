@@ -9,20 +9,22 @@ import (
 )
 
 // Trainer processes give each other signs of life over a pipe, beside their computing: a long step is no silence. A
-// process that has died closes its end, one that is stopped or wedged writes nothing.
+// process that has died closes its end, one that is stopped writes nothing.
 const (
-	signEvery    = time.Second
-	signPatience = 30 // intervals
+	// signPatience is how long one may be silent, unless env.patience says otherwise.
+	signPatience = 30 * time.Second
+	// signsWithin is the number of signs that are due in that time.
+	signsWithin = 30
 )
 
 var (
-	errSilent = fmt.Errorf("gave no sign of life for %v", signPatience*signEvery)
+	errSilent = errors.New("gave no sign of life")
 	errGone   = errors.New("has ended")
 )
 
-// giveSigns writes a sign per interval until ctx ends or the other end is closed.
-func giveSigns(ctx context.Context, w io.Writer, every time.Duration) {
-	tick := time.NewTicker(every)
+// giveSigns writes signsWithin signs in the time of patience, until ctx ends or the other end is closed.
+func giveSigns(ctx context.Context, w io.Writer, patience time.Duration) {
+	tick := time.NewTicker(patience / signsWithin)
 	defer tick.Stop()
 	for {
 		select {
@@ -36,9 +38,9 @@ func giveSigns(ctx context.Context, w io.Writer, every time.Duration) {
 	}
 }
 
-// awaitSilence returns errGone when the other end is closed, errSilent after as many intervals without a sign as patience
-// has. It counts intervals that this process has lived through: one that was itself stopped blames nobody.
-func awaitSilence(r io.Reader, every time.Duration) error {
+// awaitSilence returns errGone when the other end is closed, errSilent when patience is over. It counts intervals that this
+// process has lived through: one that was itself stopped blames nobody.
+func awaitSilence(r io.Reader, patience time.Duration) error {
 	signs, gone := make(chan struct{}, 1), make(chan struct{})
 	go func() { // ends with the pipe
 		defer close(gone)
@@ -53,9 +55,9 @@ func awaitSilence(r io.Reader, every time.Duration) error {
 			}
 		}
 	}()
-	tick := time.NewTicker(every)
+	tick := time.NewTicker(patience / signsWithin)
 	defer tick.Stop()
-	for silent := 0; silent < signPatience; {
+	for silent := 0; silent < signsWithin; {
 		select {
 		case <-gone:
 			return errGone
@@ -65,5 +67,5 @@ func awaitSilence(r io.Reader, every time.Duration) error {
 			silent++
 		}
 	}
-	return errSilent
+	return fmt.Errorf("%w for %v", errSilent, patience)
 }

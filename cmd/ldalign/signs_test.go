@@ -14,7 +14,7 @@ func TestSignsOfLife(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	if err := awaitSilence(r, time.Millisecond); !errors.Is(err, errSilent) {
+	if err := awaitSilence(r, 30*time.Millisecond); !errors.Is(err, errSilent) {
 		t.Errorf("a silent one: got %v, want errSilent", err)
 	}
 	if err := w.Close(); err != nil {
