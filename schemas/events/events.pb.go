@@ -933,7 +933,8 @@ type Control struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Schema uint32                 `protobuf:"varint,1,opt,name=schema,proto3" json:"schema,omitempty"`
 	Run    string                 `protobuf:"bytes,2,opt,name=run,proto3" json:"run,omitempty"`
-	// spec, closed (no more than `total` pairs in this iteration), finished, failed
+	// spec, closed (no more than `total` pairs in this iteration), taken (`total` pairs of this iteration are trained, skipped
+	// or dead), finished, failed
 	Kind string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
 	// kind spec: the resolved run spec as YAML, and its digest
 	Spec          []byte `protobuf:"bytes,4,opt,name=spec,proto3" json:"spec,omitempty"`

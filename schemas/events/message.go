@@ -76,7 +76,15 @@ func (x *DeadLetter) ID() string {
 	return x.GetStream() + "-" + strconv.FormatUint(x.GetSequence(), 10)
 }
 
-// ID of a control message is its kind and iteration: a run has one of each.
+// KindTaken is the kind of the control messages by which a trainer tells how many of an iteration's pairs it has taken.
+const KindTaken = "taken"
+
+// ID of a control message is its kind and iteration: a run has one of each. Of KindTaken, which grows, it has one of each
+// total.
 func (x *Control) ID() string {
-	return x.GetKind() + "-" + strconv.FormatUint(uint64(x.GetIteration()), 10)
+	id := x.GetKind() + "-" + strconv.FormatUint(uint64(x.GetIteration()), 10)
+	if x.GetKind() == KindTaken {
+		id += "-" + strconv.FormatUint(x.GetTotal(), 10)
+	}
+	return id
 }
