@@ -26,6 +26,8 @@ const (
 	StateRetrying = "retrying"
 	// StatePaused: by Pause.
 	StatePaused = "paused"
+	// StateBackPressure: what it made lies before a later stage, and it makes no more until that has gone on.
+	StateBackPressure = "back-pressure"
 )
 
 const (

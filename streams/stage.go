@@ -39,6 +39,12 @@ type Stage struct {
 	// End is the run's number of iterations: a message of a later one is a dead letter. 0 takes any.
 	End uint32
 
+	// Ahead, not nil, bounds what lies before the trainer. Of the pairs that come of a message of an iteration, no more than
+	// that many are on the log beyond those that the trainer has taken (Taken), and the message stays in hand until all are;
+	// 0 is no bound. Batch must be 1. That workers died with such a message, which may be in hand for days, tells nothing of
+	// it: it becomes no dead letter for that.
+	Ahead func(iteration uint32) int
+
 	// Source, not nil in a replay, is where the stage finds most of its messages: in the log of another run. They are
 	// adopted, which is to say processed as messages of Run under the ids that they have, and what was written of them
 	// stays as it is. Those of Iterations are read; Adopt, if not nil, changes each beside its run.
@@ -112,6 +118,9 @@ func (s Stage) withDefaults() (Stage, error) {
 		return s, err
 	}
 	s.Batch = max(s.Batch, 1)
+	if s.Ahead != nil && s.Batch+s.Refill > 1 {
+		return s, fmt.Errorf("streams: stage %s: with Ahead a batch is one message, not %d", s.Name, s.Batch+s.Refill)
+	}
 	if s.Grace == 0 {
 		s.Grace = 20 * time.Second
 	}
@@ -413,7 +422,7 @@ func (r *runner) sort(inputs []*input) (healthy, suspect []*input, letters []let
 		case r.stage.beyond(in.body):
 			letters = append(letters, letter{in: in, err: &schemas.Reject{Reason: schemas.ReasonIteration, Err: fmt.Errorf(
 				"iteration %d of a run that has %d", in.body.GetIteration(), r.stage.End)}})
-		case in.meta.NumDelivered > uint64(r.limits.MaxDeliver):
+		case in.meta.NumDelivered > uint64(r.limits.MaxDeliver) && r.stage.Ahead == nil:
 			suspect = append(suspect, in)
 		default:
 			healthy = append(healthy, in)
@@ -513,8 +522,8 @@ func (r *runner) run(work context.Context, in []*input, more *feed) error {
 			letters = append(letters, letter{in, poison(o.Err), tries})
 		}
 	}
-	if err := r.publishUnstored(work, done, out); err != nil {
-		return err
+	if all, err := r.pace(work, done, out); err != nil || !all {
+		return err // the batch's release gives back what is not all published
 	}
 	for _, in := range done {
 		r.acknowledge(in, Done)
