@@ -95,6 +95,8 @@ type intake struct {
 	cut       int
 	// batches has the ids of the task's examples, in their order, and of what was left out; no steps yet.
 	batches checkpoints.Batches
+	// told is how many pairs the log was told to be taken.
+	told int
 	// upTo is the sequence of the last message.
 	upTo uint64
 	// metrics are what the manifest will say about the pairs.

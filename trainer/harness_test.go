@@ -176,6 +176,9 @@ func (w *world) startStages(ctx context.Context, group *errgroup.Group, spec sch
 			s := streams.Stage{
 				Name: name, In: in, Run: spec.Run, Batch: batch, Linger: 5 * time.Millisecond, Grace: 10 * time.Millisecond,
 			}
+			if name == "prompter" {
+				s.Ahead = spec.Ahead
+			}
 			return w.streams.RunStage(ctx, s, process)
 		})
 	}

@@ -1,9 +1,12 @@
 package trainer
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
@@ -21,7 +24,7 @@ type inflow struct {
 	last     uint64           // sequence of the newest message
 	arrived  int              // messages so far, those that were taken included
 	have     int              // pairs accounted for: messages and dead letters
-	total    int              // pairs of the iteration; 0 until it is closed
+	total    int              // pairs of the iteration, which each message tells; 0 until that is known
 	complete bool
 	err      error
 	news     chan struct{} // closed and replaced when one of the above changes
@@ -35,8 +38,9 @@ func (t *Trainer) follow(ctx context.Context, kind schemas.Kind, i uint32) *infl
 		defer close(in.done)
 		err := t.Streams.Arrivals(ctx, kind, t.Spec.Run, i, func(a streams.Arrival) error {
 			in.change(func() {
-				in.have, in.total = a.Have, a.Total
+				in.have, in.total = a.Have, cmp.Or(a.Total, in.total)
 				if a.Message != nil {
+					in.total = cmp.Or(in.total, totalOf(a.Message))
 					in.messages, in.last, in.arrived = append(in.messages, a.Message), a.Seq, in.arrived+1
 				}
 			})
@@ -45,6 +49,14 @@ func (t *Trainer) follow(ctx context.Context, kind schemas.Kind, i uint32) *infl
 		in.change(func() { in.complete, in.err = err == nil, err })
 	}()
 	return in
+}
+
+// totalOf is the number of pairs that the iteration of a message has; 0 when the message does not tell.
+func totalOf(m events.Message) int {
+	if p, is := m.(*events.Prompt); is {
+		return int(p.GetTotal())
+	}
+	return int(pairOf(m).GetPrompt().GetTotal())
 }
 
 func (in *inflow) change(f func()) {
@@ -59,14 +71,19 @@ func (in *inflow) change(f func()) {
 type supply struct {
 	messages []events.Message // in the log's order
 	last     uint64           // sequence of the newest message so far
-	total    int              // pairs that the iteration was closed with
+	total    int              // pairs of the iteration, those that died included
 	complete bool             // no more will come
 }
 
-// take waits until the iteration is closed and n messages have arrived in all, or it is complete, and gives those that were
-// not taken before. waiting is called while there are fewer, with the pairs accounted for and their total; its error ends
-// the wait.
-func (in *inflow) take(ctx context.Context, n int, waiting func(have, total int) error) (supply, error) {
+// quiet is how long nothing may arrive until a wait is called idle.
+const quiet = time.Second
+
+// take waits until the iteration's total is known and n messages have arrived in all, or it is complete, and gives those
+// that were not taken before. waiting is called while there are fewer, with the pairs accounted for and their total, and idle
+// when nothing arrives for long; their errors end the wait.
+func (in *inflow) take(
+	ctx context.Context, n int, waiting func(have, total int) error, idle func() error,
+) (supply, error) {
 	for {
 		in.mu.Lock()
 		news, have, total := in.news, in.have, in.total
@@ -84,12 +101,35 @@ func (in *inflow) take(ctx context.Context, n int, waiting func(have, total int)
 		if err := waiting(have, total); err != nil {
 			return supply{}, err
 		}
-		select {
-		case <-news:
-		case <-ctx.Done():
-			return supply{}, ctx.Err()
+		if err := quietly(ctx, news, idle); err != nil {
+			return supply{}, err
 		}
 	}
+}
+
+// quietly waits for news, and calls idle whenever there are none for long.
+func quietly(ctx context.Context, news <-chan struct{}, idle func() error) error {
+	tick := time.NewTicker(quiet)
+	defer tick.Stop()
+	for {
+		select {
+		case <-news:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+			if err := idle(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// counts are the pairs that are accounted for so far, and how many of them are dead.
+func (in *inflow) counts() (have, dead int) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.have, in.have - in.arrived
 }
 
 func (in *inflow) close() {
@@ -106,7 +146,9 @@ func (t *Trainer) streaming() bool { return t.Spec.Training.Schedule == "streami
 func (t *Trainer) stream(ctx context.Context, in *intake, p *phase) (err error) {
 	p.inOrder, p.open = true, in.inflow != nil
 	if p.open {
-		p.grow = func(ctx context.Context, does string, n int) (bool, error) { return t.grow(ctx, in, p, does, n) }
+		p.grow = func(ctx context.Context, does string, n, trained int) (bool, error) {
+			return t.grow(ctx, in, p, does, n, trained)
+		}
 		return nil
 	}
 	feed, _ := Feed(t.Spec, in.kind)
@@ -114,15 +156,21 @@ func (t *Trainer) stream(ctx context.Context, in *intake, p *phase) (err error) 
 	return err
 }
 
-// grow takes in what has arrived, once that makes n examples or the iteration is complete, which it returns. does says
-// what the trainer does while it waits.
-func (t *Trainer) grow(ctx context.Context, in *intake, p *phase, does string, n int) (complete bool, err error) {
+// grow takes in what has arrived, once that makes n examples or the iteration is complete, which it returns. trained is how
+// many are trained already. does says what the trainer does while it waits.
+func (t *Trainer) grow(ctx context.Context, in *intake, p *phase, does string, n, trained int) (complete bool, err error) {
 	work := fmt.Sprintf("%s %s %d", does, in.kind, p.iteration)
+	if err := t.tell(ctx, in, trained, busy); err != nil {
+		return false, err
+	}
 	for {
 		got, err := in.inflow.take(ctx, n+len(in.batches.Skipped), func(have, total int) error {
 			t.Meter.Progress(work, have, total, "pairs")
+			if err := t.tell(ctx, in, trained, waiting); err != nil {
+				return err
+			}
 			return p.saving.wait() // there is time, and if it fails there is nothing to wait for
-		})
+		}, func() error { return t.tell(ctx, in, trained, idle) })
 		if err != nil {
 			return false, err
 		}
@@ -133,11 +181,36 @@ func (t *Trainer) grow(ctx context.Context, in *intake, p *phase, does string, n
 		p.batches.Pairs, p.batches.Skipped, p.planned = in.batches.Pairs, in.batches.Skipped, got.total
 		switch {
 		case got.complete:
-			return true, t.whole(in)
+			// the prompts are all published, and whoever gets that work once more need not wait
+			return true, errors.Join(t.Streams.Taken(ctx, t.Spec.Run, in.iteration, got.total), t.whole(in))
 		case len(in.batches.Pairs) >= n:
 			return false, nil
 		}
 	}
+}
+
+// What a trainer does that tells how much it has taken.
+const (
+	busy    = iota // it trains
+	waiting        // for more pairs
+	idle           // it waits, and nothing arrives
+)
+
+// tell says on the log how many pairs of an iteration that still arrives are taken, by which the prompter goes on; trained is
+// how many are trained. It does not say each: an eighth of what may be ahead is told, and any number when everything has come
+// that the prompter may publish by what it was told before. A prompter may have another bound, for streams.max_ahead can be
+// changed between two starts: so any number is told when nothing arrives. A number is told again by a trainer that goes on,
+// which does no harm.
+func (t *Trainer) tell(ctx context.Context, in *intake, trained, does int) error {
+	ahead := t.Spec.Ahead(in.iteration)
+	have, dead := in.inflow.counts()
+	taken := trained + dead + len(in.batches.Skipped)
+	due := does == idle || ahead > 0 && (taken >= in.told+ahead/8 || does == waiting && have >= in.told+ahead)
+	if !due || taken <= in.told {
+		return nil
+	}
+	in.told = taken
+	return t.Streams.Taken(ctx, t.Spec.Run, in.iteration, taken)
 }
 
 // planned is the number of pairs that an iteration was closed with, those that became dead letters included.

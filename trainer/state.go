@@ -197,7 +197,7 @@ func (t *Trainer) catchUp(ctx context.Context, m checkpoints.Manifest, p *phase,
 	if last.Seq < m.Cursor.Sequence {
 		return lost(kind, t.Spec.Run, last.Seq, m.Cursor.Sequence)
 	}
-	complete, err := p.grow(ctx, "read back", n)
+	complete, err := p.grow(ctx, "read back", n, m.Cursor.Position)
 	p.open = !complete
 	return err
 }
