@@ -206,17 +206,17 @@ func TestAheadOfAGuide(t *testing.T) {
 	spec := paced("guided", func(s *schemas.Spec) { s.Objective.Kind, s.Objective.Normaliser = "ldalign", "running" })
 	w.finish(spec)
 	w.trainedAll(spec)
-	told := map[uint32]int{}
-	err := w.streams.Read(t.Context(), schemas.Control, spec.Run, streams.AllIterations, 0, func(r streams.Received) error {
+	told := 0
+	err := w.streams.Read(t.Context(), schemas.Control, spec.Run, 1, 0, func(r streams.Received) error {
 		if c := r.Message.(*events.Control); c.GetKind() == events.KindTaken {
-			told[c.GetIteration()]++
+			told++
 		}
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if told[0] != 1 || told[1] < 3 {
-		t.Errorf("what is taken was told %v times by iteration, want the first's at its end alone, and the second's on the way", told)
+	if told < 4 { // of 30 pairs, 8 may be ahead: at 8, at 16, at 22 the latest, and at the end
+		t.Errorf("what is taken of the second iteration was told %d times, want it told on the way", told)
 	}
 }

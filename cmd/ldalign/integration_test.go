@@ -249,6 +249,61 @@ func TestIntegrationProcesses(t *testing.T) {
 	}
 }
 
+// A trainer that is stopped (SIGSTOP) has the bound before it and no more, and generators say why they rest. It is killed then,
+// and the prompter with it; their successors go on, and the run trains every pair once an epoch.
+func TestIntegrationTrainerStopped(t *testing.T) {
+	const run = "streaming"
+	var c cluster
+	c.nats, c.monitor = startNATS(t)
+	c.s3 = startMinIO(t, c.nats)
+	workers := map[string]*process{}
+	dump := func() string {
+		text := ""
+		for name, w := range workers {
+			text += name + ":\n" + w.stderr.String()
+		}
+		return text
+	}
+	begin := func(roles ...string) {
+		for _, r := range roles {
+			if r == "trainer" {
+				workers[r] = start(t, c.command(t, append([]string{"trainer", "testdata/streaming.yaml"}, bounded()...)...))
+				continue
+			}
+			kind, _, _ := strings.Cut(r, " ")
+			workers[r] = start(t, c.command(t, "worker", kind, "--run", run))
+		}
+	}
+	begin("trainer", "prompter", "generator 1", "generator 2")
+	n := c.reader(t)
+	trainer := workers["trainer"]
+	if !trainer.eventually(t, "the first steps", func() bool { return n.count(t, schemas.Results, run) > 2 }) {
+		t.Fatalf("the trainer ended:\n%s", dump())
+	}
+	if err := trainer.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	spec, err := n.spec(t.Context(), run)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !trainer.eventually(t, "prompter and generators to rest", func() bool { return n.held(t, spec) }) {
+		t.Fatalf("the trainer ended:\n%s", dump())
+	}
+	for _, r := range []string{"trainer", "prompter"} {
+		if err := workers[r].Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		<-workers[r].done
+	}
+	begin("trainer", "prompter")
+	if code := workers["trainer"].wait(t); code != 0 {
+		t.Fatalf("the trainer ended with %d:\n%s", code, dump())
+	}
+	n.finishedBounded(t, run)
+	c.run(t, t.TempDir(), "audit "+run).want(t, 0, "0 dead, 0 in flight")
+}
+
 // run runs ldalign against the cluster in this process, as the function ldalign does.
 func (c cluster) run(t *testing.T, dir, args string) output {
 	t.Helper()

@@ -78,11 +78,8 @@ func (n *node) liveness(ctx context.Context, spec schemas.Spec) (liveness, error
 	return l, nil
 }
 
-// backPressure is the state of a worker that has no input because what it made is still before a later stage: the next
-// prompts come with the next policy.
-const backPressure = "back-pressure"
-
-// press tells the idle workers whose work has piled up before a later stage from those who were sent none yet.
+// press tells the idle workers whose work has piled up before a later stage, so that the next prompts come with the next
+// policy or when the trainer has taken more pairs, from those who were sent none yet.
 func (l liveness) press() {
 	behind := slices.IndexFunc(l.Stages, func(s stageStatus) bool { return s.Stage == l.Blocking })
 	if behind < 0 || slices.ContainsFunc(l.Stages[behind].Workers, waits) {
@@ -91,11 +88,13 @@ func (l liveness) press() {
 	for _, s := range l.Stages[:behind] {
 		for k := range s.Workers {
 			if w := &s.Workers[k]; s.Stage != string(roleEvaluator) && w.State == streams.StateIdle {
-				w.State, w.Detail = backPressure, l.Because
+				w.State, w.Detail = streams.StateBackPressure, l.Because
 			}
 		}
 	}
 }
+
+func pressed(w streams.Worker) bool { return w.State == streams.StateBackPressure }
 
 func waits(w streams.Worker) bool { return w.State == streams.StateWaiting }
 
@@ -111,6 +110,7 @@ func (l liveness) blocking() (stage, because string) {
 		}
 		i := slices.IndexFunc(s.Workers, busy)
 		switch {
+		case slices.ContainsFunc(s.Workers, pressed): // it waits for the trainer
 		case s.Paused && len(s.Workers) > 0:
 			return s.Stage, s.Stage + " is paused (`ldalign resume`)"
 		case len(s.Workers) == 0 && (s.Lag > 0 || s.Stage == string(roleTrainer)):

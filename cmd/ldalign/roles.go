@@ -100,7 +100,7 @@ func (n *node) work(ctx context.Context, r role, spec schemas.Spec, engine *tens
 			}
 			return err
 		}
-		stage.In, stage.Batch = schemas.Checkpoints, 1
+		stage.In, stage.Batch, stage.Ahead = schemas.Checkpoints, 1, spec.Ahead
 		return n.streams.RunStage(ctx, stage, streams.Many(prompter.New(spec, set.Records).Process))
 	case roleGenerator:
 		s := generator.New(spec, n.checkpoints, engine)
