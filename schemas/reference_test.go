@@ -8,6 +8,7 @@ import (
 	"os"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -51,8 +52,17 @@ func reference(t *testing.T) string {
 	}
 	var b strings.Builder
 	b.Write(head)
+	fields := schemas.Fields()
+	section := func(f schemas.Field) string { return f.Key[:max(0, strings.LastIndexByte(f.Key, '.'))] }
+	place := map[string]int{} // of a section: where its first field stands, so that a section within one comes behind it
+	for i, f := range fields {
+		if _, ok := place[section(f)]; !ok {
+			place[section(f)] = i
+		}
+	}
+	slices.SortStableFunc(fields, func(a, b schemas.Field) int { return place[section(a)] - place[section(b)] })
 	current := "none"
-	for _, f := range schemas.Fields() {
+	for _, f := range fields {
 		section, key := "", f.Key
 		if i := strings.LastIndexByte(f.Key, '.'); i >= 0 {
 			section, key = f.Key[:i], f.Key[i+1:]
@@ -134,11 +144,19 @@ func commentsOf(t *testing.T, file string) map[string]string {
 	return docs
 }
 
+// plainWords begin a description that does not begin with a value.
+var plainWords = []string{
+	"K,", "a", "added", "an", "empty", "how", "one", "pairs", "sequences", "the", "what", "where", "which",
+}
+
 // prose puts a comment on one line. "Name is …" loses its beginning; else key takes the place of the Go name.
 func prose(comment, name, key string) string {
 	text := strings.Join(strings.Fields(comment), " ")
 	if rest, ok := strings.CutPrefix(text, name+" is "); ok {
-		return strings.ToUpper(rest[:1]) + rest[1:]
+		if first, _, _ := strings.Cut(rest, " "); slices.Contains(plainWords, first) {
+			return strings.ToUpper(rest[:1]) + rest[1:]
+		}
+		return rest // a value, which is written as it stands
 	}
 	if rest, ok := strings.CutPrefix(text, name+" "); ok {
 		return key + " " + rest
