@@ -2,6 +2,7 @@ package models
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -135,22 +136,74 @@ func (m *Model) LoadAdapter(ctx context.Context, dir string) error {
 
 // ReadLoRA is ParseLoRA for the adapter_config.json of a folder.
 func ReadLoRA(dir string) (LoRA, error) {
-	const most = 1 << 20
-	path := filepath.Join(dir, AdapterConfigFile)
-	file, err := os.Open(path)
+	data, err := readAdapterConfig(dir)
 	if err != nil {
-		return LoRA{}, fmt.Errorf("models: load adapter: %w", err)
+		return LoRA{}, err
+	}
+	cfg, err := ParseLoRA(data)
+	if err != nil {
+		return LoRA{}, fmt.Errorf("%s: %w", filepath.Join(dir, AdapterConfigFile), err)
+	}
+	return cfg, nil
+}
+
+// AdapterBase is the model that the adapter_config.json of a folder names as the adapter's base: a folder (relative to the
+// working directory, as in PEFT), ORG/NAME, or ORG/NAME@REVISION. It is empty when none is named.
+func AdapterBase(dir string) (string, error) {
+	data, err := readAdapterConfig(dir)
+	if err != nil {
+		return "", err
+	}
+	var base struct {
+		Name     string `json:"base_model_name_or_path"`
+		Revision string `json:"revision"`
+	}
+	if err := json.Unmarshal(data, &base); err != nil {
+		return "", fmt.Errorf("%s: %w: %w", filepath.Join(dir, AdapterConfigFile), ErrAdapter, err)
+	}
+	if base.Name == "" || base.Revision == "" {
+		return base.Name, nil
+	}
+	if info, err := os.Stat(base.Name); err == nil && info.IsDir() { // a folder has no revisions
+		return base.Name, nil
+	}
+	return base.Name + "@" + base.Revision, nil
+}
+
+// CheckAdapter tells what LoadAdapter would refuse of the folder's adapter for a model of this configuration, from
+// adapter_config.json and the names and shapes in adapter_model.safetensors.
+func CheckAdapter(dir string, cfg Config) (LoRA, error) {
+	lora, err := ReadLoRA(dir)
+	if err != nil {
+		return lora, err
+	}
+	layers, err := lora.plan(cfg)
+	if err != nil {
+		return lora, fmt.Errorf("models: load adapter %s: %w", dir, err)
+	}
+	file, err := safetensors.Open(filepath.Join(dir, AdapterWeightsFile))
+	if err != nil {
+		return lora, fmt.Errorf("models: load adapter: %w", err)
+	}
+	defer file.Close()
+	if err := matchAdapter(matricesOf(layers), file); err != nil {
+		return lora, fmt.Errorf("models: load adapter %s: %w (a %s model)", dir, err, cfg.Family)
+	}
+	return lora, nil
+}
+
+func readAdapterConfig(dir string) ([]byte, error) {
+	const most = 1 << 20
+	file, err := os.Open(filepath.Join(dir, AdapterConfigFile))
+	if err != nil {
+		return nil, fmt.Errorf("models: load adapter: %w", err)
 	}
 	defer file.Close()
 	data, err := io.ReadAll(io.LimitReader(file, most))
 	if err != nil {
-		return LoRA{}, fmt.Errorf("models: load adapter: %w", err)
+		return nil, fmt.Errorf("models: load adapter: %w", err)
 	}
-	cfg, err := ParseLoRA(data)
-	if err != nil {
-		return LoRA{}, fmt.Errorf("%s: %w", path, err)
-	}
-	return cfg, nil
+	return data, nil
 }
 
 // adapterType is the type of an adapter's matrices.

@@ -288,6 +288,9 @@ const maxConfig = 1 << 20
 // that would change them and is not supported is refused. Errors wrap ErrConfig or fs.ErrNotExist.
 func ReadConfig(folder fs.FS) (Config, error) {
 	file, err := folder.Open("config.json")
+	if errors.Is(err, fs.ErrNotExist) {
+		return Config{}, fmt.Errorf("models: not the folder of a Hugging Face model: %w", err)
+	}
 	if err != nil {
 		return Config{}, fmt.Errorf("models: read the model's configuration: %w", err)
 	}

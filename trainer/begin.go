@@ -122,12 +122,21 @@ func (t *Trainer) fit(config models.Config, tok *tokenizer.Tokenizer) (*tokenize
 	return tokenizer.NewFormat(tok, tokenizer.FormatOptions{Template: t.Spec.Model.Template, System: t.Spec.Model.System})
 }
 
+// ModelError says that the folder of model.from holds no model that can be read, and where one is had from.
+func ModelError(dir string, err error) error {
+	hint := ""
+	if errors.Is(err, fs.ErrNotExist) {
+		hint = " (`ldalign models inspect ORG/NAME` fetches a model of the Hugging Face Hub and tells its folder)"
+	}
+	return fmt.Errorf("model.from: %s: %w%s", dir, err, hint)
+}
+
 // fitFolder is fit for the model in a folder, looked at before anything is committed from it: a run that has a policy
 // cannot change its spec any more.
 func (t *Trainer) fitFolder(dir string) (err error) {
 	config, err := models.ReadConfig(os.DirFS(dir))
 	if err != nil {
-		return fmt.Errorf("trainer: model.from: %s: %w", dir, err)
+		return ModelError(dir, err)
 	}
 	tok, err := tokenizer.Load(dir)
 	if err != nil {

@@ -36,6 +36,14 @@ func TestHelp(t *testing.T) {
 	}
 }
 
+func TestVersion(t *testing.T) {
+	ldalign(t, "version").want(t, 0, "libtorch 2.1.0")
+	got := lines[struct{ Version, LibTorch string }](t, ldalign(t, "version", "--json"))
+	if len(got) != 1 || got[0].Version == "" || got[0].LibTorch != "2.1.0" {
+		t.Errorf("%+v", got)
+	}
+}
+
 func TestWrongUsage(t *testing.T) {
 	for _, c := range []struct {
 		args string
@@ -44,6 +52,9 @@ func TestWrongUsage(t *testing.T) {
 		{"", "ldalign --help"},
 		{"upp", `did you mean "up"?`},
 		{"up", "<spec>"},
+		{"up", "See `ldalign up --help`"},
+		{"guide train", "See `ldalign guide train --help`"},
+		{"data inspect testdata/tiny.yaml --columns promt=a", `there is no "promt", want id, prompt, response,`},
 		{"up no-such.yaml", "no-such.yaml"},
 		{"up testdata/tiny.yaml --set objectve.beta=1", "objective"},
 		{"worker generatr --run a", "generator"},
@@ -139,7 +150,7 @@ func TestBadInput(t *testing.T) {
 		},
 		{
 			"no model", func(t *testing.T, o own) { remove(t, o.model) }, exitFailed,
-			[]string{"model.from", "model", "config.json"},
+			[]string{"model.from", "model", "config.json", "models inspect ORG/NAME"},
 		},
 		{
 			"no tokenizer", func(t *testing.T, o own) { remove(t, filepath.Join(o.model, "tokenizer.json")) }, exitFailed,

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/ops/progress"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/stages/dataset"
@@ -31,7 +30,7 @@ type dataInspectCommand struct {
 func (dataInspectCommand) Help() string {
 	return `Example:
 
-    ldalign data inspect data/train_sft-*.parquet --model models/zephyr-7b-sft-full
+    ldalign data inspect 'data/train_sft-*.parquet' --model models/zephyr-7b-sft-full
     ldalign data inspect qa.jsonl --columns prompt=question,response=answer --json | jq .dropped
 
 The forms that are known stand in docs/data.md. Nothing is written. Lengths are those of the texts alone, without what a
@@ -101,7 +100,7 @@ func (c *dataInspectCommand) Run(ctx context.Context, e *env) (err error) {
 		if err != nil {
 			return err
 		}
-		tok, err := tokenizer.Load(model.dir)
+		tok, err := model.tokenizer()
 		if err != nil {
 			return fmt.Errorf("%s: %w", c.Model, err)
 		}
@@ -136,9 +135,18 @@ func columnsOf(names map[string]string) (schemas.ColumnsSpec, error) {
 		keys = append(keys, key)
 	}
 	slices.Sort(keys)
+	var known []string
+	for _, f := range schemas.Fields() {
+		if key, ok := strings.CutPrefix(f.Key, "data.columns."); ok {
+			known = append(known, key)
+		}
+	}
 	for _, key := range keys {
+		if !slices.Contains(known, key) {
+			return spec.Data.Columns, fmt.Errorf("%w: --columns: there is no %q, want %s", errUsage, key, strings.Join(known, ", "))
+		}
 		if err := schemas.Set(&spec, "data.columns."+key+"="+names[key]); err != nil {
-			return spec.Data.Columns, err
+			return spec.Data.Columns, fmt.Errorf("%w: --columns: %w", errUsage, err)
 		}
 	}
 	return spec.Data.Columns, nil

@@ -18,7 +18,7 @@ var demoSpec []byte
 type demoCommand struct {
 	Seeds     int      `help:"Run everything with this many seeds and report mean and spread." default:"1"`
 	PrintSpec bool     `help:"Print the demo's run spec and stop: it is an ordinary spec for ldalign up."`
-	Set       []string `help:"Override a key of every run." placeholder:"KEY=VALUE"`
+	Set       []string `help:"Override a key of every run." placeholder:"KEY=VALUE" sep:"none"`
 }
 
 func (demoCommand) Help() string {

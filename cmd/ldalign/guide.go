@@ -26,7 +26,7 @@ type guideCommand struct {
 
 type guideTrainCommand struct {
 	Spec   string   `arg:"" help:"Run spec (YAML) of one ldalign run." type:"existingfile"`
-	Set    []string `help:"Override a key, e.g. --set guide.latent_dim=64." placeholder:"KEY=VALUE"`
+	Set    []string `help:"Override a key, e.g. --set guide.latent_dim=64." placeholder:"KEY=VALUE" sep:"none"`
 	DryRun bool     `help:"Check the spec and its files, print the resolved spec, and stop."`
 	serverFlags
 }

@@ -116,7 +116,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exited
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "ldalign: %v\nSee `ldalign --help`.\n", err)
+		fmt.Fprintf(stderr, "ldalign: %v\nSee `%s --help`.\n", err, where(err))
 		return exitUsage
 	}
 	err = command.Run(&env{
@@ -126,6 +126,17 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "ldalign:", err)
 	}
 	return exitCode(err)
+}
+
+// where is the command whose --help tells what an error of parsing is about.
+func where(err error) string {
+	var parsing *kong.ParseError
+	if errors.As(err, &parsing) && parsing.Context != nil {
+		if node := parsing.Context.Selected(); node != nil {
+			return node.FullPath()
+		}
+	}
+	return "ldalign"
 }
 
 // exitCode maps an error to what a script can branch on.

@@ -22,7 +22,7 @@ type modelsCommand struct {
 }
 
 type modelsInspectCommand struct {
-	Model  string `arg:"" help:"A folder, RUN@ITERATION (RUN@ is the newest), or a Hugging Face id (ORG/NAME or ORG/NAME@REVISION)."`
+	Model  string `arg:"" help:"A model's or adapter's folder, RUN@ITERATION (RUN@ is the newest), or a Hugging Face id (ORG/NAME or ORG/NAME@REVISION)."`
 	Length int    `help:"Tokens of prompt and response that the memory of a row is told for; 0 is 1024, or the context where that is shorter." default:"0" placeholder:"N"`
 	Rank   int    `help:"Rank of the adapter whose training is told." default:"16" placeholder:"R"`
 	serverFlags
@@ -42,7 +42,8 @@ grow with the tokens of a micro-batch. The exit code is 1 when something would b
 // inspection is what models inspect tells. What the folder does not say is left out.
 type inspection struct {
 	Model        string              `json:"model"`
-	Folder       string              `json:"folder"`
+	Folder       string              `json:"folder"` // of an adapter, its base's
+	Adapter      *inspectedAdapter   `json:"adapter,omitempty"`
 	Family       string              `json:"family,omitempty"`
 	Parameters   int64               `json:"parameters,omitempty"`
 	Tensors      int                 `json:"tensors,omitempty"`
@@ -54,6 +55,14 @@ type inspection struct {
 	Tokenizer    *inspectedTokenizer `json:"tokenizer,omitempty"`
 	Memory       *inspectedMemory    `json:"memory,omitempty"`
 	Refused      []string            `json:"refused"`
+}
+
+// inspectedAdapter is an adapter that goes into the model's weights before it generates or scores.
+type inspectedAdapter struct {
+	Folder     string  `json:"folder"`
+	Rank       int     `json:"rank"`
+	Alpha      float64 `json:"alpha"`
+	Parameters int64   `json:"parameters"`
 }
 
 type inspectedShape struct {
@@ -110,7 +119,7 @@ func (c *modelsInspectCommand) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	in := &inspection{Model: place.name, Folder: place.dir, Refused: []string{}}
-	in.read(place.dir, c.Length, c.Rank)
+	in.read(place, c.Length, c.Rank)
 	if e.json {
 		line, err := compact(in)
 		if err != nil {
@@ -133,7 +142,8 @@ func (in *inspection) refuse(what string, err error) {
 	}
 }
 
-func (in *inspection) read(dir string, length, rank int) {
+func (in *inspection) read(place modelPlace, length, rank int) {
+	dir := place.dir
 	var head struct {
 		ModelType string `json:"model_type"`
 	}
@@ -160,10 +170,11 @@ func (in *inspection) read(dir string, length, rank int) {
 		in.refuse("config.json", err)
 		if err == nil {
 			vocabulary = cfg.Vocab
+			in.adapter(place.adapter, cfg)
 			in.languageModel(cfg, files, length, rank)
 		}
 	}
-	in.tokenizer(dir, vocabulary, head.ModelType != "deberta-v2")
+	in.tokenizer(place, vocabulary, head.ModelType != "deberta-v2")
 }
 
 // count adds up what the files hold.
@@ -201,6 +212,21 @@ func (in *inspection) rewardModel(dir string) (vocabulary int) {
 // decodeBurst is the tokens of a prompt that a step of decoding takes.
 const decodeBurst = 256
 
+// adapter reads what adapter_config.json and the names in adapter_model.safetensors say.
+func (in *inspection) adapter(dir string, cfg models.Config) {
+	if dir == "" {
+		return
+	}
+	lora, err := models.CheckAdapter(dir, cfg)
+	in.refuse("adapter", err)
+	if err != nil {
+		return
+	}
+	parameters, err := lora.Parameters(cfg)
+	in.refuse("adapter", err)
+	in.Adapter = &inspectedAdapter{Folder: dir, Rank: lora.Rank, Alpha: lora.Alpha, Parameters: parameters}
+}
+
 func (in *inspection) languageModel(cfg models.Config, files *safetensors.Model, length, rank int) {
 	in.Context = cfg.MaxLength()
 	in.Shape = &inspectedShape{
@@ -216,6 +242,9 @@ func (in *inspection) languageModel(cfg models.Config, files *safetensors.Model,
 		return
 	}
 	in.Parameters = cfg.Parameters() // a tied head may lie in the file twice
+	if in.Adapter != nil {
+		packed = 4 * in.Parameters // an adapter is merged in float32
+	}
 	if length == 0 {
 		length = 1024
 	}
@@ -236,15 +265,15 @@ func (in *inspection) languageModel(cfg models.Config, files *safetensors.Model,
 	in.Memory = m
 }
 
-func (in *inspection) tokenizer(dir string, vocabulary int, chats bool) {
-	t, err := tokenizer.Load(dir)
+func (in *inspection) tokenizer(place modelPlace, vocabulary int, chats bool) {
+	t, err := place.tokenizer()
 	if err != nil {
 		in.refuse("tokenizer", err)
 		return
 	}
 	defer func() { in.refuse("tokenizer", t.Close()) }()
 	if vocabulary > 0 {
-		in.refuse("tokenizer", sameVocabulary(dir, t, vocabulary))
+		in.refuse("tokenizer", sameVocabulary(place.name, t, vocabulary))
 	}
 	text := func(id int64) string { return t.Decode([]int64{id}, false) }
 	out := &inspectedTokenizer{
@@ -296,6 +325,10 @@ func (in *inspection) text() string {
 	line("model", "%s", in.Model)
 	if in.Folder != in.Model {
 		line("folder", "%s", in.Folder)
+	}
+	if a := in.Adapter; a != nil {
+		line("adapter", "%s: rank %d, alpha %g, %s parameters, merged when it is loaded", a.Folder, a.Rank, a.Alpha,
+			numbers(a.Parameters))
 	}
 	if in.Family != "" {
 		line("family", "%s", in.Family)

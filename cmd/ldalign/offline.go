@@ -26,7 +26,7 @@ type computeFlags struct {
 
 // modelFlags choose a model.
 type modelFlags struct {
-	Model string `help:"A folder, RUN@ITERATION (RUN@ is the newest), or a Hugging Face id (ORG/NAME or ORG/NAME@REVISION)." required:"" placeholder:"MODEL"`
+	Model string `help:"A model's or adapter's folder, RUN@ITERATION (RUN@ is the newest), or a Hugging Face id (ORG/NAME or ORG/NAME@REVISION)." required:"" placeholder:"MODEL"`
 	computeFlags
 	serverFlags
 }
@@ -64,7 +64,7 @@ func (e *env) load(ctx context.Context, f modelFlags, t templateFlags) (_ *offli
 			err = errors.Join(err, o.Close(ctx))
 		}
 	}()
-	if o.tokenizer, err = tokenizer.Load(dir); err != nil {
+	if o.tokenizer, err = o.place.tokenizer(); err != nil {
 		return nil, err
 	}
 	if err := sameVocabulary(dir, o.tokenizer, cfg.Vocab); err != nil {
@@ -81,7 +81,7 @@ func (e *env) load(ctx context.Context, f modelFlags, t templateFlags) (_ *offli
 	if o.engine, err = f.engine(); err != nil {
 		return nil, err
 	}
-	o.model, err = models.Load(ctx, o.engine, dir, models.Options{Packed: true})
+	o.model, err = o.place.load(ctx, o.engine)
 	return o, err
 }
 

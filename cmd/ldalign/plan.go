@@ -17,7 +17,7 @@ import (
 
 type planCommand struct {
 	Spec string   `arg:"" help:"Run spec (YAML; several documents are several runs, in order)." type:"existingfile"`
-	Set  []string `help:"Override a key of every run, e.g. --set training.batch=16." placeholder:"KEY=VALUE"`
+	Set  []string `help:"Override a key of every run, e.g. --set training.batch=16." placeholder:"KEY=VALUE" sep:"none"`
 	serverFlags
 }
 

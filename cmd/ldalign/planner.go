@@ -67,7 +67,7 @@ func (p *planner) policy(ctx context.Context, s schemas.Spec) (plannedModel, err
 	files := os.DirFS(s.Model.From)
 	config, err := models.ReadConfig(files)
 	if err != nil {
-		return plannedModel{}, fmt.Errorf("model.from: %s: %w", s.Model.From, err)
+		return plannedModel{}, trainer.ModelError(s.Model.From, err)
 	}
 	return plannedModel{config, files}, nil
 }

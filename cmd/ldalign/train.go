@@ -14,7 +14,7 @@ import (
 
 type trainCommand struct {
 	Spec   string   `arg:"" help:"Run spec (YAML; several documents are several runs, in order)." type:"existingfile"`
-	Set    []string `help:"Override a key of every run, e.g. --set training.batch=16." placeholder:"KEY=VALUE"`
+	Set    []string `help:"Override a key of every run, e.g. --set training.batch=16." placeholder:"KEY=VALUE" sep:"none"`
 	Out    string   `help:"Write the last run's newest policy into this folder, as transformers opens it." type:"path" placeholder:"FOLDER"`
 	DryRun bool     `help:"Check the spec and its files, print the resolved spec, and stop."`
 	serverFlags

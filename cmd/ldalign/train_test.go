@@ -64,7 +64,8 @@ func TestTrainFromFiles(t *testing.T) {
 	for _, kind := range []string{"spin", "dpo", "ldalign", "sft"} {
 		o := pairsFolder(t, kind)
 		out := filepath.Join(o.dir, "out")
-		o.train(t, "--dry-run").want(t, 0, "6 records of 6 rows", "kind: \""+kind+"\"")
+		o.train(t, "--dry-run", "--set", "training.lora.targets=q_proj,v_proj").
+			want(t, 0, "6 records of 6 rows", "kind: \""+kind+"\"", `targets: "q_proj,v_proj"`)
 		o.train(t, "--out", out).want(t, 0, "policy of run pairs after iteration 1")
 		if _, err := os.Stat(filepath.Join(out, "model.safetensors")); err != nil {
 			t.Error(err)

@@ -17,7 +17,7 @@ import (
 type trainerCommand struct {
 	Spec string   `arg:"" optional:"" help:"Run spec (YAML, one run): declares the run." type:"existingfile"`
 	Name string   `name:"run" help:"Name of a run that is declared already, instead of a spec." placeholder:"RUN"`
-	Set  []string `help:"Override a key of the spec." placeholder:"KEY=VALUE"`
+	Set  []string `help:"Override a key of the spec." placeholder:"KEY=VALUE" sep:"none"`
 
 	BucketEvents string `help:"ARN of the S3 server's notification target that publishes below ldalign-bucket on this NATS server: a new manifest then makes the trainer look for checkpoints to announce." env:"LDALIGN_BUCKET_EVENTS" placeholder:"ARN"`
 	serverFlags

@@ -20,7 +20,7 @@ import (
 
 type upCommand struct {
 	Spec   string   `arg:"" help:"Run spec (YAML; several documents are several runs, in order)." type:"existingfile"`
-	Set    []string `help:"Override a key of every run, e.g. --set training.batch=16." placeholder:"KEY=VALUE"`
+	Set    []string `help:"Override a key of every run, e.g. --set training.batch=16." placeholder:"KEY=VALUE" sep:"none"`
 	Listen string   `help:"Address of the embedded NATS server for other programs, e.g. 127.0.0.1:4222." placeholder:"HOST:PORT"`
 	DryRun bool     `help:"Check the spec and its files, print the resolved spec, and stop."`
 	serverFlags
@@ -123,7 +123,7 @@ func (e *env) dryRun(specs []schemas.Spec) error {
 		if s.Model.From != "scratch" && !strings.HasPrefix(s.Model.From, "run:") {
 			config, err := models.ReadConfig(os.DirFS(s.Model.From))
 			if err != nil {
-				return fmt.Errorf("model.from: %s: %w", s.Model.From, err)
+				return trainer.ModelError(s.Model.From, err)
 			}
 			fmt.Fprintf(e.stdout, "# %s: %s, %d layers of width %d\n", s.Model.From, config.Family, config.Layers, config.Hidden)
 		}

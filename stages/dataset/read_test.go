@@ -98,6 +98,10 @@ func TestReadNothingUsable(t *testing.T) {
 			"0 records of 2 rows; dropped: 2 empty response\n" +
 			"f:1: no \"response\": alignment contrasts the model's answer with a human one\n" +
 			"f:2: no \"response\": alignment contrasts the model's answer with a human one"},
+		{"other columns", `{"prompt": "a", "answer": "b"}`, "dataset: no usable record in f: " +
+			"0 records of 1 rows; dropped: 1 empty response; ignored: columns answer\n" +
+			"f:1: no \"response\": alignment contrasts the model's answer with a human one\n" +
+			"if one of these columns holds it: data.columns of a spec, or --columns of `ldalign data inspect`, says so (docs/data.md)"},
 	} {
 		_, err := dataset.Read("f", strings.NewReader(c.text), dataset.Options{})
 		if !errors.Is(err, dataset.ErrNoRecords) || err.Error() != c.want {

@@ -467,6 +467,10 @@ func (c *collector) finish() (Set, error) {
 		for _, p := range c.report.Problems[:min(3, len(c.report.Problems))] {
 			err = fmt.Errorf("%w\n%s", err, p)
 		}
+		if len(c.report.Ignored) > 0 {
+			err = fmt.Errorf("%w\nif one of these columns holds it: data.columns of a spec, or --columns of `ldalign data inspect`, "+
+				"says so (docs/data.md)", err)
+		}
 		return Set{}, err
 	}
 	return Set{Records: c.records, Report: c.report}, nil
