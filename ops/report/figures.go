@@ -126,6 +126,10 @@ func scoreFigures(in Input) ([]figure, error) {
 func agreementFigure(groups []agreementGroup) ([]figure, error) {
 	var names []string
 	series := []dotSeries{{name: "all pairs"}, {name: "neither exact"}}
+	rows := map[string]int{} // of each method: most have one, and a name that says enough
+	for _, g := range groups {
+		rows[g.method]++
+	}
 	for _, g := range groups {
 		row := len(names)
 		for i, c := range []count{g.all, g.inexact} {
@@ -133,7 +137,11 @@ func agreementFigure(groups []agreementGroup) ([]figure, error) {
 				continue
 			}
 			if len(names) == row {
-				names = append(names, fmt.Sprintf("%s, iteration %d", g.method, g.iteration))
+				name := g.method
+				if rows[g.method] > 1 {
+					name = fmt.Sprintf("%s, policy %d", g.method, g.iteration)
+				}
+				names = append(names, name)
 			}
 			low, high := wilson(c.agree, c.n)
 			series[i].dots = append(series[i].dots, dot{row, 100 * float64(c.agree) / float64(c.n), 100 * low, 100 * high})

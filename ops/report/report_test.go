@@ -378,3 +378,23 @@ func TestWriteTakesAnyNumber(t *testing.T) {
 		}
 	})
 }
+
+// A row of the two-sample test is named by its method, and by its policy where the method has several.
+func TestAgreementRows(t *testing.T) {
+	some := count{agree: 3, n: 4}
+	figures, err := agreementFigure([]agreementGroup{
+		{method: "Continual SFT 0", iteration: 1, all: some}, {method: "DPO", iteration: 1, all: some}, {method: "DPO", iteration: 2, all: some},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	svg, err := figures[0].svg()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{">Continual SFT 0<", ">DPO, policy 1<", ">DPO, policy 2<"} {
+		if !bytes.Contains(svg, []byte(name)) {
+			t.Errorf("the figure has no row %s", name)
+		}
+	}
+}

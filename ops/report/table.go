@@ -154,7 +154,7 @@ func agreementTable(groups []agreementGroup) table {
 		Title: "Does the smaller distance pick the better of two samples?", Labels: 1,
 		Note: "Pairs of samples with different scores; equal distances count as disagreement. 95 % Wilson intervals; " +
 			"chance is 50 %. Pairs with an exact answer are easy (its distance is 0): the right half of the table is the test.",
-		Head: []string{"method", "iteration", "pairs", "agreement", "interval", "neither exact", "agreement", "interval"},
+		Head: []string{"method", "policy", "pairs", "agreement", "interval", "neither exact", "agreement", "interval"},
 	}
 	for _, g := range groups {
 		row := []string{g.method, fmt.Sprint(g.iteration)}
