@@ -145,7 +145,7 @@ func connect(ctx context.Context, o Options, url string, server *embedded, more 
 	}
 	nc, err := nats.Connect(url, options...)
 	if err != nil {
-		return nil, fmt.Errorf("streams: connect to NATS server %s: %w", url, err)
+		return nil, fmt.Errorf("streams: connect to NATS server %s: %w (is it running, and is LDALIGN_NATS_CREDS right?)", url, err)
 	}
 	c.nc = nc
 	if err := c.check(ctx); err != nil {

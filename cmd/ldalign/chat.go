@@ -383,10 +383,13 @@ func (c *conversation) tell(out spoken, prompt int) error {
 	return nil
 }
 
-// check looks at the flags for a model that takes most tokens.
-func (f samplingFlags) check(most int) error {
+// check looks at the flags for a model that takes most tokens, and fills in what depends on it.
+func (f *samplingFlags) check(most int) error {
+	if f.MaxTokens == 0 {
+		f.MaxTokens = min(256, most/2)
+	}
 	if f.MaxTokens < 1 || f.MaxTokens >= most {
-		return fmt.Errorf("%w: --max-tokens is %d, the model takes prompts and responses of %d tokens together",
+		return fmt.Errorf("%w: --max-tokens is %d, the model takes prompts and responses of %d tokens together: give a smaller one",
 			errUsage, f.MaxTokens, most)
 	}
 	if _, err := tokenizer.NewStopMatcher(f.Stop...); err != nil {

@@ -39,7 +39,14 @@ type checkpointsListCommand struct {
 	serverFlags
 }
 
-func (checkpointsListCommand) Help() string { return "Example:\n\n    ldalign checkpoints list my-run" }
+func (checkpointsListCommand) Help() string {
+	return `Example:
+
+    ldalign checkpoints list my-run
+    ldalign checkpoints list my-run --json | jq -r 'select(.kind == "policy") | .digest'
+
+A policy is what an iteration made, a guide measures distances, a state is a point within an iteration to go on from.`
+}
 
 func (c *checkpointsListCommand) Run(ctx context.Context, e *env) error {
 	n, err := e.openCheckpoints(ctx, c.serverFlags.over(schemas.ServersSpec{}))

@@ -270,7 +270,7 @@ not json
 		t.Errorf("shown: %+v", shown)
 	}
 	ldalign(t, "deadletters", "show", "99", "--dir", data).want(t, exitFailed, "not found: dead letter 99")
-	ldalign(t, "deadletters", "list", "own", "--dir", data).want(t, 0)
+	ldalign(t, "deadletters", "list", "own", "--dir", data).want(t, 0, "no dead letters")
 	audits := lines[iterationAudit](t, ldalign(t, "audit", "strict", "--json", "--dir", data))
 	if len(audits) != 1 || audits[0].Trained != 2 || audits[0].Dead != 1 || !audits[0].Recorded || !audits[0].Balanced {
 		t.Errorf("audit: %+v", audits)

@@ -113,6 +113,10 @@ func (e *env) printLetters(letters []streams.Letter) error {
 		}
 		return printJSON(e.stdout, out)
 	}
+	if len(letters) == 0 {
+		fmt.Fprintln(e.stdout, "no dead letters")
+		return nil
+	}
 	w := tabwriter.NewWriter(e.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "number\titeration\tstage\treason\ttries\tpair\terror")
 	for _, l := range letters {

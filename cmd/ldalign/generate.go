@@ -26,7 +26,7 @@ type generateCommand struct {
 
 // samplingFlags say how tokens are drawn.
 type samplingFlags struct {
-	MaxTokens         int      `help:"Tokens of a response at most." default:"256" placeholder:"N"`
+	MaxTokens         int      `help:"Tokens of a response at most; 0 is 256, or half of the model's context where that is less." default:"0" placeholder:"N"`
 	Temperature       float64  `help:"Divides the logits; 0 takes the most probable token." default:"0" placeholder:"T"`
 	TopK              int      `help:"Sample among the K most probable tokens; 0 is all." default:"0" placeholder:"K"`
 	TopP              float64  `help:"Sample among the most probable tokens that together reach P." default:"1" placeholder:"P"`
@@ -57,7 +57,8 @@ func (generateCommand) Help() string {
 A line in is {"id": …, "prompt": "…"} or {"id": …, "messages": [{"role": "user", "content": "…"}]}; max_tokens and seed may
 be given per line. A line out adds response, token_ids, logprob (of the tokens, by the model itself) and finish_reason
 (stop or length); with --logprobs also token_logprobs. A record's text depends on the record and the settings only: not on
-the others, nor on --slots. docs/models.md has the whole of it.`
+the others, nor on --slots. Ctrl-C ends it behind what is done; with --out the same command goes on there, and passes
+over the ids that the file has. docs/models.md has the whole of it.`
 }
 
 // want is what a record asks for.
@@ -75,12 +76,12 @@ func (c *generateCommand) Run(ctx context.Context, e *env) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, o.Close(ctx)) }()
-	options := c.options(o.tokenizer)
-	options.Prefill = c.Prefill
 	most := o.model.Config().MaxLength()
 	if err := c.check(most); err != nil {
 		return err
 	}
+	options := c.options(o.tokenizer)
+	options.Prefill = c.Prefill
 	if c.Slots < 0 || c.Memory < 1 || c.Prefill < 1 {
 		return fmt.Errorf("%w: --slots %d, --memory %d, --prefill %d", errUsage, c.Slots, c.Memory, c.Prefill)
 	}

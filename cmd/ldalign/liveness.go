@@ -114,6 +114,9 @@ func (l liveness) blocking() (stage, because string) {
 		case s.Paused && len(s.Workers) > 0:
 			return s.Stage, s.Stage + " is paused (`ldalign resume`)"
 		case len(s.Workers) == 0 && (s.Lag > 0 || s.Stage == string(roleTrainer)):
+			if s.Lag == 0 {
+				return s.Stage, "a " + s.Stage + ", and none is running (the command that started the run goes on with it)"
+			}
 			return s.Stage, fmt.Sprintf("no %s is running, %d messages wait for one", s.Stage, s.Lag)
 		case i < 0 && s.Lag > 0:
 			return s.Stage, fmt.Sprintf("%s has %d messages before it", s.Stage, s.Lag)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
 	"github.com/ldalign/ldalign/trainer"
@@ -124,6 +125,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	})
 	if err != nil {
 		fmt.Fprintln(stderr, "ldalign:", err)
+	}
+	if errors.Is(err, checkpoints.ErrNoCheckpoint) {
+		fmt.Fprintln(stderr, "`ldalign checkpoints list RUN` lists what a run has.")
 	}
 	return exitCode(err)
 }

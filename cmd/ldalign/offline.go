@@ -271,10 +271,18 @@ func (c conversion) ended(err error, done, before int) error {
 		return err
 	}
 	if c.output == "" || c.output == "-" {
-		return fmt.Errorf("interrupted after %d %s: %w", done, c.unit, err)
+		return stopped(fmt.Sprintf("interrupted after %d %s", done, c.unit))
 	}
-	return fmt.Errorf("interrupted: %s has %d %s; the same command goes on: %w", c.output, done+before, c.unit, err)
+	return stopped(fmt.Sprintf("interrupted: %s has %d %s; the same command goes on", c.output, done+before, c.unit))
 }
+
+// stopped is context.Canceled in the words of the verb that was interrupted.
+type stopped string
+
+func (s stopped) Error() string { return string(s) }
+
+// Is says that it is context.Canceled, whose exit code it has.
+func (s stopped) Is(target error) bool { return target == context.Canceled }
 
 // count is a number of a summary, under its name.
 type count struct {

@@ -142,6 +142,10 @@ func TestGenerate(t *testing.T) {
 		}
 	}
 	// What is done is not done again, and the rest is appended.
+	short := lines[generated](t, ldalign(t, "generate", "--model", model, "--input", input(all[0]), "--ignore-eos"))
+	if got := len(short[0].TokenIDs); got != 80 {
+		t.Errorf("%d tokens without --max-tokens, the half of the context is 80", got)
+	}
 	out := filepath.Join(dir, "out.jsonl")
 	ldalign(t, args(input(all[:2]...), "--out", out)...).want(t, 0, "2 records")
 	ldalign(t, args(input(all...), "--out", out, "--slots", "3")...).want(t, 0, "4 records, 2 before")
@@ -363,6 +367,7 @@ func TestModelsByName(t *testing.T) {
 		{"./nowhere", "there is no folder nowhere"},
 		{"nowhere", "there is no folder nowhere"},
 		{"tiny-sft@9", "iteration 9"},
+		{"tiny-sft@9", "`ldalign checkpoints list RUN`"},
 		{"tiny-sft@last", "whole number"},
 		{in, "is no folder"},
 	} {
@@ -440,7 +445,7 @@ func TestBadInputOfOfflineVerbs(t *testing.T) {
 	in := filepath.Join(t.TempDir(), "in.jsonl")
 	write(t, in, first)
 	for _, args := range []string{
-		"generate --max-tokens 0", "generate --max-tokens 160", "generate --temperature -1", "generate --top-p 0", "generate --raw --chat",
+		"generate --max-tokens -1", "generate --max-tokens 160", "generate --temperature -1", "generate --top-p 0", "generate --raw --chat",
 		"generate --slots -1", "generate --prefill -1", "score --step 0", "generate --raw --system x",
 	} {
 		words := strings.Fields(args)
@@ -468,7 +473,7 @@ func TestGenerateIsInterrupted(t *testing.T) {
 	if err := p.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
-	if code := p.wait(t); code != exitInterrupted || !strings.Contains(p.stderr.String(), "the same command goes on") {
+	if code := p.wait(t); code != exitInterrupted || !strings.HasSuffix(p.stderr.String(), "the same command goes on\n") {
 		t.Errorf("exit code %d\n%s", code, p.stderr.String())
 	}
 	if n := len(written[generated](t, out)); n == 0 || n == 3000 {

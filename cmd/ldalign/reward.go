@@ -28,7 +28,8 @@ func (rewardCommand) Help() string {
 
     ldalign reward --model ./reward-model-deberta-v3-large-v2 --input pairs.jsonl --out rewards.jsonl
 
-The model is a DeBERTa-v2 or -v3 for sequence classification with its tokenizer, as transformers saves it.
+The model is a DeBERTa-v2 or -v3 for sequence classification with its tokenizer, as transformers saves it; a whole one, no
+adapter.
 
 A line in is {"id": …, "prompt": "…", "response": "…"}; a line out adds reward (higher is better), tokens and truncated. A
 line in with "chosen" and "rejected" gets reward_chosen, reward_rejected and margin, their difference. A bad line is told by

@@ -30,7 +30,8 @@ func (scoreCommand) Help() string {
 
 A line in is {"id": …, "prompt": "…", "response": "…"}. A line out adds logprob (log p(response | prompt), the sum over the
 response's tokens), tokens (their number) and token_logprobs. With a chat template the response's end token counts, as in
-training; with --raw prompt and response are joined as they are, and only the tokenizer's own special tokens are added.`
+training; with --raw prompt and response are joined as they are, and only the tokenizer's own special tokens are added.
+Ctrl-C ends it behind what is done; with --out the same command goes on there. docs/models.md has the whole of it.`
 }
 
 func (c *scoreCommand) Run(ctx context.Context, e *env) (err error) {

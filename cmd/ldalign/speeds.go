@@ -42,7 +42,7 @@ func speeds(in report.Input) string {
 		}
 		fmt.Fprintf(&b, "%-10s %8d %-9s %7.1f s busy %9.1f /s\n", s.Name, s.Items, s.Unit, s.BusySeconds, rate)
 	}
-	if in.TensorShare != nil {
+	if in.TensorShare != nil && len(in.Stages) > 0 { // else all was done before
 		fmt.Fprintf(&b, "wall time %.1f s, tensor work %.0f %% of it\n", in.WallSeconds, 100**in.TensorShare)
 	}
 	return b.String()

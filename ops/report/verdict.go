@@ -136,16 +136,23 @@ func leading() []string {
 	return []string{"sampled exact", "sampled graded", "greedy exact", "greedy graded", "mean distance"}
 }
 
-// lead is the first judged comparison with the row, in the order of leading.
-func lead(all []Comparison, against string) (Comparison, bool) {
+// lead is the first judged comparison with the row, in the order of leading. One in which both are 0 comes last: answers in
+// free text are never exact, and that both have none says nothing of them.
+func lead(all []Comparison, against string) (first Comparison, found bool) {
 	for _, name := range leading() {
 		for _, c := range all {
-			if c.Measure == name && c.Against == against && c.Outcome != NotJudged {
+			if c.Measure != name || c.Against != against || c.Outcome == NotJudged {
+				continue
+			}
+			if c.subject != 0 || c.against != 0 {
 				return c, true
+			}
+			if !found {
+				first, found = c, true
 			}
 		}
 	}
-	return Comparison{}, false
+	return first, found
 }
 
 // headline compares the subject with its start.

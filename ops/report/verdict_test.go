@@ -65,6 +65,25 @@ func TestComparisonByHand(t *testing.T) {
 	}
 }
 
+// Where no answer is exact, as in free text, the graded score decides.
+func TestVerdictWithoutExactAnswers(t *testing.T) {
+	row := func(method string, exact, graded float64) Row {
+		return Row{Method: method, Seeds: []Scores{{SampledExact: &exact, SampledGraded: &graded}}}
+	}
+	for _, c := range []struct {
+		exact float64
+		want  string
+	}{
+		{0, "It worked: LD is better than SFT (sampled graded 0.800 against 0.600"},
+		{0.01, "No clear change: LD and SFT are within the spread (sampled exact 0.010 against 0.000"},
+	} {
+		in := Input{Rows: []Row{row("SFT", 0, 0.6), row("LD", c.exact, 0.8)}, Subject: "LD", Against: []string{"SFT"}, HeldOut: 300}
+		if got := Judge(in).Headline; !strings.HasPrefix(got, c.want) {
+			t.Errorf("want %q…, got %q", c.want, got)
+		}
+	}
+}
+
 func TestSmallerDistanceIsBetter(t *testing.T) {
 	r := func(method string, values ...float64) Row {
 		row := Row{Method: method}
