@@ -1,6 +1,7 @@
 package streams
 
 import (
+	"bytes"
 	"errors"
 	"net"
 	"os"
@@ -9,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/rs/zerolog"
 
 	"github.com/ldalign/ldalign/schemas"
 )
@@ -247,6 +250,41 @@ func TestPublishStoresOnceOverARestart(t *testing.T) {
 	publish(t, c, schemas.Prompts, promptList("r", 0, 7)...)
 	if got := len(stored(t, c, schemas.Prompts, "r")); got != 7 {
 		t.Errorf("%d prompts, want 7", got)
+	}
+}
+
+// A folder whose process was killed is opened without a warning: what its server says of an old index is for the log.
+func TestOpenAfterAKillIsQuiet(t *testing.T) {
+	dir, killed := t.TempDir(), t.TempDir()
+	c, err := Open(testContext(t), Options{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.EnsureTopology(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, c, schemas.Prompts, promptList("r", 0, 5)...)
+	if err := c.Close(); err != nil { // writes the index
+		t.Fatal(err)
+	}
+	c = openIn(t, dir, quick)
+	publish(t, c, schemas.Prompts, promptList("r", 0, 7)...)
+	if err := os.CopyFS(killed, os.DirFS(dir)); err != nil { // as a kill would leave it
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	after, err := Open(testContext(t), Options{Dir: killed, Log: zerolog.New(zerolog.SyncWriter(&log))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := len(stored(t, after, schemas.Prompts, "r")); got != 7 {
+		t.Errorf("%d prompts, want 7", got)
+	}
+	if err := after.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if text := log.String(); !strings.Contains(text, "Stream state outdated") || strings.Contains(text, `"level":"warn"`) {
+		t.Errorf("the log:\n%s", text)
 	}
 }
 

@@ -223,7 +223,21 @@ func (l *serverLog) Debugf(format string, v ...any) { l.log.Trace().Msgf("nats-s
 
 func (l *serverLog) Tracef(format string, v ...any) { l.log.Trace().Msgf("nats-server: "+format, v...) }
 
-func (l *serverLog) Warnf(format string, v ...any) { l.log.Warn().Msgf("nats-server: "+format, v...) }
+func (l *serverLog) Warnf(format string, v ...any) {
+	text := fmt.Sprintf(format, v...)
+	if oldIndex(text) {
+		l.log.Debug().Msg("nats-server: " + text)
+		return
+	}
+	l.log.Warn().Msg("nats-server: " + text)
+}
+
+// oldIndex tells of the warnings that the log has more than its index says. So it is after every kill, and nothing is lost: the
+// index is made anew from the log.
+func oldIndex(text string) bool {
+	return strings.Contains(text, "Stream state outdated, last block has additional entries") ||
+		strings.HasSuffix(text, "Recovering stream state from index errored: prior state file")
+}
 
 func (l *serverLog) Errorf(format string, v ...any) {
 	text := fmt.Sprintf(format, v...)
