@@ -99,6 +99,9 @@ func (c *backupCommand) Run(ctx context.Context, e *env) (err error) {
 	if err := b.write(c.To); err != nil {
 		return err
 	}
+	if e.json {
+		return printJSON(e.stdout, []transferred{{c.Name, c.To}})
+	}
 	_, err = fmt.Fprintf(e.stdout, "%s: run %s; `ldalign restore %s` puts it back\n", c.To, c.Name, c.To)
 	return err
 }
@@ -132,6 +135,12 @@ func (n *node) saveStream(
 	}
 	saved.SHA256 = hex.EncodeToString(hash.Sum(nil))
 	return saved, f.Sync()
+}
+
+// transferred is what backup and restore print with --json.
+type transferred struct {
+	Run    string `json:"run"`
+	Folder string `json:"folder,omitempty"` // of the backup
 }
 
 type restoreCommand struct {
@@ -210,6 +219,9 @@ func (c *restoreCommand) Run(ctx context.Context, e *env) (err error) {
 		if err := n.loadStream(ctx, c.Folder, s, b.Run, moved, func() { task.Add(1) }); err != nil {
 			return err
 		}
+	}
+	if e.json {
+		return printJSON(e.stdout, []transferred{{Run: b.Run}})
 	}
 	_, err = fmt.Fprintf(e.stdout, "run %s is restored: `ldalign audit %s` counts it, `ldalign up` with its spec goes on\n",
 		b.Run, b.Run)

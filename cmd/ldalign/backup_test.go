@@ -42,7 +42,9 @@ func TestBackupRestoreDelete(t *testing.T) {
 		ld(elsewhere, "restore "+to).want(t, exitUsage, "no complete backup")
 		ld(dir, "backup "+run+" --to "+folder).want(t, 0, "puts it back")
 		ld(dir, "backup "+run+" --to "+folder).want(t, exitUsage, "complete backup")
-		ld(elsewhere, "restore "+folder).want(t, 0, "is restored")
+		if got := lines[transferred](t, ld(elsewhere, "restore "+folder+" --json")); len(got) != 1 || got[0].Run != run {
+			t.Errorf("restore --json: %+v, want run %s", got, run)
+		}
 		ld(elsewhere, "restore "+folder).want(t, exitFailed, "is there already")
 	}
 	before, after := ld(dir, "audit tiny-ld --json"), ld(elsewhere, "audit tiny-ld --json")

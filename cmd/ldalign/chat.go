@@ -14,6 +14,7 @@ import (
 	"github.com/mattn/go-isatty"
 
 	"github.com/ldalign/ldalign/models/decode"
+	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/schemas"
 )
@@ -394,6 +395,12 @@ func (f *samplingFlags) check(most int) error {
 	}
 	if _, err := tokenizer.NewStopMatcher(f.Stop...); err != nil {
 		return fmt.Errorf("%w: --stop: %w", errUsage, err)
+	}
+	sampling := tensor.Sampling{
+		Temperature: f.Temperature, TopK: f.TopK, TopP: f.TopP, MinP: f.MinP, RepetitionPenalty: f.RepetitionPenalty,
+	}
+	if err := sampling.Validate(); err != nil {
+		return fmt.Errorf("%w: %w", errUsage, err)
 	}
 	return nil
 }

@@ -123,6 +123,9 @@ func (c *checkpointsExportCommand) Run(ctx context.Context, e *env) error {
 	if err := n.checkpoints.Materialise(ctx, manifest, c.Folder); err != nil {
 		return err
 	}
+	if e.json {
+		return printJSON(e.stdout, []exported{{c.Folder, c.Name, kind, manifest.Iteration, manifest.Digest}})
+	}
 	if c.Guide {
 		fmt.Fprintf(e.stdout, "%s: guide of run %s (digest %.12s)\n", c.Folder, c.Name, manifest.Digest)
 		return nil
@@ -130,6 +133,15 @@ func (c *checkpointsExportCommand) Run(ctx context.Context, e *env) error {
 	fmt.Fprintf(e.stdout, "%s: policy of run %s after iteration %d (digest %.12s)\n",
 		c.Folder, c.Name, manifest.Iteration, manifest.Digest)
 	return nil
+}
+
+// exported is what export prints with --json.
+type exported struct {
+	Folder    string           `json:"folder"`
+	Run       string           `json:"run"`
+	Kind      checkpoints.Kind `json:"kind"`
+	Iteration uint32           `json:"iteration"`
+	Digest    string           `json:"digest"`
 }
 
 type checkpointsGCCommand struct {

@@ -398,7 +398,10 @@ func TestFinishedRun(t *testing.T) {
 	ld("checkpoints", "export", "tiny-ld", dir).want(t, exitUsage, "exists")
 	ld("checkpoints", "export", "tiny-ld", filepath.Join(t.TempDir(), "x"), "--iteration", "7").want(t, exitFailed, "iteration 7")
 	first := filepath.Join(t.TempDir(), "first")
-	ld("checkpoints", "export", "tiny-ld", first, "--iteration", "0").want(t, 0)
+	out := lines[exported](t, ld("checkpoints", "export", "tiny-ld", first, "--iteration", "0", "--json"))
+	if len(out) != 1 || out[0].Folder != first || out[0].Kind != checkpoints.Policy || out[0].Iteration != 0 || len(out[0].Digest) != 64 {
+		t.Errorf("export --json: %+v", out)
+	}
 	for _, name := range []string{"config.json", "model.safetensors", "tokenizer.json"} {
 		if info, err := os.Stat(filepath.Join(first, name)); err != nil || info.Size() == 0 {
 			t.Errorf("exported %s: %v", name, err)

@@ -445,7 +445,7 @@ func TestBadInputOfOfflineVerbs(t *testing.T) {
 	in := filepath.Join(t.TempDir(), "in.jsonl")
 	write(t, in, first)
 	for _, args := range []string{
-		"generate --max-tokens -1", "generate --max-tokens 160", "generate --temperature -1", "generate --top-p 0", "generate --raw --chat",
+		"generate --max-tokens -1", "generate --max-tokens 160", "generate --temperature=-1", "generate --top-p 0", "generate --raw --chat",
 		"generate --slots -1", "generate --prefill -1", "score --step 0", "generate --raw --system x",
 	} {
 		words := strings.Fields(args)
