@@ -72,7 +72,7 @@ func (r record) text(key string) (text string, err error) {
 
 // id is the record's id, a text or a whole number under the key "id", as JSON with one spelling for each id.
 func (r record) id() (string, error) {
-	const want = "a text or a whole number"
+	const want = "a text or a whole number that no other line has"
 	var text string
 	if r.has("id") && json.Unmarshal(r.fields["id"], &text) == nil {
 		return compact(text)

@@ -46,7 +46,7 @@ func TestBadRecordsAreToldByFileLineAndKey(t *testing.T) {
 		"null":          {`null`, `in.jsonl:1: null is not a JSON object`},
 		"two objects":   {`{"id":1}{"id":2}`, "in.jsonl:1: invalid character '{' after top-level value"},
 		"no UTF-8":      {"\n{\"id\":\"\xff\"}", "in.jsonl:2: the line is not UTF-8"},
-		"no id":         {`{"text":"a"}`, "in.jsonl:1:id: the key is missing, want a text or a whole number"},
+		"no id":         {`{"text":"a"}`, "in.jsonl:1:id: the key is missing, want a text or a whole number that no other line has"},
 		"id is null":    {`{"id":null}`, "in.jsonl:1:id: the key is missing"},
 		"fraction":      {`{"id":1.5}`, "in.jsonl:1:id: 1.5 is not a text or a whole number"},
 		"same id":       {"{\"id\":\"a\",\"text\":\"\"}\n{\"id\":\"\\u0061\"}", `in.jsonl:2:id: "a" is the id of line 1 already`},
