@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -125,7 +126,9 @@ func (t *Trainer) fit(config models.Config, tok *tokenizer.Tokenizer) (*tokenize
 // ModelError says that the folder of model.from holds no model that can be read, and where one is had from.
 func ModelError(dir string, err error) error {
 	hint := ""
-	if errors.Is(err, fs.ErrNotExist) {
+	if _, none := os.Stat(filepath.Join(dir, models.AdapterConfigFile)); none == nil {
+		hint = " (an adapter alone; a run starts from a whole model: merge it in PEFT, by merge_and_unload, and save the result)"
+	} else if errors.Is(err, fs.ErrNotExist) {
 		hint = " (`ldalign models inspect ORG/NAME` fetches a model of the Hugging Face Hub and tells its folder)"
 	}
 	return fmt.Errorf("model.from: %s: %w%s", dir, err, hint)

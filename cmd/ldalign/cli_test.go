@@ -153,6 +153,12 @@ func TestBadInput(t *testing.T) {
 			[]string{"model.from", "model", "config.json", "models inspect ORG/NAME"},
 		},
 		{
+			"an adapter", func(t *testing.T, o own) {
+				remove(t, filepath.Join(o.model, "config.json"))
+				write(t, filepath.Join(o.model, "adapter_config.json"), "{}")
+			}, exitFailed, []string{"model.from", "an adapter alone", "merge_and_unload"},
+		},
+		{
 			"no tokenizer", func(t *testing.T, o own) { remove(t, filepath.Join(o.model, "tokenizer.json")) }, exitFailed,
 			[]string{"model.from", "no tokenizer.json", "save_pretrained"},
 		},

@@ -50,7 +50,11 @@ func (c *runsListCommand) Run(ctx context.Context, e *env) (err error) {
 	w := tabwriter.NewWriter(e.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "run\tobjective\tpolicy\tstate\tlineage")
 	for _, s := range all {
-		fmt.Fprintf(w, "%s\t%s\t%d of %d\t%s\t%s\n", s.Run, s.Objective, s.Policy, s.Of, s.State, s.Lineage)
+		policy := "none"
+		if s.Policy >= 0 {
+			policy = fmt.Sprint(s.Policy)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s of %d\t%s\t%s\n", s.Run, s.Objective, policy, s.Of, s.State, s.Lineage)
 	}
 	return w.Flush()
 }

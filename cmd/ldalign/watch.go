@@ -76,9 +76,17 @@ func (n *node) liveStatus(ctx context.Context, run string) (runStatus, error) {
 	return s, err
 }
 
+// policies is how far the policies are, for people.
+func (s runStatus) policies() string {
+	if s.Policy < 0 {
+		return fmt.Sprintf("no policy yet of %d", s.Of)
+	}
+	return fmt.Sprintf("policy %d of %d", s.Policy, s.Of)
+}
+
 func printStatus(w io.Writer, s runStatus) error {
-	fmt.Fprintf(w, "run %s (%s): %s, policy %d of %d, %d evaluated, %d checkpoints\n",
-		s.Run, s.Objective, s.State, s.Policy, s.Of, s.Evaluated, s.Checkpoints)
+	fmt.Fprintf(w, "run %s (%s): %s, %s, %d evaluated, %d checkpoints\n",
+		s.Run, s.Objective, s.State, s.policies(), s.Evaluated, s.Checkpoints)
 	if s.Data != "" {
 		fmt.Fprintf(w, "data: %s\n", s.Data)
 	}
@@ -133,7 +141,7 @@ func printStatus(w io.Writer, s runStatus) error {
 func printLines(w io.Writer, s runStatus, now time.Time) error {
 	var b strings.Builder
 	at := now.Format(time.TimeOnly)
-	fmt.Fprintf(&b, "%s run %s: %s, policy %d of %d; waits for: %s\n", at, s.Run, s.State, s.Policy, s.Of, s.Live.Because)
+	fmt.Fprintf(&b, "%s run %s: %s, %s; waits for: %s\n", at, s.Run, s.State, s.policies(), s.Live.Because)
 	for _, stage := range s.Live.Stages {
 		fmt.Fprintf(&b, "%s %s: lag %d", at, stage.Stage, stage.Lag)
 		if rate := perSecond(stage); rate != "" {

@@ -97,7 +97,9 @@ func (m majorTicks) Ticks(low, high float64) []plot.Tick {
 func widen(a *plot.Axis) {
 	room := 0.04 * (a.Max - a.Min)
 	if room == 0 {
-		room = max(0.1*math.Abs(a.Max), 1e-12)
+		if room = 0.1 * math.Abs(a.Max); room == 0 {
+			room = 0.1
+		}
 	}
 	a.Min, a.Max = a.Min-room, a.Max+room
 }

@@ -69,7 +69,7 @@ func html5(in Input, figures figureSet, svgs map[string][]byte) ([]byte, error) 
 		},
 		{
 			ID: "time", Title: "Time", Tables: []table{stageTable(in)},
-			Missing: "No stage reported its work.",
+			Missing: "No stage reported its work. Only the `ldalign up` that did the work knows what it took.",
 		},
 	}
 	return p.html()

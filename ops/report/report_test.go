@@ -398,3 +398,13 @@ func TestAgreementRows(t *testing.T) {
 		}
 	}
 }
+
+// Scores that are all 0 have an axis with numbers that a reader knows.
+func TestAxisOfZeros(t *testing.T) {
+	zero := 0.0
+	files := written(t, Input{Rows: []Row{{Method: "SFT", Seeds: []Scores{{SampledExact: &zero}}}}})
+	svg := files["scores-exact.svg"]
+	if !bytes.Contains(svg, []byte("share of held-out prompts")) || bytes.Contains(svg, []byte(">1e")) || bytes.Contains(svg, []byte(">-1e")) {
+		t.Errorf("the axis of zeros:\n%s", svg)
+	}
+}
