@@ -157,7 +157,7 @@ func (e *env) hubModel(ctx context.Context, name string) (_ modelPlace, err erro
 		task.Done()
 	}
 	switch {
-	case errors.Is(err, hub.ErrNotHub), errors.Is(err, fs.ErrNotExist): // a path is not asked for
+	case errors.Is(err, hub.ErrNotHub), errors.Is(err, fs.ErrNotExist) && !errors.Is(err, hub.ErrOffline): // a path is not asked for
 		return modelPlace{}, fmt.Errorf("there is no folder %s, and the name is neither RUN@ITERATION nor an id of the Hub (ORG/NAME)",
 			filepath.Clean(name))
 	case err != nil:

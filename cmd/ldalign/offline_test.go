@@ -355,6 +355,10 @@ func TestModelsByName(t *testing.T) {
 	}
 	ldalign(t, "models", "inspect", "tiny-sft@1", "--dir", runs).want(t, 0, "tiny-sft@1", "llama")
 	ldalign(t, "models", "inspect", "acme/tiny").want(t, 0, "acme/tiny@"+policy.Commit())
+	t.Setenv("HF_HUB_OFFLINE", "1")
+	ldalign(t, "models", "inspect", "acme/tiny").want(t, 0, "acme/tiny@"+policy.Commit())
+	ldalign(t, "models", "inspect", "acme/none").want(t, exitFailed, "offline (HF_HUB_OFFLINE): acme/none")
+	t.Setenv("HF_HUB_OFFLINE", "")
 	// What an output was made with is the commit, not the branch.
 	out := filepath.Join(t.TempDir(), "out.jsonl")
 	args := []string{"generate", "--raw", "--model", "acme/tiny", "--input", in, "--out", out, "--max-tokens", "8"}
