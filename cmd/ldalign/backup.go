@@ -196,7 +196,8 @@ func (c *restoreCommand) Run(ctx context.Context, e *env) (err error) {
 		return err
 	}
 	if _, err := n.spec(ctx, b.Run); !errors.Is(err, streams.ErrNotFound) {
-		return errors.Join(err, fmt.Errorf("run %s is there already: `ldalign runs delete %s` removes it, --as NAME makes a copy", b.Run, b.Run))
+		return errors.Join(err, fmt.Errorf("run %s is there already: `ldalign runs delete %s` removes it, --as NAME makes a copy",
+			b.Run, b.Run))
 	}
 	lease, err := n.streams.AcquireLease(ctx, b.Run, holder(), restoreTTL)
 	if err != nil {

@@ -45,7 +45,8 @@ func (e *env) findModel(ctx context.Context, name string, servers serverFlags) (
 	}
 	place, err := e.findBase(ctx, base, servers)
 	if err != nil {
-		return modelPlace{}, fmt.Errorf("%s: base_model_name_or_path is %q: %w", filepath.Join(name, models.AdapterConfigFile), base, err)
+		return modelPlace{}, fmt.Errorf("%s: base_model_name_or_path is %q: %w",
+			filepath.Join(name, models.AdapterConfigFile), base, err)
 	}
 	return modelPlace{place.dir, name + " on " + place.name, name}, nil
 }

@@ -184,8 +184,8 @@ func mayChange(differences []schemas.Difference, from schemas.Kind) error {
 // hasLog refuses a log that a run's objective does not fill, or that the run, a replay itself, has not got.
 func hasLog(parent schemas.Spec, from schemas.Kind) error {
 	if trainer.Source(parent.Objective.Kind).Before(from) {
-		return fmt.Errorf("%w: run %s (%s) has no log %s; the last that it fills is %s (--from)", errUsage, parent.Run, parent.Objective.Kind,
-			from, trainer.Source(parent.Objective.Kind))
+		return fmt.Errorf("%w: run %s (%s) has no log %s; the last that it fills is %s (--from)",
+			errUsage, parent.Run, parent.Objective.Kind, from, trainer.Source(parent.Objective.Kind))
 	}
 	if from == schemas.Encoded && !parent.NeedsGuide() {
 		return fmt.Errorf("%w: run %s has no encoded: its distances are given, not measured", errUsage, parent.Run)

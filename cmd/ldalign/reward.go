@@ -108,8 +108,8 @@ func (e *env) loadReward(ctx context.Context, f modelFlags) (_ *rewardModel, err
 		return nil, err
 	}
 	if place.adapter != "" {
-		return nil, fmt.Errorf("%s is an adapter: reward takes whole models only; merge it in PEFT (merge_and_unload) and save the result",
-			place.adapter)
+		return nil, fmt.Errorf("%s is an adapter: reward takes whole models only; "+
+			"merge it in PEFT (merge_and_unload) and save the result", place.adapter)
 	}
 	dir := place.dir
 	if _, err := reward.ReadConfig(os.DirFS(dir)); err != nil { // told before all else
