@@ -78,8 +78,8 @@ void sample(const float *logits, const sampling &options, const double *u, const
 
 // The kernels of training. They add up over rows, so a number may depend on how many rows there are.
 
-// fast_products tells whether product is worth its while here: it has a form for AVX-512, which the linear algebra of
-// libtorch 2.1 uses on processors of one maker only.
+// fast_products tells whether product has its form for AVX-512 here, which the linear algebra of libtorch 2.1 takes on
+// Intel's processors only; there that is faster still.
 bool fast_products();
 
 // matrix is where element (i, j) is: data[i·row + j·column].

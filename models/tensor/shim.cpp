@@ -100,13 +100,19 @@ uintptr_t shim_thread(void) {
 extern "C" int mkl_serv_cbwr_get_auto_branch(void) __attribute__((weak));
 extern "C" int mkl_serv_cbwr_set(int) __attribute__((weak));
 
+// mkl_branch is the instructions that MKL has reproducible products for here: on AMD's processors older ones than it uses.
+static int mkl_branch() { return mkl_serv_cbwr_get_auto_branch ? mkl_serv_cbwr_get_auto_branch() : 0; }
+
+bool mkl_takes_avx512() {
+  static const bool takes = mkl_branch() >= 12;
+  return takes;
+}
+
 // shim_strict_products has MKL's matrix products give a row of a batch the same bits wherever it stands, in batches of
 // models.RowStep rows. On AMD's processors they do, on Intel's in this mode alone. It does nothing once MKL was used.
 void shim_strict_products(void) {
   constexpr int avx2 = 10, strict = 0x10000;
-  if (!mkl_serv_cbwr_get_auto_branch || !mkl_serv_cbwr_set) return;
-  const int branch = mkl_serv_cbwr_get_auto_branch();
-  if (branch >= avx2) mkl_serv_cbwr_set(branch | strict);
+  if (mkl_serv_cbwr_set && mkl_branch() >= avx2) mkl_serv_cbwr_set(mkl_branch() | strict);
 }
 
 char *shim_set_threads(int n) {

@@ -25,6 +25,9 @@ inline at::Tensor &T(void *t) { return *static_cast<at::Tensor *>(t); }
 
 inline void give(void **out, at::Tensor t) { *out = new at::Tensor(std::move(t)); }
 
+// mkl_takes_avx512 tells whether the MKL that libtorch is linked with computes products in AVX-512 here.
+bool mkl_takes_avx512();
+
 // With gradients: what bytoken.cpp computes without, of the same contiguous operands. f is one of kernels.h.
 at::Tensor differentiable_rms_norm(const at::Tensor &x, const at::Tensor &weight, double offset, double eps);
 at::Tensor differentiable_rotate(const at::Tensor &x, const at::Tensor &cos, const at::Tensor &sin,
