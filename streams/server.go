@@ -74,6 +74,9 @@ func startEmbedded(o Options) (*embedded, error) {
 }
 
 func (e *embedded) start(o Options, host string, port int, token string) error {
+	if err := completeMeta(o.Dir); err != nil {
+		return err
+	}
 	s, err := server.NewServer(&server.Options{
 		ServerName: "ldalign",
 		Host:       host,
