@@ -275,6 +275,7 @@ func (c *conversation) answer(ctx context.Context, question string) error {
 		return nil
 	}
 	out, err := c.generate(ctx, ids)
+	out.text = strings.TrimPrefix(out.text, c.lead)
 	if errors.Is(err, context.Canceled) {
 		err = nil
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/ldalign/ldalign/models/decode"
@@ -211,10 +212,13 @@ func readPrompt(r *converted) (prompt string, messages []tokenizer.Message, err 
 func (c *generateCommand) finish(o *offline, w *want, r *converted, result decode.Result) error {
 	text := w.text
 	if w.stop == nil {
-		text = o.tokenizer.Decode(result.IDs, true)
-	} else if w.stop.Stopped() == "" {
-		rest, _ := w.stop.Push(w.stream.Flush())
-		text += rest + w.stop.Flush()
+		text = o.response(result.IDs)
+	} else {
+		if w.stop.Stopped() == "" {
+			rest, _ := w.stop.Push(w.stream.Flush())
+			text += rest + w.stop.Flush()
+		}
+		text = strings.TrimPrefix(text, o.lead)
 	}
 	sum := 0.0
 	for _, v := range result.LogProbs {

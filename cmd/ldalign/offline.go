@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/ldalign/ldalign/models"
@@ -46,6 +47,8 @@ type offline struct {
 	tokenizer *tokenizer.Tokenizer
 	chat      bool
 	system    string
+	// lead is what the template writes before an answer: it is no part of a response.
+	lead string
 }
 
 // load opens the model of the flags, packed where it can be.
@@ -74,6 +77,7 @@ func (e *env) load(ctx context.Context, f modelFlags, t templateFlags) (_ *offli
 		if _, err := tokenizer.NewFormat(o.tokenizer, tokenizer.FormatOptions{Template: "chat", System: t.System}); err != nil {
 			return nil, fmt.Errorf("%s: %w (--raw does without a template)", dir, err)
 		}
+		o.lead = o.tokenizer.Lead()
 	}
 	if o.system != "" && !o.chat {
 		return nil, fmt.Errorf("%w: --system needs a chat template", errUsage)
@@ -140,6 +144,11 @@ func (o *offline) prompt(prompt string, messages []tokenizer.Message) ([]int64, 
 		return nil, err
 	}
 	return o.tokenizer.Encode(text, false)
+}
+
+// response is the text of sampled ids as the content of an answer, before which the template writes its lead itself.
+func (o *offline) response(ids []int64) string {
+	return strings.TrimPrefix(o.tokenizer.Decode(ids, true), o.lead)
 }
 
 // converted is a record on its way from the input to the output.

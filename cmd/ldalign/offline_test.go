@@ -10,6 +10,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -177,42 +178,98 @@ type scored struct {
 	LogProb float64   `json:"logprob"`
 	Tokens  int       `json:"tokens"`
 	Each    []float64 `json:"token_logprobs"`
+	Cut     int       `json:"cut_prompt_tokens"`
 }
 
-// What generate says of a response in raw text is what score says of it.
+// What generate says of a response is what score says of it, by the tokens that were sampled: through the demo's template,
+// which writes a space before an answer, and in raw text, where random tokens seldom are those of their text.
 func TestScoreOfWhatWasGenerated(t *testing.T) {
-	model, dir := chatModel(t, nil), t.TempDir()
-	in, answers, out := filepath.Join(dir, "in.jsonl"), filepath.Join(dir, "answers.jsonl"), filepath.Join(dir, "out.jsonl")
+	runs, _ := finished(t)
 	var text strings.Builder
-	for i := range 40 {
-		fmt.Fprintf(&text, `{"id": %d, "prompt": "Name colour %d. "}`+"\n", i, i)
+	for i := range 30 {
+		fmt.Fprintf(&text, `{"id": %d, "prompt": "Name colour %d."}`+"\n", i, i)
+	}
+	fmt.Fprintf(&text, `{"id": 30, "messages": [{"role": "user", "content": "Hi"}]}`+"\n")
+	long := fmt.Sprintf(`{"id": 31, "prompt": %q}`+"\n", strings.Repeat("long ", 200))
+	for name, c := range map[string]struct {
+		model []string
+		input string
+	}{
+		"chat": {[]string{"--chat", "--model", "tiny-sft@", "--dir", runs}, text.String() + long},
+		"raw": {
+			[]string{"--raw", "--model", chatModel(t, nil), "--temperature", "1"},
+			text.String()[:strings.Index(text.String(), `{"id": 30`)],
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			in, answers, out := filepath.Join(dir, "in.jsonl"), filepath.Join(dir, "answers.jsonl"), filepath.Join(dir, "out.jsonl")
+			write(t, in, c.input)
+			count := strings.Count(c.input, "\n")
+			ldalign(t, append([]string{"generate", "--input", in, "--out", answers, "--max-tokens", "12", "--logprobs"}, c.model...)...).
+				want(t, 0)
+			sampled := written[generated](t, answers)
+			model := slices.DeleteFunc(slices.Clone(c.model), func(s string) bool { return s == "--temperature" || s == "1" })
+			score := append([]string{"score", "--step", "32"}, model...)
+			ldalign(t, append(score, "--input", answers, "--out", out)...).want(t, 0, fmt.Sprintf("%d by_token_ids", count))
+			got := written[scored](t, out)
+			if len(got) != count || len(sampled) != count {
+				t.Fatalf("%d records, %d generated, %d scored", count, len(sampled), len(got))
+			}
+			near := cmp.Comparer(func(a, b float64) bool { return math.Abs(a-b) <= 1e-5 })
+			for i, s := range got {
+				if diff := cmp.Diff(sampled[i].Each, s.Each, near); diff != "" || math.Abs(s.LogProb-sampled[i].LogProb) > 1e-4 ||
+					s.Tokens != len(s.Each) || sampled[i].Cut != s.Cut {
+					t.Errorf("line %d, %+v (-generate +score):\n%s", i, sampled[i], diff)
+				}
+			}
+			if c := sampled[count-1].Cut; name == "chat" && c == 0 {
+				t.Error("no prompt was cut")
+			}
+		})
+	}
+}
+
+// A response's text alone, without the ids, is scored as the tokens that the model sampled where the text has those: the space
+// that the template writes before an answer is not in the text.
+func TestScoreOfATextThroughATemplateWithASpace(t *testing.T) {
+	runs, _ := finished(t)
+	dir := t.TempDir()
+	in, texts := filepath.Join(dir, "in.jsonl"), filepath.Join(dir, "texts.jsonl")
+	var text strings.Builder
+	for i := range 60 {
+		fmt.Fprintf(&text, `{"id": %d, "prompt": "Name colour %d."}`+"\n", i, i)
 	}
 	write(t, in, text.String())
-	ldalign(t, "generate", "--raw", "--model", model, "--input", in, "--out", answers, "--max-tokens", "5", "--temperature", "1",
-		"--ignore-eos").want(t, 0)
-	ldalign(t, "score", "--raw", "--model", model, "--input", answers, "--out", out, "--step", "32").want(t, 0, "40 records")
-	words, err := tokenizer.Load(model)
+	model := []string{"--model", "tiny-sft@", "--dir", runs}
+	sampled := lines[generated](t, ldalign(t, append([]string{
+		"generate", "--input", in, "--max-tokens", "3", "--temperature", "1", "--logprobs",
+	}, model...)...))
+	text.Reset()
+	for i, g := range sampled {
+		line, err := compact(map[string]any{"id": i, "prompt": fmt.Sprintf("Name colour %d.", i), "response": g.Response})
+		if err != nil {
+			t.Fatal(err)
+		}
+		text.WriteString(line + "\n")
+	}
+	write(t, texts, text.String())
+	words, err := tokenizer.Load("../../stages/dataset/demo-tokenizer")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer words.Close()
 	same := 0
-	sampled := written[generated](t, answers)
-	for i, s := range written[scored](t, out) {
-		sum := 0.0
-		for _, v := range s.Each {
-			sum += v
-		}
-		if len(s.Each) != s.Tokens || math.Abs(sum-s.LogProb) > 1e-5 {
-			t.Errorf("line %d: %+v", i, s)
-		}
-		again, err := words.Encode(sampled[i].Response, false)
-		if err != nil || !cmp.Equal(again, sampled[i].TokenIDs) {
-			continue // the text has other tokens than were sampled
+	for i, s := range lines[scored](t, ldalign(t, append([]string{"score", "--input", texts}, model...)...)) {
+		again, err := words.Encode(" "+sampled[i].Response, false)
+		if err != nil || len(again) == 0 || !slices.Equal(again, sampled[i].TokenIDs[:min(len(again), len(sampled[i].TokenIDs))]) {
+			continue
 		}
 		same++
-		if math.Abs(s.LogProb-sampled[i].LogProb) > 1e-5 {
-			t.Errorf("line %d: score %g, generate %g", i, s.LogProb, sampled[i].LogProb)
+		for k := range again {
+			if math.Abs(s.Each[k]-sampled[i].Each[k]) > 1e-5 {
+				t.Errorf("%q: score %v, generate %v", sampled[i].Response, s.Each, sampled[i].Each)
+			}
 		}
 	}
 	if same < 3 {

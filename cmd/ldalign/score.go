@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -30,7 +31,8 @@ func (scoreCommand) Help() string {
 
 A line in is {"id": …, "prompt": "…", "response": "…"}. A line out adds logprob (log p(response | prompt), the sum over the
 response's tokens), tokens (their number) and token_logprobs. With a chat template the response's end token counts, as in
-training; with --raw prompt and response are joined as they are, and only the tokenizer's own special tokens are added.
+training; with --raw prompt and response are joined as they are, and only the tokenizer's own special tokens are added. The
+token_ids that generate wrote are scored themselves, where the response is still their text.
 Ctrl-C ends it behind what is done; with --out the same command goes on there. docs/models.md has the whole of it.`
 }
 
@@ -49,32 +51,38 @@ func (c *scoreCommand) Run(ctx context.Context, e *env) (err error) {
 	}
 	most := o.model.Config().MaxLength()
 	rows := map[*converted]models.Sequence{}
-	cut, tokens, read := 0, 0, 0
+	cut, sampled, tokens, read := 0, 0, 0, 0
 	var took time.Duration
 	job := conversion{
 		verb: "score", unit: "records", input: c.Input, output: c.Out, window: 512,
 		settings: map[string]any{"verb": "score", "model": o.place.name, "template": c.templateFlags, "overlong": c.Overlong},
 		prepare: func(r *converted) error {
-			prompt, err := r.text("prompt")
-			if err != nil {
-				return err
-			}
 			response, err := r.text("response")
 			if err != nil {
 				return err
 			}
-			promptIDs, responseIDs, err := pair(prompt, response)
+			var promptIDs []int64
+			lost := 0
+			responseIDs := sampledIDs(o, r, response)
+			if responseIDs != nil {
+				sampled++
+				promptIDs, lost, err = sampledFrom(o, r)
+			} else {
+				promptIDs, responseIDs, err = writtenIDs(r, response, pair)
+			}
 			if err != nil {
-				return r.fail("response", "%v", err)
+				return err
 			}
 			if over := len(promptIDs) + len(responseIDs) - most; over > 0 {
 				if c.Overlong == "reject" || over >= len(promptIDs) {
 					return r.fail("prompt", "has %d tokens and the response %d, the model takes %d together",
 						len(promptIDs), len(responseIDs), most)
 				}
-				promptIDs = promptIDs[over:]
+				promptIDs, lost = promptIDs[over:], lost+over
+			}
+			if lost > 0 {
 				cut++
-				if err := r.set("cut_prompt_tokens", over); err != nil {
+				if err := r.set("cut_prompt_tokens", lost); err != nil {
 					return err
 				}
 			}
@@ -116,13 +124,61 @@ func (c *scoreCommand) Run(ctx context.Context, e *env) (err error) {
 		return err
 	}
 	return e.summary("score", count{"records", done}, count{"before", before}, count{"tokens", tokens}, count{"read_tokens", read},
-		count{"cut_prompts", cut}, count{"seconds", round(took)})
+		count{"cut_prompts", cut}, count{"by_token_ids", sampled}, count{"seconds", round(took)})
+}
+
+// writtenIDs are the ids of a record's texts.
+func writtenIDs(r *converted, response string, pair pairing) (promptIDs, responseIDs []int64, err error) {
+	prompt, err := r.text("prompt")
+	if err != nil {
+		return nil, nil, err
+	}
+	if promptIDs, responseIDs, err = pair(prompt, response); err != nil {
+		err = r.fail("response", "%v", err)
+	}
+	return promptIDs, responseIDs, err
+}
+
+// sampledIDs are the token_ids of a record that generate wrote; nil where it has none whose text is the response. A text
+// does not tell which tokens it was sampled as, nor whether an end token was among them.
+func sampledIDs(o *offline, r *converted, response string) []int64 {
+	var ids []int64
+	if !r.has("token_ids") || json.Unmarshal(r.fields["token_ids"], &ids) != nil || len(ids) == 0 {
+		return nil
+	}
+	unknown := func(id int64) bool { return id < 0 || id >= int64(o.tokenizer.Vocab()) }
+	if slices.ContainsFunc(ids, unknown) || o.response(ids) != response {
+		return nil
+	}
+	return ids
+}
+
+// sampledFrom is the prompt of such a record, and how many tokens generate took from its front.
+func sampledFrom(o *offline, r *converted) (ids []int64, lost int, err error) {
+	prompt, messages, err := readPrompt(r)
+	if err != nil {
+		return nil, 0, err
+	}
+	if ids, err = o.prompt(prompt, messages); err != nil {
+		return nil, 0, r.fail("prompt", "%v", err)
+	}
+	if r.has("cut_prompt_tokens") {
+		if err := r.into("cut_prompt_tokens", "a whole number", &lost); err != nil {
+			return nil, 0, err
+		}
+		if lost < 0 || lost >= len(ids) {
+			return nil, 0, r.fail("cut_prompt_tokens", "is %d of a prompt of %d tokens", lost, len(ids))
+		}
+	}
+	return ids[lost:], lost, nil
 }
 
 var errNotFinite = errors.New("the model's scores are not finite: its weights are damaged, or too large for their type")
 
-// pairs is how a prompt and a response become ids.
-func (c *scoreCommand) pairs(o *offline) (func(prompt, response string) (p, r []int64, err error), error) {
+// pairing is how a prompt and a response become ids.
+type pairing func(prompt, response string) (promptIDs, responseIDs []int64, err error)
+
+func (c *scoreCommand) pairs(o *offline) (pairing, error) {
 	if o.chat {
 		format, err := tokenizer.NewFormat(o.tokenizer, tokenizer.FormatOptions{Template: "chat", System: o.system})
 		if err != nil {
@@ -130,7 +186,7 @@ func (c *scoreCommand) pairs(o *offline) (func(prompt, response string) (p, r []
 		}
 		return format.Pair, nil
 	}
-	return func(prompt, response string) (p, r []int64, err error) {
+	return func(prompt, response string) ([]int64, []int64, error) {
 		return joinRaw(o.tokenizer, prompt, response)
 	}, nil
 }

@@ -148,6 +148,27 @@ func (t *Tokenizer) Render(messages []Message, addGenerationPrompt bool) (string
 	return t.template.render(messages, addGenerationPrompt)
 }
 
+// Lead is what the chat template writes between a prompt and the content of its answer, where that is blank: a sampled
+// answer begins with it, the content of a turn does not. Empty where there is nothing of the kind.
+func (t *Tokenizer) Lead() string {
+	const answer = "answer"
+	turns := []Message{{Role: "user", Content: "question"}, {Role: "assistant", Content: answer}}
+	prompt, err := t.Render(turns[:1], true)
+	if err != nil {
+		return ""
+	}
+	whole, err := t.Render(turns, false)
+	if err != nil {
+		return ""
+	}
+	rest, begins := strings.CutPrefix(whole, prompt)
+	lead, _, found := strings.Cut(rest, answer)
+	if !begins || !found || strings.TrimSpace(lead) != "" {
+		return ""
+	}
+	return lead
+}
+
 // nulTokens maps each token whose text has a NUL, which the library cannot return, to tokens of the same text with a
 // byte FF instead, which decodes to U+FFFD.
 func (t *Tokenizer) nulTokens(vocab map[string]int64) map[int64][]int64 {

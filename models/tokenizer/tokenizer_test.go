@@ -648,6 +648,31 @@ func TestHostileTemplates(t *testing.T) {
 	}
 }
 
+func TestLead(t *testing.T) {
+	const user, end = "{{ '<user>' + messages[0].content }}", "{% if add_generation_prompt %}{{ '<bot>' }}{% endif %}"
+	for name, test := range map[string]struct{ answer, want string }{
+		"a space":              {"'<bot> ' + m.content", " "},
+		"lines":                {`'<bot>\n\n' + m.content`, "\n\n"},
+		"nothing":              {"'<bot>' + m.content", ""},
+		"trimmed by it":        {"'<bot>' + m.content | trim", ""},
+		"text that is no lead": {"'<bot> <think> ' + m.content", ""},
+		"another prompt":       {"'<assistant> ' + m.content", ""},
+		"no answer":            {"'<bot> '", ""},
+		"refused":              {"raise_exception('no')", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			files := folder(t, "chatml")
+			files["chat_template.jinja"] = &fstest.MapFile{
+				Data: []byte(user + "{% for m in messages[1:] %}{{ " + test.answer + " }}{% endfor %}" + end),
+			}
+			tok := closing(t)(tokenizer.FromFS(files))
+			if got := tok.Lead(); got != test.want {
+				t.Errorf("%q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
 func TestFromManyGoroutines(t *testing.T) {
 	g := readGoldens(t)
 	tok := load(t, "llama3")
