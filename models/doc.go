@@ -6,13 +6,15 @@
 // # Shapes and exactness
 //
 // Shapes are written [B, T, H]: B rows, T positions, H the hidden width; V is the vocabulary, D the width of a head.
-// Sequences are padded on the right and attend causally, so what stands behind a row's end never reaches the row, and
-// no mask is needed.
 //
-// A row's numbers must not depend on its neighbours (they would flip a sampled token now and then, and a redelivered
-// message would give another text). With equal matrix shapes they do not, to the last bit; so every function here
-// computes in shapes that its caller fixes: a number of rows and a length (PadRule), never the size of the batch at
-// hand.
+// Networks compute by token: a list of tokens of any sequences, each with its place in its own. A Cache does so for what
+// generates, scores (models/score) and encodes (models/guide), where a sequence's numbers must not depend on its neighbours:
+// they would flip a sampled token now and then, and a redelivered message would give another text. With packed weights they do
+// not, to the last bit. A Layout does so for what trains, where last bits may depend on what is computed together, which is a
+// function of spec and data.
+//
+// LogProbs and Hidden compute whole sequences, padded on the right to a shape that the caller fixes (PadRule): the plain form,
+// which tests hold the others against.
 //
 // Dropout is never applied: the policy and the reference must be the same function.
 package models

@@ -10,9 +10,9 @@ type linear struct {
 	inFirst bool           // weight is [In, Out], as GPT-2 stores it
 }
 
-// pass is one run of tokens through a network's layers. There are two kinds. Whole sequences, x [B, T, H] at positions
-// 0 to T-1: that is the guide. Or by token, x [M, 1, H], each at a position of its own in a row of its own: that is
-// generating and scoring, see Cache, and training, see TrainLogProbs.
+// pass is one run of tokens through a network's layers. There are two kinds. By token, x [M, 1, H], each at a position of its
+// own in a row of its own: that is generating, scoring and encoding, see Cache, and training, see Layout. Or whole sequences,
+// x [B, T, H] at positions 0 to T-1: that is the plain form, which the others are held against.
 type pass struct {
 	// scope is where a layer's result goes, see block.
 	scope  *tensor.Scope
@@ -23,7 +23,7 @@ type pass struct {
 	packed map[*tensor.Tensor]*tensor.Packed
 	// adapted are the low-rank updates of an adapter, by the weight that they add to; nil without an adapter.
 	adapted map[*tensor.Tensor]*lowRank
-	// train is nil unless gradients flow by token, see TrainLogProbs.
+	// train is nil unless gradients flow by token, see Layout.
 	train *training
 }
 
