@@ -19,6 +19,8 @@ import (
 var (
 	// ErrInUse: another process runs the embedded server of this folder.
 	ErrInUse = errors.New("streams: folder in use")
+	// ErrBeingRead, which wraps ErrInUse: that process only reads, see Attach, and leaves the folder when it has read.
+	ErrBeingRead = fmt.Errorf("%w for reading", ErrInUse)
 	// ErrServerTooOld: the NATS server is older than minServer.
 	ErrServerTooOld = errors.New("streams: NATS server too old")
 	// ErrNotFound: no message, dead letter or store of that name.
@@ -76,7 +78,12 @@ func Open(ctx context.Context, o Options) (*Conn, error) {
 	if o.URL != "" {
 		return connect(ctx, o, o.URL, nil)
 	}
-	server, err := startEmbedded(o)
+	return openEmbedded(ctx, o, false)
+}
+
+// openEmbedded starts the embedded server; reads says that it is for reading alone.
+func openEmbedded(ctx context.Context, o Options, reads bool) (*Conn, error) {
+	server, err := startEmbedded(o, reads)
 	if err != nil {
 		return nil, err
 	}
@@ -95,17 +102,19 @@ func Attach(ctx context.Context, dir string, o Options) (*Conn, error) {
 	if _, err := os.Stat(filepath.Join(dir, storeDir)); errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: no streams in %s", ErrNotFound, dir)
 	}
-	o.URL, o.Dir = "", dir
+	o.URL, o.Dir, o.Limits = "", dir, o.Limits.withDefaults()
+	if err := o.Limits.validate(); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	for {
-		c, err := Open(ctx, o)
+		c, err := openEmbedded(ctx, o, true)
 		if !errors.Is(err, ErrInUse) {
 			return c, err
 		}
 		at, readErr := readAddress(dir)
 		if readErr == nil {
-			o.Limits = o.Limits.withDefaults()
 			c, readErr = connect(ctx, o, at.URL, nil, nats.Token(at.Token))
 		}
 		if readErr == nil {

@@ -20,7 +20,7 @@ func TestSecondOpenIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	c := openIn(t, dir, quick)
 	_, err := Open(testContext(t), Options{Dir: dir})
-	if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), c.URL()) {
+	if !errors.Is(err, ErrInUse) || errors.Is(err, ErrBeingRead) || !strings.Contains(err.Error(), c.URL()) {
 		t.Errorf("got %v, want ErrInUse naming %s", err, c.URL())
 	}
 }
@@ -56,6 +56,9 @@ func TestAttach(t *testing.T) {
 	alone, err := Attach(testContext(t), dir, Options{})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if _, err := Open(testContext(t), Options{Dir: dir}); !errors.Is(err, ErrBeingRead) || !errors.Is(err, ErrInUse) {
+		t.Errorf("beside one that reads: got %v, want ErrBeingRead", err)
 	}
 	if got := len(stored(t, alone, schemas.Prompts, "r")); got != 3 {
 		t.Errorf("after the owner: %d prompts, want 3", got)

@@ -139,7 +139,7 @@ func spawn(t *testing.T, role, dir, url string) *exec.Cmd {
 // serve starts a server as a test's own, which other processes can reach.
 func serve(t *testing.T, dir, listen string) *embedded {
 	t.Helper()
-	server, err := startEmbedded(Options{Dir: dir, Listen: listen, Limits: durable.withDefaults(), Log: testLog(t)})
+	server, err := startEmbedded(Options{Dir: dir, Listen: listen, Limits: durable.withDefaults(), Log: testLog(t)}, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -44,9 +44,11 @@ type address struct {
 	URL string `json:"url"`
 	// Token is empty when the user chose the address.
 	Token string `json:"token,omitempty"`
+	// Reads is set when the server was started to read what the folder holds.
+	Reads bool `json:"reads,omitempty"`
 }
 
-func startEmbedded(o Options) (*embedded, error) {
+func startEmbedded(o Options, reads bool) (*embedded, error) {
 	if o.Dir == "" {
 		return nil, errors.New("streams: neither a NATS server's URL nor a folder for the embedded one is given")
 	}
@@ -65,7 +67,7 @@ func startEmbedded(o Options) (*embedded, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &embedded{log: newServerLog(o.Log), lock: lock, dir: o.Dir, started: time.Now()}
+	e := &embedded{log: newServerLog(o.Log), lock: lock, dir: o.Dir, started: time.Now(), address: address{Reads: reads}}
 	if err := e.start(o, host, port, token); err != nil {
 		e.stop()
 		return nil, err
@@ -106,7 +108,7 @@ func (e *embedded) start(o Options, host string, port int, token string) error {
 	if !s.ReadyForConnections(startTimeout) {
 		return fmt.Errorf("streams: embedded NATS server on %s is not ready after %v", o.Dir, startTimeout)
 	}
-	e.address = address{PID: os.Getpid(), URL: s.ClientURL(), Token: token}
+	e.address.PID, e.address.URL, e.address.Token = os.Getpid(), s.ClientURL(), token
 	return e.writeAddress()
 }
 
@@ -170,7 +172,11 @@ func lockDir(dir string) (*os.File, error) {
 			return nil, fmt.Errorf("streams: lock the store's folder %s: %w", dir, err)
 		}
 		if holder, err := readAddress(dir); err == nil {
-			return nil, fmt.Errorf("%w: %s is held by process %d (%s)", ErrInUse, dir, holder.PID, holder.URL)
+			reason := ErrInUse
+			if holder.Reads {
+				reason = ErrBeingRead
+			}
+			return nil, fmt.Errorf("%w: %s is held by process %d (%s)", reason, dir, holder.PID, holder.URL)
 		}
 		return nil, fmt.Errorf("%w: %s is held by another process", ErrInUse, dir)
 	}

@@ -81,17 +81,22 @@ func (e *env) open(ctx context.Context, servers schemas.ServersSpec, limits sche
 	})
 }
 
-// openFreed opens a folder that another process may be about to leave: a verb that only reads holds an idle one for a moment.
+// openFreed opens a folder that another process may be about to leave: a verb that only reads holds an idle one until it has
+// read, which takes an audit of a million pairs half a minute.
 func openFreed(ctx context.Context, log zerolog.Logger, o streams.Options) (*streams.Conn, error) {
-	const patience, every = 3 * time.Second, 100 * time.Millisecond
+	const patience, forReader, every = 3 * time.Second, time.Minute, 100 * time.Millisecond
 	said := false
 	for began := time.Now(); ; {
 		c, err := streams.Open(ctx, o)
-		if !errors.Is(err, streams.ErrInUse) || time.Since(began) > patience {
+		wait := patience
+		if errors.Is(err, streams.ErrBeingRead) {
+			wait = forReader
+		}
+		if !errors.Is(err, streams.ErrInUse) || time.Since(began) > wait {
 			return c, err
 		}
 		if !said {
-			log.Info().Err(err).Msg("waiting some seconds for the folder")
+			log.Info().Err(err).Msg("waiting up to " + wait.String() + " for the folder")
 			said = true
 		}
 		select {

@@ -18,7 +18,14 @@ func (r released) Write(line []byte) (int, error) { return len(line), r.reader.C
 // A folder that a reader is about to leave is waited for.
 func TestOpenWaitsForAReader(t *testing.T) {
 	o := streams.Options{Dir: filepath.Join(t.TempDir(), "nats"), Name: "test", Log: zerolog.Nop()}
-	reader, err := streams.Open(t.Context(), o)
+	first, err := streams.Open(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	reader, err := streams.Attach(t.Context(), o.Dir, o)
 	if err != nil {
 		t.Fatal(err)
 	}
