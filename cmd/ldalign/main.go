@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -120,16 +121,29 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "ldalign: %v\nSee `%s --help`.\n", err, where(err))
 		return exitUsage
 	}
+	interrupts.json.Store(c.JSON)
 	err = command.Run(&env{
 		dir: c.Dir, cache: c.Cache, json: c.JSON, verbose: c.Verbose, stdout: stdout, stderr: stderr, interrupts: interrupts,
 	})
 	if err != nil {
-		fmt.Fprintln(stderr, "ldalign:", err)
-	}
-	if errors.Is(err, checkpoints.ErrNoCheckpoint) {
-		fmt.Fprintln(stderr, "`ldalign checkpoints list RUN` lists what a run has.")
+		text := err.Error()
+		if errors.Is(err, checkpoints.ErrNoCheckpoint) {
+			text += "\n`ldalign checkpoints list RUN` lists what a run has."
+		}
+		announce(stderr, c.JSON, "error", text)
 	}
 	return exitCode(err)
+}
+
+// announce prints a message on stderr, with --json as an object.
+func announce(stderr io.Writer, asJSON bool, kind, text string) {
+	if asJSON {
+		if line, err := compact(map[string]string{kind: text}); err == nil {
+			fmt.Fprintln(stderr, line)
+			return
+		}
+	}
+	fmt.Fprintln(stderr, "ldalign:", text)
 }
 
 // where is the command whose --help tells what an error of parsing is about.
@@ -180,7 +194,11 @@ func interruptible(stderr io.Writer, who *interrupts) (context.Context, func()) 
 				if ctx.Err() != nil {
 					os.Exit(exitInterrupted)
 				}
-				fmt.Fprintln(stderr, "\nldalign: finishing the step at hand and saving (Ctrl-C again ends at once) ...")
+				asJSON := who.json.Load()
+				if !asJSON {
+					fmt.Fprintln(stderr) // behind the terminal's ^C
+				}
+				announce(stderr, asJSON, "notice", "finishing the step at hand and saving (Ctrl-C again ends at once) ...")
 				cancel()
 			case <-done:
 				return
@@ -196,8 +214,9 @@ func interruptible(stderr io.Writer, who *interrupts) (context.Context, func()) 
 
 // interrupts is where a verb may take Ctrl-C for something else than the end of the program.
 type interrupts struct {
-	mu sync.Mutex
-	do func()
+	json atomic.Bool // --json
+	mu   sync.Mutex
+	do   func()
 }
 
 // take has do called at Ctrl-C until release.
