@@ -360,6 +360,21 @@ func TestWhileARunIsOn(t *testing.T) {
 	}
 }
 
+// Where a run's checkpoints are not in the store that is looked into, status says so.
+func TestStatusWithAnotherStore(t *testing.T) {
+	dir := finishedCopy(t)
+	if err := os.RemoveAll(filepath.Join(dir, "runs", "tiny-ld", "checkpoints")); err != nil {
+		t.Fatal(err)
+	}
+	ldalign(t, "status", "tiny-ld", "--dir", dir).want(t, 0, "0 checkpoints", "log names 4 checkpoints", "--s3", dir)
+	if other := ldalign(t, "status", "tiny-sft", "--dir", dir); strings.Contains(other.stdout, "warning") {
+		t.Errorf("a run that has its checkpoints: %s", other.stdout)
+	}
+	if s := lines[runStatus](t, ldalign(t, "status", "tiny-ld", "--dir", dir, "--json")); s[0].Missing == "" {
+		t.Errorf("status --json: %+v", s)
+	}
+}
+
 func TestFinishedRun(t *testing.T) {
 	dir, _ := finished(t)
 	ld := func(args ...string) output { return ldalign(t, append(args, "--dir", dir)...) }
@@ -424,6 +439,12 @@ func TestFinishedRun(t *testing.T) {
 		ld(args...).want(t, exitFailed, "no such", "nope")
 	}
 	ld("tail", "nope").want(t, exitFailed, "matches no stream", "scored")
+	var failed struct {
+		Error string `json:"error"`
+	}
+	if out := ld("status", "nope", "--json"); json.Unmarshal([]byte(out.stderr), &failed) != nil || !strings.Contains(failed.Error, "nope") {
+		t.Errorf("an error with --json: %s", out.stderr)
+	}
 }
 
 func TestPlacesThatRefuse(t *testing.T) {

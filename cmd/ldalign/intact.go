@@ -22,11 +22,7 @@ func (n *node) intact(ctx context.Context, run string) error {
 	if err != nil && !errors.Is(err, streams.ErrNotFound) {
 		return err
 	}
-	announced := 0
-	err = n.streams.Read(ctx, schemas.Checkpoints, run, streams.AllIterations, 0, func(streams.Received) error {
-		announced++
-		return nil
-	})
+	announced, err := n.announced(ctx, run)
 	if err != nil {
 		return err
 	}
@@ -40,4 +36,13 @@ func (n *node) intact(ctx context.Context, run string) error {
 		return fmt.Errorf("the streams have nothing of run %s, of which the store has %d checkpoints: %s", run, len(manifests), remedy)
 	}
 	return nil
+}
+
+// announced is how many checkpoints the run's log names.
+func (n *node) announced(ctx context.Context, run string) (count int, err error) {
+	err = n.streams.Read(ctx, schemas.Checkpoints, run, streams.AllIterations, 0, func(streams.Received) error {
+		count++
+		return nil
+	})
+	return count, err
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/ldalign/ldalign/ops/progress"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/trainer"
 )
@@ -84,8 +85,9 @@ func (c *runsPruneCommand) Run(ctx context.Context, e *env) (err error) {
 	if c.Yes {
 		verb = "removed"
 	}
-	fmt.Fprintf(e.stdout, "run %s: %s %d messages of %d iterations, and the weights of %d policies, %d files of %d bytes\n", c.Name,
-		verb, out.Messages, len(out.Iterations), len(out.Policies), out.Files, out.Bytes)
+	fmt.Fprintf(e.stdout, "run %s: %s %d messages of %s, and the weights of %s, %d files of %d bytes\n", c.Name, verb,
+		out.Messages, progress.Count(int64(len(out.Iterations)), "iterations"), progress.Count(int64(len(out.Policies)), "policies"),
+		out.Files, out.Bytes)
 	for _, s := range out.Stays {
 		fmt.Fprintf(e.stdout, "  stays: %s of iteration %d: %s\n", s.What, s.Iteration, s.Why)
 	}

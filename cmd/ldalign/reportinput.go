@@ -91,6 +91,9 @@ func objective(spec schemas.Spec) string {
 		if spec.Iterations > 1 {
 			return "Continual SFT"
 		}
+		if spec.Model.From == "scratch" { // the demo fine-tunes what it has trained so
+			return "SFT from scratch"
+		}
 		return "SFT"
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/ldalign/ldalign/ops/progress"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
 )
@@ -128,8 +129,8 @@ func (c *runsDeleteCommand) Run(ctx context.Context, e *env) (err error) {
 	if size.Deleted {
 		verb = "deleted"
 	}
-	fmt.Fprintf(e.stdout, "%s run %s: %d messages, %d checkpoints with %d objects of %d bytes, and %s\n",
-		verb, c.Name, messages, size.Checkpoints, size.Objects, size.Bytes, e.reportDir(c.Name))
+	fmt.Fprintf(e.stdout, "%s run %s: %d messages, %s with %d objects of %d bytes, and %s\n",
+		verb, c.Name, messages, progress.Count(int64(size.Checkpoints), "checkpoints"), size.Objects, size.Bytes, e.reportDir(c.Name))
 	if !size.Deleted {
 		_, err = fmt.Fprintln(e.stdout, "nothing was changed; --yes does it")
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/ops/progress"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
@@ -46,6 +47,8 @@ type runStatus struct {
 	Evaluated   int    `json:"evaluated"`
 	Checkpoints int    `json:"checkpoints"`
 	State       string `json:"state"`
+	// Missing says why there are no checkpoints although the run has made some; empty otherwise.
+	Missing string `json:"missing,omitempty"`
 	// Data tells how many records the run trains on, and what was dropped; empty before it begins.
 	Data string `json:"data,omitempty"`
 	// Source is what a replay or fork began with; Lineage says it in words.
@@ -141,7 +144,11 @@ func (n *node) status(ctx context.Context, run string) (runStatus, error) {
 	if err != nil {
 		return s, err
 	}
-	s.Checkpoints = len(manifests)
+	if s.Checkpoints = len(manifests); s.Checkpoints == 0 {
+		if s.Missing, err = n.missing(ctx, run); err != nil {
+			return s, err
+		}
+	}
 	for _, m := range manifests {
 		switch m.Kind {
 		case checkpoints.Policy:
@@ -165,6 +172,16 @@ func (n *node) status(ctx context.Context, run string) (runStatus, error) {
 	}
 	s.State = state(s, expectedResults(spec))
 	return s, nil
+}
+
+// missing says that the store has nothing of a run that has checkpoints; empty where it has none yet.
+func (n *node) missing(ctx context.Context, run string) (string, error) {
+	announced, err := n.announced(ctx, run)
+	if err != nil || announced == 0 {
+		return "", err
+	}
+	return fmt.Sprintf("the run's log names %s, and none is in the store that was looked into: give the run's own by --s3 "+
+		"(LDALIGN_S3); without it that is the folder %s", progress.Count(int64(announced), "checkpoints"), n.dir), nil
 }
 
 func state(s runStatus, results int) string {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/ops/progress"
 	"github.com/ldalign/ldalign/ops/report"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/stages/prompter"
@@ -111,8 +112,8 @@ func (e *env) dryRun(specs []schemas.Spec) error {
 		}
 		pairs := len(set.Records) * prompter.Samples(s)
 		steps := trainer.Steps(pairs, s.Training.Batch, s.Training.Epochs)
-		fmt.Fprintf(e.stdout, "---\n# %s: %s\n# %d iterations of %d pairs and %d optimizer steps each\n",
-			s.Data.Train, set.Report, s.Iterations, pairs, steps)
+		fmt.Fprintf(e.stdout, "---\n# %s: %s\n# %s of %d pairs and %d optimizer steps each\n",
+			s.Data.Train, set.Report, progress.Count(int64(s.Iterations), "iterations"), pairs, steps)
 		if s.Data.Eval != "" {
 			held, err := prompter.LoadEval(s)
 			if err != nil {

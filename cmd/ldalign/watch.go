@@ -12,6 +12,7 @@ import (
 
 	"github.com/mattn/go-isatty"
 
+	"github.com/ldalign/ldalign/ops/progress"
 	"github.com/ldalign/ldalign/streams"
 )
 
@@ -85,8 +86,11 @@ func (s runStatus) policies() string {
 }
 
 func printStatus(w io.Writer, s runStatus) error {
-	fmt.Fprintf(w, "run %s (%s): %s, %s, %d evaluated, %d checkpoints\n",
-		s.Run, s.Objective, s.State, s.policies(), s.Evaluated, s.Checkpoints)
+	fmt.Fprintf(w, "run %s (%s): %s, %s, %d evaluated, %s\n",
+		s.Run, s.Objective, s.State, s.policies(), s.Evaluated, progress.Count(int64(s.Checkpoints), "checkpoints"))
+	if s.Missing != "" {
+		fmt.Fprintf(w, "warning: %s\n", s.Missing)
+	}
 	if s.Data != "" {
 		fmt.Fprintf(w, "data: %s\n", s.Data)
 	}

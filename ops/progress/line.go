@@ -86,15 +86,24 @@ func (s state) count() string {
 
 // items is "12 prompts" or "12/40 prompts".
 func (s state) items(counts ...int64) string {
-	parts := make([]string, len(counts))
-	for i, n := range counts {
-		parts[i] = fmt.Sprint(n)
+	last := len(counts) - 1
+	out := ""
+	for _, n := range counts[:last] {
+		out += fmt.Sprint(n) + "/"
 	}
-	out := strings.Join(parts, "/")
-	if s.Unit != "" {
-		out += " " + s.Unit
+	return out + Count(counts[last], s.Unit)
+}
+
+// Count is a number with what it counts, which is given as the plural: "1 policy", "2 policies", and "3" without a unit.
+func Count(n int64, unit string) string {
+	if n == 1 {
+		if stem, ok := strings.CutSuffix(unit, "ies"); ok {
+			unit = stem + "y"
+		} else {
+			unit = strings.TrimSuffix(unit, "s")
+		}
 	}
-	return out
+	return strings.TrimSuffix(fmt.Sprintf("%d %s", n, unit), " ")
 }
 
 func (s state) percent(before string) string {

@@ -411,3 +411,16 @@ func screen(t *testing.T, s string) []string {
 	}
 	return out
 }
+
+func TestCount(t *testing.T) {
+	for want, c := range map[string]struct {
+		n    int64
+		unit string
+	}{
+		"1 policy": {1, "policies"}, "2 policies": {2, "policies"}, "0 pairs": {0, "pairs"}, "1 pair": {1, "pairs"}, "1": {1, ""}, "3": {3, ""},
+	} {
+		if got := Count(c.n, c.unit); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
