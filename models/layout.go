@@ -20,7 +20,6 @@ type Layout struct {
 	model     *Model
 	options   LayoutOptions
 	rows      int
-	front     int     // places before the tokens
 	ids       []int64 // of the tokens
 	positions []int64 // of all places
 	spans     []tensor.Span
@@ -58,9 +57,9 @@ func (m *Model) Layout(rows []Sequence, o LayoutOptions) (*Layout, error) {
 	if m.packed != nil {
 		return nil, fmt.Errorf("models: layout: %w", ErrPacked)
 	}
-	l := &Layout{model: m, options: o, rows: len(rows), front: o.Front * len(rows)}
-	alike := map[string][]int{} // rows that are laid out together
-	var keys []string           // in order of appearance
+	l := &Layout{model: m, options: o, rows: len(rows)}
+	var groups [][]int         // of rows that are laid out together
+	shared := map[string]int{} // the group of a prompt
 	for i, row := range rows {
 		if err := m.takes(row, o.Front); err != nil {
 			return nil, fmt.Errorf("row %d: %w", i, err)
@@ -74,21 +73,22 @@ func (m *Model) Layout(rows []Sequence, o LayoutOptions) (*Layout, error) {
 		if len(row.IDs) == row.PromptLen {
 			continue
 		}
-		key := fmt.Sprint(i)
 		if o.Share {
-			key = promptKey(row.IDs[:row.PromptLen])
+			key := promptKey(row.IDs[:row.PromptLen])
+			if k, found := shared[key]; found {
+				groups[k] = append(groups[k], i)
+				continue
+			}
+			shared[key] = len(groups)
 		}
-		if alike[key] == nil {
-			keys = append(keys, key)
-		}
-		alike[key] = append(alike[key], i)
+		groups = append(groups, []int{i})
 	}
-	for _, key := range keys {
-		l.add(rows, alike[key])
+	for _, same := range groups {
+		l.add(rows, same)
 	}
 	if o.Memory { // its keys stand behind all others
-		for k, key := range keys {
-			l.spans[k].Prefix, l.spans[k].PrefixLength = len(l.positions)+alike[key][0], 1
+		for k, same := range groups {
+			l.spans[k].Prefix, l.spans[k].PrefixLength = len(l.positions)+same[0], 1
 		}
 	}
 	return l, nil
@@ -145,7 +145,7 @@ func promptKey(ids []int64) string {
 // Embed are the embeddings of the Tokens -> [len(Tokens), H]. Positions come in with Hidden.
 func (l *Layout) Embed(s *tensor.Scope) *tensor.Tensor {
 	m, n := l.model, int64(len(l.ids))
-	return m.net.embed(s.FromInt64(l.ids, n, 1), l.pass(s, nil)).Reshape(n, int64(m.cfg.Hidden))
+	return m.net.embed(s.FromInt64(l.ids, n, 1), pass{train: l.training()}).Reshape(n, int64(m.cfg.Hidden))
 }
 
 // Hidden runs the layers and the final norm: x [N, H], the embeddings of all N places -> [N, H]. With LayoutOptions.Memory,
@@ -164,10 +164,9 @@ func (l *Layout) Hidden(s *tensor.Scope, x, memory *tensor.Tensor) *tensor.Tenso
 
 // pass is a pass by token whose gradients flow.
 func (l *Layout) pass(s *tensor.Scope, memory *tensor.Tensor) pass {
-	m, how := l.model, l.options.Compute
+	m := l.model
 	p := pass{
-		adapted: m.adapter.byWeight(), positions: s.FromInt64(l.positions, int64(len(l.positions))), scope: s,
-		train: &training{how: how, kernels: m.eng.Device() == tensor.CPU && m.dtype == tensor.Float32 && !how.BFloat16},
+		adapted: m.adapter.byWeight(), positions: s.FromInt64(l.positions, int64(len(l.positions))), scope: s, train: l.training(),
 	}
 	p.attend = func(s *tensor.Scope, layer int, q, k, v *tensor.Tensor) *tensor.Tensor {
 		q, k, v = q.Squeeze(2), k.Squeeze(2), v.Squeeze(2)
@@ -178,6 +177,11 @@ func (l *Layout) pass(s *tensor.Scope, memory *tensor.Tensor) pass {
 		return tensor.PackedAttention(q, k, v, l.spans, m.cfg.window(layer), m.cfg.attentionScale()).Unsqueeze(2)
 	}
 	return p
+}
+
+func (l *Layout) training() *training {
+	m, how := l.model, l.options.Compute
+	return &training{how: how, kernels: m.eng.Device() == tensor.CPU && m.dtype == tensor.Float32 && !how.BFloat16}
 }
 
 // LogProbs is log p(token | all before) of the Predictions, given the final hidden states h [N, H] -> [len(Predictions)]

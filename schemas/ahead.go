@@ -4,7 +4,7 @@ package schemas
 // which is so where the trainer takes none before it has the whole iteration. It is never less than two batches: with less
 // than one the trainer would wait for the prompter, and the prompter for the trainer.
 func (s Spec) Ahead(iteration uint32) int {
-	guided := s.NeedsGuide() && s.Guide.From == "" && iteration == 0 // the guide is made of the whole iteration
+	guided := s.TrainsGuide() && iteration == 0 // the guide is made of the whole iteration
 	if s.Streams.MaxAhead == 0 || s.Training.Schedule != "streaming" || guided || s.Replays() {
 		return 0
 	}

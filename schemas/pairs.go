@@ -13,3 +13,6 @@ func (s Spec) Samples() bool { return s.Objective.Kind != "sft" && !s.GivenPairs
 func (s Spec) NeedsGuide() bool {
 	return s.Objective.Kind == "ldalign" && s.Objective.Distance != "given"
 }
+
+// TrainsGuide tells whether the run trains a guide of its own.
+func (s Spec) TrainsGuide() bool { return s.NeedsGuide() && s.Guide.From == "" }

@@ -325,7 +325,7 @@ func (c *checker) source(s *Spec) {
 		"objective.kind: sft trains from prompts: start from them")
 	c.must(from.Policy != "" || from.From == string(Prompts), "source.policy", "is required with source.from: %s", from.From)
 	_, measured := s.ReadsFrom(Encoded)
-	if s.NeedsGuide() && s.Guide.From == "" {
+	if s.TrainsGuide() {
 		c.must(!measured, "guide.from", "is required with source.from: %s, whose latents a guide has made already", from.From)
 		c.must(measured || from.Iteration == 0, "guide.from",
 			"is required with source.iteration %d: a guide is trained in iteration 0", from.Iteration)

@@ -110,7 +110,7 @@ func (t *Trainer) load(ctx context.Context) error {
 // fit makes the format of a model's prompts and responses, and refuses a model that the spec does not fit.
 func (t *Trainer) fit(config models.Config, tok *tokenizer.Tokenizer) (*tokenizer.Format, error) {
 	longest := t.Spec.Data.MaxPromptTokens + max(t.Spec.Data.MaxResponseTokens, t.Spec.Generation.MaxNewTokens)
-	if t.needsGuide() && t.Spec.Guide.Injection == guide.InjectPrefix {
+	if t.Spec.TrainsGuide() && t.Spec.Guide.Injection == guide.InjectPrefix {
 		longest += t.Spec.Guide.PrefixTokens // a guide made from the policy has its positions
 	}
 	if limit := config.MaxLength(); longest > limit {

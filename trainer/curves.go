@@ -215,7 +215,7 @@ func (t *Trainer) showCurves(ctx context.Context) (end func() error, err error) 
 // finishedRecords are the records of the guide and of the policies up to the base, in the order in which they were made.
 func (t *Trainer) finishedRecords(ctx context.Context) ([]Record, error) {
 	var made []checkpoints.Manifest
-	if t.needsGuide() {
+	if t.Spec.TrainsGuide() {
 		guide, err := t.Checkpoints.Latest(ctx, t.Spec.Run, checkpoints.Guide)
 		switch {
 		case err == nil:

@@ -18,14 +18,9 @@ import (
 	"github.com/ldalign/ldalign/streams"
 )
 
-// needsGuide tells whether this run trains a guide of its own.
-func (t *Trainer) needsGuide() bool {
-	return t.Spec.NeedsGuide() && t.Spec.Guide.From == ""
-}
-
 // findGuide looks for the folders that a guide of this run's own starts from.
 func (t *Trainer) findGuide() error {
-	if !t.needsGuide() {
+	if !t.Spec.TrainsGuide() {
 		return nil
 	}
 	parts := []struct{ role, from string }{{"encoder", t.Spec.Guide.Encoder}, {"decoder", t.Spec.Guide.Decoder}}

@@ -145,7 +145,7 @@ func (t *Trainer) Run(ctx context.Context) (err error) {
 			t.listen(ctx)
 		}()
 	}
-	if t.needsGuide() {
+	if t.Spec.TrainsGuide() {
 		if err := t.trainGuide(ctx); err != nil {
 			return err
 		}

@@ -303,7 +303,7 @@ func (g *Guide) Encode(s *tensor.Scope, rows []models.Sequence, how models.Compu
 	h := l.Hidden(s, l.Embed(s), nil).IndexSelect(0, s.FromInt64(places, n)).To(dtype)
 	share := s.FromFloat64(shares, n, 1).To(dtype)
 	if g.cfg.Pooling == PoolAttention {
-		share = g.attention(s, h, owner, len(rows))
+		share = g.attention(s, h, owners, len(rows))
 	}
 	pooled := s.Zeros(dtype, int64(len(rows)), h.Size(1)).IndexAdd(0, owner, h.Mul(share))
 	return g.apply(latentName, pooled)
@@ -313,22 +313,26 @@ func noResponse(row int) error {
 	return fmt.Errorf("%w: row %d has no response to encode", models.ErrSequence, row)
 }
 
-// attention are the weights of PoolAttention, a softmax over the states of each owner: h [N, H], owner Int64 [N], below
-// owners -> [N, 1].
-func (g *Guide) attention(s *tensor.Scope, h, owner *tensor.Tensor, owners int) *tensor.Tensor {
+// attention are the weights of PoolAttention, a softmax over the states of each row: h [N, H], of the rows [N], which are below
+// count -> [N, 1].
+func (g *Guide) attention(s *tensor.Scope, h *tensor.Tensor, rows []int64, count int) *tensor.Tensor {
 	scores := h.Mul(g.weight(poolingName)).SumDims(true, 1).Gelu()
-	most := make([]float64, owners)
+	most := make([]float64, count)
 	for i := range most {
 		most[i] = math.Inf(-1)
 	}
-	values, of := scores.Detach().Float64s(), owner.Int64s()
-	for i, v := range values {
-		most[of[i]] = max(most[of[i]], v)
+	values := scores.Detach().Float64s()
+	if s.Err() != nil {
+		return scores // invalid, as everything in a failed scope
 	}
-	shift := s.FromFloat64(most, int64(owners), 1).To(scores.DType()).IndexSelect(0, owner)
+	for i, v := range values {
+		most[rows[i]] = max(most[rows[i]], v)
+	}
+	row := s.FromInt64(rows, int64(len(rows)))
+	shift := s.FromFloat64(most, int64(count), 1).To(scores.DType()).IndexSelect(0, row)
 	exponents := scores.Sub(shift).Exp()
-	sums := s.Zeros(scores.DType(), int64(owners), 1).IndexAdd(0, owner, exponents)
-	return exponents.Div(sums.IndexSelect(0, owner))
+	sums := s.Zeros(scores.DType(), int64(count), 1).IndexAdd(0, row, exponents)
+	return exponents.Div(sums.IndexSelect(0, row))
 }
 
 // Reconstruct is -log p_psi(y | x, h) of each row over its response's tokens, reduced by Config.Reduction: latents

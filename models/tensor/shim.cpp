@@ -95,7 +95,6 @@ uintptr_t shim_thread(void) {
   return reinterpret_cast<uintptr_t>(&mark);
 }
 
-// A thread's first look at the number of threads sets it to what any thread has set last, so look before setting.
 // The two are MKL's, which libtorch is linked with.
 extern "C" int mkl_serv_cbwr_get_auto_branch(void) __attribute__((weak));
 extern "C" int mkl_serv_cbwr_set(int) __attribute__((weak));
@@ -115,6 +114,7 @@ void shim_strict_products(void) {
   if (mkl_serv_cbwr_set && mkl_branch() >= avx2) mkl_serv_cbwr_set(mkl_branch() | strict);
 }
 
+// A thread's first look at the number of threads sets it to what any thread has set last, so look before setting.
 char *shim_set_threads(int n) {
   TRY({
     at::get_num_threads();

@@ -30,7 +30,8 @@ at::Tensor rows_of(const at::Tensor &x) { return x.reshape({-1, x.size(-1)}); }
 
 // products tells whether our kernel computes a·b: where there is AVX-512, and libtorch's MKL does not take it.
 bool products(const at::Tensor &a, const at::Tensor &b) {
-  return kernels::fast_products() && !mkl_takes_avx512() && fast(a) && fast(b) && a.size(0) > 0 && b.size(1) > 0 && a.size(1) > 0;
+  return kernels::fast_products() && !mkl_takes_avx512() && fast(a) && fast(b) && a.size(0) > 0 && b.size(1) > 0 &&
+         a.size(1) > 0;
 }
 
 kernels::matrix matrix_of(const at::Tensor &x) { return {x.data_ptr<float>(), x.stride(0), x.stride(1)}; }

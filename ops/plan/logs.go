@@ -37,7 +37,7 @@ func (in Input) logs(r Run) []Log {
 			}
 		case schemas.Checkpoints:
 			l.Messages = r.Iterations + 1
-			if in.ownGuide() {
+			if in.Spec.TrainsGuide() {
 				l.Messages++
 			}
 			l.Bytes = int64(l.Messages) * checkpointBytes

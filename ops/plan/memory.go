@@ -159,7 +159,7 @@ func (in Input) trainer(run Run) Role {
 	policy.add(partState, state)
 	policy.add(partActivations, ranks*in.activations(in.longest(), in.Policy))
 	policy.add(partPairs, pairs)
-	if !in.ownGuide() {
+	if !in.Spec.TrainsGuide() {
 		return policy
 	}
 	guide, g := Role{Name: "trainer"}, in.Guide.Parameters

@@ -123,14 +123,11 @@ func (in Input) work() Run {
 	if in.Spec.Objective.Mix == "previous" && in.Spec.Samples() {
 		r.LaterSteps = in.Steps(2*r.Pairs, t.Batch, t.Epochs)
 	}
-	if in.ownGuide() {
+	if in.Spec.TrainsGuide() {
 		r.GuideSteps = in.Steps(r.Pairs, in.Spec.Guide.Batch, in.Spec.Guide.Epochs)
 	}
 	return r
 }
-
-// ownGuide tells whether the run trains its guide.
-func (in Input) ownGuide() bool { return in.Spec.NeedsGuide() && in.Spec.Guide.From == "" }
 
 // trained is the number of parameters that the optimizer of the policy moves.
 func (in Input) trained() int64 {
@@ -152,7 +149,7 @@ func optimizerBytes(kind string, parameters int64) int64 {
 func (in Input) stateBytes() (policy, guide int64) {
 	n := in.trained()
 	policy = 4*n + optimizerBytes(in.Spec.Optimizer.Kind, n)
-	if in.ownGuide() {
+	if in.Spec.TrainsGuide() {
 		n = in.Guide.Parameters
 		guide = 4*n + optimizerBytes(in.Spec.Guide.Optimizer.Kind, n)
 	}
@@ -171,7 +168,7 @@ func (in Input) checkpoints(r Run) Checkpoints {
 	if t.LoRA != nil {
 		c.Adapters = int64(min(c.NPolicies, r.Iterations)) * 4 * in.Policy.Adapter
 	}
-	if in.ownGuide() {
+	if in.Spec.TrainsGuide() {
 		c.Guide = 4 * in.Guide.Parameters
 	}
 	c.NStates = 1 // a run that is told to end saves one
