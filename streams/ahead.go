@@ -28,23 +28,16 @@ func (r *runner) pace(work context.Context, done []*input, out []sealed) (all bo
 	if r.stage.Ahead == nil || len(done) == 0 || len(out) == 0 {
 		return true, r.publishUnstored(work, done, out)
 	}
-	iteration, kind := done[0].body.GetIteration(), out[0].kind
+	iteration := done[0].body.GetIteration()
 	ahead := r.stage.Ahead(iteration)
 	if ahead == 0 {
 		return true, r.publishUnstored(work, done, out)
 	}
-	stored, _, err := r.idsIn(work, Source{Run: r.stage.Run, Kind: kind}, iteration)
+	left, err := r.unstored(work, out)
 	if err != nil {
 		return false, ended(work, err)
 	}
-	p := pacer{ahead: ahead}
-	for _, o := range out {
-		if o.kind == kind && stored[idOf(o.msg.Header)] {
-			p.published++
-			continue
-		}
-		p.left = append(p.left, o)
-	}
+	p := pacer{ahead: ahead, left: left, published: pairsIn(out) - pairsIn(left)}
 	following, cancel := context.WithCancel(work)
 	defer cancel()
 	group, following := errgroup.WithContext(following)
@@ -68,6 +61,17 @@ func (r *runner) pace(work context.Context, done []*input, out []sealed) (all bo
 		err = followed
 	}
 	return all, ended(work, err)
+}
+
+// pairsIn is how many of the outputs carry a pair.
+func pairsIn(out []sealed) int {
+	n := 0
+	for _, o := range out {
+		if carriesPair(o.kind) {
+			n++
+		}
+	}
+	return n
 }
 
 // pacer is how far the outputs of a message have come.
@@ -99,9 +103,7 @@ func (r *runner) pass(work context.Context, lost <-chan struct{}, p *pacer, take
 				return false, err
 			}
 			p.left = p.left[len(part):]
-			if carriesPair(part[0].kind) {
-				p.published += len(part)
-			}
+			p.published += pairsIn(part)
 			r.presence.Say(StateWorking, fmt.Sprintf("%d %s published", p.published, part[0].kind))
 			r.presence.Move()
 		} else {

@@ -652,28 +652,36 @@ func sealAll(out []Emit, from schemas.Kind, in *input) ([]sealed, error) {
 	return all, nil
 }
 
-// publishUnstored publishes the outputs of a batch. Of many that one message has, those that the log holds are left out: all
-// that a stage had stored which died before it acknowledged the message, perhaps long ago. Few are published again whatever the
-// log holds: looking would cost more than what a reader then drops.
+// publishUnstored publishes the outputs of a batch. Of many that one message has, those that the log holds are left out. Few
+// are published again whatever the log holds: looking would cost more than what a reader then drops.
 func (r *runner) publishUnstored(work context.Context, done []*input, out []sealed) error {
-	if len(done) != 1 || len(out) <= window {
-		return r.publish(work, out)
+	if len(done) == 1 && len(out) > window {
+		var err error
+		if out, err = r.unstored(work, out); err != nil {
+			return err
+		}
 	}
+	return r.publish(work, out)
+}
+
+// unstored are the outputs that the log does not hold: it holds all that a stage had stored which died before it acknowledged
+// the message, perhaps longer ago than ids are remembered.
+func (r *runner) unstored(work context.Context, out []sealed) ([]sealed, error) {
 	have := map[string]map[string]uint64{} // by subject
-	rest := out[:0]
+	var rest []sealed
 	for _, s := range out {
 		subject := s.msg.Subject
 		if have[subject] == nil {
 			var err error
 			if have[subject], err = r.firsts(work, s.kind, subject); err != nil {
-				return fmt.Errorf("streams: stage %s: what is stored on %s: %w", r.stage.Name, subject, err)
+				return nil, fmt.Errorf("streams: stage %s: what is stored on %s: %w", r.stage.Name, subject, err)
 			}
 		}
 		if _, stored := have[subject][s.msg.Header.Get(headerID)]; !stored {
 			rest = append(rest, s)
 		}
 	}
-	return r.publish(work, rest)
+	return rest, nil
 }
 
 // publish stores outputs in order: a kind's messages go out together, and the next kind's when they are stored, so that
