@@ -89,12 +89,14 @@ func (n *node) finishedBounded(t *testing.T, run string) {
 	}
 }
 
-// pressed tells that the prompter and the generators of a run say that they wait for a later stage.
+// pressed tells that the generators of a run wait for a later stage, and that the prompter says itself that it waits for the
+// trainer: what is last known of it may be of the moment before.
 func (l *liveness) pressed() bool {
 	pressed := map[string]bool{}
 	for _, s := range l.Stages {
 		for _, w := range s.Workers {
-			pressed[s.Stage] = w.State == streams.StateBackPressure
+			pressed[s.Stage] = w.State == streams.StateBackPressure &&
+				(s.Stage != "prompter" || strings.Contains(w.Detail, "streams.max_ahead"))
 		}
 	}
 	return pressed["prompter"] && pressed["generator"]
