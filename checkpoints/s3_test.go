@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -17,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -48,11 +50,20 @@ func startMinIO(t *testing.T, env ...string) (endpoint string) {
 	if _, err := os.Stat(binary); err != nil {
 		t.Fatalf("no MinIO server to test against: run ops/native/servers.sh, or name one by LDALIGN_MINIO: %v", err)
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	// below the ports of outgoing connections (from 32768 on Linux), one of which could take it before MinIO does
+	var (
+		listener net.Listener
+		err      error
+	)
+	for range 100 {
+		endpoint = net.JoinHostPort("127.0.0.1", strconv.Itoa(10000+rand.IntN(10000)))
+		if listener, err = net.Listen("tcp", endpoint); err == nil {
+			break
+		}
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	endpoint = listener.Addr().String()
 	if err := listener.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -480,7 +480,8 @@ func newChaosRun(t *testing.T, seed uint64, sets []string) *chaosRun {
 		c.disks = map[string]disk{"nats": natsDisk, "minio": minioDisk}
 	}
 
-	natsAddress, minioAddress := freePort(t), freePort(t)
+	ports := freePorts(t, 2)
+	natsAddress, minioAddress := ports[0], ports[1]
 	config := filepath.Join(t.TempDir(), "nats.conf")
 	text := fmt.Sprintf("listen: %q\njetstream {\n  store_dir: %q\n  max_file_store: 512GB\n  sync_interval: always\n}\n",
 		natsAddress, natsDisk.dir)

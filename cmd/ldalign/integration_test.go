@@ -5,11 +5,13 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -46,15 +48,26 @@ func server(t *testing.T, name string) string {
 	return path
 }
 
-// freePort is a loopback address on which nobody listens.
-func freePort(t *testing.T) string {
+// freePorts is n loopback addresses on which nobody listens, no two of them equal. They are below the ports that the system
+// gives to outgoing connections (from 32768 on Linux), so that none is taken before its server listens, or while it is down.
+func freePorts(t *testing.T, n int) []string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	const first, ports = 20000, 12000
+	var addresses []string
+	for range 1000 {
+		if len(addresses) == n {
+			return addresses
+		}
+		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(first+rand.IntN(ports)))
+		listener, err := net.Listen("tcp", address)
+		if err != nil {
+			continue // somebody's
+		}
+		defer listener.Close() // not before all are found: a port must not be found twice
+		addresses = append(addresses, address)
 	}
-	defer listener.Close()
-	return listener.Addr().String()
+	t.Fatalf("found %d of %d free ports from %d to %d", len(addresses), n, first, first+ports-1)
+	return nil
 }
 
 // healthy waits until a server answers at a URL.
@@ -77,7 +90,8 @@ func healthy(t *testing.T, p *process, url string) {
 // startNATS starts a real NATS server with JetStream and gives its URL and that of its monitoring.
 func startNATS(t *testing.T) (url, monitor string) {
 	t.Helper()
-	address, monitor := freePort(t), freePort(t)
+	ports := freePorts(t, 2)
+	address, monitor := ports[0], ports[1]
 	config := filepath.Join(t.TempDir(), "nats.conf")
 	text := fmt.Sprintf("listen: %q\nhttp: %q\njetstream {\n  store_dir: %q\n  max_file_store: 512GB\n  sync_interval: always\n}\n",
 		address, monitor, t.TempDir())
@@ -92,7 +106,7 @@ func startNATS(t *testing.T) (url, monitor string) {
 // startMinIO starts a real MinIO server that tells JetStream of what its buckets receive.
 func startMinIO(t *testing.T, natsURL string) string {
 	t.Helper()
-	address, home := freePort(t), t.TempDir()
+	address, home := freePorts(t, 1)[0], t.TempDir()
 	c := exec.Command(server(t, "minio"), "server", "--quiet", "--address", address, filepath.Join(home, "data"))
 	c.Env = []string{
 		"HOME=" + home, "PATH=" + os.Getenv("PATH"), "MINIO_ROOT_USER=" + account, "MINIO_ROOT_PASSWORD=" + password,
