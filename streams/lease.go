@@ -185,17 +185,11 @@ func (l *Lease) renew(ctx context.Context, limit time.Duration) error {
 	sent := time.Now()
 	revision, err := l.kv.Update(ctx, l.claim.Run, value, l.revision)
 	if errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
-		// An earlier renewal may have been stored although its answer got lost.
-		entry, getErr := l.kv.Get(ctx, l.claim.Run)
+		own, getErr := l.recall(ctx)
 		if getErr != nil {
-			if errors.Is(getErr, jetstream.ErrKeyNotFound) {
-				return err
-			}
 			return getErr
 		}
-		var stored claim
-		if json.Unmarshal(entry.Value(), &stored) == nil && stored.ID == l.claim.ID {
-			l.revision = entry.Revision()
+		if own {
 			revision, err = l.kv.Update(ctx, l.claim.Run, value, l.revision)
 		}
 	}
@@ -204,6 +198,27 @@ func (l *Lease) renew(ctx context.Context, limit time.Duration) error {
 	}
 	l.revision, l.renewed = revision, sent
 	return nil
+}
+
+// recall reads the revision of what is stored, for an earlier renewal may have been stored although its answer got lost. It
+// reports whether it is this lease's claim.
+func (l *Lease) recall(ctx context.Context) (own bool, err error) {
+	entry, err := l.kv.Get(ctx, l.claim.Run)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	var stored claim
+	if err := json.Unmarshal(entry.Value(), &stored); err != nil {
+		return false, fmt.Errorf("what is stored is no claim: %w", err)
+	}
+	if stored.ID != l.claim.ID {
+		return false, nil
+	}
+	l.revision = entry.Revision()
+	return true, nil
 }
 
 // Lost is closed when the lease is no longer held: its holder must stop writing.
@@ -220,7 +235,16 @@ func (l *Lease) Release() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
 	defer cancel()
-	if err := l.kv.Delete(ctx, l.claim.Run, jetstream.LastRevision(l.revision)); err != nil {
+	err := l.kv.Delete(ctx, l.claim.Run, jetstream.LastRevision(l.revision))
+	if errors.Is(err, jetstream.ErrKeyRevisionMismatch) { // as when the last renewal was cut off by this call
+		own, getErr := l.recall(ctx)
+		if getErr != nil {
+			err = getErr
+		} else if own {
+			err = l.kv.Delete(ctx, l.claim.Run, jetstream.LastRevision(l.revision))
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("streams: release the lease of run %s: %w", l.claim.Run, err)
 	}
 	return nil

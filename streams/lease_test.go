@@ -8,7 +8,13 @@ import (
 	"time"
 )
 
-const testTTL = 400 * time.Millisecond
+const (
+	// shortTTL is that of leases which are to run out.
+	shortTTL = 400 * time.Millisecond
+	// testTTL is that of leases which are renewed, also by a process that the machine gives little time. Somebody else
+	// waits a quarter of it to see that.
+	testTTL = 4 * time.Second
+)
 
 func TestLeaseHasOneHolder(t *testing.T) {
 	c := openQuick(t)
@@ -75,13 +81,13 @@ func TestLeaseRace(t *testing.T) {
 func TestSilentHolderIsTakenOver(t *testing.T) {
 	c := openQuick(t)
 	ctx := testContext(t)
-	silent, err := c.AcquireLease(ctx, "r", "silent", testTTL)
+	silent, err := c.AcquireLease(ctx, "r", "silent", shortTTL)
 	if err != nil {
 		t.Fatal(err)
 	}
 	silent.cancel() // as a process that hangs: it holds the lease and does not renew it
 	<-silent.done
-	second, err := c.AcquireLease(ctx, "r", "second", testTTL)
+	second, err := c.AcquireLease(ctx, "r", "second", time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,11 +109,38 @@ func TestSilentHolderIsTakenOver(t *testing.T) {
 	}
 }
 
+// A lease may be released while it is being renewed: the renewal is stored, and its answer comes to nobody.
+func TestReleaseDuringARenewal(t *testing.T) {
+	c := openQuick(t)
+	ctx := testContext(t)
+	l, err := c.AcquireLease(ctx, "r", "first", time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	value, err := l.claim.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.kv.Update(ctx, "r", value, l.revision); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Release(); err != nil {
+		t.Fatal(err)
+	}
+	next, err := c.AcquireLease(ctx, "r", "next", time.Hour) // at once: the ttl is an hour
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := next.Release(); err != nil {
+		t.Error(err)
+	}
+}
+
 // Who cannot reach the server loses the lease before anybody else may have it.
 func TestLeaseIsLostWithTheServer(t *testing.T) {
 	server := serve(t, t.TempDir(), "127.0.0.1:0")
 	c := dial(t, server.address.URL)
-	l, err := c.AcquireLease(testContext(t), "r", "holder", testTTL)
+	l, err := c.AcquireLease(testContext(t), "r", "holder", shortTTL)
 	if err != nil {
 		server.stop()
 		t.Fatal(err)
