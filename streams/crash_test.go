@@ -31,9 +31,9 @@ const (
 	crashPairs = 80
 )
 
-// child is the work of a child process, which the test kills. "stage" runs a stage against the test's server; "up" has
-// the server in it too and also publishes what the stage works on, as a prompter would that starts from the beginning;
-// "suicide" dies of one message, in the middle of a batch. "full" is as on a full disk.
+// child is the work of a child process, which the test kills. "stage" runs a stage against the test's server, and asks the
+// test for each message; "up" has the server in it too and also publishes what the stage works on, as a prompter would that
+// starts from the beginning; "suicide" dies of one message, in the middle of a batch. "full" is as on a full disk.
 func child(role string) int {
 	ctx := context.Background()
 	if role == "full" {
@@ -42,7 +42,15 @@ func child(role string) int {
 	log := zerolog.New(os.Stderr)
 	options := Options{Dir: os.Getenv(dirEnv), URL: os.Getenv(urlEnv), Limits: durable, Log: log}
 	work := Process(func(ctx context.Context, in []events.Message) []Outcome {
-		pause(ctx, time.Duration(len(in))*5*time.Millisecond) // so that there is a middle to be killed in
+		for range in { // so that there is a middle to be killed in, and it does not run ahead of who is to kill it
+			_, err := os.Stdout.WriteString(".")
+			if err == nil {
+				_, err = os.Stdin.Read(make([]byte, 1))
+			}
+			if err != nil {
+				os.Exit(1) // the test has ended
+			}
+		}
 		return answer(ctx, in)
 	})
 	if role == "suicide" {
@@ -123,9 +131,29 @@ func spawn(t *testing.T, role, dir, url string) *exec.Cmd {
 	cmd.Env = append(os.Environ(), childEnv+"="+role, dirEnv+"="+dir, urlEnv+"="+url)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
+	asked, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	permit, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	go func() { // until the child has ended
+		for {
+			_, err := asked.Read(make([]byte, 1))
+			if err == nil {
+				time.Sleep(5 * time.Millisecond)
+				_, err = permit.Write([]byte("."))
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
 	t.Cleanup(func() {
 		cmd.Process.Kill()
 		cmd.Wait()

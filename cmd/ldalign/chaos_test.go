@@ -66,10 +66,9 @@ func killed(t *testing.T, spec string, kills, all int, took time.Duration) strin
 			break // it failed: the last start says how
 		}
 		if k < kills-1 { // after the last checkpoint there is little left to do
-			select {
-			case <-time.After(time.Duration(random.Int64N(int64(took) / int64(kills)))):
-			case <-p.done:
-			}
+			// a random moment, and no later than the next kill's first: the process may be faster than the undisturbed one was
+			over, next := time.Now().Add(time.Duration(random.Int64N(int64(took)/int64(kills)))), (k+1)*all/(kills-1)
+			p.eventually(t, "the moment", func() bool { return time.Now().After(over) || manifests(dir) >= next })
 		}
 		if err := p.Process.Kill(); err == nil {
 			killed++
