@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -320,12 +322,27 @@ func TestMessageThatKillsIsPoison(t *testing.T) {
 	}
 }
 
+// restartable starts a server on a port that it finds free again: below those which the system gives to outgoing connections
+// (from 32768 on Linux), among which are those of its own clients.
+func restartable(t *testing.T, dir string) (server *embedded, listen string) {
+	t.Helper()
+	var err error
+	for range 100 {
+		listen = net.JoinHostPort("127.0.0.1", strconv.Itoa(20000+rand.IntN(12000)))
+		o := Options{Dir: dir, Listen: listen, Limits: durable.withDefaults(), Log: testLog(t)}
+		if server, err = startEmbedded(o, false); err == nil {
+			return server, listen
+		}
+	}
+	t.Fatal(err)
+	return nil, ""
+}
+
 // The server is stopped and started again, three times, under everything that can be under way: a publisher, a stage, a
 // reader, a collector.
 func TestServerRestarts(t *testing.T) {
 	dir := t.TempDir()
-	server := serve(t, dir, "127.0.0.1:0")
-	listen := strings.TrimPrefix(server.address.URL, "nats://")
+	server, listen := restartable(t, dir)
 	t.Cleanup(func() { server.stop() })
 	c := dial(t, server.address.URL)
 	ctx := testContext(t)

@@ -26,11 +26,12 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// quick are limits under which retries and redeliveries take no time, and the disk is left alone. Tests of crashes use
-// durable, with every message synced as is the default.
+// quick are limits under which retries take no time, and the disk is left alone. Who is given little time by the machine keeps
+// its messages all the same. Tests of crashes use durable, under which redeliveries take no time either, and with every
+// message synced as is the default.
 var (
-	quick   = Limits{AckWait: 300 * time.Millisecond, MaxDeliver: 3, Retry: 5 * time.Millisecond, Sync: time.Minute}
-	durable = Limits{AckWait: quick.AckWait, MaxDeliver: quick.MaxDeliver, Retry: quick.Retry}
+	quick   = Limits{AckWait: 2 * time.Second, MaxDeliver: 3, Retry: 5 * time.Millisecond, Sync: time.Minute}
+	durable = Limits{AckWait: 300 * time.Millisecond, MaxDeliver: quick.MaxDeliver, Retry: quick.Retry}
 )
 
 // patience of a test that waits for something that must happen.

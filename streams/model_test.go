@@ -107,7 +107,9 @@ func crash(ctx context.Context, c *Conn, s *script, n int, stored bool) error {
 // die around their acknowledgement. In the end each message has the one fate that the model gives it.
 func TestRunnerModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		c, err := Open(testContext(t), Options{Dir: t.TempDir(), Limits: quick, Log: testLog(t).Level(5)})
+		limits := quick
+		limits.AckWait = durable.AckWait // for what crash leaves
+		c, err := Open(testContext(t), Options{Dir: t.TempDir(), Limits: limits, Log: testLog(t).Level(5)})
 		if err != nil {
 			rt.Fatal(err)
 		}

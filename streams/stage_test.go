@@ -80,7 +80,7 @@ func TestStageAnswersEveryMessageOnce(t *testing.T) {
 
 // A batch that takes several times AckWait is not delivered to anybody else meanwhile.
 func TestSlowBatchIsNotRedelivered(t *testing.T) {
-	c := openIn(t, t.TempDir(), Limits{AckWait: 100 * time.Millisecond, MaxDeliver: 3, Retry: time.Millisecond})
+	c := openIn(t, t.TempDir(), Limits{AckWait: time.Second, MaxDeliver: 3, Retry: time.Millisecond})
 	const n = 6
 	publish(t, c, schemas.Prompts, promptList("r", 0, n)...)
 	var mu sync.Mutex
@@ -91,7 +91,7 @@ func TestSlowBatchIsNotRedelivered(t *testing.T) {
 			tries[m.ID()]++
 		}
 		mu.Unlock()
-		pause(ctx, 350*time.Millisecond) // what is tested is work that takes time
+		pause(ctx, 3500*time.Millisecond) // what is tested is work that takes time
 		return answer(ctx, in)
 	}
 	start(t, c, generator("r", 3), slow)

@@ -458,7 +458,7 @@ func TestPlacesThatRefuse(t *testing.T) {
 		}
 	}
 	// a port that somebody else has taken, and one that nobody listens on
-	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	taken, err := net.Listen("tcp", freePorts(t, 1)[0])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -514,7 +514,7 @@ func TestEditedDataIsRefused(t *testing.T) {
 
 func TestPortInUse(t *testing.T) {
 	o := newOwn(t)
-	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	taken, err := net.Listen("tcp", freePorts(t, 1)[0])
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,13 +5,10 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -46,28 +43,6 @@ func server(t *testing.T, name string) string {
 		t.Fatalf("no %s to test against: run ops/native/servers.sh: %v", name, err)
 	}
 	return path
-}
-
-// freePorts is n loopback addresses on which nobody listens, no two of them equal. They are below the ports that the system
-// gives to outgoing connections (from 32768 on Linux), so that none is taken before its server listens, or while it is down.
-func freePorts(t *testing.T, n int) []string {
-	t.Helper()
-	const first, ports = 20000, 12000
-	var addresses []string
-	for range 1000 {
-		if len(addresses) == n {
-			return addresses
-		}
-		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(first+rand.IntN(ports)))
-		listener, err := net.Listen("tcp", address)
-		if err != nil {
-			continue // somebody's
-		}
-		defer listener.Close() // not before all are found: a port must not be found twice
-		addresses = append(addresses, address)
-	}
-	t.Fatalf("found %d of %d free ports from %d to %d", len(addresses), n, first, first+ports-1)
-	return nil
 }
 
 // healthy waits until a server answers at a URL.
