@@ -20,6 +20,8 @@ import (
 //	{"skipped":ID,"reason":REASON}       a pair that was read from the log and is not trained on
 //	{"step":N,"epoch":E,"pairs":[4,0,7]} an optimizer step, with the numbers of its pairs, each from a line above it
 //
+// That of a state may be in pieces (Manifest.Pieces), pairs before steps.
+//
 // Steps count from 1 within the iteration (of a policy or a state of its phase) or within the guide's training. The file
 // tells of one iteration: that which made the policy, so Iteration-1 of a policy's manifest, and the cursor's of a state.
 // Ids are those of the messages, so pairs of an earlier iteration or of another run are told apart from its own. It holds
@@ -60,11 +62,10 @@ type Skipped struct {
 // made, has none) or does not verify; ErrCorrupt as Open. The record of a policy or guide has all its epochs, that of a
 // state may end within one.
 func (r *Repository) Batches(ctx context.Context, m Manifest) (Batches, error) {
-	file, ok := m.File(BatchesFile)
-	if !ok {
+	if _, ok := m.File(BatchesFile); !ok {
 		return Batches{}, fmt.Errorf("%w: checkpoint %s has no %s", ErrBatches, m.Key, BatchesFile)
 	}
-	data, err := r.ReadFile(ctx, m.Run, file)
+	data, err := r.ReadLines(ctx, m, BatchesFile)
 	if err != nil {
 		return Batches{}, err
 	}
@@ -152,22 +153,28 @@ type batchLine struct {
 func (b Batches) Write(w io.Writer) error {
 	out := bufio.NewWriter(w)
 	encode := json.NewEncoder(out)
-	var lines []batchLine
-	for i, id := range b.Pairs {
-		lines = append(lines, batchLine{Pair: id, Earlier: i >= len(b.Pairs)-b.Earlier})
-	}
-	for _, s := range b.Skipped {
-		lines = append(lines, batchLine{Skipped: s.ID, Reason: s.Reason})
-	}
-	for _, s := range b.Steps {
-		lines = append(lines, batchLine{Step: s.Step, Epoch: &s.Epoch, Pairs: s.Pairs})
-	}
-	for _, line := range lines {
-		if err := encode.Encode(line); err != nil {
-			return fmt.Errorf("checkpoints: write %s: %w", BatchesFile, err)
+	var err error
+	line := func(l batchLine) {
+		if err == nil {
+			err = encode.Encode(l)
 		}
 	}
-	return out.Flush()
+	for i, id := range b.Pairs {
+		line(batchLine{Pair: id, Earlier: i >= len(b.Pairs)-b.Earlier})
+	}
+	for _, s := range b.Skipped {
+		line(batchLine{Skipped: s.ID, Reason: s.Reason})
+	}
+	for _, s := range b.Steps {
+		line(batchLine{Step: s.Step, Epoch: &s.Epoch, Pairs: s.Pairs})
+	}
+	if err == nil {
+		err = out.Flush()
+	}
+	if err != nil {
+		return fmt.Errorf("checkpoints: write %s: %w", BatchesFile, err)
+	}
+	return nil
 }
 
 // ReadBatches is the inverse of Write. It checks the form of each line, not what Verify checks.

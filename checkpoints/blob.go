@@ -33,7 +33,7 @@ func (r *Repository) Open(ctx context.Context, run string, f File) (io.ReadClose
 	if err != nil {
 		return nil, err
 	}
-	return &verifier{ReadCloser: body, run: run, file: f, hash: sha256.New()}, nil
+	return r.verifier(body, run, f), nil
 }
 
 // ReadFile reads a small file of a checkpoint into memory and verifies it, as Open does.
@@ -75,10 +75,15 @@ func (r *Repository) ReadBlob(ctx context.Context, run, sum string) ([]byte, err
 // verifier hashes what is read through it and compares at the end.
 type verifier struct {
 	io.ReadCloser
-	run  string
-	file File
-	hash hash.Hash
-	n    int64
+	repository *Repository
+	run        string
+	file       File
+	hash       hash.Hash
+	n          int64
+}
+
+func (r *Repository) verifier(body io.ReadCloser, run string, f File) *verifier {
+	return &verifier{ReadCloser: body, repository: r, run: run, file: f, hash: sha256.New()}
 }
 
 func (v *verifier) Read(p []byte) (int, error) {
@@ -88,10 +93,29 @@ func (v *verifier) Read(p []byte) (int, error) {
 	if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) || err == nil && v.n > v.file.Bytes {
 		sum := hex.EncodeToString(v.hash.Sum(nil))
 		if v.n != v.file.Bytes || sum != v.file.SHA256 {
+			v.repository.setDamaged(blobKey(v.run, v.file.SHA256), true)
 			return n, corrupt(v.run, v.file, v.n, sum)
 		}
 	}
 	return n, err
+}
+
+// setDamaged notes that a blob has other bytes than its name says, or that it was written anew: Commit writes such a one
+// although it is there.
+func (r *Repository) setDamaged(key string, damaged bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if damaged {
+		r.damaged[key] = true
+	} else {
+		delete(r.damaged, key)
+	}
+}
+
+func (r *Repository) isDamaged(key string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.damaged[key]
 }
 
 const remedy = "put a copy of the file with that sha256 in its place; or end all processes of the run, move this blob" +
@@ -178,7 +202,7 @@ func (r *Repository) verify(ctx context.Context, run string, f File, path string
 	if err != nil {
 		return fmt.Errorf("checkpoints: file %s: %w", f.Name, err)
 	}
-	body := &verifier{ReadCloser: file, run: run, file: f, hash: sha256.New()}
+	body := r.verifier(file, run, f)
 	defer body.Close()
 	if _, err := io.Copy(io.Discard, contextReader{ctx, body}); err != nil {
 		return fmt.Errorf("checkpoints: file %s: %w", f.Name, err)

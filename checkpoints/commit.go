@@ -187,7 +187,7 @@ type stager interface {
 }
 
 // writeSource makes sure that the store has the source's blob: the bytes are hashed on their way to a temporary file
-// and go to the store unless it has them.
+// and go to the store unless it has them, undamaged as far as this process has seen.
 func (r *Repository) writeSource(ctx context.Context, run string, s Source) (File, error) {
 	if s.Blob != nil {
 		return File{Name: s.Name, Bytes: s.Blob.Bytes, SHA256: s.Blob.SHA256}, nil
@@ -214,13 +214,18 @@ func (r *Repository) writeSource(ctx context.Context, run string, s Source) (Fil
 	}
 	file := File{Name: s.Name, Bytes: size, SHA256: hex.EncodeToString(hash.Sum(nil))}
 	key := blobKey(run, file.SHA256)
-	if ok, err := r.has(ctx, key, size); ok || err != nil {
+	if ok, err := r.has(ctx, key, size); err != nil || ok && !r.isDamaged(key) {
 		return file, err
 	}
 	if own, ok := r.store.(stager); ok {
-		return file, own.adopt(ctx, key, f)
+		err = own.adopt(ctx, key, f)
+	} else {
+		err = r.store.Put(ctx, key, io.NewSectionReader(f, 0, size), size)
 	}
-	return file, r.store.Put(ctx, key, io.NewSectionReader(f, 0, size), size)
+	if err == nil {
+		r.setDamaged(key, false)
+	}
+	return file, err
 }
 
 // has reports whether the store holds an object of this size under the key.

@@ -13,16 +13,23 @@ import (
 func (r *Repository) Prune(ctx context.Context, run string, keep int) (freed int64, err error) {
 	r.writing.Lock()
 	defer r.writing.Unlock()
-	manifests, err := r.List(ctx, run)
+	keys, err := r.keys(ctx, run)
 	if err != nil {
 		return 0, err
 	}
 	live := map[string]bool{}
-	var superseded []File
+	var superseded []Manifest
 	keep = max(keep, 1)
-	for _, m := range slices.Backward(manifests) {
+	for _, key := range slices.Backward(keys) {
+		if r.isPruned(key) {
+			continue
+		}
+		m, err := r.manifest(ctx, key)
+		if err != nil {
+			return 0, err
+		}
 		if m.Kind == State && keep == 0 {
-			superseded = append(superseded, m.Files...)
+			superseded = append(superseded, m)
 			continue
 		}
 		for _, f := range m.Files {
@@ -36,25 +43,43 @@ func (r *Repository) Prune(ctx context.Context, run string, keep int) (freed int
 		case Guide:
 		}
 	}
-	keys, err := r.store.List(ctx, blobKey(run, ""))
+	there, err := r.store.List(ctx, blobKey(run, ""))
 	if err != nil {
 		return 0, err
 	}
 	blobs := 0
-	for _, f := range superseded {
-		key := blobKey(run, f.SHA256)
-		if _, there := slices.BinarySearch(keys, key); !there || live[key] {
-			continue
+	for _, m := range superseded {
+		for _, f := range m.Files {
+			key := blobKey(run, f.SHA256)
+			if _, found := slices.BinarySearch(there, key); !found || live[key] {
+				continue
+			}
+			live[key] = true // counted once, though several states may name it
+			if err := r.store.Delete(ctx, key); err != nil {
+				return freed, fmt.Errorf("checkpoints: prune run %s: %w", run, err)
+			}
+			freed += f.Bytes
+			blobs++
 		}
-		live[key] = true // counted once, though several states may name it
-		if err := r.store.Delete(ctx, key); err != nil {
-			return freed, fmt.Errorf("checkpoints: prune run %s: %w", run, err)
-		}
-		freed += f.Bytes
-		blobs++
+		r.forget(m.Key)
 	}
 	if blobs > 0 {
 		r.log.Info().Str("run", run).Int("blobs", blobs).Int64("bytes", freed).Msg("superseded states pruned")
 	}
 	return freed, nil
+}
+
+// forget keeps of a superseded state that it is one: what is left of its files others name, and they are pruned in their turn.
+func (r *Repository) forget(key string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.pruned[key] = true
+	delete(r.manifests, key)
+}
+
+// isPruned tells whether a manifest is a state's of which Prune has nothing left to delete.
+func (r *Repository) isPruned(key string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.pruned[key]
 }

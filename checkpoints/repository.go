@@ -44,6 +44,8 @@ type Repository struct {
 
 	mu        sync.Mutex
 	manifests map[string][]byte // by key: manifests never change once created
+	pruned    map[string]bool   // by key: superseded states of which Prune has nothing left to delete
+	damaged   map[string]bool   // by key: blobs that were found not to have the bytes of their name
 }
 
 // New makes a Repository over a store. Files that must be local and are not (Local on S3) are kept in cacheDir, which
@@ -57,6 +59,8 @@ func New(store Store, cacheDir string, log zerolog.Logger) *Repository {
 		local:     locals{files: map[string]*localFile{}},
 		last:      map[string]uint64{},
 		manifests: map[string][]byte{},
+		pruned:    map[string]bool{},
+		damaged:   map[string]bool{},
 	}
 }
 
@@ -94,7 +98,8 @@ func (r *Repository) List(ctx context.Context, run string) ([]Manifest, error) {
 // Latest gives the newest manifest of a run that is of one of the kinds, or of any kind if none is named.
 // ErrNoCheckpoint if there is none.
 func (r *Repository) Latest(ctx context.Context, run string, kinds ...Kind) (Manifest, error) {
-	m, err := r.newest(ctx, run, func(m Manifest) bool { return len(kinds) == 0 || slices.Contains(kinds, m.Kind) })
+	states := len(kinds) == 0 || slices.Contains(kinds, State)
+	m, err := r.newest(ctx, run, states, func(m Manifest) bool { return len(kinds) == 0 || slices.Contains(kinds, m.Kind) })
 	if errors.Is(err, ErrNoCheckpoint) {
 		return m, fmt.Errorf("%w: run %s, kind %s", ErrNoCheckpoint, run, describe(kinds))
 	}
@@ -103,7 +108,7 @@ func (r *Repository) Latest(ctx context.Context, run string, kinds ...Kind) (Man
 
 // ByDigest gives the manifest with a digest. ErrNoCheckpoint if the run has none.
 func (r *Repository) ByDigest(ctx context.Context, run, digest string) (Manifest, error) {
-	m, err := r.newest(ctx, run, func(m Manifest) bool { return m.Digest == digest })
+	m, err := r.newest(ctx, run, true, func(m Manifest) bool { return m.Digest == digest })
 	if errors.Is(err, ErrNoCheckpoint) {
 		return m, fmt.Errorf("%w: run %s, digest %s", ErrNoCheckpoint, run, digest)
 	}
@@ -112,7 +117,7 @@ func (r *Repository) ByDigest(ctx context.Context, run, digest string) (Manifest
 
 // Policy gives the newest policy of an iteration. ErrNoCheckpoint if there is none.
 func (r *Repository) Policy(ctx context.Context, run string, iteration uint32) (Manifest, error) {
-	m, err := r.newest(ctx, run, func(m Manifest) bool { return m.Kind == Policy && m.Iteration == iteration })
+	m, err := r.newest(ctx, run, false, func(m Manifest) bool { return m.Kind == Policy && m.Iteration == iteration })
 	if errors.Is(err, ErrNoCheckpoint) {
 		return m, fmt.Errorf("%w: run %s, policy of iteration %d", ErrNoCheckpoint, run, iteration)
 	}
@@ -140,13 +145,16 @@ func (r *Repository) Reconcile(ctx context.Context, run string, announced func(d
 	return nil
 }
 
-// newest gives the newest manifest that matches, reading no older one.
-func (r *Repository) newest(ctx context.Context, run string, match func(Manifest) bool) (Manifest, error) {
+// newest gives the newest manifest that matches, reading no older one; without states none of a state that is pruned.
+func (r *Repository) newest(ctx context.Context, run string, states bool, match func(Manifest) bool) (Manifest, error) {
 	keys, err := r.keys(ctx, run)
 	if err != nil {
 		return Manifest{}, err
 	}
 	for _, key := range slices.Backward(keys) {
+		if !states && r.isPruned(key) {
+			continue
+		}
 		m, err := r.manifest(ctx, key)
 		if err != nil || match(m) {
 			return m, err

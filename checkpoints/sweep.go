@@ -110,6 +110,7 @@ func (r *Repository) DeleteRun(ctx context.Context, run string) error {
 		}
 		r.mu.Lock()
 		delete(r.manifests, key)
+		delete(r.pruned, key)
 		r.mu.Unlock()
 	}
 	delete(r.last, run)
