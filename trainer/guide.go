@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -66,6 +67,7 @@ func (t *Trainer) trainGuide(ctx context.Context) (err error) {
 		name: guidePhase, seed: t.Spec.Seed, task: task, batches: checkpoints.Batches{Pairs: ids(messages)}, spec: spec.Optimizer,
 		epochs: spec.Epochs, batch: spec.Batch, micro: min(spec.Batch, t.Spec.Training.MicroBatch),
 		microTokens: t.Spec.Training.MicroTokens, every: t.Spec.Training.CheckpointEvery, hold: t.Hold,
+		pieces: pieces{size: t.pieceSize},
 	}
 	var probed error
 	p.progress = task.watch(ctx, t.Engine, p, t.showStep("train guide", p), &probed)
@@ -110,10 +112,11 @@ func (t *Trainer) publishGuide(ctx context.Context, g *trainedGuide, task *guide
 		return err
 	}
 	manifest, err := t.Checkpoints.Commit(ctx, t.Spec.Run, checkpoints.Draft{
-		Kind: checkpoints.Guide, Step: uint64(len(p.records)), Parent: t.base.Digest, SpecDigest: t.Spec.Digest(),
+		Kind: checkpoints.Guide, Step: uint64(p.made()), Parent: t.base.Digest, SpecDigest: t.Spec.Digest(),
 		Machine: t.machine(), Metrics: probe.metrics(),
-		Files: append(g.files, g.weights(ctx), checkpoints.FromBytes("guide.json", config), recordsSource(p.records),
-			batchesSource(p.batches), probeFile),
+		Files: slices.Concat(g.files, t.wholeLines(ctx, p), []checkpoints.Source{
+			g.weights(ctx), checkpoints.FromBytes("guide.json", config), probeFile,
+		}),
 	})
 	if err != nil {
 		return err

@@ -39,6 +39,8 @@ type world struct {
 	metrics string
 	// generators is how many work on a run.
 	generators int
+	// pieceSize is that of the trainers; 0 for what it is elsewhere.
+	pieceSize int
 }
 
 func newWorld(t *testing.T) *world {
@@ -136,11 +138,13 @@ func stopAt(parent context.Context, work string, done int) (context.Context, met
 
 // trainer makes the trainer of a run.
 func (w *world) trainer(spec schemas.Spec, meter meterFunc) *Trainer {
-	return New(Config{
+	t := New(Config{
 		Spec: spec, Streams: w.streams, Checkpoints: w.checkpoints, Engine: w.engine,
 		Tokenizers: func(string) (fs.FS, error) { return dataset.DemoTokenizer(), nil },
 		Holder:     "test", Meter: meter, Metrics: filepath.Join(w.metrics, spec.Run), Log: w.log,
 	})
+	t.pieceSize = w.pieceSize
+	return t
 }
 
 // work plays all stages and the trainer of a run, as `ldalign up` does, until the trainer ends, and returns its error. A
@@ -232,10 +236,10 @@ func (w *world) latest(run string, kind checkpoints.Kind) checkpoints.Manifest {
 	return m
 }
 
-// records are those of a policy or guide.
+// records are those of a checkpoint.
 func (w *world) records(m checkpoints.Manifest) []Record {
 	w.t.Helper()
-	data, err := w.checkpoints.ReadFile(w.t.Context(), m.Run, w.file(m, RecordsFile))
+	data, err := w.checkpoints.ReadLines(w.t.Context(), m, RecordsFile)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -49,7 +49,7 @@ type phase struct {
 	iteration uint32
 	seed      uint64
 	task      task
-	// batches has the ids of the task's examples; run adds each step's.
+	// batches has the ids of the task's examples; run adds each step's. Its steps are those of records.
 	batches checkpoints.Batches
 	params  []tensor.Named
 	spec    schemas.OptimizerSpec
@@ -78,8 +78,9 @@ type phase struct {
 	// optimizer is made by prepare.
 	optimizer tensor.Optimizer
 	tensors   []*tensor.Tensor
-	// records of the steps so far, those before a restart included.
+	// records of the steps so far, those before a restart included, without those that pieces hold.
 	records []Record
+	pieces  pieces
 	// order is the shuffle of epoch ordered-1.
 	order   []int
 	ordered int

@@ -22,7 +22,8 @@ const (
 	WeightsFile   = "model.safetensors"
 	guideFile     = "guide.safetensors"
 	optimizerFile = "optimizer.safetensors"
-	// RecordsFile holds the records of the steps that made a policy or guide, as JSON lines.
+	// RecordsFile holds the records of the steps that made a policy or guide, as JSON lines. That of a state may be in
+	// pieces, see checkpoints.Manifest.Pieces.
 	RecordsFile = "records.jsonl"
 )
 
@@ -41,14 +42,14 @@ func (t *Trainer) saveState(
 		weights.Free()
 		return nil, err
 	}
+	p.settle()
 	draft := checkpoints.Draft{
 		Kind: checkpoints.State, Iteration: p.iteration, Step: uint64(cursor.Step), Parent: t.base.Digest,
 		SpecDigest: t.Spec.Digest(), Machine: t.machine(), Cursor: &cursor,
-		Files: []checkpoints.Source{
-			{Name: t.stateFile(p.name), Write: weights.Write},
-			{Name: optimizerFile, Write: optimizer.Write},
-			recordsSource(p.records), batchesSource(p.batches),
-		},
+		Files: append(p.lines(),
+			checkpoints.Source{Name: t.stateFile(p.name), Write: weights.Write},
+			checkpoints.Source{Name: optimizerFile, Write: optimizer.Write},
+		),
 	}
 	return func() error {
 		defer weights.Free()
@@ -57,6 +58,7 @@ func (t *Trainer) saveState(
 		if err != nil {
 			return fmt.Errorf("trainer: the state of step %d could not be saved: %w", cursor.Step, err)
 		}
+		p.pieces.committed = &manifest
 		t.Log.Info().Str("run", t.Spec.Run).Str("checkpoint", manifest.Key).Uint32("iteration", draft.Iteration).
 			Int("step", cursor.Step).Msg("state saved")
 		return t.prune(ctx)
@@ -105,14 +107,6 @@ func (t *Trainer) prune(ctx context.Context) error {
 	return err
 }
 
-func recordsSource(records []Record) checkpoints.Source {
-	return checkpoints.Source{Name: RecordsFile, Write: func(w io.Writer) error { return WriteRecords(w, records) }}
-}
-
-func batchesSource(b checkpoints.Batches) checkpoints.Source {
-	return checkpoints.Source{Name: checkpoints.BatchesFile, Write: b.Write}
-}
-
 // resumes tells whether the newest state checkpoint was saved in this phase of this iteration.
 func (t *Trainer) resumes(phase string, iteration uint32) bool {
 	return t.resume != nil && t.resume.Cursor.Phase == phase && t.resume.Cursor.Iteration == iteration
@@ -131,11 +125,7 @@ func (t *Trainer) restore(ctx context.Context, p *phase, load func(ctx context.C
 	if err := t.withLocal(ctx, *m, optimizerFile, func(path string) error { return t.readOptimizer(ctx, path, p) }); err != nil {
 		return 0, err
 	}
-	file, ok := m.File(RecordsFile)
-	if !ok {
-		return 0, fmt.Errorf("trainer: checkpoint %s has no %s", m.Key, RecordsFile)
-	}
-	data, err := t.Checkpoints.ReadFile(ctx, t.Spec.Run, file)
+	data, err := t.Checkpoints.ReadLines(ctx, *m, RecordsFile)
 	if err != nil {
 		return 0, err
 	}
@@ -268,15 +258,15 @@ func (t *Trainer) publishPolicy(ctx context.Context, iteration uint32, metrics [
 		return err
 	}
 	metrics = append(metrics, canary...)
-	files = append(files, checkpoints.Source{Name: WeightsFile, Write: t.writeWeights(ctx)},
-		recordsSource(p.records), batchesSource(p.batches))
+	files = append(files, checkpoints.Source{Name: WeightsFile, Write: t.writeWeights(ctx)})
+	files = append(files, t.wholeLines(ctx, p)...)
 	for _, f := range t.base.Files {
 		if inherited(f.Name) {
 			files = append(files, checkpoints.Carry(f))
 		}
 	}
 	manifest, err := t.Checkpoints.Commit(ctx, t.Spec.Run, checkpoints.Draft{
-		Kind: checkpoints.Policy, Iteration: iteration, Step: uint64(len(p.records)), Parent: t.base.Digest,
+		Kind: checkpoints.Policy, Iteration: iteration, Step: uint64(p.made()), Parent: t.base.Digest,
 		SpecDigest: t.Spec.Digest(), Machine: t.machine(), Metrics: metrics, Files: files,
 	})
 	if err != nil {

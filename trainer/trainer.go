@@ -78,6 +78,8 @@ type Trainer struct {
 	curves *curves
 	// initial is the digest of the policy that objective.reference: initial compares with, once it was asked for.
 	initial string
+	// pieceSize is pieces.size of the phases.
+	pieceSize int
 }
 
 // New makes a trainer.
@@ -262,7 +264,7 @@ func (t *Trainer) iterate(ctx context.Context, i uint32) (err error) {
 		name: policyPhase, iteration: i, seed: t.Spec.Seed, task: in.task, batches: in.batches, params: t.model.Trainable(),
 		spec: t.Spec.Optimizer, epochs: t.Spec.Training.Epochs, batch: t.Spec.Training.Batch, micro: t.Spec.Training.MicroBatch,
 		microTokens: t.Spec.Training.MicroTokens,
-		every:       t.Spec.Training.CheckpointEvery,
+		every:       t.Spec.Training.CheckpointEvery, pieces: pieces{size: t.pieceSize},
 	}
 	if t.Spec.Training.Ranks > 1 {
 		var end func(error) error
