@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -45,12 +46,11 @@ func New(spec schemas.Spec, records []dataset.Record, repository *checkpoints.Re
 
 // Close frees the models.
 func (s *Stage) Close(ctx context.Context) error {
+	err := s.policy.Close(ctx)
 	if s.guide != nil {
-		if err := s.guide.Close(ctx); err != nil {
-			return err
-		}
+		err = errors.Join(err, s.guide.Close(ctx))
 	}
-	return s.policy.Close(ctx)
+	return err
 }
 
 // Sample is one answer to a held-out prompt.

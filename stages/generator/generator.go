@@ -1,9 +1,9 @@
 // Package generator is the stage that answers prompts: it samples y' from the checkpoint that the prompt names and
-// computes the reference log-probs of y and y' under the same weights, by the code that the trainer uses.
+// computes the reference log-probs of y and y' (models/score) under the same weights, or under the run's first policy.
 //
 // A pair depends on its prompt message and the run spec alone, never on the batch it came in or the process that worked
-// on it: the text is seeded by the message, and every number is computed in shapes that the row's own length decides
-// (models.Batches). A redelivered prompt therefore gives the same pair to the last bit.
+// on it: the text is seeded by the message, and every number is computed by token, from the row's own tokens alone
+// (models.Cache). A redelivered prompt therefore gives the same pair to the last bit.
 package generator
 
 import (
@@ -273,12 +273,16 @@ func (s *Stage) score(ctx context.Context, out []*events.Pair, indices []int) er
 	}
 	rows := make([]models.Sequence, 0, 2*len(indices))
 	var scored []int
+	checks := s.checked
 	for _, i := range indices {
 		if reference.Digest != s.policy.Digest {
 			out[i].Reference = reference.Digest
 		}
-		if hasGiven(out[i]) && s.checked+len(scored) >= givenChecks {
-			continue
+		if hasGiven(out[i]) {
+			if checks == givenChecks {
+				continue
+			}
+			checks++
 		}
 		scored = append(scored, i)
 		rows = append(rows, models.Join(out[i].GetPromptIds(), out[i].GetChosenIds()))

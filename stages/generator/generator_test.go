@@ -251,11 +251,14 @@ func TestGivenLogProbs(t *testing.T) {
 	computed := answer(t, open(t, f), prompts)
 	give := func(off float64) []*events.Prompt {
 		var out []*events.Prompt
+		counted := 0
 		for i := range computed {
 			p := proto.Clone(prompts[i]).(*events.Prompt)
 			chosen, rejected := computed[i].GetChosenLogp()+off, computed[i].GetRejectedLogp()
-			if i >= 6 {
+			if counted == 4 {
 				chosen, rejected = -7, -8 // only the first are computed again
+			} else if i != 2 && computed[i].GetTruncated() == 0 {
+				counted++
 			}
 			if i != 2 {
 				p.ChosenLogp, p.RejectedLogp = &chosen, &rejected
@@ -286,6 +289,26 @@ func TestGivenLogProbs(t *testing.T) {
 		if !errors.As(errs[i], &unable) || !unable.Lasting || pairs[i] != nil {
 			t.Errorf("pair %d: got %v, want the end of the stage", i, errs[i])
 		}
+	}
+}
+
+// TestGivenLogProbsBehindOthers: the first log-probabilities that the data gives are looked at, wherever they come in a batch.
+func TestGivenLogProbsBehindOthers(t *testing.T) {
+	f := stagetest.New(t)
+	prompts := f.Prompts(f.Policy(0, 1))[:6]
+	f.Spec.Objective.Kind = "dpo"
+	for _, p := range prompts {
+		p.Rejected = "A worse answer."
+	}
+	chosen, rejected := -7.0, -8.0
+	prompts[5].ChosenLogp, prompts[5].RejectedLogp = &chosen, &rejected
+	_, errs := open(t, f).Process(t.Context(), prompts, nil)
+	if err := errors.Join(errs[:5]...); err != nil {
+		t.Error(err)
+	}
+	var unable *schemas.Unable
+	if !errors.As(errs[5], &unable) || !unable.Lasting {
+		t.Errorf("wrong log-probs behind five pairs without: got %v, want the end of the stage", errs[5])
 	}
 }
 

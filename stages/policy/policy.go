@@ -39,7 +39,7 @@ func New(spec schemas.Spec, repository *checkpoints.Repository, engine *tensor.E
 // error names; and, lasting, weights that do not compute what the trainer noted in the manifest (models.Model.Canary).
 // The holder then keeps no digest, so the next Use tries again.
 func (p *Policy) Use(ctx context.Context, digest string) error {
-	if p.Digest == digest && p.Model != nil {
+	if digest != "" && p.Digest == digest { // no digest: what is in memory is none's, for the last Use failed
 		return nil
 	}
 	manifest, err := p.checkpoints.ByDigest(ctx, p.spec.Run, digest)

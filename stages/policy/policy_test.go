@@ -132,6 +132,9 @@ func TestUseFails(t *testing.T) {
 			if test.is != nil && !errors.Is(err, test.is) {
 				t.Errorf("%s, loaded %v: %v is not %v", test.name, loaded, err, test.is)
 			}
+			if err := p.Use(t.Context(), ""); !errors.Is(err, checkpoints.ErrNoCheckpoint) {
+				t.Errorf("%s, loaded %v: no digest: got %v, want ErrNoCheckpoint: the weights in memory are none's", test.name, loaded, err)
+			}
 			if err := p.Use(t.Context(), good.Digest); err != nil {
 				t.Errorf("%s, loaded %v: the holder is of no use afterwards: %v", test.name, loaded, err)
 			}
