@@ -193,24 +193,31 @@ func (f configFile) config() (Config, error) {
 	return c, nil
 }
 
+// The greatest sizes that a configuration may have: more than any model's, and so little that listing the weights by them
+// costs nothing.
+const (
+	maxLayers = 1 << 12
+	maxSize   = 1 << 24
+)
+
 func (c Config) validate() error {
 	for _, size := range []struct {
-		key          string
-		value, least int
+		key                string
+		value, least, most int
 	}{
-		{"vocab_size", c.Vocab, 1},
-		{"hidden_size", c.Hidden, 1},
-		{"num_hidden_layers", c.Layers, 1},
-		{"num_attention_heads", c.Heads, 1},
-		{"intermediate_size", c.Intermediate, 1},
-		{"max_position_embeddings", c.MaxPositions, 1},
-		{"type_vocab_size", c.Segments, 0},
-		{"num_labels", c.Labels, 1},
-		{"position_buckets", c.Buckets, 0},
-		{"max_relative_positions", c.MaxRelative, 1},
+		{"vocab_size", c.Vocab, 1, maxSize},
+		{"hidden_size", c.Hidden, 1, maxSize},
+		{"num_hidden_layers", c.Layers, 1, maxLayers},
+		{"num_attention_heads", c.Heads, 1, maxSize},
+		{"intermediate_size", c.Intermediate, 1, maxSize},
+		{"max_position_embeddings", c.MaxPositions, 1, maxSize},
+		{"type_vocab_size", c.Segments, 0, maxSize},
+		{"num_labels", c.Labels, 1, maxSize},
+		{"position_buckets", c.Buckets, 0, maxSize},
+		{"max_relative_positions", c.MaxRelative, 1, maxSize},
 	} {
-		if size.value < size.least || size.value > 1<<31 {
-			return fmt.Errorf("%s is %d, want %d or more", size.key, size.value, size.least)
+		if size.value < size.least || size.value > size.most {
+			return fmt.Errorf("%s is %d, want %d to %d", size.key, size.value, size.least, size.most)
 		}
 	}
 	switch {

@@ -280,6 +280,8 @@ func TestConfigsThatAreNotSupportedAreRefusedByKeyAndValue(t *testing.T) {
 		{"intermediate_size", -1, "-1"},
 		{"max_position_embeddings", 0, "0"},
 		{"type_vocab_size", -1, "-1"},
+		{"num_hidden_layers", 2_000_000_000, "2000000000"},
+		{"vocab_size", 1 << 40, "1099511627776"},
 		{"layer_norm_eps", 0, "0"},
 		{"vocab_size", "many", "vocab_size"},
 	} {
