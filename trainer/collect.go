@@ -320,15 +320,19 @@ func (t *Trainer) referenceDigest(ctx context.Context, weights string) (string, 
 	if t.initial != "" {
 		return t.initial, nil
 	}
-	var first checkpoints.Manifest
-	var err error
+	run, first := t.Spec.Run, t.Spec.FirstIteration()
 	if _, replayed := Feed(t.Spec, schemas.Pairs); replayed {
-		first, err = Origin(ctx, t.Streams, t.Checkpoints, t.Spec.Source.Run, 0)
-	} else {
-		first, err = t.Checkpoints.Policy(ctx, t.Spec.Run, uint32(t.Spec.FirstIteration()))
+		var err error
+		if run, first, err = sampledBy(ctx, t.Streams, t.Spec.Source.Run); err != nil {
+			return "", err
+		}
 	}
-	t.initial = first.Digest
-	return t.initial, err
+	policy, err := t.Checkpoints.Policy(ctx, run, uint32(first))
+	if err != nil {
+		return "", fmt.Errorf("trainer: the first policy, which is the reference (objective.reference: initial): %w", err)
+	}
+	t.initial = policy.Digest
+	return t.initial, nil
 }
 
 // fairSamples tells whether y' is sampled as the policy's distribution has it, as an estimate of KL(ref || p) needs it.
@@ -357,13 +361,17 @@ func (t *Trainer) firstNormaliser(ctx context.Context, i uint32) (float64, error
 	if t.Spec.Objective.Normaliser != "fixed_first" || i == 0 {
 		return 0, nil
 	}
-	run := t.Spec.Run
-	if t.Spec.FirstIteration() > 0 { // iteration 0 was the source's
-		run = t.Spec.Source.Run
+	spec := t.Spec
+	for spec.FirstIteration() > 0 { // iteration 0 was its source's
+		var err error
+		if spec, err = Spec(ctx, t.Streams, spec.Source.Run); err != nil {
+			return 0, fmt.Errorf("trainer: the run that made iteration 0: %w", err)
+		}
 	}
-	manifest, err := t.Checkpoints.Policy(ctx, run, 1)
+	manifest, err := t.Checkpoints.Policy(ctx, spec.Run, 1)
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("trainer: the policy of iteration 0, whose normaliser is that of all (objective.normaliser: "+
+			"fixed_first): %w", err)
 	}
 	for _, m := range manifest.Metrics {
 		if m.Name == normaliserMetric {

@@ -134,6 +134,7 @@ type results struct {
 
 	mu      sync.Mutex
 	pending []events.Message
+	ended   bool // run has, and nothing is stored any more
 }
 
 // flushTime is how long the last results may take to be stored when a trainer ends.
@@ -141,7 +142,9 @@ const flushTime = 5 * time.Second
 
 func (r *results) publish(m *events.Result) {
 	r.mu.Lock()
-	r.pending = append(r.pending, m)
+	if !r.ended {
+		r.pending = append(r.pending, m)
+	}
 	r.mu.Unlock()
 	select {
 	case r.wake <- struct{}{}:
@@ -160,6 +163,11 @@ func (r *results) take() []events.Message {
 // run stores results until ctx ends and then, in flushTime, the last ones. It returns the first error, after which
 // it stores no more.
 func (r *results) run(ctx context.Context) error {
+	defer func() {
+		r.mu.Lock()
+		r.pending, r.ended = nil, true
+		r.mu.Unlock()
+	}()
 	for {
 		select {
 		case <-r.wake:

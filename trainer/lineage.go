@@ -87,20 +87,31 @@ func Given(spec schemas.Spec) (given streams.Source, ok bool) {
 	return Feed(spec, schemas.Kind(spec.Source.From))
 }
 
+// sampledBy is the run whose policies sampled the pairs in the log of a run, and its first iteration: the run itself or, where
+// that is a replay from pairs or later, the one whose pairs they were.
+func sampledBy(ctx context.Context, conn *streams.Conn, run string) (name string, first int, err error) {
+	for {
+		source, ok, err := Lineage(ctx, conn, run)
+		switch {
+		case err != nil:
+			return run, 0, fmt.Errorf("trainer: lineage of run %s: %w", run, err)
+		case !ok, source.From == schemas.FromPolicy:
+			return run, 0, nil
+		case source.From == string(schemas.Prompts):
+			return run, source.Iteration, nil
+		}
+		run = source.Run
+	}
+}
+
 // Origin is the policy that sampled the pairs of iteration i in the log of a run: the run's own policy i or, where the run
 // is itself a replay from pairs or later, that of the run whose pairs they were.
 func Origin(
 	ctx context.Context, conn *streams.Conn, repository *checkpoints.Repository, run string, i uint32,
 ) (checkpoints.Manifest, error) {
-	for {
-		source, ok, err := Lineage(ctx, conn, run)
-		if err != nil {
-			return checkpoints.Manifest{}, fmt.Errorf("trainer: lineage of run %s: %w", run, err)
-		}
-		if !ok || source.From == schemas.FromPolicy || source.From == string(schemas.Prompts) {
-			break
-		}
-		run = source.Run
+	run, _, err := sampledBy(ctx, conn, run)
+	if err != nil {
+		return checkpoints.Manifest{}, err
 	}
 	m, err := repository.Policy(ctx, run, i)
 	if err != nil {
