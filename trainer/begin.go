@@ -14,15 +14,15 @@ import (
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/models"
-	"github.com/ldalign/ldalign/models/guide"
 	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/schemas"
 )
 
-// modelFiles are the files of a Hugging Face folder that travel with a policy beside its weights.
-var modelFiles = []string{
-	"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja",
-	"added_tokens.json",
+// modelFiles are the files of a Hugging Face folder that travel with a policy beside its weights and configuration: what makes
+// the tokenizer here, and what makes it elsewhere.
+func modelFiles() []string {
+	files := slices.DeleteFunc(tokenizer.Files(), func(name string) bool { return name == "config.json" }) // written anew
+	return append(files, "added_tokens.json")
 }
 
 // begin finds the run's newest policy and state, makes policy 0 when there is none, and loads the model.
@@ -107,15 +107,16 @@ func (t *Trainer) load(ctx context.Context) error {
 	return err
 }
 
+// longest is how many tokens a prompt and its response have at most.
+func (t *Trainer) longest() int {
+	return t.Spec.Data.MaxPromptTokens + max(t.Spec.Data.MaxResponseTokens, t.Spec.Generation.MaxNewTokens)
+}
+
 // fit makes the format of a model's prompts and responses, and refuses a model that the spec does not fit.
 func (t *Trainer) fit(config models.Config, tok *tokenizer.Tokenizer) (*tokenizer.Format, error) {
-	longest := t.Spec.Data.MaxPromptTokens + max(t.Spec.Data.MaxResponseTokens, t.Spec.Generation.MaxNewTokens)
-	if t.Spec.TrainsGuide() && t.Spec.Guide.Injection == guide.InjectPrefix {
-		longest += t.Spec.Guide.PrefixTokens // a guide made from the policy has its positions
-	}
-	if limit := config.MaxLength(); longest > limit {
-		return nil, fmt.Errorf("trainer: data.max_prompt_tokens and max_response_tokens (and guide.prefix_tokens) allow %d tokens, "+
-			"but the model has %d positions: lower them", longest, limit)
+	if limit := config.MaxLength(); t.longest() > limit {
+		return nil, fmt.Errorf("trainer: data.max_prompt_tokens and max_response_tokens allow %d tokens, "+
+			"but the model has %d positions: lower them", t.longest(), limit)
 	}
 	if err := t.fitAdapter(config); err != nil {
 		return nil, err
@@ -134,8 +135,16 @@ func ModelError(dir string, err error) error {
 	return fmt.Errorf("model.from: %s: %w%s", dir, err, hint)
 }
 
-// fitFolder is fit for the model in a folder, looked at before anything is committed from it: a run that has a policy
-// cannot change its spec any more.
+// fitFirst is fit for the model of the first policy, with what the guide is made of, before anything is committed: a run that
+// has a policy cannot change its spec any more.
+func (t *Trainer) fitFirst(config models.Config, tok *tokenizer.Tokenizer) error {
+	if _, err := t.fit(config, tok); err != nil {
+		return err
+	}
+	return t.fitGuide(config)
+}
+
+// fitFolder is fitFirst for the model in a folder.
 func (t *Trainer) fitFolder(dir string) (err error) {
 	config, err := models.ReadConfig(os.DirFS(dir))
 	if err != nil {
@@ -146,15 +155,11 @@ func (t *Trainer) fitFolder(dir string) (err error) {
 		return fmt.Errorf("trainer: model.from: %w", err)
 	}
 	defer func() { err = errors.Join(err, tok.Close()) }()
-	_, err = t.fit(config, tok)
-	return err
+	return t.fitFirst(config, tok)
 }
 
 // first commits policy 0 from where the spec says the model starts.
 func (t *Trainer) first(ctx context.Context) (checkpoints.Manifest, error) {
-	if err := t.findGuide(); err != nil {
-		return checkpoints.Manifest{}, err
-	}
 	if t.Spec.Source != nil && t.Spec.Source.Policy != "" {
 		return t.inherit(ctx)
 	}
@@ -206,10 +211,8 @@ func (t *Trainer) scratchFiles(ctx context.Context) ([]checkpoints.Source, error
 		Family: spec.Family, Hidden: spec.Hidden, Layers: spec.Layers, Heads: spec.Heads, KVHeads: spec.KVHeads,
 		Intermediate: spec.Intermediate, MaxPositions: spec.MaxPositions, Vocab: tok.Vocab(), TieEmbeddings: true,
 	}
-	if err := tok.Close(); err != nil {
-		return nil, err
-	}
-	if err := t.fitAdapter(config); err != nil {
+	config = config.WithDefaults()
+	if err := errors.Join(config.Validate(), t.fitFirst(config, tok), tok.Close()); err != nil {
 		return nil, err
 	}
 	model, err := models.Scratch(ctx, t.Engine, config, schemas.SubSeed(t.Spec.Seed, "weights", 0))
@@ -251,7 +254,7 @@ func (t *Trainer) modelSources(ctx context.Context, folder fs.FS) ([]checkpoints
 // folderFiles are the files beside the weights that a Hugging Face folder has.
 func folderFiles(folder fs.FS) ([]checkpoints.Source, error) {
 	var files []checkpoints.Source
-	for _, name := range modelFiles {
+	for _, name := range modelFiles() {
 		data, err := fs.ReadFile(folder, name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

@@ -341,19 +341,25 @@ func byteTokenizer(t *testing.T, dir string) {
 // gpt2Folder is a GPT-2 of random weights that reads bytes.
 func gpt2Folder(t *testing.T, engine *tensor.Engine, positions int) string {
 	t.Helper()
+	return modelFolder(t, engine, models.Config{
+		Family: models.GPT2, Vocab: 257, Hidden: 16, Layers: 1, Heads: 2, MaxPositions: positions, TieEmbeddings: true,
+	})
+}
+
+// modelFolder is a model of random weights that reads bytes.
+func modelFolder(t *testing.T, engine *tensor.Engine, config models.Config) string {
+	t.Helper()
 	dir := t.TempDir()
 	byteTokenizer(t, dir)
-	model, err := models.Scratch(t.Context(), engine, models.Config{
-		Family: models.GPT2, Vocab: 257, Hidden: 16, Layers: 1, Heads: 2, MaxPositions: positions, TieEmbeddings: true,
-	}, 1)
+	model, err := models.Scratch(t.Context(), engine, config, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	config, err := model.Config().JSON()
+	text, err := model.Config().JSON()
 	if err != nil {
 		t.Fatal(err)
 	}
-	writeFile(t, filepath.Join(dir, "config.json"), string(config))
+	writeFile(t, filepath.Join(dir, "config.json"), string(text))
 	var weights bytes.Buffer
 	if err := errors.Join(model.WriteWeights(t.Context(), &weights), model.Close(t.Context())); err != nil {
 		t.Fatal(err)
@@ -408,14 +414,44 @@ func TestGuideWithFewPositions(t *testing.T) {
 	if differing < 12 {
 		t.Errorf("%d of 12 pairs have a distance", differing)
 	}
-	other := gpt2Folder(t, w.engine, 24)
-	config, err := os.ReadFile(filepath.Join(other, "config.json"))
-	if err != nil {
-		t.Fatal(err)
+}
+
+// TestScratchDecoderOfALocalModel: fresh layers of a family whose layers are of two kinds.
+func TestScratchDecoderOfALocalModel(t *testing.T) {
+	w := newWorld(t)
+	folder := modelFolder(t, w.engine, models.Config{
+		Family: models.Gemma3, Vocab: 257, Hidden: 16, Layers: 4, Heads: 2, HeadDim: 8, Intermediate: 32, MaxPositions: 200,
+		SlidingWindow: 8, LocalLayers: []bool{true, false, true, false}, TieEmbeddings: true,
+	})
+	spec := testSpec("gemma", func(s *schemas.Spec) { s.Model.From, s.Model.Scratch, s.Iterations = folder, nil, 1 })
+	w.finish(spec)
+	if own, _ := metric(w.latest(spec.Run, checkpoints.Guide), "reconstruction"); !(own > 0) {
+		t.Errorf("reconstruction %v", own)
 	}
-	writeFile(t, filepath.Join(other, "config.json"), strings.Replace(string(config), "257", "300", 1))
-	spec.Run, spec.Guide.Decoder = "two-vocabularies", other
-	if err := w.work(t.Context(), spec, silent); err == nil || !strings.Contains(err.Error(), "a vocabulary of 300 tokens") {
-		t.Errorf("two vocabularies: %v", err)
+}
+
+// TestWhatDoesNotFitBeginsNothing: a spec that asks for more than its models have is refused before the first policy, after
+// which it could not be changed any more.
+func TestWhatDoesNotFitBeginsNothing(t *testing.T) {
+	w := newWorld(t)
+	bytes, short := gpt2Folder(t, w.engine, 24), modelFolder(t, w.engine, models.Config{
+		Family: models.GPT2, Vocab: 512, Hidden: 16, Layers: 1, Heads: 2, MaxPositions: 40, TieEmbeddings: true,
+	})
+	for says, change := range map[string]func(*schemas.Spec){
+		"the guide has 70 positions":  func(s *schemas.Spec) { s.Model.Scratch.MaxPositions = 72 },
+		"the decoder's 512":           func(s *schemas.Spec) { s.Guide.Encoder, s.Guide.Decoder = bytes, "policy" },
+		"the decoder's 257":           func(s *schemas.Spec) { s.Guide.Decoder = bytes },
+		"the decoder's 24":            func(s *schemas.Spec) { s.Guide.Encoder, s.Guide.Decoder, s.Guide.PrefixTokens = bytes, bytes, 24 },
+		"the guide has 36 positions":  func(s *schemas.Spec) { s.Guide.Decoder, s.Guide.PrefixTokens = short, 4 },
+		"guide.encoder: ../no-folder": func(s *schemas.Spec) { s.Guide.Encoder = "../no-folder" },
+	} {
+		spec := testSpec("misfit", change)
+		err := w.trainer(spec, silent).Run(t.Context())
+		if err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("got %v, want an error with %q", err, says)
+		}
+		if m, err := w.checkpoints.Latest(t.Context(), spec.Run, checkpoints.Policy); !errors.Is(err, checkpoints.ErrNoCheckpoint) {
+			t.Fatalf("%s: policy %s was made (%v)", says, m.Key, err)
+		}
 	}
 }

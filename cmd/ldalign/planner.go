@@ -174,13 +174,9 @@ func (p *planner) guide(ctx context.Context, s schemas.Spec, policy plannedModel
 	case !s.NeedsGuide():
 		return g, nil
 	}
-	encoder, err := guideConfig(s.Guide.Encoder, policy.config, policy.config)
+	encoder, decoder, err := trainer.GuideModels(s.Guide, policy.config)
 	if err != nil {
-		return g, fmt.Errorf("guide.encoder: %w", err)
-	}
-	decoder, err := guideConfig(s.Guide.Decoder, policy.config, encoder)
-	if err != nil {
-		return g, fmt.Errorf("guide.decoder: %w", err)
+		return g, err
 	}
 	g.Encoder, g.Decoder = modelSizes(encoder), modelSizes(decoder)
 	k, wide := int64(s.Guide.LatentDim), int64(decoder.Hidden)
@@ -194,22 +190,6 @@ func (p *planner) guide(ctx context.Context, s schemas.Spec, policy plannedModel
 	g.Parameters = encoder.Parameters() + decoder.Parameters() + (int64(encoder.Hidden)+1)*k + into + 2*wide
 	p.guides[s.Run] = g.Parameters
 	return g, nil
-}
-
-// guideConfig is that of one of the guide's models: a folder's, the policy's, or like with another number of layers.
-func guideConfig(from string, policy, like models.Config) (models.Config, error) {
-	if layers, scratch := strings.CutPrefix(from, "scratch:"); scratch {
-		n, err := strconv.Atoi(layers)
-		if err != nil || n < 1 {
-			return like, fmt.Errorf("%w: %q: the number of layers must be at least 1", errUsage, from)
-		}
-		like.Layers, like.LocalLayers = n, nil
-		return like, nil
-	}
-	if from == "policy" {
-		return policy, nil
-	}
-	return models.ReadConfig(os.DirFS(from))
 }
 
 // foreignGuide is the number of parameters of another run's guide.

@@ -40,7 +40,7 @@ func loadEncoder(ctx context.Context, eng *tensor.Engine, folder string) (*Encod
 		return nil, err
 	}
 	defer file.Close()
-	e := &Encoder{cfg: config.guide, maxLength: maxLength(config.guide, config.encoder, config.decoder)}
+	e := &Encoder{cfg: config.guide, maxLength: config.guide.MaxLength(config.encoder, config.decoder)}
 	err = eng.Do(ctx, func(s *tensor.Scope) error {
 		reads := map[string]*[]float32{latentName + ".weight": &e.latent, latentName + ".bias": &e.bias, poolingName: &e.pooling}
 		for _, w := range shapes(config.guide, config.encoder, config.decoder) {

@@ -105,7 +105,7 @@ func parseConfig(data []byte) (c parsedConfig, err error) {
 		return c, fmt.Errorf("decoder: %w", err)
 	}
 	c.guide = file.Guide
-	return c, fits(c.guide, c.encoder, c.decoder)
+	return c, c.guide.Fits(c.encoder, c.decoder)
 }
 
 // readOwn reads the guide's own weights.
@@ -178,3 +178,6 @@ func (p part) Tensors() []safetensors.Info {
 }
 
 func (p part) Tensor(name string) (safetensors.Tensor, error) { return p.file.Tensor(p.prefix + name) }
+
+// Release is File.Release, without which the whole file would be in memory beside the models that are read from it.
+func (p part) Release(name string) { p.file.Release(p.prefix + name) }

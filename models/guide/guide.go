@@ -135,7 +135,7 @@ func New(ctx context.Context, encoder, decoder *models.Model, cfg Config, seed u
 	case encoder.DType() != decoder.DType():
 		return nil, fmt.Errorf("%w: the encoder computes in %v, the decoder in %v", ErrConfig, encoder.DType(), decoder.DType())
 	}
-	if err := fits(cfg, encoder.Config(), decoder.Config()); err != nil {
+	if err := cfg.Fits(encoder.Config(), decoder.Config()); err != nil {
 		return nil, err
 	}
 	g := &Guide{cfg: cfg, encoder: encoder, decoder: decoder}
@@ -161,25 +161,25 @@ func New(ctx context.Context, encoder, decoder *models.Model, cfg Config, seed u
 	return g, nil
 }
 
-// fits tells whether the two make a guide.
-func fits(cfg Config, encoder, decoder models.Config) error {
-	if err := cfg.Validate(); err != nil {
+// Fits tells why models of these configurations make no guide. The error wraps ErrConfig.
+func (c Config) Fits(encoder, decoder models.Config) error {
+	if err := c.Validate(); err != nil {
 		return err
 	}
 	switch {
 	case encoder.Vocab != decoder.Vocab:
 		return fmt.Errorf("%w: the encoder's vocabulary has %d tokens, the decoder's %d: they must read the same ids",
 			ErrConfig, encoder.Vocab, decoder.Vocab)
-	case decoder.MaxLength() <= cfg.Positions():
+	case decoder.MaxLength() <= c.Positions():
 		return fmt.Errorf("%w: a prefix of %d leaves nothing of the decoder's %d positions",
-			ErrConfig, cfg.PrefixTokens, decoder.MaxLength())
+			ErrConfig, c.PrefixTokens, decoder.MaxLength())
 	}
 	return nil
 }
 
-// maxLength is MaxLength of such a guide.
-func maxLength(cfg Config, encoder, decoder models.Config) int {
-	return min(encoder.MaxLength(), decoder.MaxLength()-cfg.Positions())
+// MaxLength is the greatest number of tokens of prompt and response together that a guide of such models takes.
+func (c Config) MaxLength(encoder, decoder models.Config) int {
+	return min(encoder.MaxLength(), decoder.MaxLength()-c.Positions())
 }
 
 // ownWeight is one of the guide's own weights.
@@ -256,7 +256,7 @@ func (g *Guide) Config() Config { return g.cfg }
 
 // MaxLength is the greatest number of tokens of prompt and response together.
 func (g *Guide) MaxLength() int {
-	return maxLength(g.cfg, g.encoder.Config(), g.decoder.Config())
+	return g.cfg.MaxLength(g.encoder.Config(), g.decoder.Config())
 }
 
 // Close frees the guide and its two models. It may be called after the engine was closed.
