@@ -127,6 +127,24 @@ func TestAdaptersOfPEFT(t *testing.T) {
 	}
 }
 
+// saveAdapter makes a folder of the model's adapter, as a checkpoint has it.
+func saveAdapter(t *testing.T, m *models.Model, dir string) {
+	t.Helper()
+	config, err := m.AdapterConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var weights bytes.Buffer
+	err = errors.Join(m.WriteAdapter(context.Background(), &weights), os.MkdirAll(dir, 0o755),
+		os.WriteFile(filepath.Join(dir, models.AdapterConfigFile), config, 0o644))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, models.AdapterWeightsFile), weights.Bytes(), 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // An adapter that is saved and loaded is the same, and holds the tensors that PEFT wrote.
 func TestSaveAdapter(t *testing.T) {
 	ctx := context.Background()
@@ -134,12 +152,7 @@ func TestSaveAdapter(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			m, g := loadAdapter(t, newEngine(t, 1), name)
 			dir := filepath.Join(t.TempDir(), "saved")
-			if err := m.SaveAdapter(ctx, dir); err != nil {
-				t.Fatal(err)
-			}
-			if err := m.SaveAdapter(ctx, dir); err == nil {
-				t.Error("a folder was overwritten")
-			}
+			saveAdapter(t, m, dir)
 			if diff := cmp.Diff(tensorsOf(t, adapterFolder(name)), tensorsOf(t, dir)); diff != "" {
 				t.Errorf("tensors (-PEFT +ours):\n%s", diff)
 			}
@@ -160,10 +173,6 @@ func TestSaveAdapter(t *testing.T) {
 			}
 			if diff := cmp.Diff(logitsOf(t, m, g.Sequences), logitsOf(t, again, g.Sequences)); diff != "" {
 				t.Errorf("logits (-saved +loaded):\n%s", diff)
-			}
-			left, err := os.ReadDir(filepath.Dir(dir))
-			if err != nil || len(left) != 1 {
-				t.Errorf("%d entries beside the folder (%v)", len(left)-1, err)
 			}
 		})
 	}
@@ -223,9 +232,7 @@ func TestAdapterForPEFT(t *testing.T) {
 				t.Fatal(err)
 			}
 			change(t, m, 2)
-			if err := m.SaveAdapter(ctx, dir); err != nil {
-				t.Fatal(err)
-			}
+			saveAdapter(t, m, dir)
 			g := adapterGolden{Base: test.base}
 			for _, row := range readGolden(t, test.base).rows() {
 				g.Sequences = append(g.Sequences, row.IDs)
@@ -543,7 +550,7 @@ func TestAdapterStates(t *testing.T) {
 	lora := models.LoRA{Rank: 2, Alpha: 2, Targets: models.Modules{Names: []string{"q_proj"}}}
 	m := loadGolden(t, eng, "llama", tensor.Float32)
 	for what, err := range map[string]error{
-		"merge": m.MergeAdapter(ctx), "write": m.WriteAdapter(ctx, &bytes.Buffer{}), "save": m.SaveAdapter(ctx, t.TempDir()),
+		"merge": m.MergeAdapter(ctx), "write": m.WriteAdapter(ctx, &bytes.Buffer{}),
 		"no layer": m.AddAdapter(ctx, models.LoRA{Rank: 1, Alpha: 1, Targets: models.Modules{Names: []string{"c_attn"}}}, 1),
 		"no rank":  m.AddAdapter(ctx, models.LoRA{Targets: lora.Targets}, 1),
 	} {

@@ -79,8 +79,7 @@ func (s *Snapshot) Write(w io.Writer) error {
 			return err
 		}
 	}
-	_, err = out.Close()
-	return err
+	return out.Close()
 }
 
 // Free gives the memory back. It may be called more than once, and not while Write runs.

@@ -241,8 +241,7 @@ func WriteTensors(ctx context.Context, eng *tensor.Engine, w io.Writer, tensors 
 			return err
 		}
 	}
-	_, err = out.Close()
-	return err
+	return out.Close()
 }
 
 // infosOf describes tensors as a file has them. It is called inside Do.

@@ -175,7 +175,7 @@ func writeTensors(t *testing.T, path string, infos []safetensors.Info, data [][]
 			t.Fatal(err)
 		}
 	}
-	if _, err := w.Close(); err != nil {
+	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
 }

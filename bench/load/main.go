@@ -175,8 +175,7 @@ func write(folder string, gb float64, dtype safetensors.DType) error {
 			return err
 		}
 	}
-	_, err = w.Close()
-	return err
+	return w.Close()
 }
 
 // random are a million numbers around 0.

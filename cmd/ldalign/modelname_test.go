@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -42,7 +44,17 @@ func adapterOf(t *testing.T, base string) (adapter, merged string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := m.SaveAdapter(ctx, adapter); err != nil {
+	config, err := m.AdapterConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var matrices bytes.Buffer
+	err = errors.Join(m.WriteAdapter(ctx, &matrices), os.Mkdir(adapter, 0o755),
+		os.WriteFile(filepath.Join(adapter, models.AdapterConfigFile), config, 0o644))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(adapter, models.AdapterWeightsFile), matrices.Bytes(), 0o644)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	if err := os.CopyFS(merged, os.DirFS(base)); err != nil {

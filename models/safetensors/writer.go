@@ -1,30 +1,18 @@
 package safetensors
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
 )
 
-// Sum is what was written.
-type Sum struct {
-	Bytes int64
-	// SHA256 in lower-case hex.
-	SHA256 string
-}
-
 // Writer streams a safetensors file: Write every declared tensor in its order, then Close. After an error the file is
 // gone and every further call returns that error. Not for use from several goroutines.
 type Writer struct {
 	out   io.Writer
-	hash  hash.Hash
-	bytes int64
 	infos []Info
 	sizes []int64
 	next  int
@@ -42,7 +30,7 @@ func Create(path string, infos []Info, metadata map[string]string) (*Writer, err
 	if err != nil {
 		return nil, fmt.Errorf("safetensors: create %s: %w", path, err)
 	}
-	w := &Writer{out: file, hash: sha256.New(), infos: slices.Clone(infos), file: file, path: path}
+	w := &Writer{out: file, infos: slices.Clone(infos), file: file, path: path}
 	if err := w.begin(metadata); err != nil {
 		return nil, err
 	}
@@ -51,24 +39,11 @@ func Create(path string, infos []Info, metadata map[string]string) (*Writer, err
 
 // NewWriter begins a file on a stream, which stays the caller's to close.
 func NewWriter(out io.Writer, infos []Info, metadata map[string]string) (*Writer, error) {
-	w := &Writer{out: out, hash: sha256.New(), infos: slices.Clone(infos)}
+	w := &Writer{out: out, infos: slices.Clone(infos)}
 	if err := w.begin(metadata); err != nil {
 		return nil, err
 	}
 	return w, nil
-}
-
-// Size is the length of the file that a Writer makes of these tensors, for stores that want to know it beforehand.
-func Size(infos []Info, metadata map[string]string) (int64, error) {
-	head, sizes, err := encodeHeader(infos, metadata)
-	if err != nil {
-		return 0, err
-	}
-	total := int64(len(head))
-	for _, size := range sizes {
-		total += size
-	}
-	return total, nil
 }
 
 func (w *Writer) begin(metadata map[string]string) error {
@@ -100,20 +75,20 @@ func (w *Writer) Write(name string, data []byte) error {
 
 // Close ends the file; with Create it is then on disk (fsync) under its name. ErrOrder if a declared tensor was not
 // written.
-func (w *Writer) Close() (Sum, error) {
+func (w *Writer) Close() error {
 	if w.err != nil {
-		return Sum{}, w.err
+		return w.err
 	}
 	if w.next < len(w.infos) {
-		return Sum{}, w.fail(fmt.Errorf("%w: %q was not written", ErrOrder, w.infos[w.next].Name))
+		return w.fail(fmt.Errorf("%w: %q was not written", ErrOrder, w.infos[w.next].Name))
 	}
 	if w.file != nil {
 		if err := w.publish(); err != nil {
-			return Sum{}, w.fail(fmt.Errorf("safetensors: %w", err))
+			return w.fail(fmt.Errorf("safetensors: %w", err))
 		}
 	}
 	w.err = ErrClosed
-	return Sum{Bytes: w.bytes, SHA256: hex.EncodeToString(w.hash.Sum(nil))}, nil
+	return nil
 }
 
 // Abort gives up and removes the temporary file. After Close it does nothing.
@@ -125,14 +100,12 @@ func (w *Writer) Abort() {
 
 func (w *Writer) put(data []byte) error {
 	n, err := w.out.Write(data)
-	w.bytes += int64(n)
 	if err == nil && n < len(data) {
 		err = io.ErrShortWrite
 	}
 	if err != nil {
 		return w.fail(fmt.Errorf("safetensors: %w", err))
 	}
-	w.hash.Write(data) // never fails
 	return nil
 }
 

@@ -100,16 +100,6 @@ func Load(source string, o Options) (Set, error) {
 	return c.finish()
 }
 
-// Read takes records from JSONL as Load does; source stands for the file.
-func Read(source string, r io.Reader, o Options) (Set, error) {
-	c := newCollector(source, o)
-	c.source(source)
-	if _, err := c.lines(r); err != nil {
-		return Set{}, err
-	}
-	return c.finish()
-}
-
 // file takes the records of one file, whose beginning says what it is. It returns whether more records are wanted.
 func (c *collector) file(name string) (more bool, err error) {
 	f, err := os.Open(name)
@@ -176,7 +166,7 @@ func (s Set) Digest() string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// WriteJSONL writes the records in the form that Read takes.
+// WriteJSONL writes the records in the form that Load takes.
 func (s Set) WriteJSONL(w io.Writer) error {
 	out := bufio.NewWriter(w)
 	enc := json.NewEncoder(out)

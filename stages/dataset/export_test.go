@@ -1,0 +1,13 @@
+package dataset
+
+import "io"
+
+// Read takes records from JSONL as Load does; source stands for the file.
+func Read(source string, r io.Reader, o Options) (Set, error) {
+	c := newCollector(source, o)
+	c.source(source)
+	if _, err := c.lines(r); err != nil {
+		return Set{}, err
+	}
+	return c.finish()
+}
