@@ -91,7 +91,8 @@ type Balance struct {
 	Flights  []Flight
 	// Lost counts the pairs that are nowhere although they should be; Findings name them.
 	Lost int
-	// Unnamed counts dead letters that belong to no pair (a checkpoint event, bytes without an id).
+	// Unnamed counts dead letters that belong to no pair (a checkpoint event, bytes without an id), and pairs that have one and
+	// that no prompt asks for: what another program has put on the streams.
 	Unnamed int
 	// Duplicates counts messages stored again after the streams had forgotten their ids. Readers drop them.
 	Duplicates int
@@ -138,7 +139,7 @@ const (
 	FoundUntrained = "untrained"
 	// FoundTwice: the trainer's record has the pair twice.
 	FoundTwice = "trained_twice"
-	// FoundUnknown: the trainer's record has a pair that the log does not.
+	// FoundUnknown: the trainer's record has a pair, trained or skipped, that the log does not.
 	FoundUnknown = "trained_unknown"
 	// FoundWeights: the pair was made by other weights than the iteration's policy.
 	FoundWeights = "weights"
@@ -155,8 +156,11 @@ func (b Balance) DeadTotal() int { return sum(b.Dead) }
 // SkippedTotal is the number of skipped pairs.
 func (b Balance) SkippedTotal() int { return sum(b.Skipped) }
 
-// Balances tells that every pair is accounted for and nothing is wrong.
-func (b Balance) Balances() bool { return len(b.Findings) == 0 }
+// Balances tells that every pair is accounted for, the sum holds and nothing is wrong.
+func (b Balance) Balances() bool {
+	fates := b.Trained + b.DeadTotal() + b.Stale + b.SkippedTotal() + b.Ready + b.InFlight + b.Lost
+	return len(b.Findings) == 0 && fates == b.Prompts+b.Expired
+}
 
 func sum(counts []ReasonCount) int {
 	n := 0
@@ -208,11 +212,7 @@ type auditor struct {
 }
 
 func (a *auditor) all(ctx context.Context) ([]Balance, error) {
-	iterations, err := a.survey(ctx)
-	if err != nil {
-		return nil, err
-	}
-	err = a.Read(ctx, schemas.Control, a.run, AllIterations, 0, func(r Received) error {
+	err := a.Read(ctx, schemas.Control, a.run, AllIterations, 0, func(r Received) error {
 		switch m := r.Message.(*events.Control); m.GetKind() {
 		case ControlClosed:
 			a.announced[m.GetIteration()] = int(m.GetTotal())
@@ -221,6 +221,10 @@ func (a *auditor) all(ctx context.Context) ([]Balance, error) {
 		}
 		return nil
 	})
+	if err != nil {
+		return nil, err
+	}
+	iterations, err := a.survey(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -244,7 +248,10 @@ func (a *auditor) survey(ctx context.Context) ([]uint32, error) {
 	for iteration := range a.o.Trained {
 		found[iteration] = wanted(iteration)
 	}
-	for _, kind := range append(pairKinds(), schemas.Control, schemas.DeadLetters) {
+	for iteration, total := range a.announced { // although the log may have lost all of it
+		found[iteration] = found[iteration] || total > 0 && wanted(iteration)
+	}
+	for _, kind := range append(pairKinds(), schemas.DeadLetters) {
 		state, err := a.state(ctx, kind, schemas.RunSubjects(kind, a.run))
 		if err != nil {
 			return nil, err
@@ -255,13 +262,8 @@ func (a *auditor) survey(ctx context.Context) ([]uint32, error) {
 			if err != nil || !wanted(iteration) {
 				continue
 			}
-			switch {
-			case kind != schemas.Control:
-				found[iteration] = true
-				a.total += n
-			case a.o.Given != nil: // closed by its trainer; otherwise the spec and others stand at iteration 0, whatever is done
-				found[iteration] = true
-			}
+			found[iteration] = true
+			a.total += n
 		}
 	}
 	iterations := slices.Sorted(maps.Keys(found))

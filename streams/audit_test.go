@@ -401,3 +401,69 @@ func TestDrop(t *testing.T) {
 		t.Errorf("the original is still there: %v", err)
 	}
 }
+
+// What another program has put on the streams, and a stage has buried, is none of the iteration's pairs: the sum holds
+// without it. What the trainer says that it skipped must be in the log.
+func TestAuditOfLettersThatNobodyAskedFor(t *testing.T) {
+	c := openQuick(t)
+	const n = 3
+	publish(t, c, schemas.Control, closedAt("r", 0, n))
+	publishAll(t, c, pairKinds(), 0, 1, 2)
+	publish(t, c, schemas.Encoded, at(schemas.Encoded, prompt("r", 0, 8)))
+	letter := letterFor(prompt("r", 0, 8), n+1, "invalid")
+	letter.Stream, letter.Subject = StreamName(schemas.Encoded), schemas.Subject(schemas.Encoded, "r", 0)
+	publish(t, c, schemas.DeadLetters, letter, letterFor(prompt("r", 0, 9), 77, "invalid"))
+	record := Record{Done: true, Known: true, Pairs: []string{pairID(0), pairID(1), pairID(2)}}
+	b := auditOne(t, c, ledgerOf(record))
+	if b.Prompts != n || b.Trained != n || b.DeadTotal() != 0 || b.Unnamed != 2 || !b.Balances() {
+		t.Errorf("%+v", b)
+	}
+	record.Skipped = []Skip{{pairID(99), schemas.ReasonEmpty}}
+	b = auditOne(t, c, ledgerOf(record))
+	want := []Finding{{Code: FoundUnknown, Count: 1, Pairs: []string{pairID(99)}}}
+	if diff := gocmp.Diff(want, b.Findings); diff != "" || b.Balances() {
+		t.Errorf("skipped, and unknown: %+v (-want +got):\n%s", b, diff)
+	}
+	if (Balance{Prompts: 2, Trained: 1}).Balances() {
+		t.Error("1 of 2 is all")
+	}
+}
+
+// A letter outlives the prompt that retention has removed: its pair is dead and was asked for.
+func TestAuditOfALetterWhosePromptIsRemoved(t *testing.T) {
+	c := openQuick(t)
+	publish(t, c, schemas.Control, closedAt("r", 0, 2))
+	publishAll(t, c, pairKinds(), 0, 1)
+	publish(t, c, schemas.Prompts, prompt("r", 1, 0))
+	publish(t, c, schemas.DeadLetters, letterFor(prompt("r", 1, 1), 3, "too_long"))
+	publish(t, c, schemas.Control, closedAt("r", 1, 1))
+	stream, err := c.js.Stream(testContext(t), StreamName(schemas.Prompts))
+	if err == nil {
+		err = stream.Purge(testContext(t), jetstream.WithPurgeSequence(4))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := scoredLedger
+	o.Iteration = 1
+	b := auditOne(t, c, o)
+	if b.Expired != 1 || b.DeadTotal() != 1 || b.Unnamed != 0 || !b.Balances() {
+		t.Errorf("%+v", b)
+	}
+}
+
+// A log that has lost all messages of an iteration which was announced does not balance, and an iteration that is only named
+// by other control messages is none.
+func TestAuditOfAnIterationThatIsGone(t *testing.T) {
+	c := openQuick(t)
+	publish(t, c, schemas.Control, closedAt("r", 0, 4), &events.Control{Schema: 1, Run: "r", Iteration: 1, Kind: "finished"})
+	for _, given := range []*Source{nil, {Run: "s", Kind: schemas.Scored, First: 1, Last: 1}} {
+		o := scoredLedger
+		o.Given = given
+		b := auditOne(t, c, o)
+		want := []Finding{{Code: FoundMissing, Stream: schemas.Prompts, Count: 4}}
+		if diff := gocmp.Diff(want, b.Findings); diff != "" || b.Balances() {
+			t.Errorf("%+v (-want +got):\n%s", b, diff)
+		}
+	}
+}

@@ -167,6 +167,9 @@ func (b *book) letter(l *events.DeadLetter) {
 	if l.GetDroppedBy() != "" {
 		m.flags |= dropped
 	}
+	if kind, _, _, err := schemas.ParseSubject(l.GetSubject()); err == nil && m.on == 0 && l.GetSequence() < b.first[kind] {
+		m.flags |= expired
+	}
 	if l.GetStream() == StreamName(b.source) {
 		m.flags |= unwanted
 	}
@@ -241,9 +244,14 @@ func (b *book) settle(out *Balance, r Record, floors map[schemas.Kind]uint64, mo
 	newest := b.newest()
 	dead, skipped := map[string]int{}, map[string]int{}
 	source := bit(b.source)
+	asksForAll := out.Closed && b.asked() == out.Total
 	for k, m := range b.marks {
 		if b.removed && (m.on&1 == 0 || m.on&source == 0) {
 			m.flags |= expired
+		}
+		if m.letter != 0 && m.skip == 0 && m.flags&(trained|expired) == 0 && (m.on == 0 || m.on&1 == 0 && asksForAll) {
+			out.Unnamed++ // nobody has asked for it: another program has put it on a stream
+			continue
 		}
 		count(out, m)
 		id := func() string { return b.id(k) }
@@ -256,6 +264,9 @@ func (b *book) settle(out *Balance, r Record, floors map[schemas.Kind]uint64, mo
 			}
 		}
 		isTrained := m.flags&trained != 0 || r.Done && !r.Known && m.on&source != 0 && m.flags&unwanted == 0
+		if (isTrained || m.skip != 0) && m.on&source == 0 && m.flags&expired == 0 {
+			unknown.add(id())
+		}
 		if m.flags&otherWeights != 0 && m.letter == 0 && m.skip == 0 {
 			weights.add(id())
 		}
@@ -264,9 +275,6 @@ func (b *book) settle(out *Balance, r Record, floors map[schemas.Kind]uint64, mo
 			out.Trained++
 			if m.flags&twice != 0 {
 				twiceTrained.add(id())
-			}
-			if m.on&source == 0 && m.flags&expired == 0 {
-				unknown.add(id())
 			}
 		case m.letter != 0 && (m.flags&unwanted != 0 || m.on&source == 0):
 			dead[b.reasons[m.letter-1]]++
@@ -303,7 +311,8 @@ func (b *book) settle(out *Balance, r Record, floors map[schemas.Kind]uint64, mo
 	}
 	out.Dead, out.Skipped = reasonCounts(dead), reasonCounts(skipped)
 	out.Lost = lost.count + untrained.count
-	out.Unnamed, out.Duplicates = b.unnamed, b.duplicates
+	out.Unnamed += b.unnamed
+	out.Duplicates = b.duplicates
 	report := func(code string, stream schemas.Kind, n *names, text string) {
 		if n.count > 0 {
 			out.Findings = append(out.Findings, Finding{code, stream, n.count, n.sorted(), text})
@@ -325,6 +334,15 @@ func (b *book) settle(out *Balance, r Record, floors map[schemas.Kind]uint64, mo
 	if r.Problem != "" {
 		report(FoundRecord, "", &names{count: 1}, r.Problem)
 	}
+}
+
+// asked is the number of pairs whose prompts the log has.
+func (b *book) asked() int {
+	n := 0
+	for _, m := range b.marks {
+		n += int(m.on & 1)
+	}
+	return n
 }
 
 // newest is the highest position on the source of a pair that the trainer took.

@@ -31,7 +31,7 @@ type Collected struct {
 // Collect waits until an iteration is complete and returns its messages of a kind (prompts, pairs, encoded or scored).
 // Complete means that the iteration is closed (control message "closed" with the total) and each of its pairs is either
 // a message of that kind or a dead letter. A message stored twice counts once, its first copy; a dead letter that was
-// redriven does not count until its pair comes out or dies again. Bytes of that kind that are no message which can be
+// redriven does not count until its pair comes out or dies again, one of a pair that no prompt asks for not at all. Bytes of that kind that are no message which can be
 // worked with become a dead letter of the stage "trainer", so that the iteration completes without them. onProgress, nil
 // for none, gets the number of pairs accounted for and the total, 0 while the iteration is open.
 func (c *Conn) Collect(ctx context.Context, kind schemas.Kind, run string, iteration uint32,
@@ -109,8 +109,8 @@ func (c *Conn) gather(
 		arrival.Have, arrival.Total = t.have(), t.total
 		told := f(arrival)
 		complete, err := t.complete()
-		if complete && len(t.dead) > 0 && told == nil {
-			// A letter may have been redriven since it was read.
+		if (complete || err != nil) && len(t.dead) > 0 && told == nil {
+			// A letter may have been redriven since it was read, or be of no pair of the iteration.
 			if complete, err = c.confirm(ctx, &t, run, iteration); err == nil && !complete {
 				told = f(Arrival{Have: t.have(), Total: t.total})
 			}
@@ -126,15 +126,27 @@ func (c *Conn) gather(
 	}
 }
 
-// confirm reads the iteration's dead letters afresh.
+// confirm reads the iteration's dead letters afresh, and leaves out those of pairs that no prompt asks for: bytes that
+// another program has put on a stream must not stand for a pair that is still on its way. Where prompts are missing, as in a
+// replay, which has them in its source's log, every letter counts.
 func (c *Conn) confirm(ctx context.Context, t *tally, run string, iteration uint32) (bool, error) {
 	letters, err := c.letters(ctx, run, int(iteration))
 	if err != nil {
 		return false, err
 	}
+	asked, _, err := c.idsIn(ctx, Source{Run: run, Kind: schemas.Prompts}, iteration)
+	if err != nil {
+		return false, err
+	}
+	all := len(asked) >= t.total
+	if all {
+		t.total = len(asked) // with what stands among the prompts and is none: it has a letter too
+	}
 	clear(t.dead)
 	for _, l := range letters {
-		t.addLetter(l.DeadLetter)
+		if !all || asked[l.GetPairId()] {
+			t.addLetter(l.DeadLetter)
+		}
 	}
 	return t.complete()
 }

@@ -183,14 +183,11 @@ func (r *runner) deadLetter(l letter) *events.DeadLetter {
 		d.Original = r.stage.original(l.in)
 	}
 	d.Run, d.Worker, d.Tries, d.Deliveries = r.stage.Run, r.worker, uint32(max(l.tries, 1)), uint32(meta.NumDelivered)
-	if l.in.body != nil && carriesPair(r.stage.In) {
-		d.PairId = l.in.body.ID()
-	}
 	return d
 }
 
 // letterOf is the dead letter of a message on a log. Its run and iteration are those of the subject, its pair that of
-// the header, which names it even when the bytes cannot be read.
+// the header, which names it even when the bytes cannot be read; a message of another program, without it, stands for none.
 func letterOf(stage string, e entry, err error) *events.DeadLetter {
 	d := &events.DeadLetter{
 		Schema: events.Version, Stage: stage, Reason: reasonOf(err), Error: text(causeOf(err), maxErrorText),

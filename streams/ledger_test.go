@@ -234,3 +234,67 @@ func TestRedrivenMessageMayDieAgain(t *testing.T) {
 		t.Errorf("%+v, %v", balances, err)
 	}
 }
+
+// Dead letters of what another program has put on the streams stand for no pair: the iteration waits for its own.
+func TestCollectWaitsForThePairsThatAreAskedFor(t *testing.T) {
+	const n = 3
+	for name, foreign := range map[string]func(t *testing.T, c *Conn){
+		"a pair of its own": func(t *testing.T, c *Conn) {
+			publish(t, c, schemas.DeadLetters, letterFor(prompt("r", 0, 99), 1, "invalid"))
+		},
+		"bytes among the prompts": func(t *testing.T, c *Conn) {
+			put(t, c, schemas.Prompts, "ldalign.prompts.r.0", 99, []byte("\xff"))
+			publish(t, c, schemas.DeadLetters, letterFor(prompt("r", 0, 99), n+1, "decode"))
+		},
+		"more letters than pairs": func(t *testing.T, c *Conn) {
+			for i := range uint64(n) {
+				publish(t, c, schemas.DeadLetters, letterFor(prompt("r", 0, 90+int(i)), 1+i, "invalid"))
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := openQuick(t)
+			publish(t, c, schemas.Prompts, promptList("r", 0, n)...)
+			foreign(t, c)
+			publish(t, c, schemas.Scored, scoredOf(prompt("r", 0, 0)), scoredOf(prompt("r", 0, 1)))
+			closed, last := false, false
+			got, err := c.Collect(testContext(t), schemas.Scored, "r", 0, func(have, total int) {
+				switch {
+				case total == 0 && have > n-1 && !closed:
+					closed = true
+					publish(t, c, schemas.Control, closedAt("r", 0, n))
+				case total > 0 && have < total && !last: // it has looked, and waits
+					last = true
+					publish(t, c, schemas.Scored, scoredOf(prompt("r", 0, 2)))
+				}
+			})
+			if err != nil || len(got.Messages) != n {
+				t.Errorf("%d messages, %d dead, %v, want %d messages", len(got.Messages), got.Dead, err, n)
+			}
+		})
+	}
+}
+
+// A stage's letter of a message that this program has not published names no pair, whatever the message says.
+func TestLetterOfAForeignMessageNamesNoPair(t *testing.T) {
+	c := openQuick(t)
+	foreign := marshal(t, prompt("r", 0, 7))
+	if err := c.send(testContext(t), schemas.Prompts, sealedAs("ldalign.prompts.r.0", "", foreign)); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, c, schemas.Prompts, prompt("r", 0, 0))
+	start(t, c, generator("r", 2), func(_ context.Context, in []events.Message) []Outcome {
+		out := make([]Outcome, len(in))
+		for i := range out {
+			out[i].Err = &schemas.Reject{Reason: schemas.ReasonInvalid, Err: errFlaky}
+		}
+		return out
+	})
+	var pairs []string
+	for _, l := range await(t, c, schemas.DeadLetters, "r", 2) {
+		pairs = append(pairs, l.Message.(*events.DeadLetter).GetPairId())
+	}
+	if want := []string{"", pairID(0)}; !slices.Equal(pairs, want) {
+		t.Errorf("letters of the pairs %q, want %q", pairs, want)
+	}
+}

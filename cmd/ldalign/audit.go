@@ -246,6 +246,9 @@ func printAudits(w io.Writer, run string, audits []iterationAudit) error {
 		for _, r := range a.DeadBy {
 			fmt.Fprintf(&b, "  dead: %d %s (`ldalign deadletters list %s`)\n", r.Count, r.Reason, run)
 		}
+		if a.Unnamed > 0 {
+			fmt.Fprintf(&b, "  beside them: %d dead letters of no pair that was asked for\n", a.Unnamed)
+		}
 		for _, r := range a.SkippedBy {
 			fmt.Fprintf(&b, "  skipped: %d %s\n", r.Count, r.Reason)
 		}
