@@ -81,7 +81,7 @@ func (c *Conn) gather(
 			return c.scan(reading, s, func(e entry) error {
 				m, err := open(e.subject, e.data)
 				if err != nil && k == kind {
-					return c.bury(reading, "trainer", e, err) // and it comes back as one of the letters
+					return c.bury(reading, letterOf("trainer", e, err)) // and it comes back as one of the letters
 				}
 				if err != nil {
 					c.log.Warn().Err(err).Str("stream", e.stream).Uint64("seq", e.seq).Msg("passed over")

@@ -204,11 +204,10 @@ func letterOf(stage string, e entry, err error) *events.DeadLetter {
 }
 
 // bury writes the dead letter of a message that a reader cannot use. Written again it is stored once.
-func (c *Conn) bury(ctx context.Context, stage string, e entry, err error) error {
-	d := letterOf(stage, e, err)
+func (c *Conn) bury(ctx context.Context, d *events.DeadLetter) error {
 	d.Worker, d.Deliveries = c.worker, 1
-	c.log.Error().Err(err).Str("stage", stage).Str("run", d.GetRun()).Str("reason", d.GetReason()).Uint64("seq", e.seq).
-		Str("pair", d.GetPairId()).Msg("dead letter")
+	c.log.Error().Str("error", d.GetError()).Str("stage", d.GetStage()).Str("run", d.GetRun()).Str("reason", d.GetReason()).
+		Uint64("seq", d.GetSequence()).Str("pair", d.GetPairId()).Msg("dead letter")
 	return c.Publish(ctx, schemas.DeadLetters, d)
 }
 

@@ -32,7 +32,7 @@ func moveRun(t *testing.T, from, to *Conn, run string, kinds ...schemas.Kind) {
 func recalled(t *testing.T, c *Conn, s Source, n int) (ids []string) {
 	t.Helper()
 	for i := s.Begin; i < s.End; i++ {
-		got, err := c.Recall(testContext(t), s, i, n, nil)
+		got, err := c.Recall(testContext(t), s, "again", i, n, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -106,7 +106,7 @@ func TestLocate(t *testing.T) {
 	}
 	never := pins["both"]
 	never.First, never.Last = 1001, 1009
-	if _, err := log.Recall(ctx, never, 0, n, nil); !errors.Is(err, ErrIncomplete) || !strings.Contains(err.Error(), "none stood at") {
+	if _, err := log.Recall(ctx, never, "again", 0, n, nil); !errors.Is(err, ErrIncomplete) || !strings.Contains(err.Error(), "none stood at") {
 		t.Errorf("what was never there: %v", err)
 	}
 }

@@ -89,14 +89,14 @@ func TestExpire(t *testing.T) {
 
 	for name, err := range map[string]error{
 		"survey": func() error { _, err := c.Survey(ctx, schemas.Scored, "r", 0, 2); return err }(),
-		"recall": func() error { _, err := c.Recall(ctx, source, 0, n-1, nil); return err }(),
+		"recall": func() error { _, err := c.Recall(ctx, source, "again", 0, n-1, nil); return err }(),
 	} {
 		if !errors.Is(err, ErrIncomplete) || !strings.Contains(err.Error(), "its retention has removed") ||
 			!strings.Contains(err.Error(), "(a test)") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if got, err := c.Recall(ctx, source, 1, n-1, nil); err != nil || len(got.Messages) != n-1 {
+	if got, err := c.Recall(ctx, source, "again", 1, n-1, nil); err != nil || len(got.Messages) != n-1 {
 		t.Errorf("iteration 1: %d messages, %v", len(got.Messages), err)
 	}
 	if got := stored(t, c, schemas.Prompts, "other"); len(got) != 2*n {

@@ -269,11 +269,13 @@ func (c *Conn) idsIn(ctx context.Context, s Source, iteration uint32) (map[strin
 	return seen, span, nil
 }
 
-// Recall returns an iteration of a source as Collect returns one of a run's own: unique by id and in the order of the
-// prompts' positions. It waits for nothing. want is how many messages there were when the source was chosen, negative when
-// that is not known; ErrIncomplete when the log has lost some since then. onProgress, nil for none, gets the number of
-// messages so far.
-func (c *Conn) Recall(ctx context.Context, s Source, iteration uint32, want int, onProgress func(have int)) (Collected, error) {
+// Recall returns an iteration of a source, for the run that reads it, as Collect returns one of a run's own: unique by id and
+// in the order of the prompts' positions, and bytes that are no message become dead letters, of that run. It waits for
+// nothing. want is how many pairs there were when the source was chosen, negative when that is not known; ErrIncomplete when
+// the log has lost some since then. onProgress, nil for none, gets the number of pairs so far.
+func (c *Conn) Recall(
+	ctx context.Context, s Source, run string, iteration uint32, want int, onProgress func(have int),
+) (Collected, error) {
 	s, err := c.Locate(ctx, s)
 	if err != nil {
 		return Collected{}, err
@@ -283,20 +285,28 @@ func (c *Conn) Recall(ctx context.Context, s Source, iteration uint32, want int,
 		return Collected{}, err
 	}
 	t := tally{messages: map[string]Received{}, dead: map[string]bool{}}
-	err = c.Read(ctx, s.Kind, s.Run, int(iteration), s.First, func(r Received) error {
-		if r.Seq > s.Last {
+	selected := scan{stream: StreamName(s.Kind), subject: schemas.Subject(s.Kind, s.Run, iteration), from: s.First}
+	err = c.scan(ctx, selected, func(e entry) error {
+		if e.seq > s.Last {
 			return ErrStop
 		}
-		t.add(r)
+		m, err := open(e.subject, e.data)
+		if err != nil {
+			d := letterOf("trainer", e, err)
+			d.Run, d.Subject = run, schemas.Subject(s.Kind, run, iteration) // a source is only read
+			t.addLetter(d)
+			return c.bury(ctx, d)
+		}
+		t.add(Received{Message: m, Stream: e.stream, Subject: e.subject, Seq: e.seq, Time: e.time})
 		if onProgress != nil {
-			onProgress(len(t.messages))
+			onProgress(t.have())
 		}
 		return nil
 	})
 	if err != nil {
 		return Collected{}, fmt.Errorf("streams: recall %s of run %s, iteration %d: %w", s.Kind, s.Run, iteration, err)
 	}
-	have := len(t.messages)
+	have := t.have()
 	if have == want || want < 0 && begins <= s.First {
 		return t.collected(), nil
 	}

@@ -69,7 +69,7 @@ func TestRecall(t *testing.T) {
 	source := Source{Run: "r", Kind: schemas.Pairs, First: 1, Last: 5}
 	publish(t, c, schemas.Pairs, pairOf(prompt("r", 0, 5))) // later than the source's end
 	haves := 0
-	got, err := c.Recall(testContext(t), source, 0, 5, func(have int) { haves = have })
+	got, err := c.Recall(testContext(t), source, "again", 0, 5, func(have int) { haves = have })
 	if err != nil || len(got.Messages) != 5 || haves != 5 || got.First != 1 || got.Last != 5 {
 		t.Fatalf("%d messages, %d to %d, progress %d, %v", len(got.Messages), got.First, got.Last, haves, err)
 	}
@@ -78,8 +78,46 @@ func TestRecall(t *testing.T) {
 			t.Errorf("place %d holds position %d", k, promptOf(m).GetPosition())
 		}
 	}
-	if _, err := c.Recall(testContext(t), source, 0, 6, nil); !errors.Is(err, ErrIncomplete) || !strings.Contains(err.Error(), "5 of 6") {
+	if _, err := c.Recall(testContext(t), source, "again", 0, 6, nil); !errors.Is(err, ErrIncomplete) || !strings.Contains(err.Error(), "5 of 6") {
 		t.Errorf("one is missing: %v", err)
+	}
+}
+
+// What stands in a source's log and is no message counts as a pair of it, and is a dead letter of the run that reads it: it is
+// neither missing, nor the source's.
+func TestRecallBuriesBadInput(t *testing.T) {
+	c := openQuick(t)
+	const n = 3
+	publish(t, c, schemas.Scored, scoredOf(prompt("r", 0, 0)))
+	put(t, c, schemas.Scored, "ldalign.scored.r.0", 1, []byte("\xff"))
+	publish(t, c, schemas.Scored, scoredOf(prompt("r", 0, 2)))
+	publish(t, c, schemas.Control, closedAt("r", 0, n), closedAt("again", 0, n))
+	source, err := c.Survey(testContext(t), schemas.Scored, "r", 0, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := c.Count(testContext(t), source, 0)
+	if err != nil || want != n {
+		t.Fatalf("counted %d, %v", want, err)
+	}
+	for range 2 {
+		got, err := c.Recall(testContext(t), source, "again", 0, want, nil)
+		if err != nil || len(got.Messages) != n-1 || got.Dead != 1 {
+			t.Fatalf("%d messages, %d dead, %v", len(got.Messages), got.Dead, err)
+		}
+	}
+	letters, err := c.DeadLetters(testContext(t), "again")
+	if err != nil || len(letters) != 1 || letters[0].GetPairId() != pairID(1) || letters[0].GetReason() != schemas.ReasonDecode {
+		t.Errorf("letters of the run that reads: %v, %v", letters, err)
+	}
+	if letters, err := c.DeadLetters(testContext(t), "r"); err != nil || len(letters) != 0 {
+		t.Errorf("letters of the source: %v, %v", letters, err)
+	}
+	o := ledgerOf(Record{Done: true, Known: true, Pairs: []string{pairID(0), pairID(2)}})
+	o.Given = &source
+	got, err := c.Audit(testContext(t), "again", o)
+	if err != nil || len(got) != 1 || got[0].Trained != n-1 || got[0].DeadTotal() != 1 || !got[0].Balances() {
+		t.Errorf("%+v, %v", got, err)
 	}
 }
 
@@ -98,7 +136,7 @@ func TestTrimmedLog(t *testing.T) {
 	if !errors.Is(err, ErrIncomplete) || !strings.Contains(err.Error(), "lacks 2 of 5 pairs: sequences 1 to 3") {
 		t.Errorf("survey: %v", err)
 	}
-	_, err = c.Recall(testContext(t), Source{Run: "r", Kind: schemas.Pairs, First: 1, Last: 9}, 0, -1, nil)
+	_, err = c.Recall(testContext(t), Source{Run: "r", Kind: schemas.Pairs, First: 1, Last: 9}, "again", 0, -1, nil)
 	if !errors.Is(err, ErrIncomplete) || !strings.Contains(err.Error(), "sequences 1 to 3 of stream LDALIGN_PAIRS are gone") {
 		t.Errorf("recall: %v", err)
 	}

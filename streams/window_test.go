@@ -122,7 +122,7 @@ func TestWhatIsStoredAgainCountsOnce(t *testing.T) {
 		return out
 	}
 	same("collect", ids(c.Collect(ctx, schemas.Scored, "r", 0, nil)))
-	same("recall", ids(c.Recall(ctx, chosen, 0, n, nil)))
+	same("recall", ids(c.Recall(ctx, chosen, "again", 0, n, nil)))
 	if count, err := c.Count(ctx, chosen, 0); err != nil || count != n {
 		t.Errorf("count %d, %v", count, err)
 	}

@@ -221,5 +221,7 @@ func (t *Trainer) recalled(ctx context.Context, feed streams.Source, i uint32) (
 		return streams.Collected{}, err
 	}
 	work := fmt.Sprintf("read %s %d of %s", feed.Kind, i, feed.Run)
-	return t.Streams.Recall(ctx, feed, i, want, func(have int) { t.Meter.Progress(work, have, max(want, have), "pairs") })
+	return t.Streams.Recall(ctx, feed, t.Spec.Run, i, want, func(have int) {
+		t.Meter.Progress(work, have, max(want, have), "pairs")
+	})
 }
