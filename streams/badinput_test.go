@@ -40,9 +40,10 @@ func badScored(t *testing.T) []badInput {
 		{"no pair", "decode", subject, spoilt(6, func(s *events.Scored) { s.Pair = nil })},
 		{"no reference log-probs", "invalid", subject, spoilt(7, func(s *events.Scored) { s.Pair.ChosenLogp, s.Pair.RejectedLogp = 0, 0 })},
 		{"log-probs that are no number", "invalid", subject, spoilt(8, func(s *events.Scored) { s.Pair.ChosenLogp = math.NaN() })},
-		{"a negative distance", "invalid", subject, spoilt(9, func(s *events.Scored) { s.Distance = -0.5 })},
-		{"a distance that is no number", "invalid", subject, spoilt(10, func(s *events.Scored) { s.Distance = math.NaN() })},
-		{"an infinite distance", "invalid", subject, spoilt(11, func(s *events.Scored) { s.Distance = math.Inf(1) })},
+		{"a token that is none", "invalid", subject, spoilt(9, func(s *events.Scored) { s.Pair.RejectedIds = []int64{3, -5} })},
+		{"a negative distance", "invalid", subject, spoilt(10, func(s *events.Scored) { s.Distance = -0.5 })},
+		{"a distance that is no number", "invalid", subject, spoilt(11, func(s *events.Scored) { s.Distance = math.NaN() })},
+		{"an infinite distance", "invalid", subject, spoilt(12, func(s *events.Scored) { s.Distance = math.Inf(1) })},
 	}
 }
 

@@ -232,7 +232,8 @@ func (t *Trainer) pairs(ctx context.Context, messages []events.Message, in *inta
 }
 
 // take adds the pairs of messages to a task, and their distances, where they have such, to the intake, given the weights
-// that must have made them and given their log-probs. A pair with an empty response is left out, logged and counted.
+// that must have made them and given their log-probs. A pair with an empty response, or with tokens that the model does not
+// have, is left out, logged and counted.
 func (t *Trainer) take(
 	messages []events.Message, weights, reference string, i uint32, out *pairTask, in *intake,
 ) error {
@@ -254,6 +255,9 @@ func (t *Trainer) take(
 			in.batches.Skipped = append(in.batches.Skipped, checkpoints.Skipped{ID: p.ID(), Reason: schemas.ReasonEmpty})
 			continue
 		}
+		if t.skips(p, &in.batches) {
+			continue
+		}
 		if p.GetTruncated() > 0 {
 			in.cut++
 		}
@@ -269,6 +273,19 @@ func (t *Trainer) take(
 		})
 	}
 	return nil
+}
+
+// skips tells whether a pair has a token that is not in the vocabulary, which no stage writes: it is not trained on.
+func (t *Trainer) skips(p *events.Pair, batches *checkpoints.Batches) bool {
+	vocabulary := int64(t.model.Config().Vocab)
+	for _, ids := range [][]int64{p.GetPromptIds(), p.GetChosenIds(), p.GetRejectedIds()} {
+		if i := slices.IndexFunc(ids, func(id int64) bool { return id < 0 || id >= vocabulary }); i >= 0 {
+			t.Log.Warn().Str("pair", p.ID()).Msgf("token %d is not in the vocabulary of %d: the pair is not trained on", ids[i], vocabulary)
+			batches.Skipped = append(batches.Skipped, checkpoints.Skipped{ID: p.ID(), Reason: schemas.ReasonInvalid})
+			return true
+		}
+	}
+	return false
 }
 
 // weigh gives the pairs of iteration i the weights of their distances; without distances these are 1.

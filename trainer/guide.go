@@ -100,13 +100,21 @@ func (t *Trainer) trainGuide(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, g.close(context.WithoutCancel(ctx))) }()
+	batches := checkpoints.Batches{}
+	messages = slices.DeleteFunc(messages, func(m events.Message) bool {
+		p := pairOf(m)
+		return p != nil && g.tokenizer == nil && t.skips(p, &batches) // another tokenizer reads the texts
+	})
+	if batches.Pairs = ids(messages); len(messages) == 0 {
+		return fmt.Errorf("trainer: all %d pairs of the guide's iteration were refused; the log says why for each", len(batches.Skipped))
+	}
 	task, err := g.task(messages, t.Spec)
 	if err != nil {
 		return err
 	}
 	spec := t.Spec.Guide
 	p := &phase{
-		name: guidePhase, seed: t.Spec.Seed, task: task, batches: checkpoints.Batches{Pairs: ids(messages)}, spec: spec.Optimizer,
+		name: guidePhase, seed: t.Spec.Seed, task: task, batches: batches, spec: spec.Optimizer,
 		epochs: spec.Epochs, batch: spec.Batch, micro: min(spec.Batch, t.Spec.Training.MicroBatch),
 		microTokens: t.Spec.Training.MicroTokens, every: t.Spec.Training.CheckpointEvery, hold: t.Hold,
 		pieces: pieces{size: t.pieceSize},

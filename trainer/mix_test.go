@@ -112,7 +112,13 @@ func TestInitialReference(t *testing.T) {
 // annotated begins a DPO run and gives what makes its pairs, whose numbers a test changes.
 func (w *world) annotated(run string) (schemas.Spec, func(i int) *events.Pair) {
 	w.t.Helper()
-	spec := testSpec(run, func(s *schemas.Spec) { s.Objective.Kind, s.Iterations, s.Training.Batch = "dpo", 1, 2 })
+	return w.handMadePairs(run, "dpo")
+}
+
+// handMadePairs begins a run and gives what makes its pairs.
+func (w *world) handMadePairs(run, objective string) (schemas.Spec, func(i int) *events.Pair) {
+	w.t.Helper()
+	spec := testSpec(run, func(s *schemas.Spec) { s.Objective.Kind, s.Iterations, s.Training.Batch = objective, 1, 2 })
 	ctx, cancel := context.WithCancel(w.t.Context())
 	err := w.trainer(spec, func(string, int, int) { cancel() }).Run(ctx) // policy 0 is there, and it waits for pairs
 	cancel()
@@ -157,8 +163,8 @@ func TestPairsOfAnotherReference(t *testing.T) {
 	}
 }
 
-// TestAnnotatedPairs: DPO over given pairs. Two equal responses move nothing and are counted; a pair with an empty one is left
-// out and named.
+// TestAnnotatedPairs: DPO over given pairs. Two equal responses move nothing and are counted; a pair with an empty one, or with
+// a token that the model does not have, is left out and named.
 func TestAnnotatedPairs(t *testing.T) {
 	w := newWorld(t)
 	spec, pair := w.annotated("annotated")
@@ -169,16 +175,21 @@ func TestAnnotatedPairs(t *testing.T) {
 			p.RejectedIds, p.RejectedLogp = p.ChosenIds, p.ChosenLogp
 		case 4:
 			p.RejectedIds = nil
+		case 5:
+			p.PromptIds = []int64{1 << 40}
 		}
 		w.publish(schemas.Pairs, p)
 	}
 	w.train(spec)
 	policy := w.policy("annotated", 1)
-	want := []checkpoints.Skipped{{ID: handMadePrompt("annotated", 4).ID(), Reason: schemas.ReasonEmpty}}
+	want := []checkpoints.Skipped{
+		{ID: handMadePrompt("annotated", 4).ID(), Reason: schemas.ReasonEmpty},
+		{ID: handMadePrompt("annotated", 5).ID(), Reason: schemas.ReasonInvalid},
+	}
 	if diff := cmp.Diff(want, w.batches(policy).Skipped); diff != "" {
 		t.Errorf("left out (-want +got):\n%s", diff)
 	}
-	for name, want := range map[string]float64{"pairs": 5, "refused": 1, "identical_share": 0.2, "effective_sample_size": 5} {
+	for name, want := range map[string]float64{"pairs": 4, "refused": 2, "identical_share": 0.25, "effective_sample_size": 4} {
 		if got, _ := metric(policy, name); math.Abs(got-want) > 1e-12 {
 			t.Errorf("%s is %v, want %v", name, got, want)
 		}
@@ -187,5 +198,28 @@ func TestAnnotatedPairs(t *testing.T) {
 		if !finite(r.Loss) || r.Pairs.KL != nil {
 			t.Errorf("step %d: loss %v, KL %v; annotated pairs sample nothing", r.Step, r.Loss, r.Pairs.KL)
 		}
+	}
+}
+
+// TestGuideOfOddTokens: a pair with a token that the model does not have is left out of the guide's training and named.
+func TestGuideOfOddTokens(t *testing.T) {
+	w := newWorld(t)
+	spec, pair := w.handMadePairs("odd", "ldalign")
+	for i := range 6 {
+		p := pair(i)
+		if i == 2 {
+			p.RejectedIds = append(p.RejectedIds, 1<<20)
+		}
+		w.publish(schemas.Pairs, p)
+	}
+	guideOnly := w.trainer(spec, silent)
+	guideOnly.GuideOnly = true
+	if err := guideOnly.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	got := w.batches(w.latest("odd", checkpoints.Guide))
+	want := []checkpoints.Skipped{{ID: handMadePrompt("odd", 2).ID(), Reason: schemas.ReasonInvalid}}
+	if diff := cmp.Diff(want, got.Skipped); diff != "" || len(got.Pairs) != 5 {
+		t.Errorf("%d pairs, left out (-want +got):\n%s", len(got.Pairs), diff)
 	}
 }

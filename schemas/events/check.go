@@ -24,9 +24,14 @@ func Check(m Message) error {
 	return nil
 }
 
-// check refuses log-probabilities that are none. Both can be 0 only where the responses are the same: probabilities of
-// different ones do not both reach 1.
+// check refuses tokens and log-probabilities that are none. Both of these can be 0 only where the responses are the same:
+// probabilities of different ones do not both reach 1.
 func (x *Pair) check() error {
+	for _, ids := range [][]int64{x.GetPromptIds(), x.GetChosenIds(), x.GetRejectedIds()} {
+		if i := slices.IndexFunc(ids, func(id int64) bool { return id < 0 }); i >= 0 {
+			return fmt.Errorf("token %d: want a number of at least 0", ids[i])
+		}
+	}
 	for _, p := range []float64{x.GetChosenLogp(), x.GetRejectedLogp()} {
 		if math.IsNaN(p) || math.IsInf(p, 0) {
 			return fmt.Errorf("reference log-probabilities %v and %v: not finite", x.GetChosenLogp(), x.GetRejectedLogp())
