@@ -31,9 +31,10 @@ type Collected struct {
 // Collect waits until an iteration is complete and returns its messages of a kind (prompts, pairs, encoded or scored).
 // Complete means that the iteration is closed (control message "closed" with the total) and each of its pairs is either
 // a message of that kind or a dead letter. A message stored twice counts once, its first copy; a dead letter that was
-// redriven does not count until its pair comes out or dies again, one of a pair that no prompt asks for not at all. Bytes of that kind that are no message which can be
-// worked with become a dead letter of the stage "trainer", so that the iteration completes without them. onProgress, nil
-// for none, gets the number of pairs accounted for and the total, 0 while the iteration is open.
+// redriven does not count until its pair comes out or dies again, one of a pair that no prompt asks for not at all. Bytes
+// of that kind that are no message which can be worked with become a dead letter of the stage "trainer", so that the
+// iteration completes without them. onProgress, nil for none, gets the number of pairs accounted for and the total, 0
+// while the iteration is open.
 func (c *Conn) Collect(ctx context.Context, kind schemas.Kind, run string, iteration uint32,
 	onProgress func(have, total int),
 ) (Collected, error) {

@@ -280,7 +280,8 @@ func (t *Trainer) skips(p *events.Pair, batches *checkpoints.Batches) bool {
 	vocabulary := int64(t.model.Config().Vocab)
 	for _, ids := range [][]int64{p.GetPromptIds(), p.GetChosenIds(), p.GetRejectedIds()} {
 		if i := slices.IndexFunc(ids, func(id int64) bool { return id < 0 || id >= vocabulary }); i >= 0 {
-			t.Log.Warn().Str("pair", p.ID()).Msgf("token %d is not in the vocabulary of %d: the pair is not trained on", ids[i], vocabulary)
+			t.Log.Warn().Str("pair", p.ID()).
+				Msgf("token %d is not in the vocabulary of %d: the pair is not trained on", ids[i], vocabulary)
 			batches.Skipped = append(batches.Skipped, checkpoints.Skipped{ID: p.ID(), Reason: schemas.ReasonInvalid})
 			return true
 		}

@@ -106,7 +106,8 @@ func (t *Trainer) trainGuide(ctx context.Context) (err error) {
 		return p != nil && g.tokenizer == nil && t.skips(p, &batches) // another tokenizer reads the texts
 	})
 	if batches.Pairs = ids(messages); len(messages) == 0 {
-		return fmt.Errorf("trainer: all %d pairs of the guide's iteration were refused; the log says why for each", len(batches.Skipped))
+		return fmt.Errorf("trainer: all %d pairs of the guide's iteration were refused; the log says why for each",
+			len(batches.Skipped))
 	}
 	task, err := g.task(messages, t.Spec)
 	if err != nil {
