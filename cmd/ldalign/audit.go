@@ -9,6 +9,7 @@ import (
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
 	"github.com/ldalign/ldalign/trainer"
 )
@@ -123,6 +124,10 @@ func (n *node) audit(ctx context.Context, spec schemas.Spec, iteration, names in
 	if err != nil {
 		return nil, err
 	}
+	named, err := n.namedPolicies(ctx, spec.Run)
+	if err != nil {
+		return nil, err
+	}
 	task := n.display.Task("audit "+spec.Run, 0, "messages")
 	defer task.Done()
 	feed, _ := trainer.Feed(spec, trainer.Source(spec.Objective.Kind))
@@ -130,6 +135,10 @@ func (n *node) audit(ctx context.Context, spec schemas.Spec, iteration, names in
 		Iteration: iteration, Source: feed.Kind, Names: names, First: uint32(spec.FirstIteration()),
 		Record: func(ctx context.Context, i uint32) (streams.Record, error) {
 			r, err := n.record(ctx, policies, i)
+			if digest, made := named[i+1]; made && !r.Done {
+				r.Done, r.Problem = true, fmt.Sprintf("the log names policy %d (%.12s), which the checkpoint store does not have: "+
+					"restore it from a copy", i+1, digest)
+			}
 			if _, replayed := trainer.Feed(spec, schemas.Pairs); err == nil && replayed {
 				var origin checkpoints.Manifest
 				origin, err = trainer.Origin(ctx, n.streams, n.checkpoints, spec.Source.Run, i)
@@ -146,6 +155,9 @@ func (n *node) audit(ctx context.Context, spec schemas.Spec, iteration, names in
 		o.Given = &given
 	}
 	for i := range policies {
+		o.Trained = max(o.Trained, i)
+	}
+	for i := range named {
 		o.Trained = max(o.Trained, i)
 	}
 	balances, err := n.streams.Audit(ctx, spec.Run, o)
@@ -172,6 +184,18 @@ func (n *node) policies(ctx context.Context, run string) (map[uint32]checkpoints
 		}
 	}
 	return policies, nil
+}
+
+// namedPolicies are the digests of the policies that a run's log names, by iteration.
+func (n *node) namedPolicies(ctx context.Context, run string) (map[uint32]string, error) {
+	named := map[uint32]string{}
+	err := n.streams.Read(ctx, schemas.Checkpoints, run, streams.AllIterations, 0, func(r streams.Received) error {
+		if c, ok := r.Message.(*events.Checkpoint); ok && c.GetKind() == string(checkpoints.Policy) {
+			named[c.GetIteration()] = c.GetDigest()
+		}
+		return nil
+	})
+	return named, err
 }
 
 // record is the trainer's side of an iteration: what its policy's manifest says that it was made of.

@@ -69,6 +69,9 @@ func (c *backupCommand) Run(ctx context.Context, e *env) (err error) {
 		return fmt.Errorf("run %s reads the log of run %s, whose places a backup does not keep: back up that one, and replay it again",
 			c.Name, source.Run)
 	}
+	if err := n.intact(ctx, c.Name); err != nil { // a copy of half a run is none
+		return err
+	}
 	if _, err := os.Stat(filepath.Join(c.To, backupFile)); err == nil {
 		return fmt.Errorf("%w: %s holds a complete backup; name another folder", errUsage, c.To)
 	}

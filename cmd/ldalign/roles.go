@@ -306,14 +306,17 @@ func tokenizerFolder(name string) (fs.FS, error) {
 
 // everything plays all roles of one run in this process until the run is complete and evaluated.
 func (n *node) everything(ctx context.Context, spec schemas.Spec, engine *tensor.Engine, m *meter) error {
+	if err := n.streams.EnsureTopology(ctx); err != nil {
+		return err
+	}
+	if err := n.intact(ctx, spec.Run); err != nil { // before what is left of a run is taken for a complete one
+		return err
+	}
 	done, err := n.complete(ctx, spec)
 	if err != nil || done {
 		return err
 	}
 	if err := checkData(spec); err != nil {
-		return err
-	}
-	if err := n.streams.EnsureTopology(ctx); err != nil {
 		return err
 	}
 	return n.play(ctx, spec, roles(spec), engine, m, false, expectedResults(spec))
