@@ -274,7 +274,7 @@ func (a *auditor) survey(ctx context.Context) ([]uint32, error) {
 func (c *Conn) state(ctx context.Context, kind schemas.Kind, subjects string) (jetstream.StreamState, error) {
 	stream, err := c.js.Stream(ctx, StreamName(kind))
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return jetstream.StreamState{}, fmt.Errorf("%w: stream %s", ErrNotFound, StreamName(kind))
+		return jetstream.StreamState{}, noStream(StreamName(kind))
 	}
 	if err != nil {
 		return jetstream.StreamState{}, err

@@ -2,6 +2,7 @@ package streams
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"net"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
 )
 
 func TestSecondOpenIsRefused(t *testing.T) {
@@ -337,5 +339,35 @@ func TestRuns(t *testing.T) {
 	runs, err := c.Runs(testContext(t))
 	if want := []string{"a-1", "b", "c"}; err != nil || !slices.Equal(runs, want) {
 		t.Errorf("got %v, %v, want %v", runs, err, want)
+	}
+}
+
+// Who works on a server that came back without its store ends, and says what is missing and what to do.
+func TestServerWithoutItsStore(t *testing.T) {
+	c := openQuick(t)
+	publish(t, c, schemas.Prompts, prompt("r", 0, 0))
+	await(t, c, schemas.Prompts, "r", 1)
+	ended := make(chan error, 2)
+	working := make(chan struct{}, 1)
+	go func() {
+		ended <- c.RunStage(t.Context(), generator("r", 1), func(ctx context.Context, in []events.Message) []Outcome {
+			working <- struct{}{}
+			return answer(ctx, in)
+		})
+	}()
+	following := make(chan struct{}, 1)
+	go func() {
+		ended <- c.Follow(t.Context(), schemas.Prompts, "r", 0, 0, func(Received) error { following <- struct{}{}; return nil })
+	}()
+	<-working
+	<-following
+	if err := c.js.DeleteStream(testContext(t), StreamName(schemas.Prompts)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := <-ended; !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "no stream LDALIGN_PROMPTS") ||
+			!strings.Contains(err.Error(), "ldalign restore") {
+			t.Errorf("got %v", err)
+		}
 	}
 }

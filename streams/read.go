@@ -266,7 +266,7 @@ func (c *Conn) scanOnce(ctx context.Context, s *scan, f func(entry) error) error
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case errors.Is(err, jetstream.ErrStreamNotFound):
-			return fmt.Errorf("%w: stream %s", ErrNotFound, name)
+			return noStream(name)
 		case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, jetstream.ErrMsgIteratorClosed):
 			return fmt.Errorf("streams: read %s: %w", name, err)
 		}

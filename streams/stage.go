@@ -294,7 +294,7 @@ func (r *runner) ensureConsumer(ctx context.Context) error {
 			r.consumer = consumer
 			return nil
 		case errors.Is(err, jetstream.ErrStreamNotFound):
-			return fmt.Errorf("%w: stage %s: stream %s", ErrNotFound, r.stage.Name, StreamName(r.stage.In))
+			return fmt.Errorf("streams: stage %s: %w", r.stage.Name, noStream(StreamName(r.stage.In)))
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case r.nc.IsClosed():

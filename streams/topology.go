@@ -130,6 +130,12 @@ func differences(have, want jetstream.StreamConfig) []string {
 	return diff
 }
 
+// noStream says that a stream is not there, which a server has from the first run on it on.
+func noStream(name string) error {
+	return fmt.Errorf("%w: the server has no stream %s: no run was started on it, or it came back without its store: restore that, "+
+		"or each run from a backup (`ldalign restore`)", ErrNotFound, name)
+}
+
 func streamError(want jetstream.StreamConfig, err error) error {
 	var api *jetstream.APIError
 	if errors.As(err, &api) && (api.ErrorCode == codeStorage || api.ErrorCode == codeResources) {
