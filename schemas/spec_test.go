@@ -1,6 +1,7 @@
 package schemas_test
 
 import (
+	"encoding/json"
 	"errors"
 	"flag"
 	"os"
@@ -400,6 +401,16 @@ func TestYAMLReadsBackTheSame(t *testing.T) {
 		}
 		if diff := cmp.Diff([]schemas.Spec{spec}, got); diff != "" {
 			t.Fatalf("-want +got:\n%s\n%s", diff, text)
+		}
+		object, err := spec.JSON()
+		if err != nil || !json.Valid(object) {
+			t.Fatalf("%v\n%s", err, object)
+		}
+		if got, err = schemas.ParseSpecs("f", object); err != nil {
+			t.Fatalf("%v\n%s", err, object)
+		}
+		if diff := cmp.Diff([]schemas.Spec{spec}, got); diff != "" {
+			t.Fatalf("-want +got:\n%s\n%s", diff, object)
 		}
 		if got[0].Digest() != spec.Digest() || schemas.Resolve(got[0], 99).Digest() != spec.Digest() {
 			t.Fatal("the digest changed")

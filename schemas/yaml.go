@@ -2,6 +2,7 @@ package schemas
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"reflect"
 	"strconv"
@@ -46,6 +47,44 @@ func writeSection(b *bytes.Buffer, path string, depth int, v reflect.Value) erro
 			fmt.Fprintf(b, "%s%s: %s\n", indent, key, scalarText(field))
 		}
 	}
+	return nil
+}
+
+// JSON writes the spec with all its keys as one object, its keys in the order of YAML's. YAML being a superset of JSON,
+// ParseSpecs reads it back to the same spec.
+func (s Spec) JSON() ([]byte, error) {
+	var b bytes.Buffer
+	if err := writeObject(&b, reflect.ValueOf(s)); err != nil {
+		return nil, fmt.Errorf("schemas: run spec: %w", err)
+	}
+	return b.Bytes(), nil
+}
+
+func writeObject(b *bytes.Buffer, v reflect.Value) error {
+	separator := "{"
+	for i, key := range keysOf(v.Type()) {
+		field := v.Field(i)
+		if field.Kind() == reflect.Pointer {
+			if field.IsNil() {
+				continue
+			}
+			field = field.Elem()
+		}
+		fmt.Fprintf(b, "%s%q:", separator, key)
+		separator = ","
+		if field.Kind() == reflect.Struct {
+			if err := writeObject(b, field); err != nil {
+				return err
+			}
+			continue
+		}
+		value, err := json.Marshal(field.Interface())
+		if err != nil {
+			return fmt.Errorf("%s: %w", key, err)
+		}
+		b.Write(value)
+	}
+	b.WriteByte('}')
 	return nil
 }
 

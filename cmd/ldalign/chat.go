@@ -59,7 +59,7 @@ func (c *chatCommand) Run(ctx context.Context, e *env) (err error) {
 	defer quit()
 	chat := &conversation{
 		env: e, offline: o, flags: c.samplingFlags, most: most, system: c.System,
-		terminal: isatty.IsTerminal(os.Stdin.Fd()), quit: quit,
+		terminal: isatty.IsTerminal(os.Stdin.Fd()) && !e.json, quit: quit,
 	}
 	defer e.interrupts.take(chat.interrupt)()
 	return chat.run(ctx, os.Stdin)
@@ -71,7 +71,7 @@ type conversation struct {
 	*offline
 	flags    samplingFlags
 	most     int // tokens of the model's context
-	terminal bool
+	terminal bool // a person types
 	quit     context.CancelFunc
 
 	system   string
@@ -125,7 +125,9 @@ func (c *conversation) run(ctx context.Context, in io.Reader) error {
 		}
 		select {
 		case <-ctx.Done():
-			fmt.Fprintln(c.stderr)
+			if c.terminal {
+				fmt.Fprintln(c.stderr)
+			}
 			return nil
 		case line := <-lines:
 			end, err := c.take(ctx, strings.TrimSpace(line.text))
@@ -178,7 +180,7 @@ func (c *conversation) take(ctx context.Context, line string) (end bool, err err
 	case command == "/save":
 		c.say(c.save(rest))
 	case command == "/help":
-		fmt.Fprintln(c.stderr, "/reset, /system TEXT, /save FILE, /quit; // begins a message with a slash; Ctrl-C ends an answer")
+		c.tellUser("/reset, /system TEXT, /save FILE, /quit; // begins a message with a slash; Ctrl-C ends an answer")
 	default:
 		c.say(fmt.Errorf("there is no %s: /reset, /system TEXT, /save FILE, /quit; // begins a message with a slash", command))
 	}
@@ -190,8 +192,17 @@ func (c *conversation) reset() { c.messages, c.turns = nil, 0 }
 // say tells what went wrong with a line; the conversation goes on.
 func (c *conversation) say(err error) {
 	if err != nil {
-		fmt.Fprintln(c.stderr, "ldalign:", err)
+		announce(c.stderr, c.json, "error", err.Error())
 	}
+}
+
+// tellUser is a notice in a conversation: a plain line, or with --json an object.
+func (c *conversation) tellUser(format string, args ...any) {
+	if c.json {
+		c.notice(format, args...)
+		return
+	}
+	fmt.Fprintf(c.stderr, format+"\n", args...)
 }
 
 // all are the messages that the model reads.
@@ -231,7 +242,7 @@ func (c *conversation) save(path string) (err error) {
 	if _, err := file.WriteString(line + "\n"); err != nil {
 		return err
 	}
-	fmt.Fprintf(c.stderr, "%d messages saved to %s\n", len(record.Messages), path)
+	c.tellUser("%d messages saved to %s", len(record.Messages), path)
 	return nil
 }
 
@@ -250,7 +261,7 @@ func (c *conversation) fit() ([]int64, error) {
 		}
 		if len(ids) <= room {
 			if dropped > 0 {
-				fmt.Fprintf(c.stderr, "(the %d oldest messages no longer fit, and are left out)\n", dropped)
+				c.tellUser("(the %d oldest messages no longer fit, and are left out)", dropped)
 			}
 			return ids, nil
 		}

@@ -66,6 +66,7 @@ func TestWrongUsage(t *testing.T) {
 		t.Run(c.args, func(t *testing.T) {
 			args := append(strings.Fields(c.args), "--dir", filepath.Join(t.TempDir(), "data"))
 			ldalign(t, args...).want(t, exitUsage, c.says)
+			ldalign(t, append(args, "--json")...).want(t, exitUsage, `{"error":"`)
 		})
 	}
 }
@@ -372,6 +373,64 @@ func TestStatusWithAnotherStore(t *testing.T) {
 	}
 	if s := lines[runStatus](t, ldalign(t, "status", "tiny-ld", "--dir", dir, "--json")); s[0].Missing == "" {
 		t.Errorf("status --json: %+v", s)
+	}
+}
+
+// TestJSONOnly: what a verb prints with --json is JSON whatever it is asked to do (ldalign checks each line).
+func TestJSONOnly(t *testing.T) {
+	dir, _ := finished(t)
+	for _, args := range []string{
+		"up testdata/tiny.yaml --dry-run",
+		"up testdata/tiny.yaml",
+		"train testdata/tiny.yaml --dry-run --set objective.kind=sft --set iterations=1",
+		"guide train testdata/tiny.yaml",
+		"demo --print-spec",
+		"plan testdata/tiny.yaml",
+		"data inspect builtin:demo/heldout",
+		"status tiny-ld --spec",
+		"fork tiny-ld@1 --dry-run",
+		"replay tiny-ld --as low --set objective.beta=0.25 --dry-run",
+		"replay tiny-ld --as low --set objective.bta=0.25 --dry-run",
+		"sweep tiny-ld --set objective.beta=0.25,0.5 --dry-run",
+		"sweep tiny-ld --set objective.beta=0.25",
+		"compare tiny-ld tiny-sft",
+		"compare tiny-ld nope",
+		"guide inspect tiny-ld",
+		"guide inspect tiny-sft",
+		"pause nope",
+		"runs prune tiny-ld --keep-iterations 1",
+		"runs delete tiny-ld",
+		"checkpoints gc",
+		"deadletters show 1",
+		"deadletters redrive",
+		"deadletters redrive --run tiny-ld",
+		"deadletters drop --run tiny-ld",
+		"tail scored -n 2",
+		"tail nope",
+		"backup nope --to " + filepath.Join(t.TempDir(), "backup"),
+		"restore " + dir,
+		"generate --model nowhere --input nothing.jsonl",
+		"score --model tiny-ld@ --input nothing.jsonl",
+		"chat --model nowhere",
+	} {
+		t.Run(args, func(t *testing.T) {
+			out := ldalign(t, append(strings.Fields(args), "--json", "--dir", dir)...)
+			if out.stdout+out.stderr == "" {
+				t.Error("it prints nothing")
+			}
+		})
+	}
+	type planned struct {
+		Digest  string
+		Stages  []string
+		Changed map[string][2]string
+		Spec    struct{ Objective struct{ Beta float64 } }
+	}
+	got := lines[planned](t, ldalign(t, "replay", "tiny-ld", "--as", "low", "--set", "objective.beta=0.25", "--dry-run", "--json",
+		"--dir", dir))[0]
+	if len(got.Digest) != 64 || strings.Join(got.Stages, " ") != "evaluator trainer" || got.Spec.Objective.Beta != 0.25 ||
+		got.Changed["objective.beta"] != [2]string{"0.5", "0.25"} {
+		t.Errorf("%+v", got)
 	}
 }
 

@@ -253,7 +253,7 @@ func (c *deadLettersDropCommand) Run(ctx context.Context, e *env) (err error) {
 		return err
 	}
 	if !c.Yes {
-		fmt.Fprintf(e.stderr, "ldalign: would drop %d letters, with their originals; --yes does it\n", len(letters))
+		e.notice("would drop %d letters, with their originals; --yes does it", len(letters))
 		return e.printLetters(letters)
 	}
 	by := person()

@@ -34,7 +34,7 @@ Stopped in any way, the demo goes on by the same command; a finished one prints 
 }
 
 func (c *demoCommand) Run(ctx context.Context, e *env) error {
-	if c.PrintSpec {
+	if c.PrintSpec && !e.json {
 		_, err := e.stdout.Write(demoSpec)
 		return err
 	}
@@ -63,6 +63,14 @@ func (c *demoCommand) Run(ctx context.Context, e *env) error {
 	all, err := resolve(all)
 	if err != nil {
 		return err
+	}
+	if c.PrintSpec {
+		for _, s := range all {
+			if err := e.printSpecJSON(s); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 	return e.up(ctx, all, "LD-Align demo")
 }

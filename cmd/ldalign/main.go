@@ -11,6 +11,8 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -35,7 +37,7 @@ const (
 type cli struct {
 	Dir     string `help:"Folder for streams, checkpoints, caches and reports." default:"ldalign-data" env:"LDALIGN_DIR" type:"path"`
 	Cache   string `help:"Most bytes of DIR/cache, the checkpoints that were downloaded from S3; what was used longest ago goes (50GB unless set)." default:"50GB" env:"LDALIGN_CACHE" placeholder:"SIZE"`
-	JSON    bool   `help:"Print JSON, one object a line, where a script would read it." name:"json"`
+	JSON    bool   `help:"Print JSON, one object a line: results on standard output; progress, notices and errors on standard error." name:"json"`
 	Verbose bool   `help:"Show the log on the screen too; it is always in DIR/ldalign.log." short:"v"`
 
 	Demo        demoCommand        `cmd:"" help:"Align a small model in front of your eyes, in a few minutes, and print whether it worked."`
@@ -117,8 +119,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 	if exited >= 0 {
 		return exited
 	}
-	if err != nil {
-		fmt.Fprintf(stderr, "ldalign: %v\nSee `%s --help`.\n", err, where(err))
+	if err != nil { // c.JSON may not be set: parsing ends at the first error
+		announce(stderr, asksJSON(args), "error", fmt.Sprintf("%v\nSee `%s --help`.", err, where(err)))
 		return exitUsage
 	}
 	interrupts.json.Store(c.JSON)
@@ -135,9 +137,21 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return exitCode(err)
 }
 
+// asksJSON tells whether --json is among the arguments of a command line that cannot be parsed.
+func asksJSON(args []string) bool {
+	flags, _, _ := strings.Cut(strings.Join(args, "\n")+"\n", "\n--\n")
+	return slices.Contains(strings.Split(flags, "\n"), "--json")
+}
+
+// notice tells on stderr what is no result.
+func (e *env) notice(format string, args ...any) {
+	announce(e.stderr, e.json, "notice", fmt.Sprintf(format, args...))
+}
+
 // announce prints a message on stderr, with --json as an object.
 func announce(stderr io.Writer, asJSON bool, kind, text string) {
 	if asJSON {
+		text = strings.ReplaceAll(text, "\nldalign: ", "\n")
 		if line, err := compact(map[string]string{kind: text}); err == nil {
 			fmt.Fprintln(stderr, line)
 			return

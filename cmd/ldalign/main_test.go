@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -133,6 +134,9 @@ func (p *process) wait(t *testing.T) int {
 	case <-time.After(limit):
 		t.Fatalf("%v did not end within %v\n%s", p.Args[1:], limit, p.stderr.String())
 	}
+	if p.ProcessState.Exited() {
+		output{p.ProcessState.ExitCode(), p.stdout.String(), p.stderr.String()}.onlyJSON(t, p.Args)
+	}
 	return p.ProcessState.ExitCode()
 }
 
@@ -147,7 +151,31 @@ func ldalign(t *testing.T, args ...string) output {
 	t.Helper()
 	var stdout, stderr buffer
 	code := run(args, &stdout, &stderr)
-	return output{code, stdout.String(), stderr.String()}
+	o := output{code, stdout.String(), stderr.String()}
+	o.onlyJSON(t, args)
+	return o
+}
+
+// onlyJSON checks what --json promises: each line of both outputs is an object, and a failure of the program or its use ends
+// with one that says why.
+func (o output) onlyJSON(t *testing.T, args []string) {
+	t.Helper()
+	if !slices.Contains(args, "--json") || slices.Contains(args, "--help") {
+		return
+	}
+	last := map[string]any{}
+	for _, line := range strings.Split(o.stdout+o.stderr, "\n") {
+		if line == "" {
+			continue
+		}
+		last = map[string]any{}
+		if err := json.Unmarshal([]byte(line), &last); err != nil {
+			t.Errorf("%s prints a line that is no object: %s", strings.Join(args, " "), line)
+		}
+	}
+	if o.code != 0 && last["error"] == nil {
+		t.Errorf("%s ends with exit code %d and the line %v, want an error", strings.Join(args, " "), o.code, last)
+	}
 }
 
 // want checks the exit code and that stdout and stderr together contain some texts.

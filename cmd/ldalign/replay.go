@@ -297,15 +297,24 @@ func (n *node) pin(
 
 // printPlan says what a replay or fork would do, and prints its spec.
 func (e *env) printPlan(parent, child schemas.Spec) error {
-	fmt.Fprintf(e.stdout, "---\n# %s\n", lineage(child))
-	for _, d := range schemas.Differences(parent, child) {
-		fmt.Fprintf(e.stdout, "# %s: %s, was %s\n", d.Key, shown(d.Values[1]), shown(d.Values[0]))
-	}
 	names := make([]string, 0, len(roles(child))+1)
 	for _, r := range roles(child) {
 		names = append(names, string(r))
 	}
-	fmt.Fprintf(e.stdout, "# stages that run: %s\n", strings.Join(append(names, "trainer"), ", "))
+	names = append(names, "trainer")
+	differences := schemas.Differences(parent, child)
+	if e.json {
+		changed := map[string][2]string{}
+		for _, d := range differences {
+			changed[d.Key] = [2]string{d.Values[0], d.Values[1]}
+		}
+		return e.printSpecJSON(child, count{"lineage", lineage(child)}, count{"changed", changed}, count{"stages", names})
+	}
+	fmt.Fprintf(e.stdout, "---\n# %s\n", lineage(child))
+	for _, d := range differences {
+		fmt.Fprintf(e.stdout, "# %s: %s, was %s\n", d.Key, shown(d.Values[1]), shown(d.Values[0]))
+	}
+	fmt.Fprintf(e.stdout, "# stages that run: %s\n", strings.Join(names, ", "))
 	return e.printSpec(child)
 }
 
@@ -340,6 +349,15 @@ func lineage(spec schemas.Spec) string {
 
 var errDiffers = errors.New("the replay has other weights than its source")
 
+// exactPolicy is a policy of a replay that is its source's, as --json tells it.
+type exactPolicy struct {
+	Run     string `json:"run"`
+	Source  string `json:"source"`
+	Policy  int    `json:"exact_policy"`
+	Weights string `json:"weights"`
+	Records string `json:"records"`
+}
+
 // proveExact compares the policies that a replay has made with those of its source.
 func (e *env) proveExact(ctx context.Context, spec schemas.Spec) (err error) {
 	n, err := e.attach(ctx, spec.Servers)
@@ -361,6 +379,13 @@ func (e *env) proveExact(ctx context.Context, spec schemas.Spec) (err error) {
 			if a != b {
 				return fmt.Errorf("%w: policy %d, %s: %.12s in run %s, %.12s in run %s", errDiffers, i, name, a, spec.Run, b, spec.Source.Run)
 			}
+		}
+		if e.json {
+			same := exactPolicy{spec.Run, spec.Source.Run, i, sha(made, trainer.WeightsFile), sha(made, trainer.RecordsFile)}
+			if err := printJSON(e.stdout, []exactPolicy{same}); err != nil {
+				return err
+			}
+			continue
 		}
 		fmt.Fprintf(e.stdout, "exact: policy %d of %s has the weights (sha256 %.12s) and the records of %s\n", i, spec.Run,
 			sha(made, trainer.WeightsFile), spec.Source.Run)

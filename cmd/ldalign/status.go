@@ -105,6 +105,9 @@ func (c *statusCommand) Run(ctx context.Context, e *env) (err error) {
 		if err != nil {
 			return err
 		}
+		if e.json {
+			return e.printSpecJSON(specs[0])
+		}
 		fmt.Fprintln(e.stdout, "---")
 		return e.printSpec(specs[0])
 	}

@@ -293,7 +293,7 @@ func (e *env) sweep(ctx context.Context, p sweepPlan, parallel int) (err error) 
 	if err := n.sweep(ctx, p.runs, engine, parallel); err != nil {
 		return err
 	}
-	fmt.Fprintf(e.stderr, "ldalign: %d replays of %s, %.1f s, tensor work %.0f %% of it\n",
+	e.notice("%d replays of %s, %.1f s, tensor work %.0f %% of it",
 		len(p.runs), p.parent.Run, time.Since(start).Seconds(), 100*engine.Busy().Seconds()/time.Since(start).Seconds())
 	return e.compare(ctx, n, append([]schemas.Spec{p.parent}, p.runs...))
 }

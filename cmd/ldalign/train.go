@@ -70,7 +70,7 @@ func (c *trainCommand) Run(ctx context.Context, e *env) error {
 	if err := n.checkpoints.Materialise(ctx, manifest, c.Out); err != nil {
 		return err
 	}
-	fmt.Fprintf(e.stderr, "%s: policy of run %s after iteration %d (digest %.12s)\n",
+	e.notice("%s: policy of run %s after iteration %d (digest %.12s)",
 		c.Out, run, manifest.Iteration, manifest.Digest)
 	return nil
 }

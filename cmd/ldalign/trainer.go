@@ -65,7 +65,7 @@ func (c *trainerCommand) Run(ctx context.Context, e *env) (err error) {
 		}
 		return err
 	}
-	fmt.Fprintf(e.stderr, "ldalign: run %s is complete; `ldalign report %s` writes its report\n", spec.Run, spec.Run)
+	e.notice("run %s is complete; `ldalign report %s` writes its report", spec.Run, spec.Run)
 	return nil
 }
 

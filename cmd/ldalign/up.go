@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"github.com/ldalign/ldalign/ops/progress"
 	"github.com/ldalign/ldalign/ops/report"
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/stages/dataset"
 	"github.com/ldalign/ldalign/stages/prompter"
 	"github.com/ldalign/ldalign/trainer"
 )
@@ -103,6 +105,21 @@ func (e *env) printSpec(s schemas.Spec) error {
 	return err
 }
 
+// printSpecJSON prints a resolved spec as an object: its run, its digest, more, and under "spec" all of its keys.
+func (e *env) printSpecJSON(s schemas.Spec, more ...count) error {
+	keys, err := s.JSON()
+	if err != nil {
+		return err
+	}
+	var o object
+	for _, c := range append(append([]count{{"run", s.Run}, {"digest", s.Digest()}}, more...), count{"spec", json.RawMessage(keys)}) {
+		if err := o.set(c.name, c.value); err != nil {
+			return err
+		}
+	}
+	return printJSON(e.stdout, []object{o})
+}
+
 // dryRun prints the resolved specs, each with what it would do, after looking at the files that it names.
 func (e *env) dryRun(specs []schemas.Spec) error {
 	for _, s := range specs {
@@ -112,27 +129,52 @@ func (e *env) dryRun(specs []schemas.Spec) error {
 		}
 		pairs := len(set.Records) * prompter.Samples(s)
 		steps := trainer.Steps(pairs, s.Training.Batch, s.Training.Epochs)
-		fmt.Fprintf(e.stdout, "---\n# %s: %s\n# %s of %d pairs and %d optimizer steps each\n",
-			s.Data.Train, set.Report, progress.Count(int64(s.Iterations), "iterations"), pairs, steps)
-		if s.Data.Eval != "" {
-			held, err := prompter.LoadEval(s)
-			if err != nil {
+		held, model, err := filesOf(s)
+		if err != nil {
+			return err
+		}
+		if e.json {
+			more := []count{{"data", set.Report}, {"pairs_per_iteration", pairs}, {"steps_per_iteration", steps}}
+			if held != nil {
+				more = append(more, count{"eval", held.Report})
+			}
+			if err := e.printSpecJSON(s, more...); err != nil {
 				return err
 			}
+			continue
+		}
+		fmt.Fprintf(e.stdout, "---\n# %s: %s\n# %s of %d pairs and %d optimizer steps each\n",
+			s.Data.Train, set.Report, progress.Count(int64(s.Iterations), "iterations"), pairs, steps)
+		if held != nil {
 			fmt.Fprintf(e.stdout, "# %s: %s\n", s.Data.Eval, held.Report)
 		}
-		if s.Model.From != "scratch" && !strings.HasPrefix(s.Model.From, "run:") {
-			config, err := models.ReadConfig(os.DirFS(s.Model.From))
-			if err != nil {
-				return trainer.ModelError(s.Model.From, err)
-			}
-			fmt.Fprintf(e.stdout, "# %s: %s, %d layers of width %d\n", s.Model.From, config.Family, config.Layers, config.Hidden)
+		if model != nil {
+			fmt.Fprintf(e.stdout, "# %s: %s, %d layers of width %d\n", s.Model.From, model.Family, model.Layers, model.Hidden)
 		}
 		if err := e.printSpec(s); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// filesOf looks at the held-out data and the model's folder of a spec; nil where it names none.
+func filesOf(s schemas.Spec) (held *dataset.Set, model *models.Config, err error) {
+	if s.Data.Eval != "" {
+		set, err := prompter.LoadEval(s)
+		if err != nil {
+			return nil, nil, err
+		}
+		held = &set
+	}
+	if s.Model.From != "scratch" && !strings.HasPrefix(s.Model.From, "run:") {
+		config, err := models.ReadConfig(os.DirFS(s.Model.From))
+		if err != nil {
+			return nil, nil, trainer.ModelError(s.Model.From, err)
+		}
+		model = &config
+	}
+	return held, model, nil
 }
 
 // up runs the specs one after the other and writes a report over all of them into each run's folder.

@@ -50,10 +50,10 @@ func (c *workerCommand) Run(ctx context.Context, e *env) (err error) {
 	}
 	m := newMeter(n.display, c.Name+": ")
 	defer m.close()
-	fmt.Fprintf(e.stderr, "ldalign: %s of run %s is ready; Ctrl-C drains and ends it\n", c.Role, c.Name)
+	e.notice("%s of run %s is ready; Ctrl-C drains and ends it", c.Role, c.Name)
 	err = n.work(ctx, role(c.Role), spec, engine, m)
 	for _, s := range addStages(nil, m) {
-		fmt.Fprintf(e.stderr, "ldalign: %s worked on %d %s in %.1f s\n", s.Name, s.Items, s.Unit, s.BusySeconds)
+		e.notice("%s worked on %d %s in %.1f s", s.Name, s.Items, s.Unit, s.BusySeconds)
 	}
 	return err
 }
