@@ -132,7 +132,10 @@ func (c *Conn) purged(ctx context.Context, stream string) uint64 {
 	return n
 }
 
-// Idle is nil when nobody works on a run; else it names who does.
+// ErrAtWork: somebody works on a run that is to be at rest.
+var ErrAtWork = errors.New("streams: run in use")
+
+// Idle is nil when nobody works on a run; else it names who does and wraps ErrAtWork.
 func (c *Conn) Idle(ctx context.Context, run string) error {
 	workers, err := c.Workers(ctx, run)
 	if err != nil {
@@ -142,6 +145,6 @@ func (c *Conn) Idle(ctx context.Context, run string) error {
 	if i < 0 {
 		return nil
 	}
-	return fmt.Errorf("streams: %s %s works on run %s: stop it first (a dead one is forgotten after %v)",
-		workers[i].Stage, workers[i].Worker, run, presenceTTL)
+	return fmt.Errorf("%w: %s %s works on run %s: stop it first (a dead one is forgotten after %v)",
+		ErrAtWork, workers[i].Stage, workers[i].Worker, run, presenceTTL)
 }

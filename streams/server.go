@@ -103,6 +103,9 @@ func (e *embedded) start(o Options, host string, port int, token string) error {
 	s.SetLoggerV2(e.log, false, false, false)
 	s.Start()
 	if reason := e.log.fatal(); reason != "" {
+		if o.Listen != "" {
+			reason += " (--listen names another address)"
+		}
 		return fmt.Errorf("streams: embedded NATS server on %s: %s", o.Dir, reason)
 	}
 	if !s.ReadyForConnections(startTimeout) {

@@ -108,15 +108,23 @@ func (t *Trainer) load(ctx context.Context) error {
 }
 
 // longest is how many tokens a prompt and its response have at most.
-func (t *Trainer) longest() int {
-	return t.Spec.Data.MaxPromptTokens + max(t.Spec.Data.MaxResponseTokens, t.Spec.Generation.MaxNewTokens)
+func longest(spec schemas.Spec) int {
+	return spec.Data.MaxPromptTokens + max(spec.Data.MaxResponseTokens, spec.Generation.MaxNewTokens)
+}
+
+// FitsContext refuses a spec whose longest prompt and response have more tokens than the model has positions.
+func FitsContext(spec schemas.Spec, config models.Config) error {
+	if limit := config.MaxLength(); longest(spec) > limit {
+		return fmt.Errorf("trainer: data.max_prompt_tokens and max_response_tokens allow %d tokens, "+
+			"but the model has %d positions: lower them", longest(spec), limit)
+	}
+	return nil
 }
 
 // fit makes the format of a model's prompts and responses, and refuses a model that the spec does not fit.
 func (t *Trainer) fit(config models.Config, tok *tokenizer.Tokenizer) (*tokenizer.Format, error) {
-	if limit := config.MaxLength(); t.longest() > limit {
-		return nil, fmt.Errorf("trainer: data.max_prompt_tokens and max_response_tokens allow %d tokens, "+
-			"but the model has %d positions: lower them", t.longest(), limit)
+	if err := FitsContext(t.Spec, config); err != nil {
+		return nil, err
 	}
 	if err := t.fitAdapter(config); err != nil {
 		return nil, err

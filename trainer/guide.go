@@ -31,9 +31,9 @@ func (t *Trainer) fitGuide(policy models.Config) error {
 		return fmt.Errorf("trainer: %w", err)
 	}
 	// texts that its own tokenizer reads are cut for it
-	if limit := guideConfig(spec).MaxLength(encoder, decoder); !ownTokenizer(spec.Encoder) && t.longest() > limit {
+	if limit := guideConfig(spec).MaxLength(encoder, decoder); !ownTokenizer(spec.Encoder) && longest(t.Spec) > limit {
 		return fmt.Errorf("trainer: data.max_prompt_tokens and max_response_tokens allow %d tokens, but the guide has %d positions "+
-			"for them: lower these or guide.prefix_tokens, or take another guide.decoder", t.longest(), limit)
+			"for them: lower these or guide.prefix_tokens, or take another guide.decoder", longest(t.Spec), limit)
 	}
 	return nil
 }

@@ -177,11 +177,29 @@ func (t *Trainer) declared(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	if digest := t.Spec.Digest(); found.GetSpecDigest() != digest {
-		return false, fmt.Errorf("trainer: run %s exists with another spec (digest %.12s, this one is %.12s): "+
+		return false, fmt.Errorf("trainer: run %s exists with another spec (digest %.12s, this one is %.12s%s): "+
 			"give the new one another name under `run:`, or go on with the spec that `ldalign status %s --spec` prints",
-			t.Spec.Run, found.GetSpecDigest(), digest, t.Spec.Run)
+			t.Spec.Run, found.GetSpecDigest(), digest, changes(found.GetSpec(), t.Spec), t.Spec.Run)
 	}
 	return true, nil
+}
+
+// changes names the first keys in which a spec differs from that of a declaration, each behind a "; "; empty when that cannot be
+// told.
+func changes(declared []byte, spec schemas.Spec) string {
+	const most = 5
+	was, err := schemas.ParseSpecs(spec.Run, declared)
+	if err != nil || len(was) != 1 {
+		return ""
+	}
+	text := ""
+	for i, d := range schemas.Differences(was[0], spec) {
+		if i == most {
+			return text + "; …"
+		}
+		text += fmt.Sprintf("; %s: %q, was %q", d.Key, d.Values[1], d.Values[0])
+	}
+	return text
 }
 
 // declare publishes the resolved spec, from which workers take everything.

@@ -70,7 +70,7 @@ type conversation struct {
 	*env
 	*offline
 	flags    samplingFlags
-	most     int // tokens of the model's context
+	most     int  // tokens of the model's context
 	terminal bool // a person types
 	quit     context.CancelFunc
 

@@ -62,6 +62,7 @@ func TestWrongUsage(t *testing.T) {
 		{"trainer testdata/tiny.yaml", "2 runs"},
 		{"trainer", "spec file or --run"},
 		{"demo --seeds 0", "at least 1"},
+		{"up testdata/tiny.yaml --listen 4222", "want HOST:PORT"},
 	} {
 		t.Run(c.args, func(t *testing.T) {
 			args := append(strings.Fields(c.args), "--dir", filepath.Join(t.TempDir(), "data"))
@@ -323,7 +324,8 @@ func TestChangedSpecIsRefused(t *testing.T) {
 	o := newOwn(t)
 	o.up(t).want(t, 0)
 	edit(t, o.spec, "beta: 0.5", "beta: 0.7")
-	o.up(t).want(t, exitFailed, "run own exists with another spec", "under `run:`", "status own --spec")
+	o.up(t).want(t, exitFailed, "run own exists with another spec", `objective.beta: "0.7", was "0.5"`, "under `run:`",
+		"status own --spec")
 	// what status prints is a spec to go on with
 	was := ldalign(t, "status", "own", "--spec", "--dir", o.folder())
 	was.want(t, 0)
@@ -351,12 +353,15 @@ func TestWhileARunIsOn(t *testing.T) {
 	for _, ended := range []struct {
 		*process
 		code int
-	}{{follower, 0}, {p, exitInterrupted}} {
+	}{{follower, 0}, {p, exitInterrupted}} { // a follower has nothing to save, and says nothing
 		if err := ended.Process.Signal(os.Interrupt); err != nil {
 			t.Fatal(err)
 		}
 		if code := ended.wait(t); code != ended.code {
 			t.Errorf("%v: interrupted, it ended with %d, want %d:\n%s", ended.Args[1:], code, ended.code, ended.stderr.String())
+		}
+		if saves := strings.Contains(ended.stderr.String(), "saving"); saves != (ended.code == exitInterrupted) {
+			t.Errorf("%v: interrupted, it said:\n%s", ended.Args[1:], ended.stderr.String())
 		}
 	}
 }
@@ -374,6 +379,14 @@ func TestStatusWithAnotherStore(t *testing.T) {
 	if s := lines[runStatus](t, ldalign(t, "status", "tiny-ld", "--dir", dir, "--json")); s[0].Missing == "" {
 		t.Errorf("status --json: %+v", s)
 	}
+}
+
+// A dry run tells what the start of the run would.
+func TestDryRunLooksAtTheModel(t *testing.T) {
+	o := newOwn(t)
+	ldalign(t, "up", o.spec, "--dry-run").want(t, 0, "1 iteration of 3 pairs and 1 optimizer step each", "llama, 2 layers of width 32")
+	edit(t, o.spec, "max_prompt_tokens: 64", "max_prompt_tokens: 640")
+	ldalign(t, "up", o.spec, "--dry-run").want(t, exitFailed, "run own: trainer: data.max_prompt_tokens", "the model has 128 positions")
 }
 
 // TestJSONOnly: what a verb prints with --json is JSON whatever it is asked to do (ldalign checks each line).
@@ -578,7 +591,7 @@ func TestPortInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	args := []string{"up", o.spec, "--dir", o.folder(), "--listen", taken.Addr().String()}
-	ldalign(t, args...).want(t, exitFailed, taken.Addr().String(), "in use")
+	ldalign(t, args...).want(t, exitFailed, taken.Addr().String(), "in use", "--listen")
 	if err := taken.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -615,6 +628,7 @@ func TestPausedAndWatched(t *testing.T) {
 	if !p.eventually(t, "the trainer to rest", rests) {
 		t.Fatalf("it ended:\n%s", p.stderr.String())
 	}
+	ld("runs delete tiny-sft --yes").want(t, exitInUse, "works on run tiny-sft")
 	ld("status tiny-sft").want(t, 0, "in progress, paused", "prompter", "the run is paused by", "the run waits for: trainer is paused")
 	if err := p.Process.Kill(); err != nil {
 		t.Fatal(err)

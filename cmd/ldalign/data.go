@@ -88,11 +88,11 @@ func (c *dataInspectCommand) Run(ctx context.Context, e *env) (err error) {
 		return ctx.Err()
 	}
 	set, err := dataset.Load(c.Source, o)
-	reading.Set(int64(set.Report.Read))
-	reading.Done()
 	if err != nil {
 		return err
 	}
+	reading.Set(int64(set.Report.Read))
+	reading.Done()
 	in := dataInspection{Report: set.Report, Digest: set.Digest(), Unit: "characters", Examples: []recordExample{}}
 	count := func(text string) (int, error) { return len([]rune(text)), nil }
 	if c.Model != "" {

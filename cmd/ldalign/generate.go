@@ -9,6 +9,7 @@ import (
 
 	"github.com/ldalign/ldalign/models/decode"
 	"github.com/ldalign/ldalign/models/tokenizer"
+	"github.com/ldalign/ldalign/ops/progress"
 	"github.com/ldalign/ldalign/schemas"
 )
 
@@ -89,12 +90,15 @@ func (c *generateCommand) Run(ctx context.Context, e *env) (err error) {
 	wants := map[*converted]*want{}
 	cut, tokens := 0, 0
 	var took time.Duration
+	var task *progress.Task
+	sampled := 0
 	job := conversion{
 		verb: "generate", unit: "records", input: c.Input, output: c.Out, window: 1024,
 		settings: map[string]any{
 			"verb": "generate", "model": o.place.name, "sampling": c.samplingFlags, "template": c.templateFlags, "overlong": c.Overlong,
 			"logprobs": c.LogProbs,
 		},
+		began: func(t *progress.Task) { task = t },
 		prepare: func(r *converted) error {
 			w, err := c.want(o, r, most)
 			if err == nil {
@@ -120,8 +124,16 @@ func (c *generateCommand) Run(ctx context.Context, e *env) (err error) {
 					if next == len(records) {
 						return decode.Request{}, false, nil
 					}
+					request := wants[records[next]].request
 					next++
-					return wants[records[next-1]].request, true, nil
+					ends := request.OnToken
+					request.OnToken = func(id int64, logprob float32) bool { // the first record may take long
+						sampled++
+						task.Note("tokens", sampled)
+						task.Note("tokens/s", fmt.Sprintf("%.1f", float64(sampled)/(took+time.Since(start)).Seconds()))
+						return ends != nil && ends(id, logprob)
+					}
+					return request, true, nil
 				},
 				func(i int, result decode.Result) error {
 					w := wants[records[i]]

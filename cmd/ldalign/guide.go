@@ -13,6 +13,7 @@ import (
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/guide"
+	"github.com/ldalign/ldalign/ops/progress"
 	"github.com/ldalign/ldalign/ops/report"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/stages/encoder"
@@ -376,7 +377,7 @@ func (e *env) printGuide(in guideInspection) error {
 }
 
 func (in guideInspection) print(w io.Writer) {
-	fmt.Fprintf(w, "guide of run %s (digest %.12s), %d steps\n", in.GuideRun, in.Digest, in.Steps)
+	fmt.Fprintf(w, "guide of run %s (digest %.12s), %s\n", in.GuideRun, in.Digest, progress.Count(int64(in.Steps), "steps"))
 	fmt.Fprintf(w, "latent: %d numbers, pooling %s, injection %s\nencoder: %s\ndecoder: %s\n",
 		in.LatentDim, in.Pooling, in.Injection, in.Encoder, in.Decoder)
 	fmt.Fprintf(w, "reconstruction: %.4f nats by the own latent, %.4f by another prompt's: gap %.4f\n", in.True, in.Shuffled, in.Gap)

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -72,7 +73,7 @@ func (r record) text(key string) (text string, err error) {
 
 // id is the record's id, a text or a whole number under the key "id", as JSON with one spelling for each id.
 func (r record) id() (string, error) {
-	const want = "a text or a whole number that no other line has"
+	const want = "a text or a whole number that no other line has (jq -c '.id = input_line_number' numbers the lines)"
 	var text string
 	if r.has("id") && json.Unmarshal(r.fields["id"], &text) == nil {
 		return compact(text)
@@ -112,16 +113,31 @@ type recordReader struct {
 	seen   map[string]int // line of each id
 }
 
-// openRecords opens a JSONL file; "-" is stdin.
+// openRecords opens a JSONL file, gzipped or not; "-" is stdin.
 func openRecords(path string) (*recordReader, error) {
-	if path == "-" {
-		return newRecordReader("stdin", io.NopCloser(os.Stdin)), nil
+	name, file := "stdin", io.NopCloser(os.Stdin)
+	if path != "-" {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		name, file = path, f
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
+	r := newRecordReader(name, file)
+	// What cannot be peeked at is told when it is read.
+	if magic, _ := r.in.Peek(2); string(magic) == "\x1f\x8b" {
+		unzipped, err := gzip.NewReader(r.in)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("%s: %w", name, err), r.Close())
+		}
+		r.in = bufio.NewReaderSize(unzipped, 1<<16)
 	}
-	return newRecordReader(path, f), nil
+	const bom = "\ufeff"
+	if start, _ := r.in.Peek(len(bom)); string(start) == bom {
+		_, err := r.in.Discard(len(bom))
+		return r, err
+	}
+	return r, nil
 }
 
 // newRecordReader reads what file gives, under this name.

@@ -182,7 +182,7 @@ func exitCode(err error) int {
 		return exitUsage
 	case errors.Is(err, trainer.ErrInterrupted), errors.Is(err, context.Canceled):
 		return exitInterrupted
-	case errors.Is(err, streams.ErrInUse), errors.As(err, &held):
+	case errors.Is(err, streams.ErrInUse), errors.Is(err, streams.ErrAtWork), errors.As(err, &held):
 		return exitInUse
 	default:
 		return exitFailed

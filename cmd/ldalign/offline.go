@@ -166,6 +166,8 @@ type conversion struct {
 	window        int
 	// prepare checks a record; its error names the key.
 	prepare func(r *converted) error
+	// began, if not nil, is given what shows the progress, for notes of its own.
+	began func(task *progress.Task)
 	// work does a window. It calls emit for each record when it is done, in any order.
 	work func(ctx context.Context, records []*converted, emit func(i int) error) error
 }
@@ -195,8 +197,15 @@ func (e *env) convert(ctx context.Context, c conversion) (done, before int, err 
 	display := progress.New(e.stderr, progress.Options{JSON: e.json})
 	defer func() { err = errors.Join(err, display.Close()) }()
 	task := display.Task(c.verb, total, c.unit)
-	defer task.Done()
+	defer func() {
+		if err == nil || done > 0 { // else the error alone says what there is to say
+			task.Done()
+		}
+	}()
 	task.Resume(int64(before))
+	if c.began != nil {
+		c.began(task)
+	}
 	for {
 		records, more := c.read(in, out)
 		if len(records) > 0 {

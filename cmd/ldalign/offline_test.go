@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -120,8 +121,10 @@ func TestGenerate(t *testing.T) {
 	whole := ldalign(t, args(input(all...))...)
 	whole.want(t, 0, "6 records", "1 cut_prompts")
 	got := lines[generated](t, whole)
+	tokens := 0
 	for i, g := range got {
 		sum := 0.0
+		tokens += len(g.TokenIDs)
 		for _, v := range g.Each {
 			sum += v
 		}
@@ -154,6 +157,21 @@ func TestGenerate(t *testing.T) {
 		t.Errorf("resumed (%v):\n%s\nat once:\n%s", err, data, whole.stdout)
 	}
 	ldalign(t, args(input(all...), "--out", out, "--seed", "2")...).want(t, exitUsage, "other settings", "name another --out")
+	// a file as other tools write it
+	other := filepath.Join(t.TempDir(), "in.jsonl.gz")
+	var zipped bytes.Buffer
+	w := gzip.NewWriter(&zipped)
+	if _, err := io.WriteString(w, "\ufeff"+strings.Join(all, "\r\n")); err != nil || w.Close() != nil {
+		t.Fatal(err)
+	}
+	write(t, other, zipped.String())
+	again := ldalign(t, args(other, "--json")...)
+	if again.stdout != whole.stdout {
+		t.Errorf("of a gzipped file:\n%s\nof a plain one:\n%s", again.stdout, whole.stdout)
+	}
+	again.want(t, 0, fmt.Sprintf(`"tokens":"%d"`, tokens), `"tokens/s":"`)
+	write(t, other, zipped.String()[:zipped.Len()/2])
+	ldalign(t, args(other)...).want(t, exitFailed, "in.jsonl.gz:", "unexpected EOF")
 	ldalign(t, args(input(all...), "--overlong", "reject")...).want(t, exitFailed, "in.jsonl:6:prompt", "tokens, the model has room for 148 beside 12")
 }
 
@@ -492,6 +510,9 @@ func TestBadInputOfOfflineVerbs(t *testing.T) {
 				last := strings.Split(strings.TrimSpace(got.stderr), "\nldalign: ")
 				if strings.Contains(last[len(last)-1], "\n") {
 					t.Errorf("more than one line:\n%s", got.stderr)
+				}
+				if c.kept == 0 && strings.Contains(got.stderr, verb+":") {
+					t.Errorf("it tells of the progress of nothing:\n%s", got.stderr)
 				}
 				kept := 0
 				if data, err := os.ReadFile(out); !errors.Is(err, fs.ErrNotExist) {

@@ -37,6 +37,9 @@ func (c *tailCommand) Run(ctx context.Context, e *env) (err error) {
 	if c.Since > 0 {
 		since = time.Now().Add(-c.Since)
 	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	defer e.interrupts.take(stop)() // Ctrl-C is how one leaves a tail: there is nothing to save
 	encode := json.NewEncoder(e.stdout)
 	printed := 0
 	err = n.streams.Tail(ctx, c.Subject, since, func(line streams.Line) error {
@@ -56,7 +59,7 @@ func (c *tailCommand) Run(ctx context.Context, e *env) (err error) {
 		return nil
 	})
 	if ctx.Err() != nil {
-		return nil // Ctrl-C is how one leaves a tail
+		return nil
 	}
 	return err
 }

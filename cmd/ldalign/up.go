@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -47,6 +48,9 @@ func (c *upCommand) Run(ctx context.Context, e *env) error {
 	specs, err = resolve(specs)
 	if err != nil {
 		return err
+	}
+	if _, _, err := net.SplitHostPort(c.Listen); c.Listen != "" && err != nil {
+		return fmt.Errorf("%w: --listen %s: want HOST:PORT, such as 127.0.0.1:4222", errUsage, c.Listen)
 	}
 	if c.DryRun {
 		return e.dryRun(specs)
@@ -112,7 +116,8 @@ func (e *env) printSpecJSON(s schemas.Spec, more ...count) error {
 		return err
 	}
 	var o object
-	for _, c := range append(append([]count{{"run", s.Run}, {"digest", s.Digest()}}, more...), count{"spec", json.RawMessage(keys)}) {
+	fields := append([]count{{"run", s.Run}, {"digest", s.Digest()}}, more...)
+	for _, c := range append(fields, count{"spec", json.RawMessage(keys)}) {
 		if err := o.set(c.name, c.value); err != nil {
 			return err
 		}
@@ -143,8 +148,9 @@ func (e *env) dryRun(specs []schemas.Spec) error {
 			}
 			continue
 		}
-		fmt.Fprintf(e.stdout, "---\n# %s: %s\n# %s of %d pairs and %d optimizer steps each\n",
-			s.Data.Train, set.Report, progress.Count(int64(s.Iterations), "iterations"), pairs, steps)
+		fmt.Fprintf(e.stdout, "---\n# %s: %s\n# %s of %s and %s each\n", s.Data.Train,
+			set.Report, progress.Count(int64(s.Iterations), "iterations"), progress.Count(int64(pairs), "pairs"),
+			progress.Count(int64(steps), "optimizer steps"))
 		if held != nil {
 			fmt.Fprintf(e.stdout, "# %s: %s\n", s.Data.Eval, held.Report)
 		}
@@ -171,6 +177,9 @@ func filesOf(s schemas.Spec) (held *dataset.Set, model *models.Config, err error
 		config, err := models.ReadConfig(os.DirFS(s.Model.From))
 		if err != nil {
 			return nil, nil, trainer.ModelError(s.Model.From, err)
+		}
+		if err := trainer.FitsContext(s, config); err != nil {
+			return nil, nil, fmt.Errorf("run %s: %w", s.Run, err)
 		}
 		model = &config
 	}

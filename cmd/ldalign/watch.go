@@ -18,12 +18,15 @@ import (
 
 // watch shows the status again and again: on a terminal in place, elsewhere as a line for each stage, or as JSON.
 func (c *statusCommand) watch(ctx context.Context, e *env, n *node) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	defer e.interrupts.take(stop)() // Ctrl-C is how one leaves it: there is nothing to save
 	tick := time.NewTicker(max(c.Every, 100*time.Millisecond))
 	defer tick.Stop()
 	for {
 		s, err := n.liveStatus(ctx, c.Name)
 		if ctx.Err() != nil {
-			return nil // Ctrl-C is how one leaves it
+			return nil
 		}
 		if err != nil {
 			return err

@@ -105,8 +105,8 @@ func (d *Display) Task(name string, total int64, unit string) *Task {
 // Log is a writer for log lines: they appear above the live lines. A line is held until its newline or Close.
 func (d *Display) Log() io.Writer { return (*logWriter)(d) }
 
-// Close prints what is held and where unfinished tasks stopped, and waits for the display's goroutine. It returns the
-// first error of the writer. Tasks and Log stay usable: tasks are silent, log lines pass through.
+// Close prints what is held and where unfinished tasks stopped that had done something, and waits for the display's goroutine.
+// It returns the first error of the writer. Tasks and Log stay usable: tasks are silent, log lines pass through.
 func (d *Display) Close() error {
 	d.once.Do(func() {
 		close(d.stop)
@@ -130,6 +130,9 @@ func (d *Display) end() {
 	}
 	now := d.opts.Now()
 	for _, t := range d.tasks {
+		if t.done.Load() == t.base.Load() {
+			continue // nothing was done, and an error says why
+		}
 		d.printSummary(t, now, false)
 	}
 	d.tasks = nil

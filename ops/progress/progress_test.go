@@ -86,10 +86,12 @@ func TestCloseSaysWhereUnfinishedTasksStopped(t *testing.T) {
 	f.Task("trainer", 48, "steps").Set(20)
 	f.clock.t = f.clock.t.Add(3 * time.Second)
 	late := f.Task("evaluator", 300, "")
+	late.Add(1)
+	f.Task("encoder", 300, "") // has not begun: it says nothing
 	f.end()
 	late.Done()
 	f.Task("after", 1, "").Done()
-	want := "trainer: stopped at 20/48 steps after 3.0s\nevaluator: stopped at 0/300 after 0.0s\n"
+	want := "trainer: stopped at 20/48 steps after 3.0s\nevaluator: stopped at 1/300 after 0.0s\n"
 	if diff := cmp.Diff(want, f.out.String()); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
