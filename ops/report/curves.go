@@ -142,6 +142,14 @@ func (p panel) figure(group, groupTitle string, curves []Curve) (figure, error) 
 				}
 				line.LineStyle = bold
 				f.plot.Add(line)
+				if len(segment) == 1 { // of which a line shows nothing
+					point, err := plotter.NewScatter(segment)
+					if err != nil {
+						return f, fmt.Errorf("report: figure %s: %w", f.Name, err)
+					}
+					point.GlyphStyle = draw.GlyphStyle{Color: shade, Radius: vg.Points(2), Shape: draw.CircleGlyph{}}
+					f.plot.Add(point)
+				}
 			}
 			if drawn && !slices.ContainsFunc(f.legend, func(e legendEntry) bool { return e.name == name }) {
 				f.legend = append(f.legend, legendEntry{name: name, line: bold})

@@ -9,6 +9,7 @@ import (
 	"math"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"gonum.org/v1/plot"
@@ -85,12 +86,27 @@ func restyle(s *text.Style, size float64, c color.Color) {
 	s.Handler = plot.DefaultTextHandler
 }
 
-// majorTicks are gonum's default ticks without the unlabelled ones between.
+// majorTicks are gonum's default ticks without the unlabelled ones between, with labels that say where they are: gonum's may
+// have a digit too few, so that 2.6 and 2.65 are both called 2.6.
 type majorTicks struct{ plot.DefaultTicks }
 
 // Ticks between low and high.
 func (m majorTicks) Ticks(low, high float64) []plot.Tick {
-	return slices.DeleteFunc(m.DefaultTicks.Ticks(low, high), plot.Tick.IsMinor)
+	ticks := slices.DeleteFunc(m.DefaultTicks.Ticks(low, high), plot.Tick.IsMinor)
+	const close = 1e-3 // of the distance of two ticks
+	exact := func(t plot.Tick) bool {
+		said, err := strconv.ParseFloat(t.Label, 64)
+		return err == nil && math.Abs(said-t.Value) <= close*(ticks[1].Value-ticks[0].Value)
+	}
+	for digits := 1; digits <= 12 && len(ticks) > 1; digits++ {
+		if !slices.ContainsFunc(ticks, func(t plot.Tick) bool { return !exact(t) }) {
+			break
+		}
+		for i := range ticks {
+			ticks[i].Label = strconv.FormatFloat(ticks[i].Value, 'f', digits, 64)
+		}
+	}
+	return ticks
 }
 
 // widen makes room at the ends of an axis, and makes a range of a single value.

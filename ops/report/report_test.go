@@ -408,3 +408,26 @@ func TestAxisOfZeros(t *testing.T) {
 		t.Errorf("the axis of zeros:\n%s", svg)
 	}
 }
+
+// No two ticks have the same label, and a label is the place of its tick.
+func TestTicksSayWhereTheyAre(t *testing.T) {
+	var rows []Row
+	for i, distance := range []float64{2.604, 2.641, 2.72} {
+		rows = append(rows, Row{Method: fmt.Sprint("LD-Align ", i), Seeds: []Scores{{Distance: &distance}}})
+	}
+	svg := written(t, Input{Rows: rows})["scores-distance.svg"]
+	for _, label := range []string{">2.60<", ">2.64<", ">2.68<", ">2.72<"} {
+		if !bytes.Contains(svg, []byte(label)) {
+			t.Errorf("no tick %s:\n%s", label, svg)
+		}
+	}
+}
+
+// A curve of one step is a point.
+func TestCurveOfOneStep(t *testing.T) {
+	loss := 12.5
+	curve := Curve{Method: "Guide", Objective: "guide", Records: []Record{{Step: 1, Loss: &loss}}}
+	if svg := written(t, Input{Curves: []Curve{curve}})["curve-guide-loss.svg"]; !bytes.Contains(svg, []byte("A2,2 ")) {
+		t.Errorf("no point of radius 2:\n%s", svg)
+	}
+}
