@@ -93,10 +93,10 @@ type majorTicks struct{ plot.DefaultTicks }
 // Ticks between low and high.
 func (m majorTicks) Ticks(low, high float64) []plot.Tick {
 	ticks := slices.DeleteFunc(m.DefaultTicks.Ticks(low, high), plot.Tick.IsMinor)
-	const close = 1e-3 // of the distance of two ticks
+	const near = 1e-3 // of the distance of two ticks
 	exact := func(t plot.Tick) bool {
 		said, err := strconv.ParseFloat(t.Label, 64)
-		return err == nil && math.Abs(said-t.Value) <= close*(ticks[1].Value-ticks[0].Value)
+		return err == nil && math.Abs(said-t.Value) <= near*(ticks[1].Value-ticks[0].Value)
 	}
 	for digits := 1; digits <= 12 && len(ticks) > 1; digits++ {
 		if !slices.ContainsFunc(ticks, func(t plot.Tick) bool { return !exact(t) }) {
