@@ -291,18 +291,20 @@ func (p *phase) parts(batch []int) [][]int {
 	return append(parts, batch[from:])
 }
 
-// wait calls hold. The other ranks hear from this one meanwhile, so that they do not take it for dead.
+// wait calls hold. The other ranks hear from this one meanwhile, so that they do not take it for dead; when one of them is, the
+// wait ends with that.
 func (p *phase) wait(ctx context.Context) error {
 	if p.ranks == nil {
 		p.hold(ctx)
 		return nil
 	}
+	holding, end := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		p.hold(ctx)
+		p.hold(holding)
 	}()
-	defer func() { <-done }()
+	defer func() { end(); <-done }()
 	beat := time.NewTicker(GroupPatience / 10)
 	defer beat.Stop()
 	for {

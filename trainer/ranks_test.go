@@ -6,6 +6,7 @@ import (
 	"math"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -256,4 +257,17 @@ func TestTooManyRanks(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "cannot share a batch of 2") {
 		t.Errorf("got %v, want an error that says so", err)
 	}
+}
+
+// TestHeldWithABrokenGroup: a trainer that is held does not wait for its release when a rank is gone.
+func TestHeldWithABrokenGroup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &phase{
+			ranks: &ranks{engine: newEngine(t), group: &tensor.Group{Size: 2}}, // nobody has joined it
+			hold:  func(ctx context.Context) { <-ctx.Done() },
+		}
+		if err := p.wait(t.Context()); !errors.Is(err, tensor.ErrGroup) {
+			t.Errorf("got %v, want ErrGroup", err)
+		}
+	})
 }
