@@ -36,7 +36,8 @@ func BenchmarkDemoStep(b *testing.B) {
 	}
 	for b.Loop() {
 		do(b, eng, func(s *tensor.Scope) error {
-			tensor.Grads(models.LogProbs(s, m, rows, models.PadRule{Rows: 64, Length: 32}).Sum(), tensors)
+			models.TrainLogProbs(s, m, rows, models.Compute{}).Sum().Backward()
+			tensor.FreeGrads(s, tensors)
 			return nil
 		})
 	}

@@ -6,6 +6,15 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
+// RowStep is what the number of rows of a batch should be a multiple of when a row may stand at any place in it. Matrix
+// products hand out their rows to threads in blocks: with 5, 6, 7, 9, 10 or 11 rows at two threads, the last rows go
+// through another kernel and get other last bits; with a multiple of 4 all rows go through the same one.
+const RowStep = 4
+
+// headRows is how many hidden states go through the output head together where the weights are not packed: [headRows, V] bounds
+// the memory, and one fixed number keeps what comes of one independent of how many others there are.
+const headRows = 64
+
 // Token is one token of a row: what it is, whose it is, and where it stands.
 type Token struct {
 	ID       int64
@@ -127,7 +136,7 @@ func (c *Cache) Step(s *tensor.Scope, tokens []Token, rows int) *tensor.Tensor {
 // compute them in groups of a fixed size.
 func (c *Cache) Logits(s *tensor.Scope, h *tensor.Tensor) *tensor.Tensor {
 	if c.m.packed != nil {
-		return c.m.tokenLogits(s, h)
+		return c.m.tokenLogits(h)
 	}
 	n := h.Size(0)
 	var parts []*tensor.Tensor
@@ -136,7 +145,7 @@ func (c *Cache) Logits(s *tensor.Scope, h *tensor.Tensor) *tensor.Tensor {
 		if short := headRows - part.Size(0); short > 0 {
 			part = s.Cat(0, part, s.Zeros(c.m.dtype, short, h.Size(1)))
 		}
-		parts = append(parts, c.m.tokenLogits(s, part))
+		parts = append(parts, c.m.tokenLogits(part))
 	}
 	return s.Cat(0, parts...).Narrow(0, 0, n)
 }

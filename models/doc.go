@@ -13,8 +13,7 @@
 // not, to the last bit. A Layout does so for what trains, where last bits may depend on what is computed together, which is a
 // function of spec and data.
 //
-// LogProbs and Hidden compute whole sequences, padded on the right to a shape that the caller fixes (PadRule): the plain form,
-// which tests hold the others against.
+// LogProbs and what stands beside it (whole.go) compute whole sequences: the plain form, which tests hold the others against.
 //
 // Dropout is never applied: the policy and the reference must be the same function.
 package models

@@ -198,7 +198,7 @@ func (l *Layout) LogProbs(s *tensor.Scope, h *tensor.Tensor) *tensor.Tensor {
 	}
 	h, target := h.IndexSelect(0, s.FromInt64(at, int64(n))), s.FromInt64(ids, int64(n))
 	if m.adapter.byWeight()[m.net.head()] != nil {
-		return m.tokenLogits(s, h).To(dtype).LogSoftmax(-1).Gather(1, target.Unsqueeze(1)).Squeeze(1)
+		return m.tokenLogits(h).To(dtype).LogSoftmax(-1).Gather(1, target.Unsqueeze(1)).Squeeze(1)
 	}
 	return h.TrainLogProbs(m.net.head(), target, max(16, headBytes/(4*m.cfg.Vocab)))
 }

@@ -210,53 +210,7 @@ func (m *Model) SetTrainable(ctx context.Context, on bool) error {
 	})
 }
 
-// Embed looks up the tokens' embeddings: ids Int64 [B, T] -> [B, T, H]. Positions come in with Hidden.
-func (m *Model) Embed(s *tensor.Scope, ids *tensor.Tensor) *tensor.Tensor {
-	m.whole(s)
-	m.inVocabulary(s, ids)
-	return m.net.embed(ids, pass{})
-}
-
-// inVocabulary makes the scope fail with ErrSequence for an id that is not in the vocabulary.
-func (m *Model) inVocabulary(s *tensor.Scope, ids *tensor.Tensor) {
-	for _, id := range ids.Int64s() {
-		if id < 0 || id >= int64(m.cfg.Vocab) {
-			s.Fail(fmt.Errorf("%w: token %d is not in the vocabulary of %d", ErrSequence, id, m.cfg.Vocab))
-			return
-		}
-	}
-}
-
-// Hidden runs the layers and the final norm over whole sequences: emb [B, T, H] -> [B, T, H]. Position t sees positions
-// up to t. T must not be above Config.MaxLength.
-func (m *Model) Hidden(s *tensor.Scope, emb *tensor.Tensor) *tensor.Tensor {
-	return m.hidden(s, emb, m.cfg.causal())
-}
-
-func (m *Model) hidden(s *tensor.Scope, emb *tensor.Tensor, attend attention) *tensor.Tensor {
-	m.whole(s)
-	if n := emb.Size(1); n > int64(m.cfg.MaxLength()) {
-		s.Fail(fmt.Errorf("%w: %d positions, the model takes %d", ErrSequence, n, m.cfg.MaxLength()))
-	}
-	m.net.reach(s, int(emb.Size(1)))
-	emb = emb.Reshape(emb.Size(0), emb.Size(1), emb.Size(2)) // the caller's own is not for a pass to free
-	return m.net.hidden(emb, pass{scope: s, attend: attend, adapted: m.adapter.byWeight()})
-}
-
-// whole makes the scope of a packed model fail: it computes by token only.
-func (m *Model) whole(s *tensor.Scope) {
-	if m.packed != nil {
-		s.Fail(fmt.Errorf("models: whole sequences: %w", ErrPacked))
-	}
-}
-
-// Logits are the scores of the next token: h [N, H] -> [N, V].
-func (m *Model) Logits(s *tensor.Scope, h *tensor.Tensor) *tensor.Tensor {
-	m.whole(s)
-	return m.tokenLogits(s, h)
-}
-
-// tokenLogits is Logits for every model.
-func (m *Model) tokenLogits(_ *tensor.Scope, h *tensor.Tensor) *tensor.Tensor {
+// tokenLogits are the scores of the next token behind hidden states h [N, H] -> [N, V].
+func (m *Model) tokenLogits(h *tensor.Tensor) *tensor.Tensor {
 	return pass{packed: m.packed, adapted: m.adapter.byWeight()}.linear(h, linear{weight: m.net.head()})
 }

@@ -27,7 +27,7 @@ func TestLayersLeaveTheirResultAlone(t *testing.T) {
 				t.Fatal(err)
 			}
 			do(t, eng, func(s *tensor.Scope) error {
-				emb := m.Embed(s, s.Zeros(tensor.Int64, 2, 20))
+				emb := m.Embed(s.Zeros(tensor.Int64, 2, 20))
 				before := eng.Live()
 				m.Hidden(s, emb)
 				whole = eng.Live() - before

@@ -13,8 +13,9 @@ type Compute struct {
 	Recompute bool
 }
 
-// TrainLogProbs is what LogProbs is, the log-probability of each response -> [len(rows)] Float32 (Float64 for a Float64
-// model), for training: by a Layout in which rows with the same prompt share it.
+// TrainLogProbs is the log-probability of each row's response, equation (1): log p(y|x) = Σ_j log p(y_j | x, y_<j) ->
+// [len(rows)] Float32 (Float64 for a Float64 model); 0 for a row without one. It is for training: by a Layout in which rows with
+// the same prompt share it.
 //
 // A row without a prompt, one longer than the model takes or an id outside of its vocabulary makes the scope fail with
 // ErrSequence.

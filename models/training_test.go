@@ -82,7 +82,7 @@ func TestTrainLogProbs(t *testing.T) {
 				names = append(names, p.Name)
 			}
 			want, wantGrads := trained(t, eng, reference, func(s *tensor.Scope) *tensor.Tensor {
-				return models.LogProbs(s, reference, rows, models.PadRule{Rows: len(rows), Length: 32})
+				return models.LogProbs(s, reference, rows)
 			})
 			for _, test := range []struct {
 				what            string
@@ -139,7 +139,7 @@ func TestTrainLogProbsOfAnAdapter(t *testing.T) {
 			return nil
 		})
 		want, wantGrads := trained(t, eng, m, func(s *tensor.Scope) *tensor.Tensor {
-			return models.LogProbs(s, m, rows, models.PadRule{Rows: len(rows), Length: 32})
+			return models.LogProbs(s, m, rows)
 		})
 		got, gotGrads := trained(t, eng, m, func(s *tensor.Scope) *tensor.Tensor {
 			return models.TrainLogProbs(s, m, rows, how)
@@ -175,7 +175,7 @@ func TestLayoutWithMemory(t *testing.T) {
 					if len(row.Response()) == 0 {
 						continue
 					}
-					emb := m.Embed(s, s.FromInt64(row.IDs, 1, int64(len(row.IDs))))
+					emb := m.Embed(s.FromInt64(row.IDs, 1, int64(len(row.IDs))))
 					want := m.HiddenWith(s, emb, memory.Narrow(0, int64(i), 1)).Float64s()
 					if off, largest := furthest(want, got[seen:seen+len(want)]); off > 1e-11*largest {
 						t.Errorf("row %d is off by %g", i, off)

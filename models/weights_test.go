@@ -385,7 +385,7 @@ func TestLoadTellsOfBadFiles(t *testing.T) {
 	}
 }
 
-// A token that is not in the vocabulary is told, whole and by token, plain and packed.
+// A token that is not in the vocabulary is told, in training and by token, plain and packed.
 func TestTokenOutsideTheVocabulary(t *testing.T) {
 	ctx := context.Background()
 	m := loadGolden(t, newEngine(t, 1), "llama", tensor.Float32)
@@ -399,11 +399,7 @@ func TestTokenOutsideTheVocabulary(t *testing.T) {
 	}
 	for _, id := range []int64{-1, 64} {
 		check(id, func(s *tensor.Scope) error {
-			m.Embed(s, s.FromInt64([]int64{3, id}, 1, 2))
-			return nil
-		})
-		check(id, func(s *tensor.Scope) error {
-			models.LogProbs(s, m, []models.Sequence{{IDs: []int64{3, 4, id}, PromptLen: 1}}, models.PadRule{Rows: 1, Length: 3})
+			models.TrainLogProbs(s, m, []models.Sequence{{IDs: []int64{3, 4, id}, PromptLen: 1}}, models.Compute{})
 			return nil
 		})
 	}

@@ -81,7 +81,7 @@ func objectives(t *testing.T, engine *tensor.Engine) []objective {
 		var sum float64
 		for _, p := range pairs {
 			both := []models.Sequence{p.chosen, p.rejected}
-			logp := models.LogProbs(s, policy, both, models.PadRule{Rows: 2, Length: 128}).Float64s()
+			logp := models.LogProbs(s, policy, both).Float64s()
 			sum += p.weight * softplus(-beta*((logp[0]-logp[1])-(p.refChosen-p.refRejected)))
 		}
 		return sum / n
@@ -89,7 +89,7 @@ func objectives(t *testing.T, engine *tensor.Engine) []objective {
 	likelihood := func(s *tensor.Scope) float64 {
 		var sum, tokens float64
 		for i, row := range rows {
-			sum -= models.LogProbs(s, policy, rows[i:i+1], models.PadRule{Rows: 1, Length: 128}).Float64s()[0]
+			sum -= models.LogProbs(s, policy, rows[i:i+1]).Float64s()[0]
 			tokens += float64(len(row.Response()))
 		}
 		return sum / tokens

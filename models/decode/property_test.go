@@ -212,8 +212,8 @@ func TestStepsEqualWholeSequences(t *testing.T) {
 			got := generate(t, m, []decode.Request{req}, decode.Options{MaxNew: 20, TopP: 1, Slots: 4})[0]
 			err := eng.Do(context.Background(), func(s *tensor.Scope) error {
 				ids := append(append([]int64{}, req.IDs...), got.IDs...)
-				h := m.Hidden(s, m.Embed(s, s.FromInt64(ids, 1, int64(len(ids)))))
-				want := m.Logits(s, h.Squeeze(0)).Argmax(-1, false).Int64s()
+				h := m.Hidden(s, m.Embed(s.FromInt64(ids, 1, int64(len(ids)))))
+				want := m.Logits(h.Squeeze(0)).Argmax(-1, false).Int64s()
 				if diff := cmp.Diff(want[n-1:len(want)-1], got.IDs); diff != "" {
 					t.Errorf("%s, prompt of %d (-whole +steps):\n%s", family, n, diff)
 				}
@@ -235,10 +235,10 @@ func TestSamplesFollowTheDistribution(t *testing.T) {
 	for _, test := range []struct{ temperature, topP float64 }{{1, 1}, {2, 1}, {0.5, 1}, {1, 0.6}, {1, 1e-9}} {
 		var p []float64
 		err := eng.Do(context.Background(), func(s *tensor.Scope) error {
-			h := m.Hidden(s, m.Embed(s, s.FromInt64(prompt, 1, 3))).Select(1, 2)
+			h := m.Hidden(s, m.Embed(s.FromInt64(prompt, 1, 3))).Select(1, 2)
 			var ids []int64
 			var sorted *tensor.Tensor
-			all := m.Logits(s, h).To(tensor.Float64).DivScalar(test.temperature).Softmax(-1).Reshape(-1)
+			all := m.Logits(h).To(tensor.Float64).DivScalar(test.temperature).Softmax(-1).Reshape(-1)
 			sorted, order := all.Sort(0, true)
 			values := sorted.Float64s()
 			ids = order.Int64s()

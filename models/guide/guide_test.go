@@ -214,23 +214,23 @@ func TestEncodeAndReconstructByHand(t *testing.T) {
 			drop := []uint64{11}
 			do(t, eng, func(s *tensor.Scope) error {
 				ids := s.FromInt64(row.IDs, 1, 7)
-				states := encoder.Hidden(s, encoder.Embed(s, ids)).Narrow(1, 3, 4).MeanDims(false, 1)
+				states := encoder.Hidden(s, encoder.Embed(ids)).Narrow(1, 3, 4).MeanDims(false, 1)
 				if test.pooling == guide.PoolLast {
-					states = encoder.Hidden(s, encoder.Embed(s, ids)).Select(1, 6)
+					states = encoder.Hidden(s, encoder.Embed(ids)).Select(1, 6)
 				}
 				if test.pooling == guide.PoolAttention {
 					w := own["pooling.weight"] // 0 at first, which is the mean: here not
 					for i := range w.Size(0) {
 						w.Narrow(0, i, 1).Fill_(float64(i%5) - 2)
 					}
-					all := encoder.Hidden(s, encoder.Embed(s, ids)).Narrow(1, 3, 4)
+					all := encoder.Hidden(s, encoder.Embed(ids)).Narrow(1, 3, 4)
 					states = all.Mul(all.Matmul(w.Reshape(-1, 1)).Gelu().Softmax(1)).SumDims(false, 1)
 				}
 				h := states.Linear(own["latent.weight"], own["latent.bias"])
 				latents := g.Encode(s, []models.Sequence{row}, models.Compute{})
 				compare(t, "latent", h.Float64s(), latents.Float64s())
 
-				text := decoder.Embed(s, ids)
+				text := decoder.Embed(ids)
 				var columns []*tensor.Tensor
 				hiddenTokens := 0
 				for i := range int64(7) {
@@ -261,7 +261,7 @@ func TestEncodeAndReconstructByHand(t *testing.T) {
 					prefix := h.Linear(own["prefix.weight"], own["prefix.bias"]).Reshape(1, 2, -1)
 					seen = decoder.Hidden(s, s.Cat(1, prefix, in))
 				}
-				logp := decoder.Logits(s, seen.Squeeze(0)).LogSoftmax(-1).Float64s()
+				logp := decoder.Logits(seen.Squeeze(0)).LogSoftmax(-1).Float64s()
 				want := 0.0
 				for i := 3; i < 7; i++ {
 					want -= logp[(offset+i-1)*64+int(row.IDs[i])]

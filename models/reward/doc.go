@@ -2,6 +2,5 @@
 // OpenAssistant/reward-model-deberta-v3-large-v2 is one. A sequence is [CLS] prompt [SEP] response [SEP] (tokenizer.Pairs
 // makes it); what the model says of it is the logits of its head, without a sigmoid.
 //
-// As in package models, a row's numbers depend on the row and on the shape alone (models.PadRule). Everything is computed
-// in Float32; there are no gradients.
+// A row's numbers depend on the row and on the shape alone (PadRule). Everything is computed in Float32; there are no gradients.
 package reward

@@ -135,7 +135,7 @@ func (m *Model) Engine() *tensor.Engine { return m.eng }
 // Logits are the outputs of the model's head for a padded batch -> [pad.Rows, Labels], whatever for rows that pad adds.
 // A row's PromptLen counts the tokens of the first segment, [CLS] prompt [SEP]. Rows that do not fit make s fail with
 // models.ErrSequence. Call it within NoGrad.
-func (m *Model) Logits(s *tensor.Scope, rows []models.Sequence, pad models.PadRule) *tensor.Tensor {
+func (m *Model) Logits(s *tensor.Scope, rows []models.Sequence, pad PadRule) *tensor.Tensor {
 	in, err := m.net.input(s, rows, pad)
 	if err != nil {
 		s.Fail(err)

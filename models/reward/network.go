@@ -271,11 +271,11 @@ func (c Config) bucket(distance int) int64 {
 }
 
 // input lays a batch out. Every row must have a prompt and fit; the error wraps models.ErrSequence and names the row.
-func (n *network) input(s *tensor.Scope, rows []models.Sequence, pad models.PadRule) (input, error) {
+func (n *network) input(s *tensor.Scope, rows []models.Sequence, pad PadRule) (input, error) {
 	if pad.Length > n.cfg.MaxLength() {
 		return input{}, fmt.Errorf("%w: %d positions, the model takes %d", models.ErrSequence, pad.Length, n.cfg.MaxLength())
 	}
-	ids, err := pad.Pad(rows)
+	ids, err := pad.pad(rows)
 	if err != nil {
 		return input{}, err
 	}

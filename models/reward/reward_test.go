@@ -115,7 +115,7 @@ func TestLogitsAreThoseOfTransformers(t *testing.T) {
 			for i, row := range rows { // alone, in the row's own length
 				err := eng.Do(t.Context(), func(s *tensor.Scope) error {
 					return s.NoGrad(func(s *tensor.Scope) error {
-						logits := m.Logits(s, []models.Sequence{row}, models.PadRule{Rows: 1, Length: len(row.IDs)})
+						logits := m.Logits(s, []models.Sequence{row}, reward.PadRule{Rows: 1, Length: len(row.IDs)})
 						compare(t, g.Alone[i:i+1], [][]float32{logits.Float32s()})
 						return nil
 					})
@@ -183,7 +183,7 @@ func TestSequencesThatDoNotFit(t *testing.T) {
 			t.Errorf("%s: the error is %v", name, err)
 		}
 		err = eng.Do(t.Context(), func(s *tensor.Scope) error {
-			m.Logits(s, rows, models.PadRule{Rows: 4, Length: 64})
+			m.Logits(s, rows, reward.PadRule{Rows: 4, Length: 64})
 			return nil
 		})
 		if !errors.Is(err, models.ErrSequence) {

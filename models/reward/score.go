@@ -56,20 +56,20 @@ func (m *Model) Score(
 			return fmt.Errorf("reward: %w: row %d %w", models.ErrSequence, i, err)
 		}
 	}
-	batches := models.Batches(rows, opts.Rows, opts.Step, cfg.MaxLength())
-	slices.SortStableFunc(batches, func(a, b models.Batch) int { return cmp.Compare(a.Index[0], b.Index[0]) })
-	for _, b := range batches {
+	all := batches(rows, opts.Rows, opts.Step, cfg.MaxLength())
+	slices.SortStableFunc(all, func(a, b batch) int { return cmp.Compare(a.index[0], b.index[0]) })
+	for _, b := range all {
 		var values []float32
 		err := m.eng.Do(ctx, func(s *tensor.Scope) error {
 			return s.NoGrad(func(s *tensor.Scope) error {
-				values = m.Logits(s, b.Rows, b.Pad).Float32s()
+				values = m.Logits(s, b.rows, b.pad).Float32s()
 				return nil
 			})
 		})
 		if err != nil {
 			return fmt.Errorf("reward: %w", err)
 		}
-		for place, i := range b.Index {
+		for place, i := range b.index {
 			if err := emit(i, values[place*cfg.Labels:(place+1)*cfg.Labels]); err != nil {
 				return err
 			}

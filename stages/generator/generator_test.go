@@ -67,11 +67,11 @@ func TestPair(t *testing.T) {
 			t.Errorf("pair %d: white space around %q", i, p.GetRejected())
 		}
 		reasons[p.GetFinishReason()]++
-		// the reference log-probs are what the model itself says over whole sequences, as the trainer computes it
+		// the reference log-probs are what the model itself says over whole sequences
 		rows := []models.Sequence{models.Join(p.GetPromptIds(), p.GetChosenIds()), models.Join(p.GetPromptIds(), p.GetRejectedIds())}
 		var want []float64
 		err := f.Engine.Do(t.Context(), func(s *tensor.Scope) error {
-			want = models.LogProbs(s, model, rows, models.PadRule{Rows: 2, Length: 96}).Float64s()
+			want = models.LogProbs(s, model, rows).Float64s()
 			return s.Err()
 		})
 		if err != nil {
@@ -113,7 +113,7 @@ func TestInitialReference(t *testing.T) {
 		}
 		rows := []models.Sequence{models.Join(p.GetPromptIds(), p.GetChosenIds()), models.Join(p.GetPromptIds(), p.GetRejectedIds())}
 		err := f.Engine.Do(t.Context(), func(s *tensor.Scope) error {
-			want := models.LogProbs(s, model, rows, models.PadRule{Rows: 2, Length: 96}).Float64s()
+			want := models.LogProbs(s, model, rows).Float64s()
 			if math.Abs(p.GetChosenLogp()-want[0]) > 2e-5 || math.Abs(p.GetRejectedLogp()-want[1]) > 2e-5 {
 				t.Errorf("pair %d: log-probs %v and %v, the first policy gives %v", i, p.GetChosenLogp(), p.GetRejectedLogp(), want)
 			}
