@@ -56,7 +56,8 @@ func (c *Conn) streamConfig(kind schemas.Kind) jetstream.StreamConfig {
 		Duplicates:        c.limits.dedupWindow(kind, c.limits.MaxAge),
 		Replicas:          c.limits.Replicas,
 		AllowDirect:       true,
-		// A redriven dead letter is removed; nothing else ever is.
+		// Dead letters that are redriven or dropped are removed one by one. Of other kinds only a purge removes anything: that of a
+		// deleted run, or of an iteration by retention.
 		DenyDelete: kind != schemas.DeadLetters,
 	}
 }
