@@ -1,6 +1,7 @@
 package schemas_test
 
 import (
+	"regexp"
 	"strings"
 	"testing"
 
@@ -51,6 +52,18 @@ func TestSubjectRoundTrip(t *testing.T) {
 		k, r, i, err := schemas.ParseSubject(schemas.Subject(kind, run, iteration))
 		if err != nil || k != kind || r != run || i != iteration {
 			t.Fatalf("got %s, %s, %d, %v", k, r, i, err)
+		}
+	})
+}
+
+func TestValidRun(t *testing.T) {
+	rule := regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
+	rapid.Check(t, func(t *rapid.T) {
+		name := rapid.OneOf(
+			rapid.StringMatching(`[a-z0-9_-]{0,65}`), rapid.StringMatching(`[a-z0-9][a-z0-9_-]{61,63}`), rapid.String(),
+		).Draw(t, "name")
+		if got := schemas.ValidRun(name); got != rule.MatchString(name) {
+			t.Errorf("%q: %v", name, got)
 		}
 	})
 }

@@ -2,7 +2,6 @@ package schemas
 
 import (
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
 )
@@ -41,7 +40,7 @@ func KindSubjects(kind Kind) string { return fmt.Sprintf("ldalign.%s.>", kind) }
 // ParseSubject is the inverse of Subject.
 func ParseSubject(subject string) (kind Kind, run string, iteration uint32, err error) {
 	parts := strings.Split(subject, ".")
-	if len(parts) != 4 || parts[0] != "ldalign" || !validRun.MatchString(parts[2]) {
+	if len(parts) != 4 || parts[0] != "ldalign" || !ValidRun(parts[2]) {
 		return "", "", 0, fmt.Errorf("schemas: subject %q is not ldalign.<kind>.<run>.<iteration>", subject)
 	}
 	n, err := strconv.ParseUint(parts[3], 10, 32)
@@ -56,7 +55,15 @@ func ParseSubject(subject string) (kind Kind, run string, iteration uint32, err 
 	return "", "", 0, fmt.Errorf("schemas: subject %q: unknown kind %q", subject, parts[1])
 }
 
-var validRun = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
-
-// ValidRun reports whether a name can be a run's: lower-case letters, digits, - and _, at most 63.
-func ValidRun(name string) bool { return validRun.MatchString(name) }
+// ValidRun reports whether a name can be a run's: lower-case letters, digits, - and _, at most 63, of which the first is a
+// letter or a digit. It is asked for every message, so it is no regular expression.
+func ValidRun(name string) bool {
+	for i, c := range []byte(name) {
+		switch {
+		case c >= 'a' && c <= 'z', c >= '0' && c <= '9', i > 0 && (c == '-' || c == '_'):
+		default:
+			return false
+		}
+	}
+	return name != "" && len(name) <= 63
+}
