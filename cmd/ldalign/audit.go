@@ -120,11 +120,11 @@ type findingStatus struct {
 
 // audit balances a run's iterations, or one of them. names is how many pairs a finding names, negative for all.
 func (n *node) audit(ctx context.Context, spec schemas.Spec, iteration, names int) ([]iterationAudit, error) {
-	policies, err := n.policies(ctx, spec.Run)
+	named, err := n.namedPolicies(ctx, spec.Run) // before the store: a policy is there before the log names it
 	if err != nil {
 		return nil, err
 	}
-	named, err := n.namedPolicies(ctx, spec.Run)
+	policies, err := n.policies(ctx, spec.Run)
 	if err != nil {
 		return nil, err
 	}
