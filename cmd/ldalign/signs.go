@@ -38,7 +38,8 @@ func giveSigns(ctx context.Context, w io.Writer, patience time.Duration) {
 	}
 }
 
-// awaitSilence returns errGone when the other end is closed, errSilent when patience is over. It counts intervals that this
+// awaitSilence returns errGone when the other end is closed, errSilent when patience is over since the last sign. A process that
+// has given none yet is loading its libraries, and who meets it has a patience of its own. Counted are intervals that this
 // process has lived through: one that was itself stopped blames nobody.
 func awaitSilence(r io.Reader, patience time.Duration) error {
 	signs, gone := make(chan struct{}, 1), make(chan struct{})
@@ -55,6 +56,11 @@ func awaitSilence(r io.Reader, patience time.Duration) error {
 			}
 		}
 	}()
+	select {
+	case <-gone:
+		return errGone
+	case <-signs:
+	}
 	tick := time.NewTicker(patience / signsWithin)
 	defer tick.Stop()
 	for silent := 0; silent < signsWithin; {
