@@ -175,8 +175,12 @@ func TestIntegrationProcesses(t *testing.T) {
 	c.nats, c.monitor = startNATS(t)
 	c.s3 = startMinIO(t, c.nats)
 	worker := func(role string) *process { return start(t, c.command(t, "worker", role, "--run", "apart")) }
+	// generators come and go through this process, so that they do not run ahead of it when one of them is to be killed
+	wire := newTCPProxy(t, strings.TrimPrefix(c.nats, "nats://"))
+	through := cluster{nats: "nats://" + wire.listener.Addr().String(), s3: c.s3}
+	generator := func() *process { return start(t, through.command(t, "worker", "generator", "--run", "apart")) }
 	workers := map[string]*process{
-		"generator 1": worker("generator"), "generator 2": worker("generator"), "encoder": worker("encoder"),
+		"generator 1": generator(), "generator 2": generator(), "encoder": worker("encoder"),
 		"distance": worker("distance"), "evaluator": worker("evaluator"),
 	}
 	trainer := start(t, c.command(t, "trainer", "testdata/apart.yaml", "--set", from,
