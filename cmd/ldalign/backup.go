@@ -11,6 +11,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"time"
 
 	"github.com/ldalign/ldalign/schemas"
@@ -105,9 +107,19 @@ func (c *backupCommand) Run(ctx context.Context, e *env) (err error) {
 	if e.json {
 		return printJSON(e.stdout, []transferred{{c.Name, c.To}})
 	}
-	_, err = fmt.Fprintf(e.stdout, "%s: run %s; `ldalign restore %s` puts it back\n", c.To, c.Name, c.To)
+	_, err = fmt.Fprintf(e.stdout, "%s: run %s; `ldalign restore %s` puts it back\n", c.To, c.Name, pasted(c.To))
 	return err
 }
+
+// pasted is a path as a shell takes it from a command that was printed.
+func pasted(path string) string {
+	if plain.MatchString(path) {
+		return path
+	}
+	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
+}
+
+var plain = regexp.MustCompile(`^[\pL\pN_./+@%=:,-]+$`)
 
 // restoreOrder is the order in which kinds are restored: what names another message comes after it, and what declares the
 // run last, so that a run which is declared is whole.

@@ -91,6 +91,16 @@ func TestBackupRestoreDelete(t *testing.T) {
 	sameAs(t, want, elsewhere)
 }
 
+// The command that puts a backup back can be pasted, whatever its folder is called.
+func TestBackupSaysHowItIsRestored(t *testing.T) {
+	dir, _ := finished(t)
+	folder := filepath.Join(t.TempDir(), "Anna's backup ü")
+	ldalign(t, "backup", "tiny-sft", "--to", folder, "--dir", dir).
+		want(t, 0, "`ldalign restore '"+strings.ReplaceAll(folder, "'", `'\''`)+"'` puts it back")
+	plain := filepath.Join(t.TempDir(), "backup-ü_1")
+	ldalign(t, "backup", "tiny-sft", "--to", plain, "--dir", dir).want(t, 0, "`ldalign restore "+plain+"` puts it back")
+}
+
 // A run that was killed and restored under another name, beside the original or elsewhere, goes on there and ends as a run that
 // always had that name: with its digests, and the original's weights. The original stays as it is.
 func TestRestoreAs(t *testing.T) {

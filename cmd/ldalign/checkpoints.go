@@ -90,7 +90,7 @@ type checkpointsExportCommand struct {
 	Name      string `arg:"" name:"run" help:"Name of the run."`
 	Folder    string `arg:"" help:"Folder to write; it must not exist." type:"path"`
 	Iteration int    `help:"Policy of this iteration; -1 is the newest." default:"-1"`
-	Guide     bool   `help:"Export the run's guide instead: guide.json and guide.safetensors, with the tokenizer that it reads by."`
+	Guide     bool   `help:"Export the run's guide instead: guide.json and guide.safetensors, and the tokenizer where guide.encoder is a folder; else the guide reads by the policy's."`
 	serverFlags
 }
 
