@@ -270,7 +270,8 @@ func fileDType(d tensor.DType) (safetensors.DType, error) {
 }
 
 // LoadWeights replaces the weights in place by those of a safetensors file with the same names and shapes. When the
-// file does not fit, the error wraps ErrWeights and the model is unchanged.
+// file does not fit, the error wraps ErrWeights and the model is unchanged. Numbers in it are read one tensor after the other: after
+// ErrNotFinite the model has a part of them, and is of use only when it is given others.
 func (m *Model) LoadWeights(ctx context.Context, path string) error {
 	file, err := safetensors.Open(path)
 	if err != nil {
@@ -289,7 +290,7 @@ func (m *Model) Replace(ctx context.Context, src Source) error {
 	if err != nil {
 		return err
 	}
-	// One call of Do: nobody sees a model that is half the old one, and ctx cannot end in the middle.
+	// One call of Do: nobody computes with a model that is half the old one meanwhile, and ctx cannot end in the middle.
 	return m.eng.Do(ctx, func(s *tensor.Scope) error {
 		return s.NoGrad(func(s *tensor.Scope) error {
 			for i, w := range weights(m.cfg) {

@@ -122,7 +122,7 @@ func (g *Guide) readOwn(s *tensor.Scope, file *safetensors.File) (map[string]*te
 }
 
 // LoadWeights replaces all weights in place by those of a guide.safetensors of the same shapes. When the file does not
-// fit, the guide is unchanged.
+// fit, the guide is unchanged, except after models.ErrNotFinite, see models.Model.LoadWeights.
 func (g *Guide) LoadWeights(ctx context.Context, path string) error {
 	err := g.replace(ctx, path)
 	if err != nil {

@@ -23,7 +23,8 @@ type Reader struct {
 
 // NewReader makes the reader of a guide. tok is nil for a guide that reads the policy's ids. With a tokenizer, a prompt
 // keeps its last and a response its first tokens up to the limits, counted in the guide's tokens; where both together are
-// over most, the guide's MaxLength, the response gets up to half of it and the prompt the rest.
+// over most, the guide's MaxLength, the response gets up to half of it and the prompt the rest. A response that the policy has
+// sampled may be any text: one that holds the tokenizer's end-of-sequence token ends there.
 func NewReader(tok *tokenizer.Tokenizer, limits tokenizer.Limits, most int) (Reader, error) {
 	if tok == nil {
 		return Reader{}, nil
@@ -32,7 +33,7 @@ func NewReader(tok *tokenizer.Tokenizer, limits tokenizer.Limits, most int) (Rea
 		limits.Response = min(limits.Response, most/2)
 		limits.Prompt = min(limits.Prompt, most-limits.Response)
 	}
-	format, err := tokenizer.NewFormat(tok, tokenizer.FormatOptions{Template: ownTemplate})
+	format, err := tokenizer.NewFormat(tok, tokenizer.FormatOptions{Template: ownTemplate, CutAtEnd: true})
 	limits.Reject = false
 	return Reader{format: format, limits: limits}, err
 }

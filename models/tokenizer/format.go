@@ -16,6 +16,8 @@ type FormatOptions struct {
 	Template string
 	// System is the system message before every prompt, empty for none. Only with a chat template.
 	System string
+	// CutAtEnd has a response end at the first end-of-sequence token that is written out in it, instead of being refused.
+	CutAtEnd bool
 }
 
 // Format turns a prompt and a response into token ids by the package's rule. It may be used from several goroutines,
@@ -24,6 +26,7 @@ type Format struct {
 	tokenizer *Tokenizer
 	chat      bool
 	system    string
+	cutAtEnd  bool
 	// before and after stand around the prompt where there is no chat template.
 	before, after string
 }
@@ -35,7 +38,7 @@ const (
 
 // NewFormat checks the options against the tokenizer. Errors wrap ErrTemplate.
 func NewFormat(t *Tokenizer, options FormatOptions) (*Format, error) {
-	f := &Format{tokenizer: t, system: options.System}
+	f := &Format{tokenizer: t, system: options.System, cutAtEnd: options.CutAtEnd}
 	switch template := options.Template; {
 	case template == "chat", (template == "auto" || template == "") && t.hasTemplate:
 		if t.templateErr != nil {
@@ -73,10 +76,13 @@ func (f *Format) Prompt(prompt string) ([]int64, error) {
 }
 
 // Pair gives the ids of a prompt, equal to Prompt's, and of a response to it, which end with one end-of-sequence token.
-// Errors wrap ErrTemplate, ErrEncode (also for a response that holds an end-of-sequence token) or ErrNotPrefix.
+// Errors wrap ErrTemplate, ErrEncode (also for a response that holds an end-of-sequence token, see FormatOptions) or
+// ErrNotPrefix.
 func (f *Format) Pair(prompt, response string) (promptIDs, responseIDs []int64, err error) {
-	if err := f.checkResponse(response); err != nil {
-		return nil, nil, err
+	if !f.cutAtEnd {
+		if err := f.checkResponse(response); err != nil {
+			return nil, nil, err
+		}
 	}
 	text, err := f.Text(prompt)
 	if err != nil {
