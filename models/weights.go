@@ -270,8 +270,8 @@ func fileDType(d tensor.DType) (safetensors.DType, error) {
 }
 
 // LoadWeights replaces the weights in place by those of a safetensors file with the same names and shapes. When the
-// file does not fit, the error wraps ErrWeights and the model is unchanged. Numbers in it are read one tensor after the other: after
-// ErrNotFinite the model has a part of them, and is of use only when it is given others.
+// file does not fit, the error wraps ErrWeights and the model is unchanged. Its numbers are read one tensor after the other:
+// after ErrNotFinite the model has a part of them, and is of use only when it is given others.
 func (m *Model) LoadWeights(ctx context.Context, path string) error {
 	file, err := safetensors.Open(path)
 	if err != nil {
