@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
@@ -99,8 +100,12 @@ func (s *s3) makeBucket(ctx context.Context) error {
 	return s.explain(ctx, "make", "", err)
 }
 
+// targetsLoaded is how long after its start a server may need to know the targets of its configuration.
+const targetsLoaded = 10 * time.Second
+
 // EnableNotifications lets the server announce every new manifest to a target of its configuration, named by its ARN
 // (arn:minio:sqs::<ID>:nats). The announcements are hints: they come late, twice or not at all. Only for an S3 store.
+// That the server knows no such target is an error after ten seconds, in which one that has just started may load it.
 func EnableNotifications(ctx context.Context, store Store, arn string) error {
 	s, ok := store.(*s3)
 	if !ok {
@@ -125,8 +130,20 @@ func EnableNotifications(ctx context.Context, store Store, arn string) error {
 	queue.AddFilterPrefix("runs/")
 	queue.AddFilterSuffix(".json")
 	config.AddQueue(queue)
-	err = s.client.SetBucketNotification(ctx, s.bucket, config)
-	return s.explain(ctx, "announce to "+arn+" the manifests of", "", err)
+	// MinIO answers before it has loaded its targets; until then it knows none of them
+	patience := time.After(targetsLoaded)
+	for {
+		err = s.client.SetBucketNotification(ctx, s.bucket, config)
+		if minio.ToErrorResponse(err).Code == "InvalidArgument" {
+			select {
+			case <-time.After(targetsLoaded / 50):
+				continue
+			case <-patience:
+			case <-ctx.Done():
+			}
+		}
+		return s.explain(ctx, "announce to "+arn+" the manifests of", "", err)
+	}
 }
 
 func (s *s3) Put(ctx context.Context, key string, r io.Reader, size int64) error {
