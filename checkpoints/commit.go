@@ -23,7 +23,6 @@ type Draft struct {
 	Parent     string
 	SpecDigest string
 	Cursor     *Cursor
-	RNG        []RNGState
 	Metrics    []Metric
 	// Machine is noted beside the manifest, see Repository.Machine; nil for no note.
 	Machine *Machine
@@ -159,7 +158,6 @@ func (d Draft) manifest(run string) (Manifest, error) {
 		Parent:     d.Parent,
 		SpecDigest: d.SpecDigest,
 		Cursor:     d.Cursor,
-		RNG:        d.RNG,
 		Metrics:    d.Metrics,
 	}
 	for _, s := range d.Files {

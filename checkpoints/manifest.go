@@ -68,12 +68,6 @@ type File struct {
 	SHA256 string `json:"sha256"`
 }
 
-// RNGState is the state of one random source.
-type RNGState struct {
-	Name string `json:"name"`
-	Data []byte `json:"data"`
-}
-
 // Metric is one small number worth showing next to a checkpoint. It must not be a measurement of time: see package.
 type Metric struct {
 	Name  string  `json:"name"`
@@ -91,10 +85,9 @@ type Manifest struct {
 	Parent     string `json:"parent,omitempty"`
 	SpecDigest string `json:"spec_digest,omitempty"`
 	// Files, sorted by name.
-	Files   []File     `json:"files"`
-	Cursor  *Cursor    `json:"cursor,omitempty"`
-	RNG     []RNGState `json:"rng,omitempty"`
-	Metrics []Metric   `json:"metrics,omitempty"`
+	Files   []File   `json:"files"`
+	Cursor  *Cursor  `json:"cursor,omitempty"`
+	Metrics []Metric `json:"metrics,omitempty"`
 
 	// Number orders a run's manifests, from 1. It stands in the key and not in the bytes: how many states were written
 	// before a policy (one more after each Ctrl-C) must not show in the policy's digest.
@@ -236,11 +229,6 @@ func (m Manifest) validate() error {
 		}
 		if c.Epoch < 0 || c.Position < 0 || c.Step < 0 {
 			return bad("cursor: epoch %d, position %d, step %d: none may be negative", c.Epoch, c.Position, c.Step)
-		}
-	}
-	for _, s := range m.RNG {
-		if !validName.MatchString(s.Name) {
-			return bad("random source named %q", s.Name)
 		}
 	}
 	for _, x := range m.Metrics {

@@ -113,7 +113,6 @@ func TestCommitIsReadBack(t *testing.T) {
 				Stream: "scored", Sequence: 1<<64 - 1, Iteration: 2, Phase: "policy", Epoch: 1,
 				Position: 24, Step: 3, Pending: []string{"p1", "p2"},
 			},
-			RNG:     []checkpoints.RNGState{{Name: "shuffle", Data: []byte{0, 1, 255}}},
 			Metrics: []checkpoints.Metric{{Name: "loss", Value: 0.1}, {Name: "margin", Value: -1e-300}},
 			Files: []checkpoints.Source{
 				checkpoints.FromPath("model.safetensors", path), text("guide/config.json", "{}"),
@@ -123,7 +122,7 @@ func TestCommitIsReadBack(t *testing.T) {
 		m := f.commit(t, d)
 		want := checkpoints.Manifest{
 			Schema: 1, Run: "run", Kind: d.Kind, Iteration: 2, Step: 7, Parent: d.Parent, SpecDigest: d.SpecDigest,
-			Cursor: d.Cursor, RNG: d.RNG, Metrics: d.Metrics,
+			Cursor: d.Cursor, Metrics: d.Metrics,
 			Files: []checkpoints.File{
 				{Name: "empty", SHA256: sum(nil)},
 				{Name: "guide/config.json", Bytes: 2, SHA256: sum([]byte("{}"))},
@@ -420,7 +419,7 @@ func TestCommitCanBeRepeatedAfterAnyFault(t *testing.T) {
 func TestBadDraftsWriteNothing(t *testing.T) {
 	both(t, func(t *testing.T, f fixture) {
 		file := checkpoints.File{Name: "f", Bytes: 1, SHA256: sum(nil)}
-		huge := make([]byte, 4<<20)
+		huge := strings.Repeat("x", 4<<20)
 		good := func(change func(d *checkpoints.Draft)) checkpoints.Draft {
 			d := draft(checkpoints.State, 0, text("a", "weights"))
 			d.Cursor = &checkpoints.Cursor{Phase: "policy"}
@@ -435,8 +434,7 @@ func TestBadDraftsWriteNothing(t *testing.T) {
 			"position":        good(func(d *checkpoints.Draft) { d.Cursor.Position = -1 }),
 			"NaN":             good(func(d *checkpoints.Draft) { d.Metrics = []checkpoints.Metric{{Name: "x", Value: nan()}} }),
 			"metric name":     good(func(d *checkpoints.Draft) { d.Metrics = []checkpoints.Metric{{}} }),
-			"rng name":        good(func(d *checkpoints.Draft) { d.RNG = []checkpoints.RNGState{{}} }),
-			"rng size":        good(func(d *checkpoints.Draft) { d.RNG = []checkpoints.RNGState{{Name: "r", Data: huge}} }),
+			"manifest's size": good(func(d *checkpoints.Draft) { d.Cursor.Pending = []string{huge} }),
 			"escaping name":   good(func(d *checkpoints.Draft) { d.Files[0].Name = "../../../../etc/passwd" }),
 			"absolute name":   good(func(d *checkpoints.Draft) { d.Files[0].Name = "/etc/passwd" }),
 			"no name":         good(func(d *checkpoints.Draft) { d.Files[0].Name = "" }),
@@ -828,7 +826,7 @@ func FuzzParseManifest(f *testing.F) {
 		"{\n  \"schema\": 1,\n  \"run\": \"run\",\n  \"kind\": \"policy\",\n  \"iteration\": 0,\n" +
 			"  \"step\": 0,\n  \"files\": []\n}\n",
 		`{"schema":1,"run":"run","kind":"state","iteration":0,"step":0,"files":[{"name":"a","bytes":-1,"sha256":"00"}]}`,
-		`{"schema":1,"cursor":{"phase":"policy","pending":[]},"rng":[{"name":"x","data":"AA=="}]}`,
+		`{"schema":1,"cursor":{"phase":"policy","pending":[]}}`,
 		`{"schema":1,"metrics":[{"value":1e999}]}`,
 		`{"schema":1,"run":"run","kind":"guide","files":null}`,
 		"null", "", "[]",
@@ -862,7 +860,7 @@ func FuzzParseManifest(f *testing.F) {
 		}
 		again := checkpoints.Draft{
 			Kind: m.Kind, Iteration: m.Iteration, Step: m.Step, Parent: m.Parent,
-			SpecDigest: m.SpecDigest, Cursor: m.Cursor, RNG: m.RNG, Metrics: m.Metrics,
+			SpecDigest: m.SpecDigest, Cursor: m.Cursor, Metrics: m.Metrics,
 		}
 		if len(m.Files) > 0 {
 			return // their blobs are not there

@@ -24,12 +24,6 @@ func (t *Tensor) Mul(u *Tensor) *Tensor { return t.binary("Mul", u, lib.AtgMul) 
 // Div is t / u; integers give a floating result.
 func (t *Tensor) Div(u *Tensor) *Tensor { return t.binary("Div", u, lib.AtgDiv) }
 
-// Maximum is the greater of two elements.
-func (t *Tensor) Maximum(u *Tensor) *Tensor { return t.binary("Maximum", u, lib.AtgMaximum) }
-
-// Minimum is the lesser of two elements.
-func (t *Tensor) Minimum(u *Tensor) *Tensor { return t.binary("Minimum", u, lib.AtgMinimum) }
-
 // AddScalar is t + v.
 func (t *Tensor) AddScalar(v float64) *Tensor { return t.scalar("AddScalar", v, lib.AtgAddScalar) }
 
@@ -101,19 +95,6 @@ func (t *Tensor) function(op string, f C.int) *Tensor {
 	return s.shimResult(op, C.shim_map(s.eng.slot0(), unsafe.Pointer(t.c), f))
 }
 
-// Clamp limits every element to [low, high].
-func (t *Tensor) Clamp(low, high float64) *Tensor {
-	s := t.enter("Clamp")
-	if s == nil {
-		return t.eng.invalid
-	}
-	a, b := scalar(low), scalar(high)
-	lib.AtgClamp(&s.eng.out[0], t.c, a, b)
-	lib.AtsFree(a)
-	lib.AtsFree(b)
-	return s.result("Clamp")
-}
-
 // In place: they change t and return it. A tensor that requires gradients can be changed inside NoGrad only.
 
 // Add_ adds u to t.
@@ -153,32 +134,11 @@ func (t *Tensor) Zero_() *Tensor {
 // Eq is t = u.
 func (t *Tensor) Eq(u *Tensor) *Tensor { return t.binary("Eq", u, lib.AtgEqTensor) }
 
-// Ne is t ≠ u.
-func (t *Tensor) Ne(u *Tensor) *Tensor { return t.binary("Ne", u, lib.AtgNeTensor) }
-
-// Lt is t < u.
-func (t *Tensor) Lt(u *Tensor) *Tensor { return t.binary("Lt", u, lib.AtgLtTensor) }
-
-// Le is t ≤ u.
-func (t *Tensor) Le(u *Tensor) *Tensor { return t.binary("Le", u, lib.AtgLeTensor) }
-
-// Gt is t > u.
-func (t *Tensor) Gt(u *Tensor) *Tensor { return t.binary("Gt", u, lib.AtgGtTensor) }
-
-// Ge is t ≥ u.
-func (t *Tensor) Ge(u *Tensor) *Tensor { return t.binary("Ge", u, lib.AtgGeTensor) }
-
 // EqScalar is t = v.
 func (t *Tensor) EqScalar(v float64) *Tensor { return t.scalar("EqScalar", v, lib.AtgEq) }
 
-// NeScalar is t ≠ v.
-func (t *Tensor) NeScalar(v float64) *Tensor { return t.scalar("NeScalar", v, lib.AtgNe) }
-
 // LtScalar is t < v.
 func (t *Tensor) LtScalar(v float64) *Tensor { return t.scalar("LtScalar", v, lib.AtgLt) }
-
-// LeScalar is t ≤ v.
-func (t *Tensor) LeScalar(v float64) *Tensor { return t.scalar("LeScalar", v, lib.AtgLe) }
 
 // GtScalar is t > v.
 func (t *Tensor) GtScalar(v float64) *Tensor { return t.scalar("GtScalar", v, lib.AtgGt) }
@@ -186,17 +146,8 @@ func (t *Tensor) GtScalar(v float64) *Tensor { return t.scalar("GtScalar", v, li
 // GeScalar is t ≥ v.
 func (t *Tensor) GeScalar(v float64) *Tensor { return t.scalar("GeScalar", v, lib.AtgGe) }
 
-// LogicalAnd is true where both are.
-func (t *Tensor) LogicalAnd(u *Tensor) *Tensor { return t.binary("LogicalAnd", u, lib.AtgLogicalAnd) }
-
-// LogicalOr is true where one of both is.
-func (t *Tensor) LogicalOr(u *Tensor) *Tensor { return t.binary("LogicalOr", u, lib.AtgLogicalOr) }
-
 // LogicalNot is true where t is not.
 func (t *Tensor) LogicalNot() *Tensor { return t.unary("LogicalNot", lib.AtgLogicalNot) }
-
-// IsFinite is true where an element is neither infinite nor NaN.
-func (t *Tensor) IsFinite() *Tensor { return t.unary("IsFinite", lib.AtgIsfinite) }
 
 // The forms that most operations of libtch have.
 

@@ -84,13 +84,6 @@ var rowwiseOps = []rowwise{
 		q, k, v := parts(x)
 		return tensor.SDPA(q.Narrow(2, 0, 1), k, v, nil, false, 0)
 	})},
-	{"decoding by bmm [B*H,1,D]x[B*H,D,L]", []int64{3, 4, 70, 32}, plain(func(x *tensor.Tensor) *tensor.Tensor {
-		q, k, v := parts(x)
-		b := q.Size(0)
-		q = q.Narrow(2, 0, 1).Reshape(b*4, 1, 32)
-		k, v = k.Reshape(b*4, 70, 32), v.Reshape(b*4, 70, 32)
-		return q.BMM(k.Transpose(-2, -1)).Softmax(-1).BMM(v).Reshape(b, 4, 32)
-	})},
 }
 
 // differs is the greatest difference between a row alone among some neighbours and among others elsewhere; 0 when all

@@ -14,16 +14,6 @@ func (t *Tensor) Gather(dim int64, index *Tensor) *Tensor {
 	return s.result("Gather")
 }
 
-// Scatter is a copy of t with out[i][index[i][j]] = src[i][j] for dim 1. The indices along dim must not repeat.
-func (t *Tensor) Scatter(dim int64, index, src *Tensor) *Tensor {
-	s := t.enter("Scatter")
-	if s == nil || !s.takes("Scatter", index) || !s.takes("Scatter", src) {
-		return t.eng.invalid
-	}
-	lib.AtgScatter(&s.eng.out[0], t.c, dim, index.c, src.c)
-	return s.result("Scatter")
-}
-
 // IndexAdd is a copy of t with the slices of src along dim added at index, Int64 [N], one after the other.
 func (t *Tensor) IndexAdd(dim int64, index, src *Tensor) *Tensor {
 	s := t.enter("IndexAdd")

@@ -12,9 +12,6 @@ import (
 // Matmul is the matrix product of the last two dimensions: [..., N, K] · [..., K, M] -> [..., N, M].
 func (t *Tensor) Matmul(u *Tensor) *Tensor { return t.binary("Matmul", u, lib.AtgMatmul) }
 
-// BMM is the matrix product of two batches: [B, N, K] · [B, K, M] -> [B, N, M].
-func (t *Tensor) BMM(u *Tensor) *Tensor { return t.binary("BMM", u, lib.AtgBmm) }
-
 // Linear is t·weightᵀ + bias: t [..., In], weight [Out, In], bias [Out] or nil -> [..., Out].
 func (t *Tensor) Linear(weight, bias *Tensor) *Tensor {
 	s := t.enter("Linear")
@@ -70,16 +67,6 @@ func SDPA(q, k, v, mask *Tensor, causal bool, scale float64) *Tensor {
 	}
 	return s.shimResult("SDPA", C.shim_sdpa(s.eng.slot0(), unsafe.Pointer(q.c), unsafe.Pointer(k.c),
 		unsafe.Pointer(v.c), unsafe.Pointer(native(mask)), flag(causal), C.double(scale)))
-}
-
-// CrossEntropy is -log softmax(t)[target] for each row: t [N, V], target Int64 [N] -> [N]; 0 where target is ignore.
-func (t *Tensor) CrossEntropy(target *Tensor, ignore int64) *Tensor {
-	s := t.enter("CrossEntropy")
-	if s == nil || !s.takes("CrossEntropy", target) {
-		return t.eng.invalid
-	}
-	lib.AtgCrossEntropyLoss(&s.eng.out[0], t.c, target.c, nil, 0, ignore, 0)
-	return s.result("CrossEntropy")
 }
 
 // maybe is takes for an operand that may be nil.

@@ -33,25 +33,15 @@ func TestOrderAndIndex(t *testing.T) {
 		v, i = x.Sort(0, false)
 		floats(t, "ascending", v, 1, 1, 2, 2, 2, 3)
 		ints(t, "stable ascending order", i, 1, 4, 0, 2, 5, 3)
-		v, i = s.FromFloat32([]float32{0, 5, 2, 7}, 4).Topk(2, 0)
-		floats(t, "topk", v, 7, 5)
-		ints(t, "topk indices", i, 3, 1)
 		grid := s.FromFloat32([]float32{1, 5, 3, 9, 8, 7}, 2, 3)
 		v, i = grid.Max(1, true)
 		floats(t, "max", v, 5, 9)
 		ints(t, "max indices", i, 1, 0)
 		ints(t, "argmax", grid.Argmax(0, false), 1, 1, 1)
 		floats(t, "max of all", grid.MaxAll(), 9)
-		floats(t, "min of all", grid.MinAll(), 1)
-		floats(t, "cumsum", grid.CumSum(1), 1, 6, 9, 9, 17, 24)
-		sorted := s.FromFloat32([]float32{1, 2, 2, 4}, 4)
-		at := s.FromFloat32([]float32{0, 2, 5}, 3)
-		ints(t, "searchsorted left", sorted.SearchSorted(at, false), 0, 1, 4)
-		ints(t, "searchsorted right", sorted.SearchSorted(at, true), 0, 3, 4)
 
 		index := s.FromInt64([]int64{2, 0}, 2, 1)
 		floats(t, "gather", grid.Gather(1, index), 3, 9)
-		floats(t, "scatter", grid.Scatter(1, index, s.Zeros(tensor.Float32, 2, 1)), 1, 5, 0, 0, 8, 7)
 		floats(t, "index select", grid.IndexSelect(1, s.FromInt64([]int64{2, 2}, 2)), 3, 3, 7, 7)
 		floats(t, "embedding", grid.Embedding(s.FromInt64([]int64{1}, 1, 1)), 9, 8, 7)
 		mask := grid.GeScalar(7)
@@ -69,25 +59,14 @@ func TestComparisons(t *testing.T) {
 	do(t, func(s *tensor.Scope) error {
 		x, y := s.FromInt64([]int64{1, 2, 3}, 3), s.FromInt64([]int64{2, 2, 2}, 3)
 		ints(t, "Eq", x.Eq(y), 0, 1, 0)
-		ints(t, "Ne", x.Ne(y), 1, 0, 1)
-		ints(t, "Lt", x.Lt(y), 1, 0, 0)
-		ints(t, "Le", x.Le(y), 1, 1, 0)
-		ints(t, "Gt", x.Gt(y), 0, 0, 1)
-		ints(t, "Ge", x.Ge(y), 0, 1, 1)
 		ints(t, "EqScalar", x.EqScalar(2), 0, 1, 0)
-		ints(t, "NeScalar", x.NeScalar(2), 1, 0, 1)
 		ints(t, "LtScalar", x.LtScalar(2), 1, 0, 0)
-		ints(t, "LeScalar", x.LeScalar(2), 1, 1, 0)
 		ints(t, "GtScalar", x.GtScalar(2), 0, 0, 1)
 		ints(t, "GeScalar", x.GeScalar(2), 0, 1, 1)
-		a, b := x.GeScalar(2), x.LeScalar(2)
-		ints(t, "and", a.LogicalAnd(b), 0, 1, 0)
-		ints(t, "or", a.LogicalOr(b), 1, 1, 1)
+		a := x.GeScalar(2)
 		ints(t, "not", a.LogicalNot(), 1, 0, 0)
 		ints(t, "all", a.All(), 0)
 		ints(t, "any", a.Any(), 1)
-		bad := s.FromFloat64([]float64{1, math.Inf(1), math.NaN()}, 3)
-		ints(t, "finite", bad.IsFinite(), 1, 0, 0)
 		return nil
 	})
 }
@@ -114,7 +93,7 @@ func TestIntegersStayIntegers(t *testing.T) {
 	do(t, func(s *tensor.Scope) error {
 		x := s.FromInt64([]int64{1, 2, 3}, 3)
 		for name, y := range map[string]*tensor.Tensor{
-			"AddScalar": x.AddScalar(1), "MulScalar": x.MulScalar(2), "Sum": x.Sum(), "CumSum": x.CumSum(0),
+			"AddScalar": x.AddScalar(1), "MulScalar": x.MulScalar(2), "Sum": x.Sum(),
 			"Full": s.Full(tensor.Int64, 7, 2),
 		} {
 			if y.DType() != tensor.Int64 {
@@ -199,7 +178,6 @@ func TestBadInputIsAnError(t *testing.T) {
 			"view of other size": func(*tensor.Scope) { x.View(4, 2) },
 			"mean of integers":   func(*tensor.Scope) { x.To(tensor.Int64).Mean() },
 			"leaf in place":      func(s *tensor.Scope) { s.Ones(tensor.Float32, 1).RequiresGrad_(true).Add_(x) },
-			"missing device":     func(*tensor.Scope) { x.ToDevice(tensor.CUDA(120)) },
 		} {
 			if err := s.Scope(func(s *tensor.Scope) error { f(s); return nil }); err == nil {
 				t.Errorf("%s: no error", name)

@@ -26,33 +26,6 @@ func (s *Scope) Seed(seed uint64) error {
 	return s.nativeError("Seed", C.shim_generator_seed(s.eng.gen, C.uint64_t(seed)))
 }
 
-// RNGState is the state of the engine's generator: some 5 kB on the CPU.
-func (s *Scope) RNGState() ([]byte, error) {
-	buf := make([]byte, 1<<13)
-	for {
-		var size C.size_t
-		msg := C.shim_generator_state(s.eng.gen, unsafe.Pointer(&buf[0]), C.size_t(len(buf)), &size)
-		if err := s.nativeError("RNGState", msg); err != nil {
-			return nil, err
-		}
-		if int(size) <= len(buf) {
-			return buf[:size], nil
-		}
-		buf = make([]byte, size)
-	}
-}
-
-// SetRNGState restores a state of RNGState, of the same kind of device.
-func (s *Scope) SetRNGState(state []byte) error {
-	return s.nativeError("SetRNGState",
-		C.shim_generator_set_state(s.eng.gen, unsafe.Pointer(unsafe.SliceData(state)), C.size_t(len(state))))
-}
-
-// SetThreads sets the number of threads within one operation of this engine on the CPU.
-func (s *Scope) SetThreads(n int) error {
-	return s.nativeError("SetThreads", C.shim_set_threads(C.int(n)))
-}
-
 // Threads is the number of threads within one operation of this engine on the CPU.
 func (s *Scope) Threads() int { return int(C.shim_threads()) }
 

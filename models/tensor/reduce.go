@@ -36,21 +36,8 @@ func (t *Tensor) reduce(op string, mean C.int, dims []int64, keepdim bool) *Tens
 		C.int(len(dims)), flag(keepdim)))
 }
 
-// LogSumExp is log(sum(exp(t))) over dims, without overflow.
-func (t *Tensor) LogSumExp(keepdim bool, dims ...int64) *Tensor {
-	s := t.enter("LogSumExp")
-	if s == nil {
-		return t.eng.invalid
-	}
-	lib.AtgLogsumexp(&s.eng.out[0], t.c, s.eng.size(dims), len(dims), flag32(keepdim))
-	return s.result("LogSumExp")
-}
-
 // MaxAll is the greatest element: [...] -> [].
 func (t *Tensor) MaxAll() *Tensor { return t.unary("MaxAll", lib.AtgMax) }
-
-// MinAll is the least element: [...] -> [].
-func (t *Tensor) MinAll() *Tensor { return t.unary("MinAll", lib.AtgMin) }
 
 // All is true when every element of a Bool tensor is: [...] -> [].
 func (t *Tensor) All() *Tensor { return t.unary("All", lib.AtgAll) }
@@ -86,36 +73,6 @@ func (t *Tensor) Sort(dim int64, descending bool) (values, indices *Tensor) {
 	}
 	lib.AtgSortStable(&s.eng.out[0], t.c, 1, dim, flag32(descending))
 	return s.results2("Sort")
-}
-
-// Topk gives the k greatest elements along dim in descending order, and their Int64 indices.
-func (t *Tensor) Topk(k, dim int64) (values, indices *Tensor) {
-	s := t.enter("Topk")
-	if s == nil {
-		return t.eng.invalid, t.eng.invalid
-	}
-	lib.AtgTopk(&s.eng.out[0], t.c, k, dim, 1, 1)
-	return s.results2("Topk")
-}
-
-// CumSum adds up along dim, each element with those before it.
-func (t *Tensor) CumSum(dim int64) *Tensor {
-	s := t.enter("CumSum")
-	if s == nil {
-		return t.eng.invalid
-	}
-	return s.shimResult("CumSum", C.shim_cumsum(s.eng.slot0(), unsafe.Pointer(t.c), C.int64_t(dim)))
-}
-
-// SearchSorted gives, for each of values [..., M], the Int64 index in the ascending t [..., N] before which it belongs;
-// right puts it behind equal elements.
-func (t *Tensor) SearchSorted(values *Tensor, right bool) *Tensor {
-	s := t.enter("SearchSorted")
-	if s == nil || !s.takes("SearchSorted", values) {
-		return t.eng.invalid
-	}
-	return s.shimResult("SearchSorted",
-		C.shim_searchsorted(s.eng.slot0(), unsafe.Pointer(t.c), unsafe.Pointer(values.c), flag(right)))
 }
 
 func flag(b bool) C.int {

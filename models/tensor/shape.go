@@ -17,14 +17,8 @@ func (t *Tensor) Reshape(shape ...int64) *Tensor { return t.sized("Reshape", sha
 // View gives another shape without copying; an error when the memory's layout does not allow it.
 func (t *Tensor) View(shape ...int64) *Tensor { return t.sized("View", shape, lib.AtgView) }
 
-// Permute reorders all dimensions. A view.
-func (t *Tensor) Permute(dims ...int64) *Tensor { return t.sized("Permute", dims, lib.AtgPermute) }
-
 // Repeat copies t that many times along each dimension.
 func (t *Tensor) Repeat(times ...int64) *Tensor { return t.sized("Repeat", times, lib.AtgRepeat) }
-
-// Flip reverses the order along dims.
-func (t *Tensor) Flip(dims ...int64) *Tensor { return t.sized("Flip", dims, lib.AtgFlip) }
 
 // Roll moves elements by shift places along dim; those that leave at the end come in at the start.
 func (t *Tensor) Roll(shift, dim int64) *Tensor {
@@ -160,16 +154,6 @@ func (t *Tensor) To(d DType) *Tensor {
 	}
 	lib.AtgToDtype(&s.eng.out[0], t.c, d.native(), 0, 0)
 	return s.result("To")
-}
-
-// ToDevice moves the elements; t's own memory when they are there already. Not run on a GPU.
-func (t *Tensor) ToDevice(d Device) *Tensor {
-	s := t.enter("ToDevice")
-	if s == nil {
-		return t.eng.invalid
-	}
-	lib.AtgTo(&s.eng.out[0], t.c, d.native())
-	return s.result("ToDevice")
 }
 
 // Clone copies t to memory of its own.

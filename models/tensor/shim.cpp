@@ -184,24 +184,6 @@ char *shim_generator_seed(void *g, uint64_t seed) {
   })
 }
 
-char *shim_generator_state(void *g, void *dst, size_t cap, size_t *size) {
-  TRY({
-    std::lock_guard<std::mutex> lock(G(g).mutex());
-    at::Tensor state = G(g).get_state().contiguous();
-    *size = state.nbytes();
-    if (*size <= cap) memcpy(dst, state.data_ptr(), *size);
-  })
-}
-
-char *shim_generator_set_state(void *g, const void *src, size_t size) {
-  TRY({
-    at::Tensor state = at::empty({static_cast<int64_t>(size)}, at::kByte);
-    if (size > 0) memcpy(state.data_ptr(), src, size);
-    std::lock_guard<std::mutex> lock(G(g).mutex());
-    G(g).set_state(state);
-  })
-}
-
 char *shim_random(void **out, void *g, int normal, const int64_t *shape, int ndim, int dtype, int device) {
   TRY({
     auto options = at::TensorOptions().dtype(at::ScalarType(dtype)).device(device_of(device));
@@ -231,8 +213,6 @@ char *shim_softmax(void **out, void *t, int64_t dim, int log) {
   TRY(give(out, log ? at::log_softmax(T(t), dim) : at::softmax(T(t), dim));)
 }
 
-char *shim_cumsum(void **out, void *t, int64_t dim) { TRY(give(out, at::cumsum(T(t), dim));) }
-
 // libtorch computes the last elements of each thread's share by another formula than the rest (scalar, not vector), so
 // an element's last bit depends on its place. Padding to whole vectors makes the place irrelevant.
 char *shim_map(void **out, void *t, int f) {
@@ -249,10 +229,6 @@ char *shim_map(void **out, void *t, int f) {
     else
       give(out, map(f, at::constant_pad_nd(x.reshape({-1}), {0, m - n}, 1)).narrow(0, 0, n).view(x.sizes()));
   })
-}
-
-char *shim_searchsorted(void **out, void *sorted, void *values, int right) {
-  TRY(give(out, at::searchsorted(T(sorted), T(values), /*out_int32=*/false, right != 0));)
 }
 
 char *shim_layer_norm(void **out, void *t, void *weight, void *bias, double eps) {

@@ -48,8 +48,6 @@ char *shim_item(void *t, double *out);
 char *shim_generator_new(void **out, int device);
 void shim_generator_free(void *g);
 char *shim_generator_seed(void *g, uint64_t seed);
-char *shim_generator_state(void *g, void *dst, size_t cap, size_t *size);
-char *shim_generator_set_state(void *g, const void *src, size_t size);
 char *shim_random(void **out, void *g, int normal, const int64_t *shape, int ndim, int dtype, int device);
 
 // Operations.
@@ -71,8 +69,6 @@ char *shim_clone(void **out, void *t);
 char *shim_alias(void **out, void *t); // another handle of the same tensor
 char *shim_reduce(void **out, void *t, int mean, const int64_t *dims, int ndims, int keepdim);
 char *shim_softmax(void **out, void *t, int64_t dim, int log);
-char *shim_cumsum(void **out, void *t, int64_t dim);
-char *shim_searchsorted(void **out, void *sorted, void *values, int right);
 char *shim_layer_norm(void **out, void *t, void *weight, void *bias, double eps);
 char *shim_rms_norm(void **out, void *t, void *weight, double eps);
 char *shim_sdpa(void **out, void *q, void *k, void *v, void *mask, int causal, double scale);
