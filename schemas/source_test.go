@@ -37,6 +37,10 @@ func TestSource(t *testing.T) {
 		{"past the end", func(s *Spec) { s.Source.Iteration = 3 }, "source.iteration"},
 		{"no part of the log", func(s *Spec) { s.Source.First = 41 }, "41 to source.last 40"},
 		{"no policy", func(s *Spec) { s.Source.Policy = "" }, "source.policy"},
+		{
+			"no policy in iteration 1",
+			func(s *Spec) { s.Source.Policy, s.Source.From, s.Source.Iteration = "", "prompts", 1 }, "is required with source.iteration 1",
+		},
 		{"no guide", func(s *Spec) { s.Guide.From = "" }, "whose latents"},
 		{"no guide in iteration 1", func(s *Spec) { s.Guide.From, s.Source.From, s.Source.Iteration = "", "pairs", 1 }, "in iteration 0"},
 		{"sft from scores", func(s *Spec) { s.Objective.Kind = "sft" }, "trains from prompts"},

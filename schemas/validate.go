@@ -324,6 +324,8 @@ func (c *checker) source(s *Spec) {
 	c.must(s.Objective.Kind != "sft" || from.From == string(Prompts), "source.from",
 		"objective.kind: sft trains from prompts: start from them")
 	c.must(from.Policy != "" || from.From == string(Prompts), "source.policy", "is required with source.from: %s", from.From)
+	c.must(from.Policy != "" || from.Iteration == 0, "source.policy",
+		"is required with source.iteration %d: model.from is what iteration 0 starts from", from.Iteration)
 	_, measured := s.ReadsFrom(Encoded)
 	if s.TrainsGuide() {
 		c.must(!measured, "guide.from", "is required with source.from: %s, whose latents a guide has made already", from.From)
