@@ -183,25 +183,35 @@ func (l *Lease) renew(ctx context.Context, limit time.Duration) error {
 		return err
 	}
 	sent := time.Now()
-	revision, err := l.kv.Update(ctx, l.claim.Run, value, l.revision)
-	if errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
-		own, getErr := l.recall(ctx)
-		if getErr != nil {
-			return getErr
-		}
-		if own {
-			revision, err = l.kv.Update(ctx, l.claim.Run, value, l.revision)
-		}
-	}
-	if err != nil {
+	var revision uint64
+	if err := l.change(ctx, func() (err error) {
+		revision, err = l.kv.Update(ctx, l.claim.Run, value, l.revision)
+		return err
+	}); err != nil {
 		return err
 	}
 	l.revision, l.renewed = revision, sent
 	return nil
 }
 
-// recall reads the revision of what is stored, for an earlier renewal may have been stored although its answer got lost. It
-// reports whether it is this lease's claim.
+// change does what names l.revision, and again when that is not the one of what is stored although this lease's claim is: an
+// earlier renewal may have been stored without an answer, which got lost or was cut off.
+func (l *Lease) change(ctx context.Context, do func() error) error {
+	err := do()
+	if !errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
+		return err
+	}
+	own, getErr := l.recall(ctx)
+	switch {
+	case getErr != nil:
+		return getErr
+	case !own:
+		return err
+	}
+	return do()
+}
+
+// recall reads the revision of what is stored. It reports whether it is this lease's claim.
 func (l *Lease) recall(ctx context.Context) (own bool, err error) {
 	entry, err := l.kv.Get(ctx, l.claim.Run)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
@@ -235,15 +245,7 @@ func (l *Lease) Release() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
 	defer cancel()
-	err := l.kv.Delete(ctx, l.claim.Run, jetstream.LastRevision(l.revision))
-	if errors.Is(err, jetstream.ErrKeyRevisionMismatch) { // as when the last renewal was cut off by this call
-		own, getErr := l.recall(ctx)
-		if getErr != nil {
-			err = getErr
-		} else if own {
-			err = l.kv.Delete(ctx, l.claim.Run, jetstream.LastRevision(l.revision))
-		}
-	}
+	err := l.change(ctx, func() error { return l.kv.Delete(ctx, l.claim.Run, jetstream.LastRevision(l.revision)) })
 	if err != nil {
 		return fmt.Errorf("streams: release the lease of run %s: %w", l.claim.Run, err)
 	}

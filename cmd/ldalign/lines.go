@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ldalign/ldalign/stages/dataset"
 	"github.com/ldalign/ldalign/streams"
 )
 
@@ -123,20 +123,12 @@ func openRecords(path string) (*recordReader, error) {
 		}
 		name, file = path, f
 	}
+	text, err := dataset.Text(file)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", name, err), file.Close())
+	}
 	r := newRecordReader(name, file)
-	// What cannot be peeked at is told when it is read.
-	if magic, _ := r.in.Peek(2); string(magic) == "\x1f\x8b" {
-		unzipped, err := gzip.NewReader(r.in)
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("%s: %w", name, err), r.Close())
-		}
-		r.in = bufio.NewReaderSize(unzipped, 1<<16)
-	}
-	const bom = "\ufeff"
-	if start, _ := r.in.Peek(len(bom)); string(start) == bom {
-		_, err := r.in.Discard(len(bom))
-		return r, err
-	}
+	r.in = text
 	return r, nil
 }
 

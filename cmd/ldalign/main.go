@@ -139,8 +139,10 @@ func run(args []string, stdout, stderr io.Writer) int {
 
 // asksJSON tells whether --json is among the arguments of a command line that cannot be parsed.
 func asksJSON(args []string) bool {
-	flags, _, _ := strings.Cut(strings.Join(args, "\n")+"\n", "\n--\n")
-	return slices.Contains(strings.Split(flags, "\n"), "--json")
+	if end := slices.Index(args, "--"); end >= 0 {
+		args = args[:end]
+	}
+	return slices.Contains(args, "--json")
 }
 
 // notice tells on stderr what is no result.

@@ -4,8 +4,6 @@ package dataset
 
 import (
 	"bufio"
-	"bytes"
-	"compress/gzip"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -123,14 +121,11 @@ func (c *collector) file(name string) (more bool, err error) {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return false, fmt.Errorf("dataset: %s: %w", name, err)
 	}
-	if bytes.HasPrefix(magic[:n], []byte{0x1f, 0x8b}) {
-		text, err := gzip.NewReader(f)
-		if err != nil {
-			return false, fmt.Errorf("dataset: %s: %w", name, err)
-		}
-		return c.lines(text)
+	text, err := Text(f)
+	if err != nil {
+		return false, fmt.Errorf("dataset: %s: %w", name, err)
 	}
-	return c.lines(f)
+	return c.lines(text)
 }
 
 // Digest is the sha256, in hexadecimal, of all that the records say, in their order. Line numbers don't count.

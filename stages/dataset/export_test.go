@@ -6,7 +6,11 @@ import "io"
 func Read(source string, r io.Reader, o Options) (Set, error) {
 	c := newCollector(source, o)
 	c.source(source)
-	if _, err := c.lines(r); err != nil {
+	text, err := Text(r)
+	if err != nil {
+		return Set{}, err
+	}
+	if _, err := c.lines(text); err != nil {
 		return Set{}, err
 	}
 	return c.finish()

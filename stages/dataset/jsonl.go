@@ -3,6 +3,7 @@ package dataset
 import (
 	"bufio"
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,19 +17,35 @@ import (
 // maxLine bounds a line of JSONL, in bytes. A conversation may be long where its first turn is not.
 const maxLine = 8 << 20
 
+// Text is what a file of lines holds: unzipped where it is gzip, and without a byte order mark. What cannot be read is told when
+// it is read; the error is that of a bad gzip header.
+func Text(r io.Reader) (*bufio.Reader, error) {
+	const size, zipped, mark = 64 << 10, "\x1f\x8b", "\uFEFF"
+	text := bufio.NewReaderSize(r, size)
+	if start, _ := text.Peek(len(zipped)); string(start) == zipped {
+		unzipped, err := gzip.NewReader(text)
+		if err != nil {
+			return nil, err
+		}
+		text = bufio.NewReaderSize(unzipped, size)
+	}
+	if start, _ := text.Peek(len(mark)); string(start) == mark {
+		if _, err := text.Discard(len(mark)); err != nil {
+			return nil, err
+		}
+	}
+	return text, nil
+}
+
 // lines takes records from JSONL, an object a line. A bad line is dropped, counted and told with its number. It returns
 // whether more records are wanted; the error is the reader's own.
-func (c *collector) lines(r io.Reader) (more bool, err error) {
+func (c *collector) lines(lines *bufio.Reader) (more bool, err error) {
 	c.container = "JSONL"
-	lines := bufio.NewReaderSize(r, 64<<10)
 	for number := 1; ; number++ {
 		line, long, err := readLine(lines)
 		last := errors.Is(err, io.EOF)
 		if err != nil && !last {
 			return false, fmt.Errorf("dataset: %s: line %d: %w", c.name, number, err)
-		}
-		if number == 1 {
-			line = bytes.TrimPrefix(line, []byte("\uFEFF"))
 		}
 		if line = bytes.TrimSpace(line); len(line) > 0 {
 			if more := c.line(line, long, number); !more {
