@@ -355,10 +355,10 @@ type StreamsSpec struct {
 	// StallAfter is how long a run may go without any progress before it fails and says what it was waiting for. 0 lets it
 	// wait for ever.
 	StallAfter string `yaml:"stall_after"`
-	// MaxAhead is how many prompts of an iteration may be published beyond those whose pairs the trainer has taken, with
+	// MaxInFlight is how many prompts of an iteration may be published beyond those whose pairs the trainer has taken, with
 	// training.schedule: streaming; 0 for no bound. Less than two of training.batch counts as these. By the exact schedule,
 	// and in iteration 0 of a run that trains a guide from it, the trainer needs the whole iteration first: there is no bound.
-	MaxAhead int `yaml:"max_ahead"`
+	MaxInFlight int `yaml:"max_in_flight"`
 }
 
 // ServersSpec names real servers; all empty runs the embedded NATS server and a directory store. Credentials never

@@ -361,7 +361,7 @@ func (c *checker) streams(s *Spec) {
 	if st.StallAfter != "0" {
 		c.duration("streams.stall_after", st.StallAfter)
 	}
-	c.atLeast("streams.max_ahead", st.MaxAhead, 0)
+	c.atLeast("streams.max_in_flight", st.MaxInFlight, 0)
 }
 
 func (c *checker) duration(key, text string) {

@@ -174,8 +174,8 @@ func FuzzOpen(f *testing.F) {
 		if subjectErr != nil || m.ID() == "" || events.Check(m) != nil {
 			t.Fatalf("%q: %v, %v", subject, m, subjectErr)
 		}
-		if pair, ok := m.(*events.Pair); ok && weightsOf(kind, data) != pair.GetWeights() {
-			t.Fatalf("weights %q, want %q", weightsOf(kind, data), pair.GetWeights())
+		if pair, ok := m.(*events.Pair); ok && weightsOf(kind, data) != pair.GetPolicyDigest() {
+			t.Fatalf("weights %q, want %q", weightsOf(kind, data), pair.GetPolicyDigest())
 		}
 	})
 }

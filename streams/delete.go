@@ -54,7 +54,7 @@ func (c *Conn) DeleteRun(ctx context.Context, run string) error {
 		}
 	}
 	for _, beside := range []struct{ bucket, keys string }{
-		{trialBucket, "*." + run + ".>"}, {pauseBucket, run + ".*"}, {presenceBucket, run + ".>"},
+		{trialBucket, "*." + run + ".>"}, {pauseBucket, run + ".*"}, {heartbeatBucket, run + ".>"},
 	} {
 		kv, err := c.js.KeyValue(ctx, beside.bucket)
 		if errors.Is(err, jetstream.ErrBucketNotFound) {
@@ -141,10 +141,10 @@ func (c *Conn) Idle(ctx context.Context, run string) error {
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(workers, func(w Worker) bool { return time.Since(w.Seen) < presenceTTL })
+	i := slices.IndexFunc(workers, func(w Worker) bool { return time.Since(w.Seen) < heartbeatTTL })
 	if i < 0 {
 		return nil
 	}
 	return fmt.Errorf("%w: %s %s works on run %s: stop it first (a dead one is forgotten after %v)",
-		ErrAtWork, workers[i].Stage, workers[i].Worker, run, presenceTTL)
+		ErrAtWork, workers[i].Stage, workers[i].Worker, run, heartbeatTTL)
 }

@@ -57,7 +57,7 @@ func (s *script) process(_ context.Context, in []events.Message) []Outcome {
 			s.tries[m.ID()] = 0 // it stays so
 			out[i].Err = &schemas.Reject{Reason: schemas.ReasonInvalid, Err: errors.New("no good")}
 		case "unable":
-			out[i].Err = &schemas.Unable{Err: errors.New("the store is away")}
+			out[i].Err = &schemas.Unavailable{Err: errors.New("the store is away")}
 		case "panic":
 			panic("a bug that passes")
 		default:

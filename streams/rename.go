@@ -132,7 +132,7 @@ func (n *Renaming) message(m events.Message) (err error) {
 }
 
 func (n *Renaming) pair(p *events.Pair) {
-	p.Weights, p.Reference = renamed(n.Digests, p.GetWeights()), renamed(n.Digests, p.GetReference())
+	p.PolicyDigest, p.Reference = renamed(n.Digests, p.GetPolicyDigest()), renamed(n.Digests, p.GetReference())
 }
 
 func (n *Renaming) letter(m *events.DeadLetter) (err error) {

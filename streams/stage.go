@@ -34,16 +34,16 @@ type Stage struct {
 	Grace time.Duration
 	// Observer is told what happens; nil for none.
 	Observer Observer
-	// Presence is told what the stage does, and tells it when to pause; nil has RunStage announce it by itself.
-	Presence *Presence
+	// Heartbeat is told what the stage does, and tells it when to pause; nil has RunStage announce it by itself.
+	Heartbeat *Heartbeat
 	// End is the run's number of iterations: a message of a later one is a dead letter. 0 takes any.
 	End uint32
 
-	// Ahead, not nil, bounds what lies before the trainer. Of the pairs that come of a message of an iteration, no more than
-	// that many are on the log beyond those that the trainer has taken (Taken), and the message stays in hand until all are;
+	// MaxInFlight, not nil, bounds what lies before the trainer. Of the pairs that come of a message of an iteration, no more than
+	// that many are on the log beyond those that the trainer has taken (TrainerProgress), and the message stays in hand until all are;
 	// 0 is no bound. Batch must be 1. That workers died with such a message, which may be in hand for days, tells nothing of
 	// it: it becomes no dead letter for that.
-	Ahead func(iteration uint32) int
+	MaxInFlight func(iteration uint32) int
 
 	// Source, not nil in a replay, is where the stage finds most of its messages: in the log of another run. They are
 	// adopted, which is to say processed as messages of Run under the ids that they have, and what was written of them
@@ -67,7 +67,7 @@ type Refilling func(ctx context.Context, in []events.Message, more func(n int) [
 type Outcome struct {
 	// Out is published, in order and before the message is acknowledged, when Err is nil.
 	Out []Emit
-	// Err: a *schemas.Reject makes the message a dead letter at once; a *schemas.Unable has it given back as if it had not
+	// Err: a *schemas.Reject makes the message a dead letter at once; a *schemas.Unavailable has it given back as if it had not
 	// been tried; any other error has it tried again, after a growing pause, until it failed Limits.MaxDeliver times, the
 	// last time alone, and is a dead letter for poison.
 	Err error
@@ -118,8 +118,8 @@ func (s Stage) withDefaults() (Stage, error) {
 		return s, err
 	}
 	s.Batch = max(s.Batch, 1)
-	if s.Ahead != nil && s.Batch+s.Refill > 1 {
-		return s, fmt.Errorf("streams: stage %s: with Ahead a batch is one message, not %d", s.Name, s.Batch+s.Refill)
+	if s.MaxInFlight != nil && s.Batch+s.Refill > 1 {
+		return s, fmt.Errorf("streams: stage %s: with MaxInFlight a batch is one message, not %d", s.Name, s.Batch+s.Refill)
 	}
 	if s.Grace == 0 {
 		s.Grace = 20 * time.Second
@@ -177,7 +177,7 @@ const (
 // were written by a newer program become dead letters without being processed.
 //
 // Errors: a stage that is not valid, ErrNotFound for a stream that does not exist, outputs that the server refuses to
-// store (ErrFull, ErrStore), and a *schemas.Unable that lasts; inputs are then given back.
+// store (ErrFull, ErrStore), and a *schemas.Unavailable that lasts; inputs are then given back.
 func (c *Conn) RunStage(ctx context.Context, s Stage, process Process) error {
 	return c.RunRefilling(ctx, s, func(ctx context.Context, in []events.Message, _ func(int) []events.Message) []Outcome {
 		return process(ctx, in)
@@ -202,9 +202,9 @@ func (c *Conn) RunRefilling(ctx context.Context, s Stage, process Refilling) err
 		Conn: c, stage: s, process: process, failures: map[uint64]int{}, ending: ctx.Done(),
 		log: c.log.With().Str("stage", s.Name).Str("run", s.Run).Logger(),
 	}
-	if r.presence = s.Presence; r.presence == nil {
-		r.presence = c.Announce(ctx, s.Run, s.Name)
-		defer r.presence.Close()
+	if r.heartbeat = s.Heartbeat; r.heartbeat == nil {
+		r.heartbeat = c.Announce(ctx, s.Run, s.Name)
+		defer r.heartbeat.Close()
 	}
 	if err := r.ensureConsumer(ctx); err != nil {
 		return ended(ctx, err)
@@ -213,12 +213,12 @@ func (c *Conn) RunRefilling(ctx context.Context, s Stage, process Refilling) err
 	defer cancel()
 	pulling, cancelPull := outlive(ctx, 0) // without ctx's deadline: nats.go refuses to pull shortly before one
 	defer cancelPull()
-	for r.presence.Hold(ctx) == nil && !over(ctx) {
+	for r.heartbeat.Hold(ctx) == nil && !over(ctx) {
 		b := newBatch(c.limits.AckWait / 3)
 		err = r.fill(pulling, b)
 		// What came although the stage was paused meanwhile goes back.
-		if _, paused := r.presence.Paused(); err == nil && !paused && !over(ctx) {
-			r.presence.Say(StateWorking, fmt.Sprintf("on %d %s", len(b.inputs), s.In))
+		if _, paused := r.heartbeat.Paused(); err == nil && !paused && !over(ctx) {
+			r.heartbeat.Say(StateWorking, fmt.Sprintf("on %d %s", len(b.inputs), s.In))
 			err = r.settle(work, b)
 		}
 		b.release()
@@ -266,8 +266,8 @@ type runner struct {
 	consumer jetstream.Consumer
 	// failures counts, by position, how often a message failed here. An entry goes when the message is settled here;
 	// when another process settles it, the few bytes stay until the stage ends.
-	failures map[uint64]int
-	presence *Presence
+	failures  map[uint64]int
+	heartbeat *Heartbeat
 	// ending is closed when the stage is told to end.
 	ending <-chan struct{}
 	log    zerolog.Logger
@@ -345,10 +345,10 @@ func (r *runner) fill(ctx context.Context, b *batch) error {
 // rest says why the stage has nothing in hand.
 func (r *runner) rest() {
 	if n := len(r.failures); n > 0 {
-		r.presence.Say(StateRetrying, fmt.Sprintf("%d messages that failed", n))
+		r.heartbeat.Say(StateRetrying, fmt.Sprintf("%d messages that failed", n))
 		return
 	}
-	r.presence.Say(StateIdle, "waiting for "+string(r.stage.In))
+	r.heartbeat.Say(StateIdle, "waiting for "+string(r.stage.In))
 }
 
 // take adds to the batch what one request brings.
@@ -376,11 +376,11 @@ func (r *runner) pullFailed(ctx context.Context, err error) error {
 		return fmt.Errorf("streams: stage %s: %w", r.stage.Name, err)
 	case errors.Is(err, jetstream.ErrNoHeartbeat):
 		r.stage.Observer.Silent(r.stage.Name)
-		r.presence.Say(StateRetrying, "the server missed its heartbeats")
+		r.heartbeat.Say(StateRetrying, "the server missed its heartbeats")
 		r.log.Warn().Msg("the server missed its heartbeats, asking again")
 	default:
 		r.log.Warn().Err(err).Msg("pull failed, asking again")
-		r.presence.Say(StateRetrying, "pull failed: "+err.Error())
+		r.heartbeat.Say(StateRetrying, "pull failed: "+err.Error())
 		if !pause(ctx, r.limits.backoff(1)) {
 			return nil
 		}
@@ -422,7 +422,7 @@ func (r *runner) sort(inputs []*input) (healthy, suspect []*input, letters []let
 		case r.stage.beyond(in.body):
 			letters = append(letters, letter{in: in, err: &schemas.Reject{Reason: schemas.ReasonIteration, Err: fmt.Errorf(
 				"iteration %d of a run that has %d", in.body.GetIteration(), r.stage.End)}})
-		case in.meta.NumDelivered > uint64(r.limits.MaxDeliver) && r.stage.Ahead == nil:
+		case in.meta.NumDelivered > uint64(r.limits.MaxDeliver) && r.stage.MaxInFlight == nil:
 			suspect = append(suspect, in)
 		default:
 			healthy = append(healthy, in)
@@ -535,9 +535,9 @@ func (r *runner) run(work context.Context, in []*input, more *feed) error {
 }
 
 // unable is the first outcome that says that the stage cannot work, whatever the message.
-func unable(outcomes []Outcome) *schemas.Unable {
+func unable(outcomes []Outcome) *schemas.Unavailable {
 	for _, o := range outcomes {
-		if u := new(schemas.Unable); errors.As(o.Err, &u) {
+		if u := new(schemas.Unavailable); errors.As(o.Err, &u) {
 			return u
 		}
 	}
@@ -551,13 +551,13 @@ const holdTries = 4
 
 // wait pauses because the stage cannot work, and tells whether to give the batch back: messages that it has worked on
 // too, for doing them again stores the same. The error is that of a stage that will not get well.
-func (r *runner) wait(work context.Context, cause *schemas.Unable, in []*input, try int) (giveUp bool, err error) {
-	if cause.Lasting {
+func (r *runner) wait(work context.Context, cause *schemas.Unavailable, in []*input, try int) (giveUp bool, err error) {
+	if cause.Permanent {
 		return true, fmt.Errorf("streams: stage %s of run %s gives its work back and ends: %w", r.stage.Name, r.stage.Run, cause.Err)
 	}
 	r.log.Warn().Err(cause.Err).Int("messages", len(in)).Int("try", try).
 		Msg("cannot work now, through no fault of the messages: waiting")
-	r.presence.Say(StateWaiting, text(cause.Err, maxDetail))
+	r.heartbeat.Say(StateWaiting, text(cause.Err, maxDetail))
 	if try > holdTries {
 		r.stage.Observer.Settled(r.stage.Name, Retried)
 	}
@@ -733,7 +733,7 @@ func (r *runner) bury(work context.Context, letters []letter) error {
 }
 
 func (r *runner) acknowledge(in *input, outcome string) {
-	r.presence.Did(1)
+	r.heartbeat.Did(1)
 	delete(r.failures, in.meta.Sequence.Stream)
 	r.stage.Observer.Settled(r.stage.Name, outcome)
 	r.answer(in, in.Ack())

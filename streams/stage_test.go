@@ -544,7 +544,7 @@ func TestBadStagesAreRefused(t *testing.T) {
 
 // A stage that cannot work for a reason that is not the messages' keeps them and makes no dead letters, however often it
 // fails; one that will not get well ends and gives them back.
-func TestUnableStageLosesNothing(t *testing.T) {
+func TestUnavailableStageLosesNothing(t *testing.T) {
 	c := openIn(t, t.TempDir(), Limits{MaxDeliver: 2, Retry: time.Millisecond})
 	const n, failing = 6, 12
 	publish(t, c, schemas.Prompts, promptList("r", 0, n)...)
@@ -554,7 +554,7 @@ func TestUnableStageLosesNothing(t *testing.T) {
 			return answer(ctx, in)
 		}
 		out := answer(ctx, in[:len(in)-1])
-		return append(out, Outcome{Err: fmt.Errorf("stage: %w", &schemas.Unable{Err: errors.New("the store is away")})})
+		return append(out, Outcome{Err: fmt.Errorf("stage: %w", &schemas.Unavailable{Err: errors.New("the store is away")})})
 	}
 	start(t, c, generator("r", 3), outage)
 	await(t, c, schemas.Pairs, "r", n)
@@ -567,7 +567,7 @@ func TestUnableStageLosesNothing(t *testing.T) {
 	err := c.RunStage(t.Context(), Stage{Name: "evaluator", In: schemas.Prompts, Run: "r", Batch: 3},
 		func(_ context.Context, in []events.Message) []Outcome {
 			out := make([]Outcome, len(in))
-			out[0].Err = &schemas.Unable{Err: errors.New("wrong weights"), Lasting: true}
+			out[0].Err = &schemas.Unavailable{Err: errors.New("wrong weights"), Permanent: true}
 			return out
 		})
 	if err == nil || !strings.Contains(err.Error(), "wrong weights") {

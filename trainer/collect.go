@@ -242,9 +242,9 @@ func (t *Trainer) take(
 		if p == nil {
 			return fmt.Errorf("trainer: a %T cannot be trained on", m)
 		}
-		if p.GetWeights() != weights {
+		if p.GetPolicyDigest() != weights {
 			return fmt.Errorf("trainer: pair %s was made by checkpoint %.12s, but iteration %d starts from %.12s",
-				p.ID(), p.GetWeights(), p.GetIteration(), weights)
+				p.ID(), p.GetPolicyDigest(), p.GetIteration(), weights)
 		}
 		if got := p.ReferenceDigest(); got != reference {
 			return fmt.Errorf("trainer: pair %s has log-probs of checkpoint %.12s, but objective.reference: %s is %.12s here: "+
@@ -268,7 +268,7 @@ func (t *Trainer) take(
 		out.pairs = append(out.pairs, pair{
 			chosen: models.Join(p.GetPromptIds(), p.GetChosenIds()), rejected: models.Join(p.GetPromptIds(), p.GetRejectedIds()),
 			refChosen: p.GetChosenLogp(), refRejected: p.GetRejectedLogp(), weight: 1,
-			sampled: t.fairSamples() && p.GetWeights() == reference && p.GetIteration() == i,
+			sampled: t.fairSamples() && p.GetPolicyDigest() == reference && p.GetIteration() == i,
 			same:    slices.Equal(p.GetChosenIds(), p.GetRejectedIds()),
 		})
 	}

@@ -139,7 +139,7 @@ func TestPairsOfOtherWeightsAreRefused(t *testing.T) {
 	spec := testSpec("mixed", func(s *schemas.Spec) { s.Objective.Kind, s.Iterations = "spin", 1 })
 	w.publish(schemas.Pairs, &events.Pair{
 		Schema: events.Version, Prompt: handMadePrompt("mixed", 0), PromptIds: []int64{5, 6}, ChosenIds: []int64{7, 2},
-		RejectedIds: []int64{8, 2}, ChosenLogp: -9, RejectedLogp: -8, Weights: strings.Repeat("ab", 32),
+		RejectedIds: []int64{8, 2}, ChosenLogp: -9, RejectedLogp: -8, PolicyDigest: strings.Repeat("ab", 32),
 	})
 	w.publish(schemas.Control, &events.Control{Schema: events.Version, Run: "mixed", Kind: "closed", Total: 1})
 	err := w.trainer(spec, silent).Run(t.Context())

@@ -14,10 +14,10 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/dataset"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
-	"github.com/ldalign/ldalign/stages/dataset"
 	"github.com/ldalign/ldalign/stages/distance"
 	"github.com/ldalign/ldalign/stages/encoder"
 	"github.com/ldalign/ldalign/stages/generator"
@@ -181,7 +181,7 @@ func (w *world) startStages(ctx context.Context, group *errgroup.Group, spec sch
 				Name: name, In: in, Run: spec.Run, Batch: batch, Linger: 5 * time.Millisecond, Grace: 10 * time.Millisecond,
 			}
 			if name == "prompter" {
-				s.Ahead = spec.Ahead
+				s.MaxInFlight = spec.MaxInFlight
 			}
 			return w.streams.RunStage(ctx, s, process)
 		})

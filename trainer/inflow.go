@@ -182,7 +182,7 @@ func (t *Trainer) grow(ctx context.Context, in *intake, p *phase, does string, n
 		switch {
 		case got.complete:
 			// the prompts are all published, and whoever gets that work once more need not wait
-			return true, errors.Join(t.Streams.Taken(ctx, t.Spec.Run, in.iteration, got.total), t.whole(in))
+			return true, errors.Join(t.Streams.TrainerProgress(ctx, t.Spec.Run, in.iteration, got.total), t.whole(in))
 		case len(in.batches.Pairs) >= n:
 			return false, nil
 		}
@@ -198,11 +198,11 @@ const (
 
 // tell says on the log how many pairs of an iteration that still arrives are taken, by which the prompter goes on; trained is
 // how many are trained. It does not say each: an eighth of what may be ahead is told, and any number when everything has come
-// that the prompter may publish by what it was told before. A prompter may have another bound, for streams.max_ahead can be
+// that the prompter may publish by what it was told before. A prompter may have another bound, for streams.max_in_flight can be
 // changed between two starts: so any number is told when nothing arrives. A number is told again by a trainer that goes on,
 // which does no harm.
 func (t *Trainer) tell(ctx context.Context, in *intake, trained, does int) error {
-	ahead := t.Spec.Ahead(in.iteration)
+	ahead := t.Spec.MaxInFlight(in.iteration)
 	have, dead := in.inflow.counts()
 	taken := trained + dead + len(in.batches.Skipped)
 	due := does == idle || ahead > 0 && (taken >= in.told+ahead/8 || does == waiting && have >= in.told+ahead)
@@ -210,7 +210,7 @@ func (t *Trainer) tell(ctx context.Context, in *intake, trained, does int) error
 		return nil
 	}
 	in.told = taken
-	return t.Streams.Taken(ctx, t.Spec.Run, in.iteration, taken)
+	return t.Streams.TrainerProgress(ctx, t.Spec.Run, in.iteration, taken)
 }
 
 // planned is the number of pairs that an iteration was closed with, those that became dead letters included.

@@ -132,7 +132,7 @@ func (w *world) handMadePairs(run, objective string) (schemas.Spec, func(i int) 
 		w.publish(schemas.Prompts, prompt)
 		return &events.Pair{
 			Schema: events.Version, Prompt: prompt, PromptIds: []int64{5, 6, int64(7 + i)}, ChosenIds: []int64{8, 9, 2},
-			RejectedIds: []int64{10, int64(11 + i), 12, 2}, ChosenLogp: -15, RejectedLogp: -20, Weights: base.Digest,
+			RejectedIds: []int64{10, int64(11 + i), 12, 2}, ChosenLogp: -15, RejectedLogp: -20, PolicyDigest: base.Digest,
 		}
 	}
 }
@@ -141,7 +141,7 @@ func (w *world) handMadePairs(run, objective string) (schemas.Spec, func(i int) 
 func TestPairsOfAnotherReference(t *testing.T) {
 	for name, change := range map[string]func(*events.Pair){
 		"reference": func(p *events.Pair) { p.Reference = strings.Repeat("ab", 32) },
-		"weights":   func(p *events.Pair) { p.Weights = strings.Repeat("ab", 32) },
+		"weights":   func(p *events.Pair) { p.PolicyDigest = strings.Repeat("ab", 32) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)

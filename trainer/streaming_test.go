@@ -12,10 +12,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/dataset"
 	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
-	"github.com/ldalign/ldalign/stages/dataset"
 )
 
 // streamed is a run of one iteration by the streaming schedule, whose scored pairs a test publishes itself: 10 of them in
@@ -54,7 +54,7 @@ func (w *world) streamedPair(spec schemas.Spec, i int) *events.Scored {
 		Schema: events.Version, Distance: 0.5 + float64(i%4),
 		Pair: &events.Pair{
 			Schema: events.Version, Prompt: prompt, PromptIds: p, ChosenIds: chosen, RejectedIds: rejected,
-			ChosenLogp: -20 - float64(i), RejectedLogp: -18, Weights: w.policy(spec.Run, 0).Digest,
+			ChosenLogp: -20 - float64(i), RejectedLogp: -18, PolicyDigest: w.policy(spec.Run, 0).Digest,
 		},
 	}
 }

@@ -42,7 +42,7 @@ func TestTwoIterations(t *testing.T) {
 		var distances []float64
 		for _, m := range w.collect(schemas.Scored, "ld", i) {
 			scored := m.(*events.Scored)
-			if scored.GetPair().GetWeights() != base.Digest || scored.GetGuide() != guide.Digest {
+			if scored.GetPair().GetPolicyDigest() != base.Digest || scored.GetGuide() != guide.Digest {
 				t.Fatalf("pair %s was made by other weights", m.ID())
 			}
 			distances = append(distances, scored.GetDistance())
@@ -97,7 +97,7 @@ func (w *world) pairTexts(run string, iteration uint32) []string {
 	var out []string
 	for _, m := range w.collect(schemas.Pairs, run, iteration) {
 		p := proto.Clone(m).(*events.Pair)
-		p.Prompt.Run, p.Prompt.PairId, p.Prompt.Checkpoint, p.Weights = "", "", "", ""
+		p.Prompt.Run, p.Prompt.PairId, p.Prompt.Checkpoint, p.PolicyDigest = "", "", "", ""
 		out = append(out, p.String())
 	}
 	return out

@@ -1,4 +1,4 @@
-"""What streams.max_ahead costs: an iteration that is trained while it arrives, by several bounds.
+"""What streams.max_in_flight costs: an iteration that is trained while it arrives, by several bounds.
 
     python3 bench/ahead/bench.py --ldalign bin/ldalign [--pairs 4000] [--rounds 2]
 
@@ -65,7 +65,7 @@ def run(ldalign, bound):
         write(home)
         begun = time.perf_counter()
         process = subprocess.Popen(
-            [ldalign, "up", f"{home}/ahead.yaml", "--set", f"streams.max_ahead={bound}", "--dir", f"{home}/data"],
+            [ldalign, "up", f"{home}/ahead.yaml", "--set", f"streams.max_in_flight={bound}", "--dir", f"{home}/data"],
             env=environment(), stdout=subprocess.DEVNULL, stderr=err)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -96,7 +96,7 @@ parser.add_argument("--bounds", type=int, nargs="+", default=[64, 512, 4096, 0])
 args = parser.parse_args()
 PAIRS = args.pairs
 
-print("| max_ahead | round | s | processor s | peak MB | most ahead |\n|---:|---:|---:|---:|---:|---:|")
+print("| max_in_flight | round | s | processor s | peak MB | most ahead |\n|---:|---:|---:|---:|---:|---:|")
 for round_ in range(1, args.rounds + 1):
     for bound in args.bounds:
         wall, cpu, memory, ahead = run(os.path.abspath(args.ldalign), bound)

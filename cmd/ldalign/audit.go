@@ -141,7 +141,7 @@ func (n *node) audit(ctx context.Context, spec schemas.Spec, iteration, names in
 			}
 			if _, replayed := trainer.Feed(spec, schemas.Pairs); err == nil && replayed {
 				var origin checkpoints.Manifest
-				origin, err = trainer.Origin(ctx, n.streams, n.checkpoints, spec.Source.Run, i)
+				origin, err = trainer.Origin(ctx, n.Streams, n.Checkpoints, spec.Source.Run, i)
 				r.Policy = origin.Digest
 			}
 			return r, err
@@ -160,7 +160,7 @@ func (n *node) audit(ctx context.Context, spec schemas.Spec, iteration, names in
 	for i := range named {
 		o.Trained = max(o.Trained, i)
 	}
-	balances, err := n.streams.Audit(ctx, spec.Run, o)
+	balances, err := n.Streams.Audit(ctx, spec.Run, o)
 	if err != nil {
 		return nil, err
 	}
@@ -173,7 +173,7 @@ func (n *node) audit(ctx context.Context, spec schemas.Spec, iteration, names in
 
 // policies are a run's newest policies by iteration.
 func (n *node) policies(ctx context.Context, run string) (map[uint32]checkpoints.Manifest, error) {
-	manifests, err := n.checkpoints.List(ctx, run)
+	manifests, err := n.Checkpoints.List(ctx, run)
 	if err != nil {
 		return nil, err
 	}
@@ -189,7 +189,7 @@ func (n *node) policies(ctx context.Context, run string) (map[uint32]checkpoints
 // namedPolicies are the digests of the policies that a run's log names, by iteration.
 func (n *node) namedPolicies(ctx context.Context, run string) (map[uint32]string, error) {
 	named := map[uint32]string{}
-	err := n.streams.Read(ctx, schemas.Checkpoints, run, streams.AllIterations, 0, func(r streams.Received) error {
+	err := n.Streams.Read(ctx, schemas.Checkpoints, run, streams.AllIterations, 0, func(r streams.Received) error {
 		if c, ok := r.Message.(*events.Checkpoint); ok && c.GetKind() == string(checkpoints.Policy) {
 			named[c.GetIteration()] = c.GetDigest()
 		}
@@ -209,7 +209,7 @@ func (n *node) record(ctx context.Context, policies map[uint32]checkpoints.Manif
 	if _, known := made.File(checkpoints.BatchesFile); !known {
 		return r, nil
 	}
-	batches, err := n.checkpoints.Batches(ctx, made)
+	batches, err := n.Checkpoints.Batches(ctx, made)
 	if errors.Is(err, checkpoints.ErrBatches) {
 		r.Problem = err.Error()
 	} else if err != nil {

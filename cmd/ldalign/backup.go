@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
 )
@@ -88,10 +89,10 @@ func (c *backupCommand) Run(ctx context.Context, e *env) (err error) {
 	}
 	b := backup{Format: backupFormat, Run: c.Name, Spec: string(text)}
 	// Checkpoints before messages: what a checkpoint was made of is then among them.
-	if err := n.checkpoints.Backup(ctx, c.Name, c.To, func(int64) { task.Add(1) }); err != nil {
+	if err := n.Checkpoints.Backup(ctx, c.Name, c.To, func(int64) { task.Add(1) }); err != nil {
 		return err
 	}
-	if b.Progress, err = n.streams.ProgressOf(ctx, c.Name); err != nil {
+	if b.Progress, err = n.Streams.ProgressOf(ctx, c.Name); err != nil {
 		return err
 	}
 	for _, kind := range restoreOrder() {
@@ -145,7 +146,7 @@ func (n *node) saveStream(
 	defer func() { err = errors.Join(err, f.Close()) }()
 	hash := sha256.New()
 	saved.Kind = kind
-	if saved.Messages, err = n.streams.Save(ctx, kind, run, io.MultiWriter(f, hash), onMessage); err != nil {
+	if saved.Messages, err = n.Streams.Save(ctx, kind, run, io.MultiWriter(f, hash), onMessage); err != nil {
 		return saved, err
 	}
 	saved.SHA256 = hex.EncodeToString(hash.Sum(nil))
@@ -207,14 +208,14 @@ func (c *restoreCommand) Run(ctx context.Context, e *env) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.close()) }()
-	if err := n.streams.EnsureTopology(ctx); err != nil {
+	if err := n.Streams.EnsureTopology(ctx); err != nil {
 		return err
 	}
 	if _, err := n.spec(ctx, b.Run); !errors.Is(err, streams.ErrNotFound) {
 		return errors.Join(err, fmt.Errorf("run %s is there already: `ldalign runs delete %s` removes it, --as NAME makes a copy",
 			b.Run, b.Run))
 	}
-	lease, err := n.streams.AcquireLease(ctx, b.Run, holder(), restoreTTL)
+	lease, err := n.Streams.AcquireLease(ctx, b.Run, runs.Holder(), restoreTTL)
 	if err != nil {
 		return err
 	}
@@ -259,11 +260,11 @@ func (n *node) restoreRest(ctx context.Context, dir string, b backup, moved stre
 		}
 		return sequence
 	}
-	if err := n.checkpoints.Restore(ctx, b.Run, dir, place, func(int64) { task.Add(1) }); err != nil {
+	if err := n.Checkpoints.Restore(ctx, b.Run, dir, place, func(int64) { task.Add(1) }); err != nil {
 		return err
 	}
 	for _, p := range b.Progress {
-		if err := n.streams.SettleUpTo(ctx, b.Run, p, moved); err != nil {
+		if err := n.Streams.SettleUpTo(ctx, b.Run, p, moved); err != nil {
 			return err
 		}
 	}
@@ -279,7 +280,7 @@ func (n *node) loadStream(
 		return err
 	}
 	defer f.Close()
-	return n.streams.Load(ctx, s.Kind, run, f, moved, onMessage)
+	return n.Streams.Load(ctx, s.Kind, run, f, moved, onMessage)
 }
 
 // openSaved opens a file of messages that was verified.

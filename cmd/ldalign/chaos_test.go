@@ -161,7 +161,7 @@ func TestStreamingKilled(t *testing.T) {
 // them once.
 func (n *node) eachStepOnce(t *testing.T, run string, epochs int, pairs ...int) {
 	t.Helper()
-	all, err := n.checkpoints.List(t.Context(), run)
+	all, err := n.Checkpoints.List(t.Context(), run)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +171,7 @@ func (n *node) eachStepOnce(t *testing.T, run string, epochs int, pairs ...int) 
 			continue
 		}
 		checked++
-		b, err := n.checkpoints.Batches(t.Context(), m)
+		b, err := n.Checkpoints.Batches(t.Context(), m)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"text/tabwriter"
 	"time"
 
 	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
 )
@@ -22,16 +22,11 @@ type checkpointsCommand struct {
 
 // openCheckpoints opens the checkpoint store alone.
 func (e *env) openCheckpoints(ctx context.Context, servers schemas.ServersSpec) (*node, error) {
-	if _, err := os.Stat(e.dir); servers.S3 == "" && errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("%s holds no runs (another folder: --dir; a server: --s3)", e.dir)
-	}
-	n := &node{}
-	store, err := openStore(ctx, e.dir, servers)
+	s, err := runs.OpenStore(ctx, runs.Options{Dir: e.dir, Servers: servers})
 	if err != nil {
 		return nil, err
 	}
-	n.checkpoints = checkpoints.New(store, filepath.Join(e.dir, "cache"), n.log)
-	return n, nil
+	return &node{Session: s}, nil
 }
 
 type checkpointsListCommand struct {
@@ -53,7 +48,7 @@ func (c *checkpointsListCommand) Run(ctx context.Context, e *env) error {
 	if err != nil {
 		return err
 	}
-	manifests, err := n.checkpoints.List(ctx, c.Name)
+	manifests, err := n.Checkpoints.List(ctx, c.Name)
 	if err != nil {
 		return err
 	}
@@ -113,14 +108,14 @@ func (c *checkpointsExportCommand) Run(ctx context.Context, e *env) error {
 	if c.Guide {
 		kind = checkpoints.Guide
 	}
-	manifest, err := n.checkpoints.Latest(ctx, c.Name, kind)
+	manifest, err := n.Checkpoints.Latest(ctx, c.Name, kind)
 	if c.Iteration >= 0 && !c.Guide {
-		manifest, err = n.checkpoints.Policy(ctx, c.Name, uint32(c.Iteration))
+		manifest, err = n.Checkpoints.Policy(ctx, c.Name, uint32(c.Iteration))
 	}
 	if err != nil {
 		return err
 	}
-	if err := n.checkpoints.Materialise(ctx, manifest, c.Folder); err != nil {
+	if err := n.Checkpoints.Materialise(ctx, manifest, c.Folder); err != nil {
 		return err
 	}
 	if e.json {
@@ -181,7 +176,7 @@ func (c *checkpointsGCCommand) Run(ctx context.Context, e *env) (err error) {
 	defer func() { err = errors.Join(err, n.close()) }()
 	runs := c.Runs
 	if len(runs) == 0 {
-		if runs, err = n.checkpoints.Runs(ctx); err != nil {
+		if runs, err = n.Checkpoints.Runs(ctx); err != nil {
 			return err
 		}
 	}
@@ -213,7 +208,7 @@ func (c *checkpointsGCCommand) Run(ctx context.Context, e *env) (err error) {
 // removeUnnamed removes a run's unnamed blobs under its lease.
 func (n *node) removeUnnamed(ctx context.Context, run string, grace time.Duration, dry bool) (s swept, err error) {
 	s.Run = run
-	lease, err := n.streams.AcquireLease(ctx, run, holder(), restoreTTL)
+	lease, err := n.Streams.AcquireLease(ctx, run, runs.Holder(), restoreTTL)
 	if held := new(streams.ErrHeld); errors.As(err, &held) {
 		s.Held = held.Holder
 		return s, nil
@@ -222,7 +217,7 @@ func (n *node) removeUnnamed(ctx context.Context, run string, grace time.Duratio
 		return s, err
 	}
 	defer func() { err = errors.Join(err, lease.Release()) }()
-	got, err := n.checkpoints.Sweep(ctx, run, grace, dry)
+	got, err := n.Checkpoints.Sweep(ctx, run, grace, dry)
 	s.Blobs, s.Bytes, s.Young, s.Removed = got.Blobs, got.Bytes, got.Young, !dry
 	return s, err
 }

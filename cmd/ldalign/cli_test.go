@@ -677,7 +677,7 @@ func TestStalledRun(t *testing.T) {
 			return err
 		}
 		defer func() { err = errors.Join(err, n.close()) }()
-		if err := n.streams.EnsureTopology(t.Context()); err != nil {
+		if err := n.Streams.EnsureTopology(t.Context()); err != nil {
 			return err
 		}
 		engine, err := n.engine(specs[0].Compute)

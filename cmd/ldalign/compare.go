@@ -94,7 +94,7 @@ func (n *node) compared(ctx context.Context, spec schemas.Spec) (report.Compared
 		return report.Compared{}, err
 	}
 	run := report.Compared{Name: spec.Run, Method: method(spec), Lineage: lineage(spec), Spec: string(text), Policy: -1}
-	manifests, err := n.checkpoints.List(ctx, spec.Run)
+	manifests, err := n.Checkpoints.List(ctx, spec.Run)
 	if err != nil {
 		return run, err
 	}

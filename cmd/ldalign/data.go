@@ -8,9 +8,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/ldalign/ldalign/dataset"
 	"github.com/ldalign/ldalign/ops/progress"
 	"github.com/ldalign/ldalign/schemas"
-	"github.com/ldalign/ldalign/stages/dataset"
 )
 
 type dataCommand struct {

@@ -13,6 +13,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
 )
@@ -43,7 +44,7 @@ func (n *node) lettersOf(ctx context.Context, run string, f letterFilter) ([]str
 	if _, err := n.specsOf(ctx, []string{run}); err != nil {
 		return nil, err
 	}
-	letters, err := n.streams.DeadLetters(ctx, run)
+	letters, err := n.Streams.DeadLetters(ctx, run)
 	return slices.DeleteFunc(letters, func(l streams.Letter) bool { return !f.matches(l) }), err
 }
 
@@ -146,7 +147,7 @@ func (c *deadLettersShowCommand) Run(ctx context.Context, e *env) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.close()) }()
-	letter, err := n.streams.DeadLetter(ctx, c.Number)
+	letter, err := n.Streams.DeadLetter(ctx, c.Number)
 	if err != nil {
 		return err
 	}
@@ -186,7 +187,7 @@ func (c letterChoice) letters(ctx context.Context, n *node) ([]streams.Letter, e
 	letters := make([]streams.Letter, len(c.Numbers))
 	for i, number := range c.Numbers {
 		var err error
-		if letters[i], err = n.streams.DeadLetter(ctx, number); err != nil {
+		if letters[i], err = n.Streams.DeadLetter(ctx, number); err != nil {
 			return nil, err
 		}
 	}
@@ -223,7 +224,7 @@ func (c *deadLettersRedriveCommand) Run(ctx context.Context, e *env) (err error)
 		return e.printLetters(letters)
 	}
 	return n.eachLetter(e, letters, "redrive", "redriven", "is back on its subject", func(l streams.Letter) error {
-		return n.streams.Redrive(ctx, l.Seq, l.Copies...)
+		return n.Streams.Redrive(ctx, l.Seq, l.Copies...)
 	})
 }
 
@@ -258,7 +259,7 @@ func (c *deadLettersDropCommand) Run(ctx context.Context, e *env) (err error) {
 	}
 	by := person()
 	return n.eachLetter(e, letters, "drop", "dropped", "is dropped", func(l streams.Letter) error {
-		return n.streams.Drop(ctx, l.Seq, by, l.Copies...)
+		return n.Streams.Drop(ctx, l.Seq, by, l.Copies...)
 	})
 }
 
@@ -284,7 +285,7 @@ func (n *node) eachLetter(e *env, letters []streams.Letter, verb, done, says str
 
 // person names who runs this command, and on which machine.
 func person() string {
-	host, _, _ := strings.Cut(holder(), "/")
+	host, _, _ := strings.Cut(runs.Holder(), "/")
 	if u, err := user.Current(); err == nil {
 		return u.Username + "@" + host
 	}

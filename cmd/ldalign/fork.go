@@ -53,18 +53,18 @@ func (c *forkCommand) plan(ctx context.Context, e *env) (parent, child schemas.S
 	if parent, err = n.specOf(ctx, name); err != nil {
 		return parent, child, err
 	}
-	policy, err := n.checkpoints.Latest(ctx, name, checkpoints.Policy)
+	policy, err := n.Checkpoints.Latest(ctx, name, checkpoints.Policy)
 	if named {
 		number, bad := strconv.ParseUint(at, 10, 31)
 		if bad != nil {
 			return parent, child, fmt.Errorf("%w: %s: the iteration is a whole number, as in %s@1", errUsage, c.From, name)
 		}
-		policy, err = n.checkpoints.Policy(ctx, name, uint32(number))
+		policy, err = n.Checkpoints.Policy(ctx, name, uint32(number))
 	}
 	if err != nil {
 		return parent, child, err
 	}
-	if err := n.checkpoints.Whole(ctx, policy); err != nil {
+	if err := n.Checkpoints.Whole(ctx, policy); err != nil {
 		return parent, child, err
 	}
 	as := c.As
@@ -101,7 +101,7 @@ func (n *node) forkFrom(
 	}
 	ownGuide := slices.ContainsFunc(differences, func(d schemas.Difference) bool { return strings.HasPrefix(d.Key, "guide.") })
 	if child.NeedsGuide() && parent.NeedsGuide() && child.Guide.From == "" && !ownGuide {
-		_, err := n.checkpoints.Latest(ctx, parent.Run, checkpoints.Guide)
+		_, err := n.Checkpoints.Latest(ctx, parent.Run, checkpoints.Guide)
 		if err == nil {
 			child.Guide.From = "run:" + parent.Run
 		} else if !errors.Is(err, checkpoints.ErrNoCheckpoint) {

@@ -71,7 +71,7 @@ func (c *guideTrainCommand) Run(ctx context.Context, e *env) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(checkData(spec), n.streams.EnsureTopology(ctx)); err != nil {
+	if err := errors.Join(checkData(spec), n.Streams.EnsureTopology(ctx)); err != nil {
 		return err
 	}
 	m := newMeter(n.display, spec.Run+": ")
@@ -194,7 +194,7 @@ func (n *node) inspectGuide(ctx context.Context, spec schemas.Spec) (guideInspec
 		}
 	}
 	in := guideInspection{Run: spec.Run, GuideRun: encoder.GuideRun(spec, reference)}
-	manifest, err := n.checkpoints.Latest(ctx, in.GuideRun, checkpoints.Guide)
+	manifest, err := n.Checkpoints.Latest(ctx, in.GuideRun, checkpoints.Guide)
 	if errors.Is(err, checkpoints.ErrNoCheckpoint) {
 		return in, fmt.Errorf("run %s has no guide yet (`ldalign guide train` trains one): %w", in.GuideRun, err)
 	}
@@ -226,7 +226,7 @@ func (n *node) inspectGuide(ctx context.Context, spec schemas.Spec) (guideInspec
 	}
 	probe := trainer.Probe{Pairs: int(metric(manifest, "probe_pairs")), True: in.True, Shuffled: in.Shuffled, Norm: in.Norm}
 	if file, ok := manifest.File(trainer.ProbeFile); ok {
-		data, err := n.checkpoints.ReadFile(ctx, in.GuideRun, file)
+		data, err := n.Checkpoints.ReadFile(ctx, in.GuideRun, file)
 		if err != nil {
 			return in, err
 		}
@@ -256,7 +256,7 @@ func (n *node) describeGuide(ctx context.Context, manifest checkpoints.Manifest,
 	if !ok {
 		return fmt.Errorf("checkpoint %s has no %s", manifest.Key, guide.ConfigFile)
 	}
-	data, err := n.checkpoints.ReadFile(ctx, in.GuideRun, file)
+	data, err := n.Checkpoints.ReadFile(ctx, in.GuideRun, file)
 	if err != nil {
 		return err
 	}

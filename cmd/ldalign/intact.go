@@ -13,7 +13,7 @@ import (
 // intact refuses to go on with a run of which the server or the store has lost everything while the other has not: a
 // trainer would begin anew, and what is left would not fit to what it makes.
 func (n *node) intact(ctx context.Context, run string) error {
-	manifests, err := n.checkpoints.List(ctx, run)
+	manifests, err := n.Checkpoints.List(ctx, run)
 	if err != nil {
 		return err
 	}
@@ -40,7 +40,7 @@ func (n *node) intact(ctx context.Context, run string) error {
 
 // announced is how many checkpoints the run's log names.
 func (n *node) announced(ctx context.Context, run string) (count int, err error) {
-	err = n.streams.Read(ctx, schemas.Checkpoints, run, streams.AllIterations, 0, func(streams.Received) error {
+	err = n.Streams.Read(ctx, schemas.Checkpoints, run, streams.AllIterations, 0, func(streams.Received) error {
 		count++
 		return nil
 	})

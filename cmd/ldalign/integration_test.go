@@ -130,7 +130,7 @@ func (c cluster) reader(t *testing.T) *node {
 			t.Error(err)
 		}
 	})
-	if err := n.streams.EnsureTopology(t.Context()); err != nil {
+	if err := n.Streams.EnsureTopology(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	return n
@@ -150,7 +150,7 @@ func (n *node) evaluated(t *testing.T, run string) int {
 func (n *node) count(t *testing.T, kind schemas.Kind, run string) int {
 	t.Helper()
 	got := 0
-	err := n.streams.Read(t.Context(), kind, run, streams.AllIterations, 0, func(streams.Received) error {
+	err := n.Streams.Read(t.Context(), kind, run, streams.AllIterations, 0, func(streams.Received) error {
 		got++
 		return nil
 	})
@@ -385,14 +385,14 @@ func (c cluster) balanced(t *testing.T) {
 func (n *node) trainedOnce(t *testing.T) {
 	t.Helper()
 	for i := range uint32(2) {
-		m, err := n.checkpoints.Policy(t.Context(), "apart", i+1)
+		m, err := n.Checkpoints.Policy(t.Context(), "apart", i+1)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if got := metric(m, "pairs"); got != 96 {
 			t.Errorf("policy %d was trained from %v pairs, want 96", i+1, got)
 		}
-		got, err := n.streams.Collect(t.Context(), schemas.Scored, "apart", i, nil)
+		got, err := n.Streams.Collect(t.Context(), schemas.Scored, "apart", i, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

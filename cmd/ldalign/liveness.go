@@ -44,16 +44,16 @@ type liveness struct {
 
 // liveness asks the server what the stages of a run do.
 func (n *node) liveness(ctx context.Context, spec schemas.Spec) (liveness, error) {
-	states, err := n.streams.Stages(ctx, spec.Run)
+	states, err := n.Streams.Stages(ctx, spec.Run)
 	if err != nil {
 		return liveness{}, err
 	}
-	pauses, err := n.streams.Pauses(ctx, spec.Run)
+	pauses, err := n.Streams.Pauses(ctx, spec.Run)
 	if err != nil {
 		return liveness{}, err
 	}
 	l := liveness{Pauses: pauses}
-	uses, err := n.streams.Uses(ctx)
+	uses, err := n.Streams.Uses(ctx)
 	if err != nil {
 		return l, err
 	}
@@ -183,7 +183,7 @@ func (n *node) watchStall(ctx context.Context, spec schemas.Spec) error {
 		for i := range l.Full {
 			if kind := strings.Fields(l.Full[i])[1]; !warned[kind] {
 				warned[kind] = true
-				n.log.Warn().Str("run", spec.Run).Msg(l.Full[i])
+				n.Log.Warn().Str("run", spec.Run).Msg(l.Full[i])
 			}
 		}
 		if moves := l.moves(ticks); moves != last || l.paused() {
@@ -196,10 +196,10 @@ func (n *node) watchStall(ctx context.Context, spec schemas.Spec) error {
 	}
 }
 
-// present tells the trainer's presence what its meter is told.
+// present tells the trainer's heartbeat what its meter is told.
 type present struct {
 	trainer.Meter
-	presence *streams.Presence
+	heartbeat *streams.Heartbeat
 }
 
 // Progress is part of trainer.Meter.
@@ -208,11 +208,11 @@ func (p present) Progress(work string, done, total int, unit string, notes ...tr
 	if unit == "pairs" && (total == 0 || done < total) {
 		state = streams.StateWaiting
 	}
-	p.presence.Say(state, detail)
+	p.heartbeat.Say(state, detail)
 	if unit == "steps" {
-		p.presence.Did(1)
+		p.heartbeat.Did(1)
 	} else {
-		p.presence.Move()
+		p.heartbeat.Move()
 	}
 	p.Meter.Progress(work, done, total, unit, notes...)
 }
@@ -236,7 +236,7 @@ later and over restarts, until it is resumed.`
 
 func (c *pauseCommand) Run(ctx context.Context, e *env) error {
 	return e.pausing(ctx, c.serverFlags, c.Name, c.Stage, "paused", func(n *node) error {
-		return n.streams.Pause(ctx, c.Name, c.Stage, person())
+		return n.Streams.Pause(ctx, c.Name, c.Stage, person())
 	})
 }
 
@@ -253,7 +253,7 @@ func (resumeCommand) Help() string {
 
 func (c *resumeCommand) Run(ctx context.Context, e *env) error {
 	return e.pausing(ctx, c.serverFlags, c.Name, c.Stage, "resumed", func(n *node) error {
-		return n.streams.Resume(ctx, c.Name, c.Stage)
+		return n.Streams.Resume(ctx, c.Name, c.Stage)
 	})
 }
 

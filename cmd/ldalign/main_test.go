@@ -321,7 +321,7 @@ func (n *node) outcome(t *testing.T, runs ...string) outcome {
 	t.Helper()
 	out := outcome{map[string]string{}, map[string]string{}, map[string]string{}, map[string]int{}}
 	for _, run := range runs {
-		list, err := n.checkpoints.List(t.Context(), run)
+		list, err := n.Checkpoints.List(t.Context(), run)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -360,7 +360,7 @@ func (n *node) outcome(t *testing.T, runs ...string) outcome {
 func (n *node) countPairs(t *testing.T, run string, count map[string]int) {
 	t.Helper()
 	seen := map[string]bool{}
-	err := n.streams.Read(t.Context(), schemas.Scored, run, streams.AllIterations, 0, func(r streams.Received) error {
+	err := n.Streams.Read(t.Context(), schemas.Scored, run, streams.AllIterations, 0, func(r streams.Received) error {
 		s, ok := r.Message.(*events.Scored)
 		if !ok {
 			return errors.New("not a scored pair")

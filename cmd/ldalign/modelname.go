@@ -120,18 +120,18 @@ func (e *env) runModel(ctx context.Context, run, iteration string, servers serve
 	}
 	var manifest checkpoints.Manifest
 	if iteration == "" {
-		manifest, err = n.checkpoints.Latest(ctx, run, checkpoints.Policy)
+		manifest, err = n.Checkpoints.Latest(ctx, run, checkpoints.Policy)
 	} else {
 		number, bad := strconv.ParseUint(iteration, 10, 32)
 		if bad != nil {
 			return modelPlace{}, fmt.Errorf("%w: %s@%s: the iteration is a whole number", errUsage, run, iteration)
 		}
-		manifest, err = n.checkpoints.Policy(ctx, run, uint32(number))
+		manifest, err = n.Checkpoints.Policy(ctx, run, uint32(number))
 	}
 	if err != nil {
 		return modelPlace{}, err
 	}
-	dir, err := n.checkpoints.Folder(ctx, manifest)
+	dir, err := n.Checkpoints.Folder(ctx, manifest)
 	return modelPlace{dir: dir, name: fmt.Sprintf("%s@%d", run, manifest.Iteration)}, err
 }
 

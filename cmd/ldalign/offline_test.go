@@ -272,7 +272,7 @@ func TestScoreOfATextThroughATemplateWithASpace(t *testing.T) {
 		text.WriteString(line + "\n")
 	}
 	write(t, texts, text.String())
-	words, err := tokenizer.Load("../../stages/dataset/demo-tokenizer")
+	words, err := tokenizer.Load("../../dataset/demo-tokenizer")
 	if err != nil {
 		t.Fatal(err)
 	}

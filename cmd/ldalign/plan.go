@@ -7,9 +7,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ldalign/ldalign/dataset"
 	"github.com/ldalign/ldalign/ops/plan"
 	"github.com/ldalign/ldalign/schemas"
-	"github.com/ldalign/ldalign/stages/dataset"
 	"github.com/ldalign/ldalign/stages/prompter"
 	"github.com/ldalign/ldalign/streams"
 	"github.com/ldalign/ldalign/trainer"

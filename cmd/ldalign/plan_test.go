@@ -92,7 +92,7 @@ func TestPlanIsWhatARunMakes(t *testing.T) {
 		t.Error("a time is told though nothing ran in that folder")
 	}
 	attached(t, dir, func(n *node) {
-		uses, err := n.streams.Uses(t.Context())
+		uses, err := n.Streams.Uses(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -109,7 +109,7 @@ func TestPlanIsWhatARunMakes(t *testing.T) {
 		for _, r := range runs {
 			for _, kind := range schemas.Kinds() {
 				have := 0
-				err := n.streams.Read(t.Context(), kind, r.Run, streams.AllIterations, 0, func(streams.Received) error {
+				err := n.Streams.Read(t.Context(), kind, r.Run, streams.AllIterations, 0, func(streams.Received) error {
 					have++
 					return nil
 				})
@@ -121,7 +121,7 @@ func TestPlanIsWhatARunMakes(t *testing.T) {
 				}
 			}
 			weights := map[checkpoints.Kind]int64{}
-			list, err := n.checkpoints.List(t.Context(), r.Run)
+			list, err := n.Checkpoints.List(t.Context(), r.Run)
 			if err != nil {
 				t.Fatal(err)
 			}

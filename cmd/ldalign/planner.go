@@ -14,12 +14,12 @@ import (
 	"syscall"
 
 	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/dataset"
 	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/ops/plan"
 	"github.com/ldalign/ldalign/schemas"
-	"github.com/ldalign/ldalign/stages/dataset"
 	"github.com/ldalign/ldalign/trainer"
 	"github.com/ldalign/ldalign/trainer/metrics"
 )
@@ -99,9 +99,9 @@ func (p *planner) stored(ctx context.Context, s schemas.Spec, run string) (m pla
 		if bad != nil {
 			return m, fmt.Errorf("%w: model.from: run:%s: the iteration is a whole number", errUsage, run)
 		}
-		manifest, err = n.checkpoints.Policy(ctx, name, uint32(iteration))
+		manifest, err = n.Checkpoints.Policy(ctx, name, uint32(iteration))
 	} else {
-		manifest, err = n.checkpoints.Latest(ctx, name, checkpoints.Policy)
+		manifest, err = n.Checkpoints.Latest(ctx, name, checkpoints.Policy)
 	}
 	if err != nil {
 		return m, fmt.Errorf("model.from: run:%s: %w", run, err)
@@ -115,7 +115,7 @@ func (p *planner) stored(ctx context.Context, s schemas.Spec, run string) (m pla
 		if strings.Contains(f.Name, "/") || f.Name == trainer.WeightsFile || strings.HasSuffix(f.Name, ".jsonl") {
 			continue
 		}
-		data, err := n.checkpoints.ReadFile(ctx, manifest.Run, f)
+		data, err := n.Checkpoints.ReadFile(ctx, manifest.Run, f)
 		if err != nil {
 			return m, err
 		}
@@ -201,7 +201,7 @@ func (p *planner) foreignGuide(ctx context.Context, s schemas.Spec, run string) 
 	if err != nil {
 		return 0, fmt.Errorf("the guide of run %s: %w", run, err)
 	}
-	manifest, err := n.checkpoints.Latest(ctx, run, checkpoints.Guide)
+	manifest, err := n.Checkpoints.Latest(ctx, run, checkpoints.Guide)
 	if err != nil {
 		return 0, fmt.Errorf("the guide of run %s: %w", run, err)
 	}
@@ -279,7 +279,7 @@ func (p *planner) earlier(ctx context.Context, s schemas.Spec, parameters int64)
 	if err != nil {
 		return nil, err
 	}
-	runs, err := n.checkpoints.Runs(ctx)
+	runs, err := n.Checkpoints.Runs(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -308,14 +308,14 @@ func (p *planner) earlier(ctx context.Context, s schemas.Spec, parameters int64)
 
 // trainedAlike tells whether a run's newest policy was trained as this spec would train one of so many parameters.
 func (n *node) trainedAlike(ctx context.Context, run string, s schemas.Spec, parameters int64) (bool, error) {
-	manifest, err := n.checkpoints.Latest(ctx, run, checkpoints.Policy)
+	manifest, err := n.Checkpoints.Latest(ctx, run, checkpoints.Policy)
 	if errors.Is(err, checkpoints.ErrNoCheckpoint) || err == nil && manifest.Step == 0 {
 		return false, nil
 	}
 	if err != nil {
 		return false, err
 	}
-	machine, noted, err := n.checkpoints.Machine(ctx, manifest)
+	machine, noted, err := n.Checkpoints.Machine(ctx, manifest)
 	if err != nil || !noted || machine.Threads != s.Compute.Threads || max(machine.Ranks, 1) != max(s.Training.Ranks, 1) {
 		return false, err
 	}
@@ -324,7 +324,7 @@ func (n *node) trainedAlike(ctx context.Context, run string, s schemas.Spec, par
 	if !ok || adapted != (s.Training.LoRA != nil) {
 		return false, nil
 	}
-	data, err := n.checkpoints.ReadFile(ctx, run, file)
+	data, err := n.Checkpoints.ReadFile(ctx, run, file)
 	if err != nil {
 		return false, err
 	}

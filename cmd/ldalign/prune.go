@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/ldalign/ldalign/ops/progress"
+	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/trainer"
 )
@@ -61,7 +62,7 @@ func (c *runsPruneCommand) Run(ctx context.Context, e *env) (err error) {
 	keep, reason := spec.Retention, trainer.RetentionReason(spec.Retention)
 	if c.KeepIterations >= 0 || c.KeepPolicies >= 0 {
 		keep = schemas.RetentionSpec{Messages: max(c.KeepIterations, 0), Policies: max(c.KeepPolicies, 0)}
-		reason = "ldalign runs prune by " + holder()
+		reason = "ldalign runs prune by " + runs.Holder()
 	}
 	if keep == (schemas.RetentionSpec{}) {
 		return fmt.Errorf("%w: say what stays, by --keep-iterations N or --keep-policies N: the spec of run %s keeps all",
@@ -101,10 +102,10 @@ func (c *runsPruneCommand) Run(ctx context.Context, e *env) (err error) {
 func (n *node) retain(
 	ctx context.Context, spec schemas.Spec, keep schemas.RetentionSpec, reason string, dry bool,
 ) (got trainer.Retained, err error) {
-	lease, err := n.streams.AcquireLease(ctx, spec.Run, holder(), restoreTTL)
+	lease, err := n.Streams.AcquireLease(ctx, spec.Run, runs.Holder(), restoreTTL)
 	if err != nil {
 		return got, err
 	}
 	defer func() { err = errors.Join(err, lease.Release()) }()
-	return trainer.Retain(ctx, n.streams, n.checkpoints, spec, keep, reason, dry)
+	return trainer.Retain(ctx, n.Streams, n.Checkpoints, spec, keep, reason, dry)
 }

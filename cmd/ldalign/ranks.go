@@ -87,7 +87,7 @@ func (n *node) ranks(ctx context.Context, compute schemas.ComputeSpec, size int)
 	if err != nil {
 		return nil, nil, err
 	}
-	others := &rankProcesses{ended: make(chan error, size), patience: n.patience, log: n.log}
+	others := &rankProcesses{ended: make(chan error, size), patience: n.patience, log: n.Log}
 	for rank := 1; rank < size; rank++ {
 		c := exec.Command(self, "trainer-rank", //nolint:gosec // it is this program
 			"--port", strconv.Itoa(meeting.Port), "--rank", strconv.Itoa(rank), "--ranks", strconv.Itoa(size),
@@ -121,7 +121,7 @@ func (n *node) ranks(ctx context.Context, compute schemas.ComputeSpec, size int)
 		return nil, nil, errors.Join(err, others.wait())
 	}
 	others.group.Store(group)
-	n.log.Info().Int("ranks", size).Msg("trainer processes have joined")
+	n.Log.Info().Int("ranks", size).Msg("trainer processes have joined")
 	return group, others.wait, nil
 }
 

@@ -262,7 +262,7 @@ func keepGuide(child *schemas.Spec, parent schemas.Spec, from schemas.Kind, diff
 func (n *node) pin(
 	ctx context.Context, child *schemas.Spec, parent schemas.Spec, from schemas.Kind, differences []schemas.Difference,
 ) error {
-	begun, ok, err := trainer.Lineage(ctx, n.streams, child.Run)
+	begun, ok, err := trainer.Lineage(ctx, n.Streams, child.Run)
 	if err != nil && !errors.Is(err, streams.ErrNotFound) {
 		return err
 	}
@@ -276,9 +276,9 @@ func (n *node) pin(
 	})
 	switch {
 	case !other:
-		policy, err := n.checkpoints.Policy(ctx, parent.Run, uint32(s.Iteration))
+		policy, err := n.Checkpoints.Policy(ctx, parent.Run, uint32(s.Iteration))
 		if err == nil {
-			err = n.checkpoints.Whole(ctx, policy)
+			err = n.Checkpoints.Whole(ctx, policy)
 		}
 		if err != nil {
 			return fmt.Errorf("the policy that the replay starts from: %w", err)
@@ -287,7 +287,7 @@ func (n *node) pin(
 	case s.Iteration > 0:
 		return fmt.Errorf("%w: another model.from starts in iteration 0", errUsage)
 	}
-	part, err := n.streams.Survey(ctx, from, parent.Run, uint32(s.Iteration), uint32(child.Iterations))
+	part, err := n.Streams.Survey(ctx, from, parent.Run, uint32(s.Iteration), uint32(child.Iterations))
 	if err != nil {
 		return fmt.Errorf("run %s cannot be replayed from %s: %w", parent.Run, from, err)
 	}
@@ -366,11 +366,11 @@ func (e *env) proveExact(ctx context.Context, spec schemas.Spec) (err error) {
 	}
 	defer func() { err = errors.Join(err, n.close()) }()
 	for i := spec.Source.Iteration + 1; i <= spec.Iterations; i++ {
-		made, err := n.checkpoints.Policy(ctx, spec.Run, uint32(i))
+		made, err := n.Checkpoints.Policy(ctx, spec.Run, uint32(i))
 		if err != nil {
 			return err
 		}
-		was, err := n.checkpoints.Policy(ctx, spec.Source.Run, uint32(i))
+		was, err := n.Checkpoints.Policy(ctx, spec.Source.Run, uint32(i))
 		if err != nil {
 			return fmt.Errorf("cannot compare policy %d: %w", i, err)
 		}

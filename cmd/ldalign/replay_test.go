@@ -46,7 +46,7 @@ func (n *node) messages(t *testing.T, run string) map[schemas.Kind]int {
 	t.Helper()
 	out := map[schemas.Kind]int{}
 	for _, kind := range []schemas.Kind{schemas.Prompts, schemas.Pairs, schemas.Encoded, schemas.Scored, schemas.DeadLetters} {
-		err := n.streams.Read(t.Context(), kind, run, streams.AllIterations, 0, func(streams.Received) error {
+		err := n.Streams.Read(t.Context(), kind, run, streams.AllIterations, 0, func(streams.Received) error {
 			out[kind]++
 			return nil
 		})
@@ -60,7 +60,7 @@ func (n *node) messages(t *testing.T, run string) map[schemas.Kind]int {
 // weights is the sha256 of the weights of a run's policy.
 func (n *node) weights(t *testing.T, run string, iteration uint32) string {
 	t.Helper()
-	m, err := n.checkpoints.Policy(t.Context(), run, iteration)
+	m, err := n.Checkpoints.Policy(t.Context(), run, iteration)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,11 +118,11 @@ func TestReplayIsExact(t *testing.T) {
 		t.Errorf("runs --json: %+v", runs)
 	}
 	inFolder(t, dir, func(n *node) {
-		found, err := trainer.Descendants(t.Context(), n.streams, "tiny-ld")
+		found, err := trainer.Descendants(t.Context(), n.Streams, "tiny-ld")
 		if err != nil || strings.Join(found, " ") != "again-encoded again-pairs again-prompts again-scored" {
 			t.Errorf("descendants %v, %v", found, err)
 		}
-		m, err := n.checkpoints.Policy(t.Context(), "again-scored", 2)
+		m, err := n.Checkpoints.Policy(t.Context(), "again-scored", 2)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -130,7 +130,7 @@ func TestReplayIsExact(t *testing.T) {
 		if !ok {
 			t.Fatal("the policy does not say what its run began with")
 		}
-		data, err := n.checkpoints.ReadFile(t.Context(), "again-scored", file)
+		data, err := n.Checkpoints.ReadFile(t.Context(), "again-scored", file)
 		var source schemas.SourceSpec
 		if err = errors.Join(err, json.Unmarshal(data, &source)); err != nil || source != *runs[3].Source {
 			t.Errorf("%s, %v; want %+v", data, err, runs[3].Source)
@@ -253,11 +253,11 @@ func TestFork(t *testing.T) {
 		if n.weights(t, "branch", 0) != n.weights(t, "tiny-ld", 1) {
 			t.Error("it does not start from the policy that it was forked from")
 		}
-		first, err := n.checkpoints.Policy(t.Context(), "branch", 0)
+		first, err := n.Checkpoints.Policy(t.Context(), "branch", 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		from, err := n.checkpoints.Policy(t.Context(), "tiny-ld", 1)
+		from, err := n.Checkpoints.Policy(t.Context(), "tiny-ld", 1)
 		if err != nil || first.Parent != from.Digest {
 			t.Errorf("its parent is %.12s, %v; want %.12s", first.Parent, err, from.Digest)
 		}

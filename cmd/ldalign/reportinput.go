@@ -48,7 +48,7 @@ func (c *collector) run(ctx context.Context, spec schemas.Spec) error {
 		return err
 	}
 	c.in.Runs = append(c.in.Runs, report.Run{Name: spec.Run, Method: method(spec), Lineage: lineage(spec), Spec: string(text)})
-	manifests, err := c.checkpoints.List(ctx, spec.Run)
+	manifests, err := c.Checkpoints.List(ctx, spec.Run)
 	if err != nil {
 		return err
 	}
@@ -120,7 +120,7 @@ func (c *collector) curves(ctx context.Context, spec schemas.Spec, manifests []c
 		if !ok || m.Kind == checkpoints.State {
 			continue
 		}
-		data, err := c.checkpoints.ReadFile(ctx, spec.Run, file)
+		data, err := c.Checkpoints.ReadFile(ctx, spec.Run, file)
 		if err != nil {
 			return err
 		}
@@ -172,11 +172,11 @@ func (c *collector) distances(ctx context.Context, spec schemas.Spec) error {
 	byIteration := make([][]*events.Scored, spec.Iterations)
 	seen := map[string]bool{}
 	feed, replayed := trainer.Feed(spec, schemas.Scored)
-	feed, err := c.streams.Locate(ctx, feed)
+	feed, err := c.Streams.Locate(ctx, feed)
 	if err != nil {
 		return err
 	}
-	err = c.streams.Read(ctx, feed.Kind, feed.Run, streams.AllIterations, feed.First, func(r streams.Received) error {
+	err = c.Streams.Read(ctx, feed.Kind, feed.Run, streams.AllIterations, feed.First, func(r streams.Received) error {
 		if replayed && r.Seq > feed.Last {
 			return streams.ErrStop
 		}
@@ -240,7 +240,7 @@ func (c *collector) firstNormaliser(ctx context.Context, spec schemas.Spec) (flo
 	if spec.FirstIteration() == 0 || spec.Objective.Normaliser != "fixed_first" {
 		return 0, nil
 	}
-	m, err := c.checkpoints.Policy(ctx, spec.Source.Run, 1)
+	m, err := c.Checkpoints.Policy(ctx, spec.Source.Run, 1)
 	return metric(m, "normaliser"), err
 }
 
@@ -289,7 +289,7 @@ func scores(seed uint64, r *events.Result) report.Scores {
 
 // agreement reads a result's details for the two-sample test.
 func (c *collector) agreement(ctx context.Context, spec schemas.Spec, r *events.Result, name string) error {
-	data, err := c.checkpoints.ReadBlob(ctx, spec.Run, r.GetDetails())
+	data, err := c.Checkpoints.ReadBlob(ctx, spec.Run, r.GetDetails())
 	if err != nil {
 		return err
 	}

@@ -14,10 +14,11 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/dataset"
 	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
-	"github.com/ldalign/ldalign/stages/dataset"
 	"github.com/ldalign/ldalign/stages/distance"
 	"github.com/ldalign/ldalign/stages/encoder"
 	"github.com/ldalign/ldalign/stages/evaluator"
@@ -75,10 +76,10 @@ func plays(spec schemas.Spec, r role) error {
 
 // work plays one role of a run until ctx ends. It returns nil after a clean drain.
 func (n *node) work(ctx context.Context, r role, spec schemas.Spec, engine *tensor.Engine, m *meter) (err error) {
-	presence := n.streams.Announce(ctx, spec.Run, string(r))
-	defer presence.Close()
+	heartbeat := n.Streams.Announce(ctx, spec.Run, string(r))
+	defer heartbeat.Close()
 	stage := streams.Stage{
-		Name: string(r), Run: spec.Run, Linger: 20 * time.Millisecond, Observer: m, End: uint32(spec.Iterations), Presence: presence,
+		Name: string(r), Run: spec.Run, Linger: 20 * time.Millisecond, Observer: m, End: uint32(spec.Iterations), Heartbeat: heartbeat,
 	}
 	switch r {
 	case rolePrompter:
@@ -90,9 +91,9 @@ func (n *node) work(ctx context.Context, r role, spec schemas.Spec, engine *tens
 		if len(set.Report.Dropped) > 0 {
 			level = zerolog.WarnLevel
 		}
-		n.log.WithLevel(level).Str("run", spec.Run).Str("stage", string(r)).Msg(spec.Data.Train + ": " + set.Report.String())
+		n.Log.WithLevel(level).Str("run", spec.Run).Str("stage", string(r)).Msg(spec.Data.Train + ": " + set.Report.String())
 		for _, p := range set.Report.Problems {
-			n.log.Warn().Str("run", spec.Run).Str("stage", string(r)).Msg("dropped " + p.String())
+			n.Log.Warn().Str("run", spec.Run).Str("stage", string(r)).Msg("dropped " + p.String())
 		}
 		if err := n.sameData(ctx, spec, set); err != nil {
 			if ctx.Err() != nil {
@@ -100,12 +101,12 @@ func (n *node) work(ctx context.Context, r role, spec schemas.Spec, engine *tens
 			}
 			return err
 		}
-		stage.In, stage.Batch, stage.Ahead = schemas.Checkpoints, 1, spec.Ahead
-		return n.streams.RunStage(ctx, stage, streams.Many(prompter.New(spec, set.Records).Process))
+		stage.In, stage.Batch, stage.MaxInFlight = schemas.Checkpoints, 1, spec.MaxInFlight
+		return n.Streams.RunStage(ctx, stage, streams.Many(prompter.New(spec, set.Records).Process))
 	case roleGenerator:
-		s := generator.New(spec, n.checkpoints, engine)
+		s := generator.New(spec, n.Checkpoints, engine)
 		s.Progress = func(done, of int) {
-			presence.Move()
+			heartbeat.Move()
 			m.Sampled(done, of)
 		}
 		defer func() { err = errors.Join(err, s.Close(context.WithoutCancel(ctx))) }()
@@ -115,35 +116,35 @@ func (n *node) work(ctx context.Context, r role, spec schemas.Spec, engine *tens
 		if _, replayed := spec.ReadsFrom(stage.In); replayed {
 			return n.generateAgain(ctx, stage, spec, process)
 		}
-		return n.streams.RunRefilling(ctx, stage, process)
+		return n.Streams.RunRefilling(ctx, stage, process)
 	case roleEncoder:
-		s := encoder.New(spec, n.checkpoints, engine)
-		presence.Say(streams.StateWaiting, "for the guide's checkpoint")
+		s := encoder.New(spec, n.Checkpoints, engine)
+		heartbeat.Say(streams.StateWaiting, "for the guide's checkpoint")
 		defer func() { err = errors.Join(err, s.Close(context.WithoutCancel(ctx))) }()
 		if err := ready(ctx, s); err != nil || ctx.Err() != nil {
 			return err
 		}
 		stage.In, stage.Batch = schemas.Pairs, 4*spec.Generation.Slots
 		fromSource(&stage, spec)
-		return n.streams.RunStage(ctx, stage, streams.Each(s.Process))
+		return n.Streams.RunStage(ctx, stage, streams.Each(s.Process))
 	case roleDistance:
 		stage.In, stage.Batch = schemas.Encoded, 256
 		fromSource(&stage, spec)
 		s := distance.Stage{Metric: spec.Objective.Distance}
-		return n.streams.RunStage(ctx, stage, streams.Each(s.Process))
+		return n.Streams.RunStage(ctx, stage, streams.Each(s.Process))
 	case roleEvaluator:
 		set, err := prompter.LoadEval(spec)
 		if err != nil {
 			return err
 		}
-		s := evaluator.New(spec, set.Records, n.checkpoints, engine)
-		presence.Say(streams.StateWaiting, "for a guide's checkpoint")
+		s := evaluator.New(spec, set.Records, n.Checkpoints, engine)
+		heartbeat.Say(streams.StateWaiting, "for a guide's checkpoint")
 		defer func() { err = errors.Join(err, s.Close(context.WithoutCancel(ctx))) }()
 		if err := ready(ctx, s); err != nil || ctx.Err() != nil {
 			return err
 		}
 		stage.In, stage.Batch = schemas.Checkpoints, 1
-		return n.streams.RunStage(ctx, stage, streams.Each(s.Process))
+		return n.Streams.RunStage(ctx, stage, streams.Each(s.Process))
 	case roleTrainer: // no stage: train plays it
 	}
 	return fmt.Errorf("%w: %q is no role of a stage", errUsage, r)
@@ -179,7 +180,7 @@ func (n *node) generateAgain(ctx context.Context, stage streams.Stage, spec sche
 			}
 		}
 		if err := n.untilPolicy(ctx, spec.Run, i+1, func(ctx context.Context) error {
-			return n.streams.RunRefilling(ctx, stage, process)
+			return n.Streams.RunRefilling(ctx, stage, process)
 		}); err != nil {
 			return ended(ctx, err)
 		}
@@ -190,7 +191,7 @@ func (n *node) generateAgain(ctx context.Context, stage streams.Stage, spec sche
 
 // awaitPolicy waits until the policy of an iteration is announced and returns its digest.
 func (n *node) awaitPolicy(ctx context.Context, run string, iteration uint32) (digest string, err error) {
-	err = n.streams.Follow(ctx, schemas.Checkpoints, run, int(iteration), 0, func(r streams.Received) error {
+	err = n.Streams.Follow(ctx, schemas.Checkpoints, run, int(iteration), 0, func(r streams.Received) error {
 		if c, ok := r.Message.(*events.Checkpoint); ok && c.GetKind() == string(checkpoints.Policy) {
 			digest = c.GetDigest()
 			return streams.ErrStop
@@ -238,7 +239,7 @@ const recordsKind = "records"
 // time, and refuses others later: iterations of one run must ask the same prompts.
 func (n *node) sameData(ctx context.Context, spec schemas.Spec, set dataset.Set) error {
 	// a run that is not declared yet may still fail to begin, and begin anew with other data
-	err := n.streams.Follow(ctx, schemas.Control, spec.Run, 0, 0, func(r streams.Received) error {
+	err := n.Streams.Follow(ctx, schemas.Control, spec.Run, 0, 0, func(r streams.Received) error {
 		if c, ok := r.Message.(*events.Control); ok && c.GetKind() == "spec" {
 			return streams.ErrStop
 		}
@@ -252,13 +253,13 @@ func (n *node) sameData(ctx context.Context, spec schemas.Spec, set dataset.Set)
 		Schema: events.Version, Run: spec.Run, Kind: recordsKind, Total: uint64(set.Report.Kept), Message: set.Report.String(),
 	}
 	for _, m := range []*events.Control{note, records} {
-		if err := n.streams.Publish(ctx, schemas.Control, m); err != nil {
+		if err := n.Streams.Publish(ctx, schemas.Control, m); err != nil {
 			return err
 		}
 	}
 	// of several notes, the log's first counts
 	var first string
-	err = n.streams.Read(ctx, schemas.Control, spec.Run, 0, 0, func(r streams.Received) error {
+	err = n.Streams.Read(ctx, schemas.Control, spec.Run, 0, 0, func(r streams.Received) error {
 		if c, ok := r.Message.(*events.Control); ok && c.GetKind() == note.GetKind() {
 			first = c.GetMessage()
 			return streams.ErrStop
@@ -279,17 +280,17 @@ func (n *node) train(
 	if err := n.intact(ctx, spec.Run); err != nil {
 		return err
 	}
-	presence := n.streams.Announce(ctx, spec.Run, string(roleTrainer))
-	defer presence.Close()
+	heartbeat := n.Streams.Announce(ctx, spec.Run, string(roleTrainer))
+	defer heartbeat.Close()
 	return trainer.New(trainer.Config{
-		Spec: spec, Streams: n.streams, Checkpoints: n.checkpoints, Engine: engine, Tokenizers: tokenizerFolder,
-		Holder: holder(), Hints: hints, GuideOnly: guideOnly, Meter: present{meter, presence},
-		Metrics: filepath.Join(n.dir, "runs", spec.Run),
-		Hold:    func(ctx context.Context) { _ = presence.Hold(ctx) }, // its error is that ctx has ended, which the trainer sees
+		Spec: spec, Streams: n.Streams, Checkpoints: n.Checkpoints, Engine: engine, Tokenizers: tokenizerFolder,
+		Holder: runs.Holder(), Hints: hints, GuideOnly: guideOnly, Meter: present{meter, heartbeat},
+		Metrics: filepath.Join(n.Dir, "runs", spec.Run),
+		Hold:    func(ctx context.Context) { _ = heartbeat.Hold(ctx) }, // its error is that ctx has ended, which the trainer sees
 		Ranks: func(ctx context.Context, size int) (*tensor.Group, func() error, error) {
 			return n.ranks(ctx, spec.Compute, size)
 		},
-		Log: n.log.With().Str("stage", "trainer").Logger(),
+		Log: n.Log.With().Str("stage", "trainer").Logger(),
 	}).Run(ctx)
 }
 
@@ -306,7 +307,7 @@ func tokenizerFolder(name string) (fs.FS, error) {
 
 // everything plays all roles of one run in this process until the run is complete and evaluated.
 func (n *node) everything(ctx context.Context, spec schemas.Spec, engine *tensor.Engine, m *meter) error {
-	if err := n.streams.EnsureTopology(ctx); err != nil {
+	if err := n.Streams.EnsureTopology(ctx); err != nil {
 		return err
 	}
 	if err := n.intact(ctx, spec.Run); err != nil { // before what is left of a run is taken for a complete one
@@ -368,7 +369,7 @@ func checkData(spec schemas.Spec) error {
 
 // complete tells whether a run has all its policies and results.
 func (n *node) complete(ctx context.Context, spec schemas.Spec) (bool, error) {
-	last, err := n.checkpoints.Policy(ctx, spec.Run, uint32(spec.Iterations))
+	last, err := n.Checkpoints.Policy(ctx, spec.Run, uint32(spec.Iterations))
 	if errors.Is(err, checkpoints.ErrNoCheckpoint) {
 		return false, nil
 	}
@@ -390,7 +391,7 @@ func expectedResults(spec schemas.Spec) int {
 // results are a run's evaluations by iteration; of several for one checkpoint the last counts.
 func (n *node) results(ctx context.Context, run string) (map[uint32]*events.Result, error) {
 	out := map[uint32]*events.Result{}
-	err := n.streams.Read(ctx, schemas.Results, run, streams.AllIterations, 0, func(r streams.Received) error {
+	err := n.Streams.Read(ctx, schemas.Results, run, streams.AllIterations, 0, func(r streams.Received) error {
 		if result, ok := r.Message.(*events.Result); ok && result.GetStep() == 0 {
 			out[result.GetIteration()] = result
 		}
@@ -409,7 +410,7 @@ func (n *node) awaitResults(ctx context.Context, spec schemas.Spec, want int, m 
 	settled := make(chan uint32)
 	for _, kind := range []schemas.Kind{schemas.Results, schemas.DeadLetters} {
 		group.Go(func() error {
-			return n.streams.Follow(reading, kind, spec.Run, streams.AllIterations, 0, func(r streams.Received) error {
+			return n.Streams.Follow(reading, kind, spec.Run, streams.AllIterations, 0, func(r streams.Received) error {
 				if d, ok := r.Message.(*events.DeadLetter); ok && d.GetStage() != string(roleEvaluator) {
 					return nil
 				}

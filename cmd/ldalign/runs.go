@@ -9,6 +9,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/ldalign/ldalign/ops/progress"
+	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
 )
@@ -31,7 +32,7 @@ func (c *runsListCommand) Run(ctx context.Context, e *env) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.close()) }()
-	names, err := n.streams.Runs(ctx)
+	names, err := n.Streams.Runs(ctx)
 	if err != nil {
 		return err
 	}
@@ -93,14 +94,14 @@ func (c *runsDeleteCommand) Run(ctx context.Context, e *env) (err error) {
 	}
 	defer func() { err = errors.Join(err, n.close()) }()
 	size := runSize{Run: c.Name, Messages: map[string]uint64{}}
-	sizes, err := n.streams.SizeOf(ctx, c.Name)
+	sizes, err := n.Streams.SizeOf(ctx, c.Name)
 	if err != nil {
 		return err
 	}
 	for _, s := range sizes {
 		size.Messages[string(s.Kind)] = s.Messages
 	}
-	if size.Checkpoints, size.Objects, size.Bytes, err = n.checkpoints.Size(ctx, c.Name); err != nil {
+	if size.Checkpoints, size.Objects, size.Bytes, err = n.Checkpoints.Size(ctx, c.Name); err != nil {
 		return err
 	}
 	if len(sizes) == 0 && size.Objects == 0 {
@@ -109,7 +110,7 @@ func (c *runsDeleteCommand) Run(ctx context.Context, e *env) (err error) {
 	if err := n.unnamed(ctx, c.Name); err != nil {
 		return err
 	}
-	if err := n.streams.Idle(ctx, c.Name); err != nil {
+	if err := n.Streams.Idle(ctx, c.Name); err != nil {
 		return err
 	}
 	if c.Yes {
@@ -140,23 +141,23 @@ func (c *runsDeleteCommand) Run(ctx context.Context, e *env) (err error) {
 // deleteRun deletes everything of a run under its lease: the checkpoints first, so that a run which is declared but has
 // none can be deleted by the same command after an interruption.
 func (n *node) deleteRun(ctx context.Context, e *env, run string) (err error) {
-	lease, err := n.streams.AcquireLease(ctx, run, holder(), restoreTTL)
+	lease, err := n.Streams.AcquireLease(ctx, run, runs.Holder(), restoreTTL)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, lease.Release()) }()
-	if err := n.checkpoints.DeleteRun(ctx, run); err != nil {
+	if err := n.Checkpoints.DeleteRun(ctx, run); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(e.reportDir(run)); err != nil {
 		return fmt.Errorf("delete the reports: %w", err)
 	}
-	return n.streams.DeleteRun(ctx, run)
+	return n.Streams.DeleteRun(ctx, run)
 }
 
 // unnamed is nil, or says which other run needs this one.
 func (n *node) unnamed(ctx context.Context, run string) error {
-	names, err := n.streams.Runs(ctx)
+	names, err := n.Streams.Runs(ctx)
 	if err != nil {
 		return err
 	}

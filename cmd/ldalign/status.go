@@ -134,7 +134,7 @@ func (n *node) status(ctx context.Context, run string) (runStatus, error) {
 	if spec.Source != nil {
 		s.Source, s.Lineage = spec.Source, lineage(spec)
 	}
-	counts, err := n.streams.Counts(ctx, run)
+	counts, err := n.Streams.Counts(ctx, run)
 	if err != nil {
 		return s, err
 	}
@@ -143,7 +143,7 @@ func (n *node) status(ctx context.Context, run string) (runStatus, error) {
 			s.Iterations = append(s.Iterations, i)
 		}
 	}
-	manifests, err := n.checkpoints.List(ctx, run)
+	manifests, err := n.Checkpoints.List(ctx, run)
 	if err != nil {
 		return s, err
 	}
@@ -166,7 +166,7 @@ func (n *node) status(ctx context.Context, run string) (runStatus, error) {
 		return s, err
 	}
 	s.Evaluated = len(results)
-	records, err := n.streams.Find(ctx, schemas.Control, run, (&events.Control{Kind: recordsKind}).ID())
+	records, err := n.Streams.Find(ctx, schemas.Control, run, (&events.Control{Kind: recordsKind}).ID())
 	if err != nil && !errors.Is(err, streams.ErrNotFound) {
 		return s, err
 	}
@@ -184,7 +184,7 @@ func (n *node) missing(ctx context.Context, run string) (string, error) {
 		return "", err
 	}
 	return fmt.Sprintf("the run's log names %s, and none is in the store that was looked into: give the run's own by --s3 "+
-		"(LDALIGN_S3); without it that is the folder %s", progress.Count(int64(announced), "checkpoints"), n.dir), nil
+		"(LDALIGN_S3); without it that is the folder %s", progress.Count(int64(announced), "checkpoints"), n.Dir), nil
 }
 
 func state(s runStatus, results int) string {

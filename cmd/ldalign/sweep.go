@@ -116,7 +116,7 @@ func (p *sweepPlan) add(ctx context.Context, n *node, set []string, spec schemas
 	given, _ := trainer.Given(spec)
 	pairs, took := 0, time.Duration(0)
 	for i := spec.FirstIteration(); i < spec.Iterations; i++ {
-		count, err := n.streams.Count(ctx, given, uint32(i))
+		count, err := n.Streams.Count(ctx, given, uint32(i))
 		if err != nil {
 			return err
 		}
@@ -137,13 +137,13 @@ func (p *sweepPlan) add(ctx context.Context, n *node, set []string, spec schemas
 // It includes whatever interrupted the run meanwhile.
 func (n *node) trainingTook(ctx context.Context, spec schemas.Spec, iteration uint32) (time.Duration, error) {
 	feed, _ := trainer.Feed(spec, trainer.Source(spec.Objective.Kind))
-	feed, err := n.streams.Locate(ctx, feed)
+	feed, err := n.Streams.Locate(ctx, feed)
 	if err != nil {
 		return 0, err
 	}
 	var last, made time.Time
 	seen := map[string]bool{}
-	err = n.streams.Read(ctx, feed.Kind, feed.Run, int(iteration), feed.First, func(r streams.Received) error {
+	err = n.Streams.Read(ctx, feed.Kind, feed.Run, int(iteration), feed.First, func(r streams.Received) error {
 		if id := r.Message.ID(); !seen[id] { // not what was stored again
 			seen[id], last = true, r.Time
 		}
@@ -152,7 +152,7 @@ func (n *node) trainingTook(ctx context.Context, spec schemas.Spec, iteration ui
 	if err != nil {
 		return 0, err
 	}
-	err = n.streams.Read(ctx, schemas.Checkpoints, spec.Run, int(iteration)+1, 0, func(r streams.Received) error {
+	err = n.Streams.Read(ctx, schemas.Checkpoints, spec.Run, int(iteration)+1, 0, func(r streams.Received) error {
 		if c, ok := r.Message.(*events.Checkpoint); ok && c.GetKind() == "policy" {
 			made = r.Time
 		}

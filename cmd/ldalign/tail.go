@@ -42,7 +42,7 @@ func (c *tailCommand) Run(ctx context.Context, e *env) (err error) {
 	defer e.interrupts.take(stop)() // Ctrl-C is how one leaves a tail: there is nothing to save
 	encode := json.NewEncoder(e.stdout)
 	printed := 0
-	err = n.streams.Tail(ctx, c.Subject, since, func(line streams.Line) error {
+	err = n.Streams.Tail(ctx, c.Subject, since, func(line streams.Line) error {
 		err := encode.Encode(struct {
 			Stream  string          `json:"stream"`
 			Subject string          `json:"subject"`

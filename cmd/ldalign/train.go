@@ -63,11 +63,11 @@ func (c *trainCommand) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	run := specs[len(specs)-1].Run
-	manifest, err := n.checkpoints.Latest(ctx, run, checkpoints.Policy)
+	manifest, err := n.Checkpoints.Latest(ctx, run, checkpoints.Policy)
 	if err != nil {
 		return err
 	}
-	if err := n.checkpoints.Materialise(ctx, manifest, c.Out); err != nil {
+	if err := n.Checkpoints.Materialise(ctx, manifest, c.Out); err != nil {
 		return err
 	}
 	e.notice("%s: policy of run %s after iteration %d (digest %.12s)",

@@ -208,7 +208,7 @@ func TestTrainGivenReference(t *testing.T) {
 // TestTrainFromParquet trains DPO on pairs of conversations as ultrafeedback_binarized has them.
 func TestTrainFromParquet(t *testing.T) {
 	o := pairsFolder(t, "dpo")
-	parquet, err := filepath.Abs("../../stages/dataset/testdata/ultrafeedback.parquet")
+	parquet, err := filepath.Abs("../../dataset/testdata/ultrafeedback.parquet")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -89,7 +89,7 @@ func (n *node) bucketEvents(ctx context.Context, arn string) (string, error) {
 	if arn == "" {
 		return "", nil
 	}
-	return "ldalign-bucket.>", checkpoints.EnableNotifications(ctx, n.store, arn)
+	return "ldalign-bucket.>", checkpoints.EnableNotifications(ctx, n.Store, arn)
 }
 
 // spec reads and resolves the spec file, when there is one.

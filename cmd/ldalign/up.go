@@ -12,12 +12,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ldalign/ldalign/dataset"
 	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/ops/progress"
 	"github.com/ldalign/ldalign/ops/report"
 	"github.com/ldalign/ldalign/schemas"
-	"github.com/ldalign/ldalign/stages/dataset"
 	"github.com/ldalign/ldalign/stages/prompter"
 	"github.com/ldalign/ldalign/trainer"
 )

@@ -70,7 +70,7 @@ func (e *env) openServers(
 	if err != nil {
 		return nil, err
 	}
-	if err := n.streams.EnsureTopology(ctx); err != nil {
+	if err := n.Streams.EnsureTopology(ctx); err != nil {
 		return nil, errors.Join(err, n.close())
 	}
 	return n, nil
@@ -99,7 +99,7 @@ func (n *node) awaitSpec(ctx context.Context, run string) (schemas.Spec, error) 
 			return spec, err
 		}
 		if !told {
-			n.log.Warn().Str("run", run).Msg("waiting for a trainer to declare the run")
+			n.Log.Warn().Str("run", run).Msg("waiting for a trainer to declare the run")
 			told = true
 		}
 		select {
@@ -112,5 +112,5 @@ func (n *node) awaitSpec(ctx context.Context, run string) (schemas.Spec, error) 
 
 // spec is the spec that a run was declared with.
 func (n *node) spec(ctx context.Context, run string) (schemas.Spec, error) {
-	return trainer.Spec(ctx, n.streams, run)
+	return trainer.Spec(ctx, n.Streams, run)
 }

@@ -215,12 +215,12 @@ type Pair struct {
 	ChosenLogp   float64 `protobuf:"fixed64,7,opt,name=chosen_logp,json=chosenLogp,proto3" json:"chosen_logp,omitempty"`
 	RejectedLogp float64 `protobuf:"fixed64,8,opt,name=rejected_logp,json=rejectedLogp,proto3" json:"rejected_logp,omitempty"`
 	// manifest digest of the weights that sampled y'
-	Weights string `protobuf:"bytes,9,opt,name=weights,proto3" json:"weights,omitempty"`
+	PolicyDigest string `protobuf:"bytes,9,opt,name=policy_digest,json=policyDigest,proto3" json:"policy_digest,omitempty"`
 	// "stop" (an end token) or "length"
 	FinishReason string `protobuf:"bytes,10,opt,name=finish_reason,json=finishReason,proto3" json:"finish_reason,omitempty"`
 	// number of tokens cut from prompt and responses by the length rule
 	Truncated uint32 `protobuf:"varint,11,opt,name=truncated,proto3" json:"truncated,omitempty"`
-	// manifest digest of the weights that gave the log-probs; empty where they are those of `weights`
+	// manifest digest of the weights that gave the log-probs; empty where they are those of `policy_digest`
 	Reference     string `protobuf:"bytes,12,opt,name=reference,proto3" json:"reference,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -312,9 +312,9 @@ func (x *Pair) GetRejectedLogp() float64 {
 	return 0
 }
 
-func (x *Pair) GetWeights() string {
+func (x *Pair) GetPolicyDigest() string {
 	if x != nil {
-		return x.Weights
+		return x.PolicyDigest
 	}
 	return ""
 }
@@ -933,7 +933,7 @@ type Control struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Schema uint32                 `protobuf:"varint,1,opt,name=schema,proto3" json:"schema,omitempty"`
 	Run    string                 `protobuf:"bytes,2,opt,name=run,proto3" json:"run,omitempty"`
-	// spec, closed (no more than `total` pairs in this iteration), taken (`total` pairs of this iteration are trained, skipped
+	// spec, closed (no more than `total` pairs in this iteration), trainer-progress (`total` pairs of this iteration are trained, skipped
 	// or dead), finished, failed
 	Kind string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
 	// kind spec: the resolved run spec as YAML, and its digest
@@ -1061,7 +1061,7 @@ const file_events_proto_rawDesc = "" +
 	"\rrejected_logp\x18\x10 \x01(\x01H\x02R\frejectedLogp\x88\x01\x01B\v\n" +
 	"\t_distanceB\x0e\n" +
 	"\f_chosen_logpB\x10\n" +
-	"\x0e_rejected_logp\"\x8f\x03\n" +
+	"\x0e_rejected_logp\"\x9a\x03\n" +
 	"\x04Pair\x12\x16\n" +
 	"\x06schema\x18\x01 \x01(\rR\x06schema\x121\n" +
 	"\x06prompt\x18\x02 \x01(\v2\x19.ldalign.events.v1.PromptR\x06prompt\x12\x1a\n" +
@@ -1073,8 +1073,8 @@ const file_events_proto_rawDesc = "" +
 	"\frejected_ids\x18\x06 \x03(\x03R\vrejectedIds\x12\x1f\n" +
 	"\vchosen_logp\x18\a \x01(\x01R\n" +
 	"chosenLogp\x12#\n" +
-	"\rrejected_logp\x18\b \x01(\x01R\frejectedLogp\x12\x18\n" +
-	"\aweights\x18\t \x01(\tR\aweights\x12#\n" +
+	"\rrejected_logp\x18\b \x01(\x01R\frejectedLogp\x12#\n" +
+	"\rpolicy_digest\x18\t \x01(\tR\fpolicyDigest\x12#\n" +
 	"\rfinish_reason\x18\n" +
 	" \x01(\tR\ffinishReason\x12\x1c\n" +
 	"\ttruncated\x18\v \x01(\rR\ttruncated\x12\x1c\n" +

@@ -33,7 +33,7 @@ func pair() *events.Pair {
 	return &events.Pair{
 		Schema: 1, Prompt: prompt(), Rejected: "apple",
 		PromptIds: []int64{1, 300}, ChosenIds: []int64{2, 128000}, RejectedIds: []int64{0, 3},
-		ChosenLogp: -12.5, RejectedLogp: -3.25, Weights: "c0", FinishReason: "stop", Truncated: 4,
+		ChosenLogp: -12.5, RejectedLogp: -3.25, PolicyDigest: "c0", FinishReason: "stop", Truncated: 4,
 	}
 }
 

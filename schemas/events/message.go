@@ -39,7 +39,7 @@ func (x *Pair) ReferenceDigest() string {
 	if r := x.GetReference(); r != "" {
 		return r
 	}
-	return x.GetWeights()
+	return x.GetPolicyDigest()
 }
 
 // ID of an encoded pair is its pair id.
@@ -76,14 +76,14 @@ func (x *DeadLetter) ID() string {
 	return x.GetStream() + "-" + strconv.FormatUint(x.GetSequence(), 10)
 }
 
-// KindTaken is the kind of the control messages by which a trainer tells how many of an iteration's pairs it has taken.
-const KindTaken = "taken"
+// KindTrainerProgress is the kind of the control messages by which a trainer tells how many of an iteration's pairs it has taken.
+const KindTrainerProgress = "trainer-progress"
 
-// ID of a control message is its kind and iteration: a run has one of each. Of KindTaken, which grows, it has one of each
+// ID of a control message is its kind and iteration: a run has one of each. Of KindTrainerProgress, which grows, it has one of each
 // total.
 func (x *Control) ID() string {
 	id := x.GetKind() + "-" + strconv.FormatUint(uint64(x.GetIteration()), 10)
-	if x.GetKind() == KindTaken {
+	if x.GetKind() == KindTrainerProgress {
 		id += "-" + strconv.FormatUint(x.GetTotal(), 10)
 	}
 	return id

@@ -13,12 +13,12 @@ import (
 	"time"
 
 	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/dataset"
 	"github.com/ldalign/ldalign/models/decode"
 	"github.com/ldalign/ldalign/models/guide"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
-	"github.com/ldalign/ldalign/stages/dataset"
 	"github.com/ldalign/ldalign/stages/distance"
 	"github.com/ldalign/ldalign/stages/encoder"
 	"github.com/ldalign/ldalign/stages/policy"
@@ -110,7 +110,7 @@ func (s *Stage) evaluate(ctx context.Context, c *events.Checkpoint) (*events.Res
 	}
 	blob, err := s.checkpoints.PutBlob(ctx, s.spec.Run, lines.Bytes())
 	if err != nil { // the store's fault, as in policy.Use
-		return nil, &schemas.Unable{Err: fmt.Errorf("evaluator: checkpoint %.12s: %w", c.GetDigest(), err)}
+		return nil, &schemas.Unavailable{Err: fmt.Errorf("evaluator: checkpoint %.12s: %w", c.GetDigest(), err)}
 	}
 	metrics := Summarise(details, s.spec.Evaluation.Scorer)
 	if refused := len(s.records) - len(details); refused > 0 {

@@ -15,9 +15,9 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/dataset"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
-	"github.com/ldalign/ldalign/stages/dataset"
 	"github.com/ldalign/ldalign/stages/evaluator"
 	"github.com/ldalign/ldalign/stages/stagetest"
 )
@@ -225,8 +225,8 @@ func TestStoreAway(t *testing.T) {
 	}
 	s := open(t, f, heldOut(t, 2))
 	in := []*events.Checkpoint{checkpoints.Event(m)}
-	var unable *schemas.Unable
-	if _, errs := s.Process(t.Context(), in); !errors.As(errs[0], &unable) || unable.Lasting {
+	var unable *schemas.Unavailable
+	if _, errs := s.Process(t.Context(), in); !errors.As(errs[0], &unable) || unable.Permanent {
 		t.Errorf("without the store: %v", errs[0])
 	}
 	if err := errors.Join(os.Remove(details), os.Mkdir(details, 0o700)); err != nil {

@@ -175,7 +175,7 @@ func (s *Stage) tokenise(p *events.Prompt) (*events.Pair, error) {
 	}
 	pair := &events.Pair{
 		Schema: events.Version, Prompt: p, PromptIds: tokens.Prompt, ChosenIds: tokens.Response,
-		Weights: s.policy.Digest, Truncated: uint32(tokens.Cut),
+		PolicyDigest: s.policy.Digest, Truncated: uint32(tokens.Cut),
 	}
 	if !s.spec.GivenPairs() {
 		return pair, nil
@@ -253,7 +253,7 @@ func (s *Stage) reference(ctx context.Context) (*policy.Policy, error) {
 	if s.initial.Digest == "" {
 		first, err := s.checkpoints.Policy(ctx, s.spec.Run, uint32(s.spec.FirstIteration()))
 		if err != nil {
-			return nil, &schemas.Unable{Err: fmt.Errorf("generator: the run's first policy: %w", err)}
+			return nil, &schemas.Unavailable{Err: fmt.Errorf("generator: the run's first policy: %w", err)}
 		}
 		if first.Digest == s.policy.Digest { // no need to hold it twice, yet
 			return s.policy, nil

@@ -57,8 +57,8 @@ func TestPair(t *testing.T) {
 	}()
 	reasons := map[string]int{}
 	for i, p := range pairs {
-		if !proto.Equal(p.GetPrompt(), prompts[i]) || p.GetWeights() != manifest.Digest || p.GetSchema() != events.Version {
-			t.Errorf("pair %d is of prompt %v and weights %.12s", i, p.GetPrompt(), p.GetWeights())
+		if !proto.Equal(p.GetPrompt(), prompts[i]) || p.GetPolicyDigest() != manifest.Digest || p.GetSchema() != events.Version {
+			t.Errorf("pair %d is of prompt %v and weights %.12s", i, p.GetPrompt(), p.GetPolicyDigest())
 		}
 		if n := len(p.GetRejectedIds()); n < 1 || n > 12 || (p.GetFinishReason() == "length") != (n == 12 && p.GetRejectedIds()[11] != 2) {
 			t.Errorf("pair %d has %d sampled tokens and ended by %s", i, n, p.GetFinishReason())
@@ -108,8 +108,8 @@ func TestInitialReference(t *testing.T) {
 		}
 	}()
 	for i, p := range pairs {
-		if p.GetWeights() != later.Digest || p.GetReference() != first.Digest {
-			t.Errorf("pair %d is of weights %.12s and reference %.12s", i, p.GetWeights(), p.GetReference())
+		if p.GetPolicyDigest() != later.Digest || p.GetReference() != first.Digest {
+			t.Errorf("pair %d is of weights %.12s and reference %.12s", i, p.GetPolicyDigest(), p.GetReference())
 		}
 		rows := []models.Sequence{models.Join(p.GetPromptIds(), p.GetChosenIds()), models.Join(p.GetPromptIds(), p.GetRejectedIds())}
 		err := f.Engine.Do(t.Context(), func(s *tensor.Scope) error {
@@ -285,8 +285,8 @@ func TestGivenLogProbs(t *testing.T) {
 			}
 			continue
 		}
-		var unable *schemas.Unable
-		if !errors.As(errs[i], &unable) || !unable.Lasting || pairs[i] != nil {
+		var unable *schemas.Unavailable
+		if !errors.As(errs[i], &unable) || !unable.Permanent || pairs[i] != nil {
 			t.Errorf("pair %d: got %v, want the end of the stage", i, errs[i])
 		}
 	}
@@ -306,8 +306,8 @@ func TestGivenLogProbsBehindOthers(t *testing.T) {
 	if err := errors.Join(errs[:5]...); err != nil {
 		t.Error(err)
 	}
-	var unable *schemas.Unable
-	if !errors.As(errs[5], &unable) || !unable.Lasting {
+	var unable *schemas.Unavailable
+	if !errors.As(errs[5], &unable) || !unable.Permanent {
 		t.Errorf("wrong log-probs behind five pairs without: got %v, want the end of the stage", errs[5])
 	}
 }

@@ -34,7 +34,7 @@ func (s *Stage) useGiven(p *events.Pair) error {
 		}
 	}
 	if s.wrong != nil {
-		return &schemas.Unable{Err: s.wrong, Lasting: true}
+		return &schemas.Unavailable{Err: s.wrong, Permanent: true}
 	}
 	p.ChosenLogp, p.RejectedLogp = chosen, rejected
 	return nil

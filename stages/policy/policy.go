@@ -35,7 +35,7 @@ func New(spec schemas.Spec, repository *checkpoints.Repository, engine *tensor.E
 
 // Use makes sure that the checkpoint with this manifest digest is in memory: nothing to do when it is there, otherwise
 // the weights are read into the tensors that exist. A digest that names no policy of the run is the asking message's
-// fault. All else is a *schemas.Unable: a store that does not answer, or a blob that is missing or corrupt, which the
+// fault. All else is a *schemas.Unavailable: a store that does not answer, or a blob that is missing or corrupt, which the
 // error names; and, lasting, weights that do not compute what the trainer noted in the manifest (models.Model.Canary).
 // The holder then keeps no digest, so the next Use tries again.
 func (p *Policy) Use(ctx context.Context, digest string) error {
@@ -47,17 +47,17 @@ func (p *Policy) Use(ctx context.Context, digest string) error {
 		return fmt.Errorf("policy: checkpoint %.12s: %w", digest, err)
 	}
 	if err != nil {
-		return &schemas.Unable{Err: fmt.Errorf("policy: checkpoint %.12s: %w", digest, err)}
+		return &schemas.Unavailable{Err: fmt.Errorf("policy: checkpoint %.12s: %w", digest, err)}
 	}
 	if manifest.Kind != checkpoints.Policy {
 		return fmt.Errorf("policy: checkpoint %.12s is of kind %s, not a policy", digest, manifest.Kind)
 	}
 	p.Digest = ""
 	if err := p.read(ctx, manifest); err != nil {
-		return &schemas.Unable{Err: fmt.Errorf("policy: checkpoint %.12s: %w", digest, err)}
+		return &schemas.Unavailable{Err: fmt.Errorf("policy: checkpoint %.12s: %w", digest, err)}
 	}
 	if err := p.check(ctx, manifest); err != nil {
-		return &schemas.Unable{Err: fmt.Errorf("policy: checkpoint %.12s: %w", digest, err), Lasting: true}
+		return &schemas.Unavailable{Err: fmt.Errorf("policy: checkpoint %.12s: %w", digest, err), Permanent: true}
 	}
 	p.Digest = digest
 	return nil

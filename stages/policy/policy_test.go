@@ -185,7 +185,7 @@ func wantReject(t *testing.T, err error, reason string) {
 }
 
 // A policy whose weights do not compute what the manifest says is refused for good, a damaged blob until it is whole.
-func TestUnable(t *testing.T) {
+func TestUnavailable(t *testing.T) {
 	f := stagetest.New(t)
 	m := f.Policy(0, 1)
 	model := f.Model(1)
@@ -208,8 +208,8 @@ func TestUnable(t *testing.T) {
 	}
 	right, wrong := noted(canary), noted(canary*1.01)
 	p := open(t, f)
-	var unable *schemas.Unable
-	if err := p.Use(t.Context(), wrong.Digest); !errors.As(err, &unable) || !unable.Lasting || !strings.Contains(err.Error(), wrong.Key) {
+	var unable *schemas.Unavailable
+	if err := p.Use(t.Context(), wrong.Digest); !errors.As(err, &unable) || !unable.Permanent || !strings.Contains(err.Error(), wrong.Key) {
 		t.Errorf("another canary: %v", err)
 	}
 	if p.Digest != "" {
@@ -228,7 +228,7 @@ func TestUnable(t *testing.T) {
 		t.Fatal(err)
 	}
 	fresh := open(t, f)
-	if err := fresh.Use(t.Context(), m.Digest); !errors.As(err, &unable) || unable.Lasting || !errors.Is(err, checkpoints.ErrCorrupt) {
+	if err := fresh.Use(t.Context(), m.Digest); !errors.As(err, &unable) || unable.Permanent || !errors.Is(err, checkpoints.ErrCorrupt) {
 		t.Errorf("half a blob: %v", err)
 	}
 	if err := os.WriteFile(blob, whole, 0o644); err != nil {

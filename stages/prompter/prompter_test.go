@@ -11,9 +11,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/ldalign/ldalign/dataset"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
-	"github.com/ldalign/ldalign/stages/dataset"
 	"github.com/ldalign/ldalign/stages/prompter"
 )
 

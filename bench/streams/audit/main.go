@@ -169,7 +169,7 @@ func pairOf(i int, weights string) *events.Pair {
 	ids := []int64{11, 12, 13, 14, 15, 16, 17, 18}
 	return &events.Pair{
 		Schema: events.Version, Rejected: "a short answer", PromptIds: ids, ChosenIds: ids[:4], RejectedIds: ids[4:],
-		ChosenLogp: -1, RejectedLogp: -2, Weights: weights,
+		ChosenLogp: -1, RejectedLogp: -2, PolicyDigest: weights,
 		Prompt: &events.Prompt{
 			Schema: events.Version, Run: run, PairId: schemas.PairID(run, 0, id, 0), PromptId: id, Position: uint64(i),
 			Prompt: "a short question", Response: "another answer", Checkpoint: weights,

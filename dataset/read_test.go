@@ -11,7 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/ldalign/ldalign/stages/dataset"
+	"github.com/ldalign/ldalign/dataset"
 )
 
 func TestRead(t *testing.T) {

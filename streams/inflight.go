@@ -12,24 +12,24 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 )
 
-// Taken stores that the trainer has taken n pairs of an iteration: trained them, skipped them, or found them dead. Stages
-// with Ahead go on by it. It may be told again, and a smaller number after a greater one, as by a trainer that goes on from
+// TrainerProgress stores that the trainer has taken n pairs of an iteration: trained them, skipped them, or found them dead. Stages
+// with MaxInFlight go on by it. It may be told again, and a smaller number after a greater one, as by a trainer that goes on from
 // an earlier state: the greatest counts.
-func (c *Conn) Taken(ctx context.Context, run string, iteration uint32, n int) error {
+func (c *Conn) TrainerProgress(ctx context.Context, run string, iteration uint32, n int) error {
 	return c.Publish(ctx, schemas.Control, &events.Control{
-		Schema: events.Version, Run: run, Kind: events.KindTaken, Iteration: iteration, Total: uint64(n),
+		Schema: events.Version, Run: run, Kind: events.KindTrainerProgress, Iteration: iteration, Total: uint64(n),
 	})
 }
 
-// pace publishes the outputs of a batch, those of a stage with Ahead as the trainer takes what they become. What the log
+// pace publishes the outputs of a batch, those of a stage with MaxInFlight as the trainer takes what they become. What the log
 // has already, by a worker that held the message before, is counted and not sent again: it may have been stored longer ago
 // than ids are remembered. all is false when the stage is told to end or to pause before everything is published.
 func (r *runner) pace(work context.Context, done []*input, out []sealed) (all bool, err error) {
-	if r.stage.Ahead == nil || len(done) == 0 || len(out) == 0 {
+	if r.stage.MaxInFlight == nil || len(done) == 0 || len(out) == 0 {
 		return true, r.publishUnstored(work, done, out)
 	}
 	iteration := done[0].body.GetIteration()
-	ahead := r.stage.Ahead(iteration)
+	ahead := r.stage.MaxInFlight(iteration)
 	if ahead == 0 {
 		return true, r.publishUnstored(work, done, out)
 	}
@@ -44,7 +44,7 @@ func (r *runner) pace(work context.Context, done []*input, out []sealed) (all bo
 	taken := make(chan int)
 	group.Go(func() error {
 		return r.Follow(following, schemas.Control, r.stage.Run, int(iteration), 0, func(m Received) error {
-			if c, ok := m.Message.(*events.Control); !ok || c.GetKind() != events.KindTaken {
+			if c, ok := m.Message.(*events.Control); !ok || c.GetKind() != events.KindTrainerProgress {
 				return nil
 			}
 			select {
@@ -104,10 +104,10 @@ func (r *runner) pass(work context.Context, lost <-chan struct{}, p *pacer, take
 			}
 			p.left = p.left[len(part):]
 			p.published += pairsIn(part)
-			r.presence.Say(StateWorking, fmt.Sprintf("%d %s published", p.published, part[0].kind))
-			r.presence.Move()
+			r.heartbeat.Say(StateWorking, fmt.Sprintf("%d %s published", p.published, part[0].kind))
+			r.heartbeat.Move()
 		} else {
-			r.presence.Say(StateBackPressure, fmt.Sprintf("the trainer has taken %d of %d %s: streams.max_ahead is %d",
+			r.heartbeat.Say(StateBackPressure, fmt.Sprintf("the trainer has taken %d of %d %s: streams.max_in_flight is %d",
 				p.taken, p.published, p.left[0].kind, p.ahead))
 			select {
 			case n := <-taken:
@@ -123,7 +123,7 @@ func (r *runner) pass(work context.Context, lost <-chan struct{}, p *pacer, take
 			return false, nil
 		default:
 		}
-		if _, paused := r.presence.Paused(); paused {
+		if _, paused := r.heartbeat.Paused(); paused {
 			return false, nil
 		}
 	}

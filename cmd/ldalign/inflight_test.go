@@ -16,7 +16,7 @@ import (
 // bounded are the flags of a run of testdata/streaming.yaml with one iteration of 400 pairs, of which no more than 16 may be
 // ahead of the trainer.
 func bounded() []string {
-	return []string{"--set", "iterations=1", "--set", "data.limit=400", "--set", "streams.max_ahead=16"}
+	return []string{"--set", "iterations=1", "--set", "data.limit=400", "--set", "streams.max_in_flight=16"}
 }
 
 // ahead goes through the log of a run of one iteration: whenever a prompt was stored, how many there were beyond those that
@@ -31,7 +31,7 @@ func (n *node) ahead(t *testing.T, run string, most int) (prompts, taken int) {
 	var all []said
 	read := func(kind schemas.Kind, f func(streams.Received)) {
 		t.Helper()
-		err := n.streams.Read(t.Context(), kind, run, 0, 0, func(r streams.Received) error {
+		err := n.Streams.Read(t.Context(), kind, run, 0, 0, func(r streams.Received) error {
 			f(r)
 			return nil
 		})
@@ -42,7 +42,7 @@ func (n *node) ahead(t *testing.T, run string, most int) (prompts, taken int) {
 	var stored []streams.Received
 	read(schemas.Prompts, func(r streams.Received) { stored = append(stored, r) })
 	read(schemas.Control, func(r streams.Received) {
-		if c := r.Message.(*events.Control); c.GetKind() == events.KindTaken {
+		if c := r.Message.(*events.Control); c.GetKind() == events.KindTrainerProgress {
 			taken = max(taken, int(c.GetTotal()))
 			all = append(all, said{r.Time, taken})
 		}
@@ -96,7 +96,7 @@ func (l *liveness) pressed() bool {
 	for _, s := range l.Stages {
 		for _, w := range s.Workers {
 			pressed[s.Stage] = w.State == streams.StateBackPressure &&
-				(s.Stage != "prompter" || strings.Contains(w.Detail, "streams.max_ahead"))
+				(s.Stage != "prompter" || strings.Contains(w.Detail, "streams.max_in_flight"))
 		}
 	}
 	return pressed["prompter"] && pressed["generator"]
@@ -130,18 +130,18 @@ func TestTrainerHeld(t *testing.T) {
 				t.Fatal(err)
 			}
 			await("the others to rest", func() bool { return n.held(t, specs[0]) })
-			ld("status", run).want(t, 0, "back-pressure", "streams.max_ahead is 16", "the run waits for: trainer is paused")
+			ld("status", run).want(t, 0, "back-pressure", "streams.max_in_flight is 16", "the run waits for: trainer is paused")
 			if life != 1 {
 				return
 			}
-			if err := n.streams.Resume(t.Context(), run, "trainer"); err != nil {
+			if err := n.Streams.Resume(t.Context(), run, "trainer"); err != nil {
 				t.Fatal(err)
 			}
 			await("some steps", func() bool {
 				_, taken := n.ahead(t, run, 16)
 				return taken >= 16
 			})
-			if err := n.streams.Pause(t.Context(), run, "trainer", "test"); err != nil {
+			if err := n.Streams.Pause(t.Context(), run, "trainer", "test"); err != nil {
 				t.Fatal(err)
 			}
 			await("the others to rest again", func() bool { return n.held(t, specs[0]) })

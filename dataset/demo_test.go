@@ -10,7 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/ldalign/ldalign/stages/dataset"
+	"github.com/ldalign/ldalign/dataset"
 )
 
 func load(t *testing.T, source string) dataset.Set {
@@ -23,7 +23,7 @@ func load(t *testing.T, source string) dataset.Set {
 }
 
 // TestDemoIsStable holds the built-in data: figures of earlier runs and the demo's tokenizer rest on it. Whoever
-// changes it on purpose runs `go generate ./stages/dataset` for a tokenizer that fits.
+// changes it on purpose runs `go generate ./dataset` for a tokenizer that fits.
 func TestDemoIsStable(t *testing.T) {
 	digests := map[string]string{
 		"builtin:demo/base":    "5000 b574d1f1d0d0e11515ff38c59f0effad6f5e3cdfeb1fc9718723ac646dca343c",

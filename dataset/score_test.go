@@ -6,7 +6,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"github.com/ldalign/ldalign/stages/dataset"
+	"github.com/ldalign/ldalign/dataset"
 )
 
 func TestScore(t *testing.T) {

@@ -21,7 +21,7 @@ import (
 func paced(run string, change ...func(*schemas.Spec)) schemas.Spec {
 	return testSpec(run, append([]func(*schemas.Spec){func(s *schemas.Spec) {
 		s.Objective.Kind, s.Training.Schedule, s.Training.Epochs = "spin", "streaming", 2
-		s.Data.Limit, s.Streams.MaxAhead, s.Training.CheckpointEvery = 30, 8, 1
+		s.Data.Limit, s.Streams.MaxInFlight, s.Training.CheckpointEvery = 30, 8, 1
 	}}, change...)...)
 }
 
@@ -53,7 +53,7 @@ func (w *world) rested(run string, iteration uint32) int {
 }
 
 // TestAheadOfASlowTrainer: a trainer that is slower than anything before it, for it begins a step only when all others have
-// nothing more to do, has no more than streams.max_ahead pairs before it, ever; it is not waited for in vain, and trains
+// nothing more to do, has no more than streams.max_in_flight pairs before it, ever; it is not waited for in vain, and trains
 // every pair once an epoch.
 func TestAheadOfASlowTrainer(t *testing.T) {
 	w := newWorld(t)
@@ -128,7 +128,7 @@ func TestAheadOverDeaths(t *testing.T) {
 	w.trainedAll(spec)
 	want := w.results(spec.Run)
 
-	spec.Streams.MaxAhead = 0
+	spec.Streams.MaxInFlight = 0
 	w.root = filepath.Join(t.TempDir(), "store")
 	w.reopen()
 	w.train(spec)
@@ -174,7 +174,7 @@ func TestAheadOfAnotherMind(t *testing.T) {
 		stages, stop := context.WithCancel(t.Context())
 		group, stages := errgroup.WithContext(stages)
 		w.startStages(stages, group, spec)
-		spec.Streams.MaxAhead = ahead
+		spec.Streams.MaxInFlight = ahead
 		err := w.trainer(spec, silent).Run(stages)
 		stop()
 		if err = errors.Join(err, group.Wait()); err != nil {
@@ -208,7 +208,7 @@ func TestAheadOfAGuide(t *testing.T) {
 	w.trainedAll(spec)
 	told := 0
 	err := w.streams.Read(t.Context(), schemas.Control, spec.Run, 1, 0, func(r streams.Received) error {
-		if c := r.Message.(*events.Control); c.GetKind() == events.KindTaken {
+		if c := r.Message.(*events.Control); c.GetKind() == events.KindTrainerProgress {
 			told++
 		}
 		return nil

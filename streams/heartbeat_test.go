@@ -77,7 +77,7 @@ func TestWorkersSayWhatTheyWaitFor(t *testing.T) {
 	c := openIn(t, t.TempDir(), Limits{Retry: time.Second})
 	publish(t, c, schemas.Prompts, prompt("r", 0, 0))
 	start(t, c, generator("r", 1), func(context.Context, []events.Message) []Outcome {
-		return []Outcome{{Err: &schemas.Unable{Err: errors.New("checkpoint d0 is not there yet")}}}
+		return []Outcome{{Err: &schemas.Unavailable{Err: errors.New("checkpoint d0 is not there yet")}}}
 	})
 	w := workersAre(t, c, "r", oneIs(StateWaiting))[0]
 	for w.Detail == "starting" {
@@ -154,12 +154,12 @@ func TestPause(t *testing.T) {
 }
 
 // A worker keeps working when the server forgets what it says, and says it again.
-func TestPresenceIsNotNeeded(t *testing.T) {
+func TestHeartbeatIsNotNeeded(t *testing.T) {
 	c := openQuick(t)
 	ctx := testContext(t)
 	start(t, c, generator("r", 1), answer)
 	workersAre(t, c, "r", oneIs(StateIdle))
-	for _, bucket := range []string{presenceBucket, pauseBucket} {
+	for _, bucket := range []string{heartbeatBucket, pauseBucket} {
 		if err := c.js.DeleteKeyValue(ctx, bucket); err != nil {
 			t.Fatal(err)
 		}

@@ -12,7 +12,7 @@ func TestAhead(t *testing.T) {
 	spec := func(change func(*schemas.Spec)) schemas.Spec {
 		s := schemas.Default()
 		s.Run, s.Model.From, s.Data.Train = "r", "m", "f.jsonl"
-		s.Objective.Normaliser, s.Training.Schedule, s.Training.Batch, s.Streams.MaxAhead = "running", "streaming", 8, 100
+		s.Objective.Normaliser, s.Training.Schedule, s.Training.Batch, s.Streams.MaxInFlight = "running", "streaming", 8, 100
 		change(&s)
 		return schemas.Resolve(s, 1)
 	}
@@ -26,7 +26,7 @@ func TestAhead(t *testing.T) {
 		"a great batch": {func(s *schemas.Spec) {
 			s.Objective.Kind, s.Objective.Normaliser, s.Training.Batch = "spin", "per_iteration", 64
 		}, 128, 128},
-		"no bound":           {func(s *schemas.Spec) { s.Streams.MaxAhead = 0 }, 0, 0},
+		"no bound":           {func(s *schemas.Spec) { s.Streams.MaxInFlight = 0 }, 0, 0},
 		"the exact schedule": {func(s *schemas.Spec) { s.Training.Schedule = "exact" }, 0, 0},
 		"a replay": {func(s *schemas.Spec) {
 			s.Guide.From = "run:other"
@@ -37,11 +37,11 @@ func TestAhead(t *testing.T) {
 		if err := s.Validate(); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		if s.Ahead(0) != c.first || s.Ahead(1) != c.second {
-			t.Errorf("%s: %d in iteration 0 and %d in 1, want %d and %d", name, s.Ahead(0), s.Ahead(1), c.first, c.second)
+		if s.MaxInFlight(0) != c.first || s.MaxInFlight(1) != c.second {
+			t.Errorf("%s: %d in iteration 0 and %d in 1, want %d and %d", name, s.MaxInFlight(0), s.MaxInFlight(1), c.first, c.second)
 		}
 	}
-	negative := spec(func(s *schemas.Spec) { s.Streams.MaxAhead = -1 })
+	negative := spec(func(s *schemas.Spec) { s.Streams.MaxInFlight = -1 })
 	if err := negative.Validate(); err == nil {
 		t.Error("-1 is valid")
 	}

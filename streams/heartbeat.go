@@ -31,10 +31,10 @@ const (
 )
 
 const (
-	// presenceBucket holds one key per worker, in memory: it lives no longer than the server.
-	presenceBucket = "ldalign-workers"
-	// presenceTTL is when the server forgets a worker that gave no sign of life.
-	presenceTTL = 15 * time.Second
+	// heartbeatBucket holds one key per worker, in memory: it lives no longer than the server.
+	heartbeatBucket = "ldalign-workers"
+	// heartbeatTTL is when the server forgets a worker that gave no sign of life.
+	heartbeatTTL = 15 * time.Second
 	// beatEvery is the longest time between two signs of life. At each, a worker looks whether it is to pause.
 	beatEvery = time.Second
 	// maxDetail bounds a detail that is an error's text.
@@ -62,10 +62,10 @@ type Worker struct {
 	Seen time.Time `json:"seen"`
 }
 
-// Presence tells others what one worker does, and the worker whether it is to pause. It is made by Announce. Its methods may
+// Heartbeat tells others what one worker does, and the worker whether it is to pause. It is made by Announce. Its methods may
 // be called by several goroutines and never wait for the server, but for Close. Nothing rests on it: without a server that
 // keeps the key, the worker works all the same.
-type Presence struct {
+type Heartbeat struct {
 	conn *Conn
 	key  string
 
@@ -86,8 +86,8 @@ type beat struct {
 }
 
 // Announce makes a worker of a stage known, and looks once whether it is to pause before it returns. Close ends it.
-func (c *Conn) Announce(ctx context.Context, run, stage string) *Presence {
-	p := &Presence{
+func (c *Conn) Announce(ctx context.Context, run, stage string) *Heartbeat {
+	p := &Heartbeat{
 		conn: c, key: run + "." + stage + "." + rand.Text(), changed: make(chan struct{}, 1), done: make(chan struct{}),
 		worker: Worker{
 			Run: run, Stage: stage, Worker: c.worker, State: StateWaiting, Detail: "starting", Since: time.Now().UTC(),
@@ -104,7 +104,7 @@ func (c *Conn) Announce(ctx context.Context, run, stage string) *Presence {
 }
 
 // Say tells what the worker does. Saying the same again costs nothing.
-func (p *Presence) Say(state, detail string) {
+func (p *Heartbeat) Say(state, detail string) {
 	p.mu.Lock()
 	same := p.worker.State == state && p.worker.Detail == detail
 	if p.worker.State != state {
@@ -121,7 +121,7 @@ func (p *Presence) Say(state, detail string) {
 }
 
 // Did counts settled messages.
-func (p *Presence) Did(n int) {
+func (p *Heartbeat) Did(n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.worker.Done += uint64(max(n, 0))
@@ -129,21 +129,21 @@ func (p *Presence) Did(n int) {
 }
 
 // Move is a sign of progress within a message or a step.
-func (p *Presence) Move() {
+func (p *Heartbeat) Move() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.worker.Moves++
 }
 
 // Paused tells whether the worker is to pause, and by whom.
-func (p *Presence) Paused() (Paused, bool) {
+func (p *Heartbeat) Paused() (Paused, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.pause, p.pause.By != ""
 }
 
 // Hold waits as long as the worker is to pause. The error is that of ctx.
-func (p *Presence) Hold(ctx context.Context) error {
+func (p *Heartbeat) Hold(ctx context.Context) error {
 	for {
 		by, paused := p.Paused()
 		if !paused {
@@ -160,13 +160,13 @@ func (p *Presence) Hold(ctx context.Context) error {
 func (c *Conn) beat() time.Duration { return min(beatEvery, c.limits.AckWait/5) }
 
 // Close takes the worker off the list.
-func (p *Presence) Close() {
+func (p *Heartbeat) Close() {
 	p.cancel()
 	<-p.done
 }
 
 // run beats until it is told to end.
-func (p *Presence) run(ctx context.Context, b beater) {
+func (p *Heartbeat) run(ctx context.Context, b beater) {
 	defer close(p.done)
 	ticker := time.NewTicker(p.conn.beat())
 	defer ticker.Stop()
@@ -187,14 +187,14 @@ func (p *Presence) run(ctx context.Context, b beater) {
 	}
 }
 
-// beater is what the goroutine of a Presence keeps.
+// beater is what the goroutine of a Heartbeat keeps.
 type beater struct {
 	workers, pauses jetstream.KeyValue
 	silent          bool // it was logged that the server does not keep the key
 }
 
 // beat writes the worker's key and reads whether it is to pause.
-func (b *beater) beat(ctx context.Context, p *Presence) {
+func (b *beater) beat(ctx context.Context, p *Heartbeat) {
 	err := b.open(ctx, p.conn)
 	if err == nil {
 		_, err = b.workers.Put(ctx, p.key, p.value())
@@ -230,7 +230,7 @@ func (b *beater) open(ctx context.Context, c *Conn) (err error) {
 }
 
 // remove takes the key away; the server forgets it by itself when that fails.
-func (b *beater) remove(p *Presence) {
+func (b *beater) remove(p *Heartbeat) {
 	if !p.conn.nc.IsConnected() {
 		return
 	}
@@ -246,7 +246,7 @@ func (b *beater) remove(p *Presence) {
 }
 
 // value is the key's value, with the rate of the last beats.
-func (p *Presence) value() []byte {
+func (p *Heartbeat) value() []byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := beat{time.Now(), p.worker.Done}
@@ -265,23 +265,23 @@ func (p *Presence) value() []byte {
 
 // presences opens the bucket of workers.
 func (c *Conn) presences(ctx context.Context) (jetstream.KeyValue, error) {
-	kv, err := c.js.KeyValue(ctx, presenceBucket)
+	kv, err := c.js.KeyValue(ctx, heartbeatBucket)
 	if !errors.Is(err, jetstream.ErrBucketNotFound) {
 		return kv, err
 	}
 	kv, err = c.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket: presenceBucket, Description: "what workers do", History: 1, TTL: presenceTTL, MaxBytes: 4 << 20,
+		Bucket: heartbeatBucket, Description: "what workers do", History: 1, TTL: heartbeatTTL, MaxBytes: 4 << 20,
 		Storage: jetstream.MemoryStorage, Replicas: c.limits.Replicas,
 	})
 	if errors.Is(err, jetstream.ErrBucketExists) {
-		return c.js.KeyValue(ctx, presenceBucket)
+		return c.js.KeyValue(ctx, heartbeatBucket)
 	}
 	return kv, err
 }
 
 // Workers lists a run's workers that gave a sign of life of late, by stage and name.
 func (c *Conn) Workers(ctx context.Context, run string) ([]Worker, error) {
-	kv, err := c.js.KeyValue(ctx, presenceBucket)
+	kv, err := c.js.KeyValue(ctx, heartbeatBucket)
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
 		return nil, nil
 	}

@@ -1,4 +1,4 @@
-package main
+package runs
 
 import (
 	"errors"
@@ -29,7 +29,9 @@ func TestOpenWaitsForAReader(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := openFreed(t.Context(), zerolog.New(released{reader}), o)
+	waiting := o
+	waiting.Log = zerolog.New(released{reader})
+	c, err := openFreed(t.Context(), waiting)
 	if err = errors.Join(err, reader.Close()); err != nil {
 		t.Fatal(err)
 	}

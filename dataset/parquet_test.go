@@ -11,8 +11,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/ldalign/ldalign/dataset"
 	"github.com/ldalign/ldalign/schemas"
-	"github.com/ldalign/ldalign/stages/dataset"
 )
 
 func checkCounts(t *testing.T, set dataset.Set) {

@@ -7,7 +7,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"github.com/ldalign/ldalign/stages/dataset"
+	"github.com/ldalign/ldalign/dataset"
 )
 
 func TestOrderIsAPermutation(t *testing.T) {

@@ -1,6 +1,6 @@
 """Trains the demo's tokenizer and writes its folder: python3 train_tokenizer.py FOLDER < base.jsonl
 
-Run it by `go generate ./stages/dataset`. Needs the package tokenizers, 0.23.3. The folder is committed: a run's numbers
+Run it by `go generate ./dataset`. Needs the package tokenizers, 0.23.3. The folder is committed: a run's numbers
 depend on it.
 """
 

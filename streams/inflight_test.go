@@ -14,7 +14,7 @@ import (
 
 // pacedStage is a prompter of 30 prompts an iteration, of which 8 may be ahead of the trainer; of iteration 7 all.
 func pacedStage(run string) (Stage, Process) {
-	s := Stage{Name: "prompter", In: schemas.Checkpoints, Run: run, Ahead: func(iteration uint32) int {
+	s := Stage{Name: "prompter", In: schemas.Checkpoints, Run: run, MaxInFlight: func(iteration uint32) int {
 		if iteration == 7 {
 			return 0
 		}
@@ -55,7 +55,7 @@ func rests(t *testing.T, c *Conn, run string, taken int) []string {
 	}
 }
 
-// What is published is what the trainer has taken and no more than Ahead beyond it, over the ends of workers; then the
+// What is published is what the trainer has taken and no more than MaxInFlight beyond it, over the ends of workers; then the
 // iteration is closed.
 func TestAhead(t *testing.T) {
 	c := openQuick(t)
@@ -63,7 +63,7 @@ func TestAhead(t *testing.T) {
 	all := idsOf(receivedOf(promptList("r", 0, 30)))
 	taken := func(n int) {
 		t.Helper()
-		if err := c.Taken(testContext(t), "r", 0, n); err != nil {
+		if err := c.TrainerProgress(testContext(t), "r", 0, n); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -146,7 +146,7 @@ func TestAheadPaused(t *testing.T) {
 			t.Fatalf("it does not pause: %+v", workers)
 		}
 	}
-	if err := c.Taken(testContext(t), "r", 0, 30); err != nil {
+	if err := c.TrainerProgress(testContext(t), "r", 0, 30); err != nil {
 		t.Fatal(err)
 	}
 	if got := len(stored(t, c, schemas.Prompts, "r")); got != 8 {
@@ -180,7 +180,7 @@ func TestAheadOutlivesWorkers(t *testing.T) {
 		t.Fatal(err)
 	}
 	start(t, c, s, process)
-	if err := c.Taken(testContext(t), "r", 0, 30); err != nil {
+	if err := c.TrainerProgress(testContext(t), "r", 0, 30); err != nil {
 		t.Fatal(err)
 	}
 	settled(t, c, s)
@@ -192,7 +192,7 @@ func TestAheadOutlivesWorkers(t *testing.T) {
 	}
 }
 
-// A stage with Ahead holds one message.
+// A stage with MaxInFlight holds one message.
 func TestAheadTakesNoBatch(t *testing.T) {
 	c := openQuick(t)
 	s, process := pacedStage("r")

@@ -5,8 +5,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/ldalign/ldalign/dataset"
 	"github.com/ldalign/ldalign/models/tokenizer"
-	"github.com/ldalign/ldalign/stages/dataset"
 )
 
 // demoFormat opens the demo's tokenizer and its chat template.

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/ldalign/ldalign/stages/dataset"
+	"github.com/ldalign/ldalign/dataset"
 )
 
 func main() {

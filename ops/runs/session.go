@@ -1,0 +1,194 @@
+package runs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/streams"
+)
+
+var (
+	// ErrNoRuns: the data folder holds no runs.
+	ErrNoRuns = errors.New("holds no runs")
+	// ErrSettings: a setting of the session itself, such as an endpoint, is malformed.
+	ErrSettings = errors.New("wrong settings")
+)
+
+// Options say where a session's server and store are.
+type Options struct {
+	// Dir is the data folder: the embedded server's streams, the directory store, downloaded checkpoints, reports.
+	Dir     string
+	Servers schemas.ServersSpec
+	// Limits are the run's streams section; Attach does not use them.
+	Limits schemas.StreamsSpec
+	// Listen is the embedded server's host:port; empty for a random port that only verbs on the same folder can use.
+	Listen string
+	// CacheBytes bounds the folder of downloaded checkpoints; 0 for no bound.
+	CacheBytes int64
+	// Name is this client's name, as the server lists it.
+	Name string
+	Log  zerolog.Logger
+}
+
+// Session is a process's connections: the streams and the checkpoint store of the runs in a folder or on servers.
+type Session struct {
+	Dir         string
+	Streams     *streams.Conn // nil after OpenStore
+	Store       checkpoints.Store
+	Checkpoints *checkpoints.Repository
+	Log         zerolog.Logger
+}
+
+// embeddedAckWait bounds streams.ack_wait where the server is embedded: its stages live and die with it, so no network
+// excuses one that is silent. After a crash the next process waits no longer than this for what the last one held.
+const embeddedAckWait = 3 * time.Second
+
+// Open connects to the servers, or starts the embedded ones in the folder.
+func Open(ctx context.Context, o Options) (*Session, error) {
+	limits, err := streams.ParseLimits(o.Limits)
+	if err != nil {
+		return nil, err
+	}
+	if o.Servers.NATS == "" {
+		limits.AckWait = min(limits.AckWait, embeddedAckWait)
+	}
+	return connect(ctx, o, func() (*streams.Conn, error) {
+		options := o.streams()
+		options.Listen, options.Limits = o.Listen, limits
+		return openFreed(ctx, options)
+	})
+}
+
+// Attach connects for reading: to the servers, to the process that works in the folder, or to the folder itself. It
+// returns ErrNoRuns where the folder has no streams.
+func Attach(ctx context.Context, o Options) (*Session, error) {
+	if err := Any(o.Dir, o.Servers); err != nil {
+		return nil, err
+	}
+	options := o.streams()
+	return connect(ctx, o, func() (*streams.Conn, error) {
+		if o.Servers.NATS != "" {
+			return streams.Open(ctx, options)
+		}
+		return streams.Attach(ctx, options.Dir, options)
+	})
+}
+
+// Any is ErrNoRuns where neither servers are named nor the folder has streams.
+func Any(dir string, servers schemas.ServersSpec) error {
+	if _, err := os.Stat(filepath.Join(dir, "nats")); servers.NATS == "" && errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%s %w (another folder: --dir; a server: --nats)", dir, ErrNoRuns)
+	}
+	return nil
+}
+
+// OpenStore opens the checkpoint store alone. It returns ErrNoRuns where the folder does not exist.
+func OpenStore(ctx context.Context, o Options) (*Session, error) {
+	if _, err := os.Stat(o.Dir); o.Servers.S3 == "" && errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%s %w (another folder: --dir; a server: --s3)", o.Dir, ErrNoRuns)
+	}
+	return open(ctx, o)
+}
+
+func (o Options) streams() streams.Options {
+	return streams.Options{
+		URL: o.Servers.NATS, Dir: filepath.Join(o.Dir, "nats"), Creds: os.Getenv("LDALIGN_NATS_CREDS"), Name: o.Name, Log: o.Log,
+	}
+}
+
+// open is a session without streams.
+func open(ctx context.Context, o Options) (*Session, error) {
+	store, err := openStore(ctx, o.Dir, o.Servers)
+	if err != nil {
+		return nil, err
+	}
+	s := &Session{
+		Dir: o.Dir, Store: store, Checkpoints: checkpoints.New(store, filepath.Join(o.Dir, "cache"), o.Log), Log: o.Log,
+	}
+	if o.CacheBytes > 0 {
+		s.Checkpoints.LimitCache(o.CacheBytes)
+	}
+	return s, nil
+}
+
+func connect(ctx context.Context, o Options, dial func() (*streams.Conn, error)) (*Session, error) {
+	s, err := open(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	s.Streams, err = dial()
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// openFreed opens a folder that another process may be about to leave: a verb that only reads holds an idle one until it has
+// read, which takes an audit of a million pairs half a minute.
+func openFreed(ctx context.Context, o streams.Options) (*streams.Conn, error) {
+	const patience, forReader, every = 3 * time.Second, time.Minute, 100 * time.Millisecond
+	said := false
+	for began := time.Now(); ; {
+		c, err := streams.Open(ctx, o)
+		wait := patience
+		if errors.Is(err, streams.ErrBeingRead) {
+			wait = forReader
+		}
+		if !errors.Is(err, streams.ErrInUse) || time.Since(began) > wait {
+			return c, err
+		}
+		if !said {
+			o.Log.Info().Err(err).Msg("waiting up to " + wait.String() + " for the folder")
+			said = true
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(every):
+		}
+	}
+}
+
+func openStore(ctx context.Context, dir string, servers schemas.ServersSpec) (checkpoints.Store, error) {
+	if servers.S3 == "" {
+		return checkpoints.OpenDir(dir)
+	}
+	endpoint, err := url.Parse(servers.S3)
+	if err != nil || endpoint.Host == "" {
+		return nil, fmt.Errorf("%w: S3 endpoint %q: want http(s)://host:port", ErrSettings, servers.S3)
+	}
+	return checkpoints.OpenS3(ctx, checkpoints.S3Options{
+		Endpoint: endpoint.Host, Secure: strings.EqualFold(endpoint.Scheme, "https"), Bucket: servers.Bucket, Region: servers.Region,
+		AccessKey: os.Getenv("LDALIGN_S3_ACCESS_KEY"), SecretKey: os.Getenv("LDALIGN_S3_SECRET_KEY"),
+	})
+}
+
+// Close disconnects from the streams. Whoever works in the session has ended before.
+func (s *Session) Close() error {
+	if s.Streams == nil {
+		return nil
+	}
+	return s.Streams.Close()
+}
+
+// ReportDir is the folder of a run's report.
+func (s *Session) ReportDir(run string) string { return filepath.Join(s.Dir, "runs", run) }
+
+// Holder names this process in leases: host/pid.
+func Holder() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown-host"
+	}
+	return fmt.Sprintf("%s/%d", host, os.Getpid())
+}
