@@ -124,6 +124,14 @@ func (r *Repository) Policy(ctx context.Context, run string, iteration uint32) (
 	return m, err
 }
 
+// PolicyOf gives the policy that a reference names. ErrNoCheckpoint if there is none.
+func (r *Repository) PolicyOf(ctx context.Context, ref schemas.PolicyRef) (Manifest, error) {
+	if ref.Newest() {
+		return r.Latest(ctx, ref.Run, Policy)
+	}
+	return r.Policy(ctx, ref.Run, uint32(ref.Iteration))
+}
+
 // Reconcile emits the event of every policy and guide of a run in order, except those that announced knows by digest
 // (nil: none is known). An event's id is the manifest's digest, so to emit one twice does no harm.
 func (r *Repository) Reconcile(ctx context.Context, run string, announced func(digest string) bool,

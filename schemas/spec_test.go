@@ -346,9 +346,12 @@ func TestParseRunReference(t *testing.T) {
 		{"run:demo@-1", "", 0, false},
 		{"run:demo@last", "", 0, false},
 	} {
-		run, iteration, err := schemas.ParseRunReference(c.text)
-		if run != c.run || iteration != c.iteration || (err == nil) != c.ok {
-			t.Errorf("%s: got %q, %d, %v", c.text, run, iteration, err)
+		ref, err := schemas.ParseRunReference(c.text)
+		if ref.Run != c.run || ref.Iteration != c.iteration || (err == nil) != c.ok {
+			t.Errorf("%s: got %+v, %v", c.text, ref, err)
+		}
+		if c.ok && ref.Reference() != c.text {
+			t.Errorf("%s: written as %s", c.text, ref.Reference())
 		}
 	}
 }

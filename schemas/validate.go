@@ -99,8 +99,8 @@ func (c *checker) model(s *Spec) {
 	switch {
 	case m.From == "":
 		c.problem("model.from", "is required: a Hugging Face folder, run:NAME, run:NAME@ITERATION or scratch")
-	case strings.HasPrefix(m.From, "run:"):
-		if _, _, err := ParseRunReference(m.From); err != nil {
+	case strings.HasPrefix(m.From, runPrefix):
+		if _, err := ParseRunReference(m.From); err != nil {
 			c.problem("model.from", "%v", err)
 		}
 	case m.From == "scratch" && m.Scratch == nil:
@@ -225,9 +225,9 @@ func (c *checker) guideReference(key, from string) {
 	if from == "" {
 		return
 	}
-	if _, iteration, err := ParseRunReference(from); err != nil {
+	if ref, err := ParseRunReference(from); err != nil {
 		c.problem(key, "%v", err)
-	} else if iteration >= 0 {
+	} else if !ref.Newest() {
 		c.problem(key, "%s names an iteration, but a run has one guide: write run:NAME", quoteShort(from))
 	}
 }
@@ -406,21 +406,6 @@ func (c *checker) server(key, text, environment string, schemes ...string) {
 		c.problem(key, "is no server; expected %s://HOST:PORT (or %s) such as %s",
 			schemes[0], strings.Join(schemes[1:], ", "), example(key))
 	}
-}
-
-// ParseRunReference reads run:NAME or run:NAME@ITERATION. The iteration is -1 where none is named: the newest.
-func ParseRunReference(text string) (run string, iteration int, err error) {
-	rest, ok := strings.CutPrefix(text, "run:")
-	run, number, named := strings.Cut(rest, "@")
-	iteration = -1
-	if ok && named {
-		n, err := strconv.ParseUint(number, 10, 31)
-		ok, iteration = err == nil, int(n)
-	}
-	if !ok || !ValidRun(run) {
-		return "", 0, fmt.Errorf("%s is no run; expected run:NAME or run:NAME@ITERATION such as run:demo@2", quoteShort(text))
-	}
-	return run, iteration, nil
 }
 
 // sizeUnits are decimal (GB) and binary (GiB).

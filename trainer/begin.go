@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/ldalign/ldalign/checkpoints"
@@ -197,7 +196,7 @@ func (t *Trainer) initialFiles(ctx context.Context) (files []checkpoints.Source,
 	case from == "scratch":
 		files, err = t.scratchFiles(ctx)
 	case strings.HasPrefix(from, "run:"):
-		files, known, err = t.runFiles(ctx, strings.TrimPrefix(from, "run:"))
+		files, known, err = t.runFiles(ctx, from)
 	default:
 		files, err = t.importFolder(ctx, from)
 	}
@@ -275,19 +274,15 @@ func folderFiles(folder fs.FS) ([]checkpoints.Source, error) {
 	return files, nil
 }
 
-// runFiles are those of another run's policy: NAME for its newest, NAME@ITERATION for one of them.
-func (t *Trainer) runFiles(ctx context.Context, reference string) ([]checkpoints.Source, []checkpoints.Metric, error) {
-	name, at, named := strings.Cut(reference, "@")
-	manifest, err := t.Checkpoints.Latest(ctx, name, checkpoints.Policy)
-	if named {
-		iteration, parseErr := strconv.ParseUint(at, 10, 32)
-		if parseErr != nil {
-			return nil, nil, fmt.Errorf("trainer: model.from: run:%s: %q is not an iteration", reference, at)
-		}
-		manifest, err = t.Checkpoints.Policy(ctx, name, uint32(iteration))
-	}
+// runFiles are those of another run's policy, by the value of model.from.
+func (t *Trainer) runFiles(ctx context.Context, from string) ([]checkpoints.Source, []checkpoints.Metric, error) {
+	ref, err := schemas.ParseRunReference(from)
 	if err != nil {
-		return nil, nil, fmt.Errorf("trainer: model.from: run:%s: %w", reference, err)
+		return nil, nil, fmt.Errorf("trainer: model.from: %w", err)
+	}
+	manifest, err := t.Checkpoints.PolicyOf(ctx, ref)
+	if err != nil {
+		return nil, nil, fmt.Errorf("trainer: model.from: %s: %w", from, err)
 	}
 	return t.policyFiles(ctx, manifest)
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
@@ -36,12 +37,12 @@ log; what retention has removed from a log's beginning is told apart. Ends with 
 screen names 20 pairs of each finding, --json all of them. A run may go on meanwhile.`
 }
 
-func (c *auditCommand) Run(ctx context.Context, e *env) (err error) {
-	n, err := e.attach(ctx, c.serverFlags.over(schemas.ServersSpec{}))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, n.close()) }()
+func (c *auditCommand) Run(ctx context.Context, e *env) error {
+	return e.attached(ctx, c.servers(), func(s *runs.Session) error { return c.run(ctx, e, s) })
+}
+
+func (c *auditCommand) run(ctx context.Context, e *env, s *runs.Session) (err error) {
+	n := e.node(s)
 	specs, err := n.specsOf(ctx, []string{c.Name})
 	if err != nil {
 		return err

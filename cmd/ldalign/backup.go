@@ -58,12 +58,12 @@ Copies messages, checkpoints and how far each stage is. The run may go on meanwh
 were copied is done again after a restore, with the same result.`
 }
 
-func (c *backupCommand) Run(ctx context.Context, e *env) (err error) {
-	n, err := e.attach(ctx, c.serverFlags.over(schemas.ServersSpec{}))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, n.close()) }()
+func (c *backupCommand) Run(ctx context.Context, e *env) error {
+	return e.attached(ctx, c.servers(), func(s *runs.Session) error { return c.run(ctx, e, s) })
+}
+
+func (c *backupCommand) run(ctx context.Context, e *env, s *runs.Session) (err error) {
+	n := e.node(s)
 	specs, err := n.specsOf(ctx, []string{c.Name})
 	if err != nil {
 		return err
@@ -203,11 +203,12 @@ func (c *restoreCommand) Run(ctx context.Context, e *env) (err error) {
 	if len(specs) != 1 {
 		return fmt.Errorf("%s holds %d specs, want one", filepath.Join(c.Folder, backupFile), len(specs))
 	}
-	n, err := e.open(ctx, c.serverFlags.over(schemas.ServersSpec{}), specs[0].Streams, "ldalign-restore")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, n.close()) }()
+	o := runs.Options{Servers: c.servers(), Limits: specs[0].Streams, Name: "ldalign-restore"}
+	return e.opened(ctx, o, func(s *runs.Session) error { return c.restore(ctx, e, s, b) })
+}
+
+func (c *restoreCommand) restore(ctx context.Context, e *env, s *runs.Session, b backup) (err error) {
+	n := e.node(s)
 	if err := n.Streams.EnsureTopology(ctx); err != nil {
 		return err
 	}

@@ -20,13 +20,9 @@ type checkpointsCommand struct {
 	GC     checkpointsGCCommand     `cmd:"" name:"gc" help:"Remove blobs that no checkpoint names."`
 }
 
-// openCheckpoints opens the checkpoint store alone.
-func (e *env) openCheckpoints(ctx context.Context, servers schemas.ServersSpec) (*node, error) {
-	s, err := runs.OpenStore(ctx, runs.Options{Dir: e.dir, Servers: servers})
-	if err != nil {
-		return nil, err
-	}
-	return &node{Session: s}, nil
+// store opens the checkpoint store alone.
+func (e *env) store(ctx context.Context, servers schemas.ServersSpec) (*runs.Session, error) {
+	return runs.OpenStore(ctx, runs.Options{Dir: e.dir, Servers: servers})
 }
 
 type checkpointsListCommand struct {
@@ -44,7 +40,7 @@ A policy is what an iteration made, a guide measures distances, a state is a poi
 }
 
 func (c *checkpointsListCommand) Run(ctx context.Context, e *env) error {
-	n, err := e.openCheckpoints(ctx, c.serverFlags.over(schemas.ServersSpec{}))
+	n, err := e.store(ctx, c.servers())
 	if err != nil {
 		return err
 	}
@@ -100,7 +96,7 @@ func (c *checkpointsExportCommand) Run(ctx context.Context, e *env) error {
 	if _, err := os.Stat(c.Folder); !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("%w: %s exists; name a folder that does not", errUsage, c.Folder)
 	}
-	n, err := e.openCheckpoints(ctx, c.serverFlags.over(schemas.ServersSpec{}))
+	n, err := e.store(ctx, c.servers())
 	if err != nil {
 		return err
 	}
@@ -168,12 +164,12 @@ type swept struct {
 	Held string `json:"held,omitempty"`
 }
 
-func (c *checkpointsGCCommand) Run(ctx context.Context, e *env) (err error) {
-	n, err := e.attach(ctx, c.serverFlags.over(schemas.ServersSpec{}))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, n.close()) }()
+func (c *checkpointsGCCommand) Run(ctx context.Context, e *env) error {
+	return e.attached(ctx, c.servers(), func(s *runs.Session) error { return c.run(ctx, e, s) })
+}
+
+func (c *checkpointsGCCommand) run(ctx context.Context, e *env, s *runs.Session) (err error) {
+	n := e.node(s)
 	runs := c.Runs
 	if len(runs) == 0 {
 		if runs, err = n.Checkpoints.Runs(ctx); err != nil {

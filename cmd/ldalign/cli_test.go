@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
 )
@@ -670,25 +672,17 @@ func TestStalledRun(t *testing.T) {
 	if specs, err = resolve(specs); err != nil {
 		t.Fatal(err)
 	}
-	alone := func() (err error) {
-		e := &env{dir: o.folder(), stdout: t.Output(), stderr: t.Output()}
-		n, err := e.open(t.Context(), schemas.ServersSpec{}, specs[0].Streams, "test")
-		if err != nil {
+	e := testEnv(t, o.folder(), t.Output())
+	err = e.opened(t.Context(), runs.Options{Limits: specs[0].Streams, Name: "test"}, func(s *runs.Session) error {
+		if err := s.Streams.EnsureTopology(t.Context()); err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, n.close()) }()
-		if err := n.Streams.EnsureTopology(t.Context()); err != nil {
-			return err
-		}
-		engine, err := n.engine(specs[0].Compute)
-		if err != nil {
-			return err
-		}
-		m := newMeter(n.display, "")
-		defer m.close()
-		return n.trainWatched(t.Context(), specs[0], engine, m, "")
-	}
-	err = alone()
+		return withEngine(specs[0].Compute, func(engine *tensor.Engine) error {
+			m := newMeter(e.display, "")
+			defer m.close()
+			return e.node(s).trainWatched(t.Context(), specs[0], engine, m, "")
+		})
+	})
 	if !errors.Is(err, errStalled) || !strings.Contains(err.Error(), "of run own for 2s (streams.stall_after): ") ||
 		!strings.Contains(err.Error(), "every stage is without input; trainer: waiting, wait for pairs 0: 0 of 0 pairs") {
 		t.Errorf("got %v", err)

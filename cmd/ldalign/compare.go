@@ -2,12 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
 
 	"github.com/ldalign/ldalign/ops/report"
+	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 )
 
@@ -27,12 +27,12 @@ Prints, for each run, the settings in which the runs differ, how its last measur
 as SVG and PNG.`
 }
 
-func (c *compareCommand) Run(ctx context.Context, e *env) (err error) {
-	n, err := e.attach(ctx, c.serverFlags.over(schemas.ServersSpec{}))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, n.close()) }()
+func (c *compareCommand) Run(ctx context.Context, e *env) error {
+	return e.attached(ctx, c.servers(), func(s *runs.Session) error { return c.run(ctx, e, s) })
+}
+
+func (c *compareCommand) run(ctx context.Context, e *env, s *runs.Session) (err error) {
+	n := e.node(s)
 	specs, err := n.specsOf(ctx, c.Runs)
 	if err != nil {
 		return err

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/ldalign/ldalign/dataset"
-	"github.com/ldalign/ldalign/ops/progress"
 	"github.com/ldalign/ldalign/schemas"
 )
 
@@ -80,9 +79,7 @@ func (c *dataInspectCommand) Run(ctx context.Context, e *env) (err error) {
 	if o.Columns, err = columnsOf(c.Columns); err != nil {
 		return err
 	}
-	display := progress.New(e.stderr, progress.Options{JSON: e.json})
-	defer func() { err = errors.Join(err, display.Close()) }()
-	reading := display.Task("read", 0, "rows")
+	reading := e.display.Task("read", 0, "rows")
 	o.Progress = func(rows int) error {
 		reading.Set(int64(rows))
 		return ctx.Err()
@@ -111,7 +108,7 @@ func (c *dataInspectCommand) Run(ctx context.Context, e *env) (err error) {
 			return len(ids), err
 		}
 	}
-	counting := display.Task("count "+in.Unit, int64(len(set.Records)), "records")
+	counting := e.display.Task("count "+in.Unit, int64(len(set.Records)), "records")
 	in.Lengths, err = measure(ctx, set.Records, count, counting.Add)
 	counting.Done()
 	if err != nil {

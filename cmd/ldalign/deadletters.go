@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os/user"
 	"slices"
@@ -14,7 +13,6 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/ldalign/ldalign/ops/runs"
-	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
 )
 
@@ -93,12 +91,12 @@ func (deadLettersListCommand) Help() string {
     ldalign deadletters list my-run --json | jq -r .pair_id`
 }
 
-func (c *deadLettersListCommand) Run(ctx context.Context, e *env) (err error) {
-	n, err := e.attach(ctx, c.serverFlags.over(schemas.ServersSpec{}))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, n.close()) }()
+func (c *deadLettersListCommand) Run(ctx context.Context, e *env) error {
+	return e.attached(ctx, c.servers(), func(s *runs.Session) error { return c.run(ctx, e, s) })
+}
+
+func (c *deadLettersListCommand) run(ctx context.Context, e *env, s *runs.Session) (err error) {
+	n := e.node(s)
 	letters, err := n.lettersOf(ctx, c.Name, c.letterFilter)
 	if err != nil {
 		return err
@@ -141,12 +139,12 @@ func (deadLettersShowCommand) Help() string {
 	return "Example:\n\n    ldalign deadletters show 17\n    ldalign deadletters show 17 | jq -r .original.prompt"
 }
 
-func (c *deadLettersShowCommand) Run(ctx context.Context, e *env) (err error) {
-	n, err := e.attach(ctx, c.serverFlags.over(schemas.ServersSpec{}))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, n.close()) }()
+func (c *deadLettersShowCommand) Run(ctx context.Context, e *env) error {
+	return e.attached(ctx, c.servers(), func(s *runs.Session) error { return c.run(ctx, e, s) })
+}
+
+func (c *deadLettersShowCommand) run(ctx context.Context, e *env, s *runs.Session) (err error) {
+	n := e.node(s)
 	letter, err := n.Streams.DeadLetter(ctx, c.Number)
 	if err != nil {
 		return err
@@ -210,12 +208,12 @@ The original goes back on its subject and its stage finds it as a new message. I
 repeated.`
 }
 
-func (c *deadLettersRedriveCommand) Run(ctx context.Context, e *env) (err error) {
-	n, err := e.attach(ctx, c.serverFlags.over(schemas.ServersSpec{}))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, n.close()) }()
+func (c *deadLettersRedriveCommand) Run(ctx context.Context, e *env) error {
+	return e.attached(ctx, c.servers(), func(s *runs.Session) error { return c.run(ctx, e, s) })
+}
+
+func (c *deadLettersRedriveCommand) run(ctx context.Context, e *env, s *runs.Session) (err error) {
+	n := e.node(s)
 	letters, err := c.letters(ctx, n)
 	if err != nil {
 		return err
@@ -243,12 +241,12 @@ func (deadLettersDropCommand) Help() string {
 A dropped letter keeps its place in the ledger, with who dropped it, and loses its original: it cannot be redriven.`
 }
 
-func (c *deadLettersDropCommand) Run(ctx context.Context, e *env) (err error) {
-	n, err := e.attach(ctx, c.serverFlags.over(schemas.ServersSpec{}))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, n.close()) }()
+func (c *deadLettersDropCommand) Run(ctx context.Context, e *env) error {
+	return e.attached(ctx, c.servers(), func(s *runs.Session) error { return c.run(ctx, e, s) })
+}
+
+func (c *deadLettersDropCommand) run(ctx context.Context, e *env, s *runs.Session) (err error) {
+	n := e.node(s)
 	letters, err := c.letters(ctx, n)
 	if err != nil {
 		return err

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 )
 
@@ -44,23 +44,22 @@ func (c *forkCommand) Run(ctx context.Context, e *env) error {
 
 // plan makes the spec of the fork.
 func (c *forkCommand) plan(ctx context.Context, e *env) (parent, child schemas.Spec, err error) {
-	n, err := e.attach(ctx, c.serverFlags.over(schemas.ServersSpec{}))
+	err = e.attached(ctx, c.servers(), func(s *runs.Session) (err error) {
+		parent, child, err = c.planned(ctx, e.node(s))
+		return err
+	})
+	return parent, child, err
+}
+
+func (c *forkCommand) planned(ctx context.Context, n *node) (parent, child schemas.Spec, err error) {
+	ref, err := schemas.ParsePolicyRef(c.From)
 	if err != nil {
+		return parent, child, fmt.Errorf("%w: %w", errUsage, err)
+	}
+	if parent, err = n.specOf(ctx, ref.Run); err != nil {
 		return parent, child, err
 	}
-	defer func() { err = errors.Join(err, n.close()) }()
-	name, at, named := strings.Cut(c.From, "@")
-	if parent, err = n.specOf(ctx, name); err != nil {
-		return parent, child, err
-	}
-	policy, err := n.Checkpoints.Latest(ctx, name, checkpoints.Policy)
-	if named {
-		number, bad := strconv.ParseUint(at, 10, 31)
-		if bad != nil {
-			return parent, child, fmt.Errorf("%w: %s: the iteration is a whole number, as in %s@1", errUsage, c.From, name)
-		}
-		policy, err = n.Checkpoints.Policy(ctx, name, uint32(number))
-	}
+	policy, err := n.Checkpoints.PolicyOf(ctx, ref)
 	if err != nil {
 		return parent, child, err
 	}
@@ -69,7 +68,7 @@ func (c *forkCommand) plan(ctx context.Context, e *env) (parent, child schemas.S
 	}
 	as := c.As
 	if as == "" {
-		as = fmt.Sprintf("%s-fork-%d", name, policy.Iteration)
+		as = fmt.Sprintf("%s-fork-%d", ref.Run, policy.Iteration)
 	}
 	if child, err = changed(parent, as, c.Set); err != nil {
 		return parent, child, err
@@ -91,7 +90,7 @@ func (n *node) forkFrom(
 	counted bool,
 ) error {
 	i := int(policy.Iteration)
-	child.Model.From, child.Model.Scratch = fmt.Sprintf("run:%s@%d", parent.Run, i), nil
+	child.Model.From, child.Model.Scratch = schemas.PolicyRef{Run: parent.Run, Iteration: i}.Reference(), nil
 	child.Source = &schemas.SourceSpec{
 		Run: parent.Run, From: schemas.FromPolicy, Iteration: i, OffPolicy: schemas.RefuseOffPolicy, Policy: policy.Digest,
 		Spec: parent.Digest(),

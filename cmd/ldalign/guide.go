@@ -13,8 +13,10 @@ import (
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/guide"
+	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/ops/progress"
 	"github.com/ldalign/ldalign/ops/report"
+	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/stages/encoder"
 	"github.com/ldalign/ldalign/trainer"
@@ -62,15 +64,14 @@ func (c *guideTrainCommand) Run(ctx context.Context, e *env) (err error) {
 	if c.DryRun {
 		return e.dryRun(specs)
 	}
-	n, err := e.open(ctx, spec.Servers, spec.Streams, "ldalign-guide")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, n.close()) }()
-	engine, err := n.engine(spec.Compute)
-	if err != nil {
-		return err
-	}
+	o := runs.Options{Servers: spec.Servers, Limits: spec.Streams, Name: "ldalign-guide"}
+	return e.opened(ctx, o, func(s *runs.Session) error {
+		return withEngine(spec.Compute, func(engine *tensor.Engine) error { return e.trainGuide(ctx, e.node(s), engine, spec) })
+	})
+}
+
+// trainGuide trains the guide of a run and prints how good it is.
+func (e *env) trainGuide(ctx context.Context, n *node, engine *tensor.Engine, spec schemas.Spec) error {
 	if err := errors.Join(checkData(spec), n.Streams.EnsureTopology(ctx)); err != nil {
 		return err
 	}
@@ -108,12 +109,12 @@ own (the gap). Latents differ: distances do not shrink to 0. And distances mean 
 prompt, the nearer one is the better one by the program's score more often than not (the two-sample test).`
 }
 
-func (c *guideInspectCommand) Run(ctx context.Context, e *env) (err error) {
-	n, err := e.attach(ctx, c.serverFlags.over(schemas.ServersSpec{}))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, n.close()) }()
+func (c *guideInspectCommand) Run(ctx context.Context, e *env) error {
+	return e.attached(ctx, c.servers(), func(s *runs.Session) error { return c.run(ctx, e, s) })
+}
+
+func (c *guideInspectCommand) run(ctx context.Context, e *env, s *runs.Session) (err error) {
+	n := e.node(s)
 	specs, err := n.specsOf(ctx, []string{c.Name})
 	if err != nil {
 		return err

@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
@@ -120,16 +121,18 @@ func (c cluster) reader(t *testing.T) *node {
 	t.Helper()
 	t.Setenv("LDALIGN_S3_ACCESS_KEY", account)
 	t.Setenv("LDALIGN_S3_SECRET_KEY", password)
-	e := &env{dir: t.TempDir(), stdout: t.Output(), stderr: t.Output()}
-	n, err := e.attach(t.Context(), schemas.ServersSpec{NATS: c.nats, S3: c.s3, Bucket: "ldalign", Region: "us-east-1"})
+	s, err := runs.Attach(t.Context(), runs.Options{
+		Dir: t.TempDir(), Servers: schemas.ServersSpec{NATS: c.nats, S3: c.s3, Bucket: "ldalign", Region: "us-east-1"}, Name: "test",
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := n.close(); err != nil {
+		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
 	})
+	n := &node{Session: s}
 	if err := n.Streams.EnsureTopology(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
 	"github.com/ldalign/ldalign/trainer"
@@ -235,8 +236,8 @@ later and over restarts, until it is resumed.`
 }
 
 func (c *pauseCommand) Run(ctx context.Context, e *env) error {
-	return e.pausing(ctx, c.serverFlags, c.Name, c.Stage, "paused", func(n *node) error {
-		return n.Streams.Pause(ctx, c.Name, c.Stage, person())
+	return e.pausing(ctx, c.serverFlags, c.Name, c.Stage, "paused", func(s *runs.Session) error {
+		return s.Streams.Pause(ctx, c.Name, c.Stage, person())
 	})
 }
 
@@ -252,22 +253,20 @@ func (resumeCommand) Help() string {
 }
 
 func (c *resumeCommand) Run(ctx context.Context, e *env) error {
-	return e.pausing(ctx, c.serverFlags, c.Name, c.Stage, "resumed", func(n *node) error {
-		return n.Streams.Resume(ctx, c.Name, c.Stage)
+	return e.pausing(ctx, c.serverFlags, c.Name, c.Stage, "resumed", func(s *runs.Session) error {
+		return s.Streams.Resume(ctx, c.Name, c.Stage)
 	})
 }
 
 // pausing is what pause and resume have in common.
-func (e *env) pausing(ctx context.Context, f serverFlags, run, stage, done string, do func(*node) error) (err error) {
-	n, err := e.attach(ctx, f.over(schemas.ServersSpec{}))
+func (e *env) pausing(ctx context.Context, f serverFlags, run, stage, done string, do func(*runs.Session) error) error {
+	err := e.attached(ctx, f.servers(), func(s *runs.Session) error {
+		if _, err := e.node(s).specsOf(ctx, []string{run}); err != nil {
+			return err
+		}
+		return do(s)
+	})
 	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, n.close()) }()
-	if _, err := n.specsOf(ctx, []string{run}); err != nil {
-		return err
-	}
-	if err := do(n); err != nil {
 		return err
 	}
 	what := "run " + run

@@ -21,6 +21,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/ops/progress"
 	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
@@ -125,9 +126,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 		return exitUsage
 	}
 	interrupts.json.Store(c.JSON)
+	display := progress.New(stderr, progress.Options{JSON: c.JSON})
 	err = command.Run(&env{
 		dir: c.Dir, cache: c.Cache, json: c.JSON, verbose: c.Verbose, stdout: stdout, stderr: stderr, interrupts: interrupts,
+		display: display,
 	})
+	err = errors.Join(err, display.Close())
 	if err != nil {
 		text := err.Error()
 		if errors.Is(err, checkpoints.ErrNoCheckpoint) {
@@ -270,6 +274,7 @@ type env struct {
 	json, verbose  bool
 	stdout, stderr io.Writer
 	interrupts     *interrupts
+	display        *progress.Display
 }
 
 // reportDir is where a run's report goes.

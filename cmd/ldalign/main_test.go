@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -19,6 +20,8 @@ import (
 	"time"
 
 	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/ops/progress"
+	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
@@ -304,17 +307,26 @@ func outcomeOf(t *testing.T, dir string, runs ...string) outcome {
 // attached calls f with a data folder that no process uses.
 func attached(t *testing.T, dir string, f func(n *node)) {
 	t.Helper()
-	e := &env{dir: dir, stdout: t.Output(), stderr: t.Output()}
-	n, err := e.attach(t.Context(), schemas.ServersSpec{})
+	e := testEnv(t, dir, t.Output())
+	err := e.attached(t.Context(), schemas.ServersSpec{}, func(s *runs.Session) error {
+		f(e.node(s))
+		return nil
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
-		if err := n.close(); err != nil {
+}
+
+// testEnv is what a verb gets in a test.
+func testEnv(t *testing.T, dir string, stderr io.Writer) *env {
+	t.Helper()
+	display := progress.New(stderr, progress.Options{})
+	t.Cleanup(func() {
+		if err := display.Close(); err != nil {
 			t.Error(err)
 		}
-	}()
-	f(n)
+	})
+	return &env{dir: dir, stdout: t.Output(), stderr: stderr, interrupts: &interrupts{}, display: display}
 }
 
 func (n *node) outcome(t *testing.T, runs ...string) outcome {

@@ -7,10 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
-	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/hub"
 	"github.com/ldalign/ldalign/models/tensor"
@@ -106,33 +104,28 @@ func (e *env) findBase(ctx context.Context, name string, servers serverFlags) (m
 		}
 		return modelPlace{dir: name, name: name}, nil
 	}
-	if run, iteration, ok := strings.Cut(name, "@"); ok && !strings.ContainsAny(run, `/\`) {
-		return e.runModel(ctx, run, iteration, servers)
+	if run, _, ok := strings.Cut(name, "@"); ok && !strings.ContainsAny(run, `/\`) {
+		ref, err := schemas.ParsePolicyRef(strings.TrimSuffix(name, "@")) // RUN@ is the newest; RUN alone would be a folder
+		if err != nil {
+			return modelPlace{}, fmt.Errorf("%w: %w", errUsage, err)
+		}
+		return e.runModel(ctx, ref, servers)
 	}
 	return e.hubModel(ctx, name)
 }
 
 // runModel is the policy of a run as a folder, from the checkpoint store's cache.
-func (e *env) runModel(ctx context.Context, run, iteration string, servers serverFlags) (modelPlace, error) {
-	n, err := e.openCheckpoints(ctx, servers.over(schemas.ServersSpec{}))
+func (e *env) runModel(ctx context.Context, ref schemas.PolicyRef, servers serverFlags) (modelPlace, error) {
+	n, err := e.store(ctx, servers.servers())
 	if err != nil {
 		return modelPlace{}, err
 	}
-	var manifest checkpoints.Manifest
-	if iteration == "" {
-		manifest, err = n.Checkpoints.Latest(ctx, run, checkpoints.Policy)
-	} else {
-		number, bad := strconv.ParseUint(iteration, 10, 32)
-		if bad != nil {
-			return modelPlace{}, fmt.Errorf("%w: %s@%s: the iteration is a whole number", errUsage, run, iteration)
-		}
-		manifest, err = n.Checkpoints.Policy(ctx, run, uint32(number))
-	}
+	manifest, err := n.Checkpoints.PolicyOf(ctx, ref)
 	if err != nil {
 		return modelPlace{}, err
 	}
 	dir, err := n.Checkpoints.Folder(ctx, manifest)
-	return modelPlace{dir: dir, name: fmt.Sprintf("%s@%d", run, manifest.Iteration)}, err
+	return modelPlace{dir: dir, name: schemas.PolicyRef{Run: ref.Run, Iteration: int(manifest.Iteration)}.String()}, err
 }
 
 // hubModel is a repository of the Hub, fetched into the cache that is shared with huggingface_hub.
@@ -141,13 +134,11 @@ func (e *env) hubModel(ctx context.Context, name string) (_ modelPlace, err erro
 	if err != nil {
 		return modelPlace{}, err
 	}
-	display := progress.New(e.stderr, progress.Options{JSON: e.json})
-	defer func() { err = errors.Join(err, display.Close()) }()
 	const mega = 1_000_000
 	var task *progress.Task // none where all is there
 	options.Progress = func(p hub.Progress) {
 		if task == nil {
-			task = display.Task("fetch "+name, 0, "MB")
+			task = e.display.Task("fetch "+name, 0, "MB")
 		}
 		task.SetTotal((p.AllSize + mega - 1) / mega)
 		task.Set(p.AllDone / mega)

@@ -194,9 +194,7 @@ func (e *env) convert(ctx context.Context, c conversion) (done, before int, err 
 	if err != nil {
 		return 0, before, err
 	}
-	display := progress.New(e.stderr, progress.Options{JSON: e.json})
-	defer func() { err = errors.Join(err, display.Close()) }()
-	task := display.Task(c.verb, total, c.unit)
+	task := e.display.Task(c.verb, total, c.unit)
 	defer func() {
 		if err == nil || done > 0 { // else the error alone says what there is to say
 			task.Done()

@@ -19,6 +19,7 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/ops/plan"
+	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/trainer"
 	"github.com/ldalign/ldalign/trainer/metrics"
@@ -50,17 +51,16 @@ func (p *planner) close() error {
 
 // policy is the model that a run starts from.
 func (p *planner) policy(ctx context.Context, s schemas.Spec) (plannedModel, error) {
-	run, isRun := strings.CutPrefix(s.Model.From, "run:")
+	ref, isRun := schemas.FromRun(s.Model.From)
 	if s.Source != nil {
-		run, isRun = s.Source.Run+"@"+strconv.Itoa(s.Source.Iteration), true
+		ref, isRun = schemas.PolicyRef{Run: s.Source.Run, Iteration: s.Source.Iteration}, true
 	}
 	switch {
 	case isRun:
-		name, _, _ := strings.Cut(run, "@")
-		if m, ok := p.models[name]; ok {
+		if m, ok := p.models[ref.Run]; ok {
 			return m, nil
 		}
-		return p.stored(ctx, s, run)
+		return p.stored(ctx, s, ref)
 	case s.Model.From == "scratch":
 		return scratchModel(s.Model.Scratch)
 	}
@@ -88,23 +88,14 @@ func scratchModel(s *schemas.ScratchSpec) (m plannedModel, err error) {
 }
 
 // stored is the policy of a run in the store: its small files, copied into a folder that close removes.
-func (p *planner) stored(ctx context.Context, s schemas.Spec, run string) (m plannedModel, err error) {
-	n, err := p.env.openCheckpoints(ctx, s.Servers)
+func (p *planner) stored(ctx context.Context, s schemas.Spec, ref schemas.PolicyRef) (m plannedModel, err error) {
+	n, err := p.env.store(ctx, s.Servers)
 	if err != nil {
-		return m, fmt.Errorf("model.from: run:%s: %w", run, err)
+		return m, fmt.Errorf("model.from: %s: %w", ref.Reference(), err)
 	}
-	var manifest checkpoints.Manifest
-	if name, at, named := strings.Cut(run, "@"); named {
-		iteration, bad := strconv.ParseUint(at, 10, 32)
-		if bad != nil {
-			return m, fmt.Errorf("%w: model.from: run:%s: the iteration is a whole number", errUsage, run)
-		}
-		manifest, err = n.Checkpoints.Policy(ctx, name, uint32(iteration))
-	} else {
-		manifest, err = n.Checkpoints.Latest(ctx, name, checkpoints.Policy)
-	}
+	manifest, err := n.Checkpoints.PolicyOf(ctx, ref)
 	if err != nil {
-		return m, fmt.Errorf("model.from: run:%s: %w", run, err)
+		return m, fmt.Errorf("model.from: %s: %w", ref.Reference(), err)
 	}
 	dir, err := os.MkdirTemp("", "ldalign-plan-")
 	if err != nil {
@@ -166,10 +157,10 @@ func (p *planner) guide(ctx context.Context, s schemas.Spec, policy plannedModel
 	if s.NeedsGuide() {
 		from = s.Guide.From
 	}
-	run, another := strings.CutPrefix(from, "run:")
+	other, another := schemas.FromRun(from)
 	switch {
 	case another:
-		g.Parameters, err = p.foreignGuide(ctx, s, run)
+		g.Parameters, err = p.foreignGuide(ctx, s, other.Run)
 		return g, err
 	case !s.NeedsGuide():
 		return g, nil
@@ -197,7 +188,7 @@ func (p *planner) foreignGuide(ctx context.Context, s schemas.Spec, run string) 
 	if n, ok := p.guides[run]; ok {
 		return n, nil
 	}
-	n, err := p.env.openCheckpoints(ctx, s.Servers)
+	n, err := p.env.store(ctx, s.Servers)
 	if err != nil {
 		return 0, fmt.Errorf("the guide of run %s: %w", run, err)
 	}
@@ -275,7 +266,7 @@ func (p *planner) earlier(ctx context.Context, s schemas.Spec, parameters int64)
 	if _, err := os.Stat(filepath.Join(p.env.dir, "runs")); s.Servers.S3 != "" || errors.Is(err, fs.ErrNotExist) {
 		return nil, nil //nolint:nilnil // there is none
 	}
-	n, err := p.env.openCheckpoints(ctx, s.Servers)
+	n, err := p.env.store(ctx, s.Servers)
 	if err != nil {
 		return nil, err
 	}
@@ -288,7 +279,7 @@ func (p *planner) earlier(ctx context.Context, s schemas.Spec, parameters int64)
 	}
 	var found *plan.Rate
 	for _, run := range runs {
-		same, err := n.trainedAlike(ctx, run, s, parameters)
+		same, err := p.trainedAlike(ctx, n, run, s, parameters)
 		if err != nil {
 			return nil, err
 		}
@@ -307,7 +298,7 @@ func (p *planner) earlier(ctx context.Context, s schemas.Spec, parameters int64)
 }
 
 // trainedAlike tells whether a run's newest policy was trained as this spec would train one of so many parameters.
-func (n *node) trainedAlike(ctx context.Context, run string, s schemas.Spec, parameters int64) (bool, error) {
+func (*planner) trainedAlike(ctx context.Context, n *runs.Session, run string, s schemas.Spec, parameters int64) (bool, error) {
 	manifest, err := n.Checkpoints.Latest(ctx, run, checkpoints.Policy)
 	if errors.Is(err, checkpoints.ErrNoCheckpoint) || err == nil && manifest.Step == 0 {
 		return false, nil

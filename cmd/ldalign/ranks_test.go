@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -90,7 +89,8 @@ func TestRankThatIsStopped(t *testing.T) {
 	t.Setenv(programVar, "1") // what this process starts is ldalign
 	ldalign(t, "up", ranksSpec, "--dir", quiet).want(t, 0)
 	var stderr buffer
-	e := &env{dir: dir, stdout: io.Discard, stderr: &stderr, interrupts: &interrupts{}, patience: 3 * time.Second}
+	e := testEnv(t, dir, &stderr)
+	e.patience = 3 * time.Second
 	ended := make(chan error, 1)
 	go func() { ended <- (&upCommand{Spec: ranksSpec}).Run(t.Context(), e) }()
 	late := time.After(limit)

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
 	"github.com/ldalign/ldalign/trainer"
@@ -74,16 +75,15 @@ type replayPlan struct {
 
 // planReplay makes the spec of a replay, which connects for reading only. It refuses what the log cannot give.
 func (e *env) planReplay(ctx context.Context, flags serverFlags, plan replayPlan) (parent, child schemas.Spec, err error) {
-	n, err := e.attach(ctx, flags.over(schemas.ServersSpec{}))
-	if err != nil {
-		return parent, child, err
-	}
-	defer func() { err = errors.Join(err, n.close()) }()
-	if parent, err = n.specOf(ctx, plan.parent); err != nil {
-		return parent, child, err
-	}
-	child, err = n.replaySpec(ctx, parent, plan)
-	child.Servers = flags.over(child.Servers)
+	err = e.attached(ctx, flags.servers(), func(s *runs.Session) error {
+		n := e.node(s)
+		if parent, err = n.specOf(ctx, plan.parent); err != nil {
+			return err
+		}
+		child, err = n.replaySpec(ctx, parent, plan)
+		child.Servers = flags.over(child.Servers)
+		return err
+	})
 	return parent, child, err
 }
 
@@ -359,12 +359,11 @@ type exactPolicy struct {
 }
 
 // proveExact compares the policies that a replay has made with those of its source.
-func (e *env) proveExact(ctx context.Context, spec schemas.Spec) (err error) {
-	n, err := e.attach(ctx, spec.Servers)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, n.close()) }()
+func (e *env) proveExact(ctx context.Context, spec schemas.Spec) error {
+	return e.attached(ctx, spec.Servers, func(s *runs.Session) error { return e.sameWeights(ctx, s, spec) })
+}
+
+func (e *env) sameWeights(ctx context.Context, n *runs.Session, spec schemas.Spec) error {
 	for i := spec.Source.Iteration + 1; i <= spec.Iterations; i++ {
 		made, err := n.Checkpoints.Policy(ctx, spec.Run, uint32(i))
 		if err != nil {

@@ -27,20 +27,6 @@ func finishedCopy(t *testing.T) string {
 	return dir
 }
 
-// inFolder runs f with what a folder holds.
-func inFolder(t *testing.T, dir string, f func(n *node)) {
-	t.Helper()
-	e := &env{dir: dir, stdout: t.Output(), stderr: t.Output()}
-	n, err := e.attach(t.Context(), schemas.ServersSpec{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	f(n)
-	if err := n.close(); err != nil {
-		t.Error(err)
-	}
-}
-
 // messages counts what a run has in its own logs, by kind.
 func (n *node) messages(t *testing.T, run string) map[schemas.Kind]int {
 	t.Helper()
@@ -83,10 +69,10 @@ func TestReplayIsExact(t *testing.T) {
 		t.Run(c.from, func(t *testing.T) {
 			as := "again-" + c.from
 			var before, after map[schemas.Kind]int
-			inFolder(t, dir, func(n *node) { before = n.messages(t, "tiny-ld") })
+			attached(t, dir, func(n *node) { before = n.messages(t, "tiny-ld") })
 			ldalign(t, "replay", "tiny-ld", "--from", c.from, "--exact", "--as", as, "--dir", dir).
 				want(t, 0, "exact: policy 1 of "+as, "exact: policy 2 of "+as)
-			inFolder(t, dir, func(n *node) {
+			attached(t, dir, func(n *node) {
 				made := n.messages(t, as)
 				for _, kind := range c.made {
 					if made[kind] != 64 {
@@ -117,7 +103,7 @@ func TestReplayIsExact(t *testing.T) {
 	if len(runs) != 6 || runs[2].Run != "again-prompts" || runs[2].Source == nil || runs[2].Source.Run != "tiny-ld" {
 		t.Errorf("runs --json: %+v", runs)
 	}
-	inFolder(t, dir, func(n *node) {
+	attached(t, dir, func(n *node) {
 		found, err := trainer.Descendants(t.Context(), n.Streams, "tiny-ld")
 		if err != nil || strings.Join(found, " ") != "again-encoded again-pairs again-prompts again-scored" {
 			t.Errorf("descendants %v, %v", found, err)
@@ -154,7 +140,7 @@ func TestReplayWithAnotherBeta(t *testing.T) {
 	spec := filepath.Join(t.TempDir(), "fresh.yaml")
 	write(t, spec, strings.Replace(second, "run: tiny-ld", "run: fresh", 1))
 	ldalign(t, "up", spec, "--set", "objective.beta=0.05", "--set", "iterations=1", "--dir", dir).want(t, 0, "report")
-	inFolder(t, dir, func(n *node) {
+	attached(t, dir, func(n *node) {
 		if n.weights(t, "low", 1) == n.weights(t, "tiny-ld", 1) {
 			t.Error("another beta has the same weights")
 		}
@@ -169,7 +155,7 @@ func TestReplayWithAnotherBeta(t *testing.T) {
 		want(t, 0, "exact: policy 2 of last-pairs")
 	// off-policy: the whole run on the source's pairs, with another beta
 	ldalign(t, "replay", "tiny-ld", "--set", "objective.beta=0.05", "--off-policy", "--as", "off", "--dir", dir).want(t, 0, "report")
-	inFolder(t, dir, func(n *node) {
+	attached(t, dir, func(n *node) {
 		if n.weights(t, "off", 1) != n.weights(t, "low", 1) || n.weights(t, "off", 2) == n.weights(t, "tiny-ld", 2) {
 			t.Error("off-policy, iteration 0 is that of the replay, and iteration 1 one of its own")
 		}
@@ -183,7 +169,7 @@ func TestReplayWithAnotherBeta(t *testing.T) {
 		want(t, 0, "generator")
 	ldalign(t, "replay", "tiny-ld", "--from", "pairs", "--set", "objective.kind=spin", "--as", "spin", "--dir", dir).want(t, 0)
 	ldalign(t, "replay", "tiny-ld", "--from", "scored", "--set", "objective.kind=spin", "--as", "spin-scored", "--dir", dir).want(t, 0)
-	inFolder(t, dir, func(n *node) {
+	attached(t, dir, func(n *node) {
 		seen := map[string]string{n.weights(t, "tiny-ld", 1): "tiny-ld"}
 		for _, run := range []string{"cosine", "narrow", "cool", "spin"} {
 			if other := seen[n.weights(t, run, 1)]; other != "" {
@@ -249,7 +235,7 @@ func TestFork(t *testing.T) {
 	ldalign(t, "fork", "tiny-ld@1", "--set", "objective.beta=0.2", "--as", "branch", "--dir", dir).want(t, 0)
 	ldalign(t, "status", "branch", "--dir", dir).want(t, 0, "complete, policy 1 of 1, 2 evaluated", "fork of run tiny-ld at policy 1")
 	ldalign(t, "audit", "branch", "--dir", dir).want(t, 0, "32 trained")
-	inFolder(t, dir, func(n *node) {
+	attached(t, dir, func(n *node) {
 		if n.weights(t, "branch", 0) != n.weights(t, "tiny-ld", 1) {
 			t.Error("it does not start from the policy that it was forked from")
 		}
@@ -339,7 +325,7 @@ func TestSweep(t *testing.T) {
 	// alone, one of them gives the same weights
 	ldalign(t, "replay", "tiny-ld", "--set", "objective.beta=0.05", "--set", "training.epochs=10", "--set", "optimizer.lr=2e-4",
 		"--as", "alone", "--dir", dir).want(t, 0)
-	inFolder(t, dir, func(n *node) {
+	attached(t, dir, func(n *node) {
 		if n.weights(t, "alone", 1) != n.weights(t, "tiny-ld-beta-0_05-epochs-10", 1) {
 			t.Error("a replay has other weights alone than in a sweep that was killed")
 		}

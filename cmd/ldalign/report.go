@@ -2,9 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 
-	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/ops/runs"
 )
 
 type reportCommand struct {
@@ -22,12 +21,12 @@ Writes DIR/runs/RUN/report, RUN being the first that aligns: index.html, table.m
 PNG, also of a run that is not finished. Prints the table.`
 }
 
-func (c *reportCommand) Run(ctx context.Context, e *env) (err error) {
-	n, err := e.attach(ctx, c.serverFlags.over(schemas.ServersSpec{}))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, n.close()) }()
+func (c *reportCommand) Run(ctx context.Context, e *env) error {
+	return e.attached(ctx, c.servers(), func(s *runs.Session) error { return c.run(ctx, e, s) })
+}
+
+func (c *reportCommand) run(ctx context.Context, e *env, s *runs.Session) (err error) {
+	n := e.node(s)
 	specs, err := n.specsOf(ctx, c.Runs)
 	if err != nil {
 		return err

@@ -73,7 +73,7 @@ func TestPrune(t *testing.T) {
 	if done := prune("--yes"); !done.Removed || done.Messages != dry.Messages || done.Bytes != dry.Bytes || done.Files != dry.Files {
 		t.Errorf("done: %+v, told before: %+v", done, dry)
 	}
-	inFolder(t, dir, func(n *node) {
+	attached(t, dir, func(n *node) {
 		have := n.messages(t, "tiny-ld")
 		if have[schemas.Prompts] != 32 || have[schemas.Pairs] != 32 || have[schemas.Encoded] != 32 || have[schemas.Scored] != 64 {
 			t.Errorf("left: %v", have)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"text/tabwriter"
 
 	"github.com/ldalign/ldalign/ops/progress"
@@ -26,12 +25,12 @@ func (runsListCommand) Help() string {
 	return "Example:\n\n    ldalign runs\n    ldalign runs --json | jq -r .run"
 }
 
-func (c *runsListCommand) Run(ctx context.Context, e *env) (err error) {
-	n, err := e.attach(ctx, c.serverFlags.over(schemas.ServersSpec{}))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, n.close()) }()
+func (c *runsListCommand) Run(ctx context.Context, e *env) error {
+	return e.attached(ctx, c.servers(), func(s *runs.Session) error { return c.run(ctx, e, s) })
+}
+
+func (c *runsListCommand) run(ctx context.Context, e *env, s *runs.Session) (err error) {
+	n := e.node(s)
 	names, err := n.Streams.Runs(ctx)
 	if err != nil {
 		return err
@@ -87,12 +86,12 @@ type runSize struct {
 	Deleted     bool              `json:"deleted"`
 }
 
-func (c *runsDeleteCommand) Run(ctx context.Context, e *env) (err error) {
-	n, err := e.attach(ctx, c.serverFlags.over(schemas.ServersSpec{}))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, n.close()) }()
+func (c *runsDeleteCommand) Run(ctx context.Context, e *env) error {
+	return e.attached(ctx, c.servers(), func(s *runs.Session) error { return c.run(ctx, e, s) })
+}
+
+func (c *runsDeleteCommand) run(ctx context.Context, e *env, s *runs.Session) (err error) {
+	n := e.node(s)
 	size := runSize{Run: c.Name, Messages: map[string]uint64{}}
 	sizes, err := n.Streams.SizeOf(ctx, c.Name)
 	if err != nil {
@@ -184,10 +183,8 @@ func namesRun(spec schemas.Spec, run string) string {
 	for _, from := range []struct{ key, value string }{
 		{"model.from", spec.Model.From}, {"guide.from", spec.Guide.From}, {"evaluation.guide", spec.Evaluation.Guide},
 	} {
-		if name, ok := strings.CutPrefix(from.value, "run:"); ok {
-			if name, _, _ = strings.Cut(name, "@"); name == run {
-				return from.key
-			}
+		if ref, ok := schemas.FromRun(from.value); ok && ref.Run == run {
+			return from.key
 		}
 	}
 	return ""

@@ -8,6 +8,7 @@ import (
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/ops/progress"
+	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
@@ -94,12 +95,12 @@ func (i iterationStatus) with(spec schemas.Spec) iterationStatus {
 	return i
 }
 
-func (c *statusCommand) Run(ctx context.Context, e *env) (err error) {
-	n, err := e.attach(ctx, c.serverFlags.over(schemas.ServersSpec{}))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, n.close()) }()
+func (c *statusCommand) Run(ctx context.Context, e *env) error {
+	return e.attached(ctx, c.servers(), func(s *runs.Session) error { return c.run(ctx, e, s) })
+}
+
+func (c *statusCommand) run(ctx context.Context, e *env, s *runs.Session) (err error) {
+	n := e.node(s)
 	if c.Spec {
 		specs, err := n.specsOf(ctx, []string{c.Name})
 		if err != nil {
@@ -114,14 +115,14 @@ func (c *statusCommand) Run(ctx context.Context, e *env) (err error) {
 	if c.Watch {
 		return c.watch(ctx, e, n)
 	}
-	s, err := n.liveStatus(ctx, c.Name)
+	status, err := n.liveStatus(ctx, c.Name)
 	if err != nil {
 		return err
 	}
 	if e.json {
-		return printJSON(e.stdout, []runStatus{s})
+		return printJSON(e.stdout, []runStatus{status})
 	}
-	return printStatus(e.stdout, s)
+	return printStatus(e.stdout, status)
 }
 
 func (n *node) status(ctx context.Context, run string) (runStatus, error) {

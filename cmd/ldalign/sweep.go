@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
@@ -70,11 +71,16 @@ func (c *sweepCommand) plan(ctx context.Context, e *env) (plan sweepPlan, err er
 	if err != nil {
 		return plan, err
 	}
-	n, err := e.attach(ctx, c.serverFlags.over(schemas.ServersSpec{}))
-	if err != nil {
-		return plan, err
-	}
-	defer func() { err = errors.Join(err, n.close()) }()
+	err = e.attached(ctx, c.servers(), func(s *runs.Session) (err error) {
+		plan, err = c.planned(ctx, e.node(s), combinations, names)
+		return err
+	})
+	return plan, err
+}
+
+func (c *sweepCommand) planned(
+	ctx context.Context, n *node, combinations [][]string, names []string,
+) (plan sweepPlan, err error) {
 	if plan.parent, err = n.specOf(ctx, c.Name); err != nil {
 		return plan, err
 	}
@@ -279,16 +285,16 @@ func (p sweepPlan) steps(i int) int {
 }
 
 // sweep runs what is not done, and compares all.
-func (e *env) sweep(ctx context.Context, p sweepPlan, parallel int) (err error) {
-	n, err := e.open(ctx, p.runs[0].Servers, p.runs[0].Streams, "ldalign-sweep")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, n.close()) }()
-	engine, err := n.engine(p.runs[0].Compute)
-	if err != nil {
-		return err
-	}
+func (e *env) sweep(ctx context.Context, p sweepPlan, parallel int) error {
+	o := runs.Options{Servers: p.runs[0].Servers, Limits: p.runs[0].Streams, Name: "ldalign-sweep"}
+	return e.opened(ctx, o, func(s *runs.Session) error {
+		return withEngine(p.runs[0].Compute, func(engine *tensor.Engine) error {
+			return e.swept(ctx, e.node(s), p, parallel, engine)
+		})
+	})
+}
+
+func (e *env) swept(ctx context.Context, n *node, p sweepPlan, parallel int, engine *tensor.Engine) error {
 	start := time.Now()
 	if err := n.sweep(ctx, p.runs, engine, parallel); err != nil {
 		return err

@@ -3,11 +3,10 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
-	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/streams"
 )
 
@@ -27,12 +26,12 @@ func (tailCommand) Help() string {
 Prints one JSON object a line: stream, subject, seq, time and the message.`
 }
 
-func (c *tailCommand) Run(ctx context.Context, e *env) (err error) {
-	n, err := e.attach(ctx, c.serverFlags.over(schemas.ServersSpec{}))
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, n.close()) }()
+func (c *tailCommand) Run(ctx context.Context, e *env) error {
+	return e.attached(ctx, c.servers(), func(s *runs.Session) error { return c.run(ctx, e, s) })
+}
+
+func (c *tailCommand) run(ctx context.Context, e *env, s *runs.Session) (err error) {
+	n := e.node(s)
 	var since time.Time
 	if c.Since > 0 {
 		since = time.Now().Add(-c.Since)

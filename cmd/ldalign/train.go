@@ -58,7 +58,7 @@ func (c *trainCommand) Run(ctx context.Context, e *env) error {
 	if c.Out == "" {
 		return nil
 	}
-	n, err := e.openCheckpoints(ctx, specs[0].Servers)
+	n, err := e.store(ctx, specs[0].Servers)
 	if err != nil {
 		return err
 	}

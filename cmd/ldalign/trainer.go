@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -10,6 +9,7 @@ import (
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/trainer"
 )
@@ -33,31 +33,32 @@ One trainer works on a run at a time; a second one is refused. Stopped in any wa
 events are optional: a checkpoint's own message follows its manifest, and each start announces what was missed.`
 }
 
-func (c *trainerCommand) Run(ctx context.Context, e *env) (err error) {
+func (c *trainerCommand) Run(ctx context.Context, e *env) error {
 	spec, err := c.spec()
 	if err != nil {
 		return err
 	}
-	servers := c.serverFlags.over(spec.Servers)
+	servers := c.over(spec.Servers)
 	if c.Spec == "" {
 		if spec, err = e.declared(ctx, servers, c.Name); err != nil {
 			return err
 		}
 	}
-	n, err := e.openServers(ctx, servers, spec.Streams, "ldalign-trainer")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, n.close()) }()
-	hints, err := n.bucketEvents(ctx, c.BucketEvents)
-	if err != nil {
-		return err
-	}
-	engine, err := n.engine(spec.Compute)
-	if err != nil {
-		return err
-	}
-	m := newMeter(n.display, spec.Run+": ")
+	o := runs.Options{Servers: servers, Limits: spec.Streams, Name: "ldalign-trainer"}
+	return e.onServers(ctx, o, func(s *runs.Session) error {
+		hints, err := bucketEvents(ctx, s, c.BucketEvents)
+		if err != nil {
+			return err
+		}
+		return withEngine(spec.Compute, func(engine *tensor.Engine) error {
+			return e.trainAlone(ctx, e.node(s), engine, spec, hints)
+		})
+	})
+}
+
+// trainAlone plays the trainer of a run, and no stage.
+func (e *env) trainAlone(ctx context.Context, n *node, engine *tensor.Engine, spec schemas.Spec, hints string) error {
+	m := newMeter(e.display, spec.Run+": ")
 	defer m.close()
 	if err := n.trainWatched(ctx, spec, engine, m, hints); err != nil {
 		if interrupted(err) {
@@ -85,11 +86,11 @@ func (n *node) trainWatched(ctx context.Context, spec schemas.Spec, engine *tens
 
 // bucketEvents has the bucket announce new manifests to a target of its server and returns the subject that they come
 // on; empty for no target.
-func (n *node) bucketEvents(ctx context.Context, arn string) (string, error) {
+func bucketEvents(ctx context.Context, s *runs.Session, arn string) (string, error) {
 	if arn == "" {
 		return "", nil
 	}
-	return "ldalign-bucket.>", checkpoints.EnableNotifications(ctx, n.Store, arn)
+	return "ldalign-bucket.>", checkpoints.EnableNotifications(ctx, s.Store, arn)
 }
 
 // spec reads and resolves the spec file, when there is one.

@@ -17,6 +17,7 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/ops/progress"
 	"github.com/ldalign/ldalign/ops/report"
+	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/stages/prompter"
 	"github.com/ldalign/ldalign/trainer"
@@ -187,17 +188,17 @@ func filesOf(s schemas.Spec) (held *dataset.Set, model *models.Config, err error
 }
 
 // up runs the specs one after the other and writes a report over all of them into each run's folder.
-func (e *env) up(ctx context.Context, specs []schemas.Spec, title string) (err error) {
+func (e *env) up(ctx context.Context, specs []schemas.Spec, title string) error {
+	o := runs.Options{Servers: specs[0].Servers, Limits: specs[0].Streams, Name: "ldalign-up"}
+	return e.opened(ctx, o, func(s *runs.Session) error {
+		return withEngine(specs[0].Compute, func(engine *tensor.Engine) error {
+			return e.played(ctx, e.node(s), engine, specs, title)
+		})
+	})
+}
+
+func (e *env) played(ctx context.Context, n *node, engine *tensor.Engine, specs []schemas.Spec, title string) error {
 	start := time.Now()
-	n, err := e.open(ctx, specs[0].Servers, specs[0].Streams, "ldalign-up")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, n.close()) }()
-	engine, err := n.engine(specs[0].Compute)
-	if err != nil {
-		return err
-	}
 	var stages []report.Stage
 	for _, spec := range specs {
 		m := newMeter(n.display, spec.Run+": ")

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
 	"github.com/ldalign/ldalign/trainer"
@@ -28,8 +29,8 @@ Start as many as you like, on any machine, and stop any of them at any time: wha
 again by another, and stored once. The worker waits until a trainer has declared the run and takes the spec from it.`
 }
 
-func (c *workerCommand) Run(ctx context.Context, e *env) (err error) {
-	servers := c.serverFlags.over(schemas.ServersSpec{})
+func (c *workerCommand) Run(ctx context.Context, e *env) error {
+	servers := c.servers()
 	spec, err := e.declared(ctx, servers, c.Name)
 	if err != nil {
 		return err
@@ -37,53 +38,48 @@ func (c *workerCommand) Run(ctx context.Context, e *env) (err error) {
 	if err := plays(spec, role(c.Role)); err != nil {
 		return err
 	}
-	n, err := e.openServers(ctx, servers, spec.Streams, "ldalign-"+c.Role)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, n.close()) }()
-	var engine *tensor.Engine
-	if r := role(c.Role); r != rolePrompter && r != roleDistance { // those compute no tensors
-		if engine, err = n.engine(spec.Compute); err != nil {
-			return err
+	o := runs.Options{Servers: servers, Limits: spec.Streams, Name: "ldalign-" + c.Role}
+	return e.onServers(ctx, o, func(s *runs.Session) error {
+		if r := role(c.Role); r == rolePrompter || r == roleDistance { // those compute no tensors
+			return c.work(ctx, e, e.node(s), spec, nil)
 		}
-	}
-	m := newMeter(n.display, c.Name+": ")
+		return withEngine(spec.Compute, func(engine *tensor.Engine) error { return c.work(ctx, e, e.node(s), spec, engine) })
+	})
+}
+
+func (c *workerCommand) work(ctx context.Context, e *env, n *node, spec schemas.Spec, engine *tensor.Engine) error {
+	m := newMeter(e.display, c.Name+": ")
 	defer m.close()
 	e.notice("%s of run %s is ready; Ctrl-C drains and ends it", c.Role, c.Name)
-	err = n.work(ctx, role(c.Role), spec, engine, m)
+	err := n.work(ctx, role(c.Role), spec, engine, m)
 	for _, s := range addStages(nil, m) {
 		e.notice("%s worked on %d %s in %.1f s", s.Name, s.Items, s.Unit, s.BusySeconds)
 	}
 	return err
 }
 
-// openServers is open for verbs that make no sense without real servers.
-func (e *env) openServers(
-	ctx context.Context, servers schemas.ServersSpec, limits schemas.StreamsSpec, name string,
-) (*node, error) {
-	if servers.NATS == "" || servers.S3 == "" {
-		return nil, fmt.Errorf("%w: this verb needs --nats and --s3 (or LDALIGN_NATS and LDALIGN_S3); "+
+// onServers is opened for verbs that make no sense without real servers.
+func (e *env) onServers(ctx context.Context, o runs.Options, f func(*runs.Session) error) error {
+	if o.Servers.NATS == "" || o.Servers.S3 == "" {
+		return fmt.Errorf("%w: this verb needs --nats and --s3 (or LDALIGN_NATS and LDALIGN_S3); "+
 			"`ldalign up` runs everything in one process without servers", errUsage)
 	}
-	n, err := e.open(ctx, servers, limits, name)
-	if err != nil {
-		return nil, err
-	}
-	if err := n.Streams.EnsureTopology(ctx); err != nil {
-		return nil, errors.Join(err, n.close())
-	}
-	return n, nil
+	return e.opened(ctx, o, func(s *runs.Session) error {
+		if err := s.Streams.EnsureTopology(ctx); err != nil {
+			return err
+		}
+		return f(s)
+	})
 }
 
 // declared connects to wait until a run is declared, and disconnects: how to connect for work is part of the spec.
-func (e *env) declared(ctx context.Context, servers schemas.ServersSpec, run string) (_ schemas.Spec, err error) {
-	n, err := e.openServers(ctx, servers, schemas.Default().Streams, "ldalign-waiting")
-	if err != nil {
-		return schemas.Spec{}, err
-	}
-	defer func() { err = errors.Join(err, n.close()) }()
-	return n.awaitSpec(ctx, run)
+func (e *env) declared(ctx context.Context, servers schemas.ServersSpec, run string) (spec schemas.Spec, err error) {
+	o := runs.Options{Servers: servers, Limits: schemas.Default().Streams, Name: "ldalign-waiting"}
+	err = e.onServers(ctx, o, func(s *runs.Session) (err error) {
+		spec, err = e.node(s).awaitSpec(ctx, run)
+		return err
+	})
+	return spec, err
 }
 
 // awaitSpec waits until the run is declared.

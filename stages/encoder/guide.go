@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/ldalign/ldalign/checkpoints"
@@ -28,10 +27,10 @@ type Guide struct {
 
 // GuideRun is the run whose guide a spec uses: its own, or the one that a reference of the form run:NAME names.
 func GuideRun(spec schemas.Spec, reference string) string {
-	if reference == "" {
-		return spec.Run
+	if ref, ok := schemas.FromRun(reference); ok {
+		return ref.Run
 	}
-	return strings.TrimPrefix(reference, "run:")
+	return spec.Run
 }
 
 // WaitForGuide returns the manifest of a run's guide, looking for it twice a second until it is there or ctx ends: guides

@@ -1,0 +1,152 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/ops/progress"
+	"github.com/ldalign/ldalign/ops/runs"
+	"github.com/ldalign/ldalign/schemas"
+)
+
+// serverFlags name real servers on the command line; a spec's servers section does the same.
+type serverFlags struct {
+	NATS   string `help:"URL of a NATS server with JetStream, e.g. nats://127.0.0.1:4222." env:"LDALIGN_NATS" name:"nats"`
+	S3     string `help:"S3 endpoint, e.g. http://127.0.0.1:9000." env:"LDALIGN_S3" name:"s3"`
+	Bucket string `help:"S3 bucket." env:"LDALIGN_S3_BUCKET" default:"ldalign"`
+	Region string `help:"S3 region." env:"LDALIGN_S3_REGION" default:"us-east-1"`
+}
+
+// over replaces what the spec says by what the flags say.
+func (f serverFlags) over(s schemas.ServersSpec) schemas.ServersSpec {
+	if f.NATS != "" {
+		s.NATS = f.NATS
+	}
+	if f.S3 != "" {
+		s.S3 = f.S3
+	}
+	if s.S3 != "" && s.Bucket == "" {
+		s.Bucket = f.Bucket
+	}
+	if s.S3 != "" && s.Region == "" {
+		s.Region = f.Region
+	}
+	return s
+}
+
+// servers are those of the flags alone.
+func (f serverFlags) servers() schemas.ServersSpec { return f.over(schemas.ServersSpec{}) }
+
+// attached calls f with a session that reads: over the servers, the process that works in the folder, or the folder itself.
+func (e *env) attached(ctx context.Context, servers schemas.ServersSpec, f func(*runs.Session) error) error {
+	if err := runs.Any(e.dir, servers); err != nil { // before the log makes the folder
+		return err
+	}
+	return e.session(ctx, runs.Options{Servers: servers, Name: "ldalign-reader"}, runs.Attach, f)
+}
+
+// opened calls f with a session that works: over the servers, or over embedded ones in the folder.
+func (e *env) opened(ctx context.Context, o runs.Options, f func(*runs.Session) error) error {
+	o.Listen = e.listen
+	return e.session(ctx, o, runs.Open, f)
+}
+
+// session opens a session and its log, calls f, and closes both.
+func (e *env) session(
+	ctx context.Context, o runs.Options, open func(context.Context, runs.Options) (*runs.Session, error),
+	f func(*runs.Session) error,
+) (err error) {
+	if o.CacheBytes, err = e.cacheBytes(); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(e.dir, 0o755); err != nil {
+		return fmt.Errorf("cannot make the data folder: %w (choose another by --dir)", err)
+	}
+	file, err := os.OpenFile(filepath.Join(e.dir, "ldalign.log"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return fmt.Errorf("cannot open the log: %w (choose another folder by --dir)", err)
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	o.Dir, o.Log = e.dir, e.logger(file)
+	s, err := open(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	return f(s)
+}
+
+// cacheBytes is --cache in bytes; 0 for no bound.
+func (e *env) cacheBytes() (int64, error) {
+	if e.cache == "" {
+		return 0, nil
+	}
+	bytes, err := schemas.ParseSize(e.cache)
+	if err != nil {
+		return 0, fmt.Errorf("%w: --cache: %w", errUsage, err)
+	}
+	return bytes, nil
+}
+
+// logger logs everything to DIR/ldalign.log, and warnings (with --verbose, everything) to the screen too.
+func (e *env) logger(file io.Writer) zerolog.Logger {
+	screen := e.display.Log()
+	if !e.json {
+		screen = zerolog.ConsoleWriter{Out: screen, TimeFormat: time.TimeOnly, NoColor: true}
+	}
+	level := zerolog.WarnLevel
+	if e.verbose {
+		level = zerolog.InfoLevel
+	}
+	shown := &zerolog.FilteredLevelWriter{Writer: zerolog.LevelWriterAdapter{Writer: screen}, Level: level}
+	return zerolog.New(zerolog.MultiLevelWriter(file, shown)).With().Timestamp().Logger()
+}
+
+// withEngine calls f with the tensor engine that a spec asks for, and closes it.
+func withEngine(spec schemas.ComputeSpec, f func(*tensor.Engine) error) (err error) {
+	where, err := device(spec.Device)
+	if err != nil {
+		return err
+	}
+	engine, err := tensor.NewEngine(tensor.Options{Device: where, Threads: spec.Threads})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, engine.Close()) }()
+	return f(engine)
+}
+
+// device is the spec's cpu or cuda:N.
+func device(text string) (tensor.Device, error) {
+	if text == "cpu" {
+		return tensor.CPU, nil
+	}
+	number, ok := strings.CutPrefix(text, "cuda:")
+	n, err := strconv.Atoi(number)
+	if !ok || err != nil || n < 0 {
+		return tensor.CPU, fmt.Errorf("%w: compute.device %q: want cpu or cuda:N", errUsage, text)
+	}
+	return tensor.CUDA(n), nil
+}
+
+// node is a session with the display, for what has not moved to ops yet.
+type node struct {
+	*runs.Session
+	display  *progress.Display
+	patience time.Duration // see env.patience
+}
+
+func (e *env) node(s *runs.Session) *node {
+	return &node{s, e.display, cmp.Or(e.patience, signPatience)}
+}
