@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strings"
 	"sync"
@@ -13,9 +14,11 @@ import (
 
 	"github.com/mattn/go-isatty"
 
+	"github.com/ldalign/ldalign/dataset/jsonl"
 	"github.com/ldalign/ldalign/models/decode"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/models/tokenizer"
+	"github.com/ldalign/ldalign/ops/offline"
 	"github.com/ldalign/ldalign/schemas"
 )
 
@@ -51,14 +54,14 @@ func (c *chatCommand) Run(ctx context.Context, e *env) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, o.Close(ctx)) }()
-	most := o.model.Config().MaxLength()
+	most := o.Config().MaxLength()
 	if err := c.check(most); err != nil {
 		return err
 	}
 	ctx, quit := context.WithCancel(ctx)
 	defer quit()
 	chat := &conversation{
-		env: e, offline: o, flags: c.samplingFlags, most: most, system: c.System,
+		env: e, Model: o, flags: c.samplingFlags, most: most, system: c.System,
 		terminal: isatty.IsTerminal(os.Stdin.Fd()) && !e.json, quit: quit,
 	}
 	defer e.interrupts.take(chat.interrupt)()
@@ -68,7 +71,7 @@ func (c *chatCommand) Run(ctx context.Context, e *env) (err error) {
 // conversation is a chat at work.
 type conversation struct {
 	*env
-	*offline
+	*offline.Model
 	flags    samplingFlags
 	most     int  // tokens of the model's context
 	terminal bool // a person types
@@ -117,7 +120,7 @@ func (c *conversation) run(ctx context.Context, in io.Reader) error {
 		}
 	}()
 	if c.terminal {
-		fmt.Fprintf(c.stderr, "%s; /help tells the commands, Ctrl-D ends.\n", c.place.name)
+		fmt.Fprintf(c.stderr, "%s; /help tells the commands, Ctrl-D ends.\n", c.Name)
 	}
 	for {
 		if c.terminal {
@@ -148,8 +151,8 @@ func readMessage(in *bufio.Reader) (string, error) {
 	var text strings.Builder
 	for {
 		line, err := in.ReadString('\n')
-		if text.Len()+len(line) > maxLine {
-			return "", fmt.Errorf("a message is longer than %d MiB", maxLine>>20)
+		if text.Len()+len(line) > jsonl.MaxBytes {
+			return "", fmt.Errorf("a message is longer than %d MiB", jsonl.MaxBytes>>20)
 		}
 		line = strings.TrimRight(line, "\r\n")
 		more, goesOn := strings.CutSuffix(line, `\`)
@@ -226,11 +229,11 @@ func (c *conversation) save(path string) (err error) {
 		ID       string    `json:"id"`
 		Model    string    `json:"model"`
 		Messages []message `json:"messages"`
-	}{ID: fmt.Sprintf("chat-%d", time.Now().UnixNano()), Model: c.place.name, Messages: []message{}}
+	}{ID: fmt.Sprintf("chat-%d", time.Now().UnixNano()), Model: c.Name, Messages: []message{}}
 	for _, m := range c.all() {
 		record.Messages = append(record.Messages, message(m))
 	}
-	line, err := compact(record)
+	line, err := jsonl.Marshal(record)
 	if err != nil {
 		return err
 	}
@@ -251,11 +254,11 @@ func (c *conversation) save(path string) (err error) {
 func (c *conversation) fit() ([]int64, error) {
 	room, dropped := c.most-c.flags.MaxTokens, 0
 	for {
-		text, err := c.tokenizer.Render(c.all(), true)
+		text, err := c.Tokenizer.Render(c.all(), true)
 		if err != nil {
 			return nil, err
 		}
-		ids, err := c.tokenizer.Encode(text, false)
+		ids, err := c.Tokenizer.Encode(text, false)
 		if err != nil {
 			return nil, err
 		}
@@ -286,7 +289,7 @@ func (c *conversation) answer(ctx context.Context, question string) error {
 		return nil
 	}
 	out, err := c.generate(ctx, ids)
-	out.text = strings.TrimPrefix(out.text, c.lead)
+	out.text = strings.TrimPrefix(out.text, c.Lead)
 	if errors.Is(err, context.Canceled) {
 		err = nil
 	}
@@ -327,7 +330,7 @@ func (c *conversation) generate(ctx context.Context, ids []int64) (out spoken, e
 	if err != nil {
 		return out, err
 	}
-	stream := c.tokenizer.Stream(true)
+	stream := c.Tokenizer.Stream(true)
 	show := func(text string) {
 		out.text += text
 		if !c.json {
@@ -335,7 +338,7 @@ func (c *conversation) generate(ctx context.Context, ids []int64) (out spoken, e
 		}
 	}
 	start := time.Now()
-	options := c.flags.options(c.tokenizer)
+	options := c.flags.options(c.Tokenizer)
 	options.Slots = 1
 	request := decode.Request{
 		IDs: ids, Seed: schemas.SampleSeed(c.flags.Seed, 0, "chat", uint32(c.turns)),
@@ -348,7 +351,7 @@ func (c *conversation) generate(ctx context.Context, ids []int64) (out spoken, e
 			return stopped
 		},
 	}
-	results, err := decode.Generate(ctx, c.model, []decode.Request{request}, options, nil)
+	results, err := decode.Generate(ctx, c.Model.Model, []decode.Request{request}, options, nil)
 	out.took = time.Since(start)
 	if err == nil {
 		out.reason = results[0].Reason
@@ -370,17 +373,17 @@ func (c *conversation) tell(out spoken, prompt int) error {
 	}
 	speed := 0.0 // of the tokens behind the first
 	if rest := out.took - out.first; out.tokens > 1 && rest > 0 {
-		speed = digits(float64(out.tokens-1) / rest.Seconds())
+		speed = math.Round(1e6*float64(out.tokens-1)/rest.Seconds()) / 1e6
 	}
 	if c.json {
-		line, err := compact(struct {
+		line, err := jsonl.Marshal(struct {
 			Content         string  `json:"content"`
 			FinishReason    string  `json:"finish_reason"`
 			PromptTokens    int     `json:"prompt_tokens"`
 			Tokens          int     `json:"tokens"`
 			FirstSeconds    float64 `json:"first_seconds"`
 			TokensPerSecond float64 `json:"tokens_per_second"`
-		}{out.text, out.reason, prompt, out.tokens, round(out.first), speed})
+		}{out.text, out.reason, prompt, out.tokens, out.first.Round(time.Millisecond).Seconds(), speed})
 		if err != nil {
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/ldalign/ldalign/dataset"
+	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/schemas"
 )
 
@@ -97,9 +98,10 @@ func (c *dataInspectCommand) Run(ctx context.Context, e *env) (err error) {
 		if err != nil {
 			return err
 		}
-		tok, err := model.tokenizer()
+		files, dir := model.TokenizerFiles()
+		tok, err := tokenizer.FromFS(files)
 		if err != nil {
-			return fmt.Errorf("%s: %w", c.Model, err)
+			return fmt.Errorf("load %s: %w", dir, err)
 		}
 		defer func() { err = errors.Join(err, tok.Close()) }()
 		in.Unit = "tokens"

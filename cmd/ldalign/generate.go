@@ -9,6 +9,7 @@ import (
 
 	"github.com/ldalign/ldalign/models/decode"
 	"github.com/ldalign/ldalign/models/tokenizer"
+	"github.com/ldalign/ldalign/ops/offline"
 	"github.com/ldalign/ldalign/ops/progress"
 	"github.com/ldalign/ldalign/schemas"
 )
@@ -78,35 +79,35 @@ func (c *generateCommand) Run(ctx context.Context, e *env) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, o.Close(ctx)) }()
-	most := o.model.Config().MaxLength()
+	most := o.Config().MaxLength()
 	if err := c.check(most); err != nil {
 		return err
 	}
-	options := c.options(o.tokenizer)
+	options := c.options(o.Tokenizer)
 	options.Prefill = c.Prefill
 	if c.Slots < 0 || c.Memory < 1 || c.Prefill < 1 {
 		return fmt.Errorf("%w: --slots %d, --memory %d, --prefill %d", errUsage, c.Slots, c.Memory, c.Prefill)
 	}
-	wants := map[*converted]*want{}
+	wants := map[*offline.Item]*want{}
 	cut, tokens := 0, 0
 	var took time.Duration
 	var task *progress.Task
 	sampled := 0
-	job := conversion{
-		verb: "generate", unit: "records", input: c.Input, output: c.Out, window: 1024,
-		settings: map[string]any{
-			"verb": "generate", "model": o.place.name, "sampling": c.samplingFlags, "template": c.templateFlags, "overlong": c.Overlong,
+	job := offline.Job{
+		Verb: "generate", Window: 1024,
+		Settings: map[string]any{
+			"verb": "generate", "model": o.Name, "sampling": c.samplingFlags, "template": c.templateFlags, "overlong": c.Overlong,
 			"logprobs": c.LogProbs,
 		},
-		began: func(t *progress.Task) { task = t },
-		prepare: func(r *converted) error {
+		Began: func(t *progress.Task) { task = t },
+		Prepare: func(r *offline.Item) error {
 			w, err := c.want(o, r, most)
 			if err == nil {
 				wants[r] = w
 			}
 			return err
 		},
-		work: func(ctx context.Context, records []*converted, emit func(i int) error) error {
+		Work: func(ctx context.Context, records []*offline.Item, emit func(i int) error) error {
 			defer clear(wants)
 			next := 0
 			for _, r := range records {
@@ -115,11 +116,11 @@ func (c *generateCommand) Run(ctx context.Context, e *env) (err error) {
 			}
 			options.Slots = c.Slots
 			if options.Slots == 0 {
-				options.Slots = options.SlotsFor(o.model, c.Memory<<20, min(64, len(records)))
+				options.Slots = options.SlotsFor(o.Model, c.Memory<<20, min(64, len(records)))
 			}
 			start := time.Now()
 			defer func() { took += time.Since(start) }()
-			return decode.Run(ctx, o.model, options,
+			return decode.Run(ctx, o.Model, options,
 				func() (decode.Request, bool, error) {
 					if next == len(records) {
 						return decode.Request{}, false, nil
@@ -148,17 +149,21 @@ func (c *generateCommand) Run(ctx context.Context, e *env) (err error) {
 				})
 		},
 	}
-	done, before, err := e.convert(ctx, job)
-	if err := job.ended(err, done, before); err != nil {
-		return err
-	}
-	return e.summary("generate", count{"records", done}, count{"before", before}, count{"tokens", tokens}, count{"cut_prompts", cut},
-		count{"seconds", round(took)})
+	return e.convert("generate", c.Input, c.Out, func(f offline.Files) (offline.Summary, error) {
+		done, before, err := job.Run(ctx, f)
+		return offline.Summary{
+			{Name: "records", Value: done},
+			{Name: "before", Value: before},
+			{Name: "tokens", Value: tokens},
+			{Name: "cut_prompts", Value: cut},
+			{Name: "seconds", Value: took.Round(time.Millisecond).Seconds()},
+		}, err
+	})
 }
 
 // want reads what a record asks for.
-func (c *generateCommand) want(o *offline, r *converted, most int) (*want, error) {
-	prompt, messages, err := readPrompt(r)
+func (c *generateCommand) want(o *offline.Model, r *offline.Item, most int) (*want, error) {
+	prompt, messages, err := offline.ReadPrompt(r)
 	if err != nil {
 		return nil, err
 	}
@@ -166,27 +171,27 @@ func (c *generateCommand) want(o *offline, r *converted, most int) (*want, error
 	if messages != nil {
 		key = "messages"
 	}
-	ids, err := o.prompt(prompt, messages)
+	ids, err := o.Prompt(prompt, messages)
 	if err != nil {
-		return nil, r.fail(key, "%v", err)
+		return nil, r.Errorf(key, "%v", err)
 	}
-	w := &want{request: decode.Request{MaxNew: c.MaxTokens, Seed: schemas.SampleSeed(c.Seed, 0, r.name, 0)}}
+	w := &want{request: decode.Request{MaxNew: c.MaxTokens, Seed: schemas.SampleSeed(c.Seed, 0, r.Name, 0)}}
 	for _, option := range []struct {
 		key  string
 		into any
 	}{{"max_tokens", &w.request.MaxNew}, {"seed", &w.request.Seed}} {
-		if r.has(option.key) {
-			if err := r.into(option.key, "a whole number", option.into); err != nil {
+		if r.Has(option.key) {
+			if err := r.Decode(option.key, "a whole number", option.into); err != nil {
 				return nil, err
 			}
 		}
 	}
 	if w.request.MaxNew < 1 || w.request.MaxNew >= most {
-		return nil, r.fail("max_tokens", "is %d; the model takes %d tokens, prompt and response", w.request.MaxNew, most)
+		return nil, r.Errorf("max_tokens", "is %d; the model takes %d tokens, prompt and response", w.request.MaxNew, most)
 	}
 	if room := most - w.request.MaxNew; len(ids) > room {
 		if c.Overlong == "reject" {
-			return nil, r.fail(key, "has %d tokens, the model has room for %d beside %d new ones (--overlong cut keeps the last)",
+			return nil, r.Errorf(key, "has %d tokens, the model has room for %d beside %d new ones (--overlong cut keeps the last)",
 				len(ids), room, w.request.MaxNew)
 		}
 		w.cut = len(ids) - room
@@ -197,7 +202,7 @@ func (c *generateCommand) want(o *offline, r *converted, most int) (*want, error
 		if w.stop, err = tokenizer.NewStopMatcher(c.Stop...); err != nil {
 			return nil, err
 		}
-		w.stream = o.tokenizer.Stream(true)
+		w.stream = o.Tokenizer.Stream(true)
 		w.request.OnToken = func(id int64, _ float32) bool {
 			text, stopped := w.stop.Push(w.stream.Push(id))
 			w.text += text
@@ -207,42 +212,29 @@ func (c *generateCommand) want(o *offline, r *converted, most int) (*want, error
 	return w, nil
 }
 
-// readPrompt is a record's prompt, or its messages.
-func readPrompt(r *converted) (prompt string, messages []tokenizer.Message, err error) {
-	if !r.has("messages") {
-		prompt, err = r.text("prompt")
-		return prompt, nil, err
-	}
-	err = r.into("messages", "a list of objects with role and content", &messages)
-	if err == nil && len(messages) == 0 {
-		err = r.fail("messages", "is empty")
-	}
-	return "", messages, err
-}
-
 // finish puts the response into the record.
-func (c *generateCommand) finish(o *offline, w *want, r *converted, result decode.Result) error {
+func (c *generateCommand) finish(o *offline.Model, w *want, r *offline.Item, result decode.Result) error {
 	text := w.text
 	if w.stop == nil {
-		text = o.response(result.IDs)
+		text = o.Response(result.IDs)
 	} else {
 		if w.stop.Stopped() == "" {
 			rest, _ := w.stop.Push(w.stream.Flush())
 			text += rest + w.stop.Flush()
 		}
-		text = strings.TrimPrefix(text, o.lead)
+		text = strings.TrimPrefix(text, o.Lead)
 	}
 	sum := 0.0
 	for _, v := range result.LogProbs {
 		sum += float64(v)
 	}
-	err := errors.Join(r.set("response", text), r.set("token_ids", result.IDs), r.set("logprob", sum),
-		r.set("finish_reason", result.Reason))
+	err := errors.Join(r.Set("response", text), r.Set("token_ids", result.IDs), r.Set("logprob", sum),
+		r.Set("finish_reason", result.Reason))
 	if c.LogProbs {
-		err = errors.Join(err, r.set("token_logprobs", result.LogProbs))
+		err = errors.Join(err, r.Set("token_logprobs", result.LogProbs))
 	}
 	if w.cut > 0 {
-		err = errors.Join(err, r.set("cut_prompt_tokens", w.cut))
+		err = errors.Join(err, r.Set("cut_prompt_tokens", w.cut))
 	}
 	return err
 }

@@ -21,6 +21,9 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/dataset/jsonl"
+	"github.com/ldalign/ldalign/ops/modelname"
+	"github.com/ldalign/ldalign/ops/offline"
 	"github.com/ldalign/ldalign/ops/progress"
 	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
@@ -159,7 +162,7 @@ func (e *env) notice(format string, args ...any) {
 func announce(stderr io.Writer, asJSON bool, kind, text string) {
 	if asJSON {
 		text = strings.ReplaceAll(text, "\nldalign: ", "\n")
-		if line, err := compact(map[string]string{kind: text}); err == nil {
+		if line, err := jsonl.Marshal(map[string]string{kind: text}); err == nil {
 			fmt.Fprintln(stderr, line)
 			return
 		}
@@ -185,11 +188,12 @@ func exitCode(err error) int {
 	switch {
 	case err == nil:
 		return 0
-	case errors.As(err, &spec), errors.Is(err, errUsage), errors.Is(err, runs.ErrSettings):
+	case errors.As(err, &spec), errors.Is(err, errUsage), errors.Is(err, runs.ErrSettings), errors.Is(err, offline.ErrOptions),
+		errors.Is(err, modelname.ErrName):
 		return exitUsage
 	case errors.Is(err, trainer.ErrInterrupted), errors.Is(err, context.Canceled):
 		return exitInterrupted
-	case errors.Is(err, streams.ErrInUse), errors.Is(err, streams.ErrAtWork), errors.As(err, &held):
+	case errors.Is(err, streams.ErrInUse), errors.Is(err, streams.ErrAtWork), errors.Is(err, jsonl.ErrInUse), errors.As(err, &held):
 		return exitInUse
 	default:
 		return exitFailed

@@ -3,18 +3,19 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/ldalign/ldalign/dataset/jsonl"
 	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/reward"
 	"github.com/ldalign/ldalign/models/safetensors"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/models/tokenizer"
+	"github.com/ldalign/ldalign/ops/modelname"
 )
 
 type modelsCommand struct {
@@ -118,10 +119,10 @@ func (c *modelsInspectCommand) Run(ctx context.Context, e *env) error {
 	if err != nil {
 		return err
 	}
-	in := &inspection{Model: place.name, Folder: place.dir, Refused: []string{}}
+	in := &inspection{Model: place.Name, Folder: place.Dir, Refused: []string{}}
 	in.read(place, c.Length, c.Rank)
 	if e.json {
-		line, err := compact(in)
+		line, err := jsonl.Marshal(in)
 		if err != nil {
 			return err
 		}
@@ -130,7 +131,7 @@ func (c *modelsInspectCommand) Run(ctx context.Context, e *env) error {
 		fmt.Fprint(e.stdout, in.text())
 	}
 	if n := len(in.Refused); n > 0 {
-		return fmt.Errorf("%s: %d of what is there would be refused", place.name, n)
+		return fmt.Errorf("%s: %d of what is there would be refused", place.Name, n)
 	}
 	return nil
 }
@@ -142,8 +143,8 @@ func (in *inspection) refuse(what string, err error) {
 	}
 }
 
-func (in *inspection) read(place modelPlace, length, rank int) {
-	dir := place.dir
+func (in *inspection) read(place modelname.Folder, length, rank int) {
+	dir := place.Dir
 	var head struct {
 		ModelType string `json:"model_type"`
 	}
@@ -170,7 +171,7 @@ func (in *inspection) read(place modelPlace, length, rank int) {
 		in.refuse("config.json", err)
 		if err == nil {
 			vocabulary = cfg.Vocab
-			in.adapter(place.adapter, cfg)
+			in.adapter(place.Adapter, cfg)
 			in.languageModel(cfg, files, length, rank)
 		}
 	}
@@ -265,15 +266,16 @@ func (in *inspection) languageModel(cfg models.Config, files *safetensors.Model,
 	in.Memory = m
 }
 
-func (in *inspection) tokenizer(place modelPlace, vocabulary int, chats bool) {
-	t, err := place.tokenizer()
+func (in *inspection) tokenizer(place modelname.Folder, vocabulary int, chats bool) {
+	files, _ := place.TokenizerFiles()
+	t, err := tokenizer.FromFS(files)
 	if err != nil {
 		in.refuse("tokenizer", err)
 		return
 	}
 	defer func() { in.refuse("tokenizer", t.Close()) }()
 	if vocabulary > 0 {
-		in.refuse("tokenizer", sameVocabulary(place.name, t, vocabulary))
+		in.refuse("tokenizer", t.Fits(vocabulary))
 	}
 	text := func(id int64) string { return t.Decode([]int64{id}, false) }
 	out := &inspectedTokenizer{
@@ -287,16 +289,13 @@ func (in *inspection) tokenizer(place modelPlace, vocabulary int, chats bool) {
 		out.Special = append(out.Special, inspectedToken{"eos", id, text(id)})
 	}
 	out.Special = append(out.Special, inspectedToken{"pad", t.PAD(), text(t.PAD())})
-	bare, err := t.Encode("a", false)
-	whole, err2 := t.Encode("a", true)
-	in.refuse("tokenizer", errors.Join(err, err2))
-	if at := findIDs(whole, bare); at >= 0 {
-		for _, id := range whole[:at] {
-			out.AddedBefore = append(out.AddedBefore, text(id))
-		}
-		for _, id := range whole[at+len(bare):] {
-			out.AddedBehind = append(out.AddedBehind, text(id))
-		}
+	before, _, behind, err := t.Parts("a")
+	in.refuse("tokenizer", err)
+	for _, id := range before {
+		out.AddedBefore = append(out.AddedBefore, text(id))
+	}
+	for _, id := range behind {
+		out.AddedBehind = append(out.AddedBehind, text(id))
 	}
 	in.Tokenizer = out
 	if !chats || !t.HasTemplate() {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/ldalign/ldalign/dataset/jsonl"
 	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/hub/hubtest"
 	"github.com/ldalign/ldalign/models/tensor"
@@ -265,7 +266,7 @@ func TestScoreOfATextThroughATemplateWithASpace(t *testing.T) {
 	}, model...)...))
 	text.Reset()
 	for i, g := range sampled {
-		line, err := compact(map[string]any{"id": i, "prompt": fmt.Sprintf("Name colour %d.", i), "response": g.Response})
+		line, err := jsonl.Marshal(map[string]any{"id": i, "prompt": fmt.Sprintf("Name colour %d.", i), "response": g.Response})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -482,7 +483,7 @@ func TestBadInputOfOfflineVerbs(t *testing.T) {
 		{"not UTF-8", good, first + "{\"id\":2,\"prompt\":\"\xff\"}\n", "in.jsonl:2: the line is not UTF-8", 1},
 		{"no prompt", good, first + "{\"id\":2,\"response\":\"x\"}\n", "in.jsonl:2:prompt", 1},
 		{"no id", good, first + "{\"prompt\":\"a\",\"response\":\"x\"}\n", "in.jsonl:2:id", 1},
-		{"an id twice", good, first + first, "in.jsonl:2:id: 1 is the id of line 1", 1},
+		{"an id twice", good, first + first, "in.jsonl:2:id: 1 is already the id of line 1", 1},
 		{"NaN weights", spoiled, first, "not finite", 0},
 		{"no weights", changed(func(dir string) { remove(t, filepath.Join(dir, "model.safetensors")) }), first, "model.safetensors", 0},
 		{"a missing shard", changed(func(dir string) {
@@ -555,7 +556,7 @@ func TestGenerateIsInterrupted(t *testing.T) {
 	if err := p.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
-	if code := p.wait(t); code != exitInterrupted || !strings.HasSuffix(p.stderr.String(), "the same command goes on\n") {
+	if code := p.wait(t); code != exitInterrupted || !strings.HasSuffix(p.stderr.String(), "run the same command to continue\n") {
 		t.Errorf("exit code %d\n%s", code, p.stderr.String())
 	}
 	if n := len(written[generated](t, out)); n == 0 || n == 3000 {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ldalign/ldalign/dataset"
+	"github.com/ldalign/ldalign/dataset/jsonl"
 	"github.com/ldalign/ldalign/ops/plan"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/stages/prompter"
@@ -59,7 +60,7 @@ func (c *planCommand) Run(ctx context.Context, e *env) (err error) {
 	for i, r := range runs {
 		problems += len(r.Problems)
 		if e.json {
-			line, err := compact(r)
+			line, err := jsonl.Marshal(r)
 			if err != nil {
 				return err
 			}

@@ -48,6 +48,12 @@ func speeds(in report.Input) string {
 	return b.String()
 }
 
+// count is a field of an object that is printed, under its name.
+type count struct {
+	name  string
+	value any
+}
+
 // printJSON prints one object a line.
 func printJSON[T any](w io.Writer, items []T) error {
 	encode := json.NewEncoder(w)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ldalign/ldalign/dataset"
+	"github.com/ldalign/ldalign/dataset/jsonl"
 	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/ops/progress"
@@ -116,14 +117,14 @@ func (e *env) printSpecJSON(s schemas.Spec, more ...count) error {
 	if err != nil {
 		return err
 	}
-	var o object
+	var o jsonl.Object
 	fields := append([]count{{"run", s.Run}, {"digest", s.Digest()}}, more...)
 	for _, c := range append(fields, count{"spec", json.RawMessage(keys)}) {
-		if err := o.set(c.name, c.value); err != nil {
+		if err := o.Set(c.name, c.value); err != nil {
 			return err
 		}
 	}
-	return printJSON(e.stdout, []object{o})
+	return printJSON(e.stdout, []jsonl.Object{o})
 }
 
 // dryRun prints the resolved specs, each with what it would do, after looking at the files that it names.

@@ -1,4 +1,4 @@
-package main
+package jsonl
 
 import (
 	"bytes"
@@ -13,28 +13,26 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
-
-	"github.com/ldalign/ldalign/streams"
 )
 
-func readerOf(text string) *recordReader {
-	return newRecordReader("in.jsonl", io.NopCloser(strings.NewReader(text)))
+func readerOf(text string) *Reader {
+	return NewReader("in.jsonl", io.NopCloser(strings.NewReader(text)))
 }
 
 func TestRecordsAreReadWithTheirLines(t *testing.T) {
 	r := readerOf("{\"id\":\"a\",\"n\":[1, 2]}\r\n\n  \n{\"id\": 7, \"text\": \"\\u0041<é\"}")
-	first, id, err := r.nextNew()
+	first, id, err := r.NextID()
 	if err != nil || id != `"a"` || first.Number != 1 || string(first.Raw) != `{"id":"a","n":[1, 2]}` {
 		t.Errorf("first: %+v, id %s, %v", first, id, err)
 	}
-	second, id, err := r.nextNew()
+	second, id, err := r.NextID()
 	if err != nil || id != "7" || second.Number != 4 {
 		t.Errorf("second: %+v, id %s, %v", second, id, err)
 	}
-	if text, err := second.text("text"); text != "A<é" || err != nil {
+	if text, err := second.Text("text"); text != "A<é" || err != nil {
 		t.Errorf("text is %q, %v", text, err)
 	}
-	if _, _, err := r.nextNew(); !errors.Is(err, io.EOF) {
+	if _, _, err := r.NextID(); !errors.Is(err, io.EOF) {
 		t.Errorf("at the end: %v", err)
 	}
 }
@@ -49,7 +47,7 @@ func TestBadRecordsAreToldByFileLineAndKey(t *testing.T) {
 		"no id":         {`{"text":"a"}`, "in.jsonl:1:id: the key is missing, want a text or a whole number that no other line has"},
 		"id is null":    {`{"id":null}`, "in.jsonl:1:id: the key is missing"},
 		"fraction":      {`{"id":1.5}`, "in.jsonl:1:id: 1.5 is not a text or a whole number"},
-		"same id":       {"{\"id\":\"a\",\"text\":\"\"}\n{\"id\":\"\\u0061\"}", `in.jsonl:2:id: "a" is the id of line 1 already`},
+		"same id":       {"{\"id\":\"a\",\"text\":\"\"}\n{\"id\":\"\\u0061\"}", `in.jsonl:2:id: "a" is already the id of line 1`},
 		"no text":       {`{"id":1,"text":null}`, "in.jsonl:1:text: the key is missing, want text"},
 		"another type":  {`{"id":1,"text":{"a":1}}`, `in.jsonl:1:text: {"a":1} is not text`},
 		"no such case":  {`{"id":1,"Text":"a"}`, "in.jsonl:1:text: the key is missing"},
@@ -58,14 +56,14 @@ func TestBadRecordsAreToldByFileLineAndKey(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := readerOf(c.text)
 			for {
-				rec, _, err := r.nextNew()
+				rec, _, err := r.NextID()
 				if err == nil {
-					_, err = rec.text("text")
+					_, err = rec.Text("text")
 				}
 				if err == nil {
 					continue
 				}
-				var bad *recordError
+				var bad *Error
 				if !errors.As(err, &bad) || !strings.HasPrefix(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
 					t.Errorf("the error is %q, want one line that begins with %q", err, c.want)
 				}
@@ -76,9 +74,9 @@ func TestBadRecordsAreToldByFileLineAndKey(t *testing.T) {
 }
 
 func TestALineOfNoEndIsRefused(t *testing.T) {
-	r := newRecordReader("in.jsonl", io.NopCloser(endless{}))
-	var bad *recordError
-	if _, err := r.next(); !errors.As(err, &bad) {
+	r := NewReader("in.jsonl", io.NopCloser(endless{}))
+	var bad *Error
+	if _, err := r.Next(); !errors.As(err, &bad) {
 		t.Errorf("the error is %v", err)
 	}
 }
@@ -87,9 +85,9 @@ type endless struct{}
 
 func (endless) Read(p []byte) (int, error) { return copy(p, bytes.Repeat([]byte("a"), len(p))), nil }
 
-func openWriter(t *testing.T, path string, seen func(record, string) error) *recordWriter {
+func openWriter(t *testing.T, path string) *Writer {
 	t.Helper()
-	w, err := openRecordWriter(path, io.Discard, seen)
+	w, err := OpenWriter(path, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,12 +104,12 @@ func TestOutputGoesOnFromAnyByte(t *testing.T) {
 	dir := t.TempDir()
 	ids := []string{`"a"`, `7`, `"<é"`, `"line\nbreak"`, `"last"`}
 	work := func(path string) {
-		w := openWriter(t, path, nil)
+		w := openWriter(t, path)
 		for i, id := range ids {
-			if w.isDone(id) {
+			if w.Done(id) {
 				continue
 			}
-			if err := w.write(id, scoreLine{json.RawMessage(id), float64(i)}); err != nil {
+			if err := w.Write(id, scoreLine{json.RawMessage(id), float64(i)}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -142,27 +140,28 @@ func TestOutputGoesOnFromAnyByte(t *testing.T) {
 			t.Fatalf("after %d bytes:\n%s", n, diff)
 		}
 	}
-	var seen []string
-	w := openWriter(t, whole, func(_ record, id string) error {
-		seen = append(seen, id)
-		return nil
-	})
+	w := openWriter(t, whole)
 	defer w.Close()
-	if diff := cmp.Diff(ids, seen); diff != "" || w.resumed() != len(ids) {
-		t.Errorf("ids of the file:\n%s", diff)
+	for _, id := range ids {
+		if !w.Done(id) {
+			t.Errorf("%s is not found in the output", id)
+		}
+	}
+	if w.Records() != len(ids) || w.Done(`"b"`) {
+		t.Errorf("%d records, want %d", w.Records(), len(ids))
 	}
 }
 
 func TestOneProcessWritesAnOutput(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "out.jsonl")
-	w := openWriter(t, path, nil)
-	if _, err := openRecordWriter(path, io.Discard, nil); !errors.Is(err, streams.ErrInUse) || exitCode(err) != exitInUse {
+	w := openWriter(t, path)
+	if _, err := OpenWriter(path, io.Discard); !errors.Is(err, ErrInUse) {
 		t.Errorf("the second one: %v", err)
 	}
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := openWriter(t, path, nil).Close(); err != nil {
+	if err := openWriter(t, path).Close(); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -173,8 +172,8 @@ func TestOutputOfSomethingElseStaysAsItIs(t *testing.T) {
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		_, err := openRecordWriter(path, io.Discard, nil)
-		var bad *recordError
+		_, err := OpenWriter(path, io.Discard)
+		var bad *Error
 		if !errors.As(err, &bad) {
 			t.Errorf("%q: the error is %v", text, err)
 		}
@@ -186,11 +185,11 @@ func TestOutputOfSomethingElseStaysAsItIs(t *testing.T) {
 
 func TestRecordsWithoutAFileArePrinted(t *testing.T) {
 	var out bytes.Buffer
-	w, err := openRecordWriter("-", &out, nil)
+	w, err := OpenWriter("-", &out)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(w.write(`"a"`, scoreLine{json.RawMessage(`"a"`), 1}), w.Close()); err != nil {
+	if err := errors.Join(w.Write(`"a"`, scoreLine{json.RawMessage(`"a"`), 1}), w.Close()); err != nil {
 		t.Fatal(err)
 	}
 	if out.String() != "{\"id\":\"a\",\"score\":1}\n" {
@@ -208,19 +207,19 @@ func TestIDsSurviveTheOutput(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, id, err := readerOf(string(text)).nextNew()
+		_, id, err := readerOf(string(text)).NextID()
 		if err != nil {
 			t.Fatal(err)
 		}
 		for range 2 {
-			w, err := openRecordWriter(path, io.Discard, nil)
+			w, err := OpenWriter(path, io.Discard)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if n := w.resumed(); n > 0 && !w.isDone(id) {
+			if n := w.Records(); n > 0 && !w.Done(id) {
 				t.Fatalf("%s is not found again", id)
 			}
-			if err := errors.Join(w.write(id, scoreLine{json.RawMessage(id), 0.5}), w.Close()); err != nil {
+			if err := errors.Join(w.Write(id, scoreLine{json.RawMessage(id), 0.5}), w.Close()); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -234,11 +233,11 @@ func FuzzRecords(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		r := readerOf(text)
 		for last := 0; ; {
-			rec, _, err := r.nextNew()
+			rec, _, err := r.NextID()
 			if err == nil {
-				_, err = rec.text("text")
+				_, err = rec.Text("text")
 			}
-			var bad *recordError
+			var bad *Error
 			switch {
 			case errors.As(err, &bad):
 				if bad.Line <= last {

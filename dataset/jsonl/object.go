@@ -1,4 +1,4 @@
-package main
+package jsonl
 
 import (
 	"bytes"
@@ -7,22 +7,22 @@ import (
 	"fmt"
 )
 
-// object is a JSON object with its fields in their order, so that a verb adds fields to a record and leaves the rest as
+// Object is a JSON object that keeps the order of its fields, so that fields can be added to a line and the rest stays as
 // it is.
-type object []field
+type Object []field
 
 type field struct {
 	key   string
 	value json.RawMessage
 }
 
-// parseObject reads the object of a line that is known to be one.
-func parseObject(line []byte) (object, error) {
+// ParseObject reads a JSON object.
+func ParseObject(line []byte) (Object, error) {
 	d := json.NewDecoder(bytes.NewReader(line))
 	if start, err := d.Token(); err != nil || start != json.Delim('{') {
 		return nil, errors.New("not a JSON object")
 	}
-	var o object
+	var o Object
 	for d.More() {
 		key, err := d.Token()
 		if err != nil {
@@ -38,9 +38,9 @@ func parseObject(line []byte) (object, error) {
 	return o, nil
 }
 
-// set puts a value at a key, behind the others when the key is new.
-func (o *object) set(key string, value any) error {
-	raw, err := compact(value)
+// Set sets the value of a key; a new key goes behind the others.
+func (o *Object) Set(key string, value any) error {
+	raw, err := Marshal(value)
 	if err != nil {
 		return fmt.Errorf("%s: %w", key, err)
 	}
@@ -48,7 +48,7 @@ func (o *object) set(key string, value any) error {
 	return nil
 }
 
-func (o *object) put(key string, raw json.RawMessage) {
+func (o *Object) put(key string, raw json.RawMessage) {
 	for i := range *o {
 		if (*o)[i].key == key {
 			(*o)[i].value = raw
@@ -59,7 +59,7 @@ func (o *object) put(key string, raw json.RawMessage) {
 }
 
 // MarshalJSON writes the fields in their order.
-func (o object) MarshalJSON() ([]byte, error) {
+func (o Object) MarshalJSON() ([]byte, error) {
 	var b bytes.Buffer
 	b.WriteByte('{')
 	for i, f := range o {

@@ -1,0 +1,147 @@
+// Package modelname finds a model by the name that a user gives it: a folder, a policy of a run, or an id of the Hugging
+// Face Hub.
+package modelname
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/hub"
+	"github.com/ldalign/ldalign/schemas"
+)
+
+// ErrName: the name has no form that is known.
+var ErrName = errors.New("wrong name of a model")
+
+// Folder is a model in a folder.
+type Folder struct {
+	Dir string
+	// Name always means these very weights: the folder as it was named, RUN@ITERATION, or ORG/NAME@COMMIT; of an adapter, its
+	// folder and its base's name.
+	Name string
+	// Adapter is the folder of a PEFT adapter that belongs on the model in Dir; empty for a model without one.
+	Adapter string
+}
+
+// Store is where the policies of runs are.
+type Store interface {
+	PolicyOf(ctx context.Context, ref schemas.PolicyRef) (checkpoints.Manifest, error)
+	// Folder is a checkpoint's files as a folder.
+	Folder(ctx context.Context, m checkpoints.Manifest) (string, error)
+}
+
+// Finder finds models.
+type Finder struct {
+	// Store opens the checkpoint store when the name is a run's.
+	Store func(context.Context) (Store, error)
+	// Getenv reads the settings of huggingface_hub (HF_HOME, HF_ENDPOINT, HF_TOKEN, ...).
+	Getenv func(string) string
+	// Progress, if not nil, is told of a download.
+	Progress func(hub.Progress)
+}
+
+// Find finds a model by its name: a folder, a policy of a run (RUN@ITERATION, RUN@ for the newest), or an id of the Hugging
+// Face Hub (ORG/NAME, ORG/NAME@REVISION), of which it downloads what the cache lacks. A folder may also hold a PEFT adapter
+// alone, which names its base in one of these ways.
+func (f Finder) Find(ctx context.Context, name string) (Folder, error) {
+	if !holds(name, models.AdapterConfigFile) || holds(name, "config.json") {
+		return f.base(ctx, name)
+	}
+	base, err := models.AdapterBase(name)
+	if err != nil {
+		return Folder{}, err
+	}
+	if base == "" {
+		return Folder{}, fmt.Errorf("%s is an adapter that does not name the model it belongs to: write that model's folder or "+
+			"Hugging Face id into base_model_name_or_path of %s", name, filepath.Join(name, models.AdapterConfigFile))
+	}
+	model, err := f.base(ctx, base)
+	if err != nil {
+		return Folder{}, fmt.Errorf("%s: base_model_name_or_path is %q: %w",
+			filepath.Join(name, models.AdapterConfigFile), base, err)
+	}
+	return Folder{model.Dir, name + " on " + model.Name, name}, nil
+}
+
+// holds reports whether a folder has a file.
+func holds(dir, file string) bool {
+	_, err := os.Stat(filepath.Join(dir, file))
+	return err == nil
+}
+
+// base is Find for a whole model.
+func (f Finder) base(ctx context.Context, name string) (Folder, error) {
+	if info, err := os.Stat(name); err == nil {
+		if !info.IsDir() {
+			return Folder{}, fmt.Errorf("%s is no folder; name the folder that holds config.json", name)
+		}
+		return Folder{Dir: name, Name: name}, nil
+	}
+	if run, _, ok := strings.Cut(name, "@"); ok && !strings.ContainsAny(run, `/\`) {
+		ref, err := schemas.ParsePolicyRef(strings.TrimSuffix(name, "@")) // RUN@ is the newest; RUN alone would be a folder
+		if err != nil {
+			return Folder{}, fmt.Errorf("%w: %w", ErrName, err)
+		}
+		return f.policy(ctx, ref)
+	}
+	return f.hub(ctx, name)
+}
+
+// policy is the policy of a run as a folder in the checkpoint store's cache.
+func (f Finder) policy(ctx context.Context, ref schemas.PolicyRef) (Folder, error) {
+	store, err := f.Store(ctx)
+	if err != nil {
+		return Folder{}, err
+	}
+	manifest, err := store.PolicyOf(ctx, ref)
+	if err != nil {
+		return Folder{}, err
+	}
+	dir, err := store.Folder(ctx, manifest)
+	ref.Iteration = int(manifest.Iteration)
+	return Folder{Dir: dir, Name: ref.String()}, err
+}
+
+// hub is a repository of the Hub, downloaded into the cache that is shared with huggingface_hub.
+func (f Finder) hub(ctx context.Context, name string) (Folder, error) {
+	options, err := hub.FromEnv(f.Getenv)
+	if err != nil {
+		return Folder{}, err
+	}
+	options.Progress = f.Progress
+	m, err := hub.Resolve(ctx, name, options)
+	switch {
+	case errors.Is(err, hub.ErrNotHub), errors.Is(err, fs.ErrNotExist) && !errors.Is(err, hub.ErrOffline):
+		return Folder{}, fmt.Errorf("there is no folder %s, and the name is neither RUN@ITERATION nor an id of the Hub (ORG/NAME)",
+			filepath.Clean(name))
+	case err != nil:
+		return Folder{}, fmt.Errorf("there is no folder %s here, and as an id of the Hub: %w", filepath.Clean(name), err)
+	}
+	return Folder{Dir: m.Dir, Name: m.ID + "@" + m.Revision}, nil
+}
+
+// TokenizerFiles are the files of the model's tokenizer: those beside the adapter, where trainers save them, or the base's.
+// The model's end tokens, which its configuration names, are the base's in any case. dir is the folder, for errors.
+func (m Folder) TokenizerFiles() (files fs.FS, dir string) {
+	if m.Adapter == "" || !holds(m.Adapter, "tokenizer.json") {
+		return os.DirFS(m.Dir), m.Dir
+	}
+	return besideAdapter{os.DirFS(m.Adapter), os.DirFS(m.Dir)}, m.Adapter
+}
+
+// besideAdapter are the files of a tokenizer that lies beside an adapter.
+type besideAdapter struct{ adapter, base fs.FS }
+
+func (b besideAdapter) Open(name string) (fs.File, error) {
+	if name == "config.json" || name == "generation_config.json" {
+		return b.base.Open(name)
+	}
+	return b.adapter.Open(name)
+}
