@@ -39,6 +39,9 @@ const (
 	State  Kind = "state"
 )
 
+// WeightsFile is the file of a policy that holds its weights.
+const WeightsFile = "model.safetensors"
+
 // Cursor is where the trainer stands: what of the log it has taken in, and where in the shuffled pairs it is.
 type Cursor struct {
 	Stream string `json:"stream"`

@@ -12,6 +12,7 @@ import (
 	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/safetensors"
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/trainer/curves"
 )
 
 // Files of an adapter in a checkpoint: in a policy that which was merged into it, as a folder that PEFT opens; in a
@@ -63,7 +64,7 @@ func (t *Trainer) stateFile(phase string) string {
 	case adapter:
 		return adapterWeightsFile
 	default:
-		return WeightsFile
+		return checkpoints.WeightsFile
 	}
 }
 
@@ -104,6 +105,6 @@ func (t *Trainer) mergeAdapter(ctx context.Context) ([]checkpoints.Source, error
 
 // inherited tells whether a policy takes over a file of the policy that it was made from: not what training made.
 func inherited(name string) bool {
-	made := []string{WeightsFile, RecordsFile, checkpoints.BatchesFile}
+	made := []string{checkpoints.WeightsFile, curves.File, checkpoints.BatchesFile}
 	return !slices.Contains(made, name) && !strings.HasPrefix(name, adapterFolder)
 }

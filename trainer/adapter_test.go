@@ -14,6 +14,7 @@ import (
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/trainer/curves"
 )
 
 // adapted makes a run train an adapter, in two epochs.
@@ -67,7 +68,7 @@ func TestInterruptedAdapterEqualsUndisturbed(t *testing.T) {
 					t.Fatalf("stopped at step %d of %s: %v, want ErrInterrupted", s.step, s.work, err)
 				}
 				state := w.latest(test.run, checkpoints.State)
-				if diff := cmp.Diff([]string{adapterWeightsFile, checkpoints.BatchesFile, optimizerFile, RecordsFile}, names(state)); diff != "" {
+				if diff := cmp.Diff([]string{adapterWeightsFile, checkpoints.BatchesFile, optimizerFile, curves.File}, names(state)); diff != "" {
 					t.Fatalf("files of a state (-want +got):\n%s", diff)
 				}
 			}
@@ -132,14 +133,14 @@ func TestPolicyIsItsParentWithTheAdapter(t *testing.T) {
 		if err := errors.Join(model.MergeAdapter(ctx), model.WriteWeights(ctx, &got), model.Close(ctx)); err != nil {
 			t.Fatal(err)
 		}
-		want, err := os.ReadFile(filepath.Join(folder, WeightsFile))
+		want, err := os.ReadFile(filepath.Join(folder, checkpoints.WeightsFile))
 		if err != nil {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(got.Bytes(), want) {
 			t.Errorf("policy %d is not policy %d with its adapter", iteration+1, iteration)
 		}
-		if w.file(before, WeightsFile).SHA256 == w.file(after, WeightsFile).SHA256 {
+		if w.file(before, checkpoints.WeightsFile).SHA256 == w.file(after, checkpoints.WeightsFile).SHA256 {
 			t.Errorf("iteration %d trained nothing", iteration)
 		}
 		for _, r := range w.records(after) {
@@ -160,7 +161,7 @@ func TestPolicyIsItsParentWithTheAdapter(t *testing.T) {
 			}
 		}
 	}
-	if w.file(w.policy("next", 0), WeightsFile).SHA256 != w.file(w.policy("adapted", 2), WeightsFile).SHA256 {
+	if w.file(w.policy("next", 0), checkpoints.WeightsFile).SHA256 != w.file(w.policy("adapted", 2), checkpoints.WeightsFile).SHA256 {
 		t.Error("the next run begins with another policy")
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/trainer/schedule"
 )
 
 // TestBatchesAreRecorded: each policy and the guide say which pairs each step was made of, as the plan has it, and the
@@ -26,7 +27,7 @@ func TestBatchesAreRecorded(t *testing.T) {
 		}
 		want := checkpoints.Batches{Pairs: logged}
 		for epoch := range 2 {
-			order := Permutation(12, spec.Seed, policyPhase, i, epoch)
+			order := schedule.Permutation(12, spec.Seed, policyPhase, i, epoch)
 			for batch := range slices.Chunk(order, 4) {
 				want.Steps = append(want.Steps, checkpoints.Batch{Step: len(want.Steps) + 1, Epoch: epoch, Pairs: batch})
 			}

@@ -15,6 +15,7 @@ import (
 	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/trainer/lineage"
 )
 
 // modelFiles are the files of a Hugging Face folder that travel with a policy beside its weights and configuration: what makes
@@ -254,7 +255,7 @@ func (t *Trainer) modelSources(ctx context.Context, folder fs.FS) ([]checkpoints
 		return nil, err
 	}
 	return append(files, checkpoints.FromBytes("config.json", config), checkpoints.Source{
-		Name: WeightsFile, Write: t.writeWeights(ctx),
+		Name: checkpoints.WeightsFile, Write: t.writeWeights(ctx),
 	}), nil
 }
 
@@ -301,7 +302,7 @@ func (t *Trainer) policyFiles(
 	}
 	var files []checkpoints.Source
 	for _, f := range manifest.Files {
-		if f.Name != WeightsFile && !inherited(f.Name) || f.Name == LineageFile {
+		if f.Name != checkpoints.WeightsFile && !inherited(f.Name) || f.Name == lineage.File {
 			continue
 		}
 		files = append(files, checkpoints.Source{Name: f.Name, Write: func(w io.Writer) (err error) {

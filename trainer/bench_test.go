@@ -15,6 +15,9 @@ import (
 	"github.com/ldalign/ldalign/models/score"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/trainer/curves"
+	"github.com/ldalign/ldalign/trainer/objective"
+	"github.com/ldalign/ldalign/trainer/schedule"
 )
 
 // benchReport is what BenchmarkPairs prints for bench/train/bench.py.
@@ -156,7 +159,7 @@ func benchTrain(
 	}
 	// The loop visits the pairs by a permutation; given in its inverse they come in their order.
 	visited := make([]pair, len(pairs))
-	for k, i := range Permutation(len(pairs), spec.Seed, policyPhase, 0, 0) {
+	for k, i := range schedule.Permutation(len(pairs), spec.Seed, policyPhase, 0, 0) {
 		visited[i] = pairs[k]
 	}
 	var ends []time.Time
@@ -166,11 +169,11 @@ func benchTrain(
 		batch: spec.Training.Batch, micro: spec.Training.MicroBatch, microTokens: spec.Training.MicroTokens,
 		batches: checkpoints.Batches{Pairs: make([]string, len(pairs))},
 		task: &pairTask{
-			model: m, pairs: visited, objective: PairObjective{Kind: "sigmoid", Beta: spec.Objective.Beta},
+			model: m, pairs: visited, objective: objective.Preference{Kind: "sigmoid", Beta: spec.Objective.Beta},
 			compute: compute(spec.Training),
 		},
 		save:     saveNothing,
-		progress: func(int, int, *Record) { ends, used = append(ends, time.Now()), append(used, cpuSeconds(b)) },
+		progress: func(int, int, *curves.Step) { ends, used = append(ends, time.Now()), append(used, cpuSeconds(b)) },
 	}
 	if err := p.prepare(ctx, engine); err != nil {
 		b.Fatal(err)

@@ -13,6 +13,8 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/trainer/lineage"
+	"github.com/ldalign/ldalign/trainer/objective"
 )
 
 // Source is the stream that an objective trains from.
@@ -31,7 +33,7 @@ func Source(objective string) schemas.Kind {
 // sequence of the last one. A resumed iteration sees exactly the messages that it saw before: those up to the sequence in
 // its cursor, so a letter redriven since then does not change the order it trains in.
 func (t *Trainer) messages(ctx context.Context, phase string, kind schemas.Kind, i uint32) ([]events.Message, uint64, error) {
-	feed, replayed := Feed(t.Spec, kind)
+	feed, replayed := lineage.Feed(t.Spec, kind)
 	var got streams.Collected
 	var err error
 	if replayed {
@@ -105,8 +107,8 @@ type intake struct {
 
 // collect makes the task of iteration i from the log; by the streaming schedule an empty one, with the inflow that fills it.
 func (t *Trainer) collect(ctx context.Context, i uint32) (*intake, error) {
-	in := &intake{kind: Source(t.Spec.Objective.Kind), iteration: i}
-	_, replayed := Feed(t.Spec, in.kind) // from a log that has all
+	in := &intake{kind: objective.TrainsFrom(t.Spec.Objective.Kind), iteration: i}
+	_, replayed := lineage.Feed(t.Spec, in.kind) // from a log that has all
 	if t.streaming() && !replayed && (!t.resumes(policyPhase, i) || t.resume.Cursor.Open) {
 		in.inflow = t.follow(ctx, in.kind, i)
 		return in, t.add(ctx, nil, in)
@@ -213,7 +215,7 @@ func (t *Trainer) pairs(ctx context.Context, messages []events.Message, in *inta
 	out, ok := in.task.(*pairTask)
 	if !ok {
 		out = &pairTask{
-			model: t.model, objective: pairObjective(t.Spec.Objective), compute: compute(t.Spec.Training),
+			model: t.model, objective: objective.PreferenceOf(t.Spec.Objective), compute: compute(t.Spec.Training),
 		}
 	}
 	if err := t.take(messages, weights, reference, i, out, in); err != nil {
@@ -306,7 +308,7 @@ func (t *Trainer) weigh(ctx context.Context, distances []float64, i uint32, out 
 			return err
 		}
 		var normaliser float64
-		if w, normaliser, err = Weights(distances, t.Spec, i, first); err != nil {
+		if w, normaliser, err = objective.Weights(distances, t.Spec, i, first); err != nil {
 			return err
 		}
 		for k := range out.pairs {
@@ -316,7 +318,7 @@ func (t *Trainer) weigh(ctx context.Context, distances []float64, i uint32, out 
 	}
 	in.metrics = append(in.metrics,
 		checkpoints.Metric{Name: "weight_max", Value: slices.Max(w)},
-		checkpoints.Metric{Name: "effective_sample_size", Value: EffectiveSampleSize(w)},
+		checkpoints.Metric{Name: "effective_sample_size", Value: objective.EffectiveSampleSize(w)},
 		checkpoints.Metric{Name: "identical_share", Value: float64(identical) / float64(len(w))},
 		checkpoints.Metric{Name: "pairs", Value: float64(len(w))},
 	)
@@ -339,9 +341,9 @@ func (t *Trainer) referenceDigest(ctx context.Context, weights string) (string, 
 		return t.initial, nil
 	}
 	run, first := t.Spec.Run, t.Spec.FirstIteration()
-	if _, replayed := Feed(t.Spec, schemas.Pairs); replayed {
+	if _, replayed := lineage.Feed(t.Spec, schemas.Pairs); replayed {
 		var err error
-		if run, first, err = sampledBy(ctx, t.Streams, t.Spec.Source.Run); err != nil {
+		if run, first, err = lineage.SampledBy(ctx, t.Streams, t.Spec.Source.Run); err != nil {
 			return "", err
 		}
 	}
@@ -382,7 +384,7 @@ func (t *Trainer) firstNormaliser(ctx context.Context, i uint32) (float64, error
 	spec := t.Spec
 	for spec.FirstIteration() > 0 { // iteration 0 was its source's
 		var err error
-		if spec, err = Spec(ctx, t.Streams, spec.Source.Run); err != nil {
+		if spec, err = lineage.Spec(ctx, t.Streams, spec.Source.Run); err != nil {
 			return 0, fmt.Errorf("trainer: the run that made iteration 0: %w", err)
 		}
 	}

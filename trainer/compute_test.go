@@ -13,6 +13,7 @@ import (
 	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/trainer/curves"
 )
 
 // sized is a task that has sizes and does nothing.
@@ -160,7 +161,7 @@ func TestFlatMemoryOverSteps(t *testing.T) {
 	p.spec.LR = 1e-6
 	var live int
 	var memory int64
-	p.progress = func(done, _ int, _ *Record) {
+	p.progress = func(done, _ int, _ *curves.Step) {
 		switch {
 		case done == 500:
 			live, memory = engine.Live(), resident(t)

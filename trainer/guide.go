@@ -17,6 +17,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/trainer/curves"
 )
 
 // fitGuide refuses models that make no guide beside this policy, or one that is too short for what it reads. Models and
@@ -154,7 +155,7 @@ func (t *Trainer) publishGuide(ctx context.Context, g *trainedGuide, task *guide
 		task.final = &probe
 	}
 	probe := *task.final
-	probeFile, err := probe.source()
+	probed, err := probe.JSON()
 	if err != nil {
 		return err
 	}
@@ -164,9 +165,10 @@ func (t *Trainer) publishGuide(ctx context.Context, g *trainedGuide, task *guide
 	}
 	manifest, err := t.Checkpoints.Commit(ctx, t.Spec.Run, checkpoints.Draft{
 		Kind: checkpoints.Guide, Step: uint64(p.made()), Parent: t.base.Digest, SpecDigest: t.Spec.Digest(),
-		Machine: t.machine(), Metrics: probe.metrics(),
+		Machine: t.machine(), Metrics: probe.Metrics(),
 		Files: slices.Concat(g.files, t.wholeLines(ctx, p), []checkpoints.Source{
-			g.weights(ctx), checkpoints.FromBytes("guide.json", config), probeFile,
+			g.weights(ctx), checkpoints.FromBytes("guide.json", config),
+			checkpoints.FromBytes(curves.ProbeFile, probed),
 		}),
 	})
 	if err != nil {

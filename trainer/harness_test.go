@@ -23,6 +23,7 @@ import (
 	"github.com/ldalign/ldalign/stages/generator"
 	"github.com/ldalign/ldalign/stages/prompter"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/trainer/curves"
 )
 
 // world is a machine with everything that runs need: embedded streams, a directory store, an engine of one thread. Runs
@@ -237,13 +238,13 @@ func (w *world) latest(run string, kind checkpoints.Kind) checkpoints.Manifest {
 }
 
 // records are those of a checkpoint.
-func (w *world) records(m checkpoints.Manifest) []Record {
+func (w *world) records(m checkpoints.Manifest) []curves.Step {
 	w.t.Helper()
-	data, err := w.checkpoints.ReadLines(w.t.Context(), m, RecordsFile)
+	data, err := w.checkpoints.ReadLines(w.t.Context(), m, curves.File)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	records, err := ReadRecords(data)
+	records, err := curves.Read(data)
 	if err != nil {
 		w.t.Fatal(err)
 	}

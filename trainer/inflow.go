@@ -11,6 +11,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/trainer/lineage"
 )
 
 // inflow takes the messages of an iteration from the log while they arrive, for training.schedule: streaming. One goroutine
@@ -151,7 +152,7 @@ func (t *Trainer) stream(ctx context.Context, in *intake, p *phase) (err error) 
 		}
 		return nil
 	}
-	feed, _ := Feed(t.Spec, in.kind)
+	feed, _ := lineage.Feed(t.Spec, in.kind)
 	p.planned, err = t.planned(ctx, feed.Run, in.iteration)
 	return err
 }

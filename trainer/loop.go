@@ -11,6 +11,9 @@ import (
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/trainer/curves"
+	"github.com/ldalign/ldalign/trainer/objective"
+	"github.com/ldalign/ldalign/trainer/schedule"
 )
 
 // ErrInterrupted says that training stopped between two steps because its context ended; its state is committed and the
@@ -38,7 +41,7 @@ type task interface {
 type stats struct {
 	// loss is this part's share of the step's loss.
 	loss  float64
-	pairs PairStats
+	pairs objective.Stats
 	// tokens that went through the model, without padding; responseTokens are those that the loss is about.
 	tokens, responseTokens int
 }
@@ -73,13 +76,13 @@ type phase struct {
 	// hold, not nil, is called between two steps and may wait; it returns when its context ends at the latest.
 	hold func(ctx context.Context)
 	// progress reports finished steps; last is the newest record, nil before the first.
-	progress func(done, total int, last *Record)
+	progress func(done, total int, last *curves.Step)
 
 	// optimizer is made by prepare.
 	optimizer tensor.Optimizer
 	tensors   []*tensor.Tensor
 	// records of the steps so far, those before a restart included, without those that pieces hold.
-	records []Record
+	records []curves.Step
 	pieces  pieces
 	// order is the shuffle of epoch ordered-1.
 	order   []int
@@ -129,7 +132,7 @@ func (p *phase) close(ctx context.Context, engine *tensor.Engine) error {
 // until the last is done, a failed one stops the run, and run returns when none is under way.
 func (p *phase) run(ctx context.Context, engine *tensor.Engine, step int) (err error) {
 	defer func() { err = errors.Join(err, p.saving.wait()) }()
-	peak := PeakRate(p.spec, p.iteration)
+	peak := schedule.PeakRate(p.spec, p.iteration)
 	begun, saved := false, -1 // saved is the step of the last state
 	for ; ; step++ {
 		if err := p.saving.failed(); err != nil {
@@ -166,8 +169,8 @@ func (p *phase) run(ctx context.Context, engine *tensor.Engine, step int) (err e
 			return nil
 		}
 		epoch, batch := p.next(step)
-		record := Record{
-			Phase: p.name, Iteration: p.iteration, Step: step + 1, Epoch: epoch, LR: LearningRate(p.spec, peak, step, total),
+		record := curves.Step{
+			Phase: p.name, Iteration: p.iteration, Step: step + 1, Epoch: epoch, LR: schedule.LearningRate(p.spec, peak, step, total),
 		}
 		if err := p.lead(context.WithoutCancel(ctx), engine, batch, step, &record); err != nil {
 			return fmt.Errorf("trainer: %s of iteration %d, step %d of %d: %w", p.name, p.iteration, step+1, total, err)
@@ -194,13 +197,13 @@ func (p *phase) arrive(ctx context.Context, step int) error {
 // total is the number of steps that the schedule is made for. Fewer are made when planned examples have not come.
 func (p *phase) total() int {
 	if p.planned > 0 {
-		return Steps(p.planned, p.batch, p.epochs)
+		return schedule.Steps(p.planned, p.batch, p.epochs)
 	}
 	return p.steps() * p.epochs
 }
 
 // steps is the number of steps of an epoch, once all examples are there.
-func (p *phase) steps() int { return Steps(p.task.examples(), p.batch, 1) }
+func (p *phase) steps() int { return schedule.Steps(p.task.examples(), p.batch, 1) }
 
 // next is the batch that comes after the given number of steps, none at the end, and its epoch.
 func (p *phase) next(step int) (epoch int, batch []int) {
@@ -218,7 +221,7 @@ func (p *phase) next(step int) (epoch int, batch []int) {
 	case p.inOrder && epoch == 0:
 		return 0, sequence(at, min(p.batch, n-at))
 	case p.ordered != epoch+1:
-		p.order, p.ordered = Permutation(n, p.seed, p.name, p.iteration, epoch), epoch+1
+		p.order, p.ordered = schedule.Permutation(n, p.seed, p.name, p.iteration, epoch), epoch+1
 	}
 	return epoch, p.order[at:min(at+p.batch, n)]
 }
@@ -320,7 +323,7 @@ func (p *phase) wait(ctx context.Context) error {
 }
 
 // lead is step on the rank that decides.
-func (p *phase) lead(ctx context.Context, engine *tensor.Engine, batch []int, step int, record *Record) error {
+func (p *phase) lead(ctx context.Context, engine *tensor.Engine, batch []int, step int, record *curves.Step) error {
 	if p.ranks != nil {
 		if err := p.ranks.tell(ctx, order{Step: &stepOrder{Batch: batch, Step: step, LR: record.LR}}); err != nil {
 			return err
@@ -330,8 +333,8 @@ func (p *phase) lead(ctx context.Context, engine *tensor.Engine, batch []int, st
 }
 
 // step is one optimizer step: forward and backward in micro-batches, clip, update.
-func (p *phase) step(ctx context.Context, engine *tensor.Engine, batch []int, step int, record *Record) error {
-	var sum PairStats
+func (p *phase) step(ctx context.Context, engine *tensor.Engine, batch []int, step int, record *curves.Step) error {
+	var sum objective.Stats
 	suspects := batch // of a loss that is not finite
 	share := batch
 	if p.ranks != nil {
@@ -349,7 +352,7 @@ func (p *phase) step(ctx context.Context, engine *tensor.Engine, batch []int, st
 			record.Loss += got.loss
 			record.Tokens += got.tokens
 			record.ResponseTokens += got.responseTokens
-			sum.merge(got.pairs)
+			sum.Merge(got.pairs)
 			return s.Err()
 		})
 		if err != nil {
@@ -365,7 +368,7 @@ func (p *phase) step(ctx context.Context, engine *tensor.Engine, batch []int, st
 		}
 		record.Loss, record.Tokens, record.ResponseTokens, sum = all.loss, all.tokens, all.responseTokens, all.pairs
 	}
-	record.Pairs = sum.record()
+	record.Pairs = sum.Means()
 	return engine.Do(ctx, func(s *tensor.Scope) error {
 		return s.NoGrad(func(s *tensor.Scope) error {
 			grads := make([]*tensor.Tensor, len(p.tensors))

@@ -16,6 +16,8 @@ import (
 	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/trainer/curves"
+	"github.com/ldalign/ldalign/trainer/schedule"
 )
 
 // watched is a task that notes which examples it was given.
@@ -42,7 +44,7 @@ func newPhase(t *testing.T, engine *tensor.Engine, model *models.Model, change .
 		task:   &pairTask{model: model, pairs: somePairs(7), objective: dpo(0.5)},
 		params: model.Params(), spec: schemas.Default().Optimizer, epochs: 2, batch: 3, micro: 2, microTokens: 1000,
 		save:     saveNothing,
-		progress: func(int, int, *Record) {},
+		progress: func(int, int, *curves.Step) {},
 	}
 	p.spec.LR = 1e-3
 	for _, c := range change {
@@ -81,7 +83,7 @@ func TestPhaseVisitsEveryPairOncePerEpoch(t *testing.T) {
 	}
 	var want, wholes [][]int
 	for epoch := range 2 {
-		order := Permutation(7, 1, "policy", 0, epoch)
+		order := schedule.Permutation(7, 1, "policy", 0, epoch)
 		for at := 0; at < 7; at += 3 {
 			batch := order[at:min(at+3, 7)]
 			for from := 0; from < len(batch); from += 2 {
@@ -96,7 +98,7 @@ func TestPhaseVisitsEveryPairOncePerEpoch(t *testing.T) {
 		t.Errorf("batches (-want +got):\n%s", diff)
 	}
 	for i, r := range p.records {
-		rate := LearningRate(p.spec, p.spec.LR, i, 6)
+		rate := schedule.LearningRate(p.spec, p.spec.LR, i, 6)
 		if r.Step != i+1 || r.Epoch != i/3 || r.LR != rate || r.Phase != "policy" {
 			t.Errorf("record %d: %+v, want step %d of epoch %d at rate %v", i, r, i+1, i/3, rate)
 		}
@@ -121,7 +123,7 @@ func TestPhaseSaves(t *testing.T) {
 		t.Fatal(err)
 	}
 	pending := func(epoch, from, to int) (ids []string) {
-		for _, i := range Permutation(7, 1, "policy", 5, epoch)[from:to] {
+		for _, i := range schedule.Permutation(7, 1, "policy", 5, epoch)[from:to] {
 			ids = append(ids, p.batches.Pairs[i])
 		}
 		return ids
@@ -163,7 +165,7 @@ func TestPhaseThatLostItsLease(t *testing.T) {
 			t.Error("a state was saved")
 			return nil, nil
 		}
-		p.progress = func(done, _ int, _ *Record) {
+		p.progress = func(done, _ int, _ *curves.Step) {
 			if done == 2 {
 				cancel(ErrLeaseLost)
 			}
@@ -177,7 +179,7 @@ func TestPhaseThatLostItsLease(t *testing.T) {
 // TestNotFiniteStops: a loss or gradient that is not finite ends the phase, names the step, and leaves the weights and the
 // optimizer as they were before that step.
 func TestNotFiniteStops(t *testing.T) {
-	poisoned := Permutation(7, 1, "policy", 0, 0)[4]
+	poisoned := schedule.Permutation(7, 1, "policy", 0, 0)[4]
 	poison := func(value float64) func(*phase) {
 		return func(p *phase) { p.task.(*pairTask).pairs[poisoned].refChosen = value }
 	}
@@ -200,7 +202,7 @@ func TestNotFiniteStops(t *testing.T) {
 			var before []byte
 			var step uint64
 			p := newPhase(t, engine, model, test.change, func(p *phase) {
-				p.progress = func(done, _ int, _ *Record) { before, step = weightsOf(t, model), uint64(done) }
+				p.progress = func(done, _ int, _ *curves.Step) { before, step = weightsOf(t, model), uint64(done) }
 				p.batches.Pairs = nil
 				for i := range 7 {
 					p.batches.Pairs = append(p.batches.Pairs, fmt.Sprint("pair-", i))
@@ -264,7 +266,7 @@ func TestPhaseResumes(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			first := loadModel(t, engine, "llama")
 			stopped := newPhase(t, engine, first, optimizer, func(p *phase) {
-				p.progress = func(done, _ int, _ *Record) {
+				p.progress = func(done, _ int, _ *curves.Step) {
 					if done == 4 {
 						cancel()
 					}

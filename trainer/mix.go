@@ -8,6 +8,8 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/trainer/lineage"
+	"github.com/ldalign/ldalign/trainer/objective"
 )
 
 // mixIn adds the pairs of iteration i-1 to the task of iteration i. They are those that were
@@ -23,7 +25,7 @@ func (t *Trainer) mixIn(ctx context.Context, i uint32, reference string, out *pa
 	if err != nil {
 		return err
 	}
-	messages, _, err := t.messages(ctx, "", Source(t.Spec.Objective.Kind), i-1)
+	messages, _, err := t.messages(ctx, "", objective.TrainsFrom(t.Spec.Objective.Kind), i-1)
 	if err != nil {
 		return err
 	}
@@ -59,8 +61,8 @@ func (t *Trainer) mixIn(ctx context.Context, i uint32, reference string, out *pa
 
 // sampler is the manifest digest of the policy that sampled the pairs of an iteration that is trained.
 func (t *Trainer) sampler(ctx context.Context, i uint32) (string, error) {
-	if _, replayed := Feed(t.Spec, schemas.Pairs); replayed {
-		origin, err := Origin(ctx, t.Streams, t.Checkpoints, t.Spec.Source.Run, i)
+	if _, replayed := lineage.Feed(t.Spec, schemas.Pairs); replayed {
+		origin, err := lineage.Origin(ctx, t.Streams, t.Checkpoints, t.Spec.Source.Run, i)
 		return origin.Digest, err
 	}
 	policy, err := t.Checkpoints.Policy(ctx, t.Spec.Run, i)

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/trainer/curves"
 )
 
 // pieceLines is how many steps, or pairs, a piece of a state's files has.
@@ -61,7 +62,7 @@ func (p *phase) settle() {
 	if c.committed == nil {
 		return
 	}
-	c.files = append(c.committed.Pieces(RecordsFile), c.committed.Pieces(checkpoints.BatchesFile)...)
+	c.files = append(c.committed.Pieces(curves.File), c.committed.Pieces(checkpoints.BatchesFile)...)
 	c.committed = nil
 	filed := len(c.of(recordPieces)) * c.length()
 	p.records = slices.Clone(p.records[filed-c.steps:])
@@ -89,7 +90,7 @@ func (p *phase) lines() []checkpoints.Source {
 	}
 	rest := pairsOf(all, pairs, len(all.Pairs))
 	rest.Skipped, rest.Steps = all.Skipped, all.Steps[steps:]
-	return append(out, recordsSource(RecordsFile, p.records[steps:]), batchesSource(checkpoints.BatchesFile, rest))
+	return append(out, recordsSource(curves.File, p.records[steps:]), batchesSource(checkpoints.BatchesFile, rest))
 }
 
 // pairsOf are the pairs of a record of batches from one number up to another.
@@ -115,11 +116,11 @@ func (t *Trainer) wholeLines(ctx context.Context, p *phase) []checkpoints.Source
 	pairs, steps := p.batches, checkpoints.Batches{Steps: p.batches.Steps}
 	pairs.Steps = nil
 	return []checkpoints.Source{
-		{Name: RecordsFile, Write: func(w io.Writer) error {
+		{Name: curves.File, Write: func(w io.Writer) error {
 			if err := filed(w, recordPieces); err != nil {
 				return err
 			}
-			return WriteRecords(w, p.records)
+			return curves.Write(w, p.records)
 		}},
 		{Name: checkpoints.BatchesFile, Write: func(w io.Writer) error {
 			if err := pairs.Write(w); err != nil {
@@ -133,8 +134,8 @@ func (t *Trainer) wholeLines(ctx context.Context, p *phase) []checkpoints.Source
 	}
 }
 
-func recordsSource(name string, records []Record) checkpoints.Source {
-	return checkpoints.Source{Name: name, Write: func(w io.Writer) error { return WriteRecords(w, records) }}
+func recordsSource(name string, records []curves.Step) checkpoints.Source {
+	return checkpoints.Source{Name: name, Write: func(w io.Writer) error { return curves.Write(w, records) }}
 }
 
 func batchesSource(name string, b checkpoints.Batches) checkpoints.Source {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/trainer/curves"
 )
 
 // lineCounter counts lines.
@@ -37,10 +38,10 @@ func TestStatesDoNotGrow(t *testing.T) {
 	}
 	all.Earlier, all.Skipped = 4, []checkpoints.Skipped{{ID: "none", Reason: schemas.ReasonEmpty}}
 	p := &phase{batches: all, pieces: pieces{size: size}}
-	var records []Record
+	var records []curves.Step
 	for step := range steps {
 		batch := checkpoints.Batch{Step: step + 1, Epoch: step, Pairs: sequence(0, 17)}
-		records, all.Steps = append(records, Record{Step: step + 1}), append(all.Steps, batch)
+		records, all.Steps = append(records, curves.Step{Step: step + 1}), append(all.Steps, batch)
 		p.records, p.batches.Steps = append(p.records, records[step]), append(p.batches.Steps, batch)
 		if step%every != 0 {
 			continue
@@ -89,7 +90,7 @@ func TestStatesDoNotGrow(t *testing.T) {
 		t.Fatal(err)
 	}
 	write := map[string]func(io.Writer) error{
-		RecordsFile:             func(w io.Writer) error { return WriteRecords(w, records) },
+		curves.File:             func(w io.Writer) error { return curves.Write(w, records) },
 		checkpoints.BatchesFile: all.Write,
 	}
 	var want []checkpoints.Source
@@ -165,7 +166,7 @@ func TestPiecesOfAKilledRun(t *testing.T) {
 		if n := len(stopped.records(state)); n != step || len(stopped.batches(state).Steps) != step {
 			t.Fatalf("the state of step %d reads as %d records", step, n)
 		}
-		if n := len(state.Pieces(RecordsFile)); n != max(step-1, 0)/2 {
+		if n := len(state.Pieces(curves.File)); n != max(step-1, 0)/2 {
 			t.Errorf("the state of step %d has %d pieces of records", step, n)
 		}
 	}

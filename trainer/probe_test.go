@@ -9,6 +9,7 @@ import (
 	"github.com/ldalign/ldalign/models/guide"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/trainer/curves"
 )
 
 // TestProbe: the figures are those of the rows, whatever their number, and a guide that does not tell rows apart is seen.
@@ -35,15 +36,11 @@ func TestProbe(t *testing.T) {
 	if first, err := task.probe(t.Context(), engine, 12); err != nil || first.Pairs != 12 || len(first.Distances) != 12 {
 		t.Errorf("of 12: %+v, %v", first, err)
 	}
-	source, err := p.source()
+	text, err := p.JSON()
 	if err != nil {
 		t.Fatal(err)
 	}
-	var text strings.Builder
-	if err := source.Write(&text); err != nil {
-		t.Fatal(err)
-	}
-	again, err := ReadProbe([]byte(text.String()))
+	again, err := curves.ReadProbe(text)
 	if err != nil || again.Distance != p.Distance || len(again.Distances) != 40 {
 		t.Errorf("read back: %+v, %v", again, err)
 	}
@@ -62,7 +59,7 @@ func TestProbe(t *testing.T) {
 	if p, err = task.probe(t.Context(), engine, 64); err != nil || !strings.Contains(p.Collapsed(), "ignores the latent") {
 		t.Errorf("a guide with equal latents: %+v, %v", p, err)
 	}
-	for want, p := range map[string]Probe{
+	for want, p := range map[string]curves.Probe{
 		"":              {Pairs: 2, True: 1, Shuffled: 1.1, Distance: 0.5, Norm: 2},
 		"all but equal": {Pairs: 2, True: 1, Shuffled: 1.1, Distance: 1e-4, Norm: 2},
 		"ignores":       {Pairs: 2, True: 1.1, Shuffled: 1.1, Distance: 0.5, Norm: 2},
@@ -71,7 +68,7 @@ func TestProbe(t *testing.T) {
 			t.Errorf("%+v: %q, want %q", p, got, want)
 		}
 	}
-	if nan := (Probe{Pairs: 2, Shuffled: 1, Distance: math.NaN(), Norm: 1}); nan.Collapsed() == "" {
+	if nan := (curves.Probe{Pairs: 2, Shuffled: 1, Distance: math.NaN(), Norm: 1}); nan.Collapsed() == "" {
 		t.Error("a distance that is no number is not seen")
 	}
 }

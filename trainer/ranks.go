@@ -12,6 +12,8 @@ import (
 	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/trainer/curves"
+	"github.com/ldalign/ldalign/trainer/objective"
 )
 
 // Data parallelism: training.ranks processes compute each step of the policy together. Rank 0 is the trainer: it reads the
@@ -50,7 +52,7 @@ type beginning struct {
 	// Micro and MicroTokens are a phase's.
 	Micro, MicroTokens int
 	Compute            models.Compute
-	Objective          PairObjective
+	Objective          objective.Preference
 	Pairs              []sentPair
 	Rows               []models.Sequence
 }
@@ -232,7 +234,7 @@ func (r *ranks) exchange(ctx context.Context, from int, data []byte) (out []byte
 func (r *ranks) sums(ctx context.Context, own stats) (stats, error) {
 	type sent struct {
 		Loss                   float64
-		Pairs                  PairStats
+		Pairs                  objective.Stats
 		Tokens, ResponseTokens int
 	}
 	var mine bytes.Buffer
@@ -252,7 +254,7 @@ func (r *ranks) sums(ctx context.Context, own stats) (stats, error) {
 		all.loss += one.Loss
 		all.tokens += one.Tokens
 		all.responseTokens += one.ResponseTokens
-		all.pairs.merge(one.Pairs)
+		all.pairs.Merge(one.Pairs)
 	}
 	return all, nil
 }
@@ -409,7 +411,7 @@ func (r *ranks) followPhase(ctx context.Context, b beginning) (err error) {
 		}
 		switch {
 		case o.Step != nil:
-			record := Record{LR: o.Step.LR}
+			record := curves.Step{LR: o.Step.LR}
 			err = p.step(ctx, r.engine, o.Step.Batch, o.Step.Step, &record)
 		case o.Weights:
 			err = r.weights(ctx, model.Params(), model.Trainable())

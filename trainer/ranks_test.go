@@ -72,7 +72,7 @@ func (w *world) trainWith(ctx context.Context, spec schemas.Spec, ranks int, met
 func (w *world) near(a, b checkpoints.Manifest, tolerance float64) {
 	w.t.Helper()
 	read := func(m checkpoints.Manifest) map[string][]byte {
-		path, err := w.checkpoints.Local(w.t.Context(), m.Run, w.file(m, WeightsFile))
+		path, err := w.checkpoints.Local(w.t.Context(), m.Run, w.file(m, checkpoints.WeightsFile))
 		if err != nil {
 			w.t.Fatal(err)
 		}

@@ -161,7 +161,7 @@ func TestRestoredStateIsWhole(t *testing.T) {
 		if again.Digest != saved.Digest {
 			t.Errorf("%s: restored and saved again (-saved +again):\n%s", kind, cmp.Diff(saved, again))
 		}
-		if w.file(saved, optimizerFile).SHA256 == w.file(saved, WeightsFile).SHA256 || len(w.records(saved)) != 2 {
+		if w.file(saved, optimizerFile).SHA256 == w.file(saved, checkpoints.WeightsFile).SHA256 || len(w.records(saved)) != 2 {
 			t.Errorf("%s: the state holds %d records, want 2", kind, len(w.records(saved)))
 		}
 		w.finish(spec)

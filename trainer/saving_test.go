@@ -16,6 +16,7 @@ import (
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/trainer/curves"
 )
 
 // TestStepsGoOnWhileAStateIsWritten: the commit of the first state ends only after the second step was made; that of the
@@ -32,7 +33,7 @@ func TestStepsGoOnWhileAStateIsWritten(t *testing.T) {
 			}
 			return func() error { order = append(order, "second"); return nil }, nil
 		}
-		p.progress = func(done, _ int, _ *Record) {
+		p.progress = func(done, _ int, _ *curves.Step) {
 			if done == 2 {
 				close(reached)
 			}
@@ -60,7 +61,7 @@ func TestStateThatCannotBeWrittenStopsTheRun(t *testing.T) {
 				}
 				return func() error { <-over; return full }, nil
 			}
-			p.progress = func(done, total int, _ *Record) {
+			p.progress = func(done, total int, _ *curves.Step) {
 				if done == total {
 					close(over)
 				}
@@ -133,11 +134,11 @@ func TestDamagedStateIsPassedOver(t *testing.T) {
 		step   int // from which it goes on
 	}{
 		{"flipped", func(newest, _ checkpoints.Manifest) { w.damage(newest, optimizerFile, flip) }, 1},
-		{"truncated", func(newest, _ checkpoints.Manifest) { w.damage(newest, WeightsFile, truncate) }, 1},
+		{"truncated", func(newest, _ checkpoints.Manifest) { w.damage(newest, checkpoints.WeightsFile, truncate) }, 1},
 		{"missing", func(newest, _ checkpoints.Manifest) { w.damage(newest, checkpoints.BatchesFile, os.Remove) }, 1},
 		{"both", func(newest, before checkpoints.Manifest) {
-			w.damage(newest, WeightsFile, os.Remove)
-			w.damage(before, WeightsFile, flip)
+			w.damage(newest, checkpoints.WeightsFile, os.Remove)
+			w.damage(before, checkpoints.WeightsFile, flip)
 		}, 0},
 	} {
 		t.Run(test.run, func(t *testing.T) {
@@ -192,12 +193,12 @@ func TestDamagedPolicyIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	policy := w.policy(spec.Run, 1)
-	w.damage(policy, WeightsFile, flip)
+	w.damage(policy, checkpoints.WeightsFile, flip)
 	err := w.trainer(spec, silent).Run(t.Context())
 	if !errors.Is(err, checkpoints.ErrCorrupt) {
 		t.Fatalf("got %v, want ErrCorrupt", err)
 	}
-	for _, says := range []string{WeightsFile, w.file(policy, WeightsFile).SHA256, "put a copy of the file"} {
+	for _, says := range []string{checkpoints.WeightsFile, w.file(policy, checkpoints.WeightsFile).SHA256, "put a copy of the file"} {
 		if !strings.Contains(err.Error(), says) {
 			t.Errorf("%v does not say %q", err, says)
 		}

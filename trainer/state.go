@@ -14,17 +14,14 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/trainer/curves"
+	"github.com/ldalign/ldalign/trainer/objective"
 )
 
 // Files of a checkpoint that the trainer itself reads.
 const (
-	// WeightsFile holds a policy's weights.
-	WeightsFile   = "model.safetensors"
 	guideFile     = "guide.safetensors"
 	optimizerFile = "optimizer.safetensors"
-	// RecordsFile holds the records of the steps that made a policy or guide, as JSON lines. That of a state may be in
-	// pieces, see checkpoints.Manifest.Pieces.
-	RecordsFile = "records.jsonl"
 )
 
 // saveState copies what a state checkpoint consists of: the trained weights (an adapter alone where one is trained),
@@ -125,11 +122,11 @@ func (t *Trainer) restore(ctx context.Context, p *phase, load func(ctx context.C
 	if err := t.withLocal(ctx, *m, optimizerFile, func(path string) error { return t.readOptimizer(ctx, path, p) }); err != nil {
 		return 0, err
 	}
-	data, err := t.Checkpoints.ReadLines(ctx, *m, RecordsFile)
+	data, err := t.Checkpoints.ReadLines(ctx, *m, curves.File)
 	if err != nil {
 		return 0, err
 	}
-	if p.records, err = ReadRecords(data); err != nil {
+	if p.records, err = curves.Read(data); err != nil {
 		return 0, err
 	}
 	if err := t.restoreBatches(ctx, *m, p); err != nil {
@@ -179,7 +176,7 @@ func (t *Trainer) catchUp(ctx context.Context, m checkpoints.Manifest, p *phase,
 	if n == 0 {
 		return nil
 	}
-	kind := Source(t.Spec.Objective.Kind)
+	kind := objective.TrainsFrom(t.Spec.Objective.Kind)
 	last, err := t.Streams.Last(ctx, kind, t.Spec.Run)
 	if err != nil && !errors.Is(err, streams.ErrNotFound) {
 		return err
@@ -258,7 +255,7 @@ func (t *Trainer) publishPolicy(ctx context.Context, iteration uint32, metrics [
 		return err
 	}
 	metrics = append(metrics, canary...)
-	files = append(files, checkpoints.Source{Name: WeightsFile, Write: t.writeWeights(ctx)})
+	files = append(files, checkpoints.Source{Name: checkpoints.WeightsFile, Write: t.writeWeights(ctx)})
 	files = append(files, t.wholeLines(ctx, p)...)
 	for _, f := range t.base.Files {
 		if inherited(f.Name) {

@@ -16,6 +16,7 @@ import (
 	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/trainer/schedule"
 )
 
 // streamed is a run of one iteration by the streaming schedule, whose scored pairs a test publishes itself: 10 of them in
@@ -135,7 +136,7 @@ func TestStreamingTrainsWhatIsThere(t *testing.T) {
 		}
 	}
 	steps := [][]int{{0, 1, 2, 3}, {4, 5, 6, 7}, {8, 9}}
-	for chunk := range slices.Chunk(Permutation(10, slow.Seed, policyPhase, 0, 1), 4) {
+	for chunk := range slices.Chunk(schedule.Permutation(10, slow.Seed, policyPhase, 0, 1), 4) {
 		steps = append(steps, chunk)
 	}
 	var got [][]int
@@ -272,7 +273,7 @@ func TestStreamingWithDeadLetters(t *testing.T) {
 		t.Errorf("%d pairs in %d steps, want 6 in 2", len(b.Pairs), len(records))
 	}
 	for k, r := range records {
-		if want := LearningRate(spec.Optimizer, PeakRate(spec.Optimizer, 0), k, 3); r.LR != want {
+		if want := schedule.LearningRate(spec.Optimizer, schedule.PeakRate(spec.Optimizer, 0), k, 3); r.LR != want {
 			t.Errorf("step %d has rate %v, want %v: that of 10 pairs", r.Step, r.LR, want)
 		}
 	}

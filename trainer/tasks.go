@@ -7,6 +7,9 @@ import (
 	"github.com/ldalign/ldalign/models/guide"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/trainer/curves"
+	"github.com/ldalign/ldalign/trainer/objective"
+	"github.com/ldalign/ldalign/trainer/objective/loss"
 )
 
 // pair is an example of LD-Align, SPIN and DPO.
@@ -25,8 +28,8 @@ func (p *pair) tokens() (chosen, rejected int) {
 }
 
 // values are the pair's numbers, given the log-probs under the policy.
-func (p *pair) values(chosen, rejected float64) PairValues {
-	v := PairValues{
+func (p *pair) values(chosen, rejected float64) objective.Values {
+	v := objective.Values{
 		Chosen: chosen, Rejected: rejected, RefChosen: p.refChosen, RefRejected: p.refRejected, Weight: p.weight,
 		Same: p.same, Distance: p.distance, Sampled: p.sampled,
 	}
@@ -43,7 +46,7 @@ func compute(t schemas.TrainingSpec) models.Compute {
 type pairTask struct {
 	model     *models.Model
 	pairs     []pair
-	objective PairObjective
+	objective objective.Preference
 	compute   models.Compute
 }
 
@@ -70,7 +73,7 @@ func (t *pairTask) accumulate(s *tensor.Scope, part, whole []int, _ int) (stats,
 		out.tokens += len(p.chosen.IDs) + len(p.rejected.IDs)
 	}
 	logp := models.TrainLogProbs(s, t.model, rows, t.compute)
-	loss := t.objective.Loss(PairBatch{
+	loss := loss.Preference(t.objective, loss.Pairs{
 		Chosen: logp.Narrow(0, 0, n), Rejected: logp.Narrow(0, n, n),
 		RefChosen: s.FromFloat32(refChosen, n), RefRejected: s.FromFloat32(refRejected, n), Weights: s.FromFloat32(weights, n),
 		ChosenTokens: s.FromFloat32(chosenTokens, n), RejectedTokens: s.FromFloat32(rejectedTokens, n),
@@ -110,7 +113,7 @@ func (t *sequenceTask) accumulate(s *tensor.Scope, part, whole []int, _ int) (st
 		out.tokens += len(rows[k].IDs)
 		out.responseTokens += len(rows[k].IDs) - rows[k].PromptLen
 	}
-	loss := SequenceLoss(models.TrainLogProbs(s, t.model, rows, t.compute), tokens)
+	loss := loss.Sequences(models.TrainLogProbs(s, t.model, rows, t.compute), tokens)
 	loss.Backward()
 	out.loss = loss.Item()
 	return out, s.Err()
@@ -124,7 +127,7 @@ type guideTask struct {
 	seed             uint64
 	compute          models.Compute
 	// final is what a probe saw after the last step; nil where that was taken before this process began.
-	final *Probe
+	final *curves.Probe
 }
 
 func (t *guideTask) examples() int { return len(t.chosen) }

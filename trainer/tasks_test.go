@@ -63,8 +63,8 @@ func newGuideModel(t *testing.T, engine *tensor.Engine, reduction string) *guide
 	return g
 }
 
-// objective is a task with a way to compute its loss that does not go through the task.
-type objective struct {
+// minimised is a task with a way to compute its loss that does not go through the task.
+type minimised struct {
 	name   string
 	task   task
 	params []tensor.Named
@@ -72,7 +72,7 @@ type objective struct {
 }
 
 // objectives are all that a trainer minimises, over 5 examples.
-func objectives(t *testing.T, engine *tensor.Engine) []objective {
+func objectives(t *testing.T, engine *tensor.Engine) []minimised {
 	t.Helper()
 	const n, beta = 5, 0.3
 	policy := loadModel(t, engine, "llama")
@@ -82,7 +82,7 @@ func objectives(t *testing.T, engine *tensor.Engine) []objective {
 		for _, p := range pairs {
 			both := []models.Sequence{p.chosen, p.rejected}
 			logp := models.LogProbs(s, policy, both).Float64s()
-			sum += p.weight * softplus(-beta*((logp[0]-logp[1])-(p.refChosen-p.refRejected)))
+			sum += p.weight * math.Log1p(math.Exp(-beta*((logp[0]-logp[1])-(p.refChosen-p.refRejected))))
 		}
 		return sum / n
 	}
@@ -94,14 +94,14 @@ func objectives(t *testing.T, engine *tensor.Engine) []objective {
 		}
 		return sum / tokens
 	}
-	out := []objective{
+	out := []minimised{
 		{"pairs", &pairTask{model: policy, pairs: pairs, objective: dpo(beta)}, policy.Params(), formula},
 		{"sequences", &sequenceTask{model: policy, rows: rows}, policy.Params(), likelihood},
 	}
 	for _, reduction := range []string{guide.ReduceMean, guide.ReduceSum} {
 		g := newGuideModel(t, engine, reduction)
 		task := &guideTask{guide: g, chosen: examples(n, 0), rejected: examples(n, 2), seed: 1}
-		out = append(out, objective{"guide, " + reduction, task, g.Params(), func(s *tensor.Scope) float64 {
+		out = append(out, minimised{"guide, " + reduction, task, g.Params(), func(s *tensor.Scope) float64 {
 			all := slices.Concat(task.chosen, task.rejected)
 			return g.Loss(s, all, dropoutSeed(1, 0, 0), models.Compute{}).Sum().Item() / n
 		}})
@@ -110,7 +110,7 @@ func objectives(t *testing.T, engine *tensor.Engine) []objective {
 }
 
 // gradients accumulates a batch cut into parts and returns the gradients of every parameter, which it zeroes.
-func (o objective) gradients(t *testing.T, engine *tensor.Engine, cut int) (grads [][]float64, sum stats) {
+func (o minimised) gradients(t *testing.T, engine *tensor.Engine, cut int) (grads [][]float64, sum stats) {
 	t.Helper()
 	batch := make([]int, o.task.examples())
 	for i := range batch {
@@ -120,7 +120,7 @@ func (o objective) gradients(t *testing.T, engine *tensor.Engine, cut int) (grad
 		do(t, engine, func(s *tensor.Scope) error {
 			got, err := o.task.accumulate(s, batch[from:min(from+cut, len(batch))], batch, 0)
 			sum.loss += got.loss
-			sum.pairs.merge(got.pairs)
+			sum.pairs.Merge(got.pairs)
 			return err
 		})
 	}
@@ -211,7 +211,7 @@ func TestPairTaskReportsItsLoss(t *testing.T) {
 			return s.Err()
 		})
 	})
-	within(t, "mean of PairStats.Loss", sum.pairs.Loss/5, sum.loss, 1e-12)
+	within(t, "mean of objective.Stats.Loss", sum.pairs.Loss/5, sum.loss, 1e-12)
 }
 
 // TestReconstruction: the guide's figures are means over examples, so more examples of the same kind don't raise them.

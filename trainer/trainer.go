@@ -16,6 +16,10 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/trainer/curves"
+	"github.com/ldalign/ldalign/trainer/lineage"
+	"github.com/ldalign/ldalign/trainer/objective"
+	"github.com/ldalign/ldalign/trainer/retention"
 )
 
 // Config is what a trainer works with.
@@ -74,8 +78,8 @@ type Trainer struct {
 	// base is the newest policy checkpoint: the weights that the iteration at hand starts from.
 	base checkpoints.Manifest
 	// resume is the newest state checkpoint that is newer than base; nil when there is none.
-	resume *checkpoints.Manifest
-	curves *curves
+	resume  *checkpoints.Manifest
+	plotter *plotter
 	// initial is the digest of the policy that objective.reference: initial compares with, once it was asked for.
 	initial string
 	// pieceSize is pieces.size of the phases.
@@ -134,7 +138,7 @@ func (t *Trainer) Run(ctx context.Context) (err error) {
 	if err := t.announce(ctx); err != nil {
 		return err
 	}
-	end, err := t.showCurves(ctx)
+	end, err := t.startPlotter(ctx)
 	if err != nil {
 		return err
 	}
@@ -169,7 +173,7 @@ func (t *Trainer) Run(ctx context.Context) (err error) {
 
 // declared tells whether the run is declared, and refuses one that is with another spec.
 func (t *Trainer) declared(ctx context.Context) (bool, error) {
-	found, err := DeclaredSpec(ctx, t.Streams, t.Spec.Run)
+	found, err := lineage.Declaration(ctx, t.Streams, t.Spec.Run)
 	if errors.Is(err, streams.ErrNotFound) {
 		return false, nil
 	}
@@ -211,19 +215,6 @@ func (t *Trainer) declare(ctx context.Context) error {
 	return t.Streams.Publish(ctx, schemas.Control, &events.Control{
 		Schema: events.Version, Run: t.Spec.Run, Kind: "spec", Spec: text, SpecDigest: t.Spec.Digest(),
 	})
-}
-
-// DeclaredSpec is the control message that declares a run; streams.ErrNotFound when there is none.
-func DeclaredSpec(ctx context.Context, conn *streams.Conn, run string) (*events.Control, error) {
-	found, err := conn.Find(ctx, schemas.Control, run, (&events.Control{Kind: "spec"}).ID())
-	if err != nil {
-		return nil, err
-	}
-	control, ok := found.Message.(*events.Control)
-	if !ok {
-		return nil, fmt.Errorf("trainer: run %s: its spec is a %T", run, found.Message)
-	}
-	return control, nil
 }
 
 // announce emits the events of all checkpoints that have none: after a crash between manifest and event, and at every
@@ -305,7 +296,7 @@ func (t *Trainer) iterate(ctx context.Context, i uint32) (err error) {
 		return err
 	}
 	p.save = func(ctx context.Context, cursor checkpoints.Cursor) (func() error, error) {
-		feed, _ := Feed(t.Spec, Source(t.Spec.Objective.Kind))
+		feed, _ := lineage.Feed(t.Spec, objective.TrainsFrom(t.Spec.Objective.Kind))
 		cursor.Stream, cursor.Sequence = streams.StreamName(feed.Kind), in.upTo
 		return t.saveState(ctx, p, cursor, p.params)
 	}
@@ -325,14 +316,14 @@ func (t *Trainer) iterate(ctx context.Context, i uint32) (err error) {
 	return t.publishPolicy(ctx, i+1, in.metrics, p)
 }
 
-// showStep is what a phase tells of its steps to meter and curves.
-func (t *Trainer) showStep(work string, p *phase) func(done, total int, last *Record) {
-	var probe *Probe // the newest
-	return func(done, total int, last *Record) {
+// showStep is what a phase tells of its steps to meter and plotter.
+func (t *Trainer) showStep(work string, p *phase) func(done, total int, last *curves.Step) {
+	var probe *curves.Probe // the newest
+	return func(done, total int, last *curves.Step) {
 		if last == nil {
-			t.curves.begin(p.records, total)
+			t.plotter.begin(p.records, total)
 		} else {
-			t.curves.add(*last, total)
+			t.plotter.add(*last, total)
 		}
 		var notes []Note
 		if last != nil {
@@ -348,5 +339,18 @@ func (t *Trainer) showStep(work string, p *phase) func(done, total int, last *Re
 			notes = append(notes, Note{"gap", probe.Gap()}, Note{"distance", probe.Distance})
 		}
 		t.Meter.Progress(work, done, total, "steps", notes...)
+	}
+}
+
+// retain carries out the spec's retention. What fails is tried again after the next iteration and at the next start.
+func (t *Trainer) retain(ctx context.Context) {
+	keep := t.Spec.Retention
+	got, err := retention.Apply(ctx, t.Streams, t.Checkpoints, t.Spec, keep, retention.Reason(keep), false)
+	if err != nil && !errors.Is(err, context.Canceled) {
+		t.Log.Warn().Err(err).Str("run", t.Spec.Run).Msg("retention could not be carried out; it is tried again later")
+	}
+	for _, s := range got.Stays {
+		t.Log.Debug().Str("run", t.Spec.Run).Uint32("iteration", s.Iteration).Str("what", s.What).Str("why", s.Why).
+			Msg("past the run's retention, and kept")
 	}
 }

@@ -20,6 +20,9 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/trainer/curves"
+	"github.com/ldalign/ldalign/trainer/objective"
+	"github.com/ldalign/ldalign/trainer/schedule"
 )
 
 // TestTwoIterations takes LD-Align through two iterations and holds what it leaves against the method.
@@ -36,7 +39,7 @@ func TestTwoIterations(t *testing.T) {
 		if trained.Parent != base.Digest {
 			t.Errorf("policy %d has parent %.12s, want %.12s", i+1, trained.Parent, base.Digest)
 		}
-		if w.file(base, WeightsFile).SHA256 == w.file(trained, WeightsFile).SHA256 {
+		if w.file(base, checkpoints.WeightsFile).SHA256 == w.file(trained, checkpoints.WeightsFile).SHA256 {
 			t.Errorf("iteration %d left the weights as they were", i)
 		}
 		var distances []float64
@@ -47,7 +50,7 @@ func TestTwoIterations(t *testing.T) {
 			}
 			distances = append(distances, scored.GetDistance())
 		}
-		weights, normaliser, err := Weights(distances, spec, i, 0)
+		weights, normaliser, err := objective.Weights(distances, spec, i, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -60,7 +63,7 @@ func TestTwoIterations(t *testing.T) {
 		}
 		// at step 0 the policy is the reference: every margin is 0 and the loss is log 2 times the batch's mean weight
 		var sum float64
-		for _, k := range Permutation(len(weights), spec.Seed, "policy", i, 0)[:spec.Training.Batch] {
+		for _, k := range schedule.Permutation(len(weights), spec.Seed, "policy", i, 0)[:spec.Training.Batch] {
 			sum += weights[k]
 		}
 		first := records[0]
@@ -80,11 +83,11 @@ func TestWeightOneIsSPIN(t *testing.T) {
 	w.finish(testSpec("spin", func(s *schemas.Spec) { s.Objective.Kind = "spin" }))
 	w.finish(testSpec("weighted"))
 	for i := range uint32(3) {
-		one, spin := w.file(w.policy("one", i), WeightsFile), w.file(w.policy("spin", i), WeightsFile)
+		one, spin := w.file(w.policy("one", i), checkpoints.WeightsFile), w.file(w.policy("spin", i), checkpoints.WeightsFile)
 		if one.SHA256 != spin.SHA256 {
 			t.Errorf("policy %d: weight one gives %.12s, SPIN %.12s", i, one.SHA256, spin.SHA256)
 		}
-		weighted := w.file(w.policy("weighted", i), WeightsFile)
+		weighted := w.file(w.policy("weighted", i), checkpoints.WeightsFile)
 		if same := weighted.SHA256 == spin.SHA256; same != (i == 0) {
 			t.Errorf("policy %d: weighted and SPIN are the same: %v", i, same)
 		}
@@ -213,12 +216,12 @@ func TestStartFromElsewhere(t *testing.T) {
 		spec := testSpec(test.run, sft(test.from))
 		w.finish(spec)
 		origin, start := w.policy("origin", test.want), w.policy(test.run, 0)
-		for _, name := range []string{WeightsFile, "config.json", "tokenizer.json", "tokenizer_config.json"} {
+		for _, name := range []string{checkpoints.WeightsFile, "config.json", "tokenizer.json", "tokenizer_config.json"} {
 			if w.file(origin, name).SHA256 != w.file(start, name).SHA256 {
 				t.Errorf("model.from %s: %s is not that of policy %d", test.from, name, test.want)
 			}
 		}
-		if _, ok := start.File(RecordsFile); ok {
+		if _, ok := start.File(curves.File); ok {
 			t.Errorf("model.from %s: policy 0 carries the other run's records", test.from)
 		}
 		if w.policy(test.run, 1).Step == 0 {
@@ -235,11 +238,11 @@ func TestStartFromElsewhere(t *testing.T) {
 			t.Errorf("model.from %s: got %v, want an error that names it", from, err)
 		}
 	}
-	if err := os.Truncate(filepath.Join(folder, WeightsFile), 100); err != nil {
+	if err := os.Truncate(filepath.Join(folder, checkpoints.WeightsFile), 100); err != nil {
 		t.Fatal(err)
 	}
 	err := w.work(t.Context(), testSpec("cut", sft(folder)), silent)
-	if err == nil || !strings.Contains(err.Error(), WeightsFile) {
+	if err == nil || !strings.Contains(err.Error(), checkpoints.WeightsFile) {
 		t.Errorf("a truncated model file: got %v, want an error that names it", err)
 	}
 }
@@ -364,7 +367,7 @@ func modelFolder(t *testing.T, engine *tensor.Engine, config models.Config) stri
 	if err := errors.Join(model.WriteWeights(t.Context(), &weights), model.Close(t.Context())); err != nil {
 		t.Fatal(err)
 	}
-	writeFile(t, filepath.Join(dir, WeightsFile), weights.String())
+	writeFile(t, filepath.Join(dir, checkpoints.WeightsFile), weights.String())
 	return dir
 }
 
@@ -377,7 +380,7 @@ func TestGuideWithItsOwnTokenizer(t *testing.T) {
 	})
 	w.finish(spec)
 	guide := w.latest(spec.Run, checkpoints.Guide)
-	for _, name := range []string{"tokenizer.json", "tokenizer_config.json", guideFile, "guide.json", RecordsFile} {
+	for _, name := range []string{"tokenizer.json", "tokenizer_config.json", guideFile, "guide.json", curves.File} {
 		w.file(guide, name)
 	}
 	if own, _ := metric(guide, "reconstruction"); !(own > 0) {

@@ -10,6 +10,7 @@ import (
 	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/trainer/objective"
 )
 
 // trlGolden is testdata/trl.json; see testdata/make_trl_goldens.py.
@@ -19,12 +20,7 @@ type trlGolden struct {
 		Chosen   []int64 `json:"chosen_ids"`
 		Rejected []int64 `json:"rejected_ids"`
 	}
-	Runs      []trlRun
-	Schedules []struct {
-		Schedule string
-		Warmup   int
-		Factors  []float64
-	}
+	Runs []trlRun
 }
 
 type trlRun struct {
@@ -119,7 +115,7 @@ func (g trlGolden) task(t *testing.T, engine *tensor.Engine, model *models.Model
 	if run.Name == "sft" {
 		return &sequenceTask{model: model, rows: rows}
 	}
-	o := PairObjective{Kind: run.Name, Beta: run.Beta, Smoothing: run.Smoothing}
+	o := objective.Preference{Kind: run.Name, Beta: run.Beta, Smoothing: run.Smoothing}
 	if run.Name == "cdpo" {
 		o.Kind = "sigmoid"
 	}

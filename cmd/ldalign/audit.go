@@ -12,7 +12,8 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
-	"github.com/ldalign/ldalign/trainer"
+	"github.com/ldalign/ldalign/trainer/lineage"
+	"github.com/ldalign/ldalign/trainer/objective"
 )
 
 type auditCommand struct {
@@ -131,7 +132,7 @@ func (n *node) audit(ctx context.Context, spec schemas.Spec, iteration, names in
 	}
 	task := n.display.Task("audit "+spec.Run, 0, "messages")
 	defer task.Done()
-	feed, _ := trainer.Feed(spec, trainer.Source(spec.Objective.Kind))
+	feed, _ := lineage.Feed(spec, objective.TrainsFrom(spec.Objective.Kind))
 	o := streams.AuditOptions{
 		Iteration: iteration, Source: feed.Kind, Names: names, First: uint32(spec.FirstIteration()),
 		Record: func(ctx context.Context, i uint32) (streams.Record, error) {
@@ -140,9 +141,9 @@ func (n *node) audit(ctx context.Context, spec schemas.Spec, iteration, names in
 				r.Done, r.Problem = true, fmt.Sprintf("the log names policy %d (%.12s), which the checkpoint store does not have: "+
 					"restore it from a copy", i+1, digest)
 			}
-			if _, replayed := trainer.Feed(spec, schemas.Pairs); err == nil && replayed {
+			if _, replayed := lineage.Feed(spec, schemas.Pairs); err == nil && replayed {
 				var origin checkpoints.Manifest
-				origin, err = trainer.Origin(ctx, n.Streams, n.Checkpoints, spec.Source.Run, i)
+				origin, err = lineage.Origin(ctx, n.Streams, n.Checkpoints, spec.Source.Run, i)
 				r.Policy = origin.Digest
 			}
 			return r, err
@@ -152,7 +153,7 @@ func (n *node) audit(ctx context.Context, spec schemas.Spec, iteration, names in
 			task.Set(int64(done))
 		},
 	}
-	if given, ok := trainer.Given(spec); ok {
+	if given, ok := lineage.Given(spec); ok {
 		o.Given = &given
 	}
 	for i := range policies {

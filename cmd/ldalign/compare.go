@@ -9,6 +9,7 @@ import (
 	"github.com/ldalign/ldalign/ops/report"
 	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/trainer/lineage"
 )
 
 type compareCommand struct {
@@ -93,7 +94,7 @@ func (n *node) compared(ctx context.Context, spec schemas.Spec) (report.Compared
 	if err != nil {
 		return report.Compared{}, err
 	}
-	run := report.Compared{Name: spec.Run, Method: method(spec), Lineage: lineage(spec), Spec: string(text), Policy: -1}
+	run := report.Compared{Name: spec.Run, Method: method(spec), Lineage: lineage.Describe(spec), Spec: string(text), Policy: -1}
 	manifests, err := n.Checkpoints.List(ctx, spec.Run)
 	if err != nil {
 		return run, err

@@ -19,7 +19,7 @@ import (
 	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/stages/encoder"
-	"github.com/ldalign/ldalign/trainer"
+	"github.com/ldalign/ldalign/trainer/curves"
 )
 
 type guideCommand struct {
@@ -225,13 +225,13 @@ func (n *node) inspectGuide(ctx context.Context, spec schemas.Spec) (guideInspec
 			}
 		}
 	}
-	probe := trainer.Probe{Pairs: int(metric(manifest, "probe_pairs")), True: in.True, Shuffled: in.Shuffled, Norm: in.Norm}
-	if file, ok := manifest.File(trainer.ProbeFile); ok {
+	probe := curves.Probe{Pairs: int(metric(manifest, "probe_pairs")), True: in.True, Shuffled: in.Shuffled, Norm: in.Norm}
+	if file, ok := manifest.File(curves.ProbeFile); ok {
 		data, err := n.Checkpoints.ReadFile(ctx, in.GuideRun, file)
 		if err != nil {
 			return in, err
 		}
-		if probe, err = trainer.ReadProbe(data); err != nil {
+		if probe, err = curves.ReadProbe(data); err != nil {
 			return in, err
 		}
 		in.Warning = probe.Collapsed()

@@ -13,7 +13,8 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/stages/prompter"
 	"github.com/ldalign/ldalign/streams"
-	"github.com/ldalign/ldalign/trainer"
+	"github.com/ldalign/ldalign/trainer/objective"
+	"github.com/ldalign/ldalign/trainer/schedule"
 )
 
 type planCommand struct {
@@ -83,7 +84,7 @@ func (p *planner) input(ctx context.Context, s schemas.Spec) (in plan.Input, err
 	if s.Replays() {
 		return in, fmt.Errorf("%w: a replay reads its pairs from a log: `ldalign sweep --dry-run` tells what it would do", errUsage)
 	}
-	in = plan.Input{Spec: s, Reads: trainer.Source(s.Objective.Kind), Steps: trainer.Steps}
+	in = plan.Input{Spec: s, Reads: objective.TrainsFrom(s.Objective.Kind), Steps: schedule.Steps}
 	if in.Limits, err = streams.ParseLimits(s.Streams); err != nil {
 		return in, err
 	}

@@ -103,7 +103,7 @@ func (p *planner) stored(ctx context.Context, s schemas.Spec, ref schemas.Policy
 	}
 	p.folders = append(p.folders, dir)
 	for _, f := range manifest.Files {
-		if strings.Contains(f.Name, "/") || f.Name == trainer.WeightsFile || strings.HasSuffix(f.Name, ".jsonl") {
+		if strings.Contains(f.Name, "/") || f.Name == checkpoints.WeightsFile || strings.HasSuffix(f.Name, ".jsonl") {
 			continue
 		}
 		data, err := n.Checkpoints.ReadFile(ctx, manifest.Run, f)

@@ -8,7 +8,7 @@ import (
 	"github.com/ldalign/ldalign/ops/progress"
 	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
-	"github.com/ldalign/ldalign/trainer"
+	"github.com/ldalign/ldalign/trainer/retention"
 )
 
 type runsPruneCommand struct {
@@ -59,7 +59,7 @@ func (c *runsPruneCommand) run(ctx context.Context, e *env, s *runs.Session) (er
 	if err != nil {
 		return err
 	}
-	keep, reason := spec.Retention, trainer.RetentionReason(spec.Retention)
+	keep, reason := spec.Retention, retention.Reason(spec.Retention)
 	if c.KeepIterations >= 0 || c.KeepPolicies >= 0 {
 		keep = schemas.RetentionSpec{Messages: max(c.KeepIterations, 0), Policies: max(c.KeepPolicies, 0)}
 		reason = "ldalign runs prune by " + runs.Holder()
@@ -101,11 +101,11 @@ func (c *runsPruneCommand) run(ctx context.Context, e *env, s *runs.Session) (er
 // retain carries out a retention under the run's lease.
 func (n *node) retain(
 	ctx context.Context, spec schemas.Spec, keep schemas.RetentionSpec, reason string, dry bool,
-) (got trainer.Retained, err error) {
+) (got retention.Removed, err error) {
 	lease, err := n.Streams.AcquireLease(ctx, spec.Run, runs.Holder(), restoreTTL)
 	if err != nil {
 		return got, err
 	}
 	defer func() { err = errors.Join(err, lease.Release()) }()
-	return trainer.Retain(ctx, n.Streams, n.Checkpoints, spec, keep, reason, dry)
+	return retention.Apply(ctx, n.Streams, n.Checkpoints, spec, keep, reason, dry)
 }

@@ -12,7 +12,9 @@ import (
 	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
-	"github.com/ldalign/ldalign/trainer"
+	"github.com/ldalign/ldalign/trainer/curves"
+	"github.com/ldalign/ldalign/trainer/lineage"
+	"github.com/ldalign/ldalign/trainer/objective"
 )
 
 type replayCommand struct {
@@ -183,9 +185,9 @@ func mayChange(differences []schemas.Difference, from schemas.Kind) error {
 
 // hasLog refuses a log that a run's objective does not fill, or that the run, a replay itself, has not got.
 func hasLog(parent schemas.Spec, from schemas.Kind) error {
-	if trainer.Source(parent.Objective.Kind).Before(from) {
+	if objective.TrainsFrom(parent.Objective.Kind).Before(from) {
 		return fmt.Errorf("%w: run %s (%s) has no log %s; the last that it fills is %s (--from)",
-			errUsage, parent.Run, parent.Objective.Kind, from, trainer.Source(parent.Objective.Kind))
+			errUsage, parent.Run, parent.Objective.Kind, from, objective.TrainsFrom(parent.Objective.Kind))
 	}
 	if from == schemas.Encoded && !parent.NeedsGuide() {
 		return fmt.Errorf("%w: run %s has no encoded: its distances are given, not measured", errUsage, parent.Run)
@@ -262,7 +264,7 @@ func keepGuide(child *schemas.Spec, parent schemas.Spec, from schemas.Kind, diff
 func (n *node) pin(
 	ctx context.Context, child *schemas.Spec, parent schemas.Spec, from schemas.Kind, differences []schemas.Difference,
 ) error {
-	begun, ok, err := trainer.Lineage(ctx, n.Streams, child.Run)
+	begun, ok, err := lineage.Source(ctx, n.Streams, child.Run)
 	if err != nil && !errors.Is(err, streams.ErrNotFound) {
 		return err
 	}
@@ -308,9 +310,9 @@ func (e *env) printPlan(parent, child schemas.Spec) error {
 		for _, d := range differences {
 			changed[d.Key] = [2]string{d.Values[0], d.Values[1]}
 		}
-		return e.printSpecJSON(child, count{"lineage", lineage(child)}, count{"changed", changed}, count{"stages", names})
+		return e.printSpecJSON(child, count{"lineage", lineage.Describe(child)}, count{"changed", changed}, count{"stages", names})
 	}
-	fmt.Fprintf(e.stdout, "---\n# %s\n", lineage(child))
+	fmt.Fprintf(e.stdout, "---\n# %s\n", lineage.Describe(child))
 	for _, d := range differences {
 		fmt.Fprintf(e.stdout, "# %s: %s, was %s\n", d.Key, shown(d.Values[1]), shown(d.Values[0]))
 	}
@@ -324,27 +326,6 @@ func shown(value string) string {
 		return "nothing"
 	}
 	return value
-}
-
-// lineage says in a line what a run began with; empty for a run that makes everything itself.
-func lineage(spec schemas.Spec) string {
-	s := spec.Source
-	if s == nil {
-		return ""
-	}
-	if s.From == schemas.FromPolicy {
-		return fmt.Sprintf("fork of run %s at policy %d (%.12s)", s.Run, s.Iteration, s.Policy)
-	}
-	iterations := fmt.Sprintf("iteration %d", s.Iteration)
-	if last := spec.Iterations - 1; last > s.Iteration {
-		iterations = fmt.Sprintf("iterations %d to %d", s.Iteration, last)
-	}
-	start := "model.from"
-	if s.Policy != "" {
-		start = fmt.Sprintf("its policy %d (%.12s)", s.Iteration, s.Policy)
-	}
-	return fmt.Sprintf("replay of run %s from %s, %s, sequences %d to %d, starting from %s", s.Run, s.From, iterations, s.First,
-		s.Last, start)
 }
 
 var errDiffers = errors.New("the replay has other weights than its source")
@@ -373,21 +354,21 @@ func (e *env) sameWeights(ctx context.Context, n *runs.Session, spec schemas.Spe
 		if err != nil {
 			return fmt.Errorf("cannot compare policy %d: %w", i, err)
 		}
-		for _, name := range []string{trainer.WeightsFile, trainer.RecordsFile} {
+		for _, name := range []string{checkpoints.WeightsFile, curves.File} {
 			a, b := sha(made, name), sha(was, name)
 			if a != b {
 				return fmt.Errorf("%w: policy %d, %s: %.12s in run %s, %.12s in run %s", errDiffers, i, name, a, spec.Run, b, spec.Source.Run)
 			}
 		}
 		if e.json {
-			same := exactPolicy{spec.Run, spec.Source.Run, i, sha(made, trainer.WeightsFile), sha(made, trainer.RecordsFile)}
+			same := exactPolicy{spec.Run, spec.Source.Run, i, sha(made, checkpoints.WeightsFile), sha(made, curves.File)}
 			if err := printJSON(e.stdout, []exactPolicy{same}); err != nil {
 				return err
 			}
 			continue
 		}
 		fmt.Fprintf(e.stdout, "exact: policy %d of %s has the weights (sha256 %.12s) and the records of %s\n", i, spec.Run,
-			sha(made, trainer.WeightsFile), spec.Source.Run)
+			sha(made, checkpoints.WeightsFile), spec.Source.Run)
 	}
 	return nil
 }

@@ -11,9 +11,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
-	"github.com/ldalign/ldalign/trainer"
+	"github.com/ldalign/ldalign/trainer/lineage"
 )
 
 // finishedCopy is a folder of the test's own in which tiny.yaml has run to its end.
@@ -50,7 +51,7 @@ func (n *node) weights(t *testing.T, run string, iteration uint32) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return sha(m, trainer.WeightsFile)
+	return sha(m, checkpoints.WeightsFile)
 }
 
 // TestReplayIsExact: the same spec gives the same weights from each log, and only the stages behind it have worked.
@@ -104,7 +105,7 @@ func TestReplayIsExact(t *testing.T) {
 		t.Errorf("runs --json: %+v", runs)
 	}
 	attached(t, dir, func(n *node) {
-		found, err := trainer.Descendants(t.Context(), n.Streams, "tiny-ld")
+		found, err := lineage.Descendants(t.Context(), n.Streams, "tiny-ld")
 		if err != nil || strings.Join(found, " ") != "again-encoded again-pairs again-prompts again-scored" {
 			t.Errorf("descendants %v, %v", found, err)
 		}
@@ -112,7 +113,7 @@ func TestReplayIsExact(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		file, ok := m.File(trainer.LineageFile)
+		file, ok := m.File(lineage.File)
 		if !ok {
 			t.Fatal("the policy does not say what its run began with")
 		}

@@ -16,7 +16,9 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/stages/evaluator"
 	"github.com/ldalign/ldalign/streams"
-	"github.com/ldalign/ldalign/trainer"
+	"github.com/ldalign/ldalign/trainer/curves"
+	"github.com/ldalign/ldalign/trainer/lineage"
+	"github.com/ldalign/ldalign/trainer/objective"
 )
 
 // report collects what the streams and checkpoints say of some runs.
@@ -47,7 +49,9 @@ func (c *collector) run(ctx context.Context, spec schemas.Spec) error {
 	if err != nil {
 		return err
 	}
-	c.in.Runs = append(c.in.Runs, report.Run{Name: spec.Run, Method: method(spec), Lineage: lineage(spec), Spec: string(text)})
+	c.in.Runs = append(c.in.Runs, report.Run{
+		Name: spec.Run, Method: method(spec), Lineage: lineage.Describe(spec), Spec: string(text),
+	})
 	manifests, err := c.Checkpoints.List(ctx, spec.Run)
 	if err != nil {
 		return err
@@ -65,37 +69,11 @@ func (c *collector) run(ctx context.Context, spec schemas.Spec) error {
 
 // method is the name of a spec's method in tables.
 func method(spec schemas.Spec) string {
-	name := objective(spec)
+	name := objective.Name(spec)
 	if spec.Source != nil { // a report may hold the source too
 		name += " (" + spec.Run + ")"
 	}
 	return name
-}
-
-// objective is the name of an objective as the paper has it.
-func objective(spec schemas.Spec) string {
-	switch spec.Objective.Kind {
-	case "ldalign":
-		switch spec.Objective.Weight {
-		case "one":
-			return "LD-Align (w = 1)"
-		case "shuffled":
-			return "Shuffled weights"
-		}
-		return "LD-Align"
-	case "spin":
-		return "SPIN"
-	case "dpo":
-		return "DPO"
-	default:
-		if spec.Iterations > 1 {
-			return "Continual SFT"
-		}
-		if spec.Model.From == "scratch" { // the demo fine-tunes what it has trained so
-			return "SFT from scratch"
-		}
-		return "SFT"
-	}
 }
 
 // label names the row of a policy: the run's start, or the method with the iteration that made it, from 0 as in the paper.
@@ -116,7 +94,7 @@ func (c *collector) curves(ctx context.Context, spec schemas.Spec, manifests []c
 	policy := report.Curve{Method: method(spec), Run: spec.Run, Seed: spec.Seed, Objective: spec.Objective.Kind}
 	guide := report.Curve{Method: "Guide", Run: spec.Run, Seed: spec.Seed, Objective: "guide"}
 	for _, m := range manifests {
-		file, ok := m.File(trainer.RecordsFile)
+		file, ok := m.File(curves.File)
 		if !ok || m.Kind == checkpoints.State {
 			continue
 		}
@@ -124,7 +102,7 @@ func (c *collector) curves(ctx context.Context, spec schemas.Spec, manifests []c
 		if err != nil {
 			return err
 		}
-		records, err := trainer.ReadRecords(data)
+		records, err := curves.Read(data)
 		if err != nil {
 			return fmt.Errorf("checkpoint %s: %w", m.Key, err)
 		}
@@ -156,7 +134,7 @@ func metric(m checkpoints.Manifest, name string) float64 {
 	return 0
 }
 
-func point(r trainer.Record, step int) report.Record {
+func point(r curves.Step, step int) report.Record {
 	p := report.Record{Step: step, Iteration: int(r.Iteration), Loss: &r.Loss, LR: &r.LR, GradNorm: &r.GradNorm}
 	if r.Pairs != nil {
 		p.Margin, p.ChosenChange, p.RejectedChange, p.KL = &r.Pairs.Margin, &r.Pairs.ChosenChange, &r.Pairs.RejectedChange, r.Pairs.KL
@@ -171,7 +149,7 @@ func point(r trainer.Record, step int) report.Record {
 func (c *collector) distances(ctx context.Context, spec schemas.Spec) error {
 	byIteration := make([][]*events.Scored, spec.Iterations)
 	seen := map[string]bool{}
-	feed, replayed := trainer.Feed(spec, schemas.Scored)
+	feed, replayed := lineage.Feed(spec, schemas.Scored)
 	feed, err := c.Streams.Locate(ctx, feed)
 	if err != nil {
 		return err
@@ -203,7 +181,7 @@ func (c *collector) distances(ctx context.Context, spec schemas.Spec) error {
 		if spec.Objective.Mix == "previous" && i > spec.FirstIteration() {
 			values = append(values, distancesOf(byIteration[i-1])...) // trained once more, and weighed together
 		}
-		w, normaliser, err := trainer.Weights(values, spec, uint32(i), first)
+		w, normaliser, err := objective.Weights(values, spec, uint32(i), first)
 		if err != nil {
 			return err
 		}

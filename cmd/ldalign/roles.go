@@ -26,6 +26,9 @@ import (
 	"github.com/ldalign/ldalign/stages/prompter"
 	"github.com/ldalign/ldalign/streams"
 	"github.com/ldalign/ldalign/trainer"
+	"github.com/ldalign/ldalign/trainer/lineage"
+	"github.com/ldalign/ldalign/trainer/objective"
+	"github.com/ldalign/ldalign/trainer/retention"
 )
 
 // role names a stage that a process can play.
@@ -56,7 +59,7 @@ func roles(spec schemas.Spec) []role {
 		if _, replayed := spec.ReadsFrom(m.out); !replayed {
 			out = append(out, m.role)
 		}
-		if m.out == trainer.Source(spec.Objective.Kind) {
+		if m.out == objective.TrainsFrom(spec.Objective.Kind) {
 			break
 		}
 	}
@@ -152,7 +155,7 @@ func (n *node) work(ctx context.Context, r role, spec schemas.Spec, engine *tens
 
 // fromSource has a stage of a replay that stands right behind the log which the replay reads take its messages from there.
 func fromSource(stage *streams.Stage, spec schemas.Spec) {
-	feed, replayed := trainer.Feed(spec, stage.In)
+	feed, replayed := lineage.Feed(spec, stage.In)
 	if !replayed || feed.Kind != stage.In {
 		return
 	}
@@ -345,7 +348,7 @@ func (n *node) play(
 	}
 	if trained == nil && !guideOnly && spec.Retention != (schemas.RetentionSpec{}) {
 		// what waited for the last evaluations
-		_, trained = n.retain(ctx, spec, spec.Retention, trainer.RetentionReason(spec.Retention), false)
+		_, trained = n.retain(ctx, spec, spec.Retention, retention.Reason(spec.Retention), false)
 	}
 	return trained
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/trainer/lineage"
 )
 
 type statusCommand struct {
@@ -133,7 +134,7 @@ func (n *node) status(ctx context.Context, run string) (runStatus, error) {
 	spec := specs[0]
 	s := runStatus{Run: run, Objective: spec.Objective.Kind, Of: spec.Iterations, Policy: -1}
 	if spec.Source != nil {
-		s.Source, s.Lineage = spec.Source, lineage(spec)
+		s.Source, s.Lineage = spec.Source, lineage.Describe(spec)
 	}
 	counts, err := n.Streams.Counts(ctx, run)
 	if err != nil {

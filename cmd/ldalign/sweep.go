@@ -18,6 +18,9 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
 	"github.com/ldalign/ldalign/trainer"
+	"github.com/ldalign/ldalign/trainer/lineage"
+	"github.com/ldalign/ldalign/trainer/objective"
+	"github.com/ldalign/ldalign/trainer/schedule"
 )
 
 type sweepCommand struct {
@@ -119,7 +122,7 @@ func (p *sweepPlan) add(ctx context.Context, n *node, set []string, spec schemas
 	if err != nil {
 		return err
 	}
-	given, _ := trainer.Given(spec)
+	given, _ := lineage.Given(spec)
 	pairs, took := 0, time.Duration(0)
 	for i := spec.FirstIteration(); i < spec.Iterations; i++ {
 		count, err := n.Streams.Count(ctx, given, uint32(i))
@@ -142,7 +145,7 @@ func (p *sweepPlan) add(ctx context.Context, n *node, set []string, spec schemas
 // trainingTook is the time from an iteration's last pair to its policy, by the server's clock; 0 when it is not in the log.
 // It includes whatever interrupted the run meanwhile.
 func (n *node) trainingTook(ctx context.Context, spec schemas.Spec, iteration uint32) (time.Duration, error) {
-	feed, _ := trainer.Feed(spec, trainer.Source(spec.Objective.Kind))
+	feed, _ := lineage.Feed(spec, objective.TrainsFrom(spec.Objective.Kind))
 	feed, err := n.Streams.Locate(ctx, feed)
 	if err != nil {
 		return 0, err
@@ -281,7 +284,7 @@ func (e *env) printSweep(p sweepPlan) error {
 func (p sweepPlan) steps(i int) int {
 	s := p.runs[i]
 	iterations := s.Iterations - s.FirstIteration()
-	return iterations * trainer.Steps(p.pairs[i]/iterations, s.Training.Batch, s.Training.Epochs)
+	return iterations * schedule.Steps(p.pairs[i]/iterations, s.Training.Batch, s.Training.Epochs)
 }
 
 // sweep runs what is not done, and compares all.

@@ -22,6 +22,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/stages/prompter"
 	"github.com/ldalign/ldalign/trainer"
+	"github.com/ldalign/ldalign/trainer/schedule"
 )
 
 type upCommand struct {
@@ -135,7 +136,7 @@ func (e *env) dryRun(specs []schemas.Spec) error {
 			return err
 		}
 		pairs := len(set.Records) * prompter.Samples(s)
-		steps := trainer.Steps(pairs, s.Training.Batch, s.Training.Epochs)
+		steps := schedule.Steps(pairs, s.Training.Batch, s.Training.Epochs)
 		held, model, err := filesOf(s)
 		if err != nil {
 			return err

@@ -10,7 +10,7 @@ import (
 	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
-	"github.com/ldalign/ldalign/trainer"
+	"github.com/ldalign/ldalign/trainer/lineage"
 )
 
 type workerCommand struct {
@@ -108,5 +108,5 @@ func (n *node) awaitSpec(ctx context.Context, run string) (schemas.Spec, error) 
 
 // spec is the spec that a run was declared with.
 func (n *node) spec(ctx context.Context, run string) (schemas.Spec, error) {
-	return trainer.Spec(ctx, n.Streams, run)
+	return lineage.Spec(ctx, n.Streams, run)
 }

@@ -68,7 +68,7 @@ func (p *Policy) read(ctx context.Context, manifest checkpoints.Manifest) error 
 	if p.Model == nil {
 		return p.load(ctx, manifest)
 	}
-	weights, ok := manifest.File("model.safetensors")
+	weights, ok := manifest.File(checkpoints.WeightsFile)
 	if !ok {
 		return fmt.Errorf("checkpoint %s has no model.safetensors", manifest.Key)
 	}

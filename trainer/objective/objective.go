@@ -1,13 +1,51 @@
-package trainer
+package objective
 
 import (
 	"math"
 
-	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/trainer/curves"
 )
 
-// PairObjective is what LD-Align, SPIN and DPO minimise: a loss of each pair, times the pair's weight. They differ in the
+// TrainsFrom is the kind of messages that an objective is trained from.
+func TrainsFrom(kind string) schemas.Kind {
+	switch kind {
+	case "sft":
+		return schemas.Prompts
+	case "ldalign":
+		return schemas.Scored
+	default:
+		return schemas.Pairs
+	}
+}
+
+// Name is the name of an objective as the paper has it.
+func Name(spec schemas.Spec) string {
+	switch spec.Objective.Kind {
+	case "ldalign":
+		switch spec.Objective.Weight {
+		case "one":
+			return "LD-Align (w = 1)"
+		case "shuffled":
+			return "Shuffled weights"
+		}
+		return "LD-Align"
+	case "spin":
+		return "SPIN"
+	case "dpo":
+		return "DPO"
+	default:
+		if spec.Iterations > 1 {
+			return "Continual SFT"
+		}
+		if spec.Model.From == "scratch" { // the demo fine-tunes what it has trained so
+			return "SFT from scratch"
+		}
+		return "SFT"
+	}
+}
+
+// Preference is what LD-Align, SPIN and DPO minimise: a loss of each pair, times the pair's weight. They differ in the
 // weights and in where pairs come from; with weights of 1 the three are one function. With
 //
 //	Δ = (log p(y|x) - log p(y'|x)) - (log ref(y|x) - log ref(y'|x))
@@ -22,7 +60,7 @@ import (
 //
 // where Δ̄ is Δ with each log-ratio log p - log ref divided by the number of its response's tokens: the form that the
 // authors of IPO used and that TRL computes (equation 17 of arXiv 2310.12036, with β for τ).
-type PairObjective struct {
+type Preference struct {
 	// Kind is sigmoid, hinge, ipo or robust.
 	Kind string
 	// Beta is β, greater than 0.
@@ -31,61 +69,14 @@ type PairObjective struct {
 	Smoothing float64
 }
 
-// pairObjective is the objective of a spec.
-func pairObjective(o schemas.ObjectiveSpec) PairObjective {
-	return PairObjective{Kind: o.Loss, Beta: o.Beta, Smoothing: o.LabelSmoothing}
+// PreferenceOf is the objective of a spec.
+func PreferenceOf(o schemas.ObjectiveSpec) Preference {
+	return Preference{Kind: o.Loss, Beta: o.Beta, Smoothing: o.LabelSmoothing}
 }
 
-// PairBatch holds the numbers of B pairs, each [B] of one float type. The log-probs are sums over response tokens, in nats.
-type PairBatch struct {
-	// Chosen and Rejected are log p(y|x) and log p(y'|x): gradients flow through them only.
-	Chosen, Rejected *tensor.Tensor
-	// RefChosen and RefRejected are the same under the reference.
-	RefChosen, RefRejected *tensor.Tensor
-	Weights                *tensor.Tensor
-	// ChosenTokens and RejectedTokens count the tokens of y and y'. Only ipo reads them.
-	ChosenTokens, RejectedTokens *tensor.Tensor
-}
-
-// Loss is the sum of weight times loss over the pairs of b, divided by divisor: the number of pairs in the optimizer step
-// of which these B are a part. It is not the sum of the weights, for dividing by that would undo the normaliser inside each
-// batch. The result is a scalar.
-func (o PairObjective) Loss(b PairBatch, divisor int) *tensor.Tensor {
-	return o.negated(b).Mul(b.Weights).Sum().MulScalar(-1 / float64(divisor))
-}
-
-// negated is minus the loss of each pair, [B].
-func (o PairObjective) negated(b PairBatch) *tensor.Tensor {
-	if o.Kind == "ipo" {
-		up := b.Chosen.Sub(b.RefChosen).Div(b.ChosenTokens)
-		down := b.Rejected.Sub(b.RefRejected).Div(b.RejectedTokens)
-		off := up.Sub(down).SubScalar(1 / (2 * o.Beta))
-		return off.Mul(off).Neg()
-	}
-	scaled := b.Chosen.Sub(b.Rejected).Sub(b.RefChosen.Sub(b.RefRejected)).MulScalar(o.Beta)
-	if o.Kind == "hinge" {
-		return scaled.Neg().AddScalar(1).Relu().Neg()
-	}
-	right := scaled.LogSigmoid()
-	if o.Smoothing == 0 {
-		return right
-	}
-	right, wrong := right.MulScalar(1-o.Smoothing), scaled.Neg().LogSigmoid().MulScalar(o.Smoothing)
-	if o.Kind == "robust" {
-		return right.Sub(wrong).DivScalar(1 - 2*o.Smoothing)
-	}
-	return right.Add(wrong)
-}
-
-// SequenceLoss is the loss of SFT and Continual SFT: minus the sum of log-probs, [B], over the number of response tokens in
-// the whole optimizer step. The result is a scalar: the mean negative log-likelihood of a token, weighted by this part's
-// share.
-func SequenceLoss(logp *tensor.Tensor, tokens int) *tensor.Tensor {
-	return logp.Sum().MulScalar(-1 / float64(tokens))
-}
-
-// PairValues are the numbers of one pair outside autograd; see PairBatch for their meaning.
-type PairValues struct {
+// Values are the numbers of one pair: log-probs are sums over response tokens, in nats, under the policy (Chosen for y,
+// Rejected for y') and under the reference.
+type Values struct {
 	Chosen, Rejected, RefChosen, RefRejected, Weight float64
 	ChosenTokens, RejectedTokens                     int
 	// Same says that both responses are the same tokens.
@@ -97,7 +88,7 @@ type PairValues struct {
 }
 
 // Value is the loss of a pair, without its weight.
-func (o PairObjective) Value(p PairValues) float64 {
+func (o Preference) Value(p Values) float64 {
 	up, down := p.Chosen-p.RefChosen, p.Rejected-p.RefRejected
 	scaled := o.Beta * (up - down)
 	switch o.Kind {
@@ -118,8 +109,8 @@ func (o PairObjective) Value(p PairValues) float64 {
 	}
 }
 
-// PairStats are the numbers of a few pairs that curves are drawn from. Sums, so that parts of a batch add up.
-type PairStats struct {
+// Stats are the numbers of a few pairs that curves are drawn from. Sums, so that parts of a batch add up.
+type Stats struct {
 	Pairs int
 	// Loss is the sum of weight times loss.
 	Loss float64
@@ -140,7 +131,7 @@ type PairStats struct {
 }
 
 // Add adds one pair.
-func (p *PairStats) Add(o PairObjective, v PairValues) {
+func (p *Stats) Add(o Preference, v Values) {
 	up, down := v.Chosen-v.RefChosen, v.Rejected-v.RefRejected
 	p.Pairs++
 	p.Loss += v.Weight * o.Value(v)
@@ -165,8 +156,8 @@ func (p *PairStats) Add(o PairObjective, v PairValues) {
 	}
 }
 
-// merge adds the sums of other pairs.
-func (p *PairStats) merge(q PairStats) {
+// Merge adds the sums of other pairs.
+func (p *Stats) Merge(q Stats) {
 	p.Pairs += q.Pairs
 	p.Loss += q.Loss
 	p.Margin += q.Margin
@@ -183,5 +174,30 @@ func (p *PairStats) merge(q PairStats) {
 	p.Divergence += q.Divergence
 }
 
+// Means are the figures of the pairs that a step records; nil when there are none.
+func (p Stats) Means() *curves.Pairs {
+	if p.Pairs == 0 {
+		return nil
+	}
+	n := float64(p.Pairs)
+	r := &curves.Pairs{
+		Pairs: p.Pairs, Margin: p.Margin / n, Differing: p.Differing, ChosenLogp: p.Chosen / n, RejectedLogp: p.Rejected / n,
+		ChosenChange: p.ChosenChange / n, RejectedChange: p.RejectedChange / n, Weight: p.Weight / n, Distance: p.Distance / n,
+	}
+	if p.Differing > 0 {
+		r.Accuracy = float64(p.Correct) / float64(p.Differing)
+	}
+	if p.Squares > 0 {
+		r.EffectiveSize = p.Weight * p.Weight / p.Squares
+	}
+	if p.Sampled > 0 {
+		kl := p.Divergence / float64(p.Sampled)
+		r.KL = &kl
+	}
+	return r
+}
+
 // softplus is log(1+exp(x)) = -log σ(-x), stable for any x.
 func softplus(x float64) float64 { return math.Max(x, 0) + math.Log1p(math.Exp(-math.Abs(x))) }
+
+func finite(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }

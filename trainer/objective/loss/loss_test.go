@@ -1,4 +1,4 @@
-package trainer
+package loss
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/trainer/objective"
 )
 
 // logProbs are the log-probs of a few pairs, with their weights.
@@ -28,14 +29,14 @@ func (p logProbs) part(from, to int) logProbs {
 }
 
 // dpo is the loss of LD-Align, SPIN and DPO as their papers have it.
-func dpo(beta float64) PairObjective { return PairObjective{Kind: "sigmoid", Beta: beta} }
+func dpo(beta float64) objective.Preference { return objective.Preference{Kind: "sigmoid", Beta: beta} }
 
 // tokens are lengths of the responses of pair i, as ipo reads them.
 func tokens(i int) (chosen, rejected int) { return 3 + i%4, 2 + 3*i%5 }
 
-// loss computes PairObjective.Loss in float64, with its gradients by the chosen and the rejected log-probs.
+// loss computes Preference in float64, with its gradients by the chosen and the rejected log-probs.
 func (p logProbs) loss(
-	t rapid.TB, engine *tensor.Engine, o PairObjective, divisor int,
+	t rapid.TB, engine *tensor.Engine, o objective.Preference, divisor int,
 ) (loss float64, up, down []float64) {
 	t.Helper()
 	err := engine.Do(context.Background(), func(s *tensor.Scope) error {
@@ -47,7 +48,7 @@ func (p logProbs) loss(
 			c, r := tokens(i)
 			ofChosen, ofRejected = append(ofChosen, float64(c)), append(ofRejected, float64(r))
 		}
-		l := o.Loss(PairBatch{
+		l := Preference(o, Pairs{
 			Chosen: chosen, Rejected: rejected, RefChosen: s.FromFloat64(p.refChosen, n),
 			RefRejected: s.FromFloat64(p.refRejected, n), Weights: s.FromFloat64(p.weights, n),
 			ChosenTokens: s.FromFloat64(ofChosen, n), RejectedTokens: s.FromFloat64(ofRejected, n),
@@ -63,11 +64,11 @@ func (p logProbs) loss(
 	return loss, up, down
 }
 
-// stats are the same pairs by PairStats.
-func (p logProbs) stats(o PairObjective) PairStats {
-	var sum PairStats
+// stats are the same pairs by objective.Stats.
+func (p logProbs) stats(o objective.Preference) objective.Stats {
+	var sum objective.Stats
 	for i := range p.chosen {
-		v := PairValues{
+		v := objective.Values{
 			Chosen: p.chosen[i], Rejected: p.rejected[i], RefChosen: p.refChosen[i], RefRejected: p.refRejected[i],
 			Weight: p.weights[i],
 		}
@@ -108,12 +109,12 @@ func TestPairLossByHand(t *testing.T) {
 	within(t, "gradient by log p(y'|x)", down[0], beta*0.3318122278, 1e-10)
 
 	got := p.stats(dpo(beta))
-	want := PairStats{
+	want := objective.Stats{
 		Pairs: 1, Loss: 0.4031860489, Margin: 0.7, Chosen: -100, Rejected: -90, ChosenChange: 5, RejectedChange: -2,
 		Differing: 1, Correct: 1, Weight: 1, Squares: 1,
 	}
-	within(t, "PairStats.Loss", got.Loss, want.Loss, 1e-10)
-	within(t, "PairStats.Margin", got.Margin, want.Margin, 1e-12)
+	within(t, "objective.Stats.Loss", got.Loss, want.Loss, 1e-10)
+	within(t, "objective.Stats.Margin", got.Margin, want.Margin, 1e-12)
 	got.Loss, got.Margin = want.Loss, want.Margin
 	if got != want {
 		t.Errorf("%+v, want %+v", got, want)
@@ -154,13 +155,13 @@ func TestPairLossAtStepZero(t *testing.T) {
 	}
 }
 
-// TestPairLossGradient holds every loss against finite differences and against PairObjective.Value, and DPO's gradient
+// TestPairLossGradient holds every loss against finite differences and against objective.Preference.Value, and DPO's gradient
 // against the closed form -beta*w*sigmoid(-beta*margin)/B.
 func TestPairLossGradient(t *testing.T) {
 	engine := newEngine(t)
 	rapid.Check(t, func(rt *rapid.T) {
 		p := drawLogProbs(rt)
-		o := rapid.SampledFrom([]PairObjective{
+		o := rapid.SampledFrom([]objective.Preference{
 			{Kind: "sigmoid"},
 			{Kind: "sigmoid", Smoothing: 0.2},
 			{Kind: "hinge"},
@@ -211,16 +212,16 @@ func TestLossesByHand(t *testing.T) {
 	p := logProbs{[]float64{-100}, []float64{-90}, []float64{-105}, []float64{-88}, []float64{2}}
 	const right, wrong = 0.4031860489, 1.1031860489 // -log σ(0.7) and -log σ(-0.7)
 	tests := []struct {
-		objective PairObjective
+		objective objective.Preference
 		want      float64
 	}{
-		{PairObjective{Kind: "sigmoid", Beta: 0.1}, right},
-		{PairObjective{Kind: "sigmoid", Beta: 0.1, Smoothing: 0.25}, 0.75*right + 0.25*wrong},
-		{PairObjective{Kind: "robust", Beta: 0.1}, right},
-		{PairObjective{Kind: "robust", Beta: 0.1, Smoothing: 0.25}, (0.75*right - 0.25*wrong) / 0.5},
-		{PairObjective{Kind: "hinge", Beta: 0.1}, 0.3},
-		{PairObjective{Kind: "hinge", Beta: 0.2}, 0}, // 1.4 is beyond the hinge
-		{PairObjective{Kind: "ipo", Beta: 0.1}, (5./3 + 1 - 5) * (5./3 + 1 - 5)},
+		{objective.Preference{Kind: "sigmoid", Beta: 0.1}, right},
+		{objective.Preference{Kind: "sigmoid", Beta: 0.1, Smoothing: 0.25}, 0.75*right + 0.25*wrong},
+		{objective.Preference{Kind: "robust", Beta: 0.1}, right},
+		{objective.Preference{Kind: "robust", Beta: 0.1, Smoothing: 0.25}, (0.75*right - 0.25*wrong) / 0.5},
+		{objective.Preference{Kind: "hinge", Beta: 0.1}, 0.3},
+		{objective.Preference{Kind: "hinge", Beta: 0.2}, 0}, // 1.4 is beyond the hinge
+		{objective.Preference{Kind: "ipo", Beta: 0.1}, (5./3 + 1 - 5) * (5./3 + 1 - 5)},
 	}
 	for _, test := range tests {
 		loss, _, _ := p.loss(t, engine, test.objective, 1)
@@ -235,7 +236,7 @@ func TestLDAlignIsSPINIsDPO(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		p := drawLogProbs(rt)
 		n := p.len()
-		o := PairObjective{
+		o := objective.Preference{
 			Kind: rapid.SampledFrom([]string{"sigmoid", "hinge", "ipo", "robust"}).Draw(rt, "loss"),
 			Beta: rapid.Float64Range(0.01, 2).Draw(rt, "beta"),
 		}
@@ -246,7 +247,7 @@ func TestLDAlignIsSPINIsDPO(t *testing.T) {
 			weighed := p
 			weighed.weights = slices.Repeat([]float64{1}, n) // SPIN's and DPO's pairs
 			if weight != "" {
-				w, _, err := weigh(distances, schemas.ObjectiveSpec{Weight: weight}, 1, 0, 0)
+				w, _, err := objective.Weights(distances, schemas.Spec{Objective: schemas.ObjectiveSpec{Weight: weight}, Seed: 1}, 0, 0)
 				if err != nil {
 					rt.Fatal(err)
 				}
@@ -268,7 +269,7 @@ func TestPairLossIsStable(t *testing.T) {
 	within(t, "loss", loss, 9999./2, 1e-9)
 	within(t, "gradient of the wrong pair", up[0], -0.5, 1e-12)
 	within(t, "gradient of the right pair", up[1], 0, 1e-12)
-	within(t, "PairStats.Loss", p.stats(dpo(1)).Loss, 9999, 1e-9)
+	within(t, "objective.Stats.Loss", p.stats(dpo(1)).Loss, 9999, 1e-9)
 }
 
 // TestPairLossPartsAddUp: the divisor is that of the whole optimizer step, so micro-batches of any cut give the loss and
@@ -282,20 +283,20 @@ func TestPairLossPartsAddUp(t *testing.T) {
 		whole, up, down := p.loss(rt, engine, o, n)
 		var sum float64
 		var ups, downs []float64
-		var stats PairStats
+		var stats objective.Stats
 		for from := 0; from < n; from += cut {
 			part := p.part(from, min(from+cut, n))
 			loss, u, d := part.loss(rt, engine, o, n)
 			sum += loss
 			ups, downs = append(ups, u...), append(downs, d...)
-			stats.merge(part.stats(o))
+			stats.Merge(part.stats(o))
 		}
 		within(rt, "loss", sum, whole, 1e-12)
 		for i := range n {
 			within(rt, "gradient by chosen", ups[i], up[i], 1e-15)
 			within(rt, "gradient by rejected", downs[i], down[i], 1e-15)
 		}
-		within(rt, "PairStats.Loss", stats.Loss/float64(n), whole, 1e-12)
+		within(rt, "objective.Stats.Loss", stats.Loss/float64(n), whole, 1e-12)
 		all := p.stats(o)
 		within(rt, "merged margin", stats.Margin, all.Margin, 1e-9)
 		if stats.Pairs != n || stats.Correct != all.Correct || stats.Differing != all.Differing {
@@ -351,7 +352,7 @@ func TestPairLossIsDPOs(t *testing.T) {
 			within(t, "gradient by rejected", down[i], g.GradRejected[i], tolerance)
 		}
 		got := p.stats(dpo(g.Beta))
-		record := got.record()
+		record := got.Means()
 		within(t, "mean loss", got.Loss/float64(n), g.Loss, tolerance)
 		within(t, "accuracy", record.Accuracy, g.Accuracies, tolerance)
 		within(t, "margin", record.Margin, g.Margins, tolerance)
@@ -360,25 +361,7 @@ func TestPairLossIsDPOs(t *testing.T) {
 	}
 }
 
-// TestPairStatsLeaveEqualPairsOut: a sample that is the human response says nothing about accuracy.
-func TestPairStatsLeaveEqualPairsOut(t *testing.T) {
-	var sum PairStats
-	o := dpo(0.1)
-	sum.Add(o, PairValues{Chosen: -1, Rejected: -1, RefChosen: -2, RefRejected: -2, Weight: 1, Same: true})
-	if got := sum.record(); got.Accuracy != 0 || got.Differing != 0 {
-		t.Errorf("only equal pairs: accuracy %v of %d, want 0 of 0", got.Accuracy, got.Differing)
-	}
-	sum.Add(o, PairValues{Chosen: -1, Rejected: -3, RefChosen: -2, RefRejected: -2, Weight: 1})
-	sum.Add(o, PairValues{Chosen: -3, Rejected: -1, RefChosen: -2, RefRejected: -2, Weight: 1})
-	if got := sum.record(); got.Accuracy != 0.5 || got.Differing != 2 {
-		t.Errorf("accuracy %v of %d, want 0.5 of 2", got.Accuracy, got.Differing)
-	}
-	if got := (PairStats{}).record(); got != nil {
-		t.Errorf("no pairs: %+v, want none", got)
-	}
-}
-
-func TestSequenceLoss(t *testing.T) {
+func TestSequences(t *testing.T) {
 	engine := newEngine(t)
 	logp := []float64{-3, -7.5, -0.25}
 	const tokens = 11
@@ -386,11 +369,11 @@ func TestSequenceLoss(t *testing.T) {
 	var grads []float64
 	do(t, engine, func(s *tensor.Scope) error {
 		x := s.FromFloat64(logp, 3).RequiresGrad_(true)
-		l := SequenceLoss(x, tokens)
+		l := Sequences(x, tokens)
 		loss = l.Item()
 		grads = tensor.Grads(l, []*tensor.Tensor{x})[0].Float64s()
 		// parts add up, as the number of tokens is that of the whole step
-		parts := SequenceLoss(x.Narrow(0, 0, 1), tokens).Add(SequenceLoss(x.Narrow(0, 1, 2), tokens))
+		parts := Sequences(x.Narrow(0, 0, 1), tokens).Add(Sequences(x.Narrow(0, 1, 2), tokens))
 		within(t, "parts", parts.Item(), loss, 1e-15)
 		return s.Err()
 	})
@@ -400,7 +383,7 @@ func TestSequenceLoss(t *testing.T) {
 		moved := slices.Clone(logp)
 		moved[i] += h
 		do(t, engine, func(s *tensor.Scope) error {
-			within(t, "finite difference", (SequenceLoss(s.FromFloat64(moved, 3), tokens).Item()-loss)/h, grads[i], 1e-8)
+			within(t, "finite difference", (Sequences(s.FromFloat64(moved, 3), tokens).Item()-loss)/h, grads[i], 1e-8)
 			return s.Err()
 		})
 	}

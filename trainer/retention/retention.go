@@ -1,8 +1,8 @@
-package trainer
+// Package retention removes what a run no longer keeps, and says what has to stay and why. It needs no tensors.
+package retention
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -10,10 +10,11 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/trainer/lineage"
 )
 
-// Retained is what the retention of a run has removed, or would remove.
-type Retained struct {
+// Removed is what the retention of a run has removed, or would remove.
+type Removed struct {
 	// Iterations lost messages, Messages of them.
 	Iterations []uint32
 	Messages   uint64
@@ -32,25 +33,25 @@ type Stay struct {
 	Why string
 }
 
-// Retain removes what a run no longer keeps: of past iterations the messages on the logs, of past policies the weights. What
+// Apply removes what a run no longer keeps: of past iterations the messages on the logs, of past policies the weights. What
 // is still needed stays: what a stage of the run has not settled, a policy that is not evaluated, what a replay or fork of
-// the run has pinned (see Lineage), the first policy where it is the reference of all. by says for whom it is removed. To
+// the run has pinned (see lineage.Source), the first policy where it is the reference of all. by says for whom it is removed. To
 // repeat it does no harm; with dry it only tells. The caller holds the run's lease.
-func Retain(
+func Apply(
 	ctx context.Context, conn *streams.Conn, repository *checkpoints.Repository, spec schemas.Spec, keep schemas.RetentionSpec,
 	by string, dry bool,
-) (Retained, error) {
+) (Removed, error) {
 	r := retention{conn: conn, repository: repository, spec: spec, by: by, dry: dry}
 	if keep == (schemas.RetentionSpec{}) {
 		return r.out, nil
 	}
 	if err := r.retain(ctx, keep); err != nil {
-		return r.out, fmt.Errorf("trainer: retention of run %s: %w", spec.Run, err)
+		return r.out, fmt.Errorf("retention of run %s: %w", spec.Run, err)
 	}
 	return r.out, nil
 }
 
-// retention is the state of one Retain.
+// retention is the state of one Apply.
 type retention struct {
 	conn       *streams.Conn
 	repository *checkpoints.Repository
@@ -62,7 +63,7 @@ type retention struct {
 	newest   int
 	// heirs are the runs whose source is this one.
 	heirs []schemas.Spec
-	out   Retained
+	out   Removed
 }
 
 func (r *retention) retain(ctx context.Context, keep schemas.RetentionSpec) error {
@@ -77,12 +78,12 @@ func (r *retention) retain(ctx context.Context, keep schemas.RetentionSpec) erro
 			r.newest = max(r.newest, int(m.Iteration))
 		}
 	}
-	heirs, err := Descendants(ctx, r.conn, r.spec.Run)
+	heirs, err := lineage.Descendants(ctx, r.conn, r.spec.Run)
 	if err != nil {
 		return err
 	}
 	for _, name := range heirs {
-		heir, err := Spec(ctx, r.conn, name)
+		heir, err := lineage.Spec(ctx, r.conn, name)
 		if err != nil {
 			return err
 		}
@@ -239,8 +240,8 @@ func (r *retention) evaluated(ctx context.Context) (map[uint32]bool, error) {
 	return out, nil
 }
 
-// RetentionReason is what a spec's retention writes beside what it removes.
-func RetentionReason(keep schemas.RetentionSpec) string {
+// Reason is what a spec's retention writes beside what it removes.
+func Reason(keep schemas.RetentionSpec) string {
 	var parts []string
 	if keep.Messages > 0 {
 		parts = append(parts, fmt.Sprintf("retention.messages: %d", keep.Messages))
@@ -249,17 +250,4 @@ func RetentionReason(keep schemas.RetentionSpec) string {
 		parts = append(parts, fmt.Sprintf("retention.policies: %d", keep.Policies))
 	}
 	return strings.Join(parts, ", ")
-}
-
-// retain carries out the spec's retention. What fails is tried again after the next iteration and at the next start.
-func (t *Trainer) retain(ctx context.Context) {
-	keep := t.Spec.Retention
-	got, err := Retain(ctx, t.Streams, t.Checkpoints, t.Spec, keep, RetentionReason(keep), false)
-	if err != nil && !errors.Is(err, context.Canceled) {
-		t.Log.Warn().Err(err).Str("run", t.Spec.Run).Msg("retention could not be carried out; it is tried again later")
-	}
-	for _, s := range got.Stays {
-		t.Log.Debug().Str("run", t.Spec.Run).Uint32("iteration", s.Iteration).Str("what", s.What).Str("why", s.Why).
-			Msg("past the run's retention, and kept")
-	}
 }

@@ -12,19 +12,20 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/trainer/curves"
 	"github.com/ldalign/ldalign/trainer/metrics"
 )
 
-// curves shows each step's record while a run trains: in a folder (metrics.Log) and on the results stream. Both are views
+// plotter shows each step's record while a run trains: in a folder (metrics.Log) and on the results stream. Both are views
 // of what the checkpoints hold, so what goes wrong with them is logged, and training goes on.
-type curves struct {
+type plotter struct {
 	spec schemas.Spec
 	dir  string // empty for no files
 	log  zerolog.Logger
 	results
 
 	// history are the records of the phases that are finished as the process starts.
-	history []Record
+	history []curves.Step
 	files   *metrics.Log
 	broken  bool
 	// of the phase at hand: tokens so far, and when its last step ended
@@ -34,7 +35,7 @@ type curves struct {
 
 // begin opens the files as a phase begins or goes on: they then hold the finished phases and the records that this one
 // starts from, which are published again, in case that the process before this one had no time to.
-func (c *curves) begin(records []Record, total int) {
+func (c *plotter) begin(records []curves.Step, total int) {
 	c.tokens, c.last = 0, time.Now()
 	var steps []metrics.Step
 	if c.files == nil && c.dir != "" && !c.broken {
@@ -60,7 +61,7 @@ func (c *curves) begin(records []Record, total int) {
 }
 
 // add shows a step that was just made.
-func (c *curves) add(r Record, total int) {
+func (c *plotter) add(r curves.Step, total int) {
 	now := time.Now()
 	c.tokens += r.Tokens
 	step := c.step(r, total, c.tokens)
@@ -74,7 +75,7 @@ func (c *curves) add(r Record, total int) {
 	c.publish(result)
 }
 
-func (c *curves) check(err error) {
+func (c *plotter) check(err error) {
 	if err != nil {
 		c.broken = true
 		c.log.Warn().Err(err).Str("run", c.spec.Run).Msg(
@@ -83,7 +84,7 @@ func (c *curves) check(err error) {
 }
 
 // close closes the files.
-func (c *curves) close() error {
+func (c *plotter) close() error {
 	if c.files == nil {
 		return nil
 	}
@@ -91,7 +92,7 @@ func (c *curves) close() error {
 }
 
 // step is a record of a phase of total steps, with the number of tokens up to it.
-func (c *curves) step(r Record, total, tokens int) metrics.Step {
+func (c *plotter) step(r curves.Step, total, tokens int) metrics.Step {
 	epochs := c.spec.Training.Epochs
 	if r.Phase == guidePhase {
 		epochs = c.spec.Guide.Epochs
@@ -105,7 +106,7 @@ func (c *curves) step(r Record, total, tokens int) metrics.Step {
 	return s
 }
 
-func (c *curves) result(s metrics.Step) *events.Result {
+func (c *plotter) result(s metrics.Step) *events.Result {
 	out := &events.Result{
 		Schema: events.Version, Run: c.spec.Run, Iteration: s.Iteration, Phase: s.Phase, Step: uint64(s.Step),
 	}
@@ -116,8 +117,8 @@ func (c *curves) result(s metrics.Step) *events.Result {
 }
 
 // byPhase splits records where phase or iteration changes.
-func byPhase(records []Record) [][]Record {
-	var out [][]Record
+func byPhase(records []curves.Step) [][]curves.Step {
+	var out [][]curves.Step
 	for i, r := range records {
 		if i == 0 || r.Phase != records[i-1].Phase || r.Iteration != records[i-1].Iteration {
 			out = append(out, nil)
@@ -196,15 +197,15 @@ func (r *results) store(ctx context.Context) error {
 	return err
 }
 
-// showCurves starts t.curves for a run whose base policy is known; the returned function ends them.
-func (t *Trainer) showCurves(ctx context.Context) (end func() error, err error) {
-	c := &curves{
+// startPlotter starts t.plotter for a run whose base policy is known; the returned function ends them.
+func (t *Trainer) startPlotter(ctx context.Context) (end func() error, err error) {
+	c := &plotter{
 		spec: t.Spec, dir: t.Metrics, log: t.Log, results: results{conn: t.Streams, wake: make(chan struct{}, 1)},
 	}
 	if c.history, err = t.finishedRecords(ctx); err != nil {
 		return nil, err
 	}
-	t.curves = c
+	t.plotter = c
 	publishing, stop := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
 	go func() {
@@ -221,7 +222,7 @@ func (t *Trainer) showCurves(ctx context.Context) (end func() error, err error) 
 }
 
 // finishedRecords are the records of the guide and of the policies up to the base, in the order in which they were made.
-func (t *Trainer) finishedRecords(ctx context.Context) ([]Record, error) {
+func (t *Trainer) finishedRecords(ctx context.Context) ([]curves.Step, error) {
 	var made []checkpoints.Manifest
 	if t.Spec.TrainsGuide() {
 		guide, err := t.Checkpoints.Latest(ctx, t.Spec.Run, checkpoints.Guide)
@@ -239,9 +240,9 @@ func (t *Trainer) finishedRecords(ctx context.Context) ([]Record, error) {
 		}
 		made = append(made, policy)
 	}
-	var records []Record
+	var records []curves.Step
 	for _, m := range made {
-		file, ok := m.File(RecordsFile)
+		file, ok := m.File(curves.File)
 		if !ok {
 			continue
 		}
@@ -249,7 +250,7 @@ func (t *Trainer) finishedRecords(ctx context.Context) ([]Record, error) {
 		if err != nil {
 			return nil, err
 		}
-		some, err := ReadRecords(data)
+		some, err := curves.Read(data)
 		if err != nil {
 			return nil, err
 		}

@@ -1,10 +1,11 @@
-package trainer
+package objective
 
 import (
 	"fmt"
 	"math"
 
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/trainer/schedule"
 )
 
 // Weights turns the distances of an iteration, in the order in which it is trained from the log, into the weights w of
@@ -63,7 +64,7 @@ func Weights(distances []float64, spec schemas.Spec, iteration uint32, first flo
 	}
 	if o.Weight == "shuffled" {
 		dealt := make([]float64, len(w))
-		for i, j := range Permutation(len(w), spec.Seed, "weights", iteration, 0) {
+		for i, j := range schedule.Permutation(len(w), spec.Seed, "weights", iteration, 0) {
 			dealt[i] = w[j]
 		}
 		w = dealt

@@ -1,4 +1,6 @@
-package trainer
+// Package curves holds what the trainer notes of its work: a record of each optimizer step, and what a probe saw of the
+// guide. Both have their form as JSON here, which checkpoints keep and `ldalign report` shows. It needs no tensors.
+package curves
 
 import (
 	"bufio"
@@ -10,8 +12,12 @@ import (
 	"github.com/ldalign/ldalign/checkpoints"
 )
 
-// Record is one optimizer step, as the learning curves show it.
-type Record struct {
+// File is the file of a policy or guide that holds the records of the steps that made it, as JSON lines. That of a state
+// may be in pieces, see checkpoints.Manifest.Pieces.
+const File = "records.jsonl"
+
+// Step is one optimizer step, as the learning curves show it.
+type Step struct {
 	// Phase is policy or guide.
 	Phase     string `json:"phase"`
 	Iteration uint32 `json:"iteration"`
@@ -27,13 +33,13 @@ type Record struct {
 	Tokens         int `json:"tokens"`
 	ResponseTokens int `json:"response_tokens"`
 	// Pairs is absent for objectives without pairs.
-	Pairs *PairRecord `json:"pairs,omitempty"`
+	Pairs *Pairs `json:"pairs,omitempty"`
 	// Guide is what a look at the guide showed after this step; absent for most steps.
 	Guide *Probe `json:"guide,omitempty"`
 }
 
-// PairRecord are the means over a step's pairs.
-type PairRecord struct {
+// Pairs are the means over a step's pairs.
+type Pairs struct {
 	// Pairs is their number.
 	Pairs  int     `json:"pairs"`
 	Margin float64 `json:"margin"`
@@ -45,7 +51,7 @@ type PairRecord struct {
 	RejectedLogp   float64 `json:"rejected_logp"`
 	ChosenChange   float64 `json:"chosen_change"`
 	RejectedChange float64 `json:"rejected_change"`
-	// Weight is w, and EffectiveSize that of the step's weights, see EffectiveSampleSize.
+	// Weight is w, and EffectiveSize that of the step's weights, see objective.EffectiveSampleSize.
 	Weight        float64 `json:"weight"`
 	EffectiveSize float64 `json:"effective_sample_size"`
 	// Distance is s; 0 where pairs have none.
@@ -55,32 +61,9 @@ type PairRecord struct {
 	KL *float64 `json:"kl,omitempty"`
 }
 
-// record turns sums into means.
-func (p PairStats) record() *PairRecord {
-	if p.Pairs == 0 {
-		return nil
-	}
-	n := float64(p.Pairs)
-	r := &PairRecord{
-		Pairs: p.Pairs, Margin: p.Margin / n, Differing: p.Differing, ChosenLogp: p.Chosen / n, RejectedLogp: p.Rejected / n,
-		ChosenChange: p.ChosenChange / n, RejectedChange: p.RejectedChange / n, Weight: p.Weight / n, Distance: p.Distance / n,
-	}
-	if p.Differing > 0 {
-		r.Accuracy = float64(p.Correct) / float64(p.Differing)
-	}
-	if p.Squares > 0 {
-		r.EffectiveSize = p.Weight * p.Weight / p.Squares
-	}
-	if p.Sampled > 0 {
-		kl := p.Divergence / float64(p.Sampled)
-		r.KL = &kl
-	}
-	return r
-}
-
-// Metrics are the record's figures by the names that TRL gives them, in a fixed order, and below them those that it has
+// Metrics are the step's figures by the names that TRL gives them, in a fixed order, and below them those that it has
 // not. beta is the objective's: a reward is β(log p - log ref).
-func (r Record) Metrics(beta float64) []checkpoints.Metric {
+func (r Step) Metrics(beta float64) []checkpoints.Metric {
 	m := []checkpoints.Metric{
 		{Name: "loss", Value: r.Loss}, {Name: "grad_norm", Value: r.GradNorm}, {Name: "learning_rate", Value: r.LR},
 	}
@@ -115,8 +98,8 @@ func (r Record) Metrics(beta float64) []checkpoints.Metric {
 	return m
 }
 
-// WriteRecords writes records as JSON lines.
-func WriteRecords(w io.Writer, records []Record) error {
+// Write writes records as JSON lines.
+func Write(w io.Writer, records []Step) error {
 	out := bufio.NewWriter(w)
 	encode := json.NewEncoder(out)
 	for _, r := range records {
@@ -127,12 +110,12 @@ func WriteRecords(w io.Writer, records []Record) error {
 	return out.Flush()
 }
 
-// ReadRecords is the inverse of WriteRecords.
-func ReadRecords(data []byte) ([]Record, error) {
-	var records []Record
+// Read is the inverse of Write.
+func Read(data []byte) ([]Step, error) {
+	var records []Step
 	decode := json.NewDecoder(bytes.NewReader(data))
 	for decode.More() {
-		var r Record
+		var r Step
 		if err := decode.Decode(&r); err != nil {
 			return nil, fmt.Errorf("trainer: record %d: %w", len(records)+1, err)
 		}

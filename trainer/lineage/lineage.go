@@ -1,0 +1,159 @@
+// Package lineage says what a run was declared with, which log it reads and which runs it came from or became. It needs
+// no tensors.
+package lineage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/streams"
+)
+
+// File is the file of a replay's or fork's policies that says what the run began with, as JSON.
+const File = "lineage.json"
+
+// Source is the source of a declared run: what a replay reads and a fork starts from. ok is false for a run that makes
+// everything itself. As long as the run exists, what its source names must be kept: the policy source.Policy of the run
+// source.Run, the policies of its later iterations, whose digests the pairs carry, and the messages from source.First to
+// source.Last of the stream of source.From.
+func Source(ctx context.Context, conn *streams.Conn, run string) (source schemas.SourceSpec, ok bool, err error) {
+	spec, err := Spec(ctx, conn, run)
+	if err != nil || spec.Source == nil {
+		return schemas.SourceSpec{}, false, err
+	}
+	return *spec.Source, true, nil
+}
+
+// Descendants are the declared runs, in order, whose source is a run.
+func Descendants(ctx context.Context, conn *streams.Conn, run string) ([]string, error) {
+	names, err := conn.Runs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, name := range names {
+		source, ok, err := Source(ctx, conn, name)
+		if err != nil && !errors.Is(err, streams.ErrNotFound) {
+			return nil, err
+		}
+		if ok && source.Run == run {
+			out = append(out, name)
+		}
+	}
+	return out, nil
+}
+
+// Declaration is the control message that declares a run; streams.ErrNotFound when there is none.
+func Declaration(ctx context.Context, conn *streams.Conn, run string) (*events.Control, error) {
+	found, err := conn.Find(ctx, schemas.Control, run, (&events.Control{Kind: "spec"}).ID())
+	if err != nil {
+		return nil, err
+	}
+	control, ok := found.Message.(*events.Control)
+	if !ok {
+		return nil, fmt.Errorf("lineage: run %s: its spec is a %T", run, found.Message)
+	}
+	return control, nil
+}
+
+// Spec is the spec that a run was declared with; streams.ErrNotFound when it is not declared.
+func Spec(ctx context.Context, conn *streams.Conn, run string) (schemas.Spec, error) {
+	control, err := Declaration(ctx, conn, run)
+	if err != nil {
+		return schemas.Spec{}, err
+	}
+	specs, err := schemas.ParseSpecs("run "+run, control.GetSpec())
+	if err != nil {
+		return schemas.Spec{}, err
+	}
+	if len(specs) != 1 {
+		return schemas.Spec{}, fmt.Errorf("lineage: run %s was declared with %d specs, want one", run, len(specs))
+	}
+	return specs[0], nil
+}
+
+// Feed is where a run finds what messages of a kind hold. replayed tells that it is the log of its source, which ends at
+// feed.Last; else it is the run's own log, which has no end yet.
+func Feed(spec schemas.Spec, need schemas.Kind) (feed streams.Source, replayed bool) {
+	kind, replayed := spec.ReadsFrom(need)
+	if !replayed {
+		return streams.Source{Run: spec.Run, Kind: need}, false
+	}
+	s := spec.Source
+	return streams.Source{
+		Run: s.Run, Kind: kind, First: s.First, Last: s.Last, Begin: uint32(s.Iteration), End: uint32(spec.Iterations),
+	}, true
+}
+
+// Given is the part of its source's log that a replay reads; ok is false for other runs.
+func Given(spec schemas.Spec) (given streams.Source, ok bool) {
+	if !spec.Replays() {
+		return streams.Source{}, false
+	}
+	return Feed(spec, schemas.Kind(spec.Source.From))
+}
+
+// SampledBy is the run whose policies sampled the pairs in the log of a run, and its first iteration: the run itself or, where
+// that is a replay from pairs or later, the one whose pairs they were.
+func SampledBy(ctx context.Context, conn *streams.Conn, run string) (name string, first int, err error) {
+	for {
+		source, ok, err := Source(ctx, conn, run)
+		switch {
+		case err != nil:
+			return run, 0, fmt.Errorf("lineage: lineage of run %s: %w", run, err)
+		case !ok, source.From == schemas.FromPolicy:
+			return run, 0, nil
+		case source.From == string(schemas.Prompts):
+			return run, source.Iteration, nil
+		}
+		run = source.Run
+	}
+}
+
+// Origin is the policy that sampled the pairs of iteration i in the log of a run: the run's own policy i or, where the run
+// is itself a replay from pairs or later, that of the run whose pairs they were.
+func Origin(
+	ctx context.Context, conn *streams.Conn, repository *checkpoints.Repository, run string, i uint32,
+) (checkpoints.Manifest, error) {
+	run, _, err := SampledBy(ctx, conn, run)
+	if err != nil {
+		return checkpoints.Manifest{}, err
+	}
+	m, err := repository.Policy(ctx, run, i)
+	if err != nil {
+		return m, fmt.Errorf("lineage: the policy that sampled the pairs of iteration %d: %w", i, err)
+	}
+	return m, nil
+}
+
+// SameWeights tells whether two policies have the same weights to the last bit.
+func SameWeights(a, b checkpoints.Manifest) bool {
+	x, ok := a.File(checkpoints.WeightsFile)
+	y, also := b.File(checkpoints.WeightsFile)
+	return ok && also && x.SHA256 == y.SHA256
+}
+
+// Describe says in a line what a run began with; empty for a run that makes everything itself.
+func Describe(spec schemas.Spec) string {
+	s := spec.Source
+	if s == nil {
+		return ""
+	}
+	if s.From == schemas.FromPolicy {
+		return fmt.Sprintf("fork of run %s at policy %d (%.12s)", s.Run, s.Iteration, s.Policy)
+	}
+	iterations := fmt.Sprintf("iteration %d", s.Iteration)
+	if last := spec.Iterations - 1; last > s.Iteration {
+		iterations = fmt.Sprintf("iterations %d to %d", s.Iteration, last)
+	}
+	start := "model.from"
+	if s.Policy != "" {
+		start = fmt.Sprintf("its policy %d (%.12s)", s.Iteration, s.Policy)
+	}
+	return fmt.Sprintf("replay of run %s from %s, %s, sequences %d to %d, starting from %s", s.Run, s.From, iterations, s.First,
+		s.Last, start)
+}

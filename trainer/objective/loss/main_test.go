@@ -1,0 +1,34 @@
+package loss
+
+import (
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/ldalign/ldalign/models/tensor"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// newEngine starts an engine of one thread that ends with the test.
+func newEngine(t *testing.T) *tensor.Engine {
+	t.Helper()
+	engine, err := tensor.NewEngine(tensor.Options{Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := engine.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return engine
+}
+
+// do runs f on the engine and fails the test when it returns an error.
+func do(t *testing.T, engine *tensor.Engine, f func(s *tensor.Scope) error) {
+	t.Helper()
+	if err := engine.Do(t.Context(), f); err != nil {
+		t.Fatal(err)
+	}
+}
