@@ -2,34 +2,21 @@ package models
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"math"
-	"os"
 	"path/filepath"
-	"strings"
 
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/safetensors"
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// The files of an adapter, as PEFT names them.
-const (
-	AdapterConfigFile  = "adapter_config.json"
-	AdapterWeightsFile = "adapter_model.safetensors"
-)
-
 // errUnmerged is returned for what only a model without an adapter does.
-var errUnmerged = fmt.Errorf("%w: the model has one: merge it first", ErrAdapter)
-
-// adapterPrefix stands before a layer's name in PEFT's files.
-const adapterPrefix = "base_model.model."
+var errUnmerged = fmt.Errorf("%w: the model has one: merge it first", architecture.ErrAdapter)
 
 // adapter is the low-rank updates that a model has besides its weights.
 type adapter struct {
-	cfg    LoRA
+	cfg    architecture.LoRA
 	layers []*lowRank // in the order of the architecture
 	of     map[*tensor.Tensor]*lowRank
 }
@@ -37,14 +24,14 @@ type adapter struct {
 // lowRank is the update scale·B·A of one linear layer. Its matrices are of the model's type, for half-precision models
 // Float32.
 type lowRank struct {
-	adaptedLayer
+	architecture.AdaptedLayer
 	weight *tensor.Tensor
 	a, b   *tensor.Tensor // [R, In], [Out, R]
 }
 
 // add is y + scale·(x·Aᵀ)·Bᵀ: x [..., In], y [..., Out].
 func (l *lowRank) add(x, y *tensor.Tensor) *tensor.Tensor {
-	low := x.To(l.a.DType()).Linear(l.a, nil).MulScalar(l.scale)
+	low := x.To(l.a.DType()).Linear(l.a, nil).MulScalar(l.Scale)
 	return y.To(l.a.DType()).Add(low.Linear(l.b, nil)).To(y.DType())
 }
 
@@ -61,14 +48,10 @@ func (a *adapter) params() []tensor.Named {
 	var params []tensor.Named
 	for _, l := range a.layers {
 		params = append(params,
-			tensor.Named{Name: nameA(l.module), Tensor: l.a}, tensor.Named{Name: nameB(l.module), Tensor: l.b})
+			tensor.Named{Name: l.A(), Tensor: l.a}, tensor.Named{Name: l.B(), Tensor: l.b})
 	}
 	return params
 }
-
-func nameA(module string) string { return adapterPrefix + module + ".lora_A.weight" }
-
-func nameB(module string) string { return adapterPrefix + module + ".lora_B.weight" }
 
 // free frees the matrices.
 func (a *adapter) free() {
@@ -82,9 +65,9 @@ func (a *adapter) free() {
 }
 
 // Adapter is the configuration of the model's adapter, if it has one.
-func (m *Model) Adapter() (LoRA, bool) {
+func (m *Model) Adapter() (architecture.LoRA, bool) {
 	if m.adapter == nil {
-		return LoRA{}, false
+		return architecture.LoRA{}, false
 	}
 	return m.adapter.cfg, true
 }
@@ -100,110 +83,38 @@ func (m *Model) Trainable() []tensor.Named {
 
 // AddAdapter gives the model an adapter that changes nothing yet: A is uniform between ±1/√In (as PEFT has it from
 // kaiming_uniform with a = √5), B is 0. A is a function of the configuration, the seed and the layer's name. From then
-// on the adapter alone is trained, see Trainable. The error wraps ErrAdapter, or ErrPacked for a packed model; the
+// on the adapter alone is trained, see Trainable. The error wraps architecture.ErrAdapter, or ErrPacked for a packed model; the
 // model is then unchanged.
-func (m *Model) AddAdapter(ctx context.Context, cfg LoRA, seed uint64) error {
-	return m.addAdapter(ctx, cfg, nil, func(s *tensor.Scope, w weight) (*tensor.Tensor, error) {
-		if w.std == 0 {
-			return s.Zeros(tensor.Float32, w.shape...), nil
+func (m *Model) AddAdapter(ctx context.Context, cfg architecture.LoRA, seed uint64) error {
+	return m.addAdapter(ctx, cfg, nil, func(s *tensor.Scope, w architecture.Weight) (*tensor.Tensor, error) {
+		if w.Std == 0 {
+			return s.Zeros(tensor.Float32, w.Shape...), nil
 		}
-		return uniform(s, seed, w.name, w.std, w.shape...), nil
+		return uniform(s, seed, w.Name, w.Std, w.Shape...), nil
 	})
 }
 
 // LoadAdapter gives the model the adapter in a folder of PEFT's: adapter_config.json and adapter_model.safetensors.
 // Every layer that the configuration chooses must have its two matrices in the file, of the right shape, and nothing
-// else may be there: an adapter of another model is refused. Errors name the folder and wrap ErrAdapter, the errors of
+// else may be there: an adapter of another model is refused. Errors name the folder and wrap architecture.ErrAdapter, the errors of
 // safetensors, fs.ErrNotExist, or ErrPacked; the model is then unchanged.
 func (m *Model) LoadAdapter(ctx context.Context, dir string) error {
-	cfg, err := ReadLoRA(dir)
+	cfg, err := architecture.ReadLoRA(dir)
 	if err != nil {
 		return err
 	}
-	file, err := safetensors.Open(filepath.Join(dir, AdapterWeightsFile))
+	file, err := safetensors.Open(filepath.Join(dir, architecture.AdapterWeightsFile))
 	if err != nil {
 		return fmt.Errorf("models: load adapter: %w", err)
 	}
 	defer file.Close()
-	err = m.addAdapter(ctx, cfg, file, func(s *tensor.Scope, w weight) (*tensor.Tensor, error) {
-		return ReadTensor(s, file, w.name, m.adapterType(), w.shape...)
+	err = m.addAdapter(ctx, cfg, file, func(s *tensor.Scope, w architecture.Weight) (*tensor.Tensor, error) {
+		return ReadTensor(s, file, w.Name, m.adapterType(), w.Shape...)
 	})
 	if err != nil {
 		return fmt.Errorf("models: load adapter %s: %w", dir, err)
 	}
 	return nil
-}
-
-// ReadLoRA is ParseLoRA for the adapter_config.json of a folder.
-func ReadLoRA(dir string) (LoRA, error) {
-	data, err := readAdapterConfig(dir)
-	if err != nil {
-		return LoRA{}, err
-	}
-	cfg, err := ParseLoRA(data)
-	if err != nil {
-		return LoRA{}, fmt.Errorf("%s: %w", filepath.Join(dir, AdapterConfigFile), err)
-	}
-	return cfg, nil
-}
-
-// AdapterBase is the model that the adapter_config.json of a folder names as the adapter's base: a folder (relative to the
-// working directory, as in PEFT), ORG/NAME, or ORG/NAME@REVISION. It is empty when none is named.
-func AdapterBase(dir string) (string, error) {
-	data, err := readAdapterConfig(dir)
-	if err != nil {
-		return "", err
-	}
-	var base struct {
-		Name     string `json:"base_model_name_or_path"`
-		Revision string `json:"revision"`
-	}
-	if err := json.Unmarshal(data, &base); err != nil {
-		return "", fmt.Errorf("%s: %w: %w", filepath.Join(dir, AdapterConfigFile), ErrAdapter, err)
-	}
-	if base.Name == "" || base.Revision == "" {
-		return base.Name, nil
-	}
-	if info, err := os.Stat(base.Name); err == nil && info.IsDir() { // a folder has no revisions
-		return base.Name, nil
-	}
-	return base.Name + "@" + base.Revision, nil
-}
-
-// CheckAdapter tells what LoadAdapter would refuse of the folder's adapter for a model of this configuration, from
-// adapter_config.json and the names and shapes in adapter_model.safetensors.
-func CheckAdapter(dir string, cfg Config) (LoRA, error) {
-	lora, err := ReadLoRA(dir)
-	if err != nil {
-		return lora, err
-	}
-	layers, err := lora.plan(cfg)
-	if err != nil {
-		return lora, fmt.Errorf("models: load adapter %s: %w", dir, err)
-	}
-	file, err := safetensors.Open(filepath.Join(dir, AdapterWeightsFile))
-	if err != nil {
-		return lora, fmt.Errorf("models: load adapter: %w", err)
-	}
-	defer file.Close()
-	if err := matchAdapter(matricesOf(layers), file); err != nil {
-		return lora, fmt.Errorf("models: load adapter %s: %w (a %s model)", dir, err, cfg.Family)
-	}
-	return lora, nil
-}
-
-func readAdapterConfig(dir string) ([]byte, error) {
-	const most = 1 << 20
-	file, err := os.Open(filepath.Join(dir, AdapterConfigFile))
-	if err != nil {
-		return nil, fmt.Errorf("models: load adapter: %w", err)
-	}
-	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, most))
-	if err != nil {
-		return nil, fmt.Errorf("models: load adapter: %w", err)
-	}
-	return data, nil
 }
 
 // adapterType is the type of an adapter's matrices.
@@ -216,7 +127,7 @@ func (m *Model) adapterType() tensor.DType {
 
 // addAdapter makes an adapter of one tensor per matrix. src, if there is one, must hold exactly these.
 func (m *Model) addAdapter(
-	ctx context.Context, cfg LoRA, src Source, tensorOf func(s *tensor.Scope, w weight) (*tensor.Tensor, error),
+	ctx context.Context, cfg architecture.LoRA, src Source, tensorOf func(s *tensor.Scope, w architecture.Weight) (*tensor.Tensor, error),
 ) error {
 	if m.packed != nil {
 		return fmt.Errorf("models: add an adapter: %w", ErrPacked)
@@ -224,16 +135,14 @@ func (m *Model) addAdapter(
 	if m.adapter != nil {
 		return fmt.Errorf("models: add an adapter: %w", errUnmerged)
 	}
-	layers, err := cfg.plan(m.cfg)
+	layers, err := cfg.Plan(m.cfg)
+	if err == nil && src != nil {
+		err = cfg.Match(m.cfg, src.Tensors())
+	}
 	if err != nil {
 		return err
 	}
-	matrices := matricesOf(layers)
-	if src != nil {
-		if err := matchAdapter(matrices, src); err != nil {
-			return fmt.Errorf("%w (a %s model)", err, m.cfg.Family)
-		}
-	}
+	matrices := architecture.Matrices(layers)
 	fresh := &adapter{cfg: cfg, layers: make([]*lowRank, len(layers)), of: make(map[*tensor.Tensor]*lowRank)}
 	return m.eng.Do(ctx, func(s *tensor.Scope) error {
 		made := make([]*tensor.Tensor, len(matrices))
@@ -248,7 +157,7 @@ func (m *Model) addAdapter(
 			return s.Err()
 		}
 		for i, l := range layers {
-			low := &lowRank{adaptedLayer: l, weight: m.params[l.index].Tensor, a: made[2*i].Keep(), b: made[2*i+1].Keep()}
+			low := &lowRank{AdaptedLayer: l, weight: m.params[l.Index].Tensor, a: made[2*i].Keep(), b: made[2*i+1].Keep()}
 			fresh.layers[i], fresh.of[low.weight] = low, low
 		}
 		for _, p := range m.params {
@@ -259,104 +168,26 @@ func (m *Model) addAdapter(
 	})
 }
 
-// adaptedLayer is a linear layer that an adapter chooses.
-type adaptedLayer struct {
-	module  string // the layer's name in the Hugging Face model
-	index   int    // of its weight
-	out, in int64
-	inFirst bool // its weight is [In, Out]
-	rank    int64
-	scale   float64
-}
-
-// Fits tells whether an adapter of the configuration finds a layer in models of c. The error wraps ErrAdapter.
-func (l LoRA) Fits(c Config) error {
-	_, err := l.plan(c)
-	return err
-}
-
-// plan chooses the layers of an adapter, in the order of the architecture.
-func (l LoRA) plan(c Config) ([]adaptedLayer, error) {
-	choose, err := l.compile()
-	if err != nil {
-		return nil, err
-	}
-	var layers []adaptedLayer
-	for i, w := range weights(c) {
-		if !packs(c, w) || w.name == tokenEmbedding(c.Family) {
-			continue // not a linear layer
-		}
-		module := strings.TrimSuffix(w.name, ".weight")
-		if !choose.chooses(module, w.name == "lm_head.weight") {
-			continue
-		}
-		layer := adaptedLayer{
-			module: module, index: i, out: w.shape[0], in: w.shape[1], inFirst: w.inFirst, rank: int64(choose.rank(module)),
-			scale: choose.scale(module),
-		}
-		if w.inFirst {
-			layer.out, layer.in = layer.in, layer.out
-		}
-		layers = append(layers, layer)
-	}
-	if len(layers) == 0 {
-		targets, err := l.Targets.MarshalJSON()
-		return nil, errors.Join(err, fmt.Errorf("%w: target_modules %s chooses no linear layer of this %s model",
-			ErrAdapter, short(targets), c.Family))
-	}
-	return layers, nil
-}
-
-// matricesOf lists A and B of each layer. A's std is half the width of its first values.
-func matricesOf(layers []adaptedLayer) []weight {
-	var matrices []weight
-	for _, l := range layers {
-		matrices = append(matrices,
-			weight{name: nameA(l.module), shape: []int64{l.rank, l.in}, std: 1 / math.Sqrt(float64(l.in))},
-			weight{name: nameB(l.module), shape: []int64{l.out, l.rank}})
-	}
-	return matrices
-}
-
-// matchAdapter tells what in src is not the matrices.
-func matchAdapter(matrices []weight, src Source) error {
-	known, found := make(map[string]bool), make(map[string]safetensors.Info)
-	for _, w := range matrices {
-		known[w.name] = true
-	}
-	var extra []string
-	for _, info := range src.Tensors() {
-		found[info.Name] = info
-		if !known[info.Name] {
-			extra = append(extra, info.Name)
-		}
-	}
-	if text := misfits(matrices, found, extra); text != "" {
-		return fmt.Errorf("%w: its matrices are not those that its configuration chooses of this model: %s", ErrAdapter, text)
-	}
-	return nil
-}
-
-// ReplaceAdapter replaces the matrices in place by those of src. When src does not fit, the error wraps ErrAdapter and
+// ReplaceAdapter replaces the matrices in place by those of src. When src does not fit, the error wraps architecture.ErrAdapter and
 // the adapter is unchanged.
 func (m *Model) ReplaceAdapter(ctx context.Context, src Source) error {
 	if m.adapter == nil {
-		return fmt.Errorf("%w: the model has none", ErrAdapter)
+		return fmt.Errorf("%w: the model has none", architecture.ErrAdapter)
 	}
-	layers, err := m.adapter.cfg.plan(m.cfg)
+	layers, err := m.adapter.cfg.Plan(m.cfg)
+	if err == nil {
+		err = m.adapter.cfg.Match(m.cfg, src.Tensors())
+	}
 	if err != nil {
 		return err
 	}
-	matrices := matricesOf(layers)
-	if err := matchAdapter(matrices, src); err != nil {
-		return err
-	}
+	matrices := architecture.Matrices(layers)
 	return m.eng.Do(ctx, func(s *tensor.Scope) error {
 		return s.NoGrad(func(s *tensor.Scope) error {
 			params := m.adapter.params()
 			fresh := make([]*tensor.Tensor, len(matrices))
 			for i, w := range matrices {
-				if fresh[i], err = ReadTensor(s, src, w.name, m.adapterType(), w.shape...); err != nil {
+				if fresh[i], err = ReadTensor(s, src, w.Name, m.adapterType(), w.Shape...); err != nil {
 					return err
 				}
 			}
@@ -372,26 +203,26 @@ func (m *Model) ReplaceAdapter(ctx context.Context, src Source) error {
 }
 
 // MergeAdapter adds the adapter to the weights, W += scale·B·A computed in Float32 (Float64 for a Float64 model), and
-// takes it off: the model computes what it did before, and is an ordinary one. The error wraps ErrAdapter when there is
+// takes it off: the model computes what it did before, and is an ordinary one. The error wraps architecture.ErrAdapter when there is
 // none.
 func (m *Model) MergeAdapter(ctx context.Context) error {
 	if m.adapter == nil {
-		return fmt.Errorf("%w: the model has none to merge", ErrAdapter)
+		return fmt.Errorf("%w: the model has none to merge", architecture.ErrAdapter)
 	}
 	// One call of Do: nobody sees a model that is half merged, and ctx cannot end in the middle.
 	return m.eng.Do(ctx, func(s *tensor.Scope) error {
 		return s.NoGrad(func(s *tensor.Scope) error {
 			for _, l := range m.adapter.layers {
 				err := s.Scope(func(s *tensor.Scope) error {
-					update := l.b.Matmul(l.a).MulScalar(l.scale)
-					if l.inFirst {
+					update := l.b.Matmul(l.a).MulScalar(l.Scale)
+					if l.InFirst {
 						update = update.Transpose(0, 1)
 					}
 					l.weight.Copy_(l.weight.To(update.DType()).Add(update))
 					return s.Err()
 				})
 				if err != nil {
-					return fmt.Errorf("%s: %w", l.module, err)
+					return fmt.Errorf("%s: %w", l.Module, err)
 				}
 			}
 			m.adapter.free()
@@ -404,7 +235,7 @@ func (m *Model) MergeAdapter(ctx context.Context) error {
 // WriteAdapter writes adapter_model.safetensors.
 func (m *Model) WriteAdapter(ctx context.Context, w io.Writer) error {
 	if m.adapter == nil {
-		return fmt.Errorf("%w: the model has none to write", ErrAdapter)
+		return fmt.Errorf("%w: the model has none to write", architecture.ErrAdapter)
 	}
 	if err := WriteTensors(ctx, m.eng, w, m.adapter.params()); err != nil {
 		return fmt.Errorf("models: write adapter: %w", err)
@@ -415,7 +246,7 @@ func (m *Model) WriteAdapter(ctx context.Context, w io.Writer) error {
 // AdapterConfig is the content of adapter_config.json.
 func (m *Model) AdapterConfig() ([]byte, error) {
 	if m.adapter == nil {
-		return nil, fmt.Errorf("%w: the model has none to write", ErrAdapter)
+		return nil, fmt.Errorf("%w: the model has none to write", architecture.ErrAdapter)
 	}
-	return m.adapter.cfg.json(m.adapter.layers[0].inFirst)
+	return m.adapter.cfg.JSON(m.adapter.layers[0].InFirst)
 }

@@ -19,6 +19,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/safetensors"
 	"github.com/ldalign/ldalign/models/tensor"
 )
@@ -136,9 +137,9 @@ func saveAdapter(t *testing.T, m *models.Model, dir string) {
 	}
 	var weights bytes.Buffer
 	err = errors.Join(m.WriteAdapter(context.Background(), &weights), os.MkdirAll(dir, 0o755),
-		os.WriteFile(filepath.Join(dir, models.AdapterConfigFile), config, 0o644))
+		os.WriteFile(filepath.Join(dir, architecture.AdapterConfigFile), config, 0o644))
 	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, models.AdapterWeightsFile), weights.Bytes(), 0o644)
+		err = os.WriteFile(filepath.Join(dir, architecture.AdapterWeightsFile), weights.Bytes(), 0o644)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -156,11 +157,11 @@ func TestSaveAdapter(t *testing.T) {
 			if diff := cmp.Diff(tensorsOf(t, adapterFolder(name)), tensorsOf(t, dir)); diff != "" {
 				t.Errorf("tensors (-PEFT +ours):\n%s", diff)
 			}
-			want, err := models.ReadLoRA(adapterFolder(name))
+			want, err := architecture.ReadLoRA(adapterFolder(name))
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := models.ReadLoRA(dir)
+			got, err := architecture.ReadLoRA(dir)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -181,7 +182,7 @@ func TestSaveAdapter(t *testing.T) {
 // tensorsOf are the tensors of an adapter's file.
 func tensorsOf(t *testing.T, dir string) map[string]string {
 	t.Helper()
-	file, err := safetensors.Open(filepath.Join(dir, models.AdapterWeightsFile))
+	file, err := safetensors.Open(filepath.Join(dir, architecture.AdapterWeightsFile))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,25 +203,25 @@ func TestAdapterForPEFT(t *testing.T) {
 	ctx := context.Background()
 	for name, test := range map[string]struct {
 		base string
-		lora models.LoRA
+		lora architecture.LoRA
 	}{
-		"llama": {"llama", models.LoRA{
-			Rank: 4, Alpha: 8, Targets: models.Modules{Names: []string{"q_proj", "mlp.down_proj"}},
-			Exclude: models.Modules{Pattern: `.*\.1\.mlp\..*`}, Dropout: 0.05,
+		"llama": {"llama", architecture.LoRA{
+			Rank: 4, Alpha: 8, Targets: architecture.Modules{Names: []string{"q_proj", "mlp.down_proj"}},
+			Exclude: architecture.Modules{Pattern: `.*\.1\.mlp\..*`}, Dropout: 0.05,
 		}},
-		"llama-tied": {"llama-tied", models.LoRA{
-			Rank: 3, Alpha: 2, RSLoRA: true, Targets: models.Modules{Pattern: models.AllLinear},
-			Ranks:  []models.RankPattern{{Pattern: "q_proj", Rank: 2}, {Pattern: `layers\.0\..*`, Rank: 5}},
-			Alphas: []models.AlphaPattern{{Pattern: "(up|gate)_proj", Alpha: 1.5}},
+		"llama-tied": {"llama-tied", architecture.LoRA{
+			Rank: 3, Alpha: 2, RSLoRA: true, Targets: architecture.Modules{Pattern: architecture.AllLinear},
+			Ranks:  []architecture.RankPattern{{Pattern: "q_proj", Rank: 2}, {Pattern: `layers\.0\..*`, Rank: 5}},
+			Alphas: []architecture.AlphaPattern{{Pattern: "(up|gate)_proj", Alpha: 1.5}},
 		}},
-		"mistral": {"mistral", models.LoRA{
-			Rank: 4, Alpha: 4, Targets: models.Modules{Names: []string{"o_proj", "lm_head"}},
+		"mistral": {"mistral", architecture.LoRA{
+			Rank: 4, Alpha: 4, Targets: architecture.Modules{Names: []string{"o_proj", "lm_head"}},
 		}},
-		"gpt2": {"gpt2", models.LoRA{
-			Rank: 2, Alpha: 4, Targets: models.Modules{Names: []string{"c_attn", "c_fc"}}, Layers: []int{1},
+		"gpt2": {"gpt2", architecture.LoRA{
+			Rank: 2, Alpha: 4, Targets: architecture.Modules{Names: []string{"c_attn", "c_fc"}}, Layers: []int{1},
 		}},
-		"qwen3":  {"qwen3", models.LoRA{Rank: 2, Alpha: 4, Targets: models.Modules{Pattern: models.AllLinear}}},
-		"gemma3": {"gemma3", models.LoRA{Rank: 2, Alpha: 4, Targets: models.Modules{Names: []string{"q_proj", "gate_proj"}}}},
+		"qwen3":  {"qwen3", architecture.LoRA{Rank: 2, Alpha: 4, Targets: architecture.Modules{Pattern: architecture.AllLinear}}},
+		"gemma3": {"gemma3", architecture.LoRA{Rank: 2, Alpha: 4, Targets: architecture.Modules{Names: []string{"q_proj", "gate_proj"}}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), name)
@@ -282,8 +283,8 @@ func TestMergeAdapter(t *testing.T) {
 	ctx := context.Background()
 	for _, name := range goldens {
 		m := loadGolden(t, newEngine(t, 1), name, tensor.Float64)
-		if err := m.AddAdapter(ctx, models.LoRA{
-			Rank: 3, Alpha: 2, RSLoRA: true, Targets: models.Modules{Pattern: models.AllLinear},
+		if err := m.AddAdapter(ctx, architecture.LoRA{
+			Rank: 3, Alpha: 2, RSLoRA: true, Targets: architecture.Modules{Pattern: architecture.AllLinear},
 		}, 1); err != nil {
 			t.Fatal(err)
 		}
@@ -317,7 +318,7 @@ func TestAdapterGradients(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			eng := newEngine(t, 1)
 			m, g := loadGolden(t, eng, name, tensor.Float64), readGolden(t, name)
-			lora := models.LoRA{Rank: 2, Alpha: 3, Targets: models.Modules{Pattern: `.*\..*`}}
+			lora := architecture.LoRA{Rank: 2, Alpha: 3, Targets: architecture.Modules{Pattern: `.*\..*`}}
 			if !m.Config().TieEmbeddings {
 				lora.Targets.Pattern += "|lm_head"
 			}
@@ -351,8 +352,8 @@ func TestAdapterGradients(t *testing.T) {
 // A fresh adapter changes no bit, in any type, and is a function of configuration, seed and the layer's name.
 func TestFreshAdapter(t *testing.T) {
 	ctx := context.Background()
-	lora := models.LoRA{Rank: 4, Alpha: 8, Targets: models.Modules{Pattern: models.AllLinear}}
-	bits := func(threads int, lora models.LoRA, seed uint64) map[string][]float64 {
+	lora := architecture.LoRA{Rank: 4, Alpha: 8, Targets: architecture.Modules{Pattern: architecture.AllLinear}}
+	bits := func(threads int, lora architecture.LoRA, seed uint64) map[string][]float64 {
 		t.Helper()
 		m := loadGolden(t, newEngine(t, threads), "llama", tensor.Float32)
 		if err := m.AddAdapter(ctx, lora, seed); err != nil {
@@ -372,7 +373,7 @@ func TestFreshAdapter(t *testing.T) {
 		t.Errorf("the same seed (-first +second):\n%s", diff)
 	}
 	const q = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"
-	fewer := bits(1, models.LoRA{Rank: 4, Alpha: 1, Targets: models.Modules{Names: []string{"q_proj"}}}, 1)
+	fewer := bits(1, architecture.LoRA{Rank: 4, Alpha: 1, Targets: architecture.Modules{Names: []string{"q_proj"}}}, 1)
 	if len(fewer) != 4 || !cmp.Equal(first[q], fewer[q]) {
 		t.Error("the values of a layer depend on other layers")
 	}
@@ -420,7 +421,7 @@ func TestAdapterByToken(t *testing.T) {
 		ids := g.Sequences[0]
 		want := logitsOf(t, m, [][]int64{ids})[0]
 		do(t, m.Engine(), func(s *tensor.Scope) error {
-			cache := m.NewCache(s, models.CacheOptions{Slots: 1, Length: len(ids), Burst: len(ids)})
+			cache := m.NewCache(s, architecture.CacheSize{Slots: 1, Length: len(ids), Burst: len(ids)})
 			defer cache.Free()
 			var tokens []models.Token
 			for i, id := range ids {
@@ -441,12 +442,12 @@ func TestReplaceAdapter(t *testing.T) {
 	want := logitsOf(t, m, g.Sequences)
 	lora, _ := m.Adapter()
 	again := loadGolden(t, m.Engine(), g.Base, tensor.Float32)
-	file, err := safetensors.Open(filepath.Join(adapterFolder("llama"), models.AdapterWeightsFile))
+	file, err := safetensors.Open(filepath.Join(adapterFolder("llama"), architecture.AdapterWeightsFile))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	if err := again.ReplaceAdapter(ctx, file); !errors.Is(err, models.ErrAdapter) {
+	if err := again.ReplaceAdapter(ctx, file); !errors.Is(err, architecture.ErrAdapter) {
 		t.Errorf("a model without an adapter: %v", err)
 	}
 	if err := again.AddAdapter(ctx, lora, 5); err != nil {
@@ -462,12 +463,12 @@ func TestReplaceAdapter(t *testing.T) {
 	if diff := cmp.Diff(want, logitsOf(t, again, g.Sequences)); diff != "" {
 		t.Errorf("logits (-loaded +replaced):\n%s", diff)
 	}
-	other, err := safetensors.Open(filepath.Join(adapterFolder("gpt2"), models.AdapterWeightsFile))
+	other, err := safetensors.Open(filepath.Join(adapterFolder("gpt2"), architecture.AdapterWeightsFile))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer other.Close()
-	if err := again.ReplaceAdapter(ctx, other); !errors.Is(err, models.ErrAdapter) {
+	if err := again.ReplaceAdapter(ctx, other); !errors.Is(err, architecture.ErrAdapter) {
 		t.Errorf("another model's adapter: %v", err)
 	}
 	if diff := cmp.Diff(want, logitsOf(t, again, g.Sequences)); diff != "" {
@@ -478,20 +479,20 @@ func TestReplaceAdapter(t *testing.T) {
 // An adapter of another model is refused, with what does not fit, and leaves nothing behind.
 func TestAdapterOfAnotherModel(t *testing.T) {
 	ctx, eng := context.Background(), newEngine(t, 1)
-	narrow, err := models.Scratch(ctx, eng, models.Config{
-		Family: models.Llama, Vocab: 64, Hidden: 16, Layers: 2, Heads: 4, KVHeads: 2, Intermediate: 56, MaxPositions: 32,
+	narrow, err := models.Scratch(ctx, eng, architecture.Config{
+		Family: architecture.Llama, Vocab: 64, Hidden: 16, Layers: 2, Heads: 4, KVHeads: 2, Intermediate: 56, MaxPositions: 32,
 	}, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	deep, err := models.Scratch(ctx, eng, models.Config{
-		Family: models.Llama, Vocab: 64, Hidden: 32, Layers: 3, Heads: 4, KVHeads: 2, Intermediate: 56, MaxPositions: 32,
+	deep, err := models.Scratch(ctx, eng, architecture.Config{
+		Family: architecture.Llama, Vocab: 64, Hidden: 32, Layers: 3, Heads: 4, KVHeads: 2, Intermediate: 56, MaxPositions: 32,
 	}, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	shallow, err := models.Scratch(ctx, eng, models.Config{
-		Family: models.Llama, Vocab: 64, Hidden: 32, Layers: 1, Heads: 4, KVHeads: 2, Intermediate: 56, MaxPositions: 32,
+	shallow, err := models.Scratch(ctx, eng, architecture.Config{
+		Family: architecture.Llama, Vocab: 64, Hidden: 32, Layers: 1, Heads: 4, KVHeads: 2, Intermediate: 56, MaxPositions: 32,
 	}, 1)
 	if err != nil {
 		t.Fatal(err)
@@ -499,11 +500,11 @@ func TestAdapterOfAnotherModel(t *testing.T) {
 	llama, tied := loadGolden(t, eng, "llama", tensor.Float32), loadGolden(t, eng, "llama-tied", tensor.Float32)
 	empty := t.TempDir()
 	noWeights := t.TempDir()
-	data, err := os.ReadFile(filepath.Join(adapterFolder("llama"), models.AdapterConfigFile))
+	data, err := os.ReadFile(filepath.Join(adapterFolder("llama"), architecture.AdapterConfigFile))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(noWeights, models.AdapterConfigFile), data, 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(noWeights, architecture.AdapterConfigFile), data, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	before := eng.Live()
@@ -514,25 +515,25 @@ func TestAdapterOfAnotherModel(t *testing.T) {
 		text      string
 	}{
 		{
-			"gpt2's on llama", adapterFolder("gpt2"), llama, models.ErrAdapter,
+			"gpt2's on llama", adapterFolder("gpt2"), llama, architecture.ErrAdapter,
 			"chooses no linear layer of this llama model",
 		},
-		{"another width", adapterFolder("llama"), narrow, models.ErrAdapter, "q_proj.lora_A.weight is [4 32], want [4 16]"},
+		{"another width", adapterFolder("llama"), narrow, architecture.ErrAdapter, "q_proj.lora_A.weight is [4 32], want [4 16]"},
 		{
-			"more layers", adapterFolder("llama"), deep, models.ErrAdapter,
+			"more layers", adapterFolder("llama"), deep, architecture.ErrAdapter,
 			"missing: base_model.model.model.layers.2.self_attn.q_proj.lora_A.weight",
 		},
 		{
-			"fewer layers", adapterFolder("llama"), shallow, models.ErrAdapter,
+			"fewer layers", adapterFolder("llama"), shallow, architecture.ErrAdapter,
 			"unknown: base_model.model.model.layers.1.self_attn.o_proj.lora_A.weight",
 		},
-		{"a head that is tied", adapterFolder("llama-patterns"), tied, models.ErrAdapter, "lm_head"},
-		{"no folder", filepath.Join(empty, "none"), llama, fs.ErrNotExist, models.AdapterConfigFile},
-		{"no weights", noWeights, llama, fs.ErrNotExist, models.AdapterWeightsFile},
+		{"a head that is tied", adapterFolder("llama-patterns"), tied, architecture.ErrAdapter, "lm_head"},
+		{"no folder", filepath.Join(empty, "none"), llama, fs.ErrNotExist, architecture.AdapterConfigFile},
+		{"no weights", noWeights, llama, fs.ErrNotExist, architecture.AdapterWeightsFile},
 	} {
 		if err := test.m.LoadAdapter(ctx, test.dir); !errors.Is(err, test.err) || !strings.Contains(err.Error(), test.text) {
 			t.Errorf("%s: %v, want %v that says %q", test.what, err, test.err, test.text)
-		} else if _, check := models.CheckAdapter(test.dir, test.m.Config()); check == nil || check.Error() != err.Error() {
+		} else if _, check := architecture.CheckAdapter(test.dir, test.m.Config()); check == nil || check.Error() != err.Error() {
 			t.Errorf("%s: %v, and before loading %v", test.what, err, check)
 		}
 		if _, has := test.m.Adapter(); has {
@@ -547,14 +548,14 @@ func TestAdapterOfAnotherModel(t *testing.T) {
 // What needs a model without an adapter, with one, or that is not packed, says so.
 func TestAdapterStates(t *testing.T) {
 	ctx, eng := context.Background(), newEngine(t, 1)
-	lora := models.LoRA{Rank: 2, Alpha: 2, Targets: models.Modules{Names: []string{"q_proj"}}}
+	lora := architecture.LoRA{Rank: 2, Alpha: 2, Targets: architecture.Modules{Names: []string{"q_proj"}}}
 	m := loadGolden(t, eng, "llama", tensor.Float32)
 	for what, err := range map[string]error{
 		"merge": m.MergeAdapter(ctx), "write": m.WriteAdapter(ctx, &bytes.Buffer{}),
-		"no layer": m.AddAdapter(ctx, models.LoRA{Rank: 1, Alpha: 1, Targets: models.Modules{Names: []string{"c_attn"}}}, 1),
-		"no rank":  m.AddAdapter(ctx, models.LoRA{Targets: lora.Targets}, 1),
+		"no layer": m.AddAdapter(ctx, architecture.LoRA{Rank: 1, Alpha: 1, Targets: architecture.Modules{Names: []string{"c_attn"}}}, 1),
+		"no rank":  m.AddAdapter(ctx, architecture.LoRA{Targets: lora.Targets}, 1),
 	} {
-		if !errors.Is(err, models.ErrAdapter) {
+		if !errors.Is(err, architecture.ErrAdapter) {
 			t.Errorf("%s without an adapter: %v", what, err)
 		}
 	}
@@ -566,7 +567,7 @@ func TestAdapterStates(t *testing.T) {
 		"add": m.AddAdapter(ctx, lora, 1), "load": m.LoadAdapter(ctx, adapterFolder("llama")), "clone": clone,
 		"write": m.WriteWeights(ctx, &bytes.Buffer{}), "pack": m.Pack(ctx),
 	} {
-		if !errors.Is(err, models.ErrAdapter) {
+		if !errors.Is(err, architecture.ErrAdapter) {
 			t.Errorf("%s with an adapter: %v", what, err)
 		}
 	}
@@ -586,85 +587,16 @@ func TestAdapterStates(t *testing.T) {
 	}
 }
 
-func TestParseLoRARefuses(t *testing.T) {
-	const good = `"peft_type": "LORA", "target_modules": ["q_proj"]`
-	for _, test := range []struct{ text, want string }{
-		{`{`, "JSON"},
-		{`[]`, "array"},
-		{`{"target_modules": ["q_proj"]}`, "peft_type is missing"},
-		{`{"peft_type": "IA3"}`, `peft_type is "IA3"`},
-		{`{"peft_type": "LORA"}`, "target_modules is empty"},
-		{`{"peft_type": "LORA", "target_modules": null}`, "target_modules is empty"},
-		{`{"peft_type": "LORA", "target_modules": 7}`, "target_modules is 7"},
-		{`{"peft_type": "LORA", "target_modules": "(?!q_proj).*"}`, "target_modules: error parsing regexp"},
-		{`{"peft_type": "LORA", "target_modules": "q_proj)|(.*"}`, "target_modules: error parsing regexp"},
-		{`{` + good + `, "use_dora": true}`, "use_dora is true"},
-		{`{` + good + `, "lora_bias": true}`, "lora_bias is true"},
-		{`{` + good + `, "bias": "lora_only"}`, `bias is "lora_only"`},
-		{`{` + good + `, "modules_to_save": ["lm_head"]}`, `modules_to_save is ["lm_head"]`},
-		{`{` + good + `, "layer_replication": [[0, 4], [2, 5]]}`, "layer_replication is [[0,4],[2,5]]"},
-		{`{` + good + `, "trainable_token_indices": [1]}`, "trainable_token_indices is [1]"},
-		{`{` + good + `, "target_parameters": ["x"]}`, `target_parameters is ["x"]`},
-		{`{` + good + `, "megatron_config": {"a": 1}}`, `megatron_config is {"a":1}`},
-		{`{` + good + `, "layers_pattern": "h"}`, `layers_pattern is "h"`},
-		{`{` + good + `, "init_lora_weights": "pissa"}`, `init_lora_weights is "pissa"`},
-		{`{` + good + `, "some_new_key": 3}`, "some_new_key is 3"},
-		{`{` + good + `, "r": 0}`, "r is 0"},
-		{`{` + good + `, "r": 1000000}`, "r is 1000000"},
-		{`{` + good + `, "r": "8"}`, `r is "8"`},
-		{`{` + good + `, "lora_dropout": 1}`, "lora_dropout is 1"},
-		{`{` + good + `, "rank_pattern": {"q_proj": 0}}`, `rank_pattern: "q_proj" is 0`},
-		{`{` + good + `, "rank_pattern": {"q_proj": 1, "q_proj": 2}}`, "twice"},
-		{`{` + good + `, "alpha_pattern": [1]}`, "alpha_pattern is [1]"},
-		{`{` + good + `, "alpha_pattern": {"(": 1}}`, "alpha_pattern: error parsing regexp"},
-		{`{"peft_type": "LORA", "target_modules": ".*q_proj", "layers_to_transform": [1]}`, "layers_to_transform"},
-	} {
-		_, err := models.ParseLoRA([]byte(test.text))
-		if !errors.Is(err, models.ErrAdapter) || !strings.Contains(err.Error(), test.want) ||
-			strings.Contains(err.Error(), "\n") {
-			t.Errorf("%s: %v, want one line that says %q", test.text, err, test.want)
-		}
-	}
-	l, err := models.ParseLoRA([]byte(`{` + good + `, "layers_to_transform": 3}`))
-	if diff := cmp.Diff([]int{3}, l.Layers); diff != "" || err != nil || l.Rank != 8 || l.Alpha != 8 {
-		t.Errorf("PEFT's defaults: %+v, %v", l, err)
-	}
-}
-
-// FuzzParseLoRA: no bytes make the parser panic, and what it accepts is valid.
-func FuzzParseLoRA(f *testing.F) {
-	for _, name := range adapters {
-		data, err := os.ReadFile(filepath.Join(adapterFolder(name), models.AdapterConfigFile))
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(data)
-	}
-	f.Add([]byte(`{"peft_type":"LORA","target_modules":["a"],"rank_pattern":{"a":1},"layers_to_transform":2}`))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		l, err := models.ParseLoRA(data)
-		if err != nil {
-			if !errors.Is(err, models.ErrAdapter) {
-				t.Errorf("%v does not wrap ErrAdapter", err)
-			}
-			return
-		}
-		if err := l.Validate(); err != nil {
-			t.Errorf("accepted, and not valid: %v", err)
-		}
-	})
-}
-
 // Any configuration is read as it was written, adapts the layers that it names, and merges into the same function.
 func TestAdapterConfigurations(t *testing.T) {
 	ctx, eng := context.Background(), newEngine(t, 1)
 	blocks := []string{"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
-	cfg := models.Config{
-		Family: models.Llama, Vocab: 20, Hidden: 8, Layers: 3, Heads: 2, Intermediate: 12, MaxPositions: 16,
+	cfg := architecture.Config{
+		Family: architecture.Llama, Vocab: 20, Hidden: 8, Layers: 3, Heads: 2, Intermediate: 12, MaxPositions: 16,
 	}
 	rapid.Check(t, func(r *rapid.T) {
 		names := rapid.SliceOfNDistinct(rapid.SampledFrom(blocks), 1, 7, rapid.ID).Draw(r, "names")
-		lora := models.LoRA{
+		lora := architecture.LoRA{
 			Rank: rapid.IntRange(1, 9).Draw(r, "r"), Alpha: rapid.Float64Range(0.5, 8).Draw(r, "alpha"),
 			RSLoRA: rapid.Bool().Draw(r, "rslora"), Dropout: rapid.Float64Range(0, 0.9).Draw(r, "dropout"),
 		}
@@ -678,8 +610,8 @@ func TestAdapterConfigurations(t *testing.T) {
 			lora.Targets.Pattern = `model\.layers\.\d+\.(self_attn|mlp)\.(` + strings.Join(names, "|") + ")"
 		}
 		for _, name := range rapid.SliceOfDistinct(rapid.SampledFrom(blocks), rapid.ID).Draw(r, "patterns") {
-			lora.Ranks = append(lora.Ranks, models.RankPattern{Pattern: name, Rank: len(lora.Ranks) + 1})
-			lora.Alphas = append(lora.Alphas, models.AlphaPattern{Pattern: ".*" + name, Alpha: 0.25 * float64(len(name))})
+			lora.Ranks = append(lora.Ranks, architecture.RankPattern{Pattern: name, Rank: len(lora.Ranks) + 1})
+			lora.Alphas = append(lora.Alphas, architecture.AlphaPattern{Pattern: ".*" + name, Alpha: 0.25 * float64(len(name))})
 		}
 		m, err := models.Scratch(ctx, eng, cfg, 1)
 		if err == nil {
@@ -697,7 +629,7 @@ func TestAdapterConfigurations(t *testing.T) {
 		if err != nil {
 			r.Fatal(err)
 		}
-		again, err := models.ParseLoRA(data)
+		again, err := architecture.ParseLoRA(data)
 		if diff := cmp.Diff(lora, again); diff != "" || err != nil {
 			r.Fatalf("%v, (-written +read):\n%s\n%s", err, diff, data)
 		}
@@ -714,30 +646,4 @@ func TestAdapterConfigurations(t *testing.T) {
 			r.Errorf("merging changes logits by %g", d)
 		}
 	})
-}
-
-// A base is named by its folder, or by the Hub's id and revision.
-func TestAdapterBase(t *testing.T) {
-	dir := t.TempDir()
-	config := func(text string) {
-		if err := os.WriteFile(filepath.Join(dir, models.AdapterConfigFile), []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, c := range []struct{ config, want string }{
-		{`{"base_model_name_or_path": "acme/tiny"}`, "acme/tiny"},
-		{`{"base_model_name_or_path": "acme/tiny", "revision": "v1"}`, "acme/tiny@v1"},
-		{`{"base_model_name_or_path": "` + dir + `", "revision": "main"}`, dir},
-		{`{"base_model_name_or_path": null, "revision": "main"}`, ""},
-		{`{}`, ""},
-	} {
-		config(c.config)
-		if got, err := models.AdapterBase(dir); got != c.want || err != nil {
-			t.Errorf("%s: %q, %v, want %q", c.config, got, err, c.want)
-		}
-	}
-	config(`{"base_model_name_or_path": 3}`)
-	if _, err := models.AdapterBase(dir); !errors.Is(err, models.ErrAdapter) || !strings.Contains(err.Error(), dir) {
-		t.Errorf("%v", err)
-	}
 }

@@ -6,14 +6,15 @@ import (
 	"testing"
 
 	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
 // BenchmarkDemoStep is forward and backward of 64 rows of 32 tokens through a model of the demo's size.
 func BenchmarkDemoStep(b *testing.B) {
 	eng := newEngine(b, 2)
-	m, err := models.Scratch(context.Background(), eng, models.Config{
-		Family: models.Llama, Vocab: 512, Hidden: 80, Layers: 3, Heads: 4, Intermediate: 224, MaxPositions: 256, TieEmbeddings: true,
+	m, err := models.Scratch(context.Background(), eng, architecture.Config{
+		Family: architecture.Llama, Vocab: 512, Hidden: 80, Layers: 3, Heads: 4, Intermediate: 224, MaxPositions: 256, TieEmbeddings: true,
 	}, 1)
 	if err != nil {
 		b.Fatal(err)

@@ -3,6 +3,7 @@ package models
 import (
 	"fmt"
 
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
@@ -39,37 +40,14 @@ type Cache struct {
 	burst  int
 }
 
-// CacheOptions are the size of a cache.
-type CacheOptions struct {
-	Slots  int // rows at the same time
-	Length int // positions of a row
-	Burst  int // tokens of one row in one step, at most
-}
-
-// columns is how many positions a layer holds.
-func (o CacheOptions) columns(c Config, layer int) int64 {
-	if w := c.window(layer); w > 0 {
-		return int64(min(o.Length, w+o.Burst-1))
-	}
-	return int64(o.Length)
-}
-
 // CacheBytes is the memory of a cache.
-func (m *Model) CacheBytes(o CacheOptions) int64 {
-	return m.cfg.CacheBytes(m.dtype, o)
-}
-
-// CacheBytes is the memory of a cache of a model that computes in dtype.
-func (c Config) CacheBytes(dtype tensor.DType, o CacheOptions) int64 {
-	var total int64
-	for layer := range c.Layers {
-		total += tensor.TokenCacheBytes(dtype, int64(o.Slots)+1, int64(c.KVHeads), int64(c.HeadDim), o.columns(c, layer))
-	}
-	return total
+func (m *Model) CacheBytes(size architecture.CacheSize) int64 {
+	dtype, _ := elementType(m.dtype) // a model computes in a type that files have
+	return m.cfg.CacheBytes(dtype, size)
 }
 
 // NewCache makes a cache. A Length above Config.MaxLength makes the scope fail with ErrSequence.
-func (m *Model) NewCache(s *tensor.Scope, o CacheOptions) *Cache {
+func (m *Model) NewCache(s *tensor.Scope, o architecture.CacheSize) *Cache {
 	c := &Cache{m: m, slots: o.Slots, length: o.Length, burst: o.Burst}
 	if o.Slots < 1 || o.Length < 1 || o.Burst < 1 || o.Length > m.cfg.MaxLength() {
 		s.Fail(fmt.Errorf("%w: a cache of %d rows of %d tokens, %d in a step: the model takes 1 to %d tokens",
@@ -80,7 +58,7 @@ func (m *Model) NewCache(s *tensor.Scope, o CacheOptions) *Cache {
 	for layer := range m.cfg.Layers {
 		// One slot more: where Step puts the tokens that only fill up.
 		c.layers = append(c.layers, s.NewTokenCache(m.dtype, int64(o.Slots)+1, int64(m.cfg.KVHeads), int64(m.cfg.HeadDim),
-			o.columns(m.cfg, layer)))
+			int64(o.Columns(m.cfg, layer))))
 	}
 	return c
 }
@@ -122,7 +100,7 @@ func (c *Cache) Step(s *tensor.Scope, tokens []Token, rows int) *tensor.Tensor {
 		p := pass{scope: s, packed: c.m.packed, adapted: c.m.adapter.byWeight(), positions: position}
 		p.attend = func(_ *tensor.Scope, layer int, q, k, v *tensor.Tensor) *tensor.Tensor {
 			c.layers[layer].Store(k, v, slot, position)
-			return c.layers[layer].Attend(q, slot, position, int64(c.m.cfg.window(layer)), c.m.cfg.attentionScale())
+			return c.layers[layer].Attend(q, slot, position, int64(c.m.cfg.Window(layer)), c.m.cfg.AttentionScale())
 		}
 		h = c.m.net.hidden(c.m.net.embed(s.FromInt64(ids, int64(rows), 1), p), p)
 		h = h.Reshape(int64(rows), int64(c.m.cfg.Hidden)).Narrow(0, 0, int64(n))

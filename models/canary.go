@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
@@ -32,7 +33,7 @@ func (m *Model) Canary(ctx context.Context) (float64, error) {
 	var sum float64
 	err := m.eng.Do(ctx, func(s *tensor.Scope) error {
 		return s.NoGrad(func(s *tensor.Scope) error {
-			cache := m.NewCache(s, CacheOptions{Slots: 1, Length: n, Burst: n})
+			cache := m.NewCache(s, architecture.CacheSize{Slots: 1, Length: n, Burst: n})
 			defer cache.Free()
 			h := cache.Step(s, tokens, n-1)
 			for _, v := range cache.Logits(s, h).LogSoftmaxAt(s.FromInt64(targets, int64(n-1))).Float32s() {

@@ -5,7 +5,7 @@ import "github.com/ldalign/ldalign/models/tensor"
 // HiddenWith is Hidden with one more key and value in front of every layer's own, which all positions see: memory
 // [B, Layers, KVHeads·D], the same vector as key and as value. What a Layout with a memory computes is held against it.
 func (m *Model) HiddenWith(s *tensor.Scope, emb, memory *tensor.Tensor) *tensor.Tensor {
-	attend := m.cfg.causal()
+	attend := causal(m.cfg)
 	return m.hidden(s, emb, func(s *tensor.Scope, layer int, q, k, v *tensor.Tensor) *tensor.Tensor {
 		more := splitHeads(memory.Narrow(1, int64(layer), 1), m.cfg.KVHeads, m.cfg.HeadDim).Transpose(1, 2) // [B, KVHeads, 1, D]
 		// A query in front, whose answer is thrown away, makes position t see the memory and the positions up to t by the

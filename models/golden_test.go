@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/safetensors"
 	"github.com/ldalign/ldalign/models/tensor"
 )
@@ -144,7 +145,7 @@ func TestStepsEqualTransformers(t *testing.T) {
 				}
 				got := make([][]float32, len(rows))
 				do(t, m.Engine(), func(s *tensor.Scope) error {
-					c := m.NewCache(s, models.CacheOptions{Slots: len(rows), Length: 40, Burst: burst})
+					c := m.NewCache(s, architecture.CacheSize{Slots: len(rows), Length: 40, Burst: burst})
 					defer c.Free()
 					for at := 0; s.Err() == nil; at += burst {
 						var tokens []models.Token
@@ -192,13 +193,42 @@ func TestCacheHoldsNoMoreThanItNeeds(t *testing.T) {
 	} {
 		m := loadGolden(t, eng, test.golden, tensor.Float32)
 		cfg := m.Config()
-		o := models.CacheOptions{Slots: 3, Length: 128, Burst: 20}
+		o := architecture.CacheSize{Slots: 3, Length: 128, Burst: 20}
 		want := int64(0)
 		for _, columns := range test.columns {
 			want += tensor.TokenCacheBytes(tensor.Float32, 4, int64(cfg.KVHeads), int64(cfg.HeadDim), columns)
 		}
 		if got := m.CacheBytes(o); got != want || cfg.KVHeads != 2 {
 			t.Errorf("%s: %d bytes for %d key-value heads, want %d for 2", test.golden, got, cfg.KVHeads, want)
+		}
+	}
+}
+
+// A configuration counts the numbers of the model that it describes, and those of an adapter on it.
+func TestParametersAreThoseOfTheModel(t *testing.T) {
+	ctx, eng := context.Background(), newEngine(t, 1)
+	numbers := func(list []tensor.Named) (n int64) {
+		do(t, eng, func(*tensor.Scope) error {
+			for _, p := range list {
+				n += p.Tensor.Numel()
+			}
+			return nil
+		})
+		return n
+	}
+	for _, name := range goldens {
+		m := loadGolden(t, eng, name, tensor.Float32)
+		cfg := m.Config()
+		if got, want := cfg.Parameters(), numbers(m.Params()); got != want {
+			t.Errorf("%s: %d parameters, the model has %d", name, got, want)
+		}
+		lora := architecture.LoRA{Rank: 3, Alpha: 3, Targets: architecture.Modules{Pattern: architecture.AllLinear}}
+		if err := m.AddAdapter(ctx, lora, 1); err != nil {
+			t.Fatal(err)
+		}
+		got, err := lora.Parameters(cfg)
+		if want := numbers(m.Trainable()); got != want || err != nil {
+			t.Errorf("%s: %d parameters of an adapter, the model has %d: %v", name, got, want, err)
 		}
 	}
 }
@@ -218,7 +248,7 @@ func TestWholeEqualsByToken(t *testing.T) {
 				}
 				do(t, m.Engine(), func(s *tensor.Scope) error {
 					whole := m.Hidden(s, m.Embed(s.FromInt64(ids, 1, int64(length)))).Squeeze(0)
-					c := m.NewCache(s, models.CacheOptions{Slots: 1, Length: length, Burst: 5})
+					c := m.NewCache(s, architecture.CacheSize{Slots: 1, Length: length, Burst: 5})
 					defer c.Free()
 					var parts []*tensor.Tensor
 					for part := range slices.Chunk(tokens, 5) {

@@ -2,15 +2,15 @@ package models
 
 import (
 	"fmt"
-	"math"
 
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
 // gpt2 is the network of the GPT-2 family: pre-norm blocks with LayerNorm, learned positions, biases everywhere. Its
 // linear layers store their weights as [In, Out].
 type gpt2 struct {
-	cfg       Config
+	cfg       architecture.Config
 	tokens    *tensor.Tensor // [V, H]
 	positions *tensor.Tensor // [MaxPositions, H]
 	layers    []gpt2Layer
@@ -32,38 +32,7 @@ func (a affine) normalise(x *tensor.Tensor, eps float64) *tensor.Tensor {
 	return x.LayerNorm(a.weight, a.bias, eps)
 }
 
-func gpt2Weights(cfg Config) []weight {
-	h, inner, std := int64(cfg.Hidden), int64(cfg.Intermediate), cfg.InitializerRange
-	residual := std / math.Sqrt(float64(2*cfg.Layers))
-	list := []weight{
-		{name: "transformer.wte.weight", shape: []int64{int64(cfg.Vocab), h}, std: std},
-		{name: "transformer.wpe.weight", shape: []int64{int64(cfg.MaxPositions), h}, std: std},
-	}
-	norm := func(name string) {
-		list = append(list, weight{name: name + ".weight", shape: []int64{h}, fill: 1},
-			weight{name: name + ".bias", shape: []int64{h}})
-	}
-	linear := func(name string, in, out int64, std float64) {
-		list = append(list, weight{name: name + ".weight", shape: []int64{in, out}, std: std, inFirst: true},
-			weight{name: name + ".bias", shape: []int64{out}})
-	}
-	for i := range cfg.Layers {
-		at := fmt.Sprintf("transformer.h.%d.", i)
-		norm(at + "ln_1")
-		linear(at+"attn.c_attn", h, 3*h, std)
-		linear(at+"attn.c_proj", h, h, residual)
-		norm(at + "ln_2")
-		linear(at+"mlp.c_fc", h, inner, std)
-		linear(at+"mlp.c_proj", inner, h, residual)
-	}
-	norm("transformer.ln_f")
-	if !cfg.TieEmbeddings {
-		list = append(list, weight{name: "lm_head.weight", shape: []int64{int64(cfg.Vocab), h}, std: std})
-	}
-	return list
-}
-
-func newGPT2(cfg Config, weights map[string]*tensor.Tensor) *gpt2 {
+func newGPT2(cfg architecture.Config, weights map[string]*tensor.Tensor) *gpt2 {
 	norm := func(name string) affine { return affine{weights[name+".weight"], weights[name+".bias"]} }
 	conv := func(name string) linear {
 		return linear{weight: weights[name+".weight"], bias: weights[name+".bias"], inFirst: true}

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
@@ -21,17 +22,17 @@ func invariant(t *testing.T, eng *tensor.Engine) map[string]*models.Model {
 	for _, name := range []string{"mistral-window", "qwen2", "qwen3-shards", "gemma3", "gpt2"} {
 		list[name] = loadGolden(t, eng, name, tensor.Float32)
 	}
-	for name, cfg := range map[string]models.Config{
+	for name, cfg := range map[string]architecture.Config{
 		"demo": {
-			Family: models.Llama, Vocab: 512, Hidden: 80, Layers: 2, Heads: 4, Intermediate: 224, MaxPositions: 64,
+			Family: architecture.Llama, Vocab: 512, Hidden: 80, Layers: 2, Heads: 4, Intermediate: 224, MaxPositions: 64,
 			TieEmbeddings: true,
 		},
 		"wide": {
-			Family: models.Llama, Vocab: 2048, Hidden: 576, Layers: 1, Heads: 9, KVHeads: 3, Intermediate: 1536,
+			Family: architecture.Llama, Vocab: 2048, Hidden: 576, Layers: 1, Heads: 9, KVHeads: 3, Intermediate: 1536,
 			MaxPositions: 64, TieEmbeddings: true,
 		},
 		"wide gemma": {
-			Family: models.Gemma3, Vocab: 2048, Hidden: 640, Layers: 2, Heads: 4, KVHeads: 1, HeadDim: 256, Intermediate: 1024,
+			Family: architecture.Gemma3, Vocab: 2048, Hidden: 640, Layers: 2, Heads: 4, KVHeads: 1, HeadDim: 256, Intermediate: 1024,
 			MaxPositions: 64, TieEmbeddings: true, SlidingWindow: 20, LocalLayers: []bool{true, false},
 		},
 	} {
@@ -71,7 +72,7 @@ func TestStepsAreBatchInvariant(t *testing.T) {
 				// hidden states of the last tokens of the rows in the slots, computed burst tokens of each at a time
 				last := func(order []int, burst int) (out [][]float32) {
 					do(t, eng, func(s *tensor.Scope) error {
-						c := m.NewCache(s, models.CacheOptions{Slots: slots, Length: length, Burst: burst})
+						c := m.NewCache(s, architecture.CacheSize{Slots: slots, Length: length, Burst: burst})
 						defer c.Free()
 						out = make([][]float32, slots)
 						for at := 0; at < length; at += burst {

@@ -174,7 +174,7 @@ func (l *Layout) pass(s *tensor.Scope, memory *tensor.Tensor) pass {
 			more := memory.Select(1, int64(layer)).Reshape(-1, int64(m.cfg.KVHeads), int64(m.cfg.HeadDim)).To(k.DType())
 			k, v = s.Cat(0, k, more), s.Cat(0, v, more)
 		}
-		return tensor.PackedAttention(q, k, v, l.spans, m.cfg.window(layer), m.cfg.attentionScale()).Unsqueeze(2)
+		return tensor.PackedAttention(q, k, v, l.spans, m.cfg.Window(layer), m.cfg.AttentionScale()).Unsqueeze(2)
 	}
 	return p
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
@@ -11,7 +12,7 @@ import (
 // grouped-query attention and a gated feed-forward layer. What a family has besides is there or nil: biases, norms of the
 // heads, norms behind a layer, local layers with a rotary embedding of their own.
 type llama struct {
-	cfg        Config
+	cfg        architecture.Config
 	tokens     *tensor.Tensor // [V, H]
 	tokenScale float64        // of the embeddings
 	layers     []llamaLayer
@@ -32,71 +33,21 @@ type llamaLayer struct {
 	rope                             *rope
 }
 
-func llamaWeights(cfg Config) []weight {
-	h, std := int64(cfg.Hidden), cfg.InitializerRange
-	q, kv, inner := int64(cfg.Heads*cfg.HeadDim), int64(cfg.KVHeads*cfg.HeadDim), int64(cfg.Intermediate)
-	list := []weight{{name: "model.embed_tokens.weight", shape: []int64{int64(cfg.Vocab), h}, std: std}}
-	linear := func(name string, out, in int64, bias bool) {
-		list = append(list, weight{name: name + ".weight", shape: []int64{out, in}, std: std})
-		if bias {
-			list = append(list, weight{name: name + ".bias", shape: []int64{out}})
-		}
-	}
-	norm := func(name string, size int64) {
-		list = append(list, weight{name: name + ".weight", shape: []int64{size}, fill: 1 - normOffset(cfg)})
-	}
-	for i := range cfg.Layers {
-		at := fmt.Sprintf("model.layers.%d.", i)
-		norm(at+"input_layernorm", h)
-		linear(at+"self_attn.q_proj", q, h, cfg.AttentionBias || cfg.Family == Qwen2)
-		linear(at+"self_attn.k_proj", kv, h, cfg.AttentionBias || cfg.Family == Qwen2)
-		linear(at+"self_attn.v_proj", kv, h, cfg.AttentionBias || cfg.Family == Qwen2)
-		linear(at+"self_attn.o_proj", h, q, cfg.AttentionBias)
-		if cfg.Family == Qwen3 || cfg.Family == Gemma3 {
-			norm(at+"self_attn.q_norm", int64(cfg.HeadDim))
-			norm(at+"self_attn.k_norm", int64(cfg.HeadDim))
-		}
-		norm(at+"post_attention_layernorm", h)
-		if cfg.Family == Gemma3 {
-			norm(at+"pre_feedforward_layernorm", h)
-		}
-		linear(at+"mlp.gate_proj", inner, h, cfg.ForwardBias)
-		linear(at+"mlp.up_proj", inner, h, cfg.ForwardBias)
-		linear(at+"mlp.down_proj", h, inner, cfg.ForwardBias)
-		if cfg.Family == Gemma3 {
-			norm(at+"post_feedforward_layernorm", h)
-		}
-	}
-	norm("model.norm", h)
-	if !cfg.TieEmbeddings {
-		linear("lm_head", int64(cfg.Vocab), h, false)
-	}
-	return list
-}
-
-// normOffset is what is added to the weights of norms: Gemma stores them around 0.
-func normOffset(cfg Config) float64 {
-	if cfg.Family == Gemma3 {
-		return 1
-	}
-	return 0
-}
-
-func newLlama(s *tensor.Scope, cfg Config, dtype tensor.DType, weights map[string]*tensor.Tensor) *llama {
+func newLlama(s *tensor.Scope, cfg architecture.Config, dtype tensor.DType, weights map[string]*tensor.Tensor) *llama {
 	norm := func(name string) rmsNorm {
-		return rmsNorm{weight: weights[name+".weight"], offset: normOffset(cfg), eps: cfg.NormEps}
+		return rmsNorm{weight: weights[name+".weight"], offset: cfg.NormOffset(), eps: cfg.NormEps}
 	}
 	l := &llama{
 		cfg: cfg, tokens: weights["model.embed_tokens.weight"], tokenScale: 1, norm: norm("model.norm"),
-		rope: newRope(s, cfg.RopeTheta, cfg.RopeScaling, cfg.HeadDim, cfg.MaxPositions, dtype),
+		rope: newRope(s, cfg.Frequencies(), cfg.MaxPositions, dtype),
 	}
 	l.output, l.localRope = l.tokens, l.rope
 	if !cfg.TieEmbeddings {
 		l.output = weights["lm_head.weight"]
 	}
-	if cfg.Family == Gemma3 {
+	if cfg.Family == architecture.Gemma3 {
 		l.tokenScale = rounded(math.Sqrt(float64(cfg.Hidden)), dtype)
-		l.localRope = newRope(s, cfg.LocalRopeTheta, RopeScaling{}, cfg.HeadDim, cfg.MaxPositions, dtype)
+		l.localRope = newRope(s, cfg.LocalFrequencies(), cfg.MaxPositions, dtype)
 	}
 	for i := range cfg.Layers {
 		at := fmt.Sprintf("model.layers.%d.", i)
@@ -117,12 +68,12 @@ func newLlama(s *tensor.Scope, cfg Config, dtype tensor.DType, weights map[strin
 			down:          proj("mlp.down_proj"),
 			rope:          l.rope,
 		}
-		if cfg.Family == Gemma3 { // the name means what it says there
+		if cfg.Family == architecture.Gemma3 { // the name means what it says there
 			layer.attentionOutNorm = layer.forwardNorm
 			layer.forwardNorm = norm(at + "pre_feedforward_layernorm")
 			layer.forwardOutNorm = norm(at + "post_feedforward_layernorm")
 		}
-		if cfg.local(i) {
+		if cfg.Local(i) {
 			layer.rope = l.localRope
 		}
 		l.layers = append(l.layers, layer)
@@ -167,7 +118,7 @@ func (l *llama) constants() []*tensor.Tensor {
 func (l *llama) hidden(x *tensor.Tensor, p pass) *tensor.Tensor {
 	cfg := l.cfg
 	gate := p.siluMul
-	if cfg.Family == Gemma3 {
+	if cfg.Family == architecture.Gemma3 {
 		gate = p.geluMul
 	}
 	for i, layer := range l.layers {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/safetensors"
 	"github.com/ldalign/ldalign/models/tensor"
 )
@@ -23,7 +24,7 @@ type Options struct {
 // must not be called inside Engine.Do; methods that take a scope are called inside it.
 type Model struct {
 	eng    *tensor.Engine
-	cfg    Config
+	cfg    architecture.Config
 	dtype  tensor.DType
 	params []tensor.Named
 	net    network
@@ -47,10 +48,10 @@ type network interface {
 }
 
 // Load reads a Hugging Face folder: config.json and model.safetensors, or the shards of model.safetensors.index.json.
-// Weights of another type are converted to opts.DType. Errors wrap ErrConfig, ErrWeights, the errors of safetensors, or
+// Weights of another type are converted to opts.DType. Errors wrap architecture.ErrConfig, architecture.ErrWeights, the errors of safetensors, or
 // fs.ErrNotExist, and name the folder and the tensor.
 func Load(ctx context.Context, eng *tensor.Engine, dir string, opts Options) (*Model, error) {
-	cfg, err := ReadConfig(os.DirFS(dir))
+	cfg, err := architecture.ReadConfig(os.DirFS(dir))
 	if err != nil {
 		return nil, fmt.Errorf("models: load %s: %w", dir, err)
 	}
@@ -67,28 +68,30 @@ func Load(ctx context.Context, eng *tensor.Engine, dir string, opts Options) (*M
 }
 
 // Read makes a model of a configuration with the weights of src. Errors are those of Load.
-func Read(ctx context.Context, eng *tensor.Engine, cfg Config, src Source, opts Options) (*Model, error) {
+func Read(ctx context.Context, eng *tensor.Engine, cfg architecture.Config, src Source, opts Options) (*Model, error) {
 	if !opts.DType.Floating() {
 		return nil, fmt.Errorf("models: a model cannot compute in %v", opts.DType)
 	}
-	names, err := match(cfg, src)
+	names, err := cfg.Match(src.Tensors())
 	if err != nil {
 		return nil, err
 	}
 	opts.Packed = opts.Packed && packable(eng, opts.DType)
 	return build(ctx, eng, cfg, opts,
-		func(s *tensor.Scope, w weight) (*tensor.Tensor, error) {
-			return ReadTensor(s, src, names[w.name], opts.DType, w.shape...)
+		func(s *tensor.Scope, w architecture.Weight) (*tensor.Tensor, error) {
+			return ReadTensor(s, src, names[w.Name], opts.DType, w.Shape...)
 		},
-		func(s *tensor.Scope, w weight) (*tensor.Packed, error) { return readPacked(s, src, names[w.name], w) })
+		func(s *tensor.Scope, w architecture.Weight) (*tensor.Packed, error) {
+			return readPacked(s, src, names[w.Name], w)
+		})
 }
 
 // build makes a model from one tensor per weight, or, with opts.Packed, from a packed matrix where there is one. On an
 // error nothing stays on the engine.
 func build(
-	ctx context.Context, eng *tensor.Engine, cfg Config, opts Options,
-	tensorOf func(s *tensor.Scope, w weight) (*tensor.Tensor, error),
-	packedOf func(s *tensor.Scope, w weight) (*tensor.Packed, error),
+	ctx context.Context, eng *tensor.Engine, cfg architecture.Config, opts Options,
+	tensorOf func(s *tensor.Scope, w architecture.Weight) (*tensor.Tensor, error),
+	packedOf func(s *tensor.Scope, w architecture.Weight) (*tensor.Packed, error),
 ) (_ *Model, err error) {
 	m := &Model{eng: eng, cfg: cfg, dtype: opts.DType}
 	if opts.Packed {
@@ -100,12 +103,12 @@ func build(
 		}
 	}()
 	byName := make(map[string]*tensor.Tensor)
-	for _, w := range weights(cfg) {
+	for _, w := range cfg.Weights() {
 		err := eng.Do(ctx, func(s *tensor.Scope) error {
 			var t *tensor.Tensor
 			var packed *tensor.Packed
 			var err error
-			if opts.Packed && packs(cfg, w) {
+			if opts.Packed && w.Multiplied() {
 				packed, err = packedOf(s, w)
 				t = s.Zeros(opts.DType, 0) // it only names the weight
 			} else {
@@ -114,19 +117,19 @@ func build(
 			if err != nil || s.Err() != nil {
 				return err
 			}
-			m.params = append(m.params, tensor.Named{Name: w.name, Tensor: t.Keep()})
-			byName[w.name] = t
+			m.params = append(m.params, tensor.Named{Name: w.Name, Tensor: t.Keep()})
+			byName[w.Name] = t
 			if packed != nil {
 				m.packed[t] = packed.Keep()
 			}
 			return nil
 		})
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", w.name, err)
+			return nil, fmt.Errorf("%s: %w", w.Name, err)
 		}
 	}
 	err = eng.Do(ctx, func(s *tensor.Scope) error {
-		if cfg.Family == GPT2 {
+		if cfg.Family == architecture.GPT2 {
 			m.net = newGPT2(cfg, byName)
 		} else {
 			m.net = newLlama(s, cfg, opts.DType, byName)
@@ -149,8 +152,8 @@ func (m *Model) Clone(ctx context.Context) (*Model, error) {
 	if m.adapter != nil {
 		return nil, fmt.Errorf("models: clone: %w", errUnmerged)
 	}
-	c, err := build(ctx, m.eng, m.cfg, Options{DType: m.dtype}, func(_ *tensor.Scope, w weight) (*tensor.Tensor, error) {
-		return byName[w.name].Detach().Clone(), nil
+	c, err := build(ctx, m.eng, m.cfg, Options{DType: m.dtype}, func(_ *tensor.Scope, w architecture.Weight) (*tensor.Tensor, error) {
+		return byName[w.Name].Detach().Clone(), nil
 	}, nil)
 	if err != nil {
 		return nil, fmt.Errorf("models: clone: %w", err)
@@ -180,7 +183,7 @@ func (m *Model) Close(ctx context.Context) error {
 }
 
 // Config is the model's configuration.
-func (m *Model) Config() Config { return m.cfg }
+func (m *Model) Config() architecture.Config { return m.cfg }
 
 // Engine is the engine that the model's weights live on.
 func (m *Model) Engine() *tensor.Engine { return m.eng }

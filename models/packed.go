@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
@@ -27,7 +28,7 @@ func (m *Model) Pack(ctx context.Context) error {
 	}
 	return m.eng.Do(ctx, func(*tensor.Scope) error {
 		m.packed = make(map[*tensor.Tensor]*tensor.Packed)
-		for i, w := range weights(m.cfg) {
+		for i, w := range m.cfg.Weights() {
 			m.pack(w, m.params[i].Tensor)
 		}
 		return nil
@@ -38,42 +39,22 @@ func packable(eng *tensor.Engine, dtype tensor.DType) bool {
 	return eng.Device() == tensor.CPU && dtype == tensor.Float32
 }
 
-// packs tells whether a weight is among those that a packed model packs: the matrices of linear layers and of the output
-// head, which may be the token embeddings too. Other embeddings are looked up, not multiplied.
-func packs(cfg Config, w weight) bool {
-	switch w.name {
-	case tokenEmbedding(cfg.Family):
-		return cfg.TieEmbeddings
-	case "transformer.wpe.weight":
-		return false
-	}
-	return len(w.shape) == 2
-}
-
-// tokenEmbedding is the name of the matrix that looks up tokens.
-func tokenEmbedding(family string) string {
-	if family == GPT2 {
-		return "transformer.wte.weight"
-	}
-	return "model.embed_tokens.weight"
-}
-
 // readPacked packs the weight w as it lies in src.
-func readPacked(s *tensor.Scope, src Source, name string, w weight) (*tensor.Packed, error) {
+func readPacked(s *tensor.Scope, src Source, name string, w architecture.Weight) (*tensor.Packed, error) {
 	var p *tensor.Packed
-	err := withData(s, src, name, w.shape, func(dtype tensor.DType, data []byte) {
-		p = s.PackBytes(dtype, data, w.shape[0], w.shape[1], w.inFirst)
+	err := withData(s, src, name, w.Shape, func(dtype tensor.DType, data []byte) {
+		p = s.PackBytes(dtype, data, w.Shape[0], w.Shape[1], w.InFirst)
 	})
 	return p, err
 }
 
 // pack packs the weight w, whose values t holds, and frees t, which stays what the network names the weight by.
-func (m *Model) pack(w weight, t *tensor.Tensor) {
-	if !packs(m.cfg, w) {
+func (m *Model) pack(w architecture.Weight, t *tensor.Tensor) {
+	if !w.Multiplied() {
 		return
 	}
 	matrix := t
-	if w.inFirst {
+	if w.InFirst {
 		matrix = t.Transpose(0, 1)
 	}
 	m.packed[t] = matrix.Pack().Keep()

@@ -5,20 +5,21 @@ import (
 	"testing"
 
 	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
 // What a layer computes on its way is gone when the next one begins: a deep model leaves no more tensors than a shallow one.
 func TestLayersLeaveTheirResultAlone(t *testing.T) {
 	eng := newEngine(t, 1)
-	for name, cfg := range map[string]models.Config{
+	for name, cfg := range map[string]architecture.Config{
 		"llama": {
-			Family: models.Llama, Vocab: 32, Hidden: 16, Heads: 4, KVHeads: 2, Intermediate: 24, MaxPositions: 64, TieEmbeddings: true,
+			Family: architecture.Llama, Vocab: 32, Hidden: 16, Heads: 4, KVHeads: 2, Intermediate: 24, MaxPositions: 64, TieEmbeddings: true,
 		},
 		"window": {
-			Family: models.Mistral, Vocab: 32, Hidden: 16, Heads: 4, KVHeads: 2, Intermediate: 24, MaxPositions: 64, SlidingWindow: 8,
+			Family: architecture.Mistral, Vocab: 32, Hidden: 16, Heads: 4, KVHeads: 2, Intermediate: 24, MaxPositions: 64, SlidingWindow: 8,
 		},
-		"gpt2": {Family: models.GPT2, Vocab: 32, Hidden: 16, Heads: 4, Intermediate: 24, MaxPositions: 64, TieEmbeddings: true},
+		"gpt2": {Family: architecture.GPT2, Vocab: 32, Hidden: 16, Heads: 4, Intermediate: 24, MaxPositions: 64, TieEmbeddings: true},
 	} {
 		left := func(layers int) (whole, steps, packed int) {
 			cfg.Layers = layers
@@ -38,7 +39,7 @@ func TestLayersLeaveTheirResultAlone(t *testing.T) {
 			})
 			step := func() (n int) {
 				do(t, eng, func(s *tensor.Scope) error {
-					cache := m.NewCache(s, models.CacheOptions{Slots: 1, Length: 16, Burst: 4})
+					cache := m.NewCache(s, architecture.CacheSize{Slots: 1, Length: 16, Burst: 4})
 					defer cache.Free()
 					before := eng.Live()
 					cache.Step(s, []models.Token{{ID: 1}, {ID: 2, Position: 1}}, 4)

@@ -8,8 +8,7 @@ import (
 )
 
 // rope is the table of rotary position embeddings. Dimension i of a head turns with i+D/2 (the half-split form of
-// Hugging Face's weights) by the angle position·theta^(-2i/D), stretched as the scaling says and computed in float32 as
-// transformers does. The table grows to the longest sequence that it was needed for.
+// Hugging Face's weights) by the angle position·frequency, see architecture.Config.Frequencies. The table grows to the longest sequence that it was needed for.
 type rope struct {
 	frequencies []float32 // [D/2], radians a position
 	dtype       tensor.DType
@@ -19,29 +18,11 @@ type rope struct {
 }
 
 // newRope makes a table for up to most positions.
-func newRope(s *tensor.Scope, theta float64, scaling RopeScaling, dim, most int, dtype tensor.DType) *rope {
-	r := &rope{frequencies: make([]float32, dim/2), dtype: dtype, most: most}
-	for i := range r.frequencies {
-		r.frequencies[i] = scaling.stretch(float32(1 / math.Pow(theta, float64(2*i)/float64(dim))))
-	}
+func newRope(s *tensor.Scope, frequencies []float32, most int, dtype tensor.DType) *rope {
+	r := &rope{frequencies: frequencies, dtype: dtype, most: most}
 	cos, sin := r.table(s, min(most, 64))
 	r.cos, r.sin = cos.Keep(), sin.Keep()
 	return r
-}
-
-// stretch is the frequency that the scaling makes of one.
-func (r RopeScaling) stretch(frequency float32) float32 {
-	f, wavelength := float64(frequency), 2*math.Pi/float64(frequency)
-	switch {
-	case r.Kind == LinearRope:
-		return frequency / float32(r.Factor)
-	case r.Kind != Llama3Rope || wavelength < float64(r.Original)/r.HighFreq:
-		return frequency
-	case wavelength > float64(r.Original)/r.LowFreq:
-		return frequency / float32(r.Factor)
-	}
-	keep := (float64(r.Original)/wavelength - r.LowFreq) / (r.HighFreq - r.LowFreq)
-	return float32((1-keep)*f/r.Factor + keep*f)
 }
 
 // table computes the first rows.

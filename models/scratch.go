@@ -6,6 +6,7 @@ import (
 	"hash/fnv"
 	"math/rand/v2"
 
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
@@ -14,16 +15,16 @@ import (
 // √(2·Layers). The weights are a function of the configuration and the seed: each weight has a stream of its own (PCG,
 // seeded by the seed and the weight's name), so neither the machine's threads nor the other weights matter. Defaults
 // are filled in.
-func Scratch(ctx context.Context, eng *tensor.Engine, cfg Config, seed uint64) (*Model, error) {
+func Scratch(ctx context.Context, eng *tensor.Engine, cfg architecture.Config, seed uint64) (*Model, error) {
 	cfg = cfg.WithDefaults()
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("models: from scratch: %w", err)
 	}
-	m, err := build(ctx, eng, cfg, Options{}, func(s *tensor.Scope, w weight) (*tensor.Tensor, error) {
-		if w.std == 0 {
-			return s.Full(tensor.Float32, w.fill, w.shape...), nil
+	m, err := build(ctx, eng, cfg, Options{}, func(s *tensor.Scope, w architecture.Weight) (*tensor.Tensor, error) {
+		if w.Std == 0 {
+			return s.Full(tensor.Float32, w.Fill, w.Shape...), nil
 		}
-		return Normal(s, seed, w.name, w.std, w.shape...), nil
+		return Normal(s, seed, w.Name, w.Std, w.Shape...), nil
 	}, nil)
 	if err != nil {
 		return nil, fmt.Errorf("models: from scratch: %w", err)

@@ -9,12 +9,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
 func TestScratchIsAFunctionOfItsSeed(t *testing.T) {
 	ctx := context.Background()
-	cfg := models.Config{Family: models.Llama, Vocab: 40, Hidden: 16, Layers: 2, Heads: 2, Intermediate: 24, MaxPositions: 32}
+	cfg := architecture.Config{Family: architecture.Llama, Vocab: 40, Hidden: 16, Layers: 2, Heads: 2, Intermediate: 24, MaxPositions: 32}
 	weights := func(threads int, seed uint64) map[string][]byte {
 		t.Helper()
 		m, err := models.Scratch(ctx, newEngine(t, threads), cfg, seed)
@@ -46,11 +47,11 @@ func TestScratchInitialisesLikeTheFamily(t *testing.T) {
 		family string
 		want   map[string]float64 // standard deviation; -1: all ones
 	}{
-		{models.Llama, map[string]float64{
+		{architecture.Llama, map[string]float64{
 			"model.embed_tokens.weight": 0.02, "model.layers.0.self_attn.o_proj.weight": 0.02, "model.norm.weight": -1,
 			"model.layers.1.mlp.down_proj.weight": 0.02, "model.layers.1.input_layernorm.weight": -1, "lm_head.weight": 0.02,
 		}},
-		{models.GPT2, map[string]float64{
+		{architecture.GPT2, map[string]float64{
 			"transformer.wte.weight": 0.02, "transformer.wpe.weight": 0.02, "transformer.h.0.attn.c_attn.weight": 0.02,
 			"transformer.h.0.attn.c_attn.bias": 0, "transformer.h.1.attn.c_proj.weight": 0.01,
 			"transformer.h.1.mlp.c_proj.weight": 0.01, "transformer.h.1.mlp.c_fc.weight": 0.02, "transformer.ln_f.weight": -1,
@@ -58,7 +59,7 @@ func TestScratchInitialisesLikeTheFamily(t *testing.T) {
 		}},
 	} {
 		t.Run(test.family, func(t *testing.T) {
-			m, err := models.Scratch(context.Background(), eng, models.Config{
+			m, err := models.Scratch(context.Background(), eng, architecture.Config{
 				Family: test.family, Vocab: 200, Hidden: 64, Layers: 2, Heads: 4, Intermediate: 128, MaxPositions: 200,
 			}, 1)
 			if err != nil {
@@ -95,8 +96,8 @@ func TestScratchInitialisesLikeTheFamily(t *testing.T) {
 
 func TestScratchRefuses(t *testing.T) {
 	eng := newEngine(t, 1)
-	for _, cfg := range []models.Config{
-		{}, {Family: models.Llama}, {Family: "bert", Vocab: 4, Hidden: 4, Layers: 1, Heads: 1, Intermediate: 4, MaxPositions: 4},
+	for _, cfg := range []architecture.Config{
+		{}, {Family: architecture.Llama}, {Family: "bert", Vocab: 4, Hidden: 4, Layers: 1, Heads: 1, Intermediate: 4, MaxPositions: 4},
 	} {
 		if _, err := models.Scratch(context.Background(), eng, cfg, 1); err == nil {
 			t.Errorf("%+v makes a model", cfg)

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
@@ -128,7 +129,7 @@ func TestTrainLogProbsOfAnAdapter(t *testing.T) {
 	for _, how := range []models.Compute{{}, {Recompute: true}} {
 		eng, rows := newEngine(t, 1), trainingRows()
 		m := loadGolden(t, eng, "llama", tensor.Float64)
-		err := m.AddAdapter(context.Background(), models.LoRA{Rank: 2, Alpha: 4, Targets: models.Modules{Names: []string{"q_proj", "down_proj"}}}, 3)
+		err := m.AddAdapter(context.Background(), architecture.LoRA{Rank: 2, Alpha: 4, Targets: architecture.Modules{Names: []string{"q_proj", "down_proj"}}}, 3)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
@@ -55,7 +56,7 @@ func walk(
 ) (err error) {
 	shortest, longest := len(rows[order[0]]), len(rows[order[len(order)-1]])
 	// A step touches the rows that begin in it, and one that began before.
-	size := CacheOptions{Slots: min(len(order), step/shortest+2), Length: longest, Burst: min(step, longest)}
+	size := architecture.CacheSize{Slots: min(len(order), step/shortest+2), Length: longest, Burst: min(step, longest)}
 	var cache *Cache
 	defer func() {
 		err = errors.Join(err, m.eng.Do(context.WithoutCancel(ctx), func(*tensor.Scope) error {

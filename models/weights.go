@@ -6,37 +6,14 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/safetensors"
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-var (
-	// ErrWeights means weights that are not those of the configuration: a tensor is missing, too many, of another shape or
-	// of a type that is not supported.
-	ErrWeights = errors.New("models: weights do not fit the configuration")
-	// ErrNotFinite means a weight with a NaN or an infinity in it.
-	ErrNotFinite = errors.New("models: a weight is not finite: the file is damaged, or its training diverged")
-)
-
-// weight is one parameter of an architecture.
-type weight struct {
-	name  string
-	shape []int64
-	// std is the standard deviation of a fresh weight around 0; without one the weight starts at fill.
-	std, fill float64
-	// inFirst says that a matrix is [In, Out], as GPT-2 stores it.
-	inFirst bool
-}
-
-// weights are the parameters of an architecture, in their fixed order.
-func weights(cfg Config) []weight {
-	if cfg.Family == GPT2 {
-		return gpt2Weights(cfg)
-	}
-	return llamaWeights(cfg)
-}
+// ErrNotFinite means a weight with a NaN or an infinity in it.
+var ErrNotFinite = errors.New("models: a weight is not finite: the file is damaged, or its training diverged")
 
 // Source is where weights are read from: a safetensors file, the shards of a model, or a part of either.
 type Source interface {
@@ -44,124 +21,14 @@ type Source interface {
 	Tensor(name string) (safetensors.Tensor, error)
 }
 
-// fileDTypes are the types that tensors may have in a file.
-var fileDTypes = map[safetensors.DType]tensor.DType{
+// elementTypes are the types of tensors in a file that are read and written.
+var elementTypes = map[safetensors.DType]tensor.DType{
 	safetensors.F32: tensor.Float32, safetensors.BF16: tensor.BFloat16,
 	safetensors.F16: tensor.Float16, safetensors.F64: tensor.Float64,
 	safetensors.I64: tensor.Int64, // the step count of an optimizer
 }
 
-// Fits tells whether src holds exactly the weights of the configuration. The error wraps ErrWeights and names what is
-// missing, unknown or of another shape.
-func (c Config) Fits(src Source) error {
-	_, err := match(c, src)
-	return err
-}
-
-// Weights declares the weights of the configuration, which Fits finds in a file, in the order of the architecture.
-func (c Config) Weights(dtype safetensors.DType) []safetensors.Info {
-	var infos []safetensors.Info
-	for _, w := range weights(c.WithDefaults()) {
-		infos = append(infos, safetensors.Info{Name: w.name, DType: dtype, Shape: w.shape})
-	}
-	return infos
-}
-
-// match finds the name in src of every weight of the configuration and tells all that does not fit.
-func match(cfg Config, src Source) (map[string]string, error) {
-	found := make(map[string]safetensors.Info)
-	want := weights(cfg)
-	var extra []string
-	known := make(map[string]bool)
-	for _, w := range want {
-		known[w.name] = true
-	}
-	for _, info := range src.Tensors() {
-		switch name := canonical(cfg, info.Name); {
-		case name == "":
-		case known[name]:
-			found[name] = info
-		default:
-			extra = append(extra, info.Name)
-		}
-	}
-	if text := misfits(want, found, extra); text != "" {
-		return nil, fmt.Errorf("%w (%s): %s", ErrWeights, cfg.Family, text)
-	}
-	names := make(map[string]string)
-	for _, w := range want {
-		names[w.name] = found[w.name].Name
-	}
-	return names, nil
-}
-
-// misfits tells what of the wanted weights is missing or of another shape or type in what was found by name, and what is
-// there besides; "" when all fits.
-func misfits(want []weight, found map[string]safetensors.Info, extra []string) string {
-	var missing, wrong []string
-	for _, w := range want {
-		info, ok := found[w.name]
-		_, supported := fileDTypes[info.DType]
-		switch {
-		case !ok:
-			missing = append(missing, w.name)
-		case !slices.Equal(info.Shape, w.shape):
-			wrong = append(wrong, fmt.Sprintf("%s is %v, want %v", info.Name, info.Shape, w.shape))
-		case !supported:
-			wrong = append(wrong, fmt.Sprintf("%s is of type %s", info.Name, info.DType))
-		}
-	}
-	var problems []string
-	for _, p := range []struct {
-		what string
-		list []string
-	}{{"missing: ", missing}, {"unknown: ", extra}, {"", wrong}} {
-		if len(p.list) > 0 {
-			problems = append(problems, p.what+few(p.list))
-		}
-	}
-	return strings.Join(problems, "; ")
-}
-
-// canonical is a tensor's name as transformers writes it today, or "" for one that is no weight: buffers of old files,
-// the copy of a tied head, and the part for images of a Gemma 3 model.
-func canonical(cfg Config, name string) string {
-	if cfg.Family == Gemma3 {
-		for _, prefix := range []string{"language_model.model.", "model.language_model."} {
-			if rest, ok := strings.CutPrefix(name, prefix); ok {
-				return "model." + rest
-			}
-		}
-		name = strings.TrimPrefix(name, "language_model.")
-		for _, images := range []string{"vision_tower.", "multi_modal_projector."} {
-			if strings.HasPrefix(strings.TrimPrefix(name, "model."), images) {
-				return ""
-			}
-		}
-	}
-	switch {
-	case name == "lm_head.weight":
-		if cfg.TieEmbeddings {
-			return ""
-		}
-	case strings.HasSuffix(name, ".rotary_emb.inv_freq"),
-		cfg.Family == GPT2 && (strings.HasSuffix(name, ".attn.bias") || strings.HasSuffix(name, ".attn.masked_bias")):
-		return ""
-	case cfg.Family == GPT2 && !strings.HasPrefix(name, "transformer."):
-		return "transformer." + name
-	}
-	return name
-}
-
-func few(list []string) string {
-	const most = 5
-	if len(list) > most {
-		return fmt.Sprintf("%s and %d more", strings.Join(list[:most], ", "), len(list)-most)
-	}
-	return strings.Join(list, ", ")
-}
-
-// ReadTensor copies a tensor of src to the engine, converted to dtype. The error wraps ErrWeights when its shape is
+// ReadTensor copies a tensor of src to the engine, converted to dtype. The error wraps architecture.ErrWeights when its shape is
 // another one, and ErrNotFinite for numbers that are NaN or infinite.
 func ReadTensor(
 	s *tensor.Scope, src Source, name string, dtype tensor.DType, shape ...int64,
@@ -182,11 +49,11 @@ func withData(
 		return err
 	}
 	if !slices.Equal(t.Shape, shape) {
-		return fmt.Errorf("%w: %s is %v, want %v", ErrWeights, name, t.Shape, shape)
+		return fmt.Errorf("%w: %s is %v, want %v", architecture.ErrWeights, name, t.Shape, shape)
 	}
-	dtype, ok := fileDTypes[t.DType]
+	dtype, ok := elementTypes[t.DType]
 	if !ok {
-		return fmt.Errorf("%w: %s is of type %s", ErrWeights, name, t.DType)
+		return fmt.Errorf("%w: %s is of type %s", architecture.ErrWeights, name, t.DType)
 	}
 	if i := s.NotFinite(dtype, t.Data); i >= 0 {
 		return fmt.Errorf("%w: %s, element %d of %v", ErrNotFinite, name, i, shape)
@@ -248,7 +115,7 @@ func WriteTensors(ctx context.Context, eng *tensor.Engine, w io.Writer, tensors 
 func infosOf(tensors []tensor.Named) ([]safetensors.Info, error) {
 	infos := make([]safetensors.Info, len(tensors))
 	for i, p := range tensors {
-		dtype, err := fileDType(p.Tensor.DType())
+		dtype, err := elementType(p.Tensor.DType())
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", p.Name, err)
 		}
@@ -260,17 +127,18 @@ func infosOf(tensors []tensor.Named) ([]safetensors.Info, error) {
 // fileMetadata is what transformers wants to see in a file of weights.
 func fileMetadata() map[string]string { return map[string]string{"format": "pt"} }
 
-func fileDType(d tensor.DType) (safetensors.DType, error) {
-	for file, dtype := range fileDTypes {
+// elementType is a type's name in a file.
+func elementType(d tensor.DType) (safetensors.DType, error) {
+	for file, dtype := range elementTypes {
 		if dtype == d {
 			return file, nil
 		}
 	}
-	return "", fmt.Errorf("%w: %v cannot be written", ErrWeights, d)
+	return "", fmt.Errorf("%w: %v cannot be written", architecture.ErrWeights, d)
 }
 
 // LoadWeights replaces the weights in place by those of a safetensors file with the same names and shapes. When the
-// file does not fit, the error wraps ErrWeights and the model is unchanged. Its numbers are read one tensor after the other:
+// file does not fit, the error wraps architecture.ErrWeights and the model is unchanged. Its numbers are read one tensor after the other:
 // after ErrNotFinite the model has a part of them, and is of use only when it is given others.
 func (m *Model) LoadWeights(ctx context.Context, path string) error {
 	file, err := safetensors.Open(path)
@@ -286,17 +154,17 @@ func (m *Model) LoadWeights(ctx context.Context, path string) error {
 
 // Replace is LoadWeights from a source.
 func (m *Model) Replace(ctx context.Context, src Source) error {
-	names, err := match(m.cfg, src)
+	names, err := m.cfg.Match(src.Tensors())
 	if err != nil {
 		return err
 	}
 	// One call of Do: nobody computes with a model that is half the old one meanwhile, and ctx cannot end in the middle.
 	return m.eng.Do(ctx, func(s *tensor.Scope) error {
 		return s.NoGrad(func(s *tensor.Scope) error {
-			for i, w := range weights(m.cfg) {
-				err := s.Scope(func(s *tensor.Scope) error { return m.replace(s, src, names[w.name], w, m.params[i].Tensor) })
+			for i, w := range m.cfg.Weights() {
+				err := s.Scope(func(s *tensor.Scope) error { return m.replace(s, src, names[w.Name], w, m.params[i].Tensor) })
 				if err != nil {
-					return fmt.Errorf("%s: %w", w.name, err)
+					return fmt.Errorf("%s: %w", w.Name, err)
 				}
 			}
 			return nil
@@ -305,10 +173,10 @@ func (m *Model) Replace(ctx context.Context, src Source) error {
 }
 
 // replace reads one weight into its tensor t, or packs it anew.
-func (m *Model) replace(s *tensor.Scope, src Source, name string, w weight, t *tensor.Tensor) error {
+func (m *Model) replace(s *tensor.Scope, src Source, name string, w architecture.Weight, t *tensor.Tensor) error {
 	old := m.packed[t]
 	if old == nil {
-		fresh, err := ReadTensor(s, src, name, m.dtype, w.shape...)
+		fresh, err := ReadTensor(s, src, name, m.dtype, w.Shape...)
 		if err == nil {
 			t.Copy_(fresh)
 		}

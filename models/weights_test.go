@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/safetensors"
 	"github.com/ldalign/ldalign/models/tensor"
 )
@@ -243,7 +244,7 @@ func TestLoadTellsWhatDoesNotFit(t *testing.T) {
 			eng := newEngine(t, 1)
 			dir := rewritten(t, "llama", test.edit)
 			_, err := models.Load(context.Background(), eng, dir, models.Options{})
-			if !errors.Is(err, models.ErrWeights) {
+			if !errors.Is(err, architecture.ErrWeights) {
 				t.Fatalf("error %v, want ErrWeights", err)
 			}
 			for _, text := range append(test.want, dir) {
@@ -254,7 +255,7 @@ func TestLoadTellsWhatDoesNotFit(t *testing.T) {
 			m := loadGolden(t, eng, "llama", tensor.Float32)
 			before := bytesOf(t, m)
 			err = m.LoadWeights(context.Background(), filepath.Join(dir, "model.safetensors"))
-			if !errors.Is(err, models.ErrWeights) {
+			if !errors.Is(err, architecture.ErrWeights) {
 				t.Errorf("LoadWeights: error %v, want ErrWeights", err)
 			}
 			if diff := cmp.Diff(before, bytesOf(t, m)); diff != "" {
@@ -369,7 +370,7 @@ func TestLoadTellsOfBadFiles(t *testing.T) {
 		}, safetensors.ErrTruncated, "model.safetensors"},
 		{"an empty configuration", "llama", func(dir string) error {
 			return os.Truncate(filepath.Join(dir, "config.json"), 0)
-		}, models.ErrConfig, "empty"},
+		}, architecture.ErrConfig, "empty"},
 	} {
 		dir := t.TempDir()
 		if err := os.CopyFS(dir, os.DirFS(filepath.Join("testdata", test.golden))); err != nil {
@@ -405,7 +406,7 @@ func TestTokenOutsideTheVocabulary(t *testing.T) {
 	}
 	for range 2 {
 		check(64, func(s *tensor.Scope) error {
-			c := m.NewCache(s, models.CacheOptions{Slots: 1, Length: 4, Burst: 1})
+			c := m.NewCache(s, architecture.CacheSize{Slots: 1, Length: 4, Burst: 1})
 			defer c.Free()
 			c.Step(s, []models.Token{{ID: 64}}, 0)
 			return nil

@@ -1,6 +1,9 @@
 package models
 
-import "github.com/ldalign/ldalign/models/tensor"
+import (
+	"github.com/ldalign/ldalign/models/architecture"
+	"github.com/ldalign/ldalign/models/tensor"
+)
 
 // The plain form: one whole sequence after the other, by libtorch's operations and its autograd, as the papers write it. Nothing
 // in the program calls it. What the program computes with, by token, packed or trained, is held against it by the tests here and
@@ -34,7 +37,7 @@ func (m *Model) Embed(ids *tensor.Tensor) *tensor.Tensor { return m.net.embed(id
 
 // Hidden runs the layers and the final norm: emb [B, T, H] -> [B, T, H]. Position t sees positions up to t.
 func (m *Model) Hidden(s *tensor.Scope, emb *tensor.Tensor) *tensor.Tensor {
-	return m.hidden(s, emb, m.cfg.causal())
+	return m.hidden(s, emb, causal(m.cfg))
 }
 
 func (m *Model) hidden(s *tensor.Scope, emb *tensor.Tensor, attend attention) *tensor.Tensor {
@@ -48,15 +51,15 @@ func (m *Model) Logits(h *tensor.Tensor) *tensor.Tensor { return m.tokenLogits(h
 
 // causal is attention within whole sequences, each position to itself and those before it, in a local layer to no more
 // than the window.
-func (c Config) causal() attention {
+func causal(c architecture.Config) attention {
 	return func(s *tensor.Scope, layer int, q, k, v *tensor.Tensor) *tensor.Tensor {
 		if group := q.Size(1) / max(k.Size(1), 1); group > 1 { // each key-value head serves consecutive query heads
 			k, v = k.RepeatInterleave(group, 1), v.RepeatInterleave(group, 1)
 		}
 		var mask *tensor.Tensor
-		if window, n := int64(c.window(layer)), q.Size(2); window > 0 && window < n {
+		if window, n := int64(c.Window(layer)), q.Size(2); window > 0 && window < n {
 			mask = s.Ones(tensor.Float32, n, n).Tril(0).Triu(1 - window).To(tensor.Bool)
 		}
-		return tensor.SDPA(q, k, v, mask, mask == nil, c.attentionScale())
+		return tensor.SDPA(q, k, v, mask, mask == nil, c.AttentionScale())
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"github.com/ldalign/ldalign/checkpoints"
-	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/safetensors"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/trainer/curves"
@@ -19,23 +19,23 @@ import (
 // state the matrices alone.
 const (
 	adapterFolder      = "adapter/"
-	adapterConfigFile  = adapterFolder + models.AdapterConfigFile
-	adapterWeightsFile = adapterFolder + models.AdapterWeightsFile
+	adapterConfigFile  = adapterFolder + architecture.AdapterConfigFile
+	adapterWeightsFile = adapterFolder + architecture.AdapterWeightsFile
 )
 
 // lora is the adapter that the spec trains; ok is false when all weights are trained.
-func (t *Trainer) lora() (l models.LoRA, ok bool) {
+func (t *Trainer) lora() (l architecture.LoRA, ok bool) {
 	spec := t.Spec.Training.LoRA
 	if spec == nil {
-		return models.LoRA{}, false
+		return architecture.LoRA{}, false
 	}
-	l = models.LoRA{Rank: spec.Rank, Alpha: spec.Alpha, RSLoRA: spec.Scaling == "rslora"}
+	l = architecture.LoRA{Rank: spec.Rank, Alpha: spec.Alpha, RSLoRA: spec.Scaling == "rslora"}
 	l.Targets.Names, l.Targets.Pattern = spec.Modules()
 	return l, true
 }
 
 // fitAdapter refuses a model in which the adapter finds no layer.
-func (t *Trainer) fitAdapter(config models.Config) error {
+func (t *Trainer) fitAdapter(config architecture.Config) error {
 	l, ok := t.lora()
 	if !ok {
 		return nil

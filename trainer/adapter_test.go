@@ -13,6 +13,7 @@ import (
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/trainer/curves"
 )
@@ -171,7 +172,7 @@ func TestAdapterWithoutLayers(t *testing.T) {
 	w := newWorld(t)
 	spec := testSpec("none", adapted, func(s *schemas.Spec) { s.Training.LoRA.Targets = "c_attn" })
 	err := w.work(t.Context(), spec, silent)
-	if !errors.Is(err, models.ErrAdapter) || !strings.Contains(err.Error(), `training.lora`) ||
+	if !errors.Is(err, architecture.ErrAdapter) || !strings.Contains(err.Error(), `training.lora`) ||
 		!strings.Contains(err.Error(), `["c_attn"]`) {
 		t.Errorf("%v, want an error that names the section and the targets", err)
 	}

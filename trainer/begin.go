@@ -13,6 +13,7 @@ import (
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/trainer/lineage"
@@ -113,7 +114,7 @@ func longest(spec schemas.Spec) int {
 }
 
 // FitsContext refuses a spec whose longest prompt and response have more tokens than the model has positions.
-func FitsContext(spec schemas.Spec, config models.Config) error {
+func FitsContext(spec schemas.Spec, config architecture.Config) error {
 	if limit := config.MaxLength(); longest(spec) > limit {
 		return fmt.Errorf("trainer: data.max_prompt_tokens and max_response_tokens allow %d tokens, "+
 			"but the model has %d positions: lower them", longest(spec), limit)
@@ -122,7 +123,7 @@ func FitsContext(spec schemas.Spec, config models.Config) error {
 }
 
 // fit makes the format of a model's prompts and responses, and refuses a model that the spec does not fit.
-func (t *Trainer) fit(config models.Config, tok *tokenizer.Tokenizer) (*tokenizer.Format, error) {
+func (t *Trainer) fit(config architecture.Config, tok *tokenizer.Tokenizer) (*tokenizer.Format, error) {
 	if err := FitsContext(t.Spec, config); err != nil {
 		return nil, err
 	}
@@ -135,7 +136,7 @@ func (t *Trainer) fit(config models.Config, tok *tokenizer.Tokenizer) (*tokenize
 // ModelError says that the folder of model.from holds no model that can be read, and where one is had from.
 func ModelError(dir string, err error) error {
 	hint := ""
-	if _, none := os.Stat(filepath.Join(dir, models.AdapterConfigFile)); none == nil {
+	if _, none := os.Stat(filepath.Join(dir, architecture.AdapterConfigFile)); none == nil {
 		hint = " (an adapter alone; a run starts from a whole model: merge it in PEFT, by merge_and_unload, and save the result)"
 	} else if errors.Is(err, fs.ErrNotExist) {
 		hint = " (`ldalign models inspect ORG/NAME` fetches a model of the Hugging Face Hub and tells its folder)"
@@ -145,7 +146,7 @@ func ModelError(dir string, err error) error {
 
 // fitFirst is fit for the model of the first policy, with what the guide is made of, before anything is committed: a run that
 // has a policy cannot change its spec any more.
-func (t *Trainer) fitFirst(config models.Config, tok *tokenizer.Tokenizer) error {
+func (t *Trainer) fitFirst(config architecture.Config, tok *tokenizer.Tokenizer) error {
 	if _, err := t.fit(config, tok); err != nil {
 		return err
 	}
@@ -154,7 +155,7 @@ func (t *Trainer) fitFirst(config models.Config, tok *tokenizer.Tokenizer) error
 
 // fitFolder is fitFirst for the model in a folder.
 func (t *Trainer) fitFolder(dir string) (err error) {
-	config, err := models.ReadConfig(os.DirFS(dir))
+	config, err := architecture.ReadConfig(os.DirFS(dir))
 	if err != nil {
 		return ModelError(dir, err)
 	}
@@ -215,7 +216,7 @@ func (t *Trainer) scratchFiles(ctx context.Context) ([]checkpoints.Source, error
 	if err != nil {
 		return nil, err
 	}
-	config := models.Config{
+	config := architecture.Config{
 		Family: spec.Family, Hidden: spec.Hidden, Layers: spec.Layers, Heads: spec.Heads, KVHeads: spec.KVHeads,
 		Intermediate: spec.Intermediate, MaxPositions: spec.MaxPositions, Vocab: tok.Vocab(), TieEmbeddings: true,
 	}

@@ -7,11 +7,11 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/guide"
 	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/schemas"
@@ -22,68 +22,29 @@ import (
 
 // fitGuide refuses models that make no guide beside this policy, or one that is too short for what it reads. Models and
 // pairs are had only later; by then the run's spec cannot be changed any more.
-func (t *Trainer) fitGuide(policy models.Config) error {
+func (t *Trainer) fitGuide(policy architecture.Config) error {
 	if !t.Spec.TrainsGuide() {
 		return nil
 	}
 	spec := t.Spec.Guide
-	encoder, decoder, err := GuideModels(spec, policy)
+	planned, err := PlanGuide(spec, policy)
 	if err != nil {
 		return fmt.Errorf("trainer: %w", err)
 	}
 	// texts that its own tokenizer reads are cut for it
-	if limit := guideConfig(spec).MaxLength(encoder, decoder); !ownTokenizer(spec.Encoder) && longest(t.Spec) > limit {
+	if limit := planned.MaxLength(); !ownTokenizer(spec.Encoder) && longest(t.Spec) > limit {
 		return fmt.Errorf("trainer: data.max_prompt_tokens and max_response_tokens allow %d tokens, but the guide has %d positions "+
 			"for them: lower these or guide.prefix_tokens, or take another guide.decoder", longest(t.Spec), limit)
 	}
 	return nil
 }
 
-// GuideModels are the configurations of the models that a guide is made of beside a policy: a folder's, the policy's, or fresh
-// layers (of the encoder like the policy's, of the decoder like the encoder's). The error names the key, also when they make no
-// guide.
-func GuideModels(spec schemas.GuideSpec, policy models.Config) (encoder, decoder models.Config, err error) {
-	if encoder, err = guidePart(spec.Encoder, policy, policy); err != nil {
-		return encoder, decoder, fmt.Errorf("guide.encoder: %w", err)
-	}
-	if decoder, err = guidePart(spec.Decoder, policy, encoder); err != nil {
-		return encoder, decoder, fmt.Errorf("guide.decoder: %w", err)
-	}
-	if err = guideConfig(spec).Fits(encoder, decoder); err != nil {
-		err = fmt.Errorf("guide.encoder: %s with guide.decoder: %s: %w", spec.Encoder, spec.Decoder, err)
-	}
-	return encoder, decoder, err
-}
-
-func guidePart(from string, policy, like models.Config) (models.Config, error) {
-	layers, scratch := strings.CutPrefix(from, "scratch:")
-	switch {
-	case scratch:
-		n, err := strconv.Atoi(layers)
-		if err != nil || n < 1 {
-			return like, fmt.Errorf("%q: the number of layers must be at least 1", from)
-		}
-		like.Layers = n
-		if like.LocalLayers != nil { // a few layers have no pattern of local and global ones: all see everything
-			like.SlidingWindow, like.LocalLayers = 0, nil
-		}
-		return like, nil
-	case from == "policy":
-		return policy, nil
-	}
-	config, err := models.ReadConfig(os.DirFS(from))
-	if err != nil {
-		return config, fmt.Errorf("%s: %w", from, err)
-	}
-	return config, nil
-}
-
-// guideConfig is the spec's guide beside its models.
-func guideConfig(spec schemas.GuideSpec) guide.Config {
-	return guide.Config{
+// PlanGuide describes the guide that a spec makes beside a policy. The error names the key.
+func PlanGuide(spec schemas.GuideSpec, policy architecture.Config) (architecture.Guide, error) {
+	return architecture.PlanGuide(policy, spec.Encoder, spec.Decoder, architecture.GuideConfig{
 		LatentDim: spec.LatentDim, Pooling: spec.Pooling, Injection: spec.Injection, PrefixTokens: spec.PrefixTokens,
 		WordDropout: spec.WordDropout, Reduction: spec.Reduction,
-	}
+	})
 }
 
 // trainGuide trains the guide once, from the pairs of iteration 0, and publishes it. Encoders wait for it.
@@ -224,19 +185,19 @@ func (t *Trainer) newGuide(ctx context.Context) (_ *trainedGuide, err error) {
 		}
 		g.files = files
 	}
-	encoderConfig, decoderConfig, err := GuideModels(spec, t.model.Config())
+	planned, err := PlanGuide(spec, t.model.Config())
 	if err != nil {
 		return nil, fmt.Errorf("trainer: %w", err)
 	}
-	encoder, err := t.guideModel(ctx, spec.Encoder, "encoder", encoderConfig)
+	encoder, err := t.guideModel(ctx, spec.Encoder, "encoder", planned.Encoder)
 	if err != nil {
 		return nil, err
 	}
-	decoder, err := t.guideModel(ctx, spec.Decoder, "decoder", decoderConfig)
+	decoder, err := t.guideModel(ctx, spec.Decoder, "decoder", planned.Decoder)
 	if err != nil {
 		return nil, errors.Join(err, encoder.Close(ctx))
 	}
-	g.model, err = guide.New(ctx, encoder, decoder, guideConfig(spec), schemas.SubSeed(t.Spec.Seed, "guide", 0))
+	g.model, err = guide.New(ctx, encoder, decoder, planned.Config, schemas.SubSeed(t.Spec.Seed, "guide", 0))
 	if err != nil {
 		return nil, errors.Join(err, encoder.Close(ctx), decoder.Close(ctx))
 	}
@@ -248,8 +209,8 @@ func ownTokenizer(encoder string) bool {
 	return encoder != "policy" && !strings.HasPrefix(encoder, "scratch:")
 }
 
-// guideModel is the encoder or decoder of a configuration of GuideModels.
-func (t *Trainer) guideModel(ctx context.Context, from, role string, config models.Config) (*models.Model, error) {
+// guideModel is the encoder or decoder of a configuration of PlanGuide.
+func (t *Trainer) guideModel(ctx context.Context, from, role string, config architecture.Config) (*models.Model, error) {
 	switch {
 	case strings.HasPrefix(from, "scratch:"):
 		return models.Scratch(ctx, t.Engine, config, schemas.SubSeed(t.Spec.Seed, "guide/"+role, 0))

@@ -74,7 +74,7 @@ func (t *guideTask) look(ctx context.Context, engine *tensor.Engine, chosen, rej
 			if err := s.Err(); err != nil {
 				return err
 			}
-			all := slices.Collect(slices.Chunk(values, t.guide.Config().LatentDim))
+			all := slices.Collect(slices.Chunk(values, t.guide.Config().Config.LatentDim))
 			out.chosen, out.rejected = all[:n], all[n:]
 			return nil
 		})

@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"github.com/ldalign/ldalign/checkpoints"
-	"github.com/ldalign/ldalign/models/guide"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/trainer/curves"
@@ -15,7 +15,7 @@ import (
 // TestProbe: the figures are those of the rows, whatever their number, and a guide that does not tell rows apart is seen.
 func TestProbe(t *testing.T) {
 	engine := newEngine(t)
-	g := newGuideModel(t, engine, guide.ReduceMean)
+	g := newGuideModel(t, engine, architecture.ReduceMean)
 	task := &guideTask{guide: g, chosen: examples(40, 0), rejected: examples(40, 2)}
 	copy(task.rejected[:10], task.chosen[:10])
 	p, err := task.probe(t.Context(), engine, 64)
@@ -78,7 +78,7 @@ func TestProbe(t *testing.T) {
 func TestGuideVariants(t *testing.T) {
 	w := newWorld(t)
 	for _, way := range [][2]string{
-		{guide.PoolAttention, guide.InjectMemory}, {guide.PoolLast, guide.InjectEmbedding},
+		{architecture.PoolAttention, architecture.InjectMemory}, {architecture.PoolLast, architecture.InjectEmbedding},
 	} {
 		spec := testSpec(way[1], func(s *schemas.Spec) {
 			s.Iterations = 1

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/trainer/curves"
@@ -47,7 +48,7 @@ type order struct {
 // beginning is all that a rank needs to compute steps of a phase.
 type beginning struct {
 	Config    []byte // config.json
-	LoRA      *models.LoRA
+	LoRA      *architecture.LoRA
 	Optimizer schemas.OptimizerSpec
 	// Micro and MicroTokens are a phase's.
 	Micro, MicroTokens int
@@ -100,7 +101,7 @@ func (t *Trainer) shareOut(ctx context.Context, p *phase) (end func(error) error
 		return fmt.Errorf("%w\ntrainer: %w; the run goes on from its last state by the same command (or alone, with "+
 			"training.ranks: 1)", failed, ended)
 	}
-	var lora *models.LoRA
+	var lora *architecture.LoRA
 	if l, ok := t.lora(); ok {
 		lora = &l
 	}
@@ -111,7 +112,7 @@ func (t *Trainer) shareOut(ctx context.Context, p *phase) (end func(error) error
 }
 
 // lead makes a phase of rank 0 one that the group computes. The phase is prepared and restored after it.
-func (r *ranks) lead(ctx context.Context, p *phase, model *models.Model, lora *models.LoRA) error {
+func (r *ranks) lead(ctx context.Context, p *phase, model *models.Model, lora *architecture.LoRA) error {
 	config, err := model.Config().JSON()
 	if err != nil {
 		return err
@@ -378,7 +379,7 @@ func Follow(ctx context.Context, engine *tensor.Engine, group *tensor.Group) err
 
 // followPhase computes one phase.
 func (r *ranks) followPhase(ctx context.Context, b beginning) (err error) {
-	config, err := models.ParseConfig(b.Config)
+	config, err := architecture.ParseConfig(b.Config)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/guide"
 	"github.com/ldalign/ldalign/models/tensor"
 )
@@ -51,8 +52,8 @@ func somePairs(n int) []pair {
 
 func newGuideModel(t *testing.T, engine *tensor.Engine, reduction string) *guide.Guide {
 	t.Helper()
-	g, err := guide.New(t.Context(), loadModel(t, engine, "gpt2"), loadModel(t, engine, "llama"), guide.Config{
-		LatentDim: 4, Pooling: guide.PoolMean, PrefixTokens: 2, WordDropout: 0.5, Reduction: reduction,
+	g, err := guide.New(t.Context(), loadModel(t, engine, "gpt2"), loadModel(t, engine, "llama"), architecture.GuideConfig{
+		LatentDim: 4, Pooling: architecture.PoolMean, PrefixTokens: 2, WordDropout: 0.5, Reduction: reduction,
 	}, 1)
 	if err != nil {
 		t.Fatal(err)
@@ -98,7 +99,7 @@ func objectives(t *testing.T, engine *tensor.Engine) []minimised {
 		{"pairs", &pairTask{model: policy, pairs: pairs, objective: dpo(beta)}, policy.Params(), formula},
 		{"sequences", &sequenceTask{model: policy, rows: rows}, policy.Params(), likelihood},
 	}
-	for _, reduction := range []string{guide.ReduceMean, guide.ReduceSum} {
+	for _, reduction := range []string{architecture.ReduceMean, architecture.ReduceSum} {
 		g := newGuideModel(t, engine, reduction)
 		task := &guideTask{guide: g, chosen: examples(n, 0), rejected: examples(n, 2), seed: 1}
 		out = append(out, minimised{"guide, " + reduction, task, g.Params(), func(s *tensor.Scope) float64 {
@@ -217,7 +218,7 @@ func TestPairTaskReportsItsLoss(t *testing.T) {
 // TestReconstruction: the guide's figures are means over examples, so more examples of the same kind don't raise them.
 func TestReconstruction(t *testing.T) {
 	engine := newEngine(t)
-	g := newGuideModel(t, engine, guide.ReduceMean)
+	g := newGuideModel(t, engine, architecture.ReduceMean)
 	chosen, rejected := examples(4, 0), examples(4, 1)
 	few, err := (&guideTask{guide: g, chosen: chosen, rejected: rejected}).probe(t.Context(), engine, 4)
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
@@ -344,13 +345,13 @@ func byteTokenizer(t *testing.T, dir string) {
 // gpt2Folder is a GPT-2 of random weights that reads bytes.
 func gpt2Folder(t *testing.T, engine *tensor.Engine, positions int) string {
 	t.Helper()
-	return modelFolder(t, engine, models.Config{
-		Family: models.GPT2, Vocab: 257, Hidden: 16, Layers: 1, Heads: 2, MaxPositions: positions, TieEmbeddings: true,
+	return modelFolder(t, engine, architecture.Config{
+		Family: architecture.GPT2, Vocab: 257, Hidden: 16, Layers: 1, Heads: 2, MaxPositions: positions, TieEmbeddings: true,
 	})
 }
 
 // modelFolder is a model of random weights that reads bytes.
-func modelFolder(t *testing.T, engine *tensor.Engine, config models.Config) string {
+func modelFolder(t *testing.T, engine *tensor.Engine, config architecture.Config) string {
 	t.Helper()
 	dir := t.TempDir()
 	byteTokenizer(t, dir)
@@ -422,8 +423,8 @@ func TestGuideWithFewPositions(t *testing.T) {
 // TestScratchDecoderOfALocalModel: fresh layers of a family whose layers are of two kinds.
 func TestScratchDecoderOfALocalModel(t *testing.T) {
 	w := newWorld(t)
-	folder := modelFolder(t, w.engine, models.Config{
-		Family: models.Gemma3, Vocab: 257, Hidden: 16, Layers: 4, Heads: 2, HeadDim: 8, Intermediate: 32, MaxPositions: 200,
+	folder := modelFolder(t, w.engine, architecture.Config{
+		Family: architecture.Gemma3, Vocab: 257, Hidden: 16, Layers: 4, Heads: 2, HeadDim: 8, Intermediate: 32, MaxPositions: 200,
 		SlidingWindow: 8, LocalLayers: []bool{true, false, true, false}, TieEmbeddings: true,
 	})
 	spec := testSpec("gemma", func(s *schemas.Spec) { s.Model.From, s.Model.Scratch, s.Iterations = folder, nil, 1 })
@@ -437,8 +438,8 @@ func TestScratchDecoderOfALocalModel(t *testing.T) {
 // which it could not be changed any more.
 func TestWhatDoesNotFitBeginsNothing(t *testing.T) {
 	w := newWorld(t)
-	bytes, short := gpt2Folder(t, w.engine, 24), modelFolder(t, w.engine, models.Config{
-		Family: models.GPT2, Vocab: 512, Hidden: 16, Layers: 1, Heads: 2, MaxPositions: 40, TieEmbeddings: true,
+	bytes, short := gpt2Folder(t, w.engine, 24), modelFolder(t, w.engine, architecture.Config{
+		Family: architecture.GPT2, Vocab: 512, Hidden: 16, Layers: 1, Heads: 2, MaxPositions: 40, TieEmbeddings: true,
 	})
 	for says, change := range map[string]func(*schemas.Spec){
 		"the guide has 70 positions":  func(s *schemas.Spec) { s.Model.Scratch.MaxPositions = 72 },

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/safetensors"
 	"github.com/ldalign/ldalign/models/tensor"
 )
@@ -139,8 +140,8 @@ func drop(path string) error {
 
 // write makes a Llama of about the given size, with weights that mean nothing.
 func write(folder string, gb float64, dtype safetensors.DType) error {
-	cfg := models.Config{
-		Family: models.Llama, Vocab: 32000, Hidden: 2048, Layers: 1, Heads: 32, KVHeads: 8, Intermediate: 5632,
+	cfg := architecture.Config{
+		Family: architecture.Llama, Vocab: 32000, Hidden: 2048, Layers: 1, Heads: 32, KVHeads: 8, Intermediate: 5632,
 		MaxPositions: 4096,
 	}
 	const outer, layer = 2 * 32000 * 2048, 2*2048*2048 + 2*2048*512 + 3*2048*5632
@@ -155,7 +156,7 @@ func write(folder string, gb float64, dtype safetensors.DType) error {
 	if err := os.WriteFile(filepath.Join(folder, "config.json"), config, 0o644); err != nil {
 		return err
 	}
-	infos := cfg.Weights(dtype)
+	infos := cfg.Tensors(dtype)
 	w, err := safetensors.Create(filepath.Join(folder, "model.safetensors"), infos, nil)
 	if err != nil {
 		return err

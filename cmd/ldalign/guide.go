@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,8 +10,7 @@ import (
 	"strings"
 
 	"github.com/ldalign/ldalign/checkpoints"
-	"github.com/ldalign/ldalign/models"
-	"github.com/ldalign/ldalign/models/guide"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/ops/progress"
 	"github.com/ldalign/ldalign/ops/report"
@@ -253,32 +251,23 @@ func (n *node) inspectGuide(ctx context.Context, spec schemas.Spec) (guideInspec
 
 // describeGuide reads guide.json.
 func (n *node) describeGuide(ctx context.Context, manifest checkpoints.Manifest, in *guideInspection) error {
-	file, ok := manifest.File(guide.ConfigFile)
+	file, ok := manifest.File(architecture.GuideConfigFile)
 	if !ok {
-		return fmt.Errorf("checkpoint %s has no %s", manifest.Key, guide.ConfigFile)
+		return fmt.Errorf("checkpoint %s has no %s", manifest.Key, architecture.GuideConfigFile)
 	}
 	data, err := n.Checkpoints.ReadFile(ctx, in.GuideRun, file)
 	if err != nil {
 		return err
 	}
-	var config struct {
-		Guide            guide.Config
-		Encoder, Decoder json.RawMessage
+	described, err := architecture.ParseGuide(data)
+	if err != nil {
+		return fmt.Errorf("checkpoint %s: %s: %w", manifest.Key, architecture.GuideConfigFile, err)
 	}
-	if err := json.Unmarshal(data, &config); err != nil {
-		return fmt.Errorf("checkpoint %s: %s: %w", manifest.Key, guide.ConfigFile, err)
+	model := func(c architecture.Config) string {
+		return fmt.Sprintf("%s, %d layers of width %d", c.Family, c.Layers, c.Hidden)
 	}
-	in.LatentDim, in.Pooling, in.Injection = config.Guide.LatentDim, config.Guide.Pooling, config.Guide.Injection
-	for _, part := range []struct {
-		data json.RawMessage
-		into *string
-	}{{config.Encoder, &in.Encoder}, {config.Decoder, &in.Decoder}} {
-		c, err := models.ParseConfig(part.data)
-		if err != nil {
-			return fmt.Errorf("checkpoint %s: %s: %w", manifest.Key, guide.ConfigFile, err)
-		}
-		*part.into = fmt.Sprintf("%s, %d layers of width %d", c.Family, c.Layers, c.Hidden)
-	}
+	in.LatentDim, in.Pooling, in.Injection = described.Config.LatentDim, described.Config.Pooling, described.Config.Injection
+	in.Encoder, in.Decoder = model(described.Encoder), model(described.Decoder)
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
@@ -29,7 +30,7 @@ func adapterOf(t *testing.T, base string) (adapter, merged string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lora := models.LoRA{Rank: 2, Alpha: 8, Targets: models.Modules{Names: []string{"q_proj", "v_proj", "down_proj"}}}
+	lora := architecture.LoRA{Rank: 2, Alpha: 8, Targets: architecture.Modules{Names: []string{"q_proj", "v_proj", "down_proj"}}}
 	if err := m.AddAdapter(ctx, lora, 3); err != nil {
 		t.Fatal(err)
 	}
@@ -50,9 +51,9 @@ func adapterOf(t *testing.T, base string) (adapter, merged string) {
 	}
 	var matrices bytes.Buffer
 	err = errors.Join(m.WriteAdapter(ctx, &matrices), os.Mkdir(adapter, 0o755),
-		os.WriteFile(filepath.Join(adapter, models.AdapterConfigFile), config, 0o644))
+		os.WriteFile(filepath.Join(adapter, architecture.AdapterConfigFile), config, 0o644))
 	if err == nil {
-		err = os.WriteFile(filepath.Join(adapter, models.AdapterWeightsFile), matrices.Bytes(), 0o644)
+		err = os.WriteFile(filepath.Join(adapter, architecture.AdapterWeightsFile), matrices.Bytes(), 0o644)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -75,7 +76,7 @@ func adapterOf(t *testing.T, base string) (adapter, merged string) {
 // nameBase writes what an adapter is an adapter of.
 func nameBase(t *testing.T, adapter, base string) {
 	t.Helper()
-	edit(t, filepath.Join(adapter, models.AdapterConfigFile), `"base_model_name_or_path": null`,
+	edit(t, filepath.Join(adapter, architecture.AdapterConfigFile), `"base_model_name_or_path": null`,
 		fmt.Sprintf(`"base_model_name_or_path": %q`, base))
 }
 
@@ -85,7 +86,7 @@ func TestAdapterAsModel(t *testing.T) {
 	adapter, merged := adapterOf(t, base)
 	in := filepath.Join(t.TempDir(), "in.jsonl")
 	write(t, in, `{"id":1,"prompt":"Name a colour.","response":"Red."}`)
-	config := filepath.Join(adapter, models.AdapterConfigFile)
+	config := filepath.Join(adapter, architecture.AdapterConfigFile)
 	run := func(verb, model string) output {
 		args := []string{verb, "--model", model, "--input", in, "--threads", "1"}
 		if verb == "generate" {

@@ -10,10 +10,8 @@ import (
 	"strings"
 
 	"github.com/ldalign/ldalign/dataset/jsonl"
-	"github.com/ldalign/ldalign/models"
-	"github.com/ldalign/ldalign/models/reward"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/safetensors"
-	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/ops/modelname"
 )
@@ -167,7 +165,7 @@ func (in *inspection) read(place modelname.Folder, length, rank int) {
 	if head.ModelType == "deberta-v2" {
 		vocabulary = in.rewardModel(dir)
 	} else {
-		cfg, err := models.ReadConfig(os.DirFS(dir))
+		cfg, err := architecture.ReadConfig(os.DirFS(dir))
 		in.refuse("config.json", err)
 		if err == nil {
 			vocabulary = cfg.Vocab
@@ -197,7 +195,7 @@ func (in *inspection) count(files *safetensors.Model) {
 }
 
 func (in *inspection) rewardModel(dir string) (vocabulary int) {
-	cfg, err := reward.ReadConfig(os.DirFS(dir))
+	cfg, err := architecture.ReadReward(os.DirFS(dir))
 	in.refuse("config.json", err)
 	if err != nil {
 		return 0
@@ -214,11 +212,11 @@ func (in *inspection) rewardModel(dir string) (vocabulary int) {
 const decodeBurst = 256
 
 // adapter reads what adapter_config.json and the names in adapter_model.safetensors say.
-func (in *inspection) adapter(dir string, cfg models.Config) {
+func (in *inspection) adapter(dir string, cfg architecture.Config) {
 	if dir == "" {
 		return
 	}
-	lora, err := models.CheckAdapter(dir, cfg)
+	lora, err := architecture.CheckAdapter(dir, cfg)
 	in.refuse("adapter", err)
 	if err != nil {
 		return
@@ -228,7 +226,7 @@ func (in *inspection) adapter(dir string, cfg models.Config) {
 	in.Adapter = &inspectedAdapter{Folder: dir, Rank: lora.Rank, Alpha: lora.Alpha, Parameters: parameters}
 }
 
-func (in *inspection) languageModel(cfg models.Config, files *safetensors.Model, length, rank int) {
+func (in *inspection) languageModel(cfg architecture.Config, files *safetensors.Model, length, rank int) {
 	in.Context = cfg.MaxLength()
 	in.Shape = &inspectedShape{
 		Vocabulary: cfg.Vocab, Layers: cfg.Layers, Hidden: cfg.Hidden, Heads: cfg.Heads, KVHeads: cfg.KVHeads,
@@ -237,7 +235,7 @@ func (in *inspection) languageModel(cfg models.Config, files *safetensors.Model,
 	if files == nil {
 		return
 	}
-	packed, err := cfg.PackedBytes(files)
+	packed, err := cfg.PackedBytes(files.Tensors())
 	if err != nil {
 		in.refuse("weights", err)
 		return
@@ -251,15 +249,15 @@ func (in *inspection) languageModel(cfg models.Config, files *safetensors.Model,
 	}
 	m := &inspectedMemory{Length: min(length, in.Context), LoRARank: rank}
 	cache := func(slots int) int64 {
-		size := models.CacheOptions{Slots: slots, Length: m.Length, Burst: min(decodeBurst, m.Length)}
-		return packed + cfg.CacheBytes(tensor.Float32, size) + int64(slots)*int64(cfg.Vocab)*4
+		size := architecture.CacheSize{Slots: slots, Length: m.Length, Burst: min(decodeBurst, m.Length)}
+		return packed + cfg.CacheBytes(safetensors.F32, size) + int64(slots)*int64(cfg.Vocab)*4
 	}
 	for _, slots := range []int{1, 8, 32} {
 		m.Generating = append(m.Generating, inspectedSlots{slots, cache(slots)})
 	}
 	m.Scoring = cache(1)
 	m.AdamW, m.RMSprop = 16*in.Parameters, 12*in.Parameters
-	lora := models.LoRA{Rank: rank, Alpha: float64(rank), Targets: models.Modules{Pattern: models.AllLinear}}
+	lora := architecture.LoRA{Rank: rank, Alpha: float64(rank), Targets: architecture.Modules{Pattern: architecture.AllLinear}}
 	m.LoRASize, err = lora.Parameters(cfg)
 	in.refuse("adapter", err)
 	m.LoRA = 4*in.Parameters + 16*m.LoRASize

@@ -20,6 +20,7 @@ import (
 
 	"github.com/ldalign/ldalign/dataset/jsonl"
 	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/hub/hubtest"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/models/tokenizer"
@@ -45,8 +46,8 @@ func chatModel(t *testing.T, spoil func(s *tensor.Scope, weights []tensor.Named)
 		t.Fatal(err)
 	}
 	defer engine.Close()
-	cfg := models.Config{
-		Family: models.Llama, Vocab: words.Vocab(), Hidden: 32, Layers: 2, Heads: 2, Intermediate: 64, MaxPositions: 160,
+	cfg := architecture.Config{
+		Family: architecture.Llama, Vocab: words.Vocab(), Hidden: 32, Layers: 2, Heads: 2, Intermediate: 64, MaxPositions: 160,
 		TieEmbeddings: true, InitializerRange: 0.3, EOS: words.EOS(),
 	}
 	m, err := models.Scratch(t.Context(), engine, cfg, 5)

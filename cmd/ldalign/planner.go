@@ -15,8 +15,8 @@ import (
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/dataset"
-	"github.com/ldalign/ldalign/models"
-	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/models/architecture"
+	"github.com/ldalign/ldalign/models/safetensors"
 	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/ops/plan"
 	"github.com/ldalign/ldalign/ops/runs"
@@ -37,7 +37,7 @@ type planner struct {
 
 // plannedModel is a model by its configuration and the files of its tokenizer.
 type plannedModel struct {
-	config models.Config
+	config architecture.Config
 	files  fs.FS
 }
 
@@ -65,7 +65,7 @@ func (p *planner) policy(ctx context.Context, s schemas.Spec) (plannedModel, err
 		return scratchModel(s.Model.Scratch)
 	}
 	files := os.DirFS(s.Model.From)
-	config, err := models.ReadConfig(files)
+	config, err := architecture.ReadConfig(files)
 	if err != nil {
 		return plannedModel{}, trainer.ModelError(s.Model.From, err)
 	}
@@ -80,7 +80,7 @@ func scratchModel(s *schemas.ScratchSpec) (m plannedModel, err error) {
 	if err != nil {
 		return m, err
 	}
-	m.config = models.Config{
+	m.config = architecture.Config{
 		Family: s.Family, Hidden: s.Hidden, Layers: s.Layers, Heads: s.Heads, KVHeads: s.KVHeads, Intermediate: s.Intermediate,
 		MaxPositions: s.MaxPositions, Vocab: tok.Vocab(), TieEmbeddings: true,
 	}.WithDefaults()
@@ -115,7 +115,7 @@ func (p *planner) stored(ctx context.Context, s schemas.Spec, ref schemas.Policy
 		}
 	}
 	m.files = os.DirFS(dir)
-	m.config, err = models.ReadConfig(m.files)
+	m.config, err = architecture.ReadConfig(m.files)
 	return m, err
 }
 
@@ -128,14 +128,14 @@ func (m plannedModel) sizes(s schemas.Spec) (plan.Model, error) {
 			"lower them", longest, limit)
 	}
 	length := min(m.config.MaxLength(), s.Data.MaxPromptTokens+s.Generation.MaxNewTokens)
-	out.Cache = m.config.CacheBytes(tensor.Float32, models.CacheOptions{
+	out.Cache = m.config.CacheBytes(safetensors.F32, architecture.CacheSize{
 		Slots: s.Generation.Slots, Length: length, Burst: min(decodeBurst, length),
 	})
 	lora := s.Training.LoRA
 	if lora == nil {
 		return out, nil
 	}
-	l := models.LoRA{Rank: lora.Rank, Alpha: lora.Alpha, RSLoRA: lora.Scaling == "rslora"}
+	l := architecture.LoRA{Rank: lora.Rank, Alpha: lora.Alpha, RSLoRA: lora.Scaling == "rslora"}
 	l.Targets.Names, l.Targets.Pattern = lora.Modules()
 	var err error
 	if out.Adapter, err = l.Parameters(m.config); err != nil {
@@ -144,7 +144,7 @@ func (m plannedModel) sizes(s schemas.Spec) (plan.Model, error) {
 	return out, nil
 }
 
-func modelSizes(c models.Config) plan.Model {
+func modelSizes(c architecture.Config) plan.Model {
 	return plan.Model{
 		Parameters: c.Parameters(), Vocabulary: int64(c.Vocab), Hidden: int64(c.Hidden), Layers: int64(c.Layers),
 		Heads: int64(c.Heads), KVHeads: int64(c.KVHeads), HeadDim: int64(c.HeadDim), FeedInner: int64(c.Intermediate),
@@ -165,20 +165,11 @@ func (p *planner) guide(ctx context.Context, s schemas.Spec, policy plannedModel
 	case !s.NeedsGuide():
 		return g, nil
 	}
-	encoder, decoder, err := trainer.GuideModels(s.Guide, policy.config)
+	planned, err := trainer.PlanGuide(s.Guide, policy.config)
 	if err != nil {
 		return g, err
 	}
-	g.Encoder, g.Decoder = modelSizes(encoder), modelSizes(decoder)
-	k, wide := int64(s.Guide.LatentDim), int64(decoder.Hidden)
-	into := k * wide // what takes the latent into the decoder
-	switch s.Guide.Injection {
-	case "prefix":
-		into = (k + 1) * wide * int64(s.Guide.PrefixTokens)
-	case "memory":
-		into = k * int64(decoder.Layers*decoder.KVHeads*decoder.HeadDim)
-	}
-	g.Parameters = encoder.Parameters() + decoder.Parameters() + (int64(encoder.Hidden)+1)*k + into + 2*wide
+	g.Encoder, g.Decoder, g.Parameters = modelSizes(planned.Encoder), modelSizes(planned.Decoder), planned.Parameters()
 	p.guides[s.Run] = g.Parameters
 	return g, nil
 }
@@ -319,7 +310,7 @@ func (*planner) trainedAlike(ctx context.Context, n *runs.Session, run string, s
 	if err != nil {
 		return false, err
 	}
-	config, err := models.ParseConfig(data)
+	config, err := architecture.ParseConfig(data)
 	return err == nil && config.Parameters() == parameters, nil // one of a build that knew more tells nothing
 }
 

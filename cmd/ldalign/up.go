@@ -14,7 +14,7 @@ import (
 
 	"github.com/ldalign/ldalign/dataset"
 	"github.com/ldalign/ldalign/dataset/jsonl"
-	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/ops/progress"
 	"github.com/ldalign/ldalign/ops/report"
@@ -168,7 +168,7 @@ func (e *env) dryRun(specs []schemas.Spec) error {
 }
 
 // filesOf looks at the held-out data and the model's folder of a spec; nil where it names none.
-func filesOf(s schemas.Spec) (held *dataset.Set, model *models.Config, err error) {
+func filesOf(s schemas.Spec) (held *dataset.Set, model *architecture.Config, err error) {
 	if s.Data.Eval != "" {
 		set, err := prompter.LoadEval(s)
 		if err != nil {
@@ -177,7 +177,7 @@ func filesOf(s schemas.Spec) (held *dataset.Set, model *models.Config, err error
 		held = &set
 	}
 	if s.Model.From != "scratch" && !strings.HasPrefix(s.Model.From, "run:") {
-		config, err := models.ReadConfig(os.DirFS(s.Model.From))
+		config, err := architecture.ReadConfig(os.DirFS(s.Model.From))
 		if err != nil {
 			return nil, nil, trainer.ModelError(s.Model.From, err)
 		}

@@ -6,12 +6,13 @@ import (
 	"testing"
 
 	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/decode"
 )
 
 // demo is the size of the demo's policy.
-var demo = models.Config{
-	Family: models.Llama, Vocab: 512, Hidden: 80, Layers: 3, Heads: 4, Intermediate: 224, MaxPositions: 256, TieEmbeddings: true,
+var demo = architecture.Config{
+	Family: architecture.Llama, Vocab: 512, Hidden: 80, Layers: 3, Heads: 4, Intermediate: 224, MaxPositions: 256, TieEmbeddings: true,
 }
 
 // BenchmarkDemo samples the demo's 1,500 prompts, 12 tokens each.

@@ -14,6 +14,7 @@ import (
 	"slices"
 
 	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
@@ -77,7 +78,7 @@ func (o Options) sampling() tensor.Sampling {
 }
 
 // withDefaults fills in what is 0 and checks the rest.
-func (o Options) withDefaults(cfg models.Config) (Options, error) {
+func (o Options) withDefaults(cfg architecture.Config) (Options, error) {
 	if o.Prefill == 0 {
 		o.Prefill = 256
 	}
@@ -98,8 +99,8 @@ func (o Options) withDefaults(cfg models.Config) (Options, error) {
 }
 
 // cache is the size of the cache that the options ask for.
-func (o Options) cache() models.CacheOptions {
-	return models.CacheOptions{Slots: o.Slots, Length: o.Length, Burst: min(o.Prefill, o.Length)}
+func (o Options) cache() architecture.CacheSize {
+	return architecture.CacheSize{Slots: o.Slots, Length: o.Length, Burst: min(o.Prefill, o.Length)}
 }
 
 // CacheBytes is the memory of the keys and values that decoding with these options holds.

@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"testing"
 
-	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/decode"
 )
 
@@ -32,7 +32,7 @@ func resident(t *testing.T) int64 {
 func TestFlatMemory(t *testing.T) {
 	const early, all, allowed = 1000, 10_000, 2 << 20
 	eng := newEngine(t, 1)
-	m := pack(t, small(t, eng, models.Llama))
+	m := pack(t, small(t, eng, architecture.Llama))
 	live := eng.Live()
 	var before int64
 	taken, ended, tokens := 0, 0, 0

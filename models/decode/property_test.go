@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/decode"
 	"github.com/ldalign/ldalign/models/score"
 	"github.com/ldalign/ldalign/models/tensor"
@@ -21,11 +22,11 @@ import (
 // small models whose matrix products take the paths of the demo's policy (a head of 20) and of GPT-2.
 func small(t testing.TB, eng *tensor.Engine, family string) *models.Model {
 	t.Helper()
-	cfg := models.Config{
+	cfg := architecture.Config{
 		Family: family, Vocab: 96, Hidden: 80, Layers: 2, Heads: 4, KVHeads: 2, Intermediate: 112, MaxPositions: 96,
 		TieEmbeddings: true, InitializerRange: 0.15,
 	}
-	if family == models.GPT2 {
+	if family == architecture.GPT2 {
 		cfg.KVHeads = 0
 	}
 	m, err := models.Scratch(context.Background(), eng, cfg, 3)
@@ -53,7 +54,7 @@ func TestTextDoesNotDependOnTheBatch(t *testing.T) {
 		}
 	}
 	var setups []setup
-	for _, family := range []string{models.Llama, models.GPT2} {
+	for _, family := range []string{architecture.Llama, architecture.GPT2} {
 		for _, threads := range []int{1, 2} {
 			plain, packed := small(t, newEngine(t, threads), family), pack(t, small(t, newEngine(t, threads), family))
 			for _, m := range []*models.Model{plain, packed} {
@@ -99,7 +100,7 @@ func TestTextDoesNotDependOnTheBatch(t *testing.T) {
 
 // The log-probabilities of what is sampled are those of teacher forcing, and score gives the same bits.
 func TestLogProbsEqualScore(t *testing.T) {
-	for _, family := range []string{models.Llama, models.GPT2} {
+	for _, family := range []string{architecture.Llama, architecture.GPT2} {
 		m := pack(t, small(t, newEngine(t, 2), family))
 		var reqs []decode.Request
 		for i := range 9 {
@@ -127,7 +128,7 @@ func TestLogProbsEqualScore(t *testing.T) {
 // A slot is refilled as soon as its row has ended: tokens come in the order in which four workers would make them who
 // take the next request from a queue when they are done with one.
 func TestSlotsAreRefilled(t *testing.T) {
-	m := pack(t, small(t, newEngine(t, 1), models.Llama))
+	m := pack(t, small(t, newEngine(t, 1), architecture.Llama))
 	var got, want []int // the request of each token
 	var reqs []decode.Request
 	limit := func(i int) int { return 1 + i*7%13 }
@@ -167,7 +168,7 @@ func TestSlotsAreRefilled(t *testing.T) {
 }
 
 func TestOnTokenEndsARow(t *testing.T) {
-	m := pack(t, small(t, newEngine(t, 1), models.Llama))
+	m := pack(t, small(t, newEngine(t, 1), architecture.Llama))
 	var told []int64
 	req := decode.Request{IDs: []int64{4, 8}, Seed: 3, OnToken: func(id int64, logprob float32) bool {
 		if !(logprob <= 0) {
@@ -185,7 +186,7 @@ func TestOnTokenEndsARow(t *testing.T) {
 // Damaged weights are told, by the request and the token, not sampled from.
 func TestWeightsThatAreNotANumber(t *testing.T) {
 	eng := newEngine(t, 1)
-	m := small(t, eng, models.Llama)
+	m := small(t, eng, architecture.Llama)
 	err := eng.Do(context.Background(), func(s *tensor.Scope) error {
 		m.Params()[0].Tensor.Narrow(0, 7, 1).Copy_(s.Full(tensor.Float32, math.NaN(), 1))
 		return nil
@@ -204,7 +205,7 @@ func TestWeightsThatAreNotANumber(t *testing.T) {
 // A sampled response is what teacher forcing gives it: its greedy tokens are the arg max of the model's own logits over
 // the whole sequence.
 func TestStepsEqualWholeSequences(t *testing.T) {
-	for _, family := range []string{models.Llama, models.GPT2} {
+	for _, family := range []string{architecture.Llama, architecture.GPT2} {
 		eng := newEngine(t, 1)
 		m := small(t, eng, family)
 		for _, n := range []int{1, 7, 8, 9} {
@@ -230,7 +231,7 @@ func TestStepsEqualWholeSequences(t *testing.T) {
 func TestSamplesFollowTheDistribution(t *testing.T) {
 	const draws = 4000
 	eng := newEngine(t, 1)
-	m := small(t, eng, models.Llama)
+	m := small(t, eng, architecture.Llama)
 	prompt := []int64{5, 9, 20}
 	for _, test := range []struct{ temperature, topP float64 }{{1, 1}, {2, 1}, {0.5, 1}, {1, 0.6}, {1, 1e-9}} {
 		var p []float64
@@ -298,7 +299,7 @@ func TestSamplesFollowTheDistribution(t *testing.T) {
 }
 
 func TestGenerateEnds(t *testing.T) {
-	m := small(t, newEngine(t, 1), models.Llama)
+	m := small(t, newEngine(t, 1), architecture.Llama)
 	req := decode.Request{IDs: []int64{4, 8, 15, 16, 23, 42}, Seed: 1}
 	opts := decode.Options{MaxNew: 10, Temperature: 1, TopP: 1, Slots: 4}
 	free := generate(t, m, []decode.Request{req}, opts)[0]
@@ -320,7 +321,7 @@ func TestGenerateEnds(t *testing.T) {
 }
 
 func TestGenerateRefuses(t *testing.T) {
-	m := small(t, newEngine(t, 1), models.Llama)
+	m := small(t, newEngine(t, 1), architecture.Llama)
 	ok := decode.Options{MaxNew: 4, Temperature: 1, TopP: 1, Slots: 4}
 	req := decode.Request{IDs: []int64{1}}
 	for name, test := range map[string]struct {
@@ -363,7 +364,7 @@ func TestGenerateRefuses(t *testing.T) {
 
 func TestGenerateStopsWithItsContext(t *testing.T) {
 	eng := newEngine(t, 1)
-	m := small(t, eng, models.Llama)
+	m := small(t, eng, architecture.Llama)
 	live := eng.Live()
 	ctx, cancel := context.WithCancel(context.Background())
 	reqs := make([]decode.Request, 20)

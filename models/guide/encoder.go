@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"os"
 	"path/filepath"
 
 	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/safetensors"
 	"github.com/ldalign/ldalign/models/tensor"
 )
@@ -14,7 +16,7 @@ import (
 // Encoder is phi of a trained guide, which the encoder stage needs and nothing else of it. Its model is packed where models
 // are.
 type Encoder struct {
-	cfg       Config
+	cfg       architecture.GuideConfig
 	model     *models.Model
 	maxLength int
 	// latent is [K, H] and bias [K], pooling [H] with PoolAttention.
@@ -31,24 +33,27 @@ func LoadEncoder(ctx context.Context, eng *tensor.Engine, folder string) (*Encod
 }
 
 func loadEncoder(ctx context.Context, eng *tensor.Engine, folder string) (*Encoder, error) {
-	config, err := readConfig(folder)
+	config, err := architecture.ReadGuide(os.DirFS(folder))
 	if err != nil {
 		return nil, err
 	}
-	file, err := safetensors.Open(filepath.Join(folder, WeightsFile))
+	file, err := safetensors.Open(filepath.Join(folder, architecture.GuideWeightsFile))
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	e := &Encoder{cfg: config.guide, maxLength: config.guide.MaxLength(config.encoder, config.decoder)}
+	e := &Encoder{cfg: config.Config, maxLength: config.MaxLength()}
 	err = eng.Do(ctx, func(s *tensor.Scope) error {
-		reads := map[string]*[]float32{latentName + ".weight": &e.latent, latentName + ".bias": &e.bias, poolingName: &e.pooling}
-		for _, w := range shapes(config.guide, config.encoder, config.decoder) {
-			into := reads[w.name]
+		reads := map[string]*[]float32{
+			architecture.GuideLatent + ".weight": &e.latent, architecture.GuideLatent + ".bias": &e.bias,
+			architecture.GuidePooling: &e.pooling,
+		}
+		for _, w := range config.Own() {
+			into := reads[w.Name]
 			if into == nil {
 				continue
 			}
-			t, err := models.ReadTensor(s, file, w.name, tensor.Float32, w.shape...)
+			t, err := models.ReadTensor(s, file, w.Name, tensor.Float32, w.Shape...)
 			if err != nil {
 				return err
 			}
@@ -57,13 +62,13 @@ func loadEncoder(ctx context.Context, eng *tensor.Engine, folder string) (*Encod
 		return nil
 	})
 	if err == nil {
-		e.model, err = models.Read(ctx, eng, config.encoder, part{file, encoderPrefix}, models.Options{Packed: true})
+		e.model, err = models.Read(ctx, eng, config.Encoder, part{file, architecture.GuideEncoderPrefix}, models.Options{Packed: true})
 		if err != nil {
 			err = fmt.Errorf("encoder: %w", err)
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", WeightsFile, err)
+		return nil, fmt.Errorf("%s: %w", architecture.GuideWeightsFile, err)
 	}
 	return e, nil
 }
@@ -112,9 +117,9 @@ func (e *Encoder) pool(states []float32, width int) []float64 {
 	n := len(states) / width
 	shares := make([]float64, n)
 	switch e.cfg.Pooling {
-	case PoolLast:
+	case architecture.PoolLast:
 		shares[n-1] = 1
-	case PoolAttention:
+	case architecture.PoolAttention:
 		most, sum := math.Inf(-1), 0.0
 		for t := range n {
 			x := dot(e.pooling, states[t*width:(t+1)*width])

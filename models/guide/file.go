@@ -1,56 +1,20 @@
 package guide
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/safetensors"
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// The files of a guide's folder.
-const (
-	ConfigFile  = "guide.json"
-	WeightsFile = "guide.safetensors"
-)
-
-// The names of the two models' weights begin with these.
-const (
-	encoderPrefix = "encoder."
-	decoderPrefix = "decoder."
-)
-
-// configFile is guide.json: the guide's configuration, and config.json of each of its models.
-type configFile struct {
-	Guide   Config          `json:"guide"`
-	Encoder json.RawMessage `json:"encoder"`
-	Decoder json.RawMessage `json:"decoder"`
-}
-
 // ConfigJSON is the guide's guide.json.
-func (g *Guide) ConfigJSON() ([]byte, error) {
-	encoder, err := g.encoder.Config().JSON()
-	if err != nil {
-		return nil, err
-	}
-	decoder, err := g.decoder.Config().JSON()
-	if err != nil {
-		return nil, err
-	}
-	data, err := json.MarshalIndent(configFile{Guide: g.cfg, Encoder: encoder, Decoder: decoder}, "", "  ")
-	if err != nil {
-		return nil, fmt.Errorf("guide: write %s: %w", ConfigFile, err)
-	}
-	return append(data, '\n'), nil
-}
+func (g *Guide) ConfigJSON() ([]byte, error) { return g.cfg.JSON() }
 
 // WriteWeights writes guide.safetensors: all weights of encoder and decoder, and the projections, one after the other.
 func (g *Guide) WriteWeights(ctx context.Context, w io.Writer) error {
@@ -64,59 +28,23 @@ func (g *Guide) WriteWeights(ctx context.Context, w io.Writer) error {
 func (g *Guide) Weights() []tensor.Named {
 	var list []tensor.Named
 	for _, p := range g.encoder.Params() {
-		list = append(list, tensor.Named{Name: encoderPrefix + p.Name, Tensor: p.Tensor})
+		list = append(list, tensor.Named{Name: architecture.GuideEncoderPrefix + p.Name, Tensor: p.Tensor})
 	}
 	for _, p := range g.decoder.Params() {
-		list = append(list, tensor.Named{Name: decoderPrefix + p.Name, Tensor: p.Tensor})
+		list = append(list, tensor.Named{Name: architecture.GuideDecoderPrefix + p.Name, Tensor: p.Tensor})
 	}
 	return append(list, g.own...)
-}
-
-// parsedConfig is what configFile says.
-type parsedConfig struct {
-	guide            Config
-	encoder, decoder models.Config
-}
-
-// readConfig reads guide.json of a folder.
-func readConfig(folder string) (parsedConfig, error) {
-	data, err := os.ReadFile(filepath.Join(folder, ConfigFile))
-	if err != nil {
-		return parsedConfig{}, err
-	}
-	c, err := parseConfig(data)
-	if err != nil {
-		return parsedConfig{}, fmt.Errorf("%s: %w", ConfigFile, err)
-	}
-	return c, nil
-}
-
-func parseConfig(data []byte) (c parsedConfig, err error) {
-	var file configFile
-	parser := json.NewDecoder(bytes.NewReader(data))
-	parser.DisallowUnknownFields()
-	if err := parser.Decode(&file); err != nil {
-		return c, fmt.Errorf("%w: %w", ErrConfig, err)
-	}
-	if c.encoder, err = models.ParseConfig(file.Encoder); err != nil {
-		return c, fmt.Errorf("encoder: %w", err)
-	}
-	if c.decoder, err = models.ParseConfig(file.Decoder); err != nil {
-		return c, fmt.Errorf("decoder: %w", err)
-	}
-	c.guide = file.Guide
-	return c, c.guide.Fits(c.encoder, c.decoder)
 }
 
 // readOwn reads the guide's own weights.
 func (g *Guide) readOwn(s *tensor.Scope, file *safetensors.File) (map[string]*tensor.Tensor, error) {
 	own := map[string]*tensor.Tensor{}
-	for _, w := range g.shapes() {
-		t, err := models.ReadTensor(s, file, w.name, g.encoder.DType(), w.shape...)
+	for _, w := range g.cfg.Own() {
+		t, err := models.ReadTensor(s, file, w.Name, g.encoder.DType(), w.Shape...)
 		if err != nil {
 			return nil, err
 		}
-		own[w.name] = t
+		own[w.Name] = t
 	}
 	return own, nil
 }
@@ -137,8 +65,8 @@ func (g *Guide) replace(ctx context.Context, path string) error {
 		return err
 	}
 	defer file.Close()
-	encoder, decoder := part{file, encoderPrefix}, part{file, decoderPrefix}
-	if err := errors.Join(g.encoder.Config().Fits(encoder), g.decoder.Config().Fits(decoder)); err != nil {
+	encoder, decoder := part{file, architecture.GuideEncoderPrefix}, part{file, architecture.GuideDecoderPrefix}
+	if err := errors.Join(g.cfg.Encoder.Fits(encoder.Tensors()), g.cfg.Decoder.Fits(decoder.Tensors())); err != nil {
 		return err
 	}
 	err = g.Engine().Do(ctx, func(s *tensor.Scope) error {

@@ -18,96 +18,18 @@ import (
 	"math"
 
 	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/tensor"
 )
-
-// How the encoder's hidden states become one vector.
-const (
-	PoolMean      = "mean"      // their mean over the response's tokens
-	PoolLast      = "last"      // that of the response's last token
-	PoolAttention = "attention" // their mean by softmax over the response of gelu(w·state), w learned from 0: a mean at first
-)
-
-// How the decoder gets the latent.
-const (
-	InjectPrefix    = "prefix"    // PrefixTokens input embeddings in front of the prompt
-	InjectMemory    = "memory"    // one vector a layer, as a key and as its value (models.LayoutOptions)
-	InjectEmbedding = "embedding" // one vector, added to the embedding of every token
-)
-
-// How a row's reconstruction loss adds up.
-const (
-	ReduceMean = "mean" // mean over the response's tokens: rows weigh the same whatever their length
-	ReduceSum  = "sum"  // sum, as equation (2) is written
-)
-
-// ErrConfig means a configuration that makes no guide.
-var ErrConfig = errors.New("guide: config")
-
-// Config describes a guide beside its two models.
-type Config struct {
-	LatentDim    int     `json:"latent_dim"`    // K
-	Pooling      string  `json:"pooling"`       // PoolMean, PoolLast or PoolAttention
-	Injection    string  `json:"injection"`     // InjectPrefix, which none stands for too, InjectMemory or InjectEmbedding
-	PrefixTokens int     `json:"prefix_tokens"` // P, the positions of a soft prefix
-	WordDropout  float64 `json:"word_dropout"`  // the rate at which response tokens are hidden from the decoder's input
-	Reduction    string  `json:"reduction"`     // ReduceMean or ReduceSum
-}
-
-// Validate tells what is wrong. The error wraps ErrConfig.
-func (c Config) Validate() error {
-	injection := c.injection()
-	switch {
-	case c.LatentDim < 1 || injection == InjectPrefix && c.PrefixTokens < 1:
-		return fmt.Errorf("%w: latent_dim %d and prefix_tokens %d must be at least 1", ErrConfig, c.LatentDim, c.PrefixTokens)
-	case c.Pooling != PoolMean && c.Pooling != PoolLast && c.Pooling != PoolAttention:
-		return fmt.Errorf("%w: pooling %q is neither mean, last nor attention", ErrConfig, c.Pooling)
-	case injection != InjectPrefix && injection != InjectMemory && injection != InjectEmbedding:
-		return fmt.Errorf("%w: injection %q is neither prefix, memory nor embedding", ErrConfig, c.Injection)
-	case c.Reduction != ReduceMean && c.Reduction != ReduceSum:
-		return fmt.Errorf("%w: reduction %q is neither mean nor sum", ErrConfig, c.Reduction)
-	case !(c.WordDropout >= 0 && c.WordDropout < 1):
-		return fmt.Errorf("%w: word_dropout %g is not in [0, 1)", ErrConfig, c.WordDropout)
-	}
-	return nil
-}
-
-// injection is Injection, with its default.
-func (c Config) injection() string {
-	if c.Injection == "" {
-		return InjectPrefix
-	}
-	return c.Injection
-}
-
-// Positions is how many of the decoder's positions the latent takes.
-func (c Config) Positions() int {
-	if c.injection() == InjectPrefix {
-		return c.PrefixTokens
-	}
-	return 0
-}
 
 // Guide is an encoder with its decoder. Methods that take a context use the engine themselves; methods that take a
 // scope are called inside Engine.Do.
 type Guide struct {
-	cfg              Config
+	cfg              architecture.Guide
 	encoder, decoder *models.Model
-	// own are the weights beside those of the two models, as shapes lists them.
+	// own are the weights beside those of the two models, as architecture.Guide lists them.
 	own []tensor.Named
 }
-
-// The names of the guide's own weights, beside encoder.* and decoder.*. The latent is a linear layer H of the encoder -> K;
-// pooling is the w of PoolAttention; prefix is a linear layer K -> P·H of the decoder, memory one K -> Layers·KVHeads·D and
-// embedding one K -> H, both without a bias; hidden_token, [H of the decoder], stands for a token that word dropout hides.
-const (
-	poolingName   = "pooling.weight"
-	latentName    = "latent"
-	prefixName    = "prefix"
-	memoryName    = "memory.weight"
-	embeddingName = "embedding.weight"
-	hiddenName    = "hidden_token"
-)
 
 // weight is one of the guide's own weights; nil when this guide has none of that name.
 func (g *Guide) weight(name string) *tensor.Tensor {
@@ -126,31 +48,32 @@ func (g *Guide) apply(name string, x *tensor.Tensor) *tensor.Tensor {
 
 // New makes a guide whose projections between the models are random: a function of the seed. Both models must live on
 // one engine; with success they belong to the guide, which closes them.
-func New(ctx context.Context, encoder, decoder *models.Model, cfg Config, seed uint64) (*Guide, error) {
+func New(ctx context.Context, encoder, decoder *models.Model, cfg architecture.GuideConfig, seed uint64) (*Guide, error) {
 	switch {
 	case encoder == decoder:
-		return nil, fmt.Errorf("%w: encoder and decoder are the same model: give each its own", ErrConfig)
+		return nil, fmt.Errorf("%w: encoder and decoder are the same model: give each its own", architecture.ErrGuide)
 	case encoder.Engine() != decoder.Engine():
-		return nil, fmt.Errorf("%w: encoder and decoder live on different engines", ErrConfig)
+		return nil, fmt.Errorf("%w: encoder and decoder live on different engines", architecture.ErrGuide)
 	case encoder.DType() != decoder.DType():
-		return nil, fmt.Errorf("%w: the encoder computes in %v, the decoder in %v", ErrConfig, encoder.DType(), decoder.DType())
+		return nil, fmt.Errorf("%w: the encoder computes in %v, the decoder in %v", architecture.ErrGuide, encoder.DType(), decoder.DType())
 	}
-	if err := cfg.Fits(encoder.Config(), decoder.Config()); err != nil {
+	described := architecture.Guide{Config: cfg, Encoder: encoder.Config(), Decoder: decoder.Config()}
+	if err := described.Validate(); err != nil {
 		return nil, err
 	}
-	g := &Guide{cfg: cfg, encoder: encoder, decoder: decoder}
+	g := &Guide{cfg: described, encoder: encoder, decoder: decoder}
 	err := encoder.Engine().Do(ctx, func(s *tensor.Scope) error {
 		own := map[string]*tensor.Tensor{}
-		for _, w := range g.shapes() {
-			switch w.name {
-			case latentName + ".weight": // latents of the hidden states' own scale
-				own[w.name] = models.Normal(s, seed, w.name, 1/math.Sqrt(float64(encoder.Config().Hidden)), w.shape...)
-			case prefixName + ".weight", memoryName, embeddingName, hiddenName: // of the size of the decoder's own embeddings
-				own[w.name] = models.Normal(s, seed, w.name, decoder.Config().InitializerRange, w.shape...)
+		for _, w := range g.cfg.Own() {
+			switch w.Name {
+			case architecture.GuideLatent + ".weight": // latents of the hidden states' own scale
+				own[w.Name] = models.Normal(s, seed, w.Name, 1/math.Sqrt(float64(encoder.Config().Hidden)), w.Shape...)
+			case architecture.GuidePrefix + ".weight", architecture.GuideMemory, architecture.GuideEmbedding, architecture.GuideHiddenToken: // of the size of the decoder's own embeddings
+				own[w.Name] = models.Normal(s, seed, w.Name, decoder.Config().InitializerRange, w.Shape...)
 			default:
-				own[w.name] = s.Zeros(tensor.Float32, w.shape...)
+				own[w.Name] = s.Zeros(tensor.Float32, w.Shape...)
 			}
-			own[w.name] = own[w.name].To(encoder.DType())
+			own[w.Name] = own[w.Name].To(encoder.DType())
 		}
 		g.keep(own)
 		return nil
@@ -161,62 +84,10 @@ func New(ctx context.Context, encoder, decoder *models.Model, cfg Config, seed u
 	return g, nil
 }
 
-// Fits tells why models of these configurations make no guide. The error wraps ErrConfig.
-func (c Config) Fits(encoder, decoder models.Config) error {
-	if err := c.Validate(); err != nil {
-		return err
-	}
-	switch {
-	case encoder.Vocab != decoder.Vocab:
-		return fmt.Errorf("%w: the encoder's vocabulary has %d tokens, the decoder's %d: they must read the same ids",
-			ErrConfig, encoder.Vocab, decoder.Vocab)
-	case decoder.MaxLength() <= c.Positions():
-		return fmt.Errorf("%w: a prefix of %d leaves nothing of the decoder's %d positions",
-			ErrConfig, c.PrefixTokens, decoder.MaxLength())
-	}
-	return nil
-}
-
-// MaxLength is the greatest number of tokens of prompt and response together that a guide of such models takes.
-func (c Config) MaxLength(encoder, decoder models.Config) int {
-	return min(encoder.MaxLength(), decoder.MaxLength()-c.Positions())
-}
-
-// ownWeight is one of the guide's own weights.
-type ownWeight struct {
-	name  string
-	shape []int64
-}
-
-// shapes are the own weights of such a guide, in their order.
-func shapes(cfg Config, encoder, decoder models.Config) []ownWeight {
-	k, width, states := int64(cfg.LatentDim), int64(decoder.Hidden), int64(encoder.Hidden)
-	list := []ownWeight{{latentName + ".weight", []int64{k, states}}, {latentName + ".bias", []int64{k}}}
-	switch cfg.injection() {
-	case InjectMemory:
-		list = append(list, ownWeight{memoryName, []int64{int64(decoder.Layers * decoder.KVHeads * decoder.HeadDim), k}})
-	case InjectEmbedding:
-		list = append(list, ownWeight{embeddingName, []int64{width, k}})
-	default:
-		list = append(list, ownWeight{prefixName + ".weight", []int64{int64(cfg.PrefixTokens) * width, k}},
-			ownWeight{prefixName + ".bias", []int64{int64(cfg.PrefixTokens) * width}})
-	}
-	if cfg.Pooling == PoolAttention {
-		list = append(list, ownWeight{poolingName, []int64{states}})
-	}
-	if cfg.WordDropout > 0 {
-		list = append(list, ownWeight{hiddenName, []int64{width}})
-	}
-	return list
-}
-
-// shapes are the guide's own weights, in their order.
-func (g *Guide) shapes() []ownWeight { return shapes(g.cfg, g.encoder.Config(), g.decoder.Config()) }
-
 // keep takes the guide's own weights.
 func (g *Guide) keep(weights map[string]*tensor.Tensor) {
-	for _, w := range g.shapes() {
-		g.own = append(g.own, tensor.Named{Name: w.name, Tensor: weights[w.name].Keep()})
+	for _, w := range g.cfg.Own() {
+		g.own = append(g.own, tensor.Named{Name: w.Name, Tensor: weights[w.Name].Keep()})
 	}
 }
 
@@ -227,7 +98,7 @@ func (g *Guide) Params() []tensor.Named {
 	for _, part := range []struct {
 		prefix string
 		model  *models.Model
-	}{{encoderPrefix, g.encoder}, {decoderPrefix, g.decoder}} {
+	}{{architecture.GuideEncoderPrefix, g.encoder}, {architecture.GuideDecoderPrefix, g.decoder}} {
 		for _, p := range part.model.Params() {
 			if part.model == g.encoder && p.Name == "lm_head.weight" {
 				continue
@@ -252,12 +123,10 @@ func (g *Guide) SetTrainable(ctx context.Context, on bool) error {
 func (g *Guide) Engine() *tensor.Engine { return g.encoder.Engine() }
 
 // Config is the guide's configuration.
-func (g *Guide) Config() Config { return g.cfg }
+func (g *Guide) Config() architecture.Guide { return g.cfg }
 
 // MaxLength is the greatest number of tokens of prompt and response together.
-func (g *Guide) MaxLength() int {
-	return g.cfg.MaxLength(g.encoder.Config(), g.decoder.Config())
-}
+func (g *Guide) MaxLength() int { return g.cfg.MaxLength() }
 
 // Close frees the guide and its two models. It may be called after the engine was closed.
 func (g *Guide) Close(ctx context.Context) error {
@@ -291,7 +160,7 @@ func (g *Guide) Encode(s *tensor.Scope, rows []models.Sequence, how models.Compu
 	for i, p := range l.Tokens {
 		row := rows[p.Row]
 		n, from := len(row.Response()), row.PromptLen
-		if g.cfg.Pooling == PoolLast {
+		if g.cfg.Config.Pooling == architecture.PoolLast {
 			n, from = 1, len(row.IDs)-1
 		}
 		if p.At >= from {
@@ -302,11 +171,11 @@ func (g *Guide) Encode(s *tensor.Scope, rows []models.Sequence, how models.Compu
 	owner := s.FromInt64(owners, n)
 	h := l.Hidden(s, l.Embed(s), nil).IndexSelect(0, s.FromInt64(places, n)).To(dtype)
 	share := s.FromFloat64(shares, n, 1).To(dtype)
-	if g.cfg.Pooling == PoolAttention {
+	if g.cfg.Config.Pooling == architecture.PoolAttention {
 		share = g.attention(s, h, owners, len(rows))
 	}
 	pooled := s.Zeros(dtype, int64(len(rows)), h.Size(1)).IndexAdd(0, owner, h.Mul(share))
-	return g.apply(latentName, pooled)
+	return g.apply(architecture.GuideLatent, pooled)
 }
 
 func noResponse(row int) error {
@@ -316,7 +185,7 @@ func noResponse(row int) error {
 // attention are the weights of PoolAttention, a softmax over the states of each row: h [N, H], of the rows [N], which are below
 // count -> [N, 1].
 func (g *Guide) attention(s *tensor.Scope, h *tensor.Tensor, rows []int64, count int) *tensor.Tensor {
-	scores := h.Mul(g.weight(poolingName)).SumDims(true, 1).Gelu()
+	scores := h.Mul(g.weight(architecture.GuidePooling)).SumDims(true, 1).Gelu()
 	most := make([]float64, count)
 	for i := range most {
 		most[i] = math.Inf(-1)
@@ -335,14 +204,14 @@ func (g *Guide) attention(s *tensor.Scope, h *tensor.Tensor, rows []int64, count
 	return exponents.Div(sums.IndexSelect(0, row))
 }
 
-// Reconstruct is -log p_psi(y | x, h) of each row over its response's tokens, reduced by Config.Reduction: latents
+// Reconstruct is -log p_psi(y | x, h) of each row over its response's tokens, reduced by GuideConfig.Reduction: latents
 // [len(rows), K] -> [len(rows)]; 0 for a row without a response. drop holds one seed per row, which decides the tokens that
 // word dropout hides from the decoder's input; nil hides none.
 func (g *Guide) Reconstruct(
 	s *tensor.Scope, rows []models.Sequence, latents *tensor.Tensor, drop []uint64, how models.Compute,
 ) *tensor.Tensor {
-	memory := g.cfg.injection() == InjectMemory
-	l, err := g.decoder.Layout(rows, models.LayoutOptions{Compute: how, Front: g.cfg.Positions(), Memory: memory})
+	memory := g.cfg.Config.Injects() == architecture.InjectMemory
+	l, err := g.decoder.Layout(rows, models.LayoutOptions{Compute: how, Front: g.cfg.Config.Positions(), Memory: memory})
 	if err == nil && drop != nil && len(drop) != len(rows) {
 		err = fmt.Errorf("guide: %d dropout seeds for %d rows", len(drop), len(rows))
 	}
@@ -351,28 +220,28 @@ func (g *Guide) Reconstruct(
 		return s.Zeros(tensor.Float32) // invalid, as everything in a failed scope
 	}
 	text := l.Embed(s)
-	if hidden := g.weight(hiddenName); drop != nil && hidden != nil {
+	if hidden := g.weight(architecture.GuideHiddenToken); drop != nil && hidden != nil {
 		mask := s.FromFloat32(g.dropped(rows, l, drop), int64(len(l.Tokens)), 1).To(text.DType())
 		text = text.Add(mask.Mul(hidden.To(text.DType()).Sub(text)))
 	}
 	var h *tensor.Tensor
-	switch g.cfg.injection() {
-	case InjectMemory:
-		layers := latents.Linear(g.weight(memoryName), nil)
+	switch g.cfg.Config.Injects() {
+	case architecture.InjectMemory:
+		layers := latents.Linear(g.weight(architecture.GuideMemory), nil)
 		h = l.Hidden(s, text, layers.Reshape(int64(len(rows)), int64(g.decoder.Config().Layers), -1))
-	case InjectEmbedding:
+	case architecture.InjectEmbedding:
 		owners := make([]int64, len(l.Tokens))
 		for i, p := range l.Tokens {
 			owners[i] = int64(p.Row)
 		}
-		each := latents.Linear(g.weight(embeddingName), nil).IndexSelect(0, s.FromInt64(owners, int64(len(owners))))
+		each := latents.Linear(g.weight(architecture.GuideEmbedding), nil).IndexSelect(0, s.FromInt64(owners, int64(len(owners))))
 		h = l.Hidden(s, text.Add(each.To(text.DType())), nil)
 	default:
-		prefix := g.apply(prefixName, latents).Reshape(-1, text.Size(1))
+		prefix := g.apply(architecture.GuidePrefix, latents).Reshape(-1, text.Size(1))
 		h = l.Hidden(s, s.Cat(0, prefix.To(text.DType()), text), nil)
 	}
 	loss := l.Sums(s, l.LogProbs(s, h)).Neg()
-	if g.cfg.Reduction == ReduceSum {
+	if g.cfg.Config.Reduction == architecture.ReduceSum {
 		return loss
 	}
 	scale := make([]float64, len(rows))
@@ -386,7 +255,7 @@ func (g *Guide) Reconstruct(
 func (g *Guide) dropped(rows []models.Sequence, l *models.Layout, seeds []uint64) []float32 {
 	mask := make([]float32, len(l.Tokens))
 	for i, p := range l.Tokens {
-		if t := p.At - rows[p.Row].PromptLen; t >= 0 && models.Uniform(seeds[p.Row], t) < g.cfg.WordDropout {
+		if t := p.At - rows[p.Row].PromptLen; t >= 0 && models.Uniform(seeds[p.Row], t) < g.cfg.Config.WordDropout {
 			mask[i] = 1
 		}
 	}
@@ -422,7 +291,7 @@ func (g *Guide) ShuffledLoss(
 func (g *Guide) Places(rows []models.Sequence) int {
 	n := 0
 	for _, row := range rows {
-		n += g.cfg.Positions() + len(row.IDs) - 1
+		n += g.cfg.Config.Positions() + len(row.IDs) - 1
 	}
 	return n
 }

@@ -17,12 +17,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/guide"
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-var config = guide.Config{
-	LatentDim: 6, Pooling: guide.PoolMean, PrefixTokens: 2, WordDropout: 0.5, Reduction: guide.ReduceMean,
+var config = architecture.GuideConfig{
+	LatentDim: 6, Pooling: architecture.PoolMean, PrefixTokens: 2, WordDropout: 0.5, Reduction: architecture.ReduceMean,
 }
 
 func newEngine(t testing.TB, threads int) *tensor.Engine {
@@ -47,7 +48,7 @@ func do(t testing.TB, eng *tensor.Engine, f func(s *tensor.Scope) error) {
 }
 
 // newGuide makes a guide of two goldens, both with a vocabulary of 64.
-func newGuide(t testing.TB, eng *tensor.Engine, encoder, decoder string, cfg guide.Config, dtype tensor.DType) *guide.Guide {
+func newGuide(t testing.TB, eng *tensor.Engine, encoder, decoder string, cfg architecture.GuideConfig, dtype tensor.DType) *guide.Guide {
 	t.Helper()
 	ctx := context.Background()
 	var parts []*models.Model
@@ -83,7 +84,7 @@ func randomRows(seed uint64, n, length int) []models.Sequence {
 // threads, and what the guide itself gives, to the precision of Float32.
 func TestLatentsDependOnTheirRowAlone(t *testing.T) {
 	rows, ctx := randomRows(1, 40, 24), context.Background()
-	for _, pooling := range []string{guide.PoolMean, guide.PoolLast, guide.PoolAttention} {
+	for _, pooling := range []string{architecture.PoolMean, architecture.PoolLast, architecture.PoolAttention} {
 		cfg := config
 		cfg.Pooling = pooling
 		dir, first := t.TempDir(), newEngine(t, 1)
@@ -157,7 +158,7 @@ func setPooling(t *testing.T, g *guide.Guide) {
 // Rows that follow each other without padding, whose prompts the encoder shares, have the losses that each has alone.
 func TestRowsDoNotSeeEachOther(t *testing.T) {
 	for _, way := range [][2]string{
-		{guide.PoolMean, guide.InjectPrefix}, {guide.PoolLast, guide.InjectMemory}, {guide.PoolAttention, guide.InjectEmbedding},
+		{architecture.PoolMean, architecture.InjectPrefix}, {architecture.PoolLast, architecture.InjectMemory}, {architecture.PoolAttention, architecture.InjectEmbedding},
 	} {
 		cfg := config
 		cfg.Pooling, cfg.Injection = way[0], way[1]
@@ -194,11 +195,11 @@ func TestEncodeAndReconstructByHand(t *testing.T) {
 		injection        string
 		reduction        string
 	}{
-		{"llama", "gpt2", guide.PoolMean, "", guide.ReduceMean},
-		{"gpt2", "mistral", guide.PoolLast, guide.InjectPrefix, guide.ReduceSum},
-		{"llama", "gpt2", guide.PoolAttention, guide.InjectEmbedding, guide.ReduceMean},
-		{"gpt2", "llama", guide.PoolMean, guide.InjectMemory, guide.ReduceSum},
-		{"llama", "gpt2", guide.PoolMean, guide.InjectMemory, guide.ReduceSum},
+		{"llama", "gpt2", architecture.PoolMean, "", architecture.ReduceMean},
+		{"gpt2", "mistral", architecture.PoolLast, architecture.InjectPrefix, architecture.ReduceSum},
+		{"llama", "gpt2", architecture.PoolAttention, architecture.InjectEmbedding, architecture.ReduceMean},
+		{"gpt2", "llama", architecture.PoolMean, architecture.InjectMemory, architecture.ReduceSum},
+		{"llama", "gpt2", architecture.PoolMean, architecture.InjectMemory, architecture.ReduceSum},
 	} {
 		t.Run(test.encoder+" "+test.decoder+" "+test.pooling+" "+test.injection, func(t *testing.T) {
 			eng := newEngine(t, 1)
@@ -215,10 +216,10 @@ func TestEncodeAndReconstructByHand(t *testing.T) {
 			do(t, eng, func(s *tensor.Scope) error {
 				ids := s.FromInt64(row.IDs, 1, 7)
 				states := encoder.Hidden(s, encoder.Embed(ids)).Narrow(1, 3, 4).MeanDims(false, 1)
-				if test.pooling == guide.PoolLast {
+				if test.pooling == architecture.PoolLast {
 					states = encoder.Hidden(s, encoder.Embed(ids)).Select(1, 6)
 				}
-				if test.pooling == guide.PoolAttention {
+				if test.pooling == architecture.PoolAttention {
 					w := own["pooling.weight"] // 0 at first, which is the mean: here not
 					for i := range w.Size(0) {
 						w.Narrow(0, i, 1).Fill_(float64(i%5) - 2)
@@ -247,14 +248,14 @@ func TestEncodeAndReconstructByHand(t *testing.T) {
 				in, offset := s.Cat(1, columns...), 0
 				var seen *tensor.Tensor
 				switch test.injection {
-				case guide.InjectMemory: // models.TestLayoutWithMemory tells what that is
+				case architecture.InjectMemory: // models.TestLayoutWithMemory tells what that is
 					l, err := decoder.Layout([]models.Sequence{row}, models.LayoutOptions{Whole: true, Memory: true})
 					if err != nil {
 						return err
 					}
 					memory := own["memory.weight"].Matmul(h.Reshape(-1, 1)).Reshape(1, int64(decoder.Config().Layers), -1)
 					seen = l.Hidden(s, in.Squeeze(0), memory).Unsqueeze(0)
-				case guide.InjectEmbedding:
+				case architecture.InjectEmbedding:
 					seen = decoder.Hidden(s, in.Add(own["embedding.weight"].Matmul(h.Reshape(-1, 1)).Reshape(1, 1, -1)))
 				default:
 					offset = 2
@@ -266,7 +267,7 @@ func TestEncodeAndReconstructByHand(t *testing.T) {
 				for i := 3; i < 7; i++ {
 					want -= logp[(offset+i-1)*64+int(row.IDs[i])]
 				}
-				if test.reduction == guide.ReduceMean {
+				if test.reduction == architecture.ReduceMean {
 					want /= 4
 				}
 				got := g.Reconstruct(s, []models.Sequence{row}, latents, drop, models.Compute{})
@@ -301,11 +302,11 @@ func compare(t *testing.T, what string, want, got []float64) {
 // The gradients of equation (2) that Backward leaves equal central differences, for an element of every weight.
 func TestLossGradients(t *testing.T) {
 	for _, test := range []struct{ encoder, decoder, pooling, injection, reduction string }{
-		{"llama", "gpt2", guide.PoolMean, guide.InjectPrefix, guide.ReduceMean},
-		{"gpt2", "llama-tied", guide.PoolLast, guide.InjectPrefix, guide.ReduceSum},
-		{"llama-tied", "llama", guide.PoolAttention, guide.InjectMemory, guide.ReduceMean},
-		{"gpt2", "gpt2", guide.PoolLast, guide.InjectMemory, guide.ReduceSum},
-		{"gpt2", "llama", guide.PoolAttention, guide.InjectEmbedding, guide.ReduceMean},
+		{"llama", "gpt2", architecture.PoolMean, architecture.InjectPrefix, architecture.ReduceMean},
+		{"gpt2", "llama-tied", architecture.PoolLast, architecture.InjectPrefix, architecture.ReduceSum},
+		{"llama-tied", "llama", architecture.PoolAttention, architecture.InjectMemory, architecture.ReduceMean},
+		{"gpt2", "gpt2", architecture.PoolLast, architecture.InjectMemory, architecture.ReduceSum},
+		{"gpt2", "llama", architecture.PoolAttention, architecture.InjectEmbedding, architecture.ReduceMean},
 	} {
 		t.Run(test.encoder+" "+test.decoder+" "+test.pooling+" "+test.injection, func(t *testing.T) {
 			eng := newEngine(t, 1)
@@ -363,7 +364,7 @@ func TestLossGradients(t *testing.T) {
 // A guide learns to pass on through the latent what the prompt does not tell.
 func TestTrainingUsesTheLatent(t *testing.T) {
 	for _, way := range [][2]string{
-		{guide.PoolMean, guide.InjectPrefix}, {guide.PoolAttention, guide.InjectMemory}, {guide.PoolLast, guide.InjectEmbedding},
+		{architecture.PoolMean, architecture.InjectPrefix}, {architecture.PoolAttention, architecture.InjectMemory}, {architecture.PoolLast, architecture.InjectEmbedding},
 	} {
 		t.Run(way[0]+" "+way[1], func(t *testing.T) {
 			cfg := config
@@ -373,14 +374,14 @@ func TestTrainingUsesTheLatent(t *testing.T) {
 	}
 }
 
-func trainingUsesTheLatent(t *testing.T, config guide.Config) {
+func trainingUsesTheLatent(t *testing.T, config architecture.GuideConfig) {
 	t.Helper()
 	eng := newEngine(t, 1)
 	ctx := context.Background()
 	var parts []*models.Model
 	for seed := range uint64(2) {
-		m, err := models.Scratch(ctx, eng, models.Config{
-			Family: models.Llama, Vocab: 16, Hidden: 32, Layers: 1, Heads: 2, Intermediate: 48, MaxPositions: 16, TieEmbeddings: true,
+		m, err := models.Scratch(ctx, eng, architecture.Config{
+			Family: architecture.Llama, Vocab: 16, Hidden: 32, Layers: 1, Heads: 2, Intermediate: 48, MaxPositions: 16, TieEmbeddings: true,
 		}, seed)
 		if err != nil {
 			t.Fatal(err)
@@ -442,14 +443,14 @@ func save(t *testing.T, g *guide.Guide, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, guide.ConfigFile), data, 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, architecture.GuideConfigFile), data, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	var weights bytes.Buffer
 	if err := g.WriteWeights(context.Background(), &weights); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, guide.WeightsFile), weights.Bytes(), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, architecture.GuideWeightsFile), weights.Bytes(), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -468,11 +469,13 @@ func weightsOf(t *testing.T, g *guide.Guide) map[string][]byte {
 
 func TestSaveAndLoad(t *testing.T) {
 	eng, ctx := newEngine(t, 1), context.Background()
-	for _, change := range []func(*guide.Config){
-		func(c *guide.Config) { c.WordDropout = 0 },
-		func(c *guide.Config) { c.Injection = guide.InjectPrefix },
-		func(c *guide.Config) { c.Injection, c.Pooling = guide.InjectMemory, guide.PoolAttention },
-		func(c *guide.Config) { c.Injection, c.PrefixTokens = guide.InjectEmbedding, 0 },
+	for _, change := range []func(*architecture.GuideConfig){
+		func(c *architecture.GuideConfig) { c.WordDropout = 0 },
+		func(c *architecture.GuideConfig) { c.Injection = architecture.InjectPrefix },
+		func(c *architecture.GuideConfig) {
+			c.Injection, c.Pooling = architecture.InjectMemory, architecture.PoolAttention
+		},
+		func(c *architecture.GuideConfig) { c.Injection, c.PrefixTokens = architecture.InjectEmbedding, 0 },
 	} {
 		cfg, dir := config, t.TempDir()
 		change(&cfg)
@@ -485,7 +488,7 @@ func TestSaveAndLoad(t *testing.T) {
 			}
 			return nil
 		})
-		if err := other.LoadWeights(ctx, filepath.Join(dir, guide.WeightsFile)); err != nil {
+		if err := other.LoadWeights(ctx, filepath.Join(dir, architecture.GuideWeightsFile)); err != nil {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(weightsOf(t, g), weightsOf(t, other)); diff != "" {
@@ -511,7 +514,7 @@ func TestLoadTellsWhatDoesNotFit(t *testing.T) {
 		if err := os.CopyFS(dir, os.DirFS(good)); err != nil {
 			t.Fatal(err)
 		}
-		path := filepath.Join(dir, guide.ConfigFile)
+		path := filepath.Join(dir, architecture.GuideConfigFile)
 		data, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
@@ -535,14 +538,14 @@ func TestLoadTellsWhatDoesNotFit(t *testing.T) {
 		want   error
 		tells  string
 	}{
-		{"unknown key", func(f map[string]map[string]any) { f["guide"]["latents"] = 3 }, guide.ErrConfig, "latents"},
-		{"pooling", func(f map[string]map[string]any) { f["guide"]["pooling"] = "max" }, guide.ErrConfig, "max"},
-		{"latent size", func(f map[string]map[string]any) { f["guide"]["latent_dim"] = 7 }, models.ErrWeights, "latent.weight"},
-		{"encoder's family", func(f map[string]map[string]any) { f["encoder"]["model_type"] = "bert" }, models.ErrConfig, "bert"},
+		{"unknown key", func(f map[string]map[string]any) { f["guide"]["latents"] = 3 }, architecture.ErrGuide, "latents"},
+		{"pooling", func(f map[string]map[string]any) { f["guide"]["pooling"] = "max" }, architecture.ErrGuide, "max"},
+		{"latent size", func(f map[string]map[string]any) { f["guide"]["latent_dim"] = 7 }, architecture.ErrWeights, "latent.weight"},
+		{"encoder's family", func(f map[string]map[string]any) { f["encoder"]["model_type"] = "bert" }, architecture.ErrConfig, "bert"},
 		{"encoder's size", func(f map[string]map[string]any) {
 			f["encoder"]["num_hidden_layers"] = 1
-		}, models.ErrWeights, "encoder"},
-		{"decoder's family", func(f map[string]map[string]any) { f["decoder"]["model_type"] = "bert" }, models.ErrConfig, "decoder"},
+		}, architecture.ErrWeights, "encoder"},
+		{"decoder's family", func(f map[string]map[string]any) { f["decoder"]["model_type"] = "bert" }, architecture.ErrConfig, "decoder"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			dir := edit(test.change)
@@ -561,7 +564,7 @@ func TestLoadTellsWhatDoesNotFit(t *testing.T) {
 	before := weightsOf(t, g)
 	other, dir := newGuide(t, eng, "llama", "llama", config, tensor.Float32), t.TempDir()
 	save(t, other, dir)
-	if err := g.LoadWeights(ctx, filepath.Join(dir, guide.WeightsFile)); !errors.Is(err, models.ErrWeights) {
+	if err := g.LoadWeights(ctx, filepath.Join(dir, architecture.GuideWeightsFile)); !errors.Is(err, architecture.ErrWeights) {
 		t.Errorf("weights of another guide: error %v, want ErrWeights", err)
 	}
 	if diff := cmp.Diff(before, weightsOf(t, g)); diff != "" {
@@ -572,26 +575,26 @@ func TestLoadTellsWhatDoesNotFit(t *testing.T) {
 func TestNewRefuses(t *testing.T) {
 	eng, ctx := newEngine(t, 1), context.Background()
 	a, b := load(t, eng, "llama"), load(t, eng, "gpt2")
-	for name, change := range map[string]func(c *guide.Config){
-		"no latent":     func(c *guide.Config) { c.LatentDim = 0 },
-		"injection":     func(c *guide.Config) { c.Injection = "drip" },
-		"no prefix":     func(c *guide.Config) { c.PrefixTokens = 0 },
-		"long prefix":   func(c *guide.Config) { c.PrefixTokens = 128 },
-		"pooling":       func(c *guide.Config) { c.Pooling = "" },
-		"reduction":     func(c *guide.Config) { c.Reduction = "max" },
-		"full dropout":  func(c *guide.Config) { c.WordDropout = 1 },
-		"dropout below": func(c *guide.Config) { c.WordDropout = -0.1 },
+	for name, change := range map[string]func(c *architecture.GuideConfig){
+		"no latent":     func(c *architecture.GuideConfig) { c.LatentDim = 0 },
+		"injection":     func(c *architecture.GuideConfig) { c.Injection = "drip" },
+		"no prefix":     func(c *architecture.GuideConfig) { c.PrefixTokens = 0 },
+		"long prefix":   func(c *architecture.GuideConfig) { c.PrefixTokens = 128 },
+		"pooling":       func(c *architecture.GuideConfig) { c.Pooling = "" },
+		"reduction":     func(c *architecture.GuideConfig) { c.Reduction = "max" },
+		"full dropout":  func(c *architecture.GuideConfig) { c.WordDropout = 1 },
+		"dropout below": func(c *architecture.GuideConfig) { c.WordDropout = -0.1 },
 	} {
 		cfg := config
 		change(&cfg)
-		if _, err := guide.New(ctx, a, b, cfg, 1); !errors.Is(err, guide.ErrConfig) {
+		if _, err := guide.New(ctx, a, b, cfg, 1); !errors.Is(err, architecture.ErrGuide) {
 			t.Errorf("%s: error %v, want ErrConfig", name, err)
 		}
 	}
-	if _, err := guide.New(ctx, a, a, config, 1); !errors.Is(err, guide.ErrConfig) {
+	if _, err := guide.New(ctx, a, a, config, 1); !errors.Is(err, architecture.ErrGuide) {
 		t.Errorf("one model twice: error %v, want ErrConfig", err)
 	}
-	if _, err := guide.New(ctx, a, load(t, newEngine(t, 1), "gpt2"), config, 1); !errors.Is(err, guide.ErrConfig) {
+	if _, err := guide.New(ctx, a, load(t, newEngine(t, 1), "gpt2"), config, 1); !errors.Is(err, architecture.ErrGuide) {
 		t.Errorf("two engines: error %v, want ErrConfig", err)
 	}
 }
@@ -618,8 +621,45 @@ func TestRowsThatDoNotFit(t *testing.T) {
 		t.Errorf("MaxLength is %d, want %d", got, want)
 	}
 	cfg := config
-	cfg.Injection = guide.InjectMemory
+	cfg.Injection = architecture.InjectMemory
 	if got := newGuide(t, eng, "llama", "gpt2", cfg, tensor.Float32).MaxLength(); got != 128 {
 		t.Errorf("MaxLength with a memory is %d, want all 128 of the decoder's", got)
+	}
+}
+
+// A description of a guide counts the numbers of the guide that it describes, and its guide.json reads as it was written.
+func TestParametersAreThoseOfTheGuide(t *testing.T) {
+	eng := newEngine(t, 1)
+	for _, families := range [][2]string{{"llama", "gpt2"}, {"gpt2", "llama"}, {"llama", "llama"}} {
+		for _, injection := range []string{"", architecture.InjectPrefix, architecture.InjectMemory, architecture.InjectEmbedding} {
+			for _, pooling := range []string{architecture.PoolMean, architecture.PoolLast, architecture.PoolAttention} {
+				for _, dropout := range []float64{0, 0.25} {
+					cfg := config
+					cfg.Injection, cfg.Pooling, cfg.WordDropout = injection, pooling, dropout
+					g := newGuide(t, eng, families[0], families[1], cfg, tensor.Float32)
+					var want int64
+					do(t, eng, func(*tensor.Scope) error {
+						for _, w := range g.Weights() {
+							want += w.Tensor.Numel()
+						}
+						return nil
+					})
+					if got := g.Config().Parameters(); got != want {
+						t.Errorf("%v, %+v: %d parameters, the guide has %d", families, cfg, got, want)
+					}
+					data, err := g.ConfigJSON()
+					if err != nil {
+						t.Fatal(err)
+					}
+					read, err := architecture.ParseGuide(data)
+					if diff := cmp.Diff(g.Config(), read); diff != "" || err != nil {
+						t.Errorf("%v, %+v: %v\n%s", families, cfg, err, diff)
+					}
+					if err := g.Close(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		}
 	}
 }

@@ -5,10 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
-	"strings"
 
 	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/safetensors"
 	"github.com/ldalign/ldalign/models/tensor"
 )
@@ -22,10 +21,10 @@ type Model struct {
 }
 
 // Load reads a Hugging Face folder: config.json and model.safetensors, or the shards of model.safetensors.index.json.
-// Weights of another type become Float32. Errors wrap models.ErrConfig, models.ErrWeights, the errors of safetensors, or
+// Weights of another type become Float32. Errors wrap architecture.ErrConfig, architecture.ErrWeights, the errors of safetensors, or
 // fs.ErrNotExist, and name the folder.
 func Load(ctx context.Context, eng *tensor.Engine, dir string) (*Model, error) {
-	cfg, err := ReadConfig(os.DirFS(dir))
+	cfg, err := architecture.ReadReward(os.DirFS(dir))
 	if err != nil {
 		return nil, fmt.Errorf("reward: load %s: %w", dir, err)
 	}
@@ -43,8 +42,8 @@ func Load(ctx context.Context, eng *tensor.Engine, dir string) (*Model, error) {
 
 // Read makes a model of a configuration with the weights of src. Errors are those of Load; on an error nothing stays on
 // the engine.
-func Read(ctx context.Context, eng *tensor.Engine, cfg Config, src models.Source) (_ *Model, err error) {
-	if err := fits(cfg, src); err != nil {
+func Read(ctx context.Context, eng *tensor.Engine, cfg architecture.Reward, src models.Source) (_ *Model, err error) {
+	if err := cfg.Fits(src.Tensors()); err != nil {
 		return nil, err
 	}
 	m := &Model{eng: eng}
@@ -54,61 +53,22 @@ func Read(ctx context.Context, eng *tensor.Engine, cfg Config, src models.Source
 		}
 	}()
 	byName := map[string]*tensor.Tensor{}
-	for _, w := range weights(cfg) {
+	for _, w := range cfg.Weights() {
 		err := eng.Do(ctx, func(s *tensor.Scope) error {
-			t, err := models.ReadTensor(s, src, w.name, tensor.Float32, w.shape...)
+			t, err := models.ReadTensor(s, src, w.Name, tensor.Float32, w.Shape...)
 			if err != nil || s.Err() != nil {
 				return err
 			}
 			m.kept = append(m.kept, t.Keep())
-			byName[w.name] = t
+			byName[w.Name] = t
 			return nil
 		})
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", w.name, err)
+			return nil, fmt.Errorf("%s: %w", w.Name, err)
 		}
 	}
 	m.net = newNetwork(cfg, byName)
 	return m, nil
-}
-
-// fits tells which weights are missing, unknown or of another shape.
-func fits(cfg Config, src models.Source) error {
-	found := map[string]safetensors.Info{}
-	for _, info := range src.Tensors() {
-		found[info.Name] = info
-	}
-	var problems []string
-	for _, w := range weights(cfg) {
-		info, ok := found[w.name]
-		switch {
-		case !ok:
-			problems = append(problems, w.name+" is missing")
-		case !slices.Equal(info.Shape, w.shape):
-			problems = append(problems, fmt.Sprintf("%s is %v, want %v", w.name, info.Shape, w.shape))
-		}
-		delete(found, w.name)
-	}
-	for _, info := range src.Tensors() {
-		if _, left := found[info.Name]; left && !unused(cfg, info.Name) {
-			problems = append(problems, info.Name+" is unknown")
-		}
-	}
-	const most = 5
-	if n := len(problems); n > most {
-		problems = append(problems[:most:most], fmt.Sprintf("and %d more", n-most))
-	}
-	if len(problems) > 0 {
-		return fmt.Errorf("%w: %s", models.ErrWeights, strings.Join(problems, "; "))
-	}
-	return nil
-}
-
-// unused tells the tensors of a file that are no part of the computation: a buffer, and what pre-training has left.
-func unused(cfg Config, name string) bool {
-	return name == "deberta.embeddings.position_ids" || strings.HasPrefix(name, "lm_predictions.") ||
-		strings.HasPrefix(name, "mask_predictions.") ||
-		(!cfg.Absolute && name == "deberta.embeddings.position_embeddings.weight")
 }
 
 // Close frees the model's tensors. It may be called after the engine was closed.
@@ -127,7 +87,7 @@ func (m *Model) Close(ctx context.Context) error {
 }
 
 // Config is the model's configuration.
-func (m *Model) Config() Config { return m.net.cfg }
+func (m *Model) Config() architecture.Reward { return m.net.cfg }
 
 // Engine is the engine that the model's weights live on.
 func (m *Model) Engine() *tensor.Engine { return m.eng }

@@ -6,6 +6,7 @@ import (
 	"math"
 
 	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
@@ -25,7 +26,7 @@ func (n norm) apply(x *tensor.Tensor) *tensor.Tensor { return x.LayerNorm(n.weig
 // layer is one layer of the encoder; its norms stand behind the residual sums.
 type layer struct {
 	query, key, value linear
-	// posKey and posQuery project the relative positions, where Config.C2P and Config.P2C use them.
+	// posKey and posQuery project the relative positions, where Reward.C2P and P2C of the configuration use them.
 	posKey, posQuery linear
 	attentionOut     linear
 	attentionNorm    norm
@@ -35,7 +36,7 @@ type layer struct {
 
 // network is the computation of DeBERTa (He et al., arXiv 2006.03654 and 2111.09543), without dropout.
 type network struct {
-	cfg           Config
+	cfg           architecture.Reward
 	tokens        *tensor.Tensor // [V, H]
 	places        *tensor.Tensor // [MaxPositions, H], nil without absolute positions
 	segments      *tensor.Tensor // [Segments, H], nil for none
@@ -47,62 +48,7 @@ type network struct {
 	classifier    linear
 }
 
-// weight is one parameter.
-type weight struct {
-	name  string
-	shape []int64
-}
-
-// weights are the parameters under transformers' names, in their order.
-func weights(c Config) []weight {
-	h, inner := int64(c.Hidden), int64(c.Intermediate)
-	var list []weight
-	add := func(name string, shape ...int64) { list = append(list, weight{name, shape}) }
-	linear := func(name string, in, out int64) {
-		add(name+".weight", out, in)
-		add(name+".bias", out)
-	}
-	norm := func(name string) {
-		add(name+".weight", h)
-		add(name+".bias", h)
-	}
-	add("deberta.embeddings.word_embeddings.weight", int64(c.Vocab), h)
-	if c.Absolute {
-		add("deberta.embeddings.position_embeddings.weight", int64(c.MaxPositions), h)
-	}
-	if c.Segments > 0 {
-		add("deberta.embeddings.token_type_embeddings.weight", int64(c.Segments), h)
-	}
-	norm("deberta.embeddings.LayerNorm")
-	if c.Relative {
-		add("deberta.encoder.rel_embeddings.weight", 2*int64(c.span()), h)
-	}
-	if c.NormRelative {
-		norm("deberta.encoder.LayerNorm")
-	}
-	for i := range c.Layers {
-		at := fmt.Sprintf("deberta.encoder.layer.%d.", i)
-		linear(at+"attention.self.query_proj", h, h)
-		linear(at+"attention.self.key_proj", h, h)
-		linear(at+"attention.self.value_proj", h, h)
-		if c.Relative && !c.ShareKey && c.C2P {
-			linear(at+"attention.self.pos_key_proj", h, h)
-		}
-		if c.Relative && !c.ShareKey && c.P2C {
-			linear(at+"attention.self.pos_query_proj", h, h)
-		}
-		linear(at+"attention.output.dense", h, h)
-		norm(at + "attention.output.LayerNorm")
-		linear(at+"intermediate.dense", h, inner)
-		linear(at+"output.dense", inner, h)
-		norm(at + "output.LayerNorm")
-	}
-	linear("pooler.dense", h, h)
-	linear("classifier", h, int64(c.Labels))
-	return list
-}
-
-func newNetwork(c Config, weights map[string]*tensor.Tensor) *network {
+func newNetwork(c architecture.Reward, weights map[string]*tensor.Tensor) *network {
 	linearOf := func(name string) linear { return linear{weights[name+".weight"], weights[name+".bias"]} }
 	normOf := func(name string) norm { return norm{weights[name+".weight"], weights[name+".bias"], c.NormEps} }
 	n := &network{
@@ -152,14 +98,14 @@ func (n *network) logits(s *tensor.Scope, in input) *tensor.Tensor {
 	}
 	x = n.embeddingNorm.apply(x).Mul(in.mask.Unsqueeze(-1))
 	a := attention{
-		heads: int64(n.cfg.Heads), scale: n.cfg.scale(), hide: in.mask.EqScalar(0).Unsqueeze(1).Unsqueeze(1),
+		heads: int64(n.cfg.Heads), scale: scaleOf(n.cfg), hide: in.mask.EqScalar(0).Unsqueeze(1).Unsqueeze(1),
 	}
 	if n.relative != nil && (n.cfg.C2P || n.cfg.P2C) {
 		a.relative = n.relative
 		if n.cfg.NormRelative {
 			a.relative = n.relativeNorm.apply(a.relative)
 		}
-		a.index = s.FromInt64(n.cfg.relativeIndex(int(length)), 1, 1, length, length)
+		a.index = s.FromInt64(relativeIndex(n.cfg, int(length)), 1, 1, length, length)
 		a.c2p, a.p2c = n.cfg.C2P, n.cfg.P2C
 	}
 	for _, l := range n.layers {
@@ -226,9 +172,9 @@ func (a attention) byDistance(x *tensor.Tensor, l linear, index *tensor.Tensor) 
 	return x.Matmul(positions).Gather(-1, index.Expand(x.Size(0), a.heads, length, length))
 }
 
-// scale is one over the root of the head size times the number of terms that the configuration names, also where
+// scaleOf is one over the root of the head size times the number of terms that the configuration names, also where
 // relative positions are off.
-func (c Config) scale() float64 {
+func scaleOf(c architecture.Reward) float64 {
 	terms := 1
 	for _, on := range []bool{c.C2P, c.P2C} {
 		if on {
@@ -239,10 +185,10 @@ func (c Config) scale() float64 {
 }
 
 // relativeIndex is δ: for query i and key j the row of the table of relative positions, [length·length] by query.
-func (c Config) relativeIndex(length int) []int64 {
+func relativeIndex(c architecture.Reward, length int) []int64 {
 	row := make([]int64, 2*length-1) // by distance
 	for i := range row {
-		row[i] = min(max(c.bucket(i-(length-1))+int64(c.span()), 0), 2*int64(c.span())-1)
+		row[i] = min(max(bucket(c, i-(length-1))+int64(c.RelativeSpan()), 0), 2*int64(c.RelativeSpan())-1)
 	}
 	index := make([]int64, 0, length*length)
 	for i := range length {
@@ -255,7 +201,7 @@ func (c Config) relativeIndex(length int) []int64 {
 
 // bucket is the bucket of a distance: itself up to Buckets/2, and from there on by its logarithm, with MaxRelative-1 in
 // the last one (appendix A.5 of arXiv 2111.09543). It is computed in float32, step by step as the models were trained.
-func (c Config) bucket(distance int) int64 {
+func bucket(c architecture.Reward, distance int) int64 {
 	middle := c.Buckets / 2
 	far := max(distance, -distance)
 	if c.Buckets == 0 || far <= middle {
@@ -281,7 +227,7 @@ func (n *network) input(s *tensor.Scope, rows []models.Sequence, pad PadRule) (i
 	}
 	segments, mask := make([]int64, len(ids)), make([]float32, len(ids))
 	for i, row := range rows {
-		if err := n.cfg.check(row); err != nil {
+		if err := check(n.cfg, row); err != nil {
 			return input{}, fmt.Errorf("%w: row %d %w", models.ErrSequence, i, err)
 		}
 		for t := range row.IDs {
@@ -299,7 +245,7 @@ func (n *network) input(s *tensor.Scope, rows []models.Sequence, pad PadRule) (i
 }
 
 // check tells what is wrong with a sequence.
-func (c Config) check(row models.Sequence) error {
+func check(c architecture.Reward, row models.Sequence) error {
 	switch {
 	case row.PromptLen < 1 || row.PromptLen > len(row.IDs) || len(row.IDs) > c.MaxLength():
 		return fmt.Errorf("has %d tokens, %d of them prompt: want a prompt and at most %d tokens",

@@ -52,7 +52,7 @@ func (m *Model) Score(
 	}
 	cfg := m.Config()
 	for i, row := range rows {
-		if err := cfg.check(row); err != nil {
+		if err := check(cfg, row); err != nil {
 			return fmt.Errorf("reward: %w: row %d %w", models.ErrSequence, i, err)
 		}
 	}

@@ -12,7 +12,7 @@ import (
 	"strings"
 
 	"github.com/ldalign/ldalign/checkpoints"
-	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/hub"
 	"github.com/ldalign/ldalign/schemas"
 )
@@ -51,21 +51,21 @@ type Finder struct {
 // Face Hub (ORG/NAME, ORG/NAME@REVISION), of which it downloads what the cache lacks. A folder may also hold a PEFT adapter
 // alone, which names its base in one of these ways.
 func (f Finder) Find(ctx context.Context, name string) (Folder, error) {
-	if !holds(name, models.AdapterConfigFile) || holds(name, "config.json") {
+	if !holds(name, architecture.AdapterConfigFile) || holds(name, "config.json") {
 		return f.base(ctx, name)
 	}
-	base, err := models.AdapterBase(name)
+	base, err := architecture.AdapterBase(name)
 	if err != nil {
 		return Folder{}, err
 	}
 	if base == "" {
 		return Folder{}, fmt.Errorf("%s is an adapter that does not name the model it belongs to: write that model's folder or "+
-			"Hugging Face id into base_model_name_or_path of %s", name, filepath.Join(name, models.AdapterConfigFile))
+			"Hugging Face id into base_model_name_or_path of %s", name, filepath.Join(name, architecture.AdapterConfigFile))
 	}
 	model, err := f.base(ctx, base)
 	if err != nil {
 		return Folder{}, fmt.Errorf("%s: base_model_name_or_path is %q: %w",
-			filepath.Join(name, models.AdapterConfigFile), base, err)
+			filepath.Join(name, architecture.AdapterConfigFile), base, err)
 	}
 	return Folder{model.Dir, name + " on " + model.Name, name}, nil
 }

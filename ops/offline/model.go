@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/ops/modelname"
@@ -39,7 +40,7 @@ type Model struct {
 // which are packed where they can be.
 func Open(ctx context.Context, f modelname.Folder, t Template, engine func() (*tensor.Engine, error)) (_ *Model, err error) {
 	m := &Model{Name: f.Name, system: t.System}
-	cfg, err := models.ReadConfig(os.DirFS(f.Dir)) // reported before anything else
+	cfg, err := architecture.ReadConfig(os.DirFS(f.Dir)) // reported before anything else
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", f.Dir, err)
 	}

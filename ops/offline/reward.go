@@ -11,6 +11,7 @@ import (
 
 	"github.com/ldalign/ldalign/dataset/jsonl"
 	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/reward"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/models/tokenizer"
@@ -32,7 +33,7 @@ func OpenReward(ctx context.Context, f modelname.Folder, engine func() (*tensor.
 		return nil, fmt.Errorf("%s is an adapter: reward takes whole models only; "+
 			"merge it in PEFT (merge_and_unload) and save the result", f.Adapter)
 	}
-	if _, err := reward.ReadConfig(os.DirFS(f.Dir)); err != nil { // reported before anything else
+	if _, err := architecture.ReadReward(os.DirFS(f.Dir)); err != nil { // reported before anything else
 		return nil, fmt.Errorf("%s: %w", f.Dir, err)
 	}
 	m := &RewardModel{name: f.Name}

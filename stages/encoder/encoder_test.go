@@ -13,6 +13,7 @@ import (
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/guide"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
@@ -197,8 +198,8 @@ func TestBadGuideFailsTheBatch(t *testing.T) {
 	f := stagetest.New(t)
 	in := pairs(t, f)[:2]
 	manifest := f.Commit(checkpoints.Draft{Kind: checkpoints.Guide, Files: []checkpoints.Source{
-		checkpoints.FromBytes(guide.ConfigFile, []byte(`{"latent_dim": "many"}`)),
-		checkpoints.FromBytes(guide.WeightsFile, []byte("no tensors")),
+		checkpoints.FromBytes(architecture.GuideConfigFile, []byte(`{"latent_dim": "many"}`)),
+		checkpoints.FromBytes(architecture.GuideWeightsFile, []byte("no tensors")),
 	}})
 	_, errs := open(t, f).Process(t.Context(), in)
 	for i, err := range errs {

@@ -13,6 +13,7 @@ import (
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/dataset"
 	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/guide"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
@@ -62,9 +63,9 @@ func New(t *testing.T, change ...func(*schemas.Spec)) *Fixture {
 }
 
 // Config is the tiny Llama that reads the demo's tokens.
-func Config() models.Config {
-	return models.Config{
-		Family: models.Llama, Vocab: 512, Hidden: 16, Layers: 1, Heads: 2, KVHeads: 2, Intermediate: 32, MaxPositions: 96,
+func Config() architecture.Config {
+	return architecture.Config{
+		Family: architecture.Llama, Vocab: 512, Hidden: 16, Layers: 1, Heads: 2, KVHeads: 2, Intermediate: 32, MaxPositions: 96,
 		TieEmbeddings: true, InitializerRange: 0.3,
 	}
 }
@@ -103,15 +104,15 @@ func (f *Fixture) Policy(iteration uint32, seed uint64) checkpoints.Manifest {
 func (f *Fixture) Guide(seed uint64) checkpoints.Manifest {
 	f.t.Helper()
 	ctx := f.t.Context()
-	g, err := guide.New(ctx, f.Model(seed), f.Model(seed+1), guide.Config{
-		LatentDim: 4, Pooling: guide.PoolMean, PrefixTokens: 2, Reduction: guide.ReduceMean,
+	g, err := guide.New(ctx, f.Model(seed), f.Model(seed+1), architecture.GuideConfig{
+		LatentDim: 4, Pooling: architecture.PoolMean, PrefixTokens: 2, Reduction: architecture.ReduceMean,
 	}, seed)
 	f.must(err)
 	config, err := g.ConfigJSON()
 	f.must(err)
 	out := f.Commit(checkpoints.Draft{Kind: checkpoints.Guide, Files: []checkpoints.Source{
-		checkpoints.FromBytes(guide.ConfigFile, config),
-		{Name: guide.WeightsFile, Write: func(w io.Writer) error { return g.WriteWeights(ctx, w) }},
+		checkpoints.FromBytes(architecture.GuideConfigFile, config),
+		{Name: architecture.GuideWeightsFile, Write: func(w io.Writer) error { return g.WriteWeights(ctx, w) }},
 	}})
 	f.must(g.Close(ctx))
 	return out

@@ -1,4 +1,4 @@
-package models
+package architecture
 
 import (
 	"encoding/json"

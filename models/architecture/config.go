@@ -1,4 +1,4 @@
-package models
+package architecture
 
 import (
 	"bytes"
@@ -116,21 +116,21 @@ type RopeScaling struct {
 // MaxLength is the greatest number of tokens in a sequence.
 func (c Config) MaxLength() int { return c.MaxPositions }
 
-// local tells whether a layer attends within the sliding window only.
-func (c Config) local(layer int) bool {
+// Local tells whether a layer attends within the sliding window only.
+func (c Config) Local(layer int) bool {
 	return c.SlidingWindow > 0 && (c.LocalLayers == nil || c.LocalLayers[layer])
 }
 
-// window is how many positions a layer attends to, 0 for all.
-func (c Config) window(layer int) int {
-	if c.local(layer) {
+// Window is how many positions a layer attends to, 0 for all.
+func (c Config) Window(layer int) int {
+	if c.Local(layer) {
 		return c.SlidingWindow
 	}
 	return 0
 }
 
-// attentionScale is what attention scores are multiplied by.
-func (c Config) attentionScale() float64 {
+// AttentionScale is what attention scores are multiplied by.
+func (c Config) AttentionScale() float64 {
 	if c.QueryScalar > 0 {
 		return 1 / math.Sqrt(c.QueryScalar)
 	}
@@ -271,9 +271,9 @@ func (r RopeScaling) validate() error {
 // parameters is the number of elements of all weights, of sizes that are within their bounds.
 func (c Config) parameters() float64 {
 	total := 0.0
-	for _, w := range weights(c) {
+	for _, w := range c.weights() {
 		n := 1.0
-		for _, d := range w.shape {
+		for _, d := range w.Shape {
 			n *= float64(d)
 		}
 		total += n

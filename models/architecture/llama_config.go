@@ -1,4 +1,4 @@
-package models
+package architecture
 
 import (
 	"bytes"
@@ -258,7 +258,7 @@ func (c Config) windowKeys() windowKeys {
 	first := c.Layers
 	for i := range c.Layers {
 		kind := globalLayer
-		if c.local(i) {
+		if c.Local(i) {
 			kind, first = localLayer, min(first, i)
 		}
 		f.Types = append(f.Types, kind)

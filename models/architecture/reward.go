@@ -1,4 +1,4 @@
-package reward
+package architecture
 
 import (
 	"bytes"
@@ -10,16 +10,16 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/safetensors"
 )
 
 const (
-	modelType    = "deberta-v2" // also of DeBERTa-v3
-	architecture = "DebertaV2ForSequenceClassification"
+	deberta      = "deberta-v2" // also of DeBERTa-v3
+	debertaClass = "DebertaV2ForSequenceClassification"
 )
 
-// Config describes a DeBERTa-v2 or -v3 model for sequence classification.
-type Config struct {
+// Reward describes a DeBERTa-v2 or -v3 model for sequence classification.
+type Reward struct {
 	Vocab        int // V
 	Hidden       int // H
 	Layers       int
@@ -47,28 +47,28 @@ type Config struct {
 }
 
 // MaxLength is the greatest number of tokens in a sequence.
-func (c Config) MaxLength() int { return c.MaxPositions }
+func (c Reward) MaxLength() int { return c.MaxPositions }
 
-// span is the number of relative positions on each side.
-func (c Config) span() int {
+// RelativeSpan is the number of relative positions on each side.
+func (c Reward) RelativeSpan() int {
 	if c.Buckets > 0 {
 		return c.Buckets
 	}
 	return c.MaxRelative
 }
 
-// ReadConfig reads config.json from a Hugging Face folder. Keys that do not change the numbers are ignored; a value that
-// would change them and is not supported is refused. Errors wrap models.ErrConfig or fs.ErrNotExist.
-func ReadConfig(folder fs.FS) (Config, error) {
+// ReadReward reads config.json of a reward model from a Hugging Face folder. Keys that do not change the numbers are ignored; a
+// value that would change them and is not supported is refused. Errors wrap ErrConfig or fs.ErrNotExist.
+func ReadReward(folder fs.FS) (Reward, error) {
 	data, err := fs.ReadFile(folder, "config.json")
 	if err != nil {
-		return Config{}, fmt.Errorf("reward: read the model's configuration: %w", err)
+		return Reward{}, fmt.Errorf("reward: read the model's configuration: %w", err)
 	}
-	return ParseConfig(data)
+	return ParseReward(data)
 }
 
-// configFile is config.json. A pointer stands for a key whose absence means something else than its zero value.
-type configFile struct {
+// rewardFile is config.json of a reward model. A pointer stands for a key whose absence means something else than its zero value.
+type rewardFile struct {
 	ModelType     string            `json:"model_type"`
 	Architectures []string          `json:"architectures"`
 	Quantization  json.RawMessage   `json:"quantization_config"`
@@ -119,33 +119,33 @@ func (w *words) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// ParseConfig is ReadConfig for the bytes of a config.json.
-func ParseConfig(data []byte) (Config, error) {
-	var f configFile
+// ParseReward is ReadReward for the bytes of a config.json.
+func ParseReward(data []byte) (Reward, error) {
+	var f rewardFile
 	if err := json.Unmarshal(data, &f); err != nil {
-		return Config{}, fmt.Errorf("%w: config.json: %w", models.ErrConfig, err)
+		return Reward{}, fmt.Errorf("%w: config.json: %w", ErrConfig, err)
 	}
 	c, err := f.config()
 	if err == nil {
 		err = c.validate()
 	}
 	if err != nil {
-		return Config{}, fmt.Errorf("%w: config.json: %w", models.ErrConfig, err)
+		return Reward{}, fmt.Errorf("%w: config.json: %w", ErrConfig, err)
 	}
 	return c, nil
 }
 
-func (f configFile) config() (Config, error) {
-	if f.ModelType != modelType {
-		return Config{}, fmt.Errorf("model_type is %q, a reward model here is %s", f.ModelType, modelType)
+func (f rewardFile) config() (Reward, error) {
+	if f.ModelType != deberta {
+		return Reward{}, fmt.Errorf("model_type is %q, a reward model here is %s", f.ModelType, deberta)
 	}
-	if len(f.Architectures) > 0 && !slices.Contains(f.Architectures, architecture) {
-		return Config{}, fmt.Errorf("architectures is %q, a reward model here is %s", f.Architectures, architecture)
+	if len(f.Architectures) > 0 && !slices.Contains(f.Architectures, debertaClass) {
+		return Reward{}, fmt.Errorf("architectures is %q, a reward model here is %s", f.Architectures, debertaClass)
 	}
 	if len(f.Quantization) > 0 && !bytes.Equal(f.Quantization, []byte("null")) {
-		return Config{}, errors.New("quantization_config: quantised weights are not supported")
+		return Reward{}, errors.New("quantization_config: quantised weights are not supported")
 	}
-	c := Config{
+	c := Reward{
 		Vocab: f.Vocab, Hidden: f.Hidden, Layers: f.Layers, Heads: f.Heads, Intermediate: f.Intermediate,
 		MaxPositions: or(f.MaxPositions, 512), Segments: f.Segments, Absolute: or(f.Absolute, true),
 		NormEps: or(f.NormEps, 1e-7), Relative: f.Relative, C2P: slices.Contains(f.PosAtt, "c2p"),
@@ -157,11 +157,11 @@ func (f configFile) config() (Config, error) {
 	if c.Labels = len(f.LabelNames); c.Labels == 0 {
 		c.Labels = or(f.Labels, 2) // what transformers does not write
 	} else if f.Labels != nil && *f.Labels != c.Labels {
-		return Config{}, fmt.Errorf("num_labels is %d, id2label has %d", *f.Labels, c.Labels)
+		return Reward{}, fmt.Errorf("num_labels is %d, id2label has %d", *f.Labels, c.Labels)
 	}
 	for _, word := range f.PosAtt {
 		if word != "c2p" && word != "p2c" {
-			return Config{}, fmt.Errorf("pos_att_type has %q, supported are c2p and p2c", word)
+			return Reward{}, fmt.Errorf("pos_att_type has %q, supported are c2p and p2c", word)
 		}
 	}
 	for _, word := range or(f.NormRelative, nil) {
@@ -170,7 +170,7 @@ func (f configFile) config() (Config, error) {
 			c.NormRelative = true
 		case "none":
 		default:
-			return Config{}, fmt.Errorf("norm_rel_ebd has %q, supported are none and layer_norm", word)
+			return Reward{}, fmt.Errorf("norm_rel_ebd has %q, supported are none and layer_norm", word)
 		}
 	}
 	for _, only := range []struct {
@@ -184,23 +184,16 @@ func (f configFile) config() (Config, error) {
 		{"pooler_hidden_size", or(f.PoolerSize, f.Hidden), f.Hidden},
 	} {
 		if only.value != only.want {
-			return Config{}, fmt.Errorf("%s is %v, supported is %v", only.key, only.value, only.want)
+			return Reward{}, fmt.Errorf("%s is %v, supported is %v", only.key, only.value, only.want)
 		}
 	}
 	if f.Heads > 0 && or(f.HeadSize, f.Hidden/f.Heads) != f.Hidden/f.Heads {
-		return Config{}, fmt.Errorf("attention_head_size is %d, supported is hidden_size/num_attention_heads", *f.HeadSize)
+		return Reward{}, fmt.Errorf("attention_head_size is %d, supported is hidden_size/num_attention_heads", *f.HeadSize)
 	}
 	return c, nil
 }
 
-// The greatest sizes that a configuration may have: more than any model's, and so little that listing the weights by them
-// costs nothing.
-const (
-	maxLayers = 1 << 12
-	maxSize   = 1 << 24
-)
-
-func (c Config) validate() error {
+func (c Reward) validate() error {
 	for _, size := range []struct {
 		key                string
 		value, least, most int
@@ -232,9 +225,82 @@ func (c Config) validate() error {
 	return nil
 }
 
-func or[T any](p *T, d T) T {
-	if p == nil {
-		return d
+// Weights are the parameters under transformers' names, in their order.
+func (c Reward) Weights() []Weight {
+	h, inner := int64(c.Hidden), int64(c.Intermediate)
+	var list []Weight
+	add := func(name string, shape ...int64) { list = append(list, Weight{Name: name, Shape: shape}) }
+	linear := func(name string, in, out int64) {
+		add(name+".weight", out, in)
+		add(name+".bias", out)
 	}
-	return *p
+	norm := func(name string) {
+		add(name+".weight", h)
+		add(name+".bias", h)
+	}
+	add("deberta.embeddings.word_embeddings.weight", int64(c.Vocab), h)
+	if c.Absolute {
+		add("deberta.embeddings.position_embeddings.weight", int64(c.MaxPositions), h)
+	}
+	if c.Segments > 0 {
+		add("deberta.embeddings.token_type_embeddings.weight", int64(c.Segments), h)
+	}
+	norm("deberta.embeddings.LayerNorm")
+	if c.Relative {
+		add("deberta.encoder.rel_embeddings.weight", 2*int64(c.RelativeSpan()), h)
+	}
+	if c.NormRelative {
+		norm("deberta.encoder.LayerNorm")
+	}
+	for i := range c.Layers {
+		at := fmt.Sprintf("deberta.encoder.layer.%d.", i)
+		linear(at+"attention.self.query_proj", h, h)
+		linear(at+"attention.self.key_proj", h, h)
+		linear(at+"attention.self.value_proj", h, h)
+		if c.Relative && !c.ShareKey && c.C2P {
+			linear(at+"attention.self.pos_key_proj", h, h)
+		}
+		if c.Relative && !c.ShareKey && c.P2C {
+			linear(at+"attention.self.pos_query_proj", h, h)
+		}
+		linear(at+"attention.output.dense", h, h)
+		norm(at + "attention.output.LayerNorm")
+		linear(at+"intermediate.dense", h, inner)
+		linear(at+"output.dense", inner, h)
+		norm(at + "output.LayerNorm")
+	}
+	linear("pooler.dense", h, h)
+	linear("classifier", h, int64(c.Labels))
+	return list
+}
+
+// Parameters is how many numbers the weights are.
+func (c Reward) Parameters() int64 { return elements(c.Weights()) }
+
+// Fits tells whether the tensors of a file are the weights of the configuration. What pre-training has left in the file is
+// ignored. The error wraps ErrWeights and names what is missing, unknown or of another shape.
+func (c Reward) Fits(tensors []safetensors.Info) error {
+	found, known := map[string]safetensors.Info{}, map[string]bool{}
+	want := c.Weights()
+	for _, w := range want {
+		known[w.Name] = true
+	}
+	var extra []string
+	for _, info := range tensors {
+		found[info.Name] = info
+		if !known[info.Name] && !c.unused(info.Name) {
+			extra = append(extra, info.Name)
+		}
+	}
+	if text := misfits(want, found, extra); text != "" {
+		return fmt.Errorf("%w (%s): %s", ErrWeights, deberta, text)
+	}
+	return nil
+}
+
+// unused tells whether a tensor takes no part in the computation: a buffer, and what pre-training has left.
+func (c Reward) unused(name string) bool {
+	return name == "deberta.embeddings.position_ids" || strings.HasPrefix(name, "lm_predictions.") ||
+		strings.HasPrefix(name, "mask_predictions.") ||
+		(!c.Absolute && name == "deberta.embeddings.position_embeddings.weight")
 }

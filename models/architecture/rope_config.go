@@ -1,9 +1,10 @@
-package models
+package architecture
 
 import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 )
 
 // ropeKeys describe the rotary embeddings. Today's files have rope_parameters, older ones the other keys; ours have both,
@@ -189,4 +190,37 @@ func (r RopeScaling) parameters(theta float64) (json.RawMessage, error) {
 		p.LowFreq, p.HighFreq, p.Original = &r.LowFreq, &r.HighFreq, &r.Original
 	}
 	return json.Marshal(p)
+}
+
+// Frequencies are those of the rotary embedding, [D/2] radians a position: dimension i of a head turns with i+D/2 (the
+// half-split form of Hugging Face's weights) by the angle position·RopeTheta^(-2i/D), stretched as RopeScaling says. They are
+// computed in float32 as transformers does.
+func (c Config) Frequencies() []float32 { return frequencies(c.RopeTheta, c.RopeScaling, c.HeadDim) }
+
+// LocalFrequencies are the Frequencies of Gemma 3's local layers, by LocalRopeTheta and never stretched.
+func (c Config) LocalFrequencies() []float32 {
+	return frequencies(c.LocalRopeTheta, RopeScaling{}, c.HeadDim)
+}
+
+func frequencies(theta float64, scaling RopeScaling, dim int) []float32 {
+	out := make([]float32, dim/2)
+	for i := range out {
+		out[i] = scaling.stretch(float32(1 / math.Pow(theta, float64(2*i)/float64(dim))))
+	}
+	return out
+}
+
+// stretch is the frequency that the scaling makes of one.
+func (r RopeScaling) stretch(frequency float32) float32 {
+	f, wavelength := float64(frequency), 2*math.Pi/float64(frequency)
+	switch {
+	case r.Kind == LinearRope:
+		return frequency / float32(r.Factor)
+	case r.Kind != Llama3Rope || wavelength < float64(r.Original)/r.HighFreq:
+		return frequency
+	case wavelength > float64(r.Original)/r.LowFreq:
+		return frequency / float32(r.Factor)
+	}
+	keep := (float64(r.Original)/wavelength - r.LowFreq) / (r.HighFreq - r.LowFreq)
+	return float32((1-keep)*f/r.Factor + keep*f)
 }

@@ -1,4 +1,4 @@
-package models_test
+package architecture_test
 
 import (
 	"bytes"
@@ -15,13 +15,22 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/architecture"
 )
+
+// testdata has models whose numbers transformers computed.
+const testdata = "../testdata"
+
+// goldens are the models in testdata, every family among them.
+var goldens = []string{
+	"llama", "llama-tied", "llama-bf16", "llama3-f16", "llama-linear-bias", "mistral", "mistral-window", "qwen2",
+	"qwen2-window-bf16", "qwen3", "qwen3-shards", "gemma3", "gemma3-bf16", "gemma3-images", "gpt2",
+}
 
 // edited is a golden's config.json with some keys replaced; a nil value removes the key.
 func edited(t *testing.T, golden string, edit map[string]any) []byte {
 	t.Helper()
-	data, err := os.ReadFile(filepath.Join("testdata", golden, "config.json"))
+	data, err := os.ReadFile(filepath.Join(testdata, golden, "config.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,28 +61,28 @@ func sixth(layers int) []bool {
 
 func TestReadConfig(t *testing.T) {
 	one := int64(1)
-	small := models.Config{
+	small := architecture.Config{
 		Vocab: 64, Hidden: 32, Layers: 2, Heads: 4, KVHeads: 2, HeadDim: 8, Intermediate: 56, MaxPositions: 128,
 		NormEps: 1e-5, RopeTheta: 500, InitializerRange: 0.25, BOS: &one, EOS: []int64{2},
 	}
-	with := func(edit func(*models.Config)) models.Config {
+	with := func(edit func(*architecture.Config)) architecture.Config {
 		c := small
 		edit(&c)
 		return c
 	}
-	other := func(edit func(*models.Config)) models.Config {
+	other := func(edit func(*architecture.Config)) architecture.Config {
 		c := small
 		c.Hidden, c.Intermediate, c.NormEps, c.InitializerRange = 24, 40, 1e-6, 0.3
 		edit(&c)
 		return c
 	}
 	zero, two := int64(0), int64(2)
-	gemma := func(layers int, local ...bool) models.Config {
-		return other(func(c *models.Config) {
-			c.Family, c.Layers, c.HeadDim, c.QueryScalar, c.InitializerRange = models.Gemma3, layers, 10, 12, 0.2
+	gemma := func(layers int, local ...bool) architecture.Config {
+		return other(func(c *architecture.Config) {
+			c.Family, c.Layers, c.HeadDim, c.QueryScalar, c.InitializerRange = architecture.Gemma3, layers, 10, 12, 0.2
 			c.SlidingWindow, c.LocalLayers, c.TieEmbeddings = 9, local, true
 			c.RopeTheta, c.LocalRopeTheta = 5000, 100
-			c.RopeScaling = models.RopeScaling{Kind: models.LinearRope, Factor: 4}
+			c.RopeScaling = architecture.RopeScaling{Kind: architecture.LinearRope, Factor: 4}
 			c.BOS, c.EOS, c.Pad = &two, []int64{1}, &zero
 		})
 	}
@@ -81,63 +90,63 @@ func TestReadConfig(t *testing.T) {
 		name   string
 		golden string
 		edit   map[string]any
-		want   models.Config
+		want   architecture.Config
 	}{
-		{"llama", "llama", nil, with(func(c *models.Config) { c.Family = models.Llama })},
-		{"tied", "llama-tied", nil, with(func(c *models.Config) {
-			c.Family, c.KVHeads, c.TieEmbeddings = models.Llama, 4, true
+		{"llama", "llama", nil, with(func(c *architecture.Config) { c.Family = architecture.Llama })},
+		{"tied", "llama-tied", nil, with(func(c *architecture.Config) {
+			c.Family, c.KVHeads, c.TieEmbeddings = architecture.Llama, 4, true
 		})},
-		{"llama with biases", "llama", map[string]any{"attention_bias": true, "mlp_bias": true}, with(func(c *models.Config) {
-			c.Family, c.AttentionBias, c.ForwardBias = models.Llama, true, true
+		{"llama with biases", "llama", map[string]any{"attention_bias": true, "mlp_bias": true}, with(func(c *architecture.Config) {
+			c.Family, c.AttentionBias, c.ForwardBias = architecture.Llama, true, true
 		})},
 		{"linear rope", "llama", map[string]any{
 			"rope_parameters": map[string]any{"rope_type": "linear", "factor": 8, "rope_theta": 500},
-		}, with(func(c *models.Config) {
-			c.Family, c.RopeScaling = models.Llama, models.RopeScaling{Kind: models.LinearRope, Factor: 8}
+		}, with(func(c *architecture.Config) {
+			c.Family, c.RopeScaling = architecture.Llama, architecture.RopeScaling{Kind: architecture.LinearRope, Factor: 8}
 		})},
 		{"llama3 rope by older keys", "llama", map[string]any{
 			"rope_parameters": nil, "rope_theta": 500, "rope_scaling": map[string]any{
 				"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
 				"original_max_position_embeddings": 64,
 			},
-		}, with(func(c *models.Config) {
-			c.Family, c.RopeScaling = models.Llama, models.RopeScaling{
-				Kind: models.Llama3Rope, Factor: 32, LowFreq: 1, HighFreq: 4, Original: 64,
+		}, with(func(c *architecture.Config) {
+			c.Family, c.RopeScaling = architecture.Llama, architecture.RopeScaling{
+				Kind: architecture.Llama3Rope, Factor: 32, LowFreq: 1, HighFreq: 4, Original: 64,
 			}
 		})},
-		{"mistral", "mistral", nil, with(func(c *models.Config) {
-			c.Family, c.HeadDim, c.SlidingWindow = models.Mistral, 10, 128
+		{"mistral", "mistral", nil, with(func(c *architecture.Config) {
+			c.Family, c.HeadDim, c.SlidingWindow = architecture.Mistral, 10, 128
 		})},
 		{"mistral without a window", "mistral", map[string]any{
 			"sliding_window": json.RawMessage("null"),
-		}, with(func(c *models.Config) { c.Family, c.HeadDim = models.Mistral, 10 })},
+		}, with(func(c *architecture.Config) { c.Family, c.HeadDim = architecture.Mistral, 10 })},
 		{"absent keys", "llama", map[string]any{
 			"num_key_value_heads": nil, "head_dim": nil, "max_position_embeddings": nil, "rms_norm_eps": nil,
 			"rope_parameters": nil, "initializer_range": nil, "hidden_act": nil, "eos_token_id": nil, "bos_token_id": nil,
 			"architectures": nil,
-		}, with(func(c *models.Config) {
-			c.Family, c.KVHeads, c.MaxPositions, c.NormEps, c.RopeTheta = models.Llama, 4, 2048, 1e-6, 10000
+		}, with(func(c *architecture.Config) {
+			c.Family, c.KVHeads, c.MaxPositions, c.NormEps, c.RopeTheta = architecture.Llama, 4, 2048, 1e-6, 10000
 			c.InitializerRange, c.EOS, c.BOS = 0.02, nil, nil
 		})},
 		{"older keys", "llama", map[string]any{
 			"rope_parameters": nil, "rope_theta": 500, "rope_scaling": map[string]any{"type": "default"},
 			"eos_token_id": []int{2, 7},
-		}, with(func(c *models.Config) { c.Family, c.EOS = models.Llama, []int64{2, 7} })},
-		{"qwen2", "qwen2", nil, other(func(c *models.Config) { c.Family, c.HeadDim = models.Qwen2, 6 })},
+		}, with(func(c *architecture.Config) { c.Family, c.EOS = architecture.Llama, []int64{2, 7} })},
+		{"qwen2", "qwen2", nil, other(func(c *architecture.Config) { c.Family, c.HeadDim = architecture.Qwen2, 6 })},
 		{"qwen2 with a window that is off", "qwen2", map[string]any{
 			"use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 0, "layer_types": nil,
-		}, other(func(c *models.Config) { c.Family, c.HeadDim = models.Qwen2, 6 })},
-		{"qwen2 with local layers", "qwen2-window-bf16", map[string]any{"layer_types": nil}, other(func(c *models.Config) {
-			c.Family, c.HeadDim, c.SlidingWindow, c.LocalLayers = models.Qwen2, 6, 10, []bool{false, true}
+		}, other(func(c *architecture.Config) { c.Family, c.HeadDim = architecture.Qwen2, 6 })},
+		{"qwen2 with local layers", "qwen2-window-bf16", map[string]any{"layer_types": nil}, other(func(c *architecture.Config) {
+			c.Family, c.HeadDim, c.SlidingWindow, c.LocalLayers = architecture.Qwen2, 6, 10, []bool{false, true}
 			c.TieEmbeddings = true
 		})},
 		{"qwen2 whose layers are all local", "qwen2-window-bf16", map[string]any{
 			"layer_types": nil, "max_window_layers": 0,
-		}, other(func(c *models.Config) {
-			c.Family, c.HeadDim, c.SlidingWindow, c.TieEmbeddings = models.Qwen2, 6, 10, true
+		}, other(func(c *architecture.Config) {
+			c.Family, c.HeadDim, c.SlidingWindow, c.TieEmbeddings = architecture.Qwen2, 6, 10, true
 		})},
-		{"qwen3", "qwen3-shards", nil, other(func(c *models.Config) {
-			c.Family, c.HeadDim, c.SlidingWindow, c.LocalLayers = models.Qwen3, 6, 12, []bool{true, false}
+		{"qwen3", "qwen3-shards", nil, other(func(c *architecture.Config) {
+			c.Family, c.HeadDim, c.SlidingWindow, c.LocalLayers = architecture.Qwen3, 6, 12, []bool{true, false}
 			c.AttentionBias = true
 		})},
 		{"gemma3", "gemma3", nil, gemma(3, true, false, true)},
@@ -151,19 +160,19 @@ func TestReadConfig(t *testing.T) {
 				"hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text", "num_hidden_layers": 34,
 				"rope_scaling": map[string]any{"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024,
 			}, "eos_token_id": []int{1, 106},
-		}, models.Config{
-			Family: models.Gemma3, Vocab: 262208, Hidden: 2560, Layers: 34, Heads: 8, KVHeads: 4, HeadDim: 256,
+		}, architecture.Config{
+			Family: architecture.Gemma3, Vocab: 262208, Hidden: 2560, Layers: 34, Heads: 8, KVHeads: 4, HeadDim: 256,
 			Intermediate: 10240, MaxPositions: 131072, NormEps: 1e-6, RopeTheta: 1e6, LocalRopeTheta: 1e4, QueryScalar: 256,
-			RopeScaling:   models.RopeScaling{Kind: models.LinearRope, Factor: 8},
+			RopeScaling:   architecture.RopeScaling{Kind: architecture.LinearRope, Factor: 8},
 			SlidingWindow: 1024, LocalLayers: sixth(34), TieEmbeddings: true, InitializerRange: 0.02, EOS: []int64{1, 106},
 		}},
-		{"gpt2", "gpt2", nil, models.Config{
-			Family: models.GPT2, Vocab: 64, Hidden: 32, Layers: 2, Heads: 4, KVHeads: 4, HeadDim: 8, Intermediate: 128,
+		{"gpt2", "gpt2", nil, architecture.Config{
+			Family: architecture.GPT2, Vocab: 64, Hidden: 32, Layers: 2, Heads: 4, KVHeads: 4, HeadDim: 8, Intermediate: 128,
 			MaxPositions: 128, NormEps: 1e-5, TieEmbeddings: true, InitializerRange: 0.2, BOS: &one, EOS: []int64{2},
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			got, err := models.ReadConfig(fstest.MapFS{"config.json": {Data: edited(t, test.golden, test.edit)}})
+			got, err := architecture.ReadConfig(fstest.MapFS{"config.json": {Data: edited(t, test.golden, test.edit)}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -174,7 +183,7 @@ func TestReadConfig(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			again, err := models.ParseConfig(data)
+			again, err := architecture.ParseConfig(data)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -264,19 +273,19 @@ func TestReadConfigRefuses(t *testing.T) {
 		{"gpt2 heads", "gpt2", map[string]any{"n_head": 5}, "heads"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			_, err := models.ParseConfig(edited(t, test.golden, test.edit))
-			if !errors.Is(err, models.ErrConfig) || !strings.Contains(err.Error(), test.says) || strings.Contains(err.Error(), "\n") {
+			_, err := architecture.ParseConfig(edited(t, test.golden, test.edit))
+			if !errors.Is(err, architecture.ErrConfig) || !strings.Contains(err.Error(), test.says) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("error %v, want ErrConfig in one line that says %q", err, test.says)
 			}
 		})
 	}
-	if _, err := models.ReadConfig(fstest.MapFS{}); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := architecture.ReadConfig(fstest.MapFS{}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("without a file: error %v, want fs.ErrNotExist", err)
 	}
 	for name, data := range map[string][]byte{
 		"empty": nil, "cut off": []byte(`{"model_type": "lla`), "a list": []byte(`[]`), "huge": bytes.Repeat([]byte(" "), 2<<20),
 	} {
-		if _, err := models.ReadConfig(fstest.MapFS{"config.json": {Data: data}}); !errors.Is(err, models.ErrConfig) {
+		if _, err := architecture.ReadConfig(fstest.MapFS{"config.json": {Data: data}}); !errors.Is(err, architecture.ErrConfig) {
 			t.Errorf("%s: error %v, want ErrConfig", name, err)
 		}
 	}
@@ -284,7 +293,7 @@ func TestReadConfigRefuses(t *testing.T) {
 
 func FuzzParseConfig(f *testing.F) {
 	for _, name := range goldens {
-		data, err := os.ReadFile(filepath.Join("testdata", name, "config.json"))
+		data, err := os.ReadFile(filepath.Join(testdata, name, "config.json"))
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -293,7 +302,7 @@ func FuzzParseConfig(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		c, err := models.ParseConfig(data)
+		c, err := architecture.ParseConfig(data)
 		runtime.ReadMemStats(&after)
 		// What is allocated is bounded by the file and by the greatest number of layers.
 		if used := after.TotalAlloc - before.TotalAlloc; used > 64<<20+1000*uint64(len(data)) {
@@ -306,7 +315,7 @@ func FuzzParseConfig(f *testing.F) {
 		if err != nil {
 			t.Fatalf("a configuration that was read cannot be written: %v", err)
 		}
-		again, err := models.ParseConfig(written)
+		again, err := architecture.ParseConfig(written)
 		if err != nil {
 			t.Fatalf("a configuration that was written cannot be read: %v", err)
 		}

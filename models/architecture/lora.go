@@ -1,21 +1,35 @@
-package models
+package architecture
 
 import (
 	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"math"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/ldalign/ldalign/models/safetensors"
 )
 
 // ErrAdapter means an adapter that cannot be read, that asks for something which would change the numbers and is not
 // supported, or that was made for another model.
 var ErrAdapter = errors.New("models: adapter")
+
+// The files of an adapter, as PEFT names them.
+const (
+	AdapterConfigFile  = "adapter_config.json"
+	AdapterWeightsFile = "adapter_model.safetensors"
+)
+
+// adapterPrefix stands before a layer's name in PEFT's files.
+const adapterPrefix = "base_model.model."
 
 // AllLinear as a pattern of LoRA.Targets is every linear layer except the output head.
 const AllLinear = "all-linear"
@@ -309,8 +323,8 @@ func short(value json.RawMessage) string {
 	return b.String()
 }
 
-// json is the content of adapter_config.json. fanInOut says that weights are stored [In, Out].
-func (l LoRA) json(fanInOut bool) ([]byte, error) {
+// JSON is the content of adapter_config.json. fanInOut says that weights are stored [In, Out].
+func (l LoRA) JSON(fanInOut bool) ([]byte, error) {
 	f := adapterFile{
 		Alphas: l.Alphas, Bias: "none", Exclude: l.Exclude, FanInOut: fanInOut, Inference: true, Init: true, Layers: l.Layers,
 		Alpha: l.Alpha, Dropout: l.Dropout, Type: "LORA", Rank: l.Rank, Ranks: l.Ranks, Targets: l.Targets, Task: "CAUSAL_LM",
@@ -429,6 +443,172 @@ func unmarshalOrdered[T any](data []byte, add func(key string, value T)) error {
 			return err
 		}
 		add(key, value)
+	}
+	return nil
+}
+
+// ReadLoRA is ParseLoRA for the adapter_config.json of a folder.
+func ReadLoRA(dir string) (LoRA, error) {
+	data, err := readAdapterConfig(dir)
+	if err != nil {
+		return LoRA{}, err
+	}
+	cfg, err := ParseLoRA(data)
+	if err != nil {
+		return LoRA{}, fmt.Errorf("%s: %w", filepath.Join(dir, AdapterConfigFile), err)
+	}
+	return cfg, nil
+}
+
+// AdapterBase is the model that the adapter_config.json of a folder names as the adapter's base: a folder (relative to the
+// working directory, as in PEFT), ORG/NAME, or ORG/NAME@REVISION. It is empty when none is named.
+func AdapterBase(dir string) (string, error) {
+	data, err := readAdapterConfig(dir)
+	if err != nil {
+		return "", err
+	}
+	var base struct {
+		Name     string `json:"base_model_name_or_path"`
+		Revision string `json:"revision"`
+	}
+	if err := json.Unmarshal(data, &base); err != nil {
+		return "", fmt.Errorf("%s: %w: %w", filepath.Join(dir, AdapterConfigFile), ErrAdapter, err)
+	}
+	if base.Name == "" || base.Revision == "" {
+		return base.Name, nil
+	}
+	if info, err := os.Stat(base.Name); err == nil && info.IsDir() { // a folder has no revisions
+		return base.Name, nil
+	}
+	return base.Name + "@" + base.Revision, nil
+}
+
+// CheckAdapter tells what models.Model.LoadAdapter would refuse of the folder's adapter for a model of this configuration, from
+// adapter_config.json and the names and shapes in adapter_model.safetensors.
+func CheckAdapter(dir string, cfg Config) (LoRA, error) {
+	lora, err := ReadLoRA(dir)
+	if err != nil {
+		return lora, err
+	}
+	if err := lora.Fits(cfg); err != nil {
+		return lora, fmt.Errorf("models: load adapter %s: %w", dir, err)
+	}
+	file, err := safetensors.Open(filepath.Join(dir, AdapterWeightsFile))
+	if err != nil {
+		return lora, fmt.Errorf("models: load adapter: %w", err)
+	}
+	defer file.Close()
+	if err := lora.Match(cfg, file.Tensors()); err != nil {
+		return lora, fmt.Errorf("models: load adapter %s: %w", dir, err)
+	}
+	return lora, nil
+}
+
+func readAdapterConfig(dir string) ([]byte, error) {
+	const most = 1 << 20
+	file, err := os.Open(filepath.Join(dir, AdapterConfigFile))
+	if err != nil {
+		return nil, fmt.Errorf("models: load adapter: %w", err)
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, most))
+	if err != nil {
+		return nil, fmt.Errorf("models: load adapter: %w", err)
+	}
+	return data, nil
+}
+
+// AdaptedLayer is a linear layer that an adapter chooses.
+type AdaptedLayer struct {
+	Module  string // the layer's name in the Hugging Face model
+	Index   int    // of its weight in Config.Weights
+	Out, In int64
+	InFirst bool // its weight is [In, Out]
+	Rank    int64
+	Scale   float64 // s
+}
+
+// Fits tells whether an adapter of the configuration finds a layer in models of c. The error wraps ErrAdapter.
+func (l LoRA) Fits(c Config) error {
+	_, err := l.Plan(c)
+	return err
+}
+
+// Plan chooses the layers of an adapter, in the order of the architecture. The error is that of Fits.
+func (l LoRA) Plan(c Config) ([]AdaptedLayer, error) {
+	choose, err := l.compile()
+	if err != nil {
+		return nil, err
+	}
+	var layers []AdaptedLayer
+	for i, w := range c.Weights() {
+		if !w.Linear {
+			continue
+		}
+		module := strings.TrimSuffix(w.Name, ".weight")
+		if !choose.chooses(module, w.Head) {
+			continue
+		}
+		layer := AdaptedLayer{
+			Module: module, Index: i, Out: w.Shape[0], In: w.Shape[1], InFirst: w.InFirst, Rank: int64(choose.rank(module)),
+			Scale: choose.scale(module),
+		}
+		if w.InFirst {
+			layer.Out, layer.In = layer.In, layer.Out
+		}
+		layers = append(layers, layer)
+	}
+	if len(layers) == 0 {
+		targets, err := l.Targets.MarshalJSON()
+		return nil, errors.Join(err, fmt.Errorf("%w: target_modules %s chooses no linear layer of this %s model",
+			ErrAdapter, short(targets), c.Family))
+	}
+	return layers, nil
+}
+
+// A and B are the names of the layer's two matrices in PEFT's files.
+func (l AdaptedLayer) A() string { return adapterPrefix + l.Module + ".lora_A.weight" }
+
+// B is the name of the second matrix, see A.
+func (l AdaptedLayer) B() string { return adapterPrefix + l.Module + ".lora_B.weight" }
+
+// Matrices lists A [R, In] and B [Out, R] of each layer. A's Std is half the width of its first values, which are uniform.
+func Matrices(layers []AdaptedLayer) []Weight {
+	var matrices []Weight
+	for _, l := range layers {
+		matrices = append(matrices, Weight{Name: l.A(), Shape: []int64{l.Rank, l.In}, Std: 1 / math.Sqrt(float64(l.In))},
+			Weight{Name: l.B(), Shape: []int64{l.Out, l.Rank}})
+	}
+	return matrices
+}
+
+// Parameters is how many numbers the adapter has on a model of this configuration. The error is that of Fits.
+func (l LoRA) Parameters(c Config) (int64, error) {
+	layers, err := l.Plan(c)
+	return elements(Matrices(layers)), err
+}
+
+// Match tells which tensors of a file are not the matrices of such an adapter on a model of c. The error wraps ErrAdapter.
+func (l LoRA) Match(c Config, tensors []safetensors.Info) error {
+	layers, err := l.Plan(c)
+	if err != nil {
+		return err
+	}
+	matrices := Matrices(layers)
+	known, found := make(map[string]bool), make(map[string]safetensors.Info)
+	for _, w := range matrices {
+		known[w.Name] = true
+	}
+	var extra []string
+	for _, info := range tensors {
+		found[info.Name] = info
+		if !known[info.Name] {
+			extra = append(extra, info.Name)
+		}
+	}
+	if text := misfits(matrices, found, extra); text != "" {
+		return fmt.Errorf("%w: its matrices are not those that its configuration chooses of this model: %s (a %s model)",
+			ErrAdapter, text, c.Family)
 	}
 	return nil
 }
