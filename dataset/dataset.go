@@ -24,22 +24,22 @@ var ErrNoRecords = errors.New("dataset: no usable record")
 // Record is a prompt with its human response.
 type Record struct {
 	// ID is unique within a Set and stays the same from run to run: pair ids and sample seeds are made from it.
-	ID string
+	ID string `json:"id"`
 	// Prompt is x.
-	Prompt string
+	Prompt string `json:"prompt"`
 	// Response is y, the human response.
-	Response string
+	Response string `json:"response"`
 	// Rejected is an annotated worse response (DPO, SPIN); empty where there is none.
-	Rejected string
+	Rejected string `json:"rejected,omitempty"`
 	// Contains lists the words that a right answer holds, in their order; empty where no program can tell.
-	Contains []string
+	Contains []string `json:"contains,omitempty"`
 	// Distance is the latent distance that the data gives; nil where it gives none.
-	Distance *float64
+	Distance *float64 `json:"distance,omitempty"`
 	// Reference are the log-probabilities of Response and Rejected under the model that the run starts from, sums over
 	// response tokens; nil where the data does not give both.
-	Reference *[2]float64
+	Reference *[2]float64 `json:"reference,omitempty"`
 	// Line is the record's line in its file or its row in a table, from 1, or its number in built-in data.
-	Line int
+	Line int `json:"line"`
 }
 
 // Options say how records are taken from a source.

@@ -37,44 +37,6 @@ The forms that are known stand in docs/data.md. Nothing is written. Lengths are 
 chat template adds. Ends with exit code 1 when no record is usable.`
 }
 
-// dataInspection is what data inspect prints with --json.
-type dataInspection struct {
-	dataset.Report
-	Digest string `json:"digest"`
-	// Unit is tokens or characters.
-	Unit     string          `json:"unit"`
-	Lengths  []lengths       `json:"lengths"`
-	Examples []recordExample `json:"examples"`
-}
-
-// lengths are those of one of the record's texts.
-type lengths struct {
-	Of     string  `json:"of"`
-	Count  int     `json:"count"`
-	Min    int     `json:"min"`
-	Median int     `json:"p50"`
-	P90    int     `json:"p90"`
-	P99    int     `json:"p99"`
-	Max    int     `json:"max"`
-	Mean   float64 `json:"mean"`
-	// Histogram counts by powers of two: the first is of lengths up to 1, the others each up to twice the one before.
-	Histogram []bin `json:"histogram"`
-}
-
-type bin struct {
-	UpTo  int `json:"up_to"`
-	Count int `json:"count"`
-}
-
-type recordExample struct {
-	ID       string   `json:"id"`
-	Line     int      `json:"line"`
-	Prompt   string   `json:"prompt"`
-	Response string   `json:"response"`
-	Rejected string   `json:"rejected,omitempty"`
-	Distance *float64 `json:"distance,omitempty"`
-}
-
 func (c *dataInspectCommand) Run(ctx context.Context, e *env) (err error) {
 	o := dataset.Options{Pairs: c.Pairs, Limit: c.Limit}
 	if o.Columns, err = columnsOf(c.Columns); err != nil {
@@ -91,38 +53,28 @@ func (c *dataInspectCommand) Run(ctx context.Context, e *env) (err error) {
 	}
 	reading.Set(int64(set.Report.Read))
 	reading.Done()
-	in := dataInspection{Report: set.Report, Digest: set.Digest(), Unit: "characters", Examples: []recordExample{}}
-	count := func(text string) (int, error) { return len([]rune(text)), nil }
+	by := dataset.Characters()
 	if c.Model != "" {
-		model, err := e.findModel(ctx, c.Model, c.serverFlags)
-		if err != nil {
+		var tok *tokenizer.Tokenizer
+		if tok, err = e.tokenizer(ctx, c.Model, c.serverFlags); err != nil {
 			return err
 		}
-		files, dir := model.TokenizerFiles()
-		tok, err := tokenizer.FromFS(files)
-		if err != nil {
-			return fmt.Errorf("load %s: %w", dir, err)
-		}
 		defer func() { err = errors.Join(err, tok.Close()) }()
-		in.Unit = "tokens"
-		count = func(text string) (int, error) {
+		by = dataset.Measure{Unit: "tokens", Count: func(text string) (int, error) {
 			ids, err := tok.Encode(text, false)
 			return len(ids), err
-		}
+		}}
 	}
-	counting := e.display.Task("count "+in.Unit, int64(len(set.Records)), "records")
-	in.Lengths, err = measure(ctx, set.Records, count, counting.Add)
+	counting := e.display.Task("count "+by.Unit, int64(len(set.Records)), "records")
+	in, err := dataset.Inspect(ctx, set, by, c.Examples, counting.Add)
 	counting.Done()
 	if err != nil {
 		return err
 	}
-	for _, r := range set.Records[:min(max(c.Examples, 0), len(set.Records))] {
-		in.Examples = append(in.Examples, recordExample{r.ID, r.Line, r.Prompt, r.Response, r.Rejected, r.Distance})
-	}
 	if e.json {
-		return printJSON(e.stdout, []dataInspection{in})
+		return printJSON(e.stdout, []dataset.Inspection{in})
 	}
-	in.print(e.stdout)
+	printData(e.stdout, in)
 	return nil
 }
 
@@ -151,58 +103,8 @@ func columnsOf(names map[string]string) (schemas.ColumnsSpec, error) {
 	return spec.Data.Columns, nil
 }
 
-// measure counts the lengths of the texts of records. add is told of each record that is done.
-func measure(
-	ctx context.Context, records []dataset.Record, count func(string) (int, error), add func(int64),
-) ([]lengths, error) {
-	names := []string{"prompt", "response", "rejected"}
-	values := make([][]int, len(names))
-	for _, r := range records {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		for i, text := range []string{r.Prompt, r.Response, r.Rejected} {
-			if text == "" {
-				continue
-			}
-			n, err := count(text)
-			if err != nil {
-				return nil, fmt.Errorf("record %q, %s: %w", r.ID, names[i], err)
-			}
-			values[i] = append(values[i], n)
-		}
-		add(1)
-	}
-	var out []lengths
-	for i, name := range names {
-		if len(values[i]) > 0 {
-			out = append(out, lengthsOf(name, values[i]))
-		}
-	}
-	return out, nil
-}
-
-func lengthsOf(name string, values []int) lengths {
-	slices.Sort(values)
-	n := len(values)
-	at := func(share float64) int { return values[int(share*float64(n-1)+0.5)] }
-	l := lengths{Of: name, Count: n, Min: values[0], Median: at(0.5), P90: at(0.9), P99: at(0.99), Max: values[n-1]}
-	limit, i := 1, 0
-	for i < n {
-		b := bin{UpTo: limit}
-		for ; i < n && values[i] <= limit; i++ {
-			l.Mean += float64(values[i]) / float64(n)
-			b.Count++
-		}
-		if b.Count > 0 || len(l.Histogram) > 0 {
-			l.Histogram = append(l.Histogram, b)
-		}
-		limit *= 2
-	}
-	return l
-}
-
-func (in dataInspection) print(w io.Writer) {
+// printData prints an inspection for people.
+func printData(w io.Writer, in dataset.Inspection) {
 	fmt.Fprintf(w, "%s: %s\nformat: %s\n", in.Source, in.Report.String(), in.Format)
 	if len(in.Files) > 1 {
 		fmt.Fprintf(w, "files: %s\n", strings.Join(in.Files, " "))

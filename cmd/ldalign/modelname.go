@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 
 	"github.com/ldalign/ldalign/models/hub"
+	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/ops/modelname"
 	"github.com/ldalign/ldalign/ops/progress"
 )
@@ -36,4 +38,18 @@ func (e *env) findModel(ctx context.Context, name string, servers serverFlags) (
 		task.Done()
 	}
 	return folder, err
+}
+
+// tokenizer loads the tokenizer of a model that is found by its name.
+func (e *env) tokenizer(ctx context.Context, name string, servers serverFlags) (*tokenizer.Tokenizer, error) {
+	folder, err := e.findModel(ctx, name, servers)
+	if err != nil {
+		return nil, err
+	}
+	files, dir := folder.TokenizerFiles()
+	t, err := tokenizer.FromFS(files)
+	if err != nil {
+		return nil, fmt.Errorf("load %s: %w", dir, err)
+	}
+	return t, nil
 }

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/ldalign/ldalign/dataset"
 )
 
 const pairsSpec = `run: pairs
@@ -274,7 +276,7 @@ func TestDataInspect(t *testing.T) {
 	o := pairsFolder(t, "spin")
 	ldalign(t, "data", "inspect", o.data).want(t, 0, "6 records of 6 rows", "prompt from real, response from real, rejected from generated",
 		"rejected, in characters: 10 to 11", "I say tree")
-	in := lines[dataInspection](t, ldalign(t, "data", "inspect", o.data, "--model", o.model, "--pairs", "--examples", "1", "--json"))[0]
+	in := lines[dataset.Inspection](t, ldalign(t, "data", "inspect", o.data, "--model", o.model, "--pairs", "--examples", "1", "--json"))[0]
 	if in.Kept != 6 || in.Unit != "tokens" || len(in.Lengths) != 3 || len(in.Examples) != 1 || *in.Examples[0].Distance != 0.5 {
 		t.Errorf("%+v", in)
 	}
