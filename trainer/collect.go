@@ -13,6 +13,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/trainer/activity"
 	"github.com/ldalign/ldalign/trainer/lineage"
 	"github.com/ldalign/ldalign/trainer/objective"
 )
@@ -37,11 +38,10 @@ func (t *Trainer) messages(ctx context.Context, phase string, kind schemas.Kind,
 	var got streams.Collected
 	var err error
 	if replayed {
-		got, err = t.recalled(ctx, feed, i)
+		got, err = t.recalled(ctx, phase, feed, i)
 	} else {
-		work := fmt.Sprintf("wait for %s %d", kind, i)
 		got, err = t.Streams.Collect(ctx, kind, t.Spec.Run, i, func(have, total int) {
-			t.Meter.Progress(work, have, total, "pairs")
+			t.Meter.Observe(activity.Waiting{Work: t.work(phase, i, have, total), Kind: kind})
 		})
 	}
 	if err != nil {

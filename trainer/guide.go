@@ -83,7 +83,7 @@ func (t *Trainer) trainGuide(ctx context.Context) (err error) {
 		pieces: pieces{size: t.pieceSize},
 	}
 	var probed error
-	p.progress = task.watch(ctx, t.Engine, p, t.showStep("train guide", p), &probed)
+	p.progress = task.watch(ctx, t.Engine, p, t.showStep(guidePhase, p), &probed)
 	if err := g.model.SetTrainable(ctx, true); err != nil {
 		return err
 	}

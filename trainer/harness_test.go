@@ -23,6 +23,7 @@ import (
 	"github.com/ldalign/ldalign/stages/generator"
 	"github.com/ldalign/ldalign/stages/prompter"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/trainer/activity"
 	"github.com/ldalign/ldalign/trainer/curves"
 )
 
@@ -123,7 +124,10 @@ func testSpec(run string, change ...func(*schemas.Spec)) schemas.Spec {
 // meterFunc is called with the progress of steps and waits.
 type meterFunc func(work string, done, total int)
 
-func (f meterFunc) Progress(work string, done, total int, _ string, _ ...Note) { f(work, done, total) }
+func (f meterFunc) Observe(e activity.Event) {
+	work := e.Progress()
+	f(e.String(), work.Done, work.Total)
+}
 
 func silent(string, int, int) {}
 

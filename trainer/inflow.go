@@ -11,6 +11,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/trainer/activity"
 	"github.com/ldalign/ldalign/trainer/lineage"
 )
 
@@ -147,8 +148,8 @@ func (t *Trainer) streaming() bool { return t.Spec.Training.Schedule == "streami
 func (t *Trainer) stream(ctx context.Context, in *intake, p *phase) (err error) {
 	p.inOrder, p.open = true, in.inflow != nil
 	if p.open {
-		p.grow = func(ctx context.Context, does string, n, trained int) (bool, error) {
-			return t.grow(ctx, in, p, does, n, trained)
+		p.grow = func(ctx context.Context, n, trained int, readBack bool) (bool, error) {
+			return t.grow(ctx, in, p, n, trained, readBack)
 		}
 		return nil
 	}
@@ -158,15 +159,22 @@ func (t *Trainer) stream(ctx context.Context, in *intake, p *phase) (err error) 
 }
 
 // grow takes in what has arrived, once that makes n examples or the iteration is complete, which it returns. trained is how
-// many are trained already. does says what the trainer does while it waits.
-func (t *Trainer) grow(ctx context.Context, in *intake, p *phase, does string, n, trained int) (complete bool, err error) {
-	work := fmt.Sprintf("%s %s %d", does, in.kind, p.iteration)
+// many are trained already. readBack says that the log has had the examples for long.
+func (t *Trainer) grow(ctx context.Context, in *intake, p *phase, n, trained int, readBack bool) (complete bool, err error) {
+	show := func(have, total int) {
+		work := t.work(p.name, p.iteration, have, total)
+		if readBack {
+			t.Meter.Observe(activity.Reading{Work: work, Kind: in.kind})
+			return
+		}
+		t.Meter.Observe(activity.Waiting{Work: work, Kind: in.kind})
+	}
 	if err := t.tell(ctx, in, trained, busy); err != nil {
 		return false, err
 	}
 	for {
 		got, err := in.inflow.take(ctx, n+len(in.batches.Skipped), func(have, total int) error {
-			t.Meter.Progress(work, have, total, "pairs")
+			show(have, total)
 			if err := t.tell(ctx, in, trained, waiting); err != nil {
 				return err
 			}

@@ -63,10 +63,9 @@ type phase struct {
 	// inOrder makes the first epoch visit the examples as they stand, not shuffled.
 	inOrder bool
 	// open tells that examples are still arriving, within a first epoch in order. grow then waits until there are n of them,
-	// of which so many are trained, or the last has come, which it returns; it shows that as what it does, "wait for" for
-	// example.
+	// of which so many are trained, or the last has come, which it returns. readBack says that the log has had them for long.
 	open bool
-	grow func(ctx context.Context, does string, n, trained int) (complete bool, err error)
+	grow func(ctx context.Context, n, trained int, readBack bool) (complete bool, err error)
 	// planned is the number of examples that the learning rate's schedule is made for; 0 takes those that are there.
 	planned int
 	// every is the number of steps between two calls of save; 0 for none.
@@ -189,7 +188,7 @@ func (p *phase) run(ctx context.Context, engine *tensor.Engine, step int) (err e
 
 // arrive waits until the examples of the step that comes next are there.
 func (p *phase) arrive(ctx context.Context, step int) error {
-	complete, err := p.grow(ctx, "wait for", (step+1)*p.batch, step*p.batch)
+	complete, err := p.grow(ctx, (step+1)*p.batch, step*p.batch, false)
 	p.open = !complete
 	return err
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/trainer/activity"
 	"github.com/ldalign/ldalign/trainer/lineage"
 	"github.com/ldalign/ldalign/trainer/objective"
 )
@@ -95,7 +96,7 @@ func (t *Trainer) refer(ctx context.Context, task *pairTask, from int) error {
 		if err != nil {
 			return fmt.Errorf("trainer: reference log-probs of the pairs of the iteration before: %w", err)
 		}
-		t.Meter.Progress("refer", min(at+size, len(pairs)), len(pairs), "pairs")
+		t.Meter.Observe(activity.Referring{Work: t.work(policyPhase, t.base.Iteration, min(at+size, len(pairs)), len(pairs))})
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/trainer/activity"
 	"github.com/ldalign/ldalign/trainer/lineage"
 )
 
@@ -105,13 +106,12 @@ func (t *Trainer) given(ctx context.Context, i uint32) (int, error) {
 }
 
 // recalled is an iteration of the source's log.
-func (t *Trainer) recalled(ctx context.Context, feed streams.Source, i uint32) (streams.Collected, error) {
+func (t *Trainer) recalled(ctx context.Context, phase string, feed streams.Source, i uint32) (streams.Collected, error) {
 	want, err := t.given(ctx, i)
 	if err != nil {
 		return streams.Collected{}, err
 	}
-	work := fmt.Sprintf("read %s %d of %s", feed.Kind, i, feed.Run)
 	return t.Streams.Recall(ctx, feed, t.Spec.Run, i, want, func(have int) {
-		t.Meter.Progress(work, have, max(want, have), "pairs")
+		t.Meter.Observe(activity.Reading{Work: t.work(phase, i, have, max(want, have)), Kind: feed.Kind, Source: feed.Run})
 	})
 }

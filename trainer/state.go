@@ -184,7 +184,7 @@ func (t *Trainer) catchUp(ctx context.Context, m checkpoints.Manifest, p *phase,
 	if last.Seq < m.Cursor.Sequence {
 		return lost(kind, t.Spec.Run, last.Seq, m.Cursor.Sequence)
 	}
-	complete, err := p.grow(ctx, "read back", n, m.Cursor.Position)
+	complete, err := p.grow(ctx, n, m.Cursor.Position, true)
 	p.open = !complete
 	return err
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/trainer/activity"
 	"github.com/ldalign/ldalign/trainer/curves"
 	"github.com/ldalign/ldalign/trainer/lineage"
 	"github.com/ldalign/ldalign/trainer/objective"
@@ -49,16 +50,9 @@ type Config struct {
 	Log  zerolog.Logger
 }
 
-// Meter shows how far work has come.
+// Meter is told what the trainer does.
 type Meter interface {
-	// Progress reports that done of total units of the named work are done. notes are short readings such as loss 0.61.
-	Progress(work string, done, total int, unit string, notes ...Note)
-}
-
-// Note is a named reading beside a progress line.
-type Note struct {
-	Name  string
-	Value float64
+	Observe(activity.Event)
 }
 
 // ErrLeaseLost says that this trainer did not renew its lease in time, so that another one may have the run by now. It has
@@ -309,37 +303,34 @@ func (t *Trainer) iterate(ctx context.Context, i uint32) (err error) {
 		}
 	}
 	p.hold = t.Hold
-	p.progress = t.showStep(fmt.Sprintf("train %s %d", t.Spec.Objective.Kind, i), p)
+	p.progress = t.showStep(t.Spec.Objective.Kind, p)
 	if err := p.run(ctx, t.Engine, step); err != nil {
 		return err
 	}
 	return t.publishPolicy(ctx, i+1, in.metrics, p)
 }
 
-// showStep is what a phase tells of its steps to meter and plotter.
-func (t *Trainer) showStep(work string, p *phase) func(done, total int, last *curves.Step) {
+// showStep shows the steps of a phase to plotter and meter.
+func (t *Trainer) showStep(objective string, p *phase) func(done, total int, last *curves.Step) {
 	var probe *curves.Probe // the newest
 	return func(done, total int, last *curves.Step) {
 		if last == nil {
 			t.plotter.begin(p.records, total)
 		} else {
 			t.plotter.add(*last, total)
+			if last.Guide != nil {
+				probe = last.Guide
+			}
 		}
-		var notes []Note
-		if last != nil {
-			notes = append(notes, Note{"loss", last.Loss})
-		}
-		if last != nil && last.Pairs != nil {
-			notes = append(notes, Note{"margin", last.Pairs.Margin})
-		}
-		if last != nil && last.Guide != nil {
-			probe = last.Guide
-		}
-		if probe != nil {
-			notes = append(notes, Note{"gap", probe.Gap()}, Note{"distance", probe.Distance})
-		}
-		t.Meter.Progress(work, done, total, "steps", notes...)
+		t.Meter.Observe(activity.Training{
+			Work: t.work(p.name, p.iteration, done, total), Objective: objective, Last: last, Probe: probe,
+		})
 	}
+}
+
+// work is how far something is done, for an event.
+func (t *Trainer) work(phase string, iteration uint32, done, total int) activity.Work {
+	return activity.Work{Run: t.Spec.Run, Phase: phase, Iteration: iteration, Done: done, Total: total}
 }
 
 // retain carries out the spec's retention. What fails is tried again after the next iteration and at the next start.

@@ -12,6 +12,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
 	"github.com/ldalign/ldalign/trainer"
+	"github.com/ldalign/ldalign/trainer/activity"
 )
 
 // roleTrainer is what the trainer calls itself among the stages.
@@ -203,19 +204,22 @@ type present struct {
 	heartbeat *streams.Heartbeat
 }
 
-// Progress is part of trainer.Meter.
-func (p present) Progress(work string, done, total int, unit string, notes ...trainer.Note) {
-	state, detail := streams.StateWorking, fmt.Sprintf("%s: %d of %d %s", work, done, total, unit)
-	if unit == "pairs" && (total == 0 || done < total) {
-		state = streams.StateWaiting
+// Observe is part of trainer.Meter.
+func (p present) Observe(e activity.Event) {
+	work, state := e.Progress(), streams.StateWorking
+	switch e.(type) {
+	case activity.Waiting, activity.Reading:
+		if !work.Ended() {
+			state = streams.StateWaiting
+		}
 	}
-	p.heartbeat.Say(state, detail)
-	if unit == "steps" {
+	p.heartbeat.Say(state, fmt.Sprintf("%s: %d of %d %s", e, work.Done, work.Total, e.Unit()))
+	if step, ok := e.(activity.Training); ok && step.Last != nil {
 		p.heartbeat.Did(1)
 	} else {
 		p.heartbeat.Move()
 	}
-	p.Meter.Progress(work, done, total, unit, notes...)
+	p.Meter.Observe(e)
 }
 
 type pauseCommand struct {

@@ -8,7 +8,7 @@ import (
 
 	"github.com/ldalign/ldalign/ops/progress"
 	"github.com/ldalign/ldalign/ops/report"
-	"github.com/ldalign/ldalign/trainer"
+	"github.com/ldalign/ldalign/trainer/activity"
 )
 
 // meter shows the progress of one run and adds up what each stage did in this process.
@@ -40,34 +40,71 @@ func newMeter(display *progress.Display, prefix string) *meter {
 	}
 }
 
-// Progress shows the trainer's work, and counts its steps as the trainer's items.
-func (m *meter) Progress(work string, done, total int, unit string, notes ...trainer.Note) {
+// Observe shows the trainer's work, and counts its steps as the trainer's items.
+func (m *meter) Observe(e activity.Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if unit == "steps" {
+	work, at := e.String(), e.Progress()
+	var task *progress.Task
+	switch e := e.(type) {
+	case activity.Training:
 		now := time.Now()
 		if last, ok := m.steps[work]; ok {
-			m.add("trainer", unit, done-last.done, now.Sub(last.at))
+			m.add("trainer", e.Unit(), at.Done-last.done, now.Sub(last.at))
 		}
-		m.steps[work] = stepMark{done, now}
-	}
-	if unit == "pairs" {
+		m.steps[work] = stepMark{at.Done, now}
+		if task = m.task(work, at.Done, at.Total, e.Unit()); task != nil {
+			noteStep(task, e)
+		}
+	case activity.Waiting, activity.Reading:
 		m.waiting = work
+		task = m.task(work, at.Done, at.Total, e.Unit())
+	default:
+		task = m.task(work, at.Done, at.Total, e.Unit())
 	}
+	m.advance(task, work, at.Done, at.Total)
+}
+
+// noteStep shows readings of the newest step, and of the newest look at the guide.
+func noteStep(task *progress.Task, e activity.Training) {
+	if e.Last != nil {
+		task.Note("loss", e.Last.Loss)
+		if e.Last.Pairs != nil {
+			task.Note("margin", e.Last.Pairs.Margin)
+		}
+	}
+	if e.Probe != nil {
+		task.Note("gap", e.Probe.Gap())
+		task.Note("distance", e.Probe.Distance)
+	}
+}
+
+// Evaluated shows how many of the policies are evaluated.
+func (m *meter) Evaluated(done, total int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	const work = "evaluate"
+	m.advance(m.task(work, done, total, "policies"), work, done, total)
+}
+
+// task is the line of a piece of work, a new one at first; nil once it has ended. It is called with the lock held.
+func (m *meter) task(work string, done, total int, unit string) *progress.Task {
 	task, known := m.tasks[work]
-	if known && task == nil {
-		return
-	}
 	if !known {
 		task = m.display.Task(m.prefix+work, int64(total), unit)
 		task.Resume(int64(done))
 		m.tasks[work] = task
 	}
+	return task
+}
+
+// advance shows how far a piece of work is, and ends its line at the end. It is called with the lock held.
+func (m *meter) advance(task *progress.Task, work string, done, total int) {
+	if task == nil {
+		return
+	}
 	task.SetTotal(int64(total))
 	task.Set(int64(done))
-	for _, n := range notes {
-		task.Note(n.Name, n.Value)
-	}
 	if total > 0 && done >= total {
 		task.Done()
 		m.tasks[work] = nil

@@ -408,7 +408,7 @@ func (n *node) awaitResults(ctx context.Context, spec schemas.Spec, want int, m 
 	if want == 0 {
 		return nil
 	}
-	m.Progress("evaluate", 0, want, "policies")
+	m.Evaluated(0, want)
 	group, reading := errgroup.WithContext(ctx)
 	settled := make(chan uint32)
 	for _, kind := range []schemas.Kind{schemas.Results, schemas.DeadLetters} {
@@ -436,7 +436,7 @@ func (n *node) awaitResults(ctx context.Context, spec schemas.Spec, want int, m 
 			select {
 			case iteration := <-settled:
 				have[iteration] = true
-				m.Progress("evaluate", len(have), want, "policies")
+				m.Evaluated(len(have), want)
 			case <-reading.Done():
 				return reading.Err()
 			}
