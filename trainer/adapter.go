@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -13,6 +12,7 @@ import (
 	"github.com/ldalign/ldalign/models/safetensors"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/trainer/curves"
+	"github.com/ldalign/ldalign/trainer/fit"
 )
 
 // Files of an adapter in a checkpoint: in a policy that which was merged into it, as a folder that PEFT opens; in a
@@ -23,32 +23,9 @@ const (
 	adapterWeightsFile = adapterFolder + architecture.AdapterWeightsFile
 )
 
-// lora is the adapter that the spec trains; ok is false when all weights are trained.
-func (t *Trainer) lora() (l architecture.LoRA, ok bool) {
-	spec := t.Spec.Training.LoRA
-	if spec == nil {
-		return architecture.LoRA{}, false
-	}
-	l = architecture.LoRA{Rank: spec.Rank, Alpha: spec.Alpha, RSLoRA: spec.Scaling == "rslora"}
-	l.Targets.Names, l.Targets.Pattern = spec.Modules()
-	return l, true
-}
-
-// fitAdapter refuses a model in which the adapter finds no layer.
-func (t *Trainer) fitAdapter(config architecture.Config) error {
-	l, ok := t.lora()
-	if !ok {
-		return nil
-	}
-	if err := l.Fits(config); err != nil {
-		return fmt.Errorf("trainer: training.lora: %w", err)
-	}
-	return nil
-}
-
 // addAdapter gives the model a fresh adapter for an iteration, when the spec trains one.
 func (t *Trainer) addAdapter(ctx context.Context, iteration uint32) error {
-	l, ok := t.lora()
+	l, ok := fit.LoRA(t.Spec.Training)
 	if !ok {
 		return nil
 	}
@@ -57,7 +34,7 @@ func (t *Trainer) addAdapter(ctx context.Context, iteration uint32) error {
 
 // stateFile is the name of the file of a state that holds what a phase has trained.
 func (t *Trainer) stateFile(phase string) string {
-	_, adapter := t.lora()
+	_, adapter := fit.LoRA(t.Spec.Training)
 	switch {
 	case phase == guidePhase:
 		return guideFile

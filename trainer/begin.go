@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -16,6 +15,7 @@ import (
 	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/trainer/fit"
 	"github.com/ldalign/ldalign/trainer/lineage"
 )
 
@@ -108,40 +108,12 @@ func (t *Trainer) load(ctx context.Context) error {
 	return err
 }
 
-// longest is how many tokens a prompt and its response have at most.
-func longest(spec schemas.Spec) int {
-	return spec.Data.MaxPromptTokens + max(spec.Data.MaxResponseTokens, spec.Generation.MaxNewTokens)
-}
-
-// FitsContext refuses a spec whose longest prompt and response have more tokens than the model has positions.
-func FitsContext(spec schemas.Spec, config architecture.Config) error {
-	if limit := config.MaxLength(); longest(spec) > limit {
-		return fmt.Errorf("trainer: data.max_prompt_tokens and max_response_tokens allow %d tokens, "+
-			"but the model has %d positions: lower them", longest(spec), limit)
-	}
-	return nil
-}
-
 // fit makes the format of a model's prompts and responses, and refuses a model that the spec does not fit.
 func (t *Trainer) fit(config architecture.Config, tok *tokenizer.Tokenizer) (*tokenizer.Format, error) {
-	if err := FitsContext(t.Spec, config); err != nil {
-		return nil, err
-	}
-	if err := t.fitAdapter(config); err != nil {
-		return nil, err
+	if err := fit.Policy(t.Spec, config); err != nil {
+		return nil, fmt.Errorf("trainer: %w", err)
 	}
 	return tokenizer.NewFormat(tok, tokenizer.FormatOptions{Template: t.Spec.Model.Template, System: t.Spec.Model.System})
-}
-
-// ModelError says that the folder of model.from holds no model that can be read, and where one is had from.
-func ModelError(dir string, err error) error {
-	hint := ""
-	if _, none := os.Stat(filepath.Join(dir, architecture.AdapterConfigFile)); none == nil {
-		hint = " (an adapter alone; a run starts from a whole model: merge it in PEFT, by merge_and_unload, and save the result)"
-	} else if errors.Is(err, fs.ErrNotExist) {
-		hint = " (`ldalign models inspect ORG/NAME` fetches a model of the Hugging Face Hub and tells its folder)"
-	}
-	return fmt.Errorf("model.from: %s: %w%s", dir, err, hint)
 }
 
 // fitFirst is fit for the model of the first policy, with what the guide is made of, before anything is committed: a run that
@@ -150,14 +122,17 @@ func (t *Trainer) fitFirst(config architecture.Config, tok *tokenizer.Tokenizer)
 	if _, err := t.fit(config, tok); err != nil {
 		return err
 	}
-	return t.fitGuide(config)
+	if err := fit.Guide(t.Spec, config); err != nil {
+		return fmt.Errorf("trainer: %w", err)
+	}
+	return nil
 }
 
 // fitFolder is fitFirst for the model in a folder.
 func (t *Trainer) fitFolder(dir string) (err error) {
 	config, err := architecture.ReadConfig(os.DirFS(dir))
 	if err != nil {
-		return ModelError(dir, err)
+		return fit.ModelError(dir, err)
 	}
 	tok, err := tokenizer.Load(dir)
 	if err != nil {

@@ -18,34 +18,8 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
 	"github.com/ldalign/ldalign/trainer/curves"
+	"github.com/ldalign/ldalign/trainer/fit"
 )
-
-// fitGuide refuses models that make no guide beside this policy, or one that is too short for what it reads. Models and
-// pairs are had only later; by then the run's spec cannot be changed any more.
-func (t *Trainer) fitGuide(policy architecture.Config) error {
-	if !t.Spec.TrainsGuide() {
-		return nil
-	}
-	spec := t.Spec.Guide
-	planned, err := PlanGuide(spec, policy)
-	if err != nil {
-		return fmt.Errorf("trainer: %w", err)
-	}
-	// texts that its own tokenizer reads are cut for it
-	if limit := planned.MaxLength(); !ownTokenizer(spec.Encoder) && longest(t.Spec) > limit {
-		return fmt.Errorf("trainer: data.max_prompt_tokens and max_response_tokens allow %d tokens, but the guide has %d positions "+
-			"for them: lower these or guide.prefix_tokens, or take another guide.decoder", longest(t.Spec), limit)
-	}
-	return nil
-}
-
-// PlanGuide describes the guide that a spec makes beside a policy. The error names the key.
-func PlanGuide(spec schemas.GuideSpec, policy architecture.Config) (architecture.Guide, error) {
-	return architecture.PlanGuide(policy, spec.Encoder, spec.Decoder, architecture.GuideConfig{
-		LatentDim: spec.LatentDim, Pooling: spec.Pooling, Injection: spec.Injection, PrefixTokens: spec.PrefixTokens,
-		WordDropout: spec.WordDropout, Reduction: spec.Reduction,
-	})
-}
 
 // trainGuide trains the guide once, from the pairs of iteration 0, and publishes it. Encoders wait for it.
 func (t *Trainer) trainGuide(ctx context.Context) (err error) {
@@ -173,7 +147,7 @@ func (t *Trainer) newGuide(ctx context.Context) (_ *trainedGuide, err error) {
 			err = errors.Join(err, g.tokenizer.Close())
 		}
 	}()
-	if ownTokenizer(spec.Encoder) {
+	if fit.OwnTokenizer(spec) {
 		tok, err := tokenizer.Load(spec.Encoder)
 		if err != nil {
 			return nil, fmt.Errorf("trainer: guide.encoder: %w", err)
@@ -185,7 +159,7 @@ func (t *Trainer) newGuide(ctx context.Context) (_ *trainedGuide, err error) {
 		}
 		g.files = files
 	}
-	planned, err := PlanGuide(spec, t.model.Config())
+	planned, err := fit.PlanGuide(spec, t.model.Config())
 	if err != nil {
 		return nil, fmt.Errorf("trainer: %w", err)
 	}
@@ -204,12 +178,7 @@ func (t *Trainer) newGuide(ctx context.Context) (_ *trainedGuide, err error) {
 	return g, nil
 }
 
-// ownTokenizer tells whether an encoder brings its own tokenizer: a folder does.
-func ownTokenizer(encoder string) bool {
-	return encoder != "policy" && !strings.HasPrefix(encoder, "scratch:")
-}
-
-// guideModel is the encoder or decoder of a configuration of PlanGuide.
+// guideModel is the encoder or decoder of a configuration of fit.PlanGuide.
 func (t *Trainer) guideModel(ctx context.Context, from, role string, config architecture.Config) (*models.Model, error) {
 	switch {
 	case strings.HasPrefix(from, "scratch:"):

@@ -14,6 +14,7 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/trainer/curves"
+	"github.com/ldalign/ldalign/trainer/fit"
 	"github.com/ldalign/ldalign/trainer/objective"
 )
 
@@ -102,7 +103,7 @@ func (t *Trainer) shareOut(ctx context.Context, p *phase) (end func(error) error
 			"training.ranks: 1)", failed, ended)
 	}
 	var lora *architecture.LoRA
-	if l, ok := t.lora(); ok {
+	if l, ok := fit.LoRA(t.Spec.Training); ok {
 		lora = &l
 	}
 	if err := r.lead(ctx, p, t.model, lora); err != nil {

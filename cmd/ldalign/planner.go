@@ -21,7 +21,7 @@ import (
 	"github.com/ldalign/ldalign/ops/plan"
 	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
-	"github.com/ldalign/ldalign/trainer"
+	"github.com/ldalign/ldalign/trainer/fit"
 	"github.com/ldalign/ldalign/trainer/metrics"
 )
 
@@ -67,7 +67,7 @@ func (p *planner) policy(ctx context.Context, s schemas.Spec) (plannedModel, err
 	files := os.DirFS(s.Model.From)
 	config, err := architecture.ReadConfig(files)
 	if err != nil {
-		return plannedModel{}, trainer.ModelError(s.Model.From, err)
+		return plannedModel{}, fit.ModelError(s.Model.From, err)
 	}
 	return plannedModel{config, files}, nil
 }
@@ -131,12 +131,10 @@ func (m plannedModel) sizes(s schemas.Spec) (plan.Model, error) {
 	out.Cache = m.config.CacheBytes(safetensors.F32, architecture.CacheSize{
 		Slots: s.Generation.Slots, Length: length, Burst: min(decodeBurst, length),
 	})
-	lora := s.Training.LoRA
-	if lora == nil {
+	l, ok := fit.LoRA(s.Training)
+	if !ok {
 		return out, nil
 	}
-	l := architecture.LoRA{Rank: lora.Rank, Alpha: lora.Alpha, RSLoRA: lora.Scaling == "rslora"}
-	l.Targets.Names, l.Targets.Pattern = lora.Modules()
 	var err error
 	if out.Adapter, err = l.Parameters(m.config); err != nil {
 		return out, fmt.Errorf("training.lora: %w", err)
@@ -165,7 +163,7 @@ func (p *planner) guide(ctx context.Context, s schemas.Spec, policy plannedModel
 	case !s.NeedsGuide():
 		return g, nil
 	}
-	planned, err := trainer.PlanGuide(s.Guide, policy.config)
+	planned, err := fit.PlanGuide(s.Guide, policy.config)
 	if err != nil {
 		return g, err
 	}

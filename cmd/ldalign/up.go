@@ -22,6 +22,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/stages/prompter"
 	"github.com/ldalign/ldalign/trainer"
+	"github.com/ldalign/ldalign/trainer/fit"
 	"github.com/ldalign/ldalign/trainer/schedule"
 )
 
@@ -179,9 +180,9 @@ func filesOf(s schemas.Spec) (held *dataset.Set, model *architecture.Config, err
 	if s.Model.From != "scratch" && !strings.HasPrefix(s.Model.From, "run:") {
 		config, err := architecture.ReadConfig(os.DirFS(s.Model.From))
 		if err != nil {
-			return nil, nil, trainer.ModelError(s.Model.From, err)
+			return nil, nil, fit.ModelError(s.Model.From, err)
 		}
-		if err := trainer.FitsContext(s, config); err != nil {
+		if err := fit.Context(s, config); err != nil {
 			return nil, nil, fmt.Errorf("run %s: %w", s.Run, err)
 		}
 		model = &config
