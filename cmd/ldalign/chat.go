@@ -16,7 +16,6 @@ import (
 
 	"github.com/ldalign/ldalign/dataset/jsonl"
 	"github.com/ldalign/ldalign/models/decode"
-	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/ops/offline"
 	"github.com/ldalign/ldalign/schemas"
@@ -338,23 +337,20 @@ func (c *conversation) generate(ctx context.Context, ids []int64) (out spoken, e
 		}
 	}
 	start := time.Now()
-	options := c.flags.options(c.Tokenizer)
-	options.Slots = 1
-	request := decode.Request{
-		IDs: ids, Seed: schemas.SampleSeed(c.flags.Seed, 0, "chat", uint32(c.turns)),
-		OnToken: func(id int64, _ float32) bool {
-			if out.tokens++; out.tokens == 1 {
-				out.first = time.Since(start)
-			}
-			text, stopped := stop.Push(stream.Push(id))
-			show(text)
-			return stopped
-		},
+	request := c.flags.request(c.Tokenizer)
+	request.IDs, request.Seed = ids, schemas.SampleSeed(c.flags.Seed, 0, "chat", uint32(c.turns))
+	request.OnToken = func(t decode.Token) bool {
+		if out.tokens++; out.tokens == 1 {
+			out.first = time.Since(start)
+		}
+		text, stopped := stop.Push(stream.Push(t.ID))
+		show(text)
+		return stopped
 	}
-	results, err := decode.Generate(ctx, c.Model.Model, []decode.Request{request}, options, nil)
+	result, err := c.decode(ctx, request)
 	out.took = time.Since(start)
-	if err == nil {
-		out.reason = results[0].Reason
+	if result.Reason != decode.Cancelled {
+		out.reason = result.Reason
 	}
 	if stop.Stopped() == "" {
 		rest, _ := stop.Push(stream.Flush())
@@ -364,6 +360,21 @@ func (c *conversation) generate(ctx context.Context, ids []int64) (out spoken, e
 		fmt.Fprintln(c.stdout)
 	}
 	return out, err
+}
+
+// decode decodes one request with keys and values for it alone: those for the model's whole context could be too much memory.
+func (c *conversation) decode(ctx context.Context, r decode.Request) (result decode.Result, err error) {
+	s, err := decode.New(decode.Options{Slots: 1, Length: len(r.IDs) + r.MaxNew}, decode.Weights{Model: c.Model.Model})
+	if err != nil {
+		return result, err
+	}
+	defer func() { err = errors.Join(err, s.Close(ctx)) }()
+	reply, err := s.Submit(ctx, r)
+	if err != nil {
+		return result, err
+	}
+	result = reply.Result()
+	return result, result.Err
 }
 
 // tell says what there is to say behind an answer.
@@ -411,10 +422,7 @@ func (f *samplingFlags) check(most int) error {
 	if _, err := tokenizer.NewStopMatcher(f.Stop...); err != nil {
 		return fmt.Errorf("%w: --stop: %w", errUsage, err)
 	}
-	sampling := tensor.Sampling{
-		Temperature: f.Temperature, TopK: f.TopK, TopP: f.TopP, MinP: f.MinP, RepetitionPenalty: f.RepetitionPenalty,
-	}
-	if err := sampling.Validate(); err != nil {
+	if err := f.sampling().Validate(); err != nil {
 		return fmt.Errorf("%w: %w", errUsage, err)
 	}
 	return nil

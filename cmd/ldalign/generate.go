@@ -40,15 +40,19 @@ type samplingFlags struct {
 	IgnoreEOS         bool     `help:"Go on behind end tokens, up to --max-tokens." name:"ignore-eos"`
 }
 
-func (f samplingFlags) options(t *tokenizer.Tokenizer) decode.Options {
-	o := decode.Options{
-		MaxNew: f.MaxTokens, Temperature: f.Temperature, TopK: f.TopK, TopP: f.TopP, MinP: f.MinP,
-		RepetitionPenalty: f.RepetitionPenalty,
+func (f samplingFlags) sampling() decode.Sampling {
+	return decode.Sampling{
+		Temperature: f.Temperature, TopK: f.TopK, TopP: f.TopP, MinP: f.MinP, RepetitionPenalty: f.RepetitionPenalty,
 	}
+}
+
+// request is what the flags say of every request.
+func (f samplingFlags) request(t *tokenizer.Tokenizer) decode.Request {
+	r := decode.Request{MaxNew: f.MaxTokens, Sampling: f.sampling()}
 	if !f.IgnoreEOS {
-		o.Stop = t.EOS()
+		r.Stop = t.EOS()
 	}
-	return o
+	return r
 }
 
 func (generateCommand) Help() string {
@@ -83,8 +87,7 @@ func (c *generateCommand) Run(ctx context.Context, e *env) (err error) {
 	if err := c.check(most); err != nil {
 		return err
 	}
-	options := c.options(o.Tokenizer)
-	options.Prefill = c.Prefill
+	options := decode.Options{Prefill: c.Prefill}
 	if c.Slots < 0 || c.Memory < 1 || c.Prefill < 1 {
 		return fmt.Errorf("%w: --slots %d, --memory %d, --prefill %d", errUsage, c.Slots, c.Memory, c.Prefill)
 	}
@@ -107,7 +110,7 @@ func (c *generateCommand) Run(ctx context.Context, e *env) (err error) {
 			}
 			return err
 		},
-		Work: func(ctx context.Context, records []*offline.Item, emit func(i int) error) error {
+		Work: func(ctx context.Context, records []*offline.Item, emit func(i int) error) (err error) {
 			defer clear(wants)
 			next := 0
 			for _, r := range records {
@@ -118,9 +121,14 @@ func (c *generateCommand) Run(ctx context.Context, e *env) (err error) {
 			if options.Slots == 0 {
 				options.Slots = options.SlotsFor(o.Model, c.Memory<<20, min(64, len(records)))
 			}
+			scheduler, err := decode.New(options, decode.Weights{Model: o.Model})
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, scheduler.Close(ctx)) }()
 			start := time.Now()
 			defer func() { took += time.Since(start) }()
-			return decode.Run(ctx, o.Model, options,
+			return scheduler.Feed(ctx,
 				func() (decode.Request, bool, error) {
 					if next == len(records) {
 						return decode.Request{}, false, nil
@@ -128,15 +136,18 @@ func (c *generateCommand) Run(ctx context.Context, e *env) (err error) {
 					request := wants[records[next]].request
 					next++
 					ends := request.OnToken
-					request.OnToken = func(id int64, logprob float32) bool { // the first record may take long
+					request.OnToken = func(t decode.Token) bool { // the first record may take long
 						sampled++
 						task.Note("tokens", sampled)
 						task.Note("tokens/s", fmt.Sprintf("%.1f", float64(sampled)/(took+time.Since(start)).Seconds()))
-						return ends != nil && ends(id, logprob)
+						return ends != nil && ends(t)
 					}
 					return request, true, nil
 				},
 				func(i int, result decode.Result) error {
+					if result.Err != nil {
+						return fmt.Errorf("record %s: %w", records[i].Name, result.Err)
+					}
 					w := wants[records[i]]
 					tokens += len(result.IDs)
 					if w.cut > 0 {
@@ -175,7 +186,8 @@ func (c *generateCommand) want(o *offline.Model, r *offline.Item, most int) (*wa
 	if err != nil {
 		return nil, r.Errorf(key, "%v", err)
 	}
-	w := &want{request: decode.Request{MaxNew: c.MaxTokens, Seed: schemas.SampleSeed(c.Seed, 0, r.Name, 0)}}
+	w := &want{request: c.request(o.Tokenizer)}
+	w.request.Seed = schemas.SampleSeed(c.Seed, 0, r.Name, 0)
 	for _, option := range []struct {
 		key  string
 		into any
@@ -203,8 +215,8 @@ func (c *generateCommand) want(o *offline.Model, r *offline.Item, most int) (*wa
 			return nil, err
 		}
 		w.stream = o.Tokenizer.Stream(true)
-		w.request.OnToken = func(id int64, _ float32) bool {
-			text, stopped := w.stop.Push(w.stream.Push(id))
+		w.request.OnToken = func(t decode.Token) bool {
+			text, stopped := w.stop.Push(w.stream.Push(t.ID))
 			w.text += text
 			return stopped
 		}

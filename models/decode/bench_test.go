@@ -29,9 +29,10 @@ func BenchmarkDemo(b *testing.B) {
 			reqs[i].IDs[j] = rng.Int64N(512)
 		}
 	}
-	opts := decode.Options{MaxNew: 12, Temperature: 1, TopP: 1, Slots: 64}
+	const tokens = 12
+	reqs = with(decode.Request{MaxNew: tokens, Sampling: decode.Sampling{Temperature: 1, TopP: 1}}, reqs...)
 	for b.Loop() {
-		generate(b, m, reqs, opts)
+		generate(b, m, reqs, decode.Options{Slots: 64})
 	}
-	b.ReportMetric(float64(b.N*len(reqs)*opts.MaxNew)/b.Elapsed().Seconds(), "tokens/s")
+	b.ReportMetric(float64(b.N*len(reqs)*tokens)/b.Elapsed().Seconds(), "tokens/s")
 }

@@ -1,14 +1,17 @@
 package decode_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"go.uber.org/goleak"
 
 	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/decode"
@@ -16,6 +19,8 @@ import (
 )
 
 const testdata = "../testdata"
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func newEngine(t testing.TB, threads int) *tensor.Engine {
 	t.Helper()
@@ -75,6 +80,19 @@ func pack(t testing.TB, m *models.Model) *models.Model {
 // ignoreLogProbs compares results by their tokens.
 var ignoreLogProbs = cmpopts.IgnoreFields(decode.Result{}, "LogProbs")
 
+// with gives requests the settings that they share; a MaxNew of their own stays.
+func with(shared decode.Request, requests ...decode.Request) []decode.Request {
+	out := slices.Clone(requests)
+	for i := range out {
+		out[i].MaxNew = cmp.Or(out[i].MaxNew, shared.MaxNew)
+		out[i].Sampling, out[i].Stop, out[i].Top = shared.Sampling, shared.Stop, shared.Top
+	}
+	return out
+}
+
+// greedy takes the most probable tokens.
+var greedy = decode.Sampling{TopP: 1}
+
 func generate(t testing.TB, m *models.Model, reqs []decode.Request, opts decode.Options) []decode.Result {
 	t.Helper()
 	results, err := decode.Generate(context.Background(), m, reqs, opts, nil)
@@ -96,13 +114,14 @@ func TestGreedyEqualsTransformers(t *testing.T) {
 					pack(t, m)
 				}
 				reqs, want := readGolden(t, name)
-				opts := decode.Options{MaxNew: len(want[0]), TopP: 1, Slots: 4, Prefill: 8}
+				reqs = with(decode.Request{MaxNew: len(want[0]), Sampling: greedy}, reqs...)
+				opts := decode.Options{Slots: 4, Prefill: 8}
 				for i, got := range generate(t, m, reqs, opts) {
 					alone := generate(t, m, reqs[i:i+1], opts)[0]
-					if diff := cmp.Diff(decode.Result{IDs: want[i], Reason: decode.Length}, got, ignoreLogProbs); diff != "" {
+					if diff := gocmp.Diff(decode.Result{IDs: want[i], Reason: decode.Length}, got, ignoreLogProbs); diff != "" {
 						t.Errorf("%s, request %d in a batch (-want +got):\n%s", kind, i, diff)
 					}
-					if diff := cmp.Diff(got, alone); diff != "" {
+					if diff := gocmp.Diff(got, alone); diff != "" {
 						t.Errorf("%s, request %d alone (-batch +alone):\n%s", kind, i, diff)
 					}
 				}

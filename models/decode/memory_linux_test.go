@@ -2,7 +2,7 @@ package decode_test
 
 import (
 	"bytes"
-	"context"
+	"errors"
 	"os"
 	"runtime/debug"
 	"strconv"
@@ -36,23 +36,28 @@ func TestFlatMemory(t *testing.T) {
 	live := eng.Live()
 	var before int64
 	taken, ended, tokens := 0, 0, 0
-	opts := decode.Options{
-		MaxNew: 8, Temperature: 1.1, TopP: 0.9, RepetitionPenalty: 1.1, Stop: []int64{3, 5}, Slots: 16, Length: 32, Prefill: 16,
+	scheduler, err := decode.New(decode.Options{Slots: 16, Length: 32, Prefill: 16}, decode.Weights{Model: m})
+	if err != nil {
+		t.Fatal(err)
 	}
-	err := decode.Run(context.Background(), m, opts, func() (decode.Request, bool, error) {
+	request := decode.Request{
+		MaxNew: 8, Sampling: decode.Sampling{Temperature: 1.1, TopP: 0.9, RepetitionPenalty: 1.1, PresencePenalty: 0.1}, Stop: []int64{3, 5},
+	}
+	err = scheduler.Feed(t.Context(), func() (decode.Request, bool, error) {
 		if taken == all {
 			return decode.Request{}, false, nil
 		}
 		taken++
-		return decode.Request{IDs: make([]int64, 1+taken%7), Seed: uint64(taken)}, true, nil
+		request.IDs, request.Seed = make([]int64, 1+taken%7), uint64(taken)
+		return request, true, nil
 	}, func(_ int, r decode.Result) error {
 		tokens += len(r.IDs)
 		if ended++; ended == early {
 			before = resident(t)
 		}
-		return nil
+		return r.Err
 	})
-	if err != nil {
+	if err := errors.Join(err, scheduler.Close(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 	if grown := resident(t) - before; ended != all || grown > allowed {

@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -42,6 +43,7 @@ func TestTextDoesNotDependOnTheBatch(t *testing.T) {
 	type setup struct {
 		name  string
 		model *models.Model
+		reqs  []decode.Request
 		opts  decode.Options
 		alone []decode.Result
 	}
@@ -58,18 +60,33 @@ func TestTextDoesNotDependOnTheBatch(t *testing.T) {
 		for _, threads := range []int{1, 2} {
 			plain, packed := small(t, newEngine(t, threads), family), pack(t, small(t, newEngine(t, threads), family))
 			for _, m := range []*models.Model{plain, packed} {
-				for _, opts := range []decode.Options{
-					{MaxNew: 9, Temperature: 1, TopP: 1, Stop: []int64{1, 2, 3}, Slots: 4, Length: 40},
-					{MaxNew: 9, Temperature: 0.7, TopP: 0.8, MinP: 0.01, TopK: 60, Slots: 7, Prefill: 6, Length: 40},
-					{MaxNew: 9, TopP: 1, Slots: 3, RepetitionPenalty: 1.4},
+				for _, how := range []struct {
+					request decode.Request
+					opts    decode.Options
+				}{
 					{
-						MaxNew: 9, Temperature: 1.3, TopP: 0.9, MinP: 0.02, TopK: 20, RepetitionPenalty: 0.8, Stop: []int64{4}, Slots: 4,
-						Prefill: 3, Length: 60,
+						decode.Request{Sampling: decode.Sampling{Temperature: 1, TopP: 1}, Stop: []int64{1, 2, 3}},
+						decode.Options{Slots: 4, Length: 40},
+					},
+					{
+						decode.Request{Sampling: decode.Sampling{Temperature: 0.7, TopP: 0.8, MinP: 0.01, TopK: 60}},
+						decode.Options{Slots: 7, Prefill: 6, Length: 40},
+					},
+					{decode.Request{Sampling: decode.Sampling{TopP: 1, RepetitionPenalty: 1.4}}, decode.Options{Slots: 3}},
+					{
+						decode.Request{
+							Sampling: decode.Sampling{Temperature: 1.3, TopP: 0.9, MinP: 0.02, TopK: 20, RepetitionPenalty: 0.8}, Stop: []int64{4},
+						},
+						decode.Options{Slots: 4, Prefill: 3, Length: 60},
 					},
 				} {
-					s := setup{name: fmt.Sprintf("%s, %d threads, packed %t, %+v", family, threads, m.Packed(), opts), model: m, opts: opts}
-					for _, r := range pool {
-						s.alone = append(s.alone, generate(t, m, []decode.Request{r}, opts)[0])
+					how.request.MaxNew = 9
+					s := setup{
+						name:  fmt.Sprintf("%s, %d threads, packed %t, %+v", family, threads, m.Packed(), how),
+						model: m, reqs: with(how.request, pool...), opts: how.opts,
+					}
+					for _, r := range s.reqs {
+						s.alone = append(s.alone, generate(t, m, []decode.Request{r}, s.opts)[0])
 					}
 					setups = append(setups, s)
 				}
@@ -81,7 +98,7 @@ func TestTextDoesNotDependOnTheBatch(t *testing.T) {
 		var reqs []decode.Request
 		var want []decode.Result
 		for _, i := range rapid.SliceOfN(rapid.IntRange(0, len(pool)-1), 1, 10).Draw(t, "requests") {
-			reqs = append(reqs, pool[i])
+			reqs = append(reqs, s.reqs[i])
 			want = append(want, s.alone[i])
 		}
 		if s.model.Packed() {
@@ -106,9 +123,9 @@ func TestLogProbsEqualScore(t *testing.T) {
 		for i := range 9 {
 			reqs = append(reqs, decode.Request{IDs: []int64{9, 3, 7, 1, 50, 60, 70, 80, 90}[:i+1], Seed: uint64(i)})
 		}
-		results := generate(t, m, reqs, decode.Options{
-			MaxNew: 30, Temperature: 1.5, TopP: 0.9, RepetitionPenalty: 1.2, Stop: []int64{4}, Slots: 4,
-		})
+		results := generate(t, m, with(decode.Request{
+			MaxNew: 30, Sampling: decode.Sampling{Temperature: 1.5, TopP: 0.9, RepetitionPenalty: 1.2}, Stop: []int64{4},
+		}, reqs...), decode.Options{Slots: 4})
 		var rows []models.Sequence
 		for i, r := range results {
 			rows = append(rows, models.Join(reqs[i].IDs, r.IDs))
@@ -133,12 +150,14 @@ func TestSlotsAreRefilled(t *testing.T) {
 	var reqs []decode.Request
 	limit := func(i int) int { return 1 + i*7%13 }
 	for i := range 20 {
-		reqs = append(reqs, decode.Request{IDs: []int64{int64(i)}, MaxNew: limit(i), OnToken: func(int64, float32) bool {
-			got = append(got, i)
-			return false
-		}})
+		reqs = append(reqs, decode.Request{
+			IDs: []int64{int64(i)}, MaxNew: limit(i), Sampling: greedy, OnToken: func(decode.Token) bool {
+				got = append(got, i)
+				return false
+			},
+		})
 	}
-	generate(t, m, reqs, decode.Options{MaxNew: 99, TopP: 1, Slots: 4, Length: 20})
+	generate(t, m, reqs, decode.Options{Slots: 4, Length: 20})
 
 	slots, left, next := []int{-1, -1, -1, -1}, make([]int, len(reqs)), 0
 	for {
@@ -170,36 +189,51 @@ func TestSlotsAreRefilled(t *testing.T) {
 func TestOnTokenEndsARow(t *testing.T) {
 	m := pack(t, small(t, newEngine(t, 1), architecture.Llama))
 	var told []int64
-	req := decode.Request{IDs: []int64{4, 8}, Seed: 3, OnToken: func(id int64, logprob float32) bool {
-		if !(logprob <= 0) {
-			t.Errorf("log-probability %g", logprob)
-		}
-		told = append(told, id)
-		return len(told) == 3
-	}}
-	got := generate(t, m, []decode.Request{req}, decode.Options{MaxNew: 10, Temperature: 1, TopP: 1, Slots: 2})[0]
+	req := decode.Request{
+		IDs: []int64{4, 8}, Seed: 3, MaxNew: 10, Sampling: decode.Sampling{Temperature: 1, TopP: 1},
+		OnToken: func(token decode.Token) bool {
+			if !(token.LogProb <= 0) {
+				t.Errorf("log-probability %g", token.LogProb)
+			}
+			told = append(told, token.ID)
+			return len(told) == 3
+		},
+	}
+	got := generate(t, m, []decode.Request{req}, decode.Options{Slots: 2})[0]
 	if diff := cmp.Diff(told, got.IDs); diff != "" || got.Reason != decode.Stop || len(told) != 3 {
 		t.Errorf("told %v, result %+v", told, got)
 	}
 }
 
-// Damaged weights are told, by the request and the token, not sampled from.
+// Damaged weights are told, by the request and the token, not sampled from; Generate ends with that, a scheduler goes on with
+// the other rows.
 func TestWeightsThatAreNotANumber(t *testing.T) {
-	eng := newEngine(t, 1)
-	m := small(t, eng, architecture.Llama)
-	err := eng.Do(context.Background(), func(s *tensor.Scope) error {
+	m := pack(t, damaged(t, newEngine(t, 1)))
+	_, err := decode.Generate(context.Background(), m, with(decode.Request{MaxNew: 2, Sampling: greedy},
+		decode.Request{IDs: []int64{1}}, decode.Request{IDs: []int64{7}}), decode.Options{Slots: 1}, nil)
+	if !errors.Is(err, decode.ErrNotFinite) || !strings.Contains(err.Error(), "request 1: ") {
+		t.Errorf("error %v, want ErrNotFinite of request 1", err)
+	}
+}
+
+// damaged is a small model whose embedding of token 7 is not a number. Its output matrix is sound.
+func damaged(t testing.TB, eng *tensor.Engine) *models.Model {
+	t.Helper()
+	m, err := models.Scratch(context.Background(), eng, architecture.Config{
+		Family: architecture.Llama, Vocab: 96, Hidden: 80, Layers: 2, Heads: 4, KVHeads: 2, Intermediate: 112, MaxPositions: 96,
+		InitializerRange: 0.15,
+	}, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = eng.Do(context.Background(), func(s *tensor.Scope) error {
 		m.Params()[0].Tensor.Narrow(0, 7, 1).Copy_(s.Full(tensor.Float32, math.NaN(), 1))
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	pack(t, m)
-	_, err = decode.Generate(context.Background(), m, []decode.Request{{IDs: []int64{1}}, {IDs: []int64{7}}},
-		decode.Options{MaxNew: 2, TopP: 1, Slots: 1}, nil)
-	if !errors.Is(err, decode.ErrNotFinite) {
-		t.Errorf("error %v, want ErrNotFinite", err)
-	}
+	return m
 }
 
 // A sampled response is what teacher forcing gives it: its greedy tokens are the arg max of the model's own logits over
@@ -209,8 +243,8 @@ func TestStepsEqualWholeSequences(t *testing.T) {
 		eng := newEngine(t, 1)
 		m := small(t, eng, family)
 		for _, n := range []int{1, 7, 8, 9} {
-			req := decode.Request{IDs: []int64{9, 3, 7, 1, 50, 60, 70, 80, 90}[:n]}
-			got := generate(t, m, []decode.Request{req}, decode.Options{MaxNew: 20, TopP: 1, Slots: 4})[0]
+			req := decode.Request{IDs: []int64{9, 3, 7, 1, 50, 60, 70, 80, 90}[:n], MaxNew: 20, Sampling: greedy}
+			got := generate(t, m, []decode.Request{req}, decode.Options{Slots: 4})[0]
 			err := eng.Do(context.Background(), func(s *tensor.Scope) error {
 				ids := append(append([]int64{}, req.IDs...), got.IDs...)
 				h := m.Hidden(s, m.Embed(s.FromInt64(ids, 1, int64(len(ids)))))
@@ -262,11 +296,12 @@ func TestSamplesFollowTheDistribution(t *testing.T) {
 		}
 		reqs := make([]decode.Request, draws)
 		for i := range reqs {
-			reqs[i] = decode.Request{IDs: prompt, Seed: uint64(i)}
+			reqs[i] = decode.Request{
+				IDs: prompt, Seed: uint64(i), MaxNew: 1, Sampling: decode.Sampling{Temperature: test.temperature, TopP: test.topP},
+			}
 		}
 		counts := make([]float64, len(p))
-		opts := decode.Options{MaxNew: 1, Temperature: test.temperature, TopP: test.topP, Slots: 256}
-		for _, r := range generate(t, m, reqs, opts) {
+		for _, r := range generate(t, m, reqs, decode.Options{Slots: 256}) {
 			counts[r.IDs[0]]++
 		}
 		// Tokens expected fewer than 5 times are counted together.
@@ -300,13 +335,15 @@ func TestSamplesFollowTheDistribution(t *testing.T) {
 
 func TestGenerateEnds(t *testing.T) {
 	m := small(t, newEngine(t, 1), architecture.Llama)
-	req := decode.Request{IDs: []int64{4, 8, 15, 16, 23, 42}, Seed: 1}
-	opts := decode.Options{MaxNew: 10, Temperature: 1, TopP: 1, Slots: 4}
+	req := decode.Request{
+		IDs: []int64{4, 8, 15, 16, 23, 42}, Seed: 1, MaxNew: 10, Sampling: decode.Sampling{Temperature: 1, TopP: 1},
+	}
+	opts := decode.Options{Slots: 4}
 	free := generate(t, m, []decode.Request{req}, opts)[0]
-	if len(free.IDs) != opts.MaxNew || free.Reason != decode.Length {
+	if len(free.IDs) != req.MaxNew || free.Reason != decode.Length {
 		t.Fatalf("without end tokens: %d tokens, reason %q", len(free.IDs), free.Reason)
 	}
-	opts.Stop = []int64{1000, free.IDs[4]}
+	req.Stop = []int64{1000, free.IDs[4]}
 	first := 0
 	for free.IDs[first] != free.IDs[4] {
 		first++
@@ -322,41 +359,46 @@ func TestGenerateEnds(t *testing.T) {
 
 func TestGenerateRefuses(t *testing.T) {
 	m := small(t, newEngine(t, 1), architecture.Llama)
-	ok := decode.Options{MaxNew: 4, Temperature: 1, TopP: 1, Slots: 4}
-	req := decode.Request{IDs: []int64{1}}
-	for name, test := range map[string]struct {
-		edit func(o *decode.Options)
-		req  decode.Request
-	}{
-		"no tokens":             {func(o *decode.Options) { o.MaxNew = 0 }, req},
-		"no slots":              {func(o *decode.Options) { o.Slots = 0 }, req},
-		"no prefill":            {func(o *decode.Options) { o.Prefill = -1 }, req},
-		"negative top-k":        {func(o *decode.Options) { o.TopK = -1 }, req},
-		"min-p above 1":         {func(o *decode.Options) { o.MinP = 1.1 }, req},
-		"negative penalty":      {func(o *decode.Options) { o.RepetitionPenalty = -1 }, req},
-		"longer than the model": {func(o *decode.Options) { o.Length = 97 }, req},
-		"negative temperature":  {func(o *decode.Options) { o.Temperature = -1 }, req},
-		"temperature NaN":       {func(o *decode.Options) { o.Temperature = math.NaN() }, req},
-		"top-p 0":               {func(o *decode.Options) { o.TopP = 0 }, req},
-		"top-p above 1":         {func(o *decode.Options) { o.TopP = 1.1 }, req},
-		"empty prompt":          {func(*decode.Options) {}, decode.Request{}},
-		"token outside":         {func(*decode.Options) {}, decode.Request{IDs: []int64{96}}},
-		"negative token":        {func(*decode.Options) {}, decode.Request{IDs: []int64{-1}}},
-		"too long":              {func(*decode.Options) {}, decode.Request{IDs: make([]int64, 93)}},
-		"too long for its rest": {func(o *decode.Options) { o.MaxNew = 96 }, req},
+	sampled := decode.Sampling{Temperature: 1, TopP: 1}
+	ok := decode.Request{IDs: []int64{1}, MaxNew: 4, Sampling: sampled}
+	for name, edit := range map[string]func(o *decode.Options, r *decode.Request){
+		"no tokens":                func(_ *decode.Options, r *decode.Request) { r.MaxNew = 0 },
+		"no slots":                 func(o *decode.Options, _ *decode.Request) { o.Slots = 0 },
+		"no prefill":               func(o *decode.Options, _ *decode.Request) { o.Prefill = -1 },
+		"no queue":                 func(o *decode.Options, _ *decode.Request) { o.Queue = -1 },
+		"negative top-k":           func(_ *decode.Options, r *decode.Request) { r.TopK = -1 },
+		"min-p above 1":            func(_ *decode.Options, r *decode.Request) { r.MinP = 1.1 },
+		"negative penalty":         func(_ *decode.Options, r *decode.Request) { r.RepetitionPenalty = -1 },
+		"infinite penalty":         func(_ *decode.Options, r *decode.Request) { r.RepetitionPenalty = math.Inf(1) },
+		"presence penalty NaN":     func(_ *decode.Options, r *decode.Request) { r.PresencePenalty = math.NaN() },
+		"frequency penalty above":  func(_ *decode.Options, r *decode.Request) { r.FrequencyPenalty = 101 },
+		"an infinite bias":         func(_ *decode.Options, r *decode.Request) { r.Bias = map[int64]float64{1: math.Inf(-1)} },
+		"the bias of no token":     func(_ *decode.Options, r *decode.Request) { r.Bias = map[int64]float64{96: 1} },
+		"negative top":             func(_ *decode.Options, r *decode.Request) { r.Top = -1 },
+		"top above the vocabulary": func(_ *decode.Options, r *decode.Request) { r.Top = 97 },
+		"longer than the model":    func(o *decode.Options, _ *decode.Request) { o.Length = 97 },
+		"negative temperature":     func(_ *decode.Options, r *decode.Request) { r.Temperature = -1 },
+		"temperature NaN":          func(_ *decode.Options, r *decode.Request) { r.Temperature = math.NaN() },
+		"top-p 0":                  func(_ *decode.Options, r *decode.Request) { r.TopP = 0 },
+		"top-p above 1":            func(_ *decode.Options, r *decode.Request) { r.TopP = 1.1 },
+		"empty prompt":             func(_ *decode.Options, r *decode.Request) { r.IDs = nil },
+		"token outside":            func(_ *decode.Options, r *decode.Request) { r.IDs = []int64{96} },
+		"negative token":           func(_ *decode.Options, r *decode.Request) { r.IDs = []int64{-1} },
+		"too long":                 func(_ *decode.Options, r *decode.Request) { r.IDs = make([]int64, 93) },
+		"too long for its rest":    func(_ *decode.Options, r *decode.Request) { r.MaxNew = 96 },
 	} {
 		t.Run(name, func(t *testing.T) {
-			opts := ok
-			test.edit(&opts)
-			_, err := decode.Generate(context.Background(), m, []decode.Request{req, test.req}, opts, nil)
+			opts, bad := decode.Options{Slots: 4}, ok
+			edit(&opts, &bad)
+			_, err := decode.Generate(context.Background(), m, []decode.Request{ok, bad}, opts, nil)
 			if !errors.Is(err, decode.ErrRequest) {
 				t.Errorf("error %v, want ErrRequest", err)
 			}
 		})
 	}
 	// The longest that fits.
-	longest := decode.Request{IDs: make([]int64, 91)}
-	got := generate(t, m, []decode.Request{longest}, decode.Options{MaxNew: 5, TopP: 1, Slots: 4})
+	longest := decode.Request{IDs: make([]int64, 91), MaxNew: 5, Sampling: greedy}
+	got := generate(t, m, []decode.Request{longest}, decode.Options{Slots: 4})
 	if len(got[0].IDs) != 5 {
 		t.Errorf("the longest request gives %d tokens", len(got[0].IDs))
 	}
@@ -369,10 +411,10 @@ func TestGenerateStopsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	reqs := make([]decode.Request, 20)
 	for i := range reqs {
-		reqs[i] = decode.Request{IDs: []int64{1, 2, 3}}
+		reqs[i] = decode.Request{IDs: []int64{1, 2, 3}, MaxNew: 5, Sampling: greedy}
 	}
 	calls := 0
-	results, err := decode.Generate(ctx, m, reqs, decode.Options{MaxNew: 5, TopP: 1, Slots: 4}, func(done int) {
+	results, err := decode.Generate(ctx, m, reqs, decode.Options{Slots: 4}, func(done int) {
 		if calls++; done != calls {
 			t.Errorf("call %d of onProgress: %d done", calls, done)
 		}

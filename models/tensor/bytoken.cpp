@@ -248,13 +248,21 @@ char *shim_log_softmax_at(void **out, void *scores, void *targets) {
   })
 }
 
-char *shim_sample(void *logits, const shim_sampling_t *o, const double *u, const int64_t *seen,
-                  const int64_t *seen_start, int64_t *tokens, float *logps, size_t rows) {
+char *shim_sample(void *logits, const shim_draw_t *draws, const int64_t *seen, const shim_scored_t *bias, int64_t *tokens,
+                  float *logps, shim_scored_t *list, size_t rows) {
   TRY({
     const at::Tensor x = T(logits).to(at::kCPU, at::kFloat).contiguous();
     want(x.dim() == 2 && x.size(0) == static_cast<int64_t>(rows), "want [rows, V]");
-    for (int64_t i = 0; i < seen_start[rows]; i++) want(seen[i] >= 0 && seen[i] < x.size(1), "token out of range");
-    const kernels::sampling s = {o->temperature, o->top_p, o->min_p, o->top_k, o->repetition_penalty};
-    kernels::sample(floats(x), s, u, seen, seen_start, tokens, logps, x.size(0), x.size(1));
+    std::vector<kernels::sampling> settings;
+    for (size_t i = 0; i < rows; i++) {
+      const shim_draw_t &d = draws[i];
+      for (int64_t j = 0; j < d.seen; j++) want(seen[j] >= 0 && seen[j] < x.size(1), "token out of range");
+      for (int64_t j = 0; j < d.biased; j++) want(bias[j].token >= 0 && bias[j].token < x.size(1), "token out of range");
+      settings.push_back({d.temperature, d.top_p, d.min_p, d.top_k, d.repetition_penalty, d.u, seen, d.seen,
+                          reinterpret_cast<const kernels::scored *>(bias), d.biased,
+                          reinterpret_cast<kernels::scored *>(list), d.listed});
+      seen += d.seen, bias += d.biased, list += d.listed;
+    }
+    kernels::sample(floats(x), settings.data(), tokens, logps, x.size(0), x.size(1));
   })
 }

@@ -5,7 +5,6 @@ package tensor
 import "C"
 
 import (
-	"fmt"
 	"unsafe"
 )
 
@@ -209,60 +208,70 @@ func (t *Tensor) LogSoftmaxAt(target *Tensor) *Tensor {
 		C.shim_log_softmax_at(s.eng.slot0(), unsafe.Pointer(t.c), unsafe.Pointer(target.c)))
 }
 
-// Sampling says how Sample turns logits into a token, in this order: the repetition penalty of Keskar et al. (2019) on
-// tokens seen before, temperature, top-k, top-p (Holtzman et al., 2020) and min-p (Nguyen et al., 2024).
-type Sampling struct {
-	Temperature       float64 // divides the logits; 0 takes the greatest
-	TopK              int     // the k greatest logits (and those equal to the k-th); 0 is all
-	TopP              float64 // the most probable tokens that together reach this probability; 1 is all
-	MinP              float64 // tokens with at least this share of the greatest probability; 0 is all
-	RepetitionPenalty float64 // divides positive and multiplies negative logits of tokens seen; 1 is none
+// Draw says how Sample turns a row of logits into a token, in this order: the repetition penalty of Keskar et al. (2019) on
+// tokens seen before, the bias, temperature, top-k, top-p (Holtzman et al., 2020) and min-p (Nguyen et al., 2024).
+type Draw struct {
+	Temperature       float64  // divides the logits; 0 takes the greatest
+	TopK              int      // the k greatest logits (and those equal to the k-th); 0 is all
+	TopP              float64  // the most probable tokens that together reach this probability; 1 is all
+	MinP              float64  // tokens with at least this share of the greatest probability; 0 is all
+	RepetitionPenalty float64  // divides positive and multiplies negative logits of the tokens seen; 1 is none
+	Seen              []int64  // what the repetition penalty is about
+	Bias              []Scored // is added to logits
+	U                 float64  // where the row's distribution is inverted, in [0, 1)
+	Top               int      // how many of the most probable tokens to list
 }
 
-// Sample draws a token for each row of logits [N, V] by inverting the row's distribution at u, in [0, 1). seen are the
-// tokens that the repetition penalty is about, nil for none. logps are the log-probabilities of the tokens by the logits
-// themselves, before all of Sampling. A row with a logit that is not finite gets token -1 and NaN.
-func (t *Tensor) Sample(o Sampling, u []float64, seen [][]int64) (tokens []int64, logps []float32) {
+// Scored is a token with a number: an addition to its logit, or its log-probability.
+type Scored struct {
+	Token int64
+	Value float32
+}
+
+// Drawn is a token that was drawn. Log-probabilities are those of the logits themselves, before all that Draw changes.
+type Drawn struct {
+	Token   int64 // -1 when a logit of the row is not finite, by itself or with its penalties
+	LogProb float32
+	Top     []Scored // the most probable tokens first, the lower one where two are equal
+}
+
+// Sample draws a token for each row of logits [N, V], by the row's own settings.
+func (t *Tensor) Sample(draws []Draw) []Drawn {
 	s := t.enter("Sample")
-	n := len(u)
+	n := len(draws)
+	drawn := make([]Drawn, n)
 	if s == nil || n == 0 {
-		return make([]int64, n), make([]float32, n)
+		return drawn
 	}
-	starts, all := make([]C.int64_t, n+1), []C.int64_t{}
-	for i := range n {
-		if i < len(seen) {
-			for _, id := range seen[i] {
-				all = append(all, C.int64_t(id))
-			}
+	rows, seen, bias, listed := make([]C.shim_draw_t, n), []int64{}, []C.shim_scored_t{}, 0
+	for i, d := range draws {
+		rows[i] = C.shim_draw_t{
+			temperature: C.double(d.Temperature), top_p: C.double(d.TopP), min_p: C.double(d.MinP),
+			repetition_penalty: C.double(d.RepetitionPenalty), u: C.double(d.U), top_k: C.int64_t(d.TopK),
+			seen: C.int64_t(len(d.Seen)), biased: C.int64_t(len(d.Bias)), listed: C.int64_t(d.Top),
 		}
-		starts[i+1] = C.int64_t(len(all))
+		seen = append(seen, d.Seen...)
+		for _, b := range d.Bias {
+			bias = append(bias, C.shim_scored_t{token: C.int64_t(b.Token), value: C.float(b.Value)})
+		}
+		listed += d.Top
 	}
-	options := C.shim_sampling_t{
-		temperature: C.double(o.Temperature), top_k: C.int64_t(o.TopK), top_p: C.double(o.TopP), min_p: C.double(o.MinP),
-		repetition_penalty: C.double(o.RepetitionPenalty),
-	}
-	tokens, logps = make([]int64, n), make([]float32, n)
-	msg := C.shim_sample(unsafe.Pointer(t.c), &options, (*C.double)(unsafe.Pointer(&u[0])), unsafe.SliceData(all),
-		&starts[0], (*C.int64_t)(unsafe.Pointer(&tokens[0])), (*C.float)(unsafe.Pointer(&logps[0])), C.size_t(n))
+	tokens, logps, list := make([]int64, n), make([]float32, n), make([]C.shim_scored_t, listed)
+	msg := C.shim_sample(unsafe.Pointer(t.c), &rows[0], (*C.int64_t)(unsafe.Pointer(unsafe.SliceData(seen))),
+		unsafe.SliceData(bias), (*C.int64_t)(unsafe.Pointer(&tokens[0])), (*C.float)(unsafe.Pointer(&logps[0])),
+		unsafe.SliceData(list), C.size_t(n))
 	if msg != nil {
 		s.failf("Sample", "%s", takeString(msg))
+		return drawn
 	}
-	return tokens, logps
-}
-
-// Validate tells what is wrong with the settings.
-func (o Sampling) Validate() error {
-	switch {
-	case !(o.Temperature >= 0) || o.Temperature > 1e4:
-		return fmt.Errorf("temperature %g is not in [0, 10000]", o.Temperature)
-	case o.TopK < 0:
-		return fmt.Errorf("top-k %d is below 0", o.TopK)
-	case !(o.TopP > 0 && o.TopP <= 1):
-		return fmt.Errorf("top-p %g is not in (0, 1]", o.TopP)
-	case !(o.MinP >= 0 && o.MinP <= 1):
-		return fmt.Errorf("min-p %g is not in [0, 1]", o.MinP)
-	case !(o.RepetitionPenalty > 0):
-		return fmt.Errorf("repetition penalty %g is not above 0", o.RepetitionPenalty)
+	for i, d := range draws {
+		drawn[i] = Drawn{Token: tokens[i], LogProb: logps[i]}
+		for _, l := range list[:d.Top] {
+			if l.token >= 0 {
+				drawn[i].Top = append(drawn[i].Top, Scored{Token: int64(l.token), Value: float32(l.value)})
+			}
+		}
+		list = list[d.Top:]
 	}
-	return nil
+	return drawn
 }

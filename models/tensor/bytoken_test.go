@@ -210,15 +210,20 @@ func TestLogSoftmaxAt(t *testing.T) {
 
 // kept are the tokens, most probable first, with their probabilities, that the settings leave of a row: the definition,
 // in float64 and without any haste.
-func kept(logits []float32, o tensor.Sampling, seen []int64) (tokens []int, p []float64) {
+func kept(logits []float32, o tensor.Draw) (tokens []int, p []float64) {
 	x := make([]float64, len(logits))
 	for i, l := range logits {
 		x[i] = float64(l)
-		if slices.Contains(seen, int64(i)) {
+		if slices.Contains(o.Seen, int64(i)) {
 			if x[i] < 0 {
 				x[i] *= o.RepetitionPenalty
 			} else {
 				x[i] /= o.RepetitionPenalty
+			}
+		}
+		for _, b := range o.Bias {
+			if b.Token == int64(i) {
+				x[i] += float64(b.Value)
 			}
 		}
 		x[i] /= o.Temperature
@@ -257,38 +262,47 @@ func kept(logits []float32, o tensor.Sampling, seen []int64) (tokens []int, p []
 	return tokens, p
 }
 
+// evenly are draws by the same settings, spread evenly over [0, 1).
+func evenly(o tensor.Draw, n int) []tensor.Draw {
+	draws := slices.Repeat([]tensor.Draw{o}, n)
+	for i := range draws {
+		draws[i].U = (float64(i) + 0.5) / float64(n)
+	}
+	return draws
+}
+
 // With many draws spread evenly over [0, 1), the share of each token is its probability, and no other token appears.
 func TestSampleFollowsTheDefinition(t *testing.T) {
 	const draws = 4000
 	rapid.Check(t, func(rt *rapid.T) {
 		v := rapid.IntRange(2, 70).Draw(rt, "vocabulary")
-		o := tensor.Sampling{
+		o := tensor.Draw{
 			Temperature:       rapid.SampledFrom([]float64{0.3, 1, 2}).Draw(rt, "temperature"),
 			TopK:              rapid.SampledFrom([]int{0, 0, 1, 3, 1000}).Draw(rt, "top-k"),
 			TopP:              rapid.SampledFrom([]float64{1, 1, 0.9, 0.5, 1e-9}).Draw(rt, "top-p"),
 			MinP:              rapid.SampledFrom([]float64{0, 0, 0.1, 1}).Draw(rt, "min-p"),
 			RepetitionPenalty: rapid.SampledFrom([]float64{1, 1.3}).Draw(rt, "penalty"),
+			Seen:              []int64{0, int64(v - 1), 0},
+		}
+		for range rapid.IntRange(0, 2).Draw(rt, "biases") {
+			o.Bias = append(o.Bias, tensor.Scored{
+				Token: rapid.Int64Range(0, int64(v-1)).Draw(rt, "biased"), Value: rapid.SampledFrom([]float32{-100, -1.5, 2}).Draw(rt, "bias"),
+			})
 		}
 		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 1))
 		logits := make([]float32, v)
 		for i := range logits {
 			logits[i] = float32(3 * rng.NormFloat64())
 		}
-		seen := []int64{0, int64(v - 1), 0}
-		tokens, p := kept(logits, o, seen)
+		tokens, p := kept(logits, o)
 		onEngine(t, 2, func(s *tensor.Scope) error {
-			u, all := make([]float64, draws), make([][]int64, draws)
-			for i := range u {
-				u[i], all[i] = (float64(i)+0.5)/draws, seen
-			}
 			x := s.FromFloat32(logits, 1, int64(v))
-			got, logps := x.Repeat(draws, 1).Sample(o, u, all)
 			count := make([]int, v)
 			plain := x.To(tensor.Float64).LogSoftmax(-1).Float64s()
-			for i, token := range got {
-				count[token]++
-				if math.Abs(float64(logps[i])-plain[token]) > 1e-4 {
-					rt.Fatalf("token %d: log-probability %g, want %g", token, logps[i], plain[token])
+			for _, got := range x.Repeat(draws, 1).Sample(evenly(o, draws)) {
+				count[got.Token]++
+				if math.Abs(float64(got.LogProb)-plain[got.Token]) > 1e-4 {
+					rt.Fatalf("token %d: log-probability %g, want %g", got.Token, got.LogProb, plain[got.Token])
 				}
 			}
 			for n, token := range tokens {
@@ -303,10 +317,10 @@ func TestSampleFollowsTheDefinition(t *testing.T) {
 				}
 			}
 			o.Temperature = 0
-			best, _ := x.Sample(o, []float64{0.9}, [][]int64{seen})
+			best := x.Sample([]tensor.Draw{o})[0].Token
 			o.Temperature = 1
-			if want, _ := kept(logits, o, seen); int(best[0]) != want[0] {
-				rt.Fatalf("greedy: %d, want %d", best[0], want[0])
+			if want, _ := kept(logits, o); int(best) != want[0] {
+				rt.Fatalf("greedy: %d, want %d", best, want[0])
 			}
 			return nil
 		})
@@ -335,20 +349,16 @@ func TestSampleIsThatOfTransformers(t *testing.T) {
 	if err := json.Unmarshal(data, &file); err != nil {
 		t.Fatal(err)
 	}
-	u, seen := make([]float64, draws), make([][]int64, draws)
-	for i := range u {
-		u[i], seen[i] = (float64(i)+0.5)/draws, file.Seen
-	}
 	onEngine(t, 2, func(s *tensor.Scope) error {
 		for i, c := range file.Cases {
-			o := tensor.Sampling{
+			o := tensor.Draw{
 				Temperature: stdcmp.Or(c.Temperature, 1), TopK: c.TopK, TopP: stdcmp.Or(c.TopP, 1), MinP: c.MinP,
-				RepetitionPenalty: stdcmp.Or(c.RepetitionPenalty, 1),
+				RepetitionPenalty: stdcmp.Or(c.RepetitionPenalty, 1), Seen: file.Seen,
 			}
-			got, _ := s.FromFloat32(c.Logits, 1, int64(len(c.Logits))).Repeat(draws, 1).Sample(o, u, seen)
+			x := s.FromFloat32(c.Logits, 1, int64(len(c.Logits))).Repeat(draws, 1)
 			share := make([]float64, len(c.P))
-			for _, token := range got {
-				share[token] += 1.0 / draws
+			for _, got := range x.Sample(evenly(o, draws)) {
+				share[got.Token] += 1.0 / draws
 			}
 			for token, p := range c.P {
 				if math.Abs(share[token]-p) > 1.5/draws || (p == 0 && share[token] > 0) {
@@ -363,9 +373,54 @@ func TestSampleIsThatOfTransformers(t *testing.T) {
 func TestSampleTellsOfNumbersThatAreNotFinite(t *testing.T) {
 	onEngine(t, 1, func(s *tensor.Scope) error {
 		x := s.FromFloat32([]float32{1, float32(math.NaN()), 2, float32(math.Inf(-1)), 5, 6}, 3, 2)
-		tokens, logps := x.Sample(tensor.Sampling{TopP: 1, RepetitionPenalty: 1}, []float64{0, 0, 0}, nil)
-		if tokens[0] != -1 || tokens[1] != -1 || tokens[2] != 1 || logps[0] == logps[0] {
-			t.Errorf("tokens %v, log-probabilities %v", tokens, logps)
+		plain := tensor.Draw{TopP: 1, RepetitionPenalty: 1, Top: 2}
+		got := x.Sample([]tensor.Draw{plain, plain, plain})
+		if got[0].Token != -1 || got[1].Token != -1 || got[2].Token != 1 || got[0].LogProb == got[0].LogProb || got[0].Top != nil {
+			t.Errorf("drawn %v", got)
+		}
+		overflow := tensor.Draw{TopP: 1, RepetitionPenalty: 1e-38, Seen: []int64{1}}
+		if got := s.FromFloat32([]float32{1, 2e9}, 1, 2).Sample([]tensor.Draw{overflow}); got[0].Token != -1 {
+			t.Errorf("a penalty that overflows: drawn %v", got)
+		}
+		return nil
+	})
+}
+
+// Rows with settings of their own are what each is alone, and list the most probable tokens of the untouched logits.
+func TestSampleTakesSettingsByRow(t *testing.T) {
+	onEngine(t, 2, func(s *tensor.Scope) error {
+		const rows, v = 6, 50
+		x := s.Randn(tensor.Float32, rows, v)
+		x.Narrow(1, 7, 1).Copy_(x.Narrow(1, 3, 1)) // equal ones, for the order of the list
+		draws := []tensor.Draw{
+			{TopP: 1, RepetitionPenalty: 1, Top: 3},
+			{Temperature: 1, TopP: 0.9, RepetitionPenalty: 1.5, Seen: []int64{1, 2, 2}, U: 0.3},
+			{Temperature: 2, TopK: 5, TopP: 1, RepetitionPenalty: 1, Bias: []tensor.Scored{{Token: 4, Value: 9}, {Token: 4, Value: 1}}, U: 0.5, Top: 60},
+			{TopP: 1, RepetitionPenalty: 1, Bias: []tensor.Scored{{Token: 9, Value: 100}}},
+			{Temperature: 0.5, TopP: 1, MinP: 0.2, RepetitionPenalty: 1, U: 0.99, Top: 1},
+			{Temperature: 1, TopP: 1, RepetitionPenalty: 0.5, Seen: []int64{0}, Bias: []tensor.Scored{{Token: 0, Value: -100}}, U: 0},
+		}
+		together := x.Sample(draws)
+		for i := range draws {
+			if diff := cmp.Diff(x.Narrow(0, int64(i), 1).Sample(draws[i : i+1])[0], together[i]); diff != "" {
+				t.Errorf("row %d (-alone +together):\n%s", i, diff)
+			}
+			logps := x.Narrow(0, int64(i), 1).LogSoftmaxAt(s.FromInt64([]int64{together[i].Token}, 1)).Float32s()
+			if together[i].LogProb != logps[0] {
+				t.Errorf("row %d: log-probability %g, want %g", i, together[i].LogProb, logps[0])
+			}
+		}
+		if together[3].Token != 9 || together[5].Token == 0 {
+			t.Errorf("biased rows drew %d and %d, want 9 and not 0", together[3].Token, together[5].Token)
+		}
+		if len(together[0].Top) != 3 || len(together[1].Top) != 0 || len(together[2].Top) != v || together[0].Top[0].Token != together[0].Token {
+			t.Errorf("lists of %d, %d and %d tokens", len(together[0].Top), len(together[1].Top), len(together[2].Top))
+		}
+		row := x.Narrow(0, 2, 1).Float32s()
+		if !slices.IsSortedFunc(together[2].Top, func(a, b tensor.Scored) int {
+			return stdcmp.Or(stdcmp.Compare(row[b.Token], row[a.Token]), stdcmp.Compare(a.Token, b.Token))
+		}) {
+			t.Errorf("the list is not in order: %v", together[2].Top)
 		}
 		return nil
 	})
@@ -393,7 +448,7 @@ func TestByTokenRefusesWhatDoesNotFit(t *testing.T) {
 			s.Randn(tensor.Float32, 1, 4).LogSoftmaxAt(s.FromInt64([]int64{4}, 1))
 		},
 		"a seen token behind the vocabulary": func(s *tensor.Scope) {
-			s.Randn(tensor.Float32, 1, 4).Sample(tensor.Sampling{TopP: 1, RepetitionPenalty: 2}, []float64{0}, [][]int64{{4}})
+			s.Randn(tensor.Float32, 1, 4).Sample([]tensor.Draw{{TopP: 1, RepetitionPenalty: 2, Seen: []int64{4}}})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

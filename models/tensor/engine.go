@@ -29,12 +29,16 @@ type Options struct {
 type Engine struct {
 	device Device
 	jobs   chan *job     // unbuffered, so that the runtime's queue of senders is the FIFO
+	first  chan *job     // the same for DoFirst
+	freed  chan struct{} // tells that a reservation has ended
 	closed chan struct{} // closed when Close was called
 	done   chan struct{} // closed when the goroutine ended
 	once   sync.Once
 	busy   atomic.Int64
 	live   atomic.Int64
 	thread atomic.Uintptr // names the engine's thread; 0 once it has ended
+	// reserved counts the reservations that have not ended.
+	reserved atomic.Int64
 
 	// Below: touched by the engine's goroutine alone.
 	cur     *Scope // innermost open scope, nil outside of Do
@@ -48,6 +52,7 @@ type Engine struct {
 	gen     unsafe.Pointer  // at::Generator
 	invalid *Tensor
 	self    cgo.Handle // names the engine to C++
+	inARow  int        // functions of DoFirst that ran since the last one of Do
 	// recomputed are the functions that Recompute was given in this Do, by their number.
 	recomputed []func(*Scope, *Tensor) *Tensor
 }
@@ -73,6 +78,8 @@ func NewEngine(o Options) (*Engine, error) {
 	e := &Engine{
 		device: o.Device,
 		jobs:   make(chan *job),
+		first:  make(chan *job),
+		freed:  make(chan struct{}, 1),
 		closed: make(chan struct{}),
 		done:   make(chan struct{}),
 		dims:   make([]int64, 0, C.SHIM_MAX_DIMS),
@@ -95,7 +102,31 @@ func (e *Engine) Device() Device { return e.device }
 // tensors are freed, except those that were kept. It returns f's error, else the scope's first tensor error. A panic in
 // f is returned as an error with its stack. When ctx ends before f was started, f never runs and ctx's error is
 // returned; once started, f runs to its end (watch ctx in f where that takes long). After Close it returns ErrClosed.
-func (e *Engine) Do(ctx context.Context, f func(*Scope) error) error {
+func (e *Engine) Do(ctx context.Context, f func(*Scope) error) error { return e.do(ctx, e.jobs, f) }
+
+// patience is how many functions of DoFirst run before one that waits in Do.
+const patience = 32
+
+// DoFirst is Do for work that somebody waits for, such as a step of decoding for a server: it runs before the calls of Do
+// that wait, whenever they came. After 32 functions of DoFirst one that waits in Do gets its turn.
+func (e *Engine) DoFirst(ctx context.Context, f func(*Scope) error) error {
+	return e.do(ctx, e.first, f)
+}
+
+// Reserve keeps the engine for a sequence of calls of DoFirst, also between two of them, until release is called. Do gets its
+// turn after 32 of them all the same. Whoever reserves the engine goes on calling DoFirst, or releases it.
+func (e *Engine) Reserve() (release func()) {
+	e.reserved.Add(1)
+	return sync.OnceFunc(func() {
+		e.reserved.Add(-1)
+		select {
+		case e.freed <- struct{}{}:
+		default:
+		}
+	})
+}
+
+func (e *Engine) do(ctx context.Context, jobs chan<- *job, f func(*Scope) error) error {
 	if uintptr(C.shim_thread()) == e.thread.Load() {
 		return ErrNested
 	}
@@ -104,7 +135,7 @@ func (e *Engine) Do(ctx context.Context, f func(*Scope) error) error {
 	}
 	j := &job{f: f, done: make(chan struct{})}
 	select {
-	case e.jobs <- j:
+	case jobs <- j:
 	case <-ctx.Done():
 		return fmt.Errorf("tensor: not started: %w", ctx.Err())
 	case <-e.closed:
@@ -141,14 +172,47 @@ func (e *Engine) loop(threads int, started chan<- error) {
 	}
 	defer e.release()
 	close(started)
+	for j := e.next(); j != nil; j = e.next() {
+		e.run(j)
+	}
+}
+
+// next waits for the next function to run. It returns nil once the engine is closed.
+func (e *Engine) next() *job {
 	for {
+		preferred := e.first
+		if e.inARow >= patience {
+			preferred = e.jobs
+		}
+		var j *job
 		select {
-		case j := <-e.jobs:
-			e.run(j)
+		case j = <-preferred:
+		default:
+		}
+		if j != nil {
+			return e.count(j, preferred == e.first)
+		}
+		jobs := e.jobs
+		if e.reserved.Load() > 0 && e.inARow < patience {
+			jobs = nil // nothing comes from a nil channel
+		}
+		select {
+		case j := <-e.first:
+			return e.count(j, true)
+		case j := <-jobs:
+			return e.count(j, false)
+		case <-e.freed:
 		case <-e.closed:
-			return
+			return nil
 		}
 	}
+}
+
+func (e *Engine) count(j *job, first bool) *job {
+	if e.inARow++; !first {
+		e.inARow = 0
+	}
+	return j
 }
 
 func (e *Engine) open(threads int) error {

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -226,6 +228,77 @@ func TestDoWaitsInLine(t *testing.T) {
 	}
 	if e.Busy() <= 0 {
 		t.Error("Busy is 0 after work was done")
+	}
+}
+
+// Work of DoFirst runs before work of Do that came earlier, and a reserved engine waits for more of it; but each 33rd function
+// may be one of Do.
+func TestDoFirst(t *testing.T) {
+	e := newEngine(t, 1)
+	ctx := t.Context()
+	var order []string // written on the engine's thread alone
+	run := func(name string) func(*tensor.Scope) error {
+		return func(*tensor.Scope) error { order = append(order, name); return nil }
+	}
+	var wg sync.WaitGroup
+	started, proceed := make(chan struct{}), make(chan struct{})
+	wg.Go(func() {
+		if err := e.Do(ctx, func(*tensor.Scope) error { close(started); <-proceed; return nil }); err != nil {
+			t.Error(err)
+		}
+	})
+	<-started
+	release := e.Reserve()
+	wg.Go(func() {
+		if err := e.Do(ctx, run("do")); err != nil {
+			t.Error(err)
+		}
+	})
+	close(proceed)
+	for range 33 {
+		if err := e.DoFirst(ctx, run("first")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	release()
+	wg.Wait()
+	if at := slices.Index(order, "do"); len(order) != 34 || at < 32 {
+		t.Errorf("the function of Do ran as number %d of %d, want the 33rd or 34th", at+1, len(order))
+	}
+	// Without a reservation, and with one that was released, an engine takes what comes.
+	if err := e.Do(ctx, run("do")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A call of Do waits while the engine is reserved, until it is released.
+func TestReserveEnds(t *testing.T) {
+	e := newEngine(t, 1)
+	release, other := e.Reserve(), e.Reserve()
+	var released atomic.Bool
+	done := make(chan error)
+	go func() {
+		done <- e.Do(t.Context(), func(*tensor.Scope) error {
+			if !released.Load() {
+				return errors.New("ran while the engine was reserved")
+			}
+			return nil
+		})
+	}()
+	for range 5 {
+		if err := e.DoFirst(t.Context(), func(*tensor.Scope) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	release()
+	release() // once more is nothing
+	if err := e.DoFirst(t.Context(), func(*tensor.Scope) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	released.Store(true)
+	other()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
 

@@ -1,6 +1,7 @@
 #include "kernels_internal.h"
 
 #include <memory>
+#include <numeric>
 
 namespace kernels {
 namespace {
@@ -660,8 +661,8 @@ struct candidate {
 };
 
 // pick draws a token among the weights [v] that top-k, top-p and min-p leave.
-int64_t pick(const float *w, int64_t v, double total, const sampling &o, double u) {
-  if (o.top_k == 0 && o.top_p >= 1 && o.min_p == 0) return draw(v, total, u, [&](int64_t i) { return w[i]; });
+int64_t pick(const float *w, int64_t v, double total, const sampling &o) {
+  if (o.top_k == 0 && o.top_p >= 1 && o.min_p == 0) return draw(v, total, o.u, [&](int64_t i) { return w[i]; });
   std::vector<candidate> list;
   const float least = static_cast<float>(o.min_p); // the greatest weight is 1
   const bool min_first = o.top_k == 0; // what top-p counts is what top-k leaves, min-p comes behind
@@ -700,7 +701,7 @@ int64_t pick(const float *w, int64_t v, double total, const sampling &o, double 
   }
   double mass = 0;
   for (int64_t i = 0; i < kept; i++) mass += list[i].weight;
-  return list[draw(kept, mass, u, [&](int64_t i) { return list[i].weight; })].token;
+  return list[draw(kept, mass, o.u, [&](int64_t i) { return list[i].weight; })].token;
 }
 
 } // namespace
@@ -716,35 +717,51 @@ void log_softmax_at(const float *logits, const int64_t *targets, float *out, int
   });
 }
 
-void sample(const float *logits, const sampling &o, const double *u, const int64_t *seen, const int64_t *seen_start,
-            int64_t *tokens, float *logps, int64_t rows, int64_t v) {
+namespace {
+
+// list puts the n most probable tokens of logits x [v] into out, the lower token first where two are equal.
+void list(const float *x, int64_t v, double log_sum, scored *out, int64_t n) {
+  std::vector<int64_t> order(v);
+  std::iota(order.begin(), order.end(), 0);
+  const int64_t some = std::min(n, v);
+  std::partial_sort(order.begin(), order.begin() + some, order.end(),
+                    [&](int64_t a, int64_t b) { return x[a] != x[b] ? x[a] > x[b] : a < b; });
+  for (int64_t i = 0; i < some; i++) out[i] = {order[i], static_cast<float>(x[order[i]] - log_sum)};
+}
+
+} // namespace
+
+void sample(const float *logits, const sampling *settings, int64_t *tokens, float *logps, int64_t rows, int64_t v) {
   parallel(rows, 1, [&] {
     return [&, changed = std::vector<float>(), w = std::vector<float>()](int64_t i) mutable {
+      const sampling &o = settings[i];
       const float *x = logits + i * v, *y = x;
+      tokens[i] = -1;
+      logps[i] = std::numeric_limits<float>::quiet_NaN();
+      for (int64_t j = 0; j < o.list_count; j++) o.list[j] = {-1, 0};
       int64_t top = greatest(x, v);
-      if (top < 0) {
-        tokens[i] = -1;
-        logps[i] = std::numeric_limits<float>::quiet_NaN();
-        return;
-      }
+      if (top < 0) return;
       const double log_sum = log_sum_exp(x, v, x[top]);
-      if (o.repetition_penalty != 1) {
+      if (o.repetition_penalty != 1 || o.bias_count > 0) {
         changed.assign(x, x + v);
-        for (int64_t j = seen_start[i]; j < seen_start[i + 1]; j++) {
-          const float score = x[seen[j]], penalty = static_cast<float>(o.repetition_penalty);
-          changed[seen[j]] = score < 0 ? score * penalty : score / penalty;
+        for (int64_t j = 0; j < o.seen_count && o.repetition_penalty != 1; j++) {
+          const float score = x[o.seen[j]], penalty = static_cast<float>(o.repetition_penalty);
+          changed[o.seen[j]] = score < 0 ? score * penalty : score / penalty;
         }
+        for (int64_t j = 0; j < o.bias_count; j++) changed[o.bias[j].token] += o.bias[j].value;
         y = changed.data();
         top = greatest(y, v);
+        if (top < 0) return;
       }
       int64_t token = top;
       if (o.temperature > 0) {
         w.resize((v + LANES - 1) / LANES * LANES);
         const double total = DISPATCH(weights, y, v, y[top], static_cast<float>(1 / o.temperature), w.data());
-        token = pick(w.data(), v, total, o, u[i]);
+        token = pick(w.data(), v, total, o);
       }
       tokens[i] = token;
       logps[i] = static_cast<float>(x[token] - log_sum);
+      if (o.list_count > 0) list(x, v, log_sum, o.list, o.list_count);
     };
   });
 }

@@ -62,19 +62,32 @@ void attend(const cache &c, const float *q, const int64_t *slots, const int64_t 
 // log_softmax_at is log softmax(logits)[target] of each row [v].
 void log_softmax_at(const float *logits, const int64_t *targets, float *out, int64_t rows, int64_t v);
 
+// scored is a token with a number: what is added to its logit, or its log-probability.
+struct scored {
+  int64_t token;
+  float value;
+};
+
+// sampling says how one row's token is drawn.
 struct sampling {
   double temperature;        // 0: the most probable token
   double top_p;              // 1: all
   double min_p;              // 0: all
   int64_t top_k;             // 0: all
-  double repetition_penalty; // 1: none
+  double repetition_penalty; // on the tokens seen; 1: none
+  double u;                  // where the distribution is inverted, in [0, 1)
+  const int64_t *seen;
+  int64_t seen_count;
+  const scored *bias; // added to logits, after the repetition penalty
+  int64_t bias_count;
+  scored *list; // gets the list_count most probable tokens by the untouched logits; token -1 past the vocabulary's end
+  int64_t list_count;
 };
 
-// sample draws one token per row of logits [v] by inverting the distribution at u[row]: the penalty on the tokens
-// seen[seen_start[row]..seen_start[row+1]), then temperature, top-k, top-p and min-p. logps is the log-probability of the
-// token in the distribution of the untouched logits. A row whose logits are not all finite gets token -1.
-void sample(const float *logits, const sampling &options, const double *u, const int64_t *seen,
-            const int64_t *seen_start, int64_t *tokens, float *logps, int64_t rows, int64_t v);
+// sample draws one token per row of logits [v], each by its own settings: the penalty on the tokens seen, the bias, then
+// temperature, top-k, top-p and min-p. logps is the log-probability of the token in the distribution of the untouched
+// logits. A row whose logits are not all finite, before or after its penalties, gets token -1 and lists nothing.
+void sample(const float *logits, const sampling *settings, int64_t *tokens, float *logps, int64_t rows, int64_t v);
 
 // The kernels of training. They add up over rows, so a number may depend on how many rows there are.
 

@@ -75,9 +75,14 @@ char *shim_sdpa(void **out, void *q, void *k, void *v, void *mask, int causal, d
 
 // By token (see kernels.h): float32 on the CPU. The norm, the rotation and the gate have gradients. bytoken.cpp has them.
 typedef struct {
-  double temperature, top_p, min_p, repetition_penalty;
-  int64_t top_k;
-} shim_sampling_t;
+  int64_t token;
+  float value;
+} shim_scored_t; // laid out as kernels::scored
+// A row of shim_sample: its settings, and how many entries of seen, bias and list are its own, behind those of the rows before.
+typedef struct {
+  double temperature, top_p, min_p, repetition_penalty, u;
+  int64_t top_k, seen, biased, listed;
+} shim_draw_t;
 char *shim_pack(void **out, void *weight);
 char *shim_pack_data(void **out, const void *data, size_t bytes, int dtype, int64_t rows, int64_t columns, int transpose);
 int64_t shim_not_finite(const void *data, size_t bytes, int dtype);
@@ -91,8 +96,8 @@ char *shim_cache_store(void *keys, void *values, void *k, void *v, void *slots, 
 char *shim_cache_attend(void **out, void *keys, void *values, void *q, void *slots, void *positions, int64_t window,
                         double scale);
 char *shim_log_softmax_at(void **out, void *logits, void *targets);
-char *shim_sample(void *logits, const shim_sampling_t *options, const double *u, const int64_t *seen,
-                  const int64_t *seen_start, int64_t *tokens, float *logps, size_t rows);
+char *shim_sample(void *logits, const shim_draw_t *draws, const int64_t *seen, const shim_scored_t *bias, int64_t *tokens,
+                  float *logps, shim_scored_t *list, size_t rows);
 
 // Training: autograd functions whose gradients of weights are added to the weights' own. training.cpp has them.
 char *shim_train_linear(void **out, void *x, void *weight, void *bias, int in_first);

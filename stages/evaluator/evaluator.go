@@ -125,10 +125,11 @@ func (s *Stage) evaluate(ctx context.Context, c *events.Checkpoint) (*events.Res
 // answer decodes every prompt once greedily and evaluation.samples times at temperature 1. Prompts that the length rule or
 // the template refuses are left out.
 func (s *Stage) answer(ctx context.Context) ([]Detail, error) {
-	samples := s.spec.Evaluation.Samples
+	samples, tok := s.spec.Evaluation.Samples, s.policy.Tokenizer()
+	shared := decode.Request{MaxNew: s.spec.Generation.MaxNewTokens, Sampling: decode.Sampling{TopP: 1}, Stop: tok.EOS()}
 	var records []dataset.Record
 	var details []Detail
-	var greedy, sampled []decode.Request
+	var requests []decode.Request // of each prompt the greedy one, then its samples
 	for _, r := range s.records {
 		tokens, err := s.policy.Tokenise(r.Prompt, r.Response)
 		if err != nil {
@@ -139,30 +140,25 @@ func (s *Stage) answer(ctx context.Context) ([]Detail, error) {
 			ID: r.ID, Prompt: r.Prompt, Response: r.Response, Samples: make([]Sample, samples),
 			promptIDs: tokens.Prompt, responseIDs: tokens.Response,
 		})
-		greedy = append(greedy, decode.Request{IDs: tokens.Prompt})
+		request := shared
+		request.IDs = tokens.Prompt
+		requests = append(requests, request)
+		request.Temperature = 1
 		for k := range samples {
 			// one seed for all checkpoints: their samples differ by the weights alone
-			seed := schemas.SampleSeed(s.spec.Seed, ^uint32(0), r.ID, uint32(k))
-			sampled = append(sampled, decode.Request{IDs: tokens.Prompt, Seed: seed})
+			request.Seed = schemas.SampleSeed(s.spec.Seed, ^uint32(0), r.ID, uint32(k))
+			requests = append(requests, request)
 		}
 	}
-	tok := s.policy.Tokenizer()
-	options := decode.Options{
-		MaxNew: s.spec.Generation.MaxNewTokens, Stop: tok.EOS(), Slots: s.spec.Generation.Slots, TopP: 1,
-	}
-	best, err := decode.Generate(ctx, s.policy.Model, greedy, options, nil)
-	if err != nil {
-		return nil, err
-	}
-	options.Temperature = 1
-	drawn, err := decode.Generate(ctx, s.policy.Model, sampled, options, nil)
+	results, err := decode.Generate(ctx, s.policy.Model, requests, decode.Options{Slots: s.spec.Generation.Slots}, nil)
 	if err != nil {
 		return nil, err
 	}
 	for i, r := range records {
-		details[i].Greedy = s.sample(r, best[i])
-		for k := range samples {
-			details[i].Samples[k] = s.sample(r, drawn[i*samples+k])
+		answers := results[i*(1+samples):][:1+samples]
+		details[i].Greedy = s.sample(r, answers[0])
+		for k, answer := range answers[1:] {
+			details[i].Samples[k] = s.sample(r, answer)
 		}
 	}
 	return details, nil

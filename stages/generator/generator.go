@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/ldalign/ldalign/checkpoints"
@@ -30,6 +31,7 @@ type Stage struct {
 	spec        schemas.Spec
 	checkpoints *checkpoints.Repository
 	policy      *policy.Policy
+	scheduler   *decode.Scheduler // on the policy's model; nil before the first prompt
 	// initial has the run's first policy, where that is the reference; nil otherwise.
 	initial *policy.Policy
 	// checked counts the pairs whose log-probs the data gives and which were computed all the same; wrong is what they showed.
@@ -48,7 +50,11 @@ func New(spec schemas.Spec, repository *checkpoints.Repository, engine *tensor.E
 
 // Close frees the models.
 func (s *Stage) Close(ctx context.Context) error {
-	err := s.policy.Close(ctx)
+	var err error
+	if s.scheduler != nil {
+		err = s.scheduler.Close(ctx)
+	}
+	err = errors.Join(err, s.policy.Close(ctx))
 	if s.initial != nil {
 		err = errors.Join(err, s.initial.Close(ctx))
 	}
@@ -196,7 +202,7 @@ func (s *Stage) tokenise(p *events.Prompt) (*events.Pair, error) {
 }
 
 // sample fills in y' of the pairs at the given indices, unless it is annotated, and of those that a refill adds. It gives
-// the indices of all.
+// the indices of all that have a y'; a row that fails is its own pair's error.
 func (s *Stage) sample(ctx context.Context, b *batch, indices []int) ([]int, error) {
 	var pending []int // in the order of requests
 	for _, i := range indices {
@@ -207,8 +213,16 @@ func (s *Stage) sample(ctx context.Context, b *batch, indices []int) ([]int, err
 	if len(pending) == 0 {
 		return indices, nil
 	}
+	if err := s.schedule(); err != nil {
+		return indices, err
+	}
 	tok, taken, done := s.policy.Tokenizer(), 0, 0
-	err := decode.Run(ctx, s.policy.Model, s.options(),
+	request := decode.Request{
+		MaxNew:   s.spec.Generation.MaxNewTokens,
+		Sampling: decode.Sampling{Temperature: s.spec.Generation.Temperature, TopP: s.spec.Generation.TopP},
+		Stop:     tok.EOS(),
+	}
+	err := s.scheduler.Feed(ctx,
 		func() (decode.Request, bool, error) {
 			if taken == len(pending) {
 				i, ok := s.refill(b)
@@ -219,10 +233,16 @@ func (s *Stage) sample(ctx context.Context, b *batch, indices []int) ([]int, err
 			}
 			pair := b.out[pending[taken]]
 			taken++
-			return decode.Request{IDs: pair.GetPromptIds(), Seed: pair.GetPrompt().GetSampleSeed()}, true, nil
+			request.IDs, request.Seed = pair.GetPromptIds(), pair.GetPrompt().GetSampleSeed()
+			return request, true, nil
 		},
 		func(k int, r decode.Result) error {
-			pair := b.out[pending[k]]
+			i := pending[k]
+			if r.Err != nil {
+				b.out[i], b.errs[i] = nil, fmt.Errorf("generator: checkpoint %.12s: %w", s.policy.Digest, r.Err)
+				return nil
+			}
+			pair := b.out[i]
 			pair.RejectedIds, pair.FinishReason = r.IDs, r.Reason
 			pair.Rejected = strings.TrimSpace(tok.Decode(r.IDs, true))
 			if done++; s.Progress != nil {
@@ -233,16 +253,26 @@ func (s *Stage) sample(ctx context.Context, b *batch, indices []int) ([]int, err
 	if err != nil {
 		return indices, fmt.Errorf("generator: checkpoint %.12s: %w", s.policy.Digest, err)
 	}
-	return indices, nil
+	return slices.DeleteFunc(indices, func(i int) bool { return b.errs[i] != nil }), nil
 }
 
-func (s *Stage) options() decode.Options {
-	tok := s.policy.Tokenizer()
-	return decode.Options{
-		MaxNew: s.spec.Generation.MaxNewTokens, Temperature: s.spec.Generation.Temperature, TopP: s.spec.Generation.TopP,
-		Stop: tok.EOS(), Slots: s.spec.Generation.Slots,
-		Length: min(s.policy.Model.Config().MaxLength(), s.spec.Data.MaxPromptTokens+s.spec.Generation.MaxNewTokens),
+// schedule makes the scheduler decode by the policy's weights. No request of earlier ones is left: the policy reads new
+// weights into the model that it has.
+func (s *Stage) schedule() (err error) {
+	weights := decode.Weights{Model: s.policy.Model, Digest: s.policy.Digest}
+	switch {
+	case s.scheduler == nil:
+		s.scheduler, err = decode.New(decode.Options{
+			Slots:  s.spec.Generation.Slots,
+			Length: min(s.policy.Model.Config().MaxLength(), s.spec.Data.MaxPromptTokens+s.spec.Generation.MaxNewTokens),
+		}, weights)
+	case s.scheduler.Digest() != weights.Digest:
+		err = s.scheduler.Swap(weights)
 	}
+	if err != nil {
+		return fmt.Errorf("generator: checkpoint %.12s: %w", s.policy.Digest, err)
+	}
+	return nil
 }
 
 // reference is the policy whose log-probs pairs get: the one that answers, or the run's first.

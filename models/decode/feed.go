@@ -1,0 +1,139 @@
+package decode
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/ldalign/ldalign/models"
+)
+
+// source is a Feed at work. After it is registered, the scheduler's goroutine alone touches it until ended is closed.
+type source struct {
+	next      func() (Request, bool, error)
+	done      func(i int, r Result) error
+	cancelled func() error
+	weights   *loaded
+
+	taken     int  // requests that next gave
+	running   int  // of them, those that have a slot
+	exhausted bool // next is not asked any more
+	cut       bool // because the scheduler closes
+	err       error
+	ended     chan struct{}
+}
+
+// Feed decodes the requests of a source, in the slots that no submitted request waits for: next gives the next request, or
+// false when there are no more, and is asked only when a slot is free for it; done gets the result of request i, counted from 0
+// in the order of next, as soon as it has ended. All are decoded by the weights that are current when Feed is called. A
+// request that cannot be decoded has a result with Reason Failed, and the others go on.
+//
+// Feed returns when the source has no more requests and all have ended. When ctx ends, or next or done returns an error, it
+// returns that error between two steps; requests that have not ended are lost then, and come out the same when they are
+// asked for again. Both functions are called on the scheduler's goroutine, as Request.OnToken is.
+func (s *Scheduler) Feed(
+	ctx context.Context, next func() (Request, bool, error), done func(i int, r Result) error,
+) error {
+	f := &source{next: next, done: done, ended: make(chan struct{})}
+	f.cancelled = func() error {
+		if f.err != nil {
+			return f.err
+		}
+		return ctx.Err()
+	}
+	s.mu.Lock()
+	if s.closing {
+		s.mu.Unlock()
+		return ErrClosed
+	}
+	f.weights = s.current()
+	f.weights.users++
+	s.sources = append(s.sources, f)
+	s.mu.Unlock()
+	s.wake()
+	defer context.AfterFunc(ctx, s.wake)()
+	<-f.ended
+	if f.err == nil && f.cut {
+		return ErrClosed
+	}
+	return f.err
+}
+
+// take asks for the next row; nil says that there is none.
+func (f *source) take() *row {
+	for !f.exhausted && f.err == nil {
+		request, ok, err := f.next()
+		if f.exhausted = !ok; err != nil || !ok {
+			f.err = err
+			break
+		}
+		i := f.taken
+		f.taken++
+		r := &row{request: request, weights: f.weights, cancelled: f.cancelled, history: newHistory(request.Sampling, request.IDs)}
+		r.onEnd = func(result Result) {
+			f.running--
+			f.deliver(i, result)
+		}
+		if err := f.weights.check(&request); err != nil {
+			f.deliver(i, Result{Reason: Failed, Err: err, Digest: f.weights.Digest})
+			continue
+		}
+		f.running++
+		return r
+	}
+	return nil
+}
+
+// deliver tells the source of a result, unless the source itself has come to an end.
+func (f *source) deliver(i int, result Result) {
+	if f.err == nil && result.Reason != Cancelled {
+		f.err = f.done(i, result)
+	}
+}
+
+// Generate decodes requests with a scheduler of their own, and returns their results in the same order. onProgress, if not
+// nil, is told how many requests are done. The first request that fails ends all with its error.
+func Generate(
+	ctx context.Context, m *models.Model, requests []Request, opts Options, onProgress func(done int),
+) ([]Result, error) {
+	longest := 1
+	for _, r := range requests {
+		longest = max(longest, len(r.IDs)+r.MaxNew)
+	}
+	if opts.Length == 0 && longest <= m.Config().MaxLength() { // a longer one is told of by its number
+		opts.Length = longest
+	}
+	if m.Packed() { // another model's last bit depends on the slots
+		opts.Slots = min(opts.Slots, max(1, len(requests)))
+	}
+	s, err := New(opts, Weights{Model: m})
+	if err != nil {
+		return nil, err
+	}
+	results, taken, done := make([]Result, len(requests)), 0, 0
+	err = s.Feed(ctx,
+		func() (Request, bool, error) {
+			if taken == len(requests) {
+				return Request{}, false, nil
+			}
+			taken++
+			return requests[taken-1], true, nil
+		},
+		func(i int, r Result) error {
+			if r.Err != nil {
+				return fmt.Errorf("request %d: %w", i, r.Err)
+			}
+			results[i] = r
+			done++
+			if onProgress != nil {
+				onProgress(done)
+			}
+			return nil
+		})
+	if closing := s.Close(ctx); err == nil {
+		err = closing
+	}
+	if err != nil {
+		return nil, err
+	}
+	return results, nil
+}

@@ -1,0 +1,69 @@
+package decode
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/tensor"
+)
+
+// row is a request on its way through the scheduler.
+type row struct {
+	request Request
+	weights *loaded
+	// cancelled is the error of the context that the row depends on, nil while it has not ended.
+	cancelled func() error
+	onEnd     func(Result)
+	onToken   func(Token) // nil for none
+	serving   bool        // somebody waits for it
+
+	slot   int // of the cache
+	number int // counts the rows that got a slot
+	fed    int // tokens of the prompt that the cache holds
+	history
+	result Result
+}
+
+// draw says how the row's next token is sampled.
+func (r *row) draw() tensor.Draw {
+	s := r.request.Sampling
+	return tensor.Draw{
+		Temperature: s.Temperature, TopK: s.TopK, TopP: s.TopP, MinP: s.MinP, RepetitionPenalty: s.repetition(), Seen: r.seen,
+		Bias: s.additions(r.counts), U: models.Uniform(r.request.Seed, len(r.result.IDs)), Top: r.request.Top,
+	}
+}
+
+// take appends a sampled token and tells why the response ends with it; "" says that it goes on.
+func (r *row) take(d tensor.Drawn) (reason string, err error) {
+	if d.Token < 0 {
+		return Failed, fmt.Errorf("%w: token %d of the response", ErrNotFinite, len(r.result.IDs))
+	}
+	t := Token{ID: d.Token, LogProb: d.LogProb}
+	for _, top := range d.Top {
+		t.Top = append(t.Top, TopToken{ID: top.Token, LogProb: top.Value})
+	}
+	r.result.IDs = append(r.result.IDs, t.ID)
+	r.result.LogProbs = append(r.result.LogProbs, t.LogProb)
+	if r.request.Top > 0 {
+		r.result.Top = append(r.result.Top, t.Top)
+	}
+	r.history.add(t.ID)
+	if r.onToken != nil {
+		r.onToken(t)
+	}
+	halt := r.request.OnToken != nil && r.request.OnToken(t)
+	switch {
+	case halt || slices.Contains(r.request.Stop, t.ID):
+		return Stop, nil
+	case len(r.result.IDs) == r.request.MaxNew:
+		return Length, nil
+	}
+	return "", nil
+}
+
+// end tells that the response has ended.
+func (r *row) end(reason string, err error) {
+	r.result.Reason, r.result.Err, r.result.Digest = reason, err, r.weights.Digest
+	r.onEnd(r.result)
+}
