@@ -127,7 +127,7 @@ func (m *Model) adapterType() tensor.DType {
 
 // addAdapter makes an adapter of one tensor per matrix. src, if there is one, must hold exactly these.
 func (m *Model) addAdapter(
-	ctx context.Context, cfg architecture.LoRA, src Source, tensorOf func(s *tensor.Scope, w architecture.Weight) (*tensor.Tensor, error),
+	ctx context.Context, cfg architecture.LoRA, src WeightSource, tensorOf func(s *tensor.Scope, w architecture.Weight) (*tensor.Tensor, error),
 ) error {
 	if m.packed != nil {
 		return fmt.Errorf("models: add an adapter: %w", ErrPacked)
@@ -170,7 +170,7 @@ func (m *Model) addAdapter(
 
 // ReplaceAdapter replaces the matrices in place by those of src. When src does not fit, the error wraps architecture.ErrAdapter and
 // the adapter is unchanged.
-func (m *Model) ReplaceAdapter(ctx context.Context, src Source) error {
+func (m *Model) ReplaceAdapter(ctx context.Context, src WeightSource) error {
 	if m.adapter == nil {
 		return fmt.Errorf("%w: the model has none", architecture.ErrAdapter)
 	}

@@ -337,13 +337,14 @@ func TestAdapterGradients(t *testing.T) {
 				logp := models.LogProbs(s, m, rows)
 				return logp.Mul(s.FromFloat64([]float64{1, -0.5}, 2)).Sum()
 			})
-			do(t, eng, func(*tensor.Scope) error {
+			do(t, eng, func(s *tensor.Scope) error {
+				models.LogProbs(s, m, rows).Sum().Backward()
 				for _, p := range m.Params() {
-					if p.Tensor.RequiresGrad() {
+					if none := s.Scope(func(*tensor.Scope) error { p.Tensor.Grad(); return nil }); none == nil {
 						t.Errorf("%s still has a gradient", p.Name)
 					}
 				}
-				return nil
+				return s.Err()
 			})
 		})
 	}

@@ -110,8 +110,8 @@ func (c *Cache) Step(s *tensor.Scope, tokens []Token, rows int) *tensor.Tensor {
 	return h
 }
 
-// Logits are the scores of the next token behind hidden states of a step: h [N, H] -> [N, V]. Models that are not packed
-// compute them in groups of a fixed size.
+// Logits are those of the next token, by the hidden states of a step: h [N, H] -> [N, V]. A model that is not packed computes
+// them in groups of a fixed size.
 func (c *Cache) Logits(s *tensor.Scope, h *tensor.Tensor) *tensor.Tensor {
 	if c.m.packed != nil {
 		return c.m.tokenLogits(h)

@@ -3,7 +3,7 @@ package models
 import "github.com/ldalign/ldalign/models/tensor"
 
 // HiddenWith is Hidden with one more key and value in front of every layer's own, which all positions see: memory
-// [B, Layers, KVHeads·D], the same vector as key and as value. What a Layout with a memory computes is held against it.
+// [B, Layers, KVHeads·D], the same vector as key and as value. What a PackedBatch with a memory computes is held against it.
 func (m *Model) HiddenWith(s *tensor.Scope, emb, memory *tensor.Tensor) *tensor.Tensor {
 	attend := causal(m.cfg)
 	return m.hidden(s, emb, func(s *tensor.Scope, layer int, q, k, v *tensor.Tensor) *tensor.Tensor {

@@ -16,7 +16,7 @@ import (
 type Options struct {
 	// DType is what the weights are converted to and computed in. The zero value is Float32.
 	DType tensor.DType
-	// Packed says that the model shall only generate and score, see Model.Packed.
+	// Packed says that the model is for generating and log-probabilities only, see Model.Packed.
 	Packed bool
 }
 
@@ -68,7 +68,7 @@ func Load(ctx context.Context, eng *tensor.Engine, dir string, opts Options) (*M
 }
 
 // Read makes a model of a configuration with the weights of src. Errors are those of Load.
-func Read(ctx context.Context, eng *tensor.Engine, cfg architecture.Config, src Source, opts Options) (*Model, error) {
+func Read(ctx context.Context, eng *tensor.Engine, cfg architecture.Config, src WeightSource, opts Options) (*Model, error) {
 	if !opts.DType.Floating() {
 		return nil, fmt.Errorf("models: a model cannot compute in %v", opts.DType)
 	}
@@ -213,7 +213,7 @@ func (m *Model) SetTrainable(ctx context.Context, on bool) error {
 	})
 }
 
-// tokenLogits are the scores of the next token behind hidden states h [N, H] -> [N, V].
+// tokenLogits are the logits of the next token: hidden states h [N, H] -> [N, V].
 func (m *Model) tokenLogits(h *tensor.Tensor) *tensor.Tensor {
 	return pass{packed: m.packed, adapted: m.adapter.byWeight()}.linear(h, linear{weight: m.net.head()})
 }

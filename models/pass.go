@@ -11,7 +11,7 @@ type linear struct {
 }
 
 // pass is one run of tokens through a network's layers. There are two kinds. By token, x [M, 1, H], each at a position of its
-// own in a row of its own: that is generating, scoring and encoding, see Cache, and training, see Layout. Or whole sequences,
+// own in a row of its own: that is generating, scoring and encoding, see Cache, and training, see PackedBatch. Or whole sequences,
 // x [B, T, H] at positions 0 to T-1: that is the plain form, which the others are held against.
 type pass struct {
 	// scope is where a layer's result goes, see block.
@@ -23,7 +23,7 @@ type pass struct {
 	packed map[*tensor.Tensor]*tensor.Packed
 	// adapted are the low-rank updates of an adapter, by the weight that they add to; nil without an adapter.
 	adapted map[*tensor.Tensor]*lowRank
-	// train is nil unless gradients flow by token, see Layout.
+	// train is nil unless gradients flow by token, see PackedBatch.
 	train *training
 }
 

@@ -40,7 +40,7 @@ func TestSnapshotIsOfItsMoment(t *testing.T) {
 	defer snap.Free()
 	run(func(s *tensor.Scope) error {
 		for _, n := range tensors {
-			n.Tensor.Zero_()
+			n.Tensor.Fill_(0)
 			n.Tensor.Free()
 		}
 		return s.Err()

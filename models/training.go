@@ -14,21 +14,21 @@ type Compute struct {
 }
 
 // TrainLogProbs is the log-probability of each row's response, equation (1): log p(y|x) = Σ_j log p(y_j | x, y_<j) ->
-// [len(rows)] Float32 (Float64 for a Float64 model); 0 for a row without one. It is for training: by a Layout in which rows with
-// the same prompt share it.
+// [len(rows)] Float32 (Float64 for a Float64 model); 0 for a row without one. It is for training: it computes a PackedBatch in which
+// rows with the same prompt share it.
 //
-// A row without a prompt, one longer than the model takes or an id outside of its vocabulary makes the scope fail with
+// A row without a prompt, a row that is too long for the model, or an id outside of its vocabulary makes the scope fail with
 // ErrSequence.
 func TrainLogProbs(s *tensor.Scope, m *Model, rows []Sequence, how Compute) *tensor.Tensor {
-	l, err := m.Layout(rows, LayoutOptions{Compute: how, Share: true})
+	b, err := m.PackBatch(rows, PackingOptions{Compute: how, Share: true})
 	if err != nil {
 		s.Fail(err)
 		return s.Zeros(m.lossType()) // invalid, as everything in a failed scope
 	}
-	if len(l.Predictions) == 0 {
+	if len(b.Predictions) == 0 {
 		return s.Zeros(m.lossType(), int64(len(rows)))
 	}
-	return l.Sums(s, l.LogProbs(s, l.Hidden(s, l.Embed(s), nil)))
+	return b.Sums(s, b.LogProbs(s, b.Hidden(s, b.Embed(s), nil)))
 }
 
 // lossType is the type of log-probabilities.

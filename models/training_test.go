@@ -135,7 +135,7 @@ func TestTrainLogProbsOfAnAdapter(t *testing.T) {
 		}
 		do(t, eng, func(s *tensor.Scope) error { // B is 0 at first
 			for _, p := range m.Trainable() {
-				p.Tensor.AddScalar_(0.01)
+				p.Tensor.Add_(s.Full(tensor.Float64, 0.01))
 			}
 			return nil
 		})
@@ -158,13 +158,13 @@ func TestTrainLogProbsOfAnAdapter(t *testing.T) {
 
 // A layout with a memory computes, of every token of every row, what whole sequences with one more key and value in front
 // give, in local layers too.
-func TestLayoutWithMemory(t *testing.T) {
+func TestPackedBatchWithMemory(t *testing.T) {
 	for _, name := range goldens {
 		t.Run(name, func(t *testing.T) {
 			eng := newEngine(t, 1)
 			m := loadGolden(t, eng, name, tensor.Float64)
 			cfg, rows := m.Config(), trainingRows()
-			l, err := m.Layout(rows, models.LayoutOptions{Whole: true, Memory: true})
+			l, err := m.PackBatch(rows, models.PackingOptions{Whole: true, Memory: true})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -23,7 +23,7 @@ const walkStep = 256
 // vocabulary.
 func Walk(
 	ctx context.Context, m *Model, rows [][]int64, step int,
-	visit func(s *tensor.Scope, c *Cache, h *tensor.Tensor, at []Place) error,
+	visit func(s *tensor.Scope, c *Cache, h *tensor.Tensor, at []Position) error,
 ) error {
 	step = cmp.Or(step, walkStep)
 	order := make([]int, len(rows))
@@ -52,7 +52,7 @@ func Walk(
 // walk is Walk for rows of like length, one after the other in the given order.
 func walk(
 	ctx context.Context, m *Model, rows [][]int64, order []int, step int,
-	visit func(s *tensor.Scope, c *Cache, h *tensor.Tensor, at []Place) error,
+	visit func(s *tensor.Scope, c *Cache, h *tensor.Tensor, at []Position) error,
 ) (err error) {
 	shortest, longest := len(rows[order[0]]), len(rows[order[len(order)-1]])
 	// A step touches the rows that begin in it, and one that began before.
@@ -68,11 +68,11 @@ func walk(
 	}()
 	for next, fed := 0, 0; next < len(order); {
 		var tokens []Token
-		var at []Place
+		var at []Position
 		for next < len(order) && len(tokens) < step {
 			ids := rows[order[next]]
 			tokens = append(tokens, Token{ID: ids[fed], Slot: next % size.Slots, Position: fed})
-			at = append(at, Place{Row: order[next], At: fed})
+			at = append(at, Position{Row: order[next], At: fed})
 			if fed++; fed == len(ids) {
 				next, fed = next+1, 0
 			}

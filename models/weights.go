@@ -15,8 +15,8 @@ import (
 // ErrNotFinite means a weight with a NaN or an infinity in it.
 var ErrNotFinite = errors.New("models: a weight is not finite: the file is damaged, or its training diverged")
 
-// Source is where weights are read from: a safetensors file, the shards of a model, or a part of either.
-type Source interface {
+// WeightSource is where weights are read from: a safetensors file, the shards of a model, or a part of either.
+type WeightSource interface {
 	Tensors() []safetensors.Info
 	Tensor(name string) (safetensors.Tensor, error)
 }
@@ -31,7 +31,7 @@ var elementTypes = map[safetensors.DType]tensor.DType{
 // ReadTensor copies a tensor of src to the engine, converted to dtype. The error wraps architecture.ErrWeights when its shape is
 // another one, and ErrNotFinite for numbers that are NaN or infinite.
 func ReadTensor(
-	s *tensor.Scope, src Source, name string, dtype tensor.DType, shape ...int64,
+	s *tensor.Scope, src WeightSource, name string, dtype tensor.DType, shape ...int64,
 ) (*tensor.Tensor, error) {
 	var out *tensor.Tensor
 	err := withData(s, src, name, shape, func(from tensor.DType, data []byte) {
@@ -42,7 +42,7 @@ func ReadTensor(
 
 // withData gives f the bytes of a tensor, which must be of the given shape, and gives their memory back behind it.
 func withData(
-	s *tensor.Scope, src Source, name string, shape []int64, f func(dtype tensor.DType, data []byte),
+	s *tensor.Scope, src WeightSource, name string, shape []int64, f func(dtype tensor.DType, data []byte),
 ) error {
 	t, err := src.Tensor(name)
 	if err != nil {
@@ -153,7 +153,7 @@ func (m *Model) LoadWeights(ctx context.Context, path string) error {
 }
 
 // Replace is LoadWeights from a source.
-func (m *Model) Replace(ctx context.Context, src Source) error {
+func (m *Model) Replace(ctx context.Context, src WeightSource) error {
 	names, err := m.cfg.Match(src.Tensors())
 	if err != nil {
 		return err
@@ -173,7 +173,7 @@ func (m *Model) Replace(ctx context.Context, src Source) error {
 }
 
 // replace reads one weight into its tensor t, or packs it anew.
-func (m *Model) replace(s *tensor.Scope, src Source, name string, w architecture.Weight, t *tensor.Tensor) error {
+func (m *Model) replace(s *tensor.Scope, src WeightSource, name string, w architecture.Weight, t *tensor.Tensor) error {
 	old := m.packed[t]
 	if old == nil {
 		fresh, err := ReadTensor(s, src, name, m.dtype, w.Shape...)

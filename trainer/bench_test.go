@@ -12,7 +12,7 @@ import (
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/models"
-	"github.com/ldalign/ldalign/models/score"
+	"github.com/ldalign/ldalign/models/logprob"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/trainer/curves"
@@ -130,11 +130,11 @@ func benchReference(b *testing.B, engine *tensor.Engine, folder string, pairs []
 	for _, p := range pairs {
 		rows = append(rows, p.chosen, p.rejected)
 	}
-	found, err := score.LogProbs(b.Context(), m, rows, score.Options{}, nil)
+	found, err := logprob.Tokens(b.Context(), m, rows, logprob.Options{}, nil)
 	if err != nil {
 		b.Fatal(err)
 	}
-	sums := score.Sums(found)
+	sums := logprob.Sums(found)
 	for i := range pairs {
 		pairs[i].refChosen, pairs[i].refRejected = sums[2*i], sums[2*i+1]
 	}

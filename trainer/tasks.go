@@ -133,7 +133,7 @@ type guideTask struct {
 func (t *guideTask) examples() int { return len(t.chosen) }
 
 func (t *guideTask) size(i int) int {
-	return t.guide.Places([]models.Sequence{t.chosen[i], t.rejected[i]})
+	return t.guide.PackedTokens([]models.Sequence{t.chosen[i], t.rejected[i]})
 }
 
 func (t *guideTask) accumulate(s *tensor.Scope, part, whole []int, step int) (stats, error) {

@@ -129,7 +129,7 @@ func (o minimised) gradients(t *testing.T, engine *tensor.Engine, cut int) (grad
 		return s.NoGrad(func(s *tensor.Scope) error {
 			for _, p := range o.params {
 				grads = append(grads, p.Tensor.Grad().Float64s())
-				p.Tensor.Grad().Zero_()
+				p.Tensor.Grad().Fill_(0)
 			}
 			return s.Err()
 		})

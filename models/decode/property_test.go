@@ -1,6 +1,7 @@
 package decode_test
 
 import (
+	stdcmp "cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,7 +17,7 @@ import (
 	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/decode"
-	"github.com/ldalign/ldalign/models/score"
+	"github.com/ldalign/ldalign/models/logprob"
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
@@ -130,7 +131,7 @@ func TestLogProbsEqualScore(t *testing.T) {
 		for i, r := range results {
 			rows = append(rows, models.Join(reqs[i].IDs, r.IDs))
 		}
-		got, err := score.LogProbs(context.Background(), m, rows, score.Options{Step: 16}, nil)
+		got, err := logprob.Tokens(context.Background(), m, rows, logprob.Options{Step: 16}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -248,7 +249,11 @@ func TestStepsEqualWholeSequences(t *testing.T) {
 			err := eng.Do(context.Background(), func(s *tensor.Scope) error {
 				ids := append(append([]int64{}, req.IDs...), got.IDs...)
 				h := m.Hidden(s, m.Embed(s.FromInt64(ids, 1, int64(len(ids)))))
-				want := m.Logits(h.Squeeze(0)).Argmax(-1, false).Int64s()
+				logits, vocab := m.Logits(h.Squeeze(0)).Float32s(), m.Config().Vocab
+				var want []int64
+				for row := range slices.Chunk(logits, vocab) {
+					want = append(want, int64(slices.Index(row, slices.Max(row))))
+				}
 				if diff := cmp.Diff(want[n-1:len(want)-1], got.IDs); diff != "" {
 					t.Errorf("%s, prompt of %d (-whole +steps):\n%s", family, n, diff)
 				}
@@ -271,20 +276,20 @@ func TestSamplesFollowTheDistribution(t *testing.T) {
 		var p []float64
 		err := eng.Do(context.Background(), func(s *tensor.Scope) error {
 			h := m.Hidden(s, m.Embed(s.FromInt64(prompt, 1, 3))).Select(1, 2)
-			var ids []int64
-			var sorted *tensor.Tensor
-			all := m.Logits(h).To(tensor.Float64).DivScalar(test.temperature).Softmax(-1).Reshape(-1)
-			sorted, order := all.Sort(0, true)
-			values := sorted.Float64s()
-			ids = order.Int64s()
+			values := m.Logits(h).To(tensor.Float64).DivScalar(test.temperature).Softmax(-1).Float64s()
+			ids := make([]int, len(values)) // by descending probability
+			for i := range ids {
+				ids[i] = i
+			}
+			slices.SortStableFunc(ids, func(a, b int) int { return stdcmp.Compare(values[b], values[a]) })
 			p = make([]float64, len(values))
 			before, kept := 0.0, 0.0
 			for i, id := range ids {
 				if i == 0 || before < test.topP {
-					p[id] = values[i]
-					kept += values[i]
+					p[id] = values[id]
+					kept += values[id]
 				}
-				before += values[i]
+				before += values[id]
 			}
 			for i := range p {
 				p[i] /= kept

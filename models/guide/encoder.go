@@ -89,7 +89,7 @@ func (e *Encoder) Latents(ctx context.Context, rows []models.Sequence) ([][]floa
 		}
 	}
 	latents, states := make([][]float32, len(rows)), make([][]float32, len(rows))
-	err := models.Walk(ctx, e.model, ids, 0, func(s *tensor.Scope, _ *models.Cache, h *tensor.Tensor, at []models.Place) error {
+	err := models.Walk(ctx, e.model, ids, 0, func(s *tensor.Scope, _ *models.Cache, h *tensor.Tensor, at []models.Position) error {
 		values, width := h.Float32s(), int(h.Size(1))
 		if err := s.Err(); err != nil {
 			return err

@@ -143,9 +143,9 @@ func (g *Guide) Close(ctx context.Context) error {
 }
 
 // Encode is h = phi(x, y) of each row -> [len(rows), K]. Every row must have a response. What a row gets in its last bits
-// depends on the others, as in models.Layout; that of Encoder.Latents does not.
+// depends on the others, as in models.PackedBatch; that of Encoder.Latents does not.
 func (g *Guide) Encode(s *tensor.Scope, rows []models.Sequence, how models.Compute) *tensor.Tensor {
-	l, err := g.encoder.Layout(rows, models.LayoutOptions{Compute: how, Share: true, Whole: true})
+	batch, err := g.encoder.PackBatch(rows, models.PackingOptions{Compute: how, Share: true, Whole: true})
 	for i, row := range rows {
 		if err == nil && len(row.Response()) == 0 {
 			err = noResponse(i)
@@ -157,7 +157,7 @@ func (g *Guide) Encode(s *tensor.Scope, rows []models.Sequence, how models.Compu
 	}
 	var places, owners []int64 // of the hidden states that are pooled
 	var shares []float64
-	for i, p := range l.Tokens {
+	for i, p := range batch.Tokens {
 		row := rows[p.Row]
 		n, from := len(row.Response()), row.PromptLen
 		if g.cfg.Config.Pooling == architecture.PoolLast {
@@ -169,7 +169,7 @@ func (g *Guide) Encode(s *tensor.Scope, rows []models.Sequence, how models.Compu
 	}
 	n, dtype := int64(len(places)), g.encoder.DType()
 	owner := s.FromInt64(owners, n)
-	h := l.Hidden(s, l.Embed(s), nil).IndexSelect(0, s.FromInt64(places, n)).To(dtype)
+	h := batch.Hidden(s, batch.Embed(s), nil).IndexSelect(0, s.FromInt64(places, n)).To(dtype)
 	share := s.FromFloat64(shares, n, 1).To(dtype)
 	if g.cfg.Config.Pooling == architecture.PoolAttention {
 		share = g.attention(s, h, owners, len(rows))
@@ -185,22 +185,22 @@ func noResponse(row int) error {
 // attention are the weights of PoolAttention, a softmax over the states of each row: h [N, H], of the rows [N], which are below
 // count -> [N, 1].
 func (g *Guide) attention(s *tensor.Scope, h *tensor.Tensor, rows []int64, count int) *tensor.Tensor {
-	scores := h.Mul(g.weight(architecture.GuidePooling)).SumDims(true, 1).Gelu()
+	energies := h.Mul(g.weight(architecture.GuidePooling)).SumDims(true, 1).Gelu()
 	most := make([]float64, count)
 	for i := range most {
 		most[i] = math.Inf(-1)
 	}
-	values := scores.Detach().Float64s()
+	values := energies.Detach().Float64s()
 	if s.Err() != nil {
-		return scores // invalid, as everything in a failed scope
+		return energies // invalid, as everything in a failed scope
 	}
 	for i, v := range values {
 		most[rows[i]] = max(most[rows[i]], v)
 	}
 	row := s.FromInt64(rows, int64(len(rows)))
-	shift := s.FromFloat64(most, int64(count), 1).To(scores.DType()).IndexSelect(0, row)
-	exponents := scores.Sub(shift).Exp()
-	sums := s.Zeros(scores.DType(), int64(count), 1).IndexAdd(0, row, exponents)
+	shift := s.FromFloat64(most, int64(count), 1).To(energies.DType()).IndexSelect(0, row)
+	exponents := energies.Sub(shift).Exp()
+	sums := s.Zeros(energies.DType(), int64(count), 1).IndexAdd(0, row, exponents)
 	return exponents.Div(sums.IndexSelect(0, row))
 }
 
@@ -211,7 +211,7 @@ func (g *Guide) Reconstruct(
 	s *tensor.Scope, rows []models.Sequence, latents *tensor.Tensor, drop []uint64, how models.Compute,
 ) *tensor.Tensor {
 	memory := g.cfg.Config.Injects() == architecture.InjectMemory
-	l, err := g.decoder.Layout(rows, models.LayoutOptions{Compute: how, Front: g.cfg.Config.Positions(), Memory: memory})
+	batch, err := g.decoder.PackBatch(rows, models.PackingOptions{Compute: how, Front: g.cfg.Config.Positions(), Memory: memory})
 	if err == nil && drop != nil && len(drop) != len(rows) {
 		err = fmt.Errorf("guide: %d dropout seeds for %d rows", len(drop), len(rows))
 	}
@@ -219,28 +219,28 @@ func (g *Guide) Reconstruct(
 		s.Fail(err)
 		return s.Zeros(tensor.Float32) // invalid, as everything in a failed scope
 	}
-	text := l.Embed(s)
+	text := batch.Embed(s)
 	if hidden := g.weight(architecture.GuideHiddenToken); drop != nil && hidden != nil {
-		mask := s.FromFloat32(g.dropped(rows, l, drop), int64(len(l.Tokens)), 1).To(text.DType())
+		mask := s.FromFloat32(g.dropped(rows, batch, drop), int64(len(batch.Tokens)), 1).To(text.DType())
 		text = text.Add(mask.Mul(hidden.To(text.DType()).Sub(text)))
 	}
 	var h *tensor.Tensor
 	switch g.cfg.Config.Injects() {
 	case architecture.InjectMemory:
 		layers := latents.Linear(g.weight(architecture.GuideMemory), nil)
-		h = l.Hidden(s, text, layers.Reshape(int64(len(rows)), int64(g.decoder.Config().Layers), -1))
+		h = batch.Hidden(s, text, layers.Reshape(int64(len(rows)), int64(g.decoder.Config().Layers), -1))
 	case architecture.InjectEmbedding:
-		owners := make([]int64, len(l.Tokens))
-		for i, p := range l.Tokens {
+		owners := make([]int64, len(batch.Tokens))
+		for i, p := range batch.Tokens {
 			owners[i] = int64(p.Row)
 		}
 		each := latents.Linear(g.weight(architecture.GuideEmbedding), nil).IndexSelect(0, s.FromInt64(owners, int64(len(owners))))
-		h = l.Hidden(s, text.Add(each.To(text.DType())), nil)
+		h = batch.Hidden(s, text.Add(each.To(text.DType())), nil)
 	default:
 		prefix := g.apply(architecture.GuidePrefix, latents).Reshape(-1, text.Size(1))
-		h = l.Hidden(s, s.Cat(0, prefix.To(text.DType()), text), nil)
+		h = batch.Hidden(s, s.Cat(0, prefix.To(text.DType()), text), nil)
 	}
-	loss := l.Sums(s, l.LogProbs(s, h)).Neg()
+	loss := batch.Sums(s, batch.LogProbs(s, h)).Neg()
 	if g.cfg.Config.Reduction == architecture.ReduceSum {
 		return loss
 	}
@@ -251,10 +251,10 @@ func (g *Guide) Reconstruct(
 	return loss.Mul(s.FromFloat64(scale, int64(len(rows))).To(loss.DType()))
 }
 
-// dropped is 1 for each token of a response that is hidden, else 0: [len(l.Tokens)].
-func (g *Guide) dropped(rows []models.Sequence, l *models.Layout, seeds []uint64) []float32 {
-	mask := make([]float32, len(l.Tokens))
-	for i, p := range l.Tokens {
+// dropped is 1 for each token of a response that is hidden, else 0: [len(batch.Tokens)].
+func (g *Guide) dropped(rows []models.Sequence, batch *models.PackedBatch, seeds []uint64) []float32 {
+	mask := make([]float32, len(batch.Tokens))
+	for i, p := range batch.Tokens {
 		if t := p.At - rows[p.Row].PromptLen; t >= 0 && models.Uniform(seeds[p.Row], t) < g.cfg.Config.WordDropout {
 			mask[i] = 1
 		}
@@ -264,7 +264,7 @@ func (g *Guide) dropped(rows []models.Sequence, l *models.Layout, seeds []uint64
 
 // Loss is the reconstruction loss of each row by its own latent, with word dropout -> [len(rows)]. Equation (2) is the
 // mean over pairs of the sum of the losses of (x, y) and (x, y'): give both as rows. Row i draws its dropout from seed
-// and i. Its gradients are those that Backward adds, see models.Layout.
+// and i. Its gradients are those that Backward adds, see models.PackedBatch.
 func (g *Guide) Loss(s *tensor.Scope, rows []models.Sequence, seed uint64, how models.Compute) *tensor.Tensor {
 	drop := make([]uint64, len(rows))
 	for i := range drop {
@@ -287,8 +287,8 @@ func (g *Guide) ShuffledLoss(
 	return g.Reconstruct(s, rows, latents, nil, how), g.Reconstruct(s, rows, others, nil, how)
 }
 
-// Places is how many places the decoder's layout has for rows: what bounds the memory of a step.
-func (g *Guide) Places(rows []models.Sequence) int {
+// PackedTokens is how many positions the decoder computes for rows, which bounds the memory of a step.
+func (g *Guide) PackedTokens(rows []models.Sequence) int {
 	n := 0
 	for _, row := range rows {
 		n += g.cfg.Config.Positions() + len(row.IDs) - 1

@@ -42,7 +42,7 @@ func Load(ctx context.Context, eng *tensor.Engine, dir string) (*Model, error) {
 
 // Read makes a model of a configuration with the weights of src. Errors are those of Load; on an error nothing stays on
 // the engine.
-func Read(ctx context.Context, eng *tensor.Engine, cfg architecture.Reward, src models.Source) (_ *Model, err error) {
+func Read(ctx context.Context, eng *tensor.Engine, cfg architecture.Reward, src models.WeightSource) (_ *Model, err error) {
 	if err := cfg.Fits(src.Tensors()); err != nil {
 		return nil, err
 	}

@@ -83,7 +83,7 @@ func load(t testing.TB, eng *tensor.Engine, name string) *reward.Model {
 func score(t testing.TB, m *reward.Model, rows []models.Sequence, opts reward.Options) [][]float32 {
 	t.Helper()
 	out := make([][]float32, len(rows))
-	err := m.Score(context.Background(), rows, opts, func(i int, logits []float32) error {
+	err := m.Outputs(context.Background(), rows, opts, func(i int, logits []float32) error {
 		out[i] = logits
 		return nil
 	})
@@ -176,7 +176,7 @@ func TestSequencesThatDoNotFit(t *testing.T) {
 		"negative":      {IDs: []int64{1, -1}, PromptLen: 1},
 	} {
 		rows := []models.Sequence{{IDs: []int64{1, 2}, PromptLen: 1}, row}
-		err := m.Score(t.Context(), rows, reward.Options{}, func(int, []float32) error {
+		err := m.Outputs(t.Context(), rows, reward.Options{}, func(int, []float32) error {
 			t.Errorf("%s: a row is scored", name)
 			return nil
 		})
@@ -192,7 +192,7 @@ func TestSequencesThatDoNotFit(t *testing.T) {
 		}
 	}
 	for _, opts := range []reward.Options{{Rows: 3}, {Rows: -4}, {Step: -1}} {
-		if err := m.Score(t.Context(), nil, opts, nil); err == nil {
+		if err := m.Outputs(t.Context(), nil, opts, nil); err == nil {
 			t.Errorf("%+v are taken", opts)
 		}
 	}
@@ -204,7 +204,7 @@ func TestScoreEnds(t *testing.T) {
 	m, g := load(t, eng, "v3"), readGolden(t, "v3")
 	live := eng.Live()
 	stop, emitted := errors.New("stop"), 0
-	err := m.Score(t.Context(), g.rows(), reward.Options{Step: 8}, func(int, []float32) error {
+	err := m.Outputs(t.Context(), g.rows(), reward.Options{Step: 8}, func(int, []float32) error {
 		emitted++
 		return stop
 	})
@@ -212,7 +212,7 @@ func TestScoreEnds(t *testing.T) {
 		t.Errorf("after %d rows: %v", emitted, err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	err = m.Score(ctx, g.rows(), reward.Options{Step: 8}, func(int, []float32) error {
+	err = m.Outputs(ctx, g.rows(), reward.Options{Step: 8}, func(int, []float32) error {
 		cancel()
 		return nil
 	})

@@ -36,20 +36,8 @@ func (t *Tensor) MulScalar(v float64) *Tensor { return t.scalar("MulScalar", v, 
 // DivScalar is t / v.
 func (t *Tensor) DivScalar(v float64) *Tensor { return t.scalar("DivScalar", v, lib.AtgDivScalar) }
 
-// Pow raises every element to a scalar power.
-func (t *Tensor) Pow(v float64) *Tensor { return t.scalar("Pow", v, lib.AtgPowTensorScalar) }
-
 // Neg is -t.
 func (t *Tensor) Neg() *Tensor { return t.unary("Neg", lib.AtgNeg) }
-
-// Abs is |t|.
-func (t *Tensor) Abs() *Tensor { return t.unary("Abs", lib.AtgAbs) }
-
-// Sqrt is √t.
-func (t *Tensor) Sqrt() *Tensor { return t.unary("Sqrt", lib.AtgSqrt) }
-
-// Rsqrt is 1/√t.
-func (t *Tensor) Rsqrt() *Tensor { return t.unary("Rsqrt", lib.AtgRsqrt) }
 
 // Relu is max(t, 0).
 func (t *Tensor) Relu() *Tensor { return t.unary("Relu", lib.AtgRelu) }
@@ -59,21 +47,6 @@ func (t *Tensor) Relu() *Tensor { return t.unary("Relu", lib.AtgRelu) }
 
 // Exp is eᵗ.
 func (t *Tensor) Exp() *Tensor { return t.function("Exp", C.SHIM_EXP) }
-
-// Log is the natural logarithm.
-func (t *Tensor) Log() *Tensor { return t.function("Log", C.SHIM_LOG) }
-
-// Cos is the cosine of radians.
-func (t *Tensor) Cos() *Tensor { return t.function("Cos", C.SHIM_COS) }
-
-// Sin is the sine of radians.
-func (t *Tensor) Sin() *Tensor { return t.function("Sin", C.SHIM_SIN) }
-
-// Tanh is the hyperbolic tangent.
-func (t *Tensor) Tanh() *Tensor { return t.function("Tanh", C.SHIM_TANH) }
-
-// Sigmoid is 1/(1+e⁻ᵗ).
-func (t *Tensor) Sigmoid() *Tensor { return t.function("Sigmoid", C.SHIM_SIGMOID) }
 
 // LogSigmoid is log(1/(1+e⁻ᵗ)), without overflow.
 func (t *Tensor) LogSigmoid() *Tensor { return t.function("LogSigmoid", C.SHIM_LOG_SIGMOID) }
@@ -100,17 +73,6 @@ func (t *Tensor) function(op string, f C.int) *Tensor {
 // Add_ adds u to t.
 func (t *Tensor) Add_(u *Tensor) *Tensor { return t.binaryInPlace("Add_", u, lib.AtgAdd_) }
 
-// Sub_ subtracts u from t.
-func (t *Tensor) Sub_(u *Tensor) *Tensor { return t.binaryInPlace("Sub_", u, lib.AtgSub_) }
-
-// Mul_ multiplies t by u.
-func (t *Tensor) Mul_(u *Tensor) *Tensor { return t.binaryInPlace("Mul_", u, lib.AtgMul_) }
-
-// AddScalar_ adds v to every element.
-func (t *Tensor) AddScalar_(v float64) *Tensor {
-	return t.scalarInPlace("AddScalar_", v, lib.AtgAddScalar_)
-}
-
 // MulScalar_ multiplies every element by v.
 func (t *Tensor) MulScalar_(v float64) *Tensor {
 	return t.scalarInPlace("MulScalar_", v, lib.AtgMulScalar_)
@@ -119,35 +81,8 @@ func (t *Tensor) MulScalar_(v float64) *Tensor {
 // Fill_ sets every element to v.
 func (t *Tensor) Fill_(v float64) *Tensor { return t.scalarInPlace("Fill_", v, lib.AtgFill_) }
 
-// Zero_ sets every element to 0.
-func (t *Tensor) Zero_() *Tensor {
-	s := t.enter("Zero_")
-	if s == nil {
-		return t.eng.invalid
-	}
-	lib.AtgZero_(&s.eng.out[0], t.c)
-	return s.inPlace("Zero_", t)
-}
-
-// Comparisons give Bool tensors.
-
-// Eq is t = u.
-func (t *Tensor) Eq(u *Tensor) *Tensor { return t.binary("Eq", u, lib.AtgEqTensor) }
-
-// EqScalar is t = v.
+// EqScalar is t = v, a Bool tensor.
 func (t *Tensor) EqScalar(v float64) *Tensor { return t.scalar("EqScalar", v, lib.AtgEq) }
-
-// LtScalar is t < v.
-func (t *Tensor) LtScalar(v float64) *Tensor { return t.scalar("LtScalar", v, lib.AtgLt) }
-
-// GtScalar is t > v.
-func (t *Tensor) GtScalar(v float64) *Tensor { return t.scalar("GtScalar", v, lib.AtgGt) }
-
-// GeScalar is t ≥ v.
-func (t *Tensor) GeScalar(v float64) *Tensor { return t.scalar("GeScalar", v, lib.AtgGe) }
-
-// LogicalNot is true where t is not.
-func (t *Tensor) LogicalNot() *Tensor { return t.unary("LogicalNot", lib.AtgLogicalNot) }
 
 // The forms that most operations of libtch have.
 

@@ -22,12 +22,6 @@ func (t *Tensor) RequiresGrad_(on bool) *Tensor {
 	return s.inPlace("RequiresGrad_", t)
 }
 
-// RequiresGrad tells whether gradients flow to t.
-func (t *Tensor) RequiresGrad() bool {
-	i, ok := t.info("RequiresGrad")
-	return ok && i.requires_grad != 0
-}
-
 // Backward adds the gradients of t, a tensor with one element, to the Grad of every leaf that requires them.
 func (t *Tensor) Backward() {
 	s := t.enter("Backward")
@@ -56,38 +50,6 @@ func FreeGrads(s *Scope, params []*Tensor) {
 	if list := s.list("FreeGrads", params); len(list) > 0 {
 		C.shim_free_grads(pointers(list), C.size_t(len(list)))
 	}
-}
-
-// Grads returns the gradients of loss, a tensor with one element, for each of params, in their order. Nothing is added
-// to Grad. A parameter that loss does not depend on is an error. The graph is freed, so it works once for a loss.
-func Grads(loss *Tensor, params []*Tensor) []*Tensor {
-	s := loss.enter("Grads")
-	if s == nil {
-		return loss.eng.invalids(len(params))
-	}
-	list := s.list("Grads", params)
-	if list == nil {
-		return s.eng.invalids(len(params))
-	}
-	out := make([]unsafe.Pointer, len(params))
-	if msg := C.shim_grads(&out[0], unsafe.Pointer(loss.c), pointers(list), C.size_t(len(list)), 0); msg != nil {
-		s.failf("Grads", "%s", takeString(msg))
-		return s.eng.invalids(len(params))
-	}
-	grads := make([]*Tensor, len(out))
-	for i, c := range out {
-		grads[i] = s.own(lib.Ctensor(c))
-	}
-	return grads
-}
-
-// invalids keeps the length of a list of results, so that a failed scope does not make indexing panic.
-func (e *Engine) invalids(n int) []*Tensor {
-	ts := make([]*Tensor, n)
-	for i := range ts {
-		ts[i] = e.invalid
-	}
-	return ts
 }
 
 func pointers(list []lib.Ctensor) *unsafe.Pointer { return (*unsafe.Pointer)(unsafe.Pointer(&list[0])) }

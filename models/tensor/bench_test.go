@@ -18,7 +18,7 @@ func BenchmarkOp(b *testing.B) {
 		{"Add", func(x, _ *tensor.Tensor) *tensor.Tensor { return x.Add(x) }},
 		{"MulScalar", func(x, _ *tensor.Tensor) *tensor.Tensor { return x.MulScalar(2) }},
 		{"Silu", func(x, _ *tensor.Tensor) *tensor.Tensor { return x.Silu() }},
-		{"View", func(x, _ *tensor.Tensor) *tensor.Tensor { return x.View(2, 4, 16) }},
+		{"Reshape", func(x, _ *tensor.Tensor) *tensor.Tensor { return x.Reshape(2, 4, 16) }},
 		{"Narrow", func(x, _ *tensor.Tensor) *tensor.Tensor { return x.Narrow(0, 1, 2) }},
 		{"Linear", func(x, w *tensor.Tensor) *tensor.Tensor { return x.Linear(w, nil) }},
 		{"Softmax", func(x, _ *tensor.Tensor) *tensor.Tensor { return x.Softmax(-1) }},

@@ -74,9 +74,6 @@ func (p *Packed) Free() {
 	}
 }
 
-// Bytes is how much memory the matrix takes.
-func (p *Packed) Bytes() int64 { return p.panels.Numel() * int64(p.panels.DType().Size()) }
-
 // Rows gathers rows of the matrix, as an embedding does: ids Int64 [...] -> Float32 [..., In].
 func (p *Packed) Rows(ids *Tensor) *Tensor {
 	s := ids.enter("Rows")
@@ -153,13 +150,6 @@ func (s *Scope) NewTokenCache(d DType, slots, heads, dim, columns int64) *TokenC
 		keys:   s.Zeros(d, slots+1, heads, dim, columns).Keep(),
 		values: s.Zeros(d, slots+1, heads, columns, int64(C.shim_cache_width(C.int64_t(dim)))).Keep(),
 	}
-}
-
-// TokenCacheBytes is the memory that NewTokenCache takes.
-func TokenCacheBytes(d DType, slots, heads, dim, columns int64) int64 {
-	columns = (columns + cacheStep - 1) / cacheStep * cacheStep
-	width := int64(C.shim_cache_width(C.int64_t(dim)))
-	return (slots + 1) * heads * columns * (dim + width) * int64(d.Size())
 }
 
 // Free releases the cache.

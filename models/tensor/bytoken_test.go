@@ -14,6 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"github.com/ldalign/ldalign/models/architecture"
+	"github.com/ldalign/ldalign/models/safetensors"
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
@@ -48,11 +50,12 @@ func alike(t *testing.T, what string, want, got *tensor.Tensor, tolerance float6
 func TestPackedLinear(t *testing.T) {
 	for _, threads := range []int{1, 2} {
 		onEngine(t, threads, func(s *tensor.Scope) error {
+			random := normals(1)
 			for _, shape := range [][2]int64{{1, 1}, {16, 8}, {17, 7}, {80, 224}, {96, 193}, {500, 576}, {576, 1536}} {
 				out, in := shape[0], shape[1]
-				w, b := s.Randn(tensor.Float32, out, in), s.Randn(tensor.Float32, out)
+				w, b := random.draw(s, tensor.Float32, out, in), random.draw(s, tensor.Float32, out)
 				p := w.Pack()
-				x := s.Randn(tensor.Float32, 41, in).MulScalar(1 / math.Sqrt(float64(in)))
+				x := random.draw(s, tensor.Float32, 41, in).MulScalar(1 / math.Sqrt(float64(in)))
 				whole := x.PackedLinear(p, b)
 				alike(t, fmt.Sprint(shape), x.To(tensor.Float64).Linear(w.To(tensor.Float64), b.To(tensor.Float64)), whole, 2e-6)
 				alike(t, fmt.Sprint(shape, " transposed"), whole, x.PackedLinear(w.Transpose(0, 1).Contiguous().Transpose(0, 1).Pack(), b), 0)
@@ -99,16 +102,17 @@ func TestPackedLinearDoesNotDependOnThreads(t *testing.T) {
 
 func TestTokenFunctionsEqualTheGeneralOnes(t *testing.T) {
 	onEngine(t, 2, func(s *tensor.Scope) error {
+		random := normals(1)
 		for _, d := range []int64{1, 5, 16, 20, 576} {
-			x, w := s.Randn(tensor.Float32, 7, 1, d), s.Randn(tensor.Float32, d)
+			x, w := random.draw(s, tensor.Float32, 7, 1, d), random.draw(s, tensor.Float32, d)
 			alike(t, "rms norm", x.RMSNorm(w, 1e-5), x.TokenRMSNorm(w, 0, 1e-5), 1e-5)
 			alike(t, "rms norm with an offset", x.RMSNorm(w.AddScalar(1), 1e-6), x.TokenRMSNorm(w, 1, 1e-6), 1e-5)
-			a, b := s.Randn(tensor.Float32, 3, d).MulScalar(20), s.Randn(tensor.Float32, 3, d)
+			a, b := random.draw(s, tensor.Float32, 3, d).MulScalar(20), random.draw(s, tensor.Float32, 3, d)
 			alike(t, "SiLU", a.Silu().Mul(b), a.TokenSiluMul(b), 1e-5)
 			alike(t, "GELU", a.GeluTanh().Mul(b), a.TokenGeluTanhMul(b), 1e-5)
 		}
-		x := s.Randn(tensor.Float32, 3, 1, 2, 6)
-		cos, sin := s.Randn(tensor.Float32, 9, 6), s.Randn(tensor.Float32, 9, 6)
+		x := random.draw(s, tensor.Float32, 3, 1, 2, 6)
+		cos, sin := random.draw(s, tensor.Float32, 9, 6), random.draw(s, tensor.Float32, 9, 6)
 		at := s.FromInt64([]int64{8, 0, 3}, 3)
 		pick := func(table *tensor.Tensor) *tensor.Tensor { return table.IndexSelect(0, at).Reshape(3, 1, 1, 6) }
 		alike(t, "rotate", x.Mul(pick(cos)).Add(x.Roll(3, -1).Mul(pick(sin))), x.TokenRotate(cos, sin, at), 1e-6)
@@ -128,8 +132,9 @@ func TestTokenCache(t *testing.T) {
 		burst := rapid.Int64Range(1, 40).Draw(rt, "burst")
 		dtype := rapid.SampledFrom([]tensor.DType{tensor.Float32, tensor.Float32, tensor.Float64}).Draw(rt, "type")
 		onEngine(t, 2, func(s *tensor.Scope) error {
-			q := s.Randn(dtype, length, heads*groups, 1, dim)
-			k, v := s.Randn(dtype, length, heads, 1, dim), s.Randn(dtype, length, heads, 1, dim)
+			random := normals(1)
+			q := random.draw(s, dtype, length, heads*groups, 1, dim)
+			k, v := random.draw(s, dtype, length, heads, 1, dim), random.draw(s, dtype, length, heads, 1, dim)
 			columns := length
 			if window > 0 {
 				columns = min(length, window+burst-1)
@@ -156,7 +161,7 @@ func TestTokenCache(t *testing.T) {
 				return x.RepeatInterleave(heads*groups/x.Size(1), 1)
 			}
 			scores := whole(q).Matmul(whole(k).Transpose(2, 3)).MulScalar(0.3)
-			scores = scores.MaskedFill(mask.LtScalar(0.5), math.Inf(-1))
+			scores = scores.MaskedFill(mask.EqScalar(0), math.Inf(-1))
 			want := scores.Softmax(-1).Matmul(whole(v)).Squeeze(0).Transpose(0, 1).Unsqueeze(2)
 			alike(t, "attention", want, s.Cat(0, parts...), 1e-5)
 			return nil
@@ -167,6 +172,7 @@ func TestTokenCache(t *testing.T) {
 // What a token attends to does not change its bits when others attend beside it.
 func TestTokenCacheIsBatchInvariant(t *testing.T) {
 	onEngine(t, 2, func(s *tensor.Scope) error {
+		random := normals(1)
 		const rows, length = 5, 70
 		c := s.NewTokenCache(tensor.Float32, rows, 2, 20, length)
 		defer c.Free()
@@ -176,10 +182,10 @@ func TestTokenCacheIsBatchInvariant(t *testing.T) {
 		for slot := range int64(rows) {
 			for p := range int64(length) {
 				a, b := at(slot, p)
-				c.Store(s.Randn(tensor.Float32, 1, 2, 1, 20), s.Randn(tensor.Float32, 1, 2, 1, 20), a, b)
+				c.Store(random.draw(s, tensor.Float32, 1, 2, 1, 20), random.draw(s, tensor.Float32, 1, 2, 1, 20), a, b)
 			}
 		}
-		q := s.Randn(tensor.Float32, rows, 6, 1, 20)
+		q := random.draw(s, tensor.Float32, rows, 6, 1, 20)
 		slots, positions := []int64{4, 0, 2, 1, 3}, []int64{69, 3, 31, 32, 64}
 		together := c.Attend(q, s.FromInt64(slots, rows), s.FromInt64(positions, rows), 0, 0.2)
 		for i := range int64(rows) {
@@ -192,8 +198,9 @@ func TestTokenCacheIsBatchInvariant(t *testing.T) {
 
 func TestLogSoftmaxAt(t *testing.T) {
 	onEngine(t, 2, func(s *tensor.Scope) error {
+		random := normals(1)
 		for _, v := range []int64{1, 3, 8, 515, 49152} {
-			x := s.Randn(tensor.Float32, 4, v).MulScalar(30)
+			x := random.draw(s, tensor.Float32, 4, v).MulScalar(30)
 			at := s.FromInt64([]int64{0, v - 1, v / 2, v / 3}, 4)
 			want := x.To(tensor.Float64).LogSoftmax(-1).Gather(1, at.Unsqueeze(1)).Squeeze(1)
 			alike(t, "float32", want, x.LogSoftmaxAt(at), 1e-6)
@@ -299,7 +306,7 @@ func TestSampleFollowsTheDefinition(t *testing.T) {
 			x := s.FromFloat32(logits, 1, int64(v))
 			count := make([]int, v)
 			plain := x.To(tensor.Float64).LogSoftmax(-1).Float64s()
-			for _, got := range x.Repeat(draws, 1).Sample(evenly(o, draws)) {
+			for _, got := range x.RepeatInterleave(draws, 0).Sample(evenly(o, draws)) {
 				count[got.Token]++
 				if math.Abs(float64(got.LogProb)-plain[got.Token]) > 1e-4 {
 					rt.Fatalf("token %d: log-probability %g, want %g", got.Token, got.LogProb, plain[got.Token])
@@ -355,7 +362,7 @@ func TestSampleIsThatOfTransformers(t *testing.T) {
 				Temperature: stdcmp.Or(c.Temperature, 1), TopK: c.TopK, TopP: stdcmp.Or(c.TopP, 1), MinP: c.MinP,
 				RepetitionPenalty: stdcmp.Or(c.RepetitionPenalty, 1), Seen: file.Seen,
 			}
-			x := s.FromFloat32(c.Logits, 1, int64(len(c.Logits))).Repeat(draws, 1)
+			x := s.FromFloat32(c.Logits, 1, int64(len(c.Logits))).RepeatInterleave(draws, 0)
 			share := make([]float64, len(c.P))
 			for _, got := range x.Sample(evenly(o, draws)) {
 				share[got.Token] += 1.0 / draws
@@ -390,7 +397,7 @@ func TestSampleTellsOfNumbersThatAreNotFinite(t *testing.T) {
 func TestSampleTakesSettingsByRow(t *testing.T) {
 	onEngine(t, 2, func(s *tensor.Scope) error {
 		const rows, v = 6, 50
-		x := s.Randn(tensor.Float32, rows, v)
+		x := normals(1).draw(s, tensor.Float32, rows, v)
 		x.Narrow(1, 7, 1).Copy_(x.Narrow(1, 3, 1)) // equal ones, for the order of the list
 		draws := []tensor.Draw{
 			{TopP: 1, RepetitionPenalty: 1, Top: 3},
@@ -428,27 +435,27 @@ func TestSampleTakesSettingsByRow(t *testing.T) {
 
 func TestByTokenRefusesWhatDoesNotFit(t *testing.T) {
 	for name, f := range map[string]func(s *tensor.Scope){
-		"a vector is no matrix": func(s *tensor.Scope) { s.Randn(tensor.Float32, 3).Pack() },
+		"a vector is no matrix": func(s *tensor.Scope) { s.Ones(tensor.Float32, 3).Pack() },
 		"another width": func(s *tensor.Scope) {
-			s.Randn(tensor.Float32, 2, 5).PackedLinear(s.Randn(tensor.Float32, 4, 6).Pack(), nil)
+			s.Ones(tensor.Float32, 2, 5).PackedLinear(s.Ones(tensor.Float32, 4, 6).Pack(), nil)
 		},
 		"another type": func(s *tensor.Scope) {
-			s.Randn(tensor.Float64, 2, 6).PackedLinear(s.Randn(tensor.Float32, 4, 6).Pack(), nil)
+			s.Ones(tensor.Float64, 2, 6).PackedLinear(s.Ones(tensor.Float32, 4, 6).Pack(), nil)
 		},
 		"an id behind the end": func(s *tensor.Scope) {
-			s.Randn(tensor.Float32, 4, 6).Pack().Rows(s.FromInt64([]int64{4}, 1))
+			s.Ones(tensor.Float32, 4, 6).Pack().Rows(s.FromInt64([]int64{4}, 1))
 		},
 		"a slot that is not there": func(s *tensor.Scope) {
 			c := s.NewTokenCache(tensor.Float32, 1, 1, 4, 8)
 			defer c.Free()
-			k := s.Randn(tensor.Float32, 1, 1, 1, 4)
+			k := s.Ones(tensor.Float32, 1, 1, 1, 4)
 			c.Store(k, k, s.FromInt64([]int64{1}, 1), s.FromInt64([]int64{0}, 1))
 		},
 		"a target behind the vocabulary": func(s *tensor.Scope) {
-			s.Randn(tensor.Float32, 1, 4).LogSoftmaxAt(s.FromInt64([]int64{4}, 1))
+			s.Ones(tensor.Float32, 1, 4).LogSoftmaxAt(s.FromInt64([]int64{4}, 1))
 		},
 		"a seen token behind the vocabulary": func(s *tensor.Scope) {
-			s.Randn(tensor.Float32, 1, 4).Sample([]tensor.Draw{{TopP: 1, RepetitionPenalty: 2, Seen: []int64{4}}})
+			s.Ones(tensor.Float32, 1, 4).Sample([]tensor.Draw{{TopP: 1, RepetitionPenalty: 2, Seen: []int64{4}}})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -462,4 +469,24 @@ func TestByTokenRefusesWhatDoesNotFit(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A configuration knows the memory of a cache, as it is: columns and widths rounded up to what the kernels read.
+func TestCacheBytesAreThoseOfTheCache(t *testing.T) {
+	onEngine(t, 1, func(s *tensor.Scope) error {
+		for file, d := range map[safetensors.DType]tensor.DType{safetensors.F32: tensor.Float32, safetensors.BF16: tensor.BFloat16} {
+			for _, dim := range []int{2, 8, 20, 64} {
+				for _, length := range []int{1, 31, 32, 33, 128} {
+					c := s.NewTokenCache(d, 4, 3, int64(dim), int64(length))
+					config := architecture.Config{Layers: 1, KVHeads: 3, HeadDim: dim}
+					want := config.CacheBytes(file, architecture.CacheSize{Slots: 3, Length: length, Burst: 1})
+					if got := c.Bytes(); got != want {
+						t.Errorf("%d positions of width %d in %v: %d bytes, the configuration says %d", length, dim, d, got, want)
+					}
+					c.Free()
+				}
+			}
+		}
+		return nil
+	})
 }

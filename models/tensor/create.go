@@ -29,20 +29,6 @@ func (s *Scope) Full(d DType, v float64, shape ...int64) *Tensor {
 	return s.result("Full")
 }
 
-// Arange makes [start, start+step, …), end excluded, of one dimension.
-func (s *Scope) Arange(d DType, start, end, step float64) *Tensor {
-	if !s.ready() || !s.knows("Arange", d) {
-		return s.eng.invalid
-	}
-	e := s.eng
-	a, b, c := scalar(start), scalar(end), scalar(step)
-	lib.AtgArangeStartStep(&e.out[0], a, b, c, d.native(), e.device.native())
-	lib.AtsFree(a)
-	lib.AtsFree(b)
-	lib.AtsFree(c)
-	return s.result("Arange")
-}
-
 // FromFloat32 copies data, in row-major order, into a new Float32 tensor.
 func (s *Scope) FromFloat32(data []float32, shape ...int64) *Tensor {
 	return fromData(s, "FromFloat32", Float32, data, len(data)*4, shape)

@@ -7,9 +7,9 @@
 // function only, on the goroutine that it is called on.
 //
 //	err := engine.Do(ctx, func(s *tensor.Scope) error {
-//		x := s.Randn(tensor.Float32, 8, 16)
+//		x := s.Ones(tensor.Float32, 8, 16)
 //		y := x.Linear(weight, nil).Silu()
-//		loss = y.Mean().Item()
+//		loss = y.Sum().Item()
 //		return nil
 //	})
 //
@@ -36,7 +36,7 @@
 // in tensors of the same shape and with the same number of threads, a row's result is the same whatever stands in the
 // other rows and wherever the row stands. TestBatchInvariance measures it for Linear, Matmul, BMM, SDPA (causal over
 // whole sequences, and one query), LogSoftmax, RMSNorm, LayerNorm, and the functions of single elements. It is not so
-// between different shapes (another number of rows) or another number of threads, nor for Pow with a fraction.
+// between different shapes (another number of rows) or another number of threads.
 // libtorch's own SiLU, GELU and sigmoid break it where a thread's share does not end on a whole vector register; those
 // of this package pad their input in such a case.
 //

@@ -10,7 +10,6 @@ const (
 	Float16
 	Float64
 	Int64
-	Int32
 	Bool
 	dtypes int = iota
 )
@@ -26,7 +25,6 @@ var dtypeTable = [dtypes]struct {
 	{"float16", 2, 5},
 	{"float64", 8, 7},
 	{"int64", 8, 4},
-	{"int32", 4, 3},
 	{"bool", 1, 11},
 }
 

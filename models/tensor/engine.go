@@ -48,8 +48,7 @@ type Engine struct {
 	dead    []unsafe.Pointer
 	dims    []int64
 	args    []lib.Ctensor
-	out     *[2]lib.Ctensor // in C memory: where libtch puts results
-	gen     unsafe.Pointer  // at::Generator
+	out     *[1]lib.Ctensor // in C memory: where libtch puts a result
 	invalid *Tensor
 	self    cgo.Handle // names the engine to C++
 	inARow  int        // functions of DoFirst that ran since the last one of Do
@@ -63,8 +62,7 @@ type job struct {
 	done chan struct{}
 }
 
-// NewEngine starts an engine: one goroutine locked to one OS thread until Close. Its random generator starts from
-// seed 0. It fails when the device is not there.
+// NewEngine starts an engine: one goroutine locked to one OS thread until Close. It fails when the device is not there.
 func NewEngine(o Options) (*Engine, error) {
 	if o.Threads < 0 {
 		return nil, fmt.Errorf("tensor: Threads is %d, want 0 (all cores) or more", o.Threads)
@@ -223,23 +221,21 @@ func (e *Engine) open(threads int) error {
 	if msg := C.shim_set_threads(C.int(threads)); msg != nil {
 		return fmt.Errorf("tensor: set %d threads: %s", threads, takeString(msg))
 	}
-	if msg := C.shim_generator_new(&e.gen, C.int(e.device.native())); msg != nil {
-		return fmt.Errorf("tensor: random generator of %v: %s", e.device, takeString(msg))
+	if got := libtorchThreads(); got != threads {
+		return fmt.Errorf("tensor: set %d threads: libtorch has %d", threads, got)
 	}
-	if msg := C.shim_generator_seed(e.gen, 0); msg != nil {
-		C.shim_generator_free(e.gen)
-		return fmt.Errorf("tensor: random generator of %v: %s", e.device, takeString(msg))
-	}
-	e.out = (*[2]lib.Ctensor)(C.calloc(2, C.size_t(unsafe.Sizeof(lib.Ctensor(nil)))))
+	e.out = (*[1]lib.Ctensor)(C.calloc(1, C.size_t(unsafe.Sizeof(lib.Ctensor(nil)))))
 	return nil
 }
+
+// libtorchThreads is the number of threads within one operation on the CPU, as this thread has set it.
+func libtorchThreads() int { return int(C.shim_threads()) }
 
 // release is the end of the engine, also when f ended the goroutine itself (runtime.Goexit, as testing.T.FailNow does).
 func (e *Engine) release() {
 	e.thread.Store(0)
 	e.once.Do(func() { close(e.closed) })
 	e.free(&e.kept)
-	C.shim_generator_free(e.gen)
 	C.free(unsafe.Pointer(e.out))
 	e.self.Delete()
 }

@@ -56,16 +56,6 @@ func (t *Tensor) MaskedFill(mask *Tensor, v float64) *Tensor {
 	return s.result("MaskedFill")
 }
 
-// Where takes from a where the Bool tensor t is true, else from b.
-func (t *Tensor) Where(a, b *Tensor) *Tensor {
-	s := t.enter("Where")
-	if s == nil || !s.takes("Where", a) || !s.takes("Where", b) {
-		return t.eng.invalid
-	}
-	lib.AtgWhereSelf(&s.eng.out[0], t.c, a.c, b.c)
-	return s.result("Where")
-}
-
 // Tril keeps the lower triangle of the last two dimensions up to the diagonal, zeros elsewhere.
 func (t *Tensor) Tril(diagonal int64) *Tensor {
 	s := t.enter("Tril")

@@ -24,49 +24,18 @@ func floats(t *testing.T, what string, got *tensor.Tensor, want ...float32) {
 	}
 }
 
-func TestOrderAndIndex(t *testing.T) {
+func TestIndex(t *testing.T) {
 	do(t, func(s *tensor.Scope) error {
-		x := s.FromFloat32([]float32{2, 1, 2, 3, 1, 2}, 6)
-		v, i := x.Sort(0, true)
-		floats(t, "sorted", v, 3, 2, 2, 2, 1, 1)
-		ints(t, "stable order", i, 3, 0, 2, 5, 1, 4)
-		v, i = x.Sort(0, false)
-		floats(t, "ascending", v, 1, 1, 2, 2, 2, 3)
-		ints(t, "stable ascending order", i, 1, 4, 0, 2, 5, 3)
 		grid := s.FromFloat32([]float32{1, 5, 3, 9, 8, 7}, 2, 3)
-		v, i = grid.Max(1, true)
-		floats(t, "max", v, 5, 9)
-		ints(t, "max indices", i, 1, 0)
-		ints(t, "argmax", grid.Argmax(0, false), 1, 1, 1)
-		floats(t, "max of all", grid.MaxAll(), 9)
-
 		index := s.FromInt64([]int64{2, 0}, 2, 1)
 		floats(t, "gather", grid.Gather(1, index), 3, 9)
 		floats(t, "index select", grid.IndexSelect(1, s.FromInt64([]int64{2, 2}, 2)), 3, 3, 7, 7)
 		floats(t, "embedding", grid.Embedding(s.FromInt64([]int64{1}, 1, 1)), 9, 8, 7)
-		mask := grid.GeScalar(7)
+		mask := s.FromBytes(tensor.Bool, []byte{0, 0, 0, 1, 1, 1}, 2, 3)
 		floats(t, "masked fill", grid.MaskedFill(mask, -1), 1, 5, 3, -1, -1, -1)
-		floats(t, "where", mask.Where(grid, grid.Neg()), -1, -5, -3, 9, 8, 7)
+		ints(t, "equal to 9", grid.EqScalar(9), 0, 0, 0, 1, 0, 0)
 		floats(t, "tril", grid.Tril(0), 1, 0, 0, 9, 8, 0)
 		floats(t, "triu", grid.Triu(1), 0, 5, 3, 0, 0, 7)
-		ints(t, "arange", s.Arange(tensor.Int64, 2, 9, 3), 2, 5, 8)
-		floats(t, "arange of fractions", s.Arange(tensor.Float32, 0, 1, 0.25), 0, 0.25, 0.5, 0.75)
-		return nil
-	})
-}
-
-func TestComparisons(t *testing.T) {
-	do(t, func(s *tensor.Scope) error {
-		x, y := s.FromInt64([]int64{1, 2, 3}, 3), s.FromInt64([]int64{2, 2, 2}, 3)
-		ints(t, "Eq", x.Eq(y), 0, 1, 0)
-		ints(t, "EqScalar", x.EqScalar(2), 0, 1, 0)
-		ints(t, "LtScalar", x.LtScalar(2), 1, 0, 0)
-		ints(t, "GtScalar", x.GtScalar(2), 0, 0, 1)
-		ints(t, "GeScalar", x.GeScalar(2), 0, 1, 1)
-		a := x.GeScalar(2)
-		ints(t, "not", a.LogicalNot(), 1, 0, 0)
-		ints(t, "all", a.All(), 0)
-		ints(t, "any", a.Any(), 1)
 		return nil
 	})
 }
@@ -78,10 +47,9 @@ func TestInPlaceWritesThroughViews(t *testing.T) {
 		floats(t, "copied into a part", cache, 0, 1, 2, 0, 0, 3, 4, 0)
 		cache.Select(0, 1).Fill_(9)
 		floats(t, "filled", cache, 0, 1, 2, 0, 9, 9, 9, 9)
-		cache.Clone().Zero_()
-		one, two := s.Ones(tensor.Float32, 4), s.Full(tensor.Float32, 2, 1)
-		same := cache.MulScalar_(2).AddScalar_(1).Add_(cache).Sub_(one).Mul_(two)
-		floats(t, "chained", same, 2, 10, 18, 2, 74, 74, 74, 74)
+		cache.Clone().Fill_(0)
+		same := cache.MulScalar_(2).Add_(cache)
+		floats(t, "chained", same, 0, 4, 8, 0, 36, 36, 36, 36)
 		if same != cache {
 			t.Error("an in-place operation returned another tensor")
 		}
@@ -120,7 +88,7 @@ func TestDataInAndOut(t *testing.T) {
 			raw[i] = byte(i%2) * byte(i) // finite in every type
 		}
 		for _, d := range []tensor.DType{
-			tensor.Float32, tensor.BFloat16, tensor.Float16, tensor.Float64, tensor.Int64, tensor.Int32,
+			tensor.Float32, tensor.BFloat16, tensor.Float16, tensor.Float64, tensor.Int64,
 		} {
 			x := s.FromBytes(d, raw[1:41], int64(40/d.Size())) // not aligned
 			if x.DType() != d || x.Device() != tensor.CPU || !bytes.Equal(x.Bytes(), raw[1:41]) {
@@ -137,7 +105,7 @@ func TestDataInAndOut(t *testing.T) {
 		floats(t, "bfloat16 rounds", s.FromFloat32([]float32{1.0078125, 1.00390625}, 2).To(tensor.BFloat16), 1.0078125, 1)
 
 		scalar := s.FromFloat32([]float32{5})
-		if scalar.Item() != 5 || scalar.Dim() != 0 || len(scalar.Shape()) != 0 || scalar.Numel() != 1 {
+		if scalar.Item() != 5 || len(scalar.Shape()) != 0 || scalar.Numel() != 1 {
 			t.Errorf("a tensor without dimensions has shape %v", scalar.Shape())
 		}
 		empty := s.FromInt64(nil, 0, 3)
@@ -155,29 +123,27 @@ func TestBadInputIsAnError(t *testing.T) {
 	do(t, func(s *tensor.Scope) error {
 		x := s.Ones(tensor.Float32, 2, 3)
 		for name, f := range map[string]func(s *tensor.Scope){
-			"too little data":     func(s *tensor.Scope) { s.FromFloat32([]float32{1}, 2) },
-			"negative size":       func(s *tensor.Scope) { s.FromFloat32(nil, -1, 2) },
-			"overflowing size":    func(s *tensor.Scope) { s.FromFloat32(nil, math.MaxInt64, math.MaxInt64) },
-			"unknown type":        func(s *tensor.Scope) { s.Zeros(tensor.DType(99), 2) },
-			"unknown type, To":    func(*tensor.Scope) { x.To(tensor.DType(99)) },
-			"unknown type, Randn": func(s *tensor.Scope) { s.Randn(tensor.DType(99), 1) },
-			"unknown type, data":  func(s *tensor.Scope) { s.FromBytes(tensor.DType(99), nil, 2) },
-			"too much memory":     func(s *tensor.Scope) { s.Zeros(tensor.Float32, 1<<40, 1<<10) },
-			"dimension":           func(*tensor.Scope) { x.Select(7, 0) },
-			"size of dimension":   func(*tensor.Scope) { x.Size(2) },
-			"sum over dimension":  func(*tensor.Scope) { x.SumDims(false, 5) },
-			"index":               func(*tensor.Scope) { x.Select(0, 2) },
-			"id out of range":     func(s *tensor.Scope) { x.Embedding(s.FromInt64([]int64{2}, 1)) },
-			"fractions as ints":   func(*tensor.Scope) { x.Int64s() },
-			"item of many":        func(*tensor.Scope) { x.Item() },
-			"nothing to join":     func(s *tensor.Scope) { s.Cat(0) },
-			"norm of nothing":     func(s *tensor.Scope) { tensor.GlobalNorm(s, nil) },
+			"too little data":    func(s *tensor.Scope) { s.FromFloat32([]float32{1}, 2) },
+			"negative size":      func(s *tensor.Scope) { s.FromFloat32(nil, -1, 2) },
+			"overflowing size":   func(s *tensor.Scope) { s.FromFloat32(nil, math.MaxInt64, math.MaxInt64) },
+			"unknown type":       func(s *tensor.Scope) { s.Zeros(tensor.DType(99), 2) },
+			"unknown type, To":   func(*tensor.Scope) { x.To(tensor.DType(99)) },
+			"unknown type, data": func(s *tensor.Scope) { s.FromBytes(tensor.DType(99), nil, 2) },
+			"too much memory":    func(s *tensor.Scope) { s.Zeros(tensor.Float32, 1<<40, 1<<10) },
+			"dimension":          func(*tensor.Scope) { x.Select(7, 0) },
+			"size of dimension":  func(*tensor.Scope) { x.Size(2) },
+			"sum over dimension": func(*tensor.Scope) { x.SumDims(false, 5) },
+			"index":              func(*tensor.Scope) { x.Select(0, 2) },
+			"id out of range":    func(s *tensor.Scope) { x.Embedding(s.FromInt64([]int64{2}, 1)) },
+			"fractions as ints":  func(*tensor.Scope) { x.Int64s() },
+			"item of many":       func(*tensor.Scope) { x.Item() },
+			"nothing to join":    func(s *tensor.Scope) { s.Cat(0) },
+			"norm of nothing":    func(s *tensor.Scope) { tensor.ClipGradNorm(s, nil, 1) },
 			"many dimensions": func(s *tensor.Scope) {
 				s.Ones(tensor.Float32, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1).Shape()
 			},
-			"view of other size": func(*tensor.Scope) { x.View(4, 2) },
-			"mean of integers":   func(*tensor.Scope) { x.To(tensor.Int64).Mean() },
-			"leaf in place":      func(s *tensor.Scope) { s.Ones(tensor.Float32, 1).RequiresGrad_(true).Add_(x) },
+			"shape of other size": func(*tensor.Scope) { x.Reshape(4, 2) },
+			"leaf in place":       func(s *tensor.Scope) { s.Ones(tensor.Float32, 1).RequiresGrad_(true).Add_(x) },
 		} {
 			if err := s.Scope(func(s *tensor.Scope) error { f(s); return nil }); err == nil {
 				t.Errorf("%s: no error", name)

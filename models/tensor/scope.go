@@ -37,9 +37,6 @@ func (a *arena) remove(t *Tensor) {
 	t.home = nil
 }
 
-// Engine is the engine that the scope belongs to.
-func (s *Scope) Engine() *Engine { return s.eng }
-
 // Err is the scope's first error, nil if there is none. After it every operation in the scope does nothing and gives
 // invalid tensors; a loop whose end depends on a tensor's value must look at it.
 func (s *Scope) Err() error { return s.err }
@@ -50,9 +47,6 @@ func (s *Scope) Fail(err error) {
 		s.err = err
 	}
 }
-
-// Live is the number of tensors that the scope itself owns, without outer and inner scopes.
-func (s *Scope) Live() int { return len(s.tensors) }
 
 // Scope runs f in a nested scope, whose tensors are freed at its end, except those that f kept or moved out with
 // Tensor.MoveTo. It returns f's error, else the nested scope's first tensor error; it does not run f when s has failed
@@ -221,22 +215,6 @@ func (s *Scope) result(op string) *Tensor {
 	}
 	e.out[0] = nil
 	return s.own(c)
-}
-
-// results2 is result for the operations with two tensors.
-func (s *Scope) results2(op string) (first, second *Tensor) {
-	e := s.eng
-	if e.out[1] == nil { // filled last
-		if e.out[0] != nil {
-			lib.AtFree(e.out[0])
-			e.out[0] = nil
-		}
-		s.failLibtch(op)
-		return e.invalid, e.invalid
-	}
-	a, b := e.out[0], e.out[1]
-	e.out[0], e.out[1] = nil, nil
-	return s.own(a), s.own(b)
 }
 
 // inPlace ends an in-place operation on t. libtch returns one more handle of t, which has to be freed.

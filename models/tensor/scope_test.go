@@ -177,7 +177,7 @@ func TestGarbageCollectionStress(t *testing.T) {
 				if want := float64(i) * 64 * 64 * 16; y.Item() != want {
 					t.Errorf("round %d: %v, want %v", i, y.Item(), want)
 				}
-				g := tensor.Grads(y, []*tensor.Tensor{w})[0]
+				g := gradients(s, y, []*tensor.Tensor{w})[0]
 				if want := float64(16 * i); g.Select(0, 3).Select(0, 5).Item() != want {
 					t.Errorf("round %d: gradient %v, want %v", i, g.Select(0, 3).Select(0, 5).Item(), want)
 				}

@@ -12,13 +12,14 @@ import (
 // Dimensions may count from the end: -1 is the last. Views share memory with t: writing to one shows in the other.
 
 // Reshape gives another shape, as a view where possible, else as a copy. One size may be -1: it is computed.
-func (t *Tensor) Reshape(shape ...int64) *Tensor { return t.sized("Reshape", shape, lib.AtgReshape) }
-
-// View gives another shape without copying; an error when the memory's layout does not allow it.
-func (t *Tensor) View(shape ...int64) *Tensor { return t.sized("View", shape, lib.AtgView) }
-
-// Repeat copies t that many times along each dimension.
-func (t *Tensor) Repeat(times ...int64) *Tensor { return t.sized("Repeat", times, lib.AtgRepeat) }
+func (t *Tensor) Reshape(shape ...int64) *Tensor {
+	s := t.enter("Reshape")
+	if s == nil {
+		return t.eng.invalid
+	}
+	lib.AtgReshape(&s.eng.out[0], t.c, s.eng.size(shape), len(shape))
+	return s.result("Reshape")
+}
 
 // Roll moves elements by shift places along dim; those that leave at the end come in at the start.
 func (t *Tensor) Roll(shift, dim int64) *Tensor {
@@ -29,15 +30,6 @@ func (t *Tensor) Roll(shift, dim int64) *Tensor {
 	shifts, dims := [1]int64{shift}, [1]int64{dim}
 	lib.AtgRoll(&s.eng.out[0], t.c, shifts[:], 1, dims[:], 1)
 	return s.result("Roll")
-}
-
-func (t *Tensor) sized(op string, dims []int64, f func(*lib.Ctensor, lib.Ctensor, []int64, int)) *Tensor {
-	s := t.enter(op)
-	if s == nil {
-		return t.eng.invalid
-	}
-	f(&s.eng.out[0], t.c, s.eng.size(dims), len(dims))
-	return s.result(op)
 }
 
 // Expand broadcasts dimensions of size 1 to shape; -1 leaves a size as it is. A view.

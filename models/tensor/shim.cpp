@@ -24,8 +24,6 @@ std::vector<at::Tensor> list(void **ts, size_t n) {
   return v;
 }
 
-at::Generator &G(void *g) { return *static_cast<at::Generator *>(g); }
-
 // The norm of all elements of all gradients, computed as torch.nn.utils.clip_grad_norm_ does.
 at::Tensor total_norm(const std::vector<at::Tensor> &grads) {
   std::vector<at::Tensor> norms;
@@ -38,16 +36,6 @@ at::Tensor map(int f, const at::Tensor &x) {
   switch (f) {
   case SHIM_EXP:
     return at::exp(x);
-  case SHIM_LOG:
-    return at::log(x);
-  case SHIM_COS:
-    return at::cos(x);
-  case SHIM_SIN:
-    return at::sin(x);
-  case SHIM_TANH:
-    return at::tanh(x);
-  case SHIM_SIGMOID:
-    return at::sigmoid(x);
   case SHIM_LOG_SIGMOID:
     return at::log_sigmoid(x);
   case SHIM_SILU:
@@ -168,44 +156,16 @@ char *shim_read(void *t, int dtype, void *dst, size_t bytes) {
 
 char *shim_item(void *t, double *out) { TRY(*out = T(t).item<double>();) }
 
-char *shim_generator_new(void **out, int device) {
-  TRY({
-    const at::Generator &g = at::globalContext().defaultGenerator(device_of(device));
-    *out = new at::Generator(g.clone());
-  })
-}
-
-void shim_generator_free(void *g) { delete static_cast<at::Generator *>(g); }
-
-char *shim_generator_seed(void *g, uint64_t seed) {
-  TRY({
-    std::lock_guard<std::mutex> lock(G(g).mutex());
-    G(g).set_current_seed(seed);
-  })
-}
-
-char *shim_random(void **out, void *g, int normal, const int64_t *shape, int ndim, int dtype, int device) {
-  TRY({
-    auto options = at::TensorOptions().dtype(at::ScalarType(dtype)).device(device_of(device));
-    at::IntArrayRef size(shape, ndim);
-    give(out, normal ? at::randn(size, G(g), options) : at::rand(size, G(g), options));
-  })
-}
-
 char *shim_copy(void *dst, void *src) { TRY(T(dst).copy_(T(src));) }
 
 char *shim_clone(void **out, void *t) { TRY(give(out, at::clone(T(t)));) }
 
 char *shim_alias(void **out, void *t) { TRY(give(out, T(t));) }
 
-char *shim_reduce(void **out, void *t, int mean, const int64_t *dims, int ndims, int keepdim) {
+char *shim_sum(void **out, void *t, const int64_t *dims, int ndims, int keepdim) {
   TRY({
     const at::Tensor &x = T(t);
-    at::IntArrayRef d(dims, ndims);
-    if (ndims == 0)
-      give(out, mean ? at::mean(x) : at::sum(x));
-    else
-      give(out, mean ? at::mean(x, d, keepdim) : at::sum(x, d, keepdim));
+    give(out, ndims == 0 ? at::sum(x) : at::sum(x, at::IntArrayRef(dims, ndims), keepdim));
   })
 }
 
@@ -264,17 +224,6 @@ void shim_free_grads(void **params, size_t n) {
 }
 
 char *shim_backward(void *loss, int keep_graph) { TRY(T(loss).backward({}, keep_graph != 0);) }
-
-char *shim_grads(void **out, void *loss, void **params, size_t n, int keep_graph) {
-  TRY({
-    auto grads = torch::autograd::grad({T(loss)}, list(params, n), {}, keep_graph != 0);
-    for (size_t i = 0; i < n; i++) give(&out[i], grads[i]);
-  })
-}
-
-char *shim_global_norm(void **grads, size_t n, double *norm) {
-  TRY(*norm = total_norm(list(grads, n)).item<double>();)
-}
 
 char *shim_clip_grad_norm(void **grads, size_t n, double max_norm, double *norm) {
   TRY({

@@ -44,20 +44,9 @@ char *shim_from_data(void **out, const void *data, size_t bytes, const int64_t *
 char *shim_read(void *t, int dtype, void *dst, size_t bytes);
 char *shim_item(void *t, double *out);
 
-// Random numbers of one generator.
-char *shim_generator_new(void **out, int device);
-void shim_generator_free(void *g);
-char *shim_generator_seed(void *g, uint64_t seed);
-char *shim_random(void **out, void *g, int normal, const int64_t *shape, int ndim, int dtype, int device);
-
 // Operations.
 enum {
   SHIM_EXP,
-  SHIM_LOG,
-  SHIM_COS,
-  SHIM_SIN,
-  SHIM_TANH,
-  SHIM_SIGMOID,
   SHIM_LOG_SIGMOID,
   SHIM_SILU,
   SHIM_GELU,
@@ -67,7 +56,7 @@ char *shim_map(void **out, void *t, int f);
 char *shim_copy(void *dst, void *src);
 char *shim_clone(void **out, void *t);
 char *shim_alias(void **out, void *t); // another handle of the same tensor
-char *shim_reduce(void **out, void *t, int mean, const int64_t *dims, int ndims, int keepdim);
+char *shim_sum(void **out, void *t, const int64_t *dims, int ndims, int keepdim);
 char *shim_softmax(void **out, void *t, int64_t dim, int log);
 char *shim_layer_norm(void **out, void *t, void *weight, void *bias, double eps);
 char *shim_rms_norm(void **out, void *t, void *weight, double eps);
@@ -102,7 +91,7 @@ char *shim_sample(void *logits, const shim_draw_t *draws, const int64_t *seen, c
 // Training: autograd functions whose gradients of weights are added to the weights' own. training.cpp has them.
 char *shim_train_linear(void **out, void *x, void *weight, void *bias, int in_first);
 char *shim_train_embed(void **out, void *weight, void *ids);
-char *shim_train_attention(void **out, void *q, void *k, void *v, const int64_t *spans, size_t count, int64_t window,
+char *shim_train_attention(void **out, void *q, void *k, void *v, const int64_t *segments, size_t count, int64_t window,
                            double scale);
 char *shim_train_head(void **out, void *h, void *weight, void *targets, int64_t most);
 // shim_recompute is goRecompute(engine, id, x, out), called again on the way back. Go has that function; it takes x over.
@@ -113,8 +102,6 @@ char *goRecompute(uintptr_t engine, uint64_t id, void *x, void **out);
 char *shim_grad(void **out, void *t);
 void shim_free_grads(void **params, size_t n);
 char *shim_backward(void *loss, int keep_graph);
-char *shim_grads(void **out, void *loss, void **params, size_t n, int keep_graph);
-char *shim_global_norm(void **grads, size_t n, double *norm);
 char *shim_clip_grad_norm(void **grads, size_t n, double max_norm, double *norm);
 char *shim_adamw(void **params, void **grads, void **exp_avg, void **exp_avg_sq, size_t n, int64_t step, double lr,
                  double beta1, double beta2, double eps, double weight_decay);

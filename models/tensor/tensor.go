@@ -24,9 +24,6 @@ type Named struct {
 	Tensor *Tensor
 }
 
-// Valid tells whether t holds a native tensor.
-func (t *Tensor) Valid() bool { return t != nil && t.c != nil }
-
 // Keep moves t out of all scopes: it lives until Free or Engine.Close. It returns t.
 func (t *Tensor) Keep() *Tensor {
 	if t.enter("Keep") != nil {
@@ -104,12 +101,6 @@ func (t *Tensor) Size(dim int64) int64 {
 		return 0
 	}
 	return int64(i.shape[d])
-}
-
-// Dim is the number of dimensions.
-func (t *Tensor) Dim() int64 {
-	i, _ := t.info("Dim")
-	return int64(i.ndim)
 }
 
 // Numel is the number of elements.

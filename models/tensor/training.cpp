@@ -221,34 +221,34 @@ struct Linear : Function<Linear> {
   }
 };
 
-// span is a sequence of packed attention: its own rows attend to the rows of a prefix, and to each other from left to right.
-struct span {
+// segment is a sequence of packed attention: its own rows attend to the rows of a prefix, and to each other from left to right.
+struct segment {
   int64_t prefix, prefix_length, own, length;
   int64_t keys() const { return prefix_length + length; }
 };
 
-std::vector<span> spans(const std::vector<int64_t> &numbers) {
-  std::vector<span> list;
+std::vector<segment> segments(const std::vector<int64_t> &numbers) {
+  std::vector<segment> list;
   for (size_t i = 0; i + 3 < numbers.size(); i += 4)
     list.push_back({numbers[i], numbers[i + 1], numbers[i + 2], numbers[i + 3]});
   return list;
 }
 
-// gather is the rows of a span in x [N, heads, D] -> [heads, keys, D], in Float32 or Float64.
-at::Tensor gather(const at::Tensor &x, const span &s) {
+// gather is the rows of a segment in x [N, heads, D] -> [heads, keys, D], in Float32 or Float64.
+at::Tensor gather(const at::Tensor &x, const segment &s) {
   at::Tensor rows = x.narrow(0, s.own, s.length);
   if (s.prefix_length > 0) rows = at::cat({x.narrow(0, s.prefix, s.prefix_length), rows});
   return wide(rows.transpose(0, 1)).contiguous();
 }
 
-// block is some queries of a span, and the keys that they may see.
+// block is some queries of a segment, and the keys that they may see.
 struct block {
-  int64_t from, count;  // queries, counted in the span's own rows
-  int64_t first, keys;  // keys, counted in those of the span
+  int64_t from, count;  // queries, counted in the segment's own rows
+  int64_t first, keys;  // keys, counted in those of the segment
   at::Tensor hidden;    // [count, keys]: what a query does not see; undefined when all see all
 };
 
-std::vector<block> blocks(const span &s, int64_t window, const at::Device &device) {
+std::vector<block> blocks(const segment &s, int64_t window, const at::Device &device) {
   constexpr int64_t most = 256;
   std::vector<block> list;
   for (int64_t from = 0; from < s.length; from += most) {
@@ -266,7 +266,7 @@ std::vector<block> blocks(const span &s, int64_t window, const at::Device &devic
 }
 
 // queries are those of a block in x [N, Heads, D] -> [heads, groups·count, D], scaled, in Float32 or Float64.
-at::Tensor queries(const at::Tensor &x, const span &s, const block &b, int64_t heads, double scale) {
+at::Tensor queries(const at::Tensor &x, const segment &s, const block &b, int64_t heads, double scale) {
   const int64_t groups = x.size(1) / heads, d = x.size(2);
   at::Tensor q = wide(x.narrow(0, s.own + b.from, b.count)).view({b.count, heads, groups, d}).permute({1, 2, 0, 3});
   return (scale == 1 ? q.contiguous() : q * scale).reshape({heads, groups * b.count, d});
@@ -290,7 +290,7 @@ struct Attention : Function<Attention> {
     const int64_t heads = k.size(1);
     at::Tensor out = at::empty(q.sizes(), q.options());
     at::Tensor lse = at::empty({heads, q.size(1) / heads, q.size(0)}, wide(q.narrow(0, 0, 0)).options());
-    for (const span &s : spans(numbers)) {
+    for (const segment &s : segments(numbers)) {
       const at::Tensor ks = gather(k, s), vs = gather(v, s);
       for (const block &b : blocks(s, window, q.device())) {
         at::Tensor p = scores(queries(q, s, b, heads, scale), ks, b);
@@ -303,7 +303,7 @@ struct Attention : Function<Attention> {
       }
     }
     ctx->save_for_backward({q, k, v, out, lse});
-    ctx->saved_data["spans"] = numbers;
+    ctx->saved_data["segments"] = numbers;
     ctx->saved_data["window"] = window;
     ctx->saved_data["scale"] = scale;
     return out;
@@ -318,7 +318,7 @@ struct Attention : Function<Attention> {
     const at::Tensor dout = grads[0].contiguous();
     at::Tensor dq = at::empty(q.sizes(), q.options());
     at::Tensor dk = at::zeros(k.sizes(), options), dv = at::zeros(v.sizes(), options);
-    for (const span &s : spans(ctx->saved_data["spans"].toIntVector())) {
+    for (const segment &s : segments(ctx->saved_data["segments"].toIntVector())) {
       const at::Tensor ks = gather(k, s), vs = gather(v, s);
       at::Tensor dks = at::zeros_like(ks), dvs = at::zeros_like(vs);
       for (const block &b : blocks(s, window, q.device())) {
@@ -493,13 +493,13 @@ char *shim_train_attention(void **out, void *q, void *k, void *v, const int64_t 
          "want q [N, Heads, D], k and v [N or more, heads, D], Heads a multiple of heads");
     const std::vector<int64_t> list(numbers, numbers + count);
     int64_t covered = 0;
-    for (const span &s : spans(list)) {
+    for (const segment &s : segments(list)) {
       want(s.prefix >= 0 && s.prefix_length >= 0 && s.prefix + s.prefix_length <= b.size(0) && s.length >= 0 &&
                s.own == covered,
-           "the spans do not follow each other");
+           "the segments do not follow each other");
       covered += s.length;
     }
-    want(covered == a.size(0), "the spans do not cover the rows");
+    want(covered == a.size(0), "the segments do not cover the rows");
     give(out, Attention::apply(a, b, T(v), list, window, scale));
   })
 }

@@ -33,24 +33,24 @@ func (t *Tensor) TrainEmbedding(ids *Tensor) *Tensor {
 	return s.shimResult(op, C.shim_train_embed(s.eng.slot0(), unsafe.Pointer(t.c), unsafe.Pointer(ids.c)))
 }
 
-// Span is a sequence among packed rows: Length rows, which attend to each other from left to right, and before that to all
-// of PrefixLength rows from Prefix on, which may be another span's or of keys that are no span's.
-type Span struct{ Prefix, PrefixLength, Length int }
+// Segment is a sequence among packed rows: Length rows, which attend to each other from left to right, and before that to all
+// of PrefixLength rows from Prefix on, which may be another segment's or of keys that are no segment's.
+type Segment struct{ Prefix, PrefixLength, Length int }
 
-// PackedAttention is softmax(q·kᵀ·scale)·v within each of the spans, whose rows follow each other without gaps: q
+// PackedAttention is softmax(q·kᵀ·scale)·v within each of the segments, whose rows follow each other without gaps: q
 // [N, Heads, D], k and v [N, heads, D], Heads a multiple of heads, consecutive query heads sharing one -> [N, Heads, D].
-// More rows of k and v behind the N are seen by spans that have them as their prefix.
+// More rows of k and v behind the N are seen by segments that have them as their prefix.
 // A row sees the newest window of its rows (0: all). Scores are computed in Float32 (Float64 for Float64).
-func PackedAttention(q, k, v *Tensor, spans []Span, window int, scale float64) *Tensor {
+func PackedAttention(q, k, v *Tensor, segments []Segment, window int, scale float64) *Tensor {
 	const op = "PackedAttention"
 	s := q.enter(op)
 	if s == nil || !s.takes(op, k) || !s.takes(op, v) {
 		return q.eng.invalid
 	}
-	numbers, own := make([]C.int64_t, 0, 4*len(spans)), 0
-	for _, span := range spans {
-		numbers = append(numbers, C.int64_t(span.Prefix), C.int64_t(span.PrefixLength), C.int64_t(own), C.int64_t(span.Length))
-		own += span.Length
+	numbers, own := make([]C.int64_t, 0, 4*len(segments)), 0
+	for _, segment := range segments {
+		numbers = append(numbers, C.int64_t(segment.Prefix), C.int64_t(segment.PrefixLength), C.int64_t(own), C.int64_t(segment.Length))
+		own += segment.Length
 	}
 	return s.shimResult(op, C.shim_train_attention(s.eng.slot0(), unsafe.Pointer(q.c), unsafe.Pointer(k.c),
 		unsafe.Pointer(v.c), unsafe.SliceData(numbers), C.size_t(len(numbers)), C.int64_t(window), C.double(scale)))

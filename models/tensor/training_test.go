@@ -20,7 +20,7 @@ type trained struct {
 }
 
 // attention over three sequences of 4, 3 and 300 rows; the second continues the first two rows of the first.
-var packedSpans = []tensor.Span{{Length: 4}, {Prefix: 0, PrefixLength: 2, Length: 3}, {Length: 300}}
+var packedSegments = []tensor.Segment{{Length: 4}, {Prefix: 0, PrefixLength: 2, Length: 3}, {Length: 300}}
 
 func plainAttention(s *tensor.Scope, x []*tensor.Tensor, window int64) *tensor.Tensor {
 	sequence := func(t *tensor.Tensor, from ...int64) *tensor.Tensor { // pairs of start and length
@@ -46,9 +46,14 @@ func plainAttention(s *tensor.Scope, x []*tensor.Tensor, window int64) *tensor.T
 func trainedOperations() []trained {
 	ids := func(s *tensor.Scope) *tensor.Tensor { return s.FromInt64([]int64{3, 0, 3, 5}, 4) }
 	tables := func(s *tensor.Scope, d tensor.DType) (cos, sin *tensor.Tensor) {
-		angles := s.Arange(tensor.Float64, 0, 6, 1).Unsqueeze(1).Mul(s.FromFloat64([]float64{1, 0.3, 1, 0.3}, 4))
-		sign := s.FromFloat64([]float64{-1, -1, 1, 1}, 4)
-		return angles.Cos().To(d), angles.Sin().Mul(sign).To(d)
+		var c, r []float64
+		for p := range 6 {
+			for i, step := range []float64{1, 0.3, 1, 0.3} {
+				sine, cosine := math.Sincos(float64(p) * step)
+				c, r = append(c, cosine), append(r, sine*[]float64{-1, -1, 1, 1}[i])
+			}
+		}
+		return s.FromFloat64(c, 6, 4).To(d), s.FromFloat64(r, 6, 4).To(d)
 	}
 	list := []trained{
 		{
@@ -83,10 +88,10 @@ func trainedOperations() []trained {
 			"head in parts",
 			[][]int64{{40, 3}, {1003, 3}},
 			func(s *tensor.Scope, x []*tensor.Tensor) *tensor.Tensor {
-				return x[0].TrainLogProbs(x[1], s.Arange(tensor.Int64, 0, 40, 1), 16)
+				return x[0].TrainLogProbs(x[1], ascending(s, 40), 16)
 			},
 			func(s *tensor.Scope, x []*tensor.Tensor) *tensor.Tensor {
-				at := s.Arange(tensor.Int64, 0, 40, 1).Unsqueeze(1)
+				at := ascending(s, 40).Unsqueeze(1)
 				return x[0].Linear(x[1], nil).LogSoftmax(-1).Gather(1, at).Squeeze(1)
 			},
 		},
@@ -111,7 +116,7 @@ func trainedOperations() []trained {
 			"attention",
 			[][]int64{{307, 4, 6}, {307, 2, 6}, {307, 2, 6}},
 			func(_ *tensor.Scope, x []*tensor.Tensor) *tensor.Tensor {
-				return tensor.PackedAttention(x[0], x[1], x[2], packedSpans, 0, 0.4)
+				return tensor.PackedAttention(x[0], x[1], x[2], packedSegments, 0, 0.4)
 			},
 			func(s *tensor.Scope, x []*tensor.Tensor) *tensor.Tensor { return plainAttention(s, x, 0) },
 		},
@@ -119,7 +124,7 @@ func trainedOperations() []trained {
 			"attention in a window",
 			[][]int64{{307, 4, 6}, {307, 2, 6}, {307, 2, 6}},
 			func(_ *tensor.Scope, x []*tensor.Tensor) *tensor.Tensor {
-				return tensor.PackedAttention(x[0], x[1], x[2], packedSpans, 3, 0.4)
+				return tensor.PackedAttention(x[0], x[1], x[2], packedSegments, 3, 0.4)
 			},
 			func(s *tensor.Scope, x []*tensor.Tensor) *tensor.Tensor { return plainAttention(s, x, 3) },
 		},
@@ -167,15 +172,13 @@ func trainedOperations() []trained {
 func (o trained) run(
 	s *tensor.Scope, d tensor.DType, f func(*tensor.Scope, []*tensor.Tensor) *tensor.Tensor,
 ) (list []*tensor.Tensor, err error) {
-	if err := s.Seed(1); err != nil {
-		return nil, err
-	}
+	random := normals(1)
 	var x []*tensor.Tensor
 	for _, shape := range o.shapes {
-		x = append(x, s.Randn(tensor.Float64, shape...).MulScalar(0.7).To(d).RequiresGrad_(true))
+		x = append(x, random.draw(s, tensor.Float64, shape...).MulScalar(0.7).To(d).RequiresGrad_(true))
 	}
 	y := f(s, x)
-	y.Mul(s.Randn(tensor.Float64, y.Shape()...).To(y.DType())).Sum().Backward()
+	y.Mul(random.draw(s, tensor.Float64, y.Shape()...).To(y.DType())).Sum().Backward()
 	list = append(list, y.Detach())
 	for _, leaf := range x {
 		list = append(list, leaf.Grad())
@@ -218,8 +221,9 @@ func TestTrainingOperations(t *testing.T) {
 // A layer of another type than its weight computes in its own and gives the weight a gradient of the weight's.
 func TestTrainingInHalfPrecision(t *testing.T) {
 	onEngine(t, 1, func(s *tensor.Scope) error {
-		w := s.Randn(tensor.Float32, 8, 6).RequiresGrad_(true)
-		x := s.Randn(tensor.Float32, 5, 6)
+		random := normals(1)
+		w := random.draw(s, tensor.Float32, 8, 6).RequiresGrad_(true)
+		x := random.draw(s, tensor.Float32, 5, 6)
 		target := s.FromInt64([]int64{1, 7, 0, 3, 3}, 5)
 		wide := x.TrainLogProbs(w, target, 2)
 		wide.Sum().Backward()
@@ -241,8 +245,9 @@ func TestTrainingInHalfPrecision(t *testing.T) {
 // Recompute gives equal bits, results and gradients, and runs its function twice.
 func TestRecompute(t *testing.T) {
 	onEngine(t, 2, func(s *tensor.Scope) error {
-		w := s.Randn(tensor.Float32, 16, 16).RequiresGrad_(true)
-		x := s.Randn(tensor.Float32, 9, 16) // requires no gradient, as below an adapter
+		random := normals(1)
+		w := random.draw(s, tensor.Float32, 16, 16).RequiresGrad_(true)
+		x := random.draw(s, tensor.Float32, 9, 16) // requires no gradient, as below an adapter
 		runs := 0
 		layer := func(x *tensor.Tensor) *tensor.Tensor {
 			runs++
@@ -334,11 +339,11 @@ func TestTrainingRefusesWhatDoesNotFit(t *testing.T) {
 		"id outside": func(s *tensor.Scope) { s.Ones(tensor.Float32, 3, 2).TrainEmbedding(s.FromInt64([]int64{3}, 1)) },
 		"spans too short": func(s *tensor.Scope) {
 			x := s.Ones(tensor.Float32, 3, 1, 2)
-			tensor.PackedAttention(x, x, x, []tensor.Span{{Length: 2}}, 0, 1)
+			tensor.PackedAttention(x, x, x, []tensor.Segment{{Length: 2}}, 0, 1)
 		},
 		"prefix outside": func(s *tensor.Scope) {
 			x := s.Ones(tensor.Float32, 3, 1, 2)
-			tensor.PackedAttention(x, x, x, []tensor.Span{{Prefix: 2, PrefixLength: 2, Length: 3}}, 0, 1)
+			tensor.PackedAttention(x, x, x, []tensor.Segment{{Prefix: 2, PrefixLength: 2, Length: 3}}, 0, 1)
 		},
 		"no spans": func(s *tensor.Scope) {
 			x := s.Ones(tensor.Float32, 3, 1, 2)

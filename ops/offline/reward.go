@@ -194,7 +194,7 @@ func (w *rewarding) work(ctx context.Context, records []*Item, emit func(i int) 
 	}
 	start := time.Now()
 	defer func() { w.took += time.Since(start) }()
-	return w.model.model.Score(ctx, rows, reward.Options{Rows: w.options.Batch}, func(row int, values []float32) error {
+	return w.model.model.Outputs(ctx, rows, reward.Options{Rows: w.options.Batch}, func(row int, values []float32) error {
 		i := places[row].record
 		logits[i][places[row].row] = values
 		if left[i]--; left[i] > 0 {

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/ldalign/ldalign/models"
-	"github.com/ldalign/ldalign/models/score"
+	"github.com/ldalign/ldalign/models/logprob"
 	"github.com/ldalign/ldalign/models/tokenizer"
 )
 
@@ -107,12 +107,12 @@ func (s *scoring) work(ctx context.Context, records []*Item, emit func(i int) er
 		list[i] = s.rows[r]
 	}
 	start := time.Now()
-	logprobs, err := score.LogProbs(ctx, s.model.Model, list, score.Options{Step: s.options.Step}, nil)
+	logprobs, err := logprob.Tokens(ctx, s.model.Model, list, logprob.Options{Step: s.options.Step}, nil)
 	s.took += time.Since(start)
 	if err != nil {
 		return err
 	}
-	sums := score.Sums(logprobs)
+	sums := logprob.Sums(logprobs)
 	for i, r := range records {
 		s.tokens += len(logprobs[i])
 		s.read += len(list[i].IDs)

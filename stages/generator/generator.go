@@ -1,5 +1,5 @@
 // Package generator is the stage that answers prompts: it samples y' from the checkpoint that the prompt names and
-// computes the reference log-probs of y and y' (models/score) under the same weights, or under the run's first policy.
+// computes the reference log-probs of y and y' (models/logprob) under the same weights, or under the run's first policy.
 //
 // A pair depends on its prompt message and the run spec alone, never on the batch it came in or the process that worked
 // on it: the text is seeded by the message, and every number is computed by token, from the row's own tokens alone
@@ -16,7 +16,7 @@ import (
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/decode"
-	"github.com/ldalign/ldalign/models/score"
+	"github.com/ldalign/ldalign/models/logprob"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
@@ -321,11 +321,11 @@ func (s *Stage) score(ctx context.Context, out []*events.Pair, indices []int) er
 	if len(scored) == 0 {
 		return nil
 	}
-	logprobs, err := score.LogProbs(ctx, reference.Model, rows, score.Options{}, nil)
+	logprobs, err := logprob.Tokens(ctx, reference.Model, rows, logprob.Options{}, nil)
 	if err != nil {
 		return fmt.Errorf("generator: reference log-probs by checkpoint %.12s: %w", reference.Digest, err)
 	}
-	logp := score.Sums(logprobs)
+	logp := logprob.Sums(logprobs)
 	for k, i := range scored {
 		out[i].ChosenLogp, out[i].RejectedLogp = logp[2*k], logp[2*k+1]
 	}

@@ -12,7 +12,7 @@ import (
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/models"
-	"github.com/ldalign/ldalign/models/score"
+	"github.com/ldalign/ldalign/models/logprob"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/stages/policy"
 	"github.com/ldalign/ldalign/stages/stagetest"
@@ -34,11 +34,11 @@ func open(t *testing.T, f *stagetest.Fixture) *policy.Policy {
 // logProb is a number that tells which weights are in memory.
 func logProb(t *testing.T, f *stagetest.Fixture, m *models.Model) float64 {
 	t.Helper()
-	logprobs, err := score.LogProbs(t.Context(), m, []models.Sequence{{IDs: []int64{1, 5, 9, 13}, PromptLen: 1}}, score.Options{}, nil)
+	logprobs, err := logprob.Tokens(t.Context(), m, []models.Sequence{{IDs: []int64{1, 5, 9, 13}, PromptLen: 1}}, logprob.Options{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return score.Sums(logprobs)[0]
+	return logprob.Sums(logprobs)[0]
 }
 
 // TestHotSwap: a policy is replaced in place, with the numbers of a fresh load and no memory left behind.

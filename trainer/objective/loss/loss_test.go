@@ -54,8 +54,8 @@ func (p logProbs) loss(
 			ChosenTokens: s.FromFloat64(ofChosen, n), RejectedTokens: s.FromFloat64(ofRejected, n),
 		}, divisor)
 		loss = l.Item()
-		grads := tensor.Grads(l, []*tensor.Tensor{chosen, rejected})
-		up, down = grads[0].Float64s(), grads[1].Float64s()
+		l.Backward()
+		up, down = chosen.Grad().Float64s(), rejected.Grad().Float64s()
 		return s.Err()
 	})
 	if err != nil {
@@ -371,7 +371,8 @@ func TestSequences(t *testing.T) {
 		x := s.FromFloat64(logp, 3).RequiresGrad_(true)
 		l := Sequences(x, tokens)
 		loss = l.Item()
-		grads = tensor.Grads(l, []*tensor.Tensor{x})[0].Float64s()
+		l.Backward()
+		grads = x.Grad().Float64s()
 		// parts add up, as the number of tokens is that of the whole step
 		parts := Sequences(x.Narrow(0, 0, 1), tokens).Add(Sequences(x.Narrow(0, 1, 2), tokens))
 		within(t, "parts", parts.Item(), loss, 1e-15)

@@ -39,11 +39,11 @@ func (o Options) Validate() error {
 	return nil
 }
 
-// Score gives the logits of every sequence, [Labels] each, to emit, which is called with the sequence's place in rows:
-// batch by batch, a batch whose first row comes earlier first. A sequence's numbers do not depend on the others. A row
-// that does not fit is an error that wraps models.ErrSequence, before anything is computed. A batch is one call of
-// Engine.Do; ctx ends the work behind the batch at hand, and so does an error of emit.
-func (m *Model) Score(
+// Outputs calls emit with the logits of every sequence, [Labels] each, and its index in rows: batch by batch, in the order of each
+// batch's first row. A sequence's numbers do not depend on the others. A row that does not fit is an error that wraps
+// models.ErrSequence, returned before anything is computed. A batch is one call of Engine.Do; the end of ctx or an error of emit
+// ends the work after the batch in progress.
+func (m *Model) Outputs(
 	ctx context.Context, rows []models.Sequence, opts Options, emit func(i int, logits []float32) error,
 ) error {
 	opts = opts.WithDefaults()
@@ -69,8 +69,8 @@ func (m *Model) Score(
 		if err != nil {
 			return fmt.Errorf("reward: %w", err)
 		}
-		for place, i := range b.index {
-			if err := emit(i, values[place*cfg.Labels:(place+1)*cfg.Labels]); err != nil {
+		for k, i := range b.index {
+			if err := emit(i, values[k*cfg.Labels:(k+1)*cfg.Labels]); err != nil {
 				return err
 			}
 		}

@@ -1,8 +1,7 @@
-// Package score computes the log-probabilities of given responses, equation (1), on the same by-token path as models/decode:
-// by models.Walk. Logits exist only where a response token is predicted, a few at a time. So memory is bounded by the step and
-// the longest sequence, not by the number of sequences or the vocabulary times the prompt; and a sequence's numbers do not
-// depend on the others.
-package score
+// Package logprob computes the log-probabilities of given responses, equation (1), token by token as models/decode does, by
+// models.Walk. Logits exist only where a response token is predicted, a few at a time. So the step and the longest sequence bound
+// the memory, not the number of sequences or the vocabulary times the prompt, and a sequence's numbers do not depend on the others.
+package logprob
 
 import (
 	"context"
@@ -18,16 +17,15 @@ type Options struct {
 	Step int // tokens that are computed together; 0 is 256
 }
 
-// LogProbs gives log p(token | all before) for every response token of every row, in the order of rows. A row needs a
-// prompt and at most Config.MaxLength tokens of the vocabulary, otherwise the error wraps models.ErrSequence and names
-// the row. A step is one call of Engine.Do; ctx ends the work soon. onProgress, if not nil, is told how many tokens are
-// done.
-func LogProbs(
+// Tokens gives log p(token | all before) of every response token of every row, in the order of rows. A row needs a prompt and
+// at most Config.MaxLength tokens of the vocabulary; otherwise the error wraps models.ErrSequence and names the row. A step is one
+// call of Engine.Do; ctx ends the work after the step in progress. onProgress, if not nil, gets the number of tokens done so far.
+func Tokens(
 	ctx context.Context, m *models.Model, rows []models.Sequence, opts Options, onProgress func(tokens int),
 ) ([][]float32, error) {
 	for i, row := range rows {
 		if err := m.Takes(row); err != nil {
-			return nil, fmt.Errorf("score: row %d: %w", i, err)
+			return nil, fmt.Errorf("logprob: row %d: %w", i, err)
 		}
 	}
 	var walked [][]int64 // all tokens that predict another
@@ -39,7 +37,7 @@ func LogProbs(
 	}
 	out := make([][]float32, len(rows))
 	done := 0
-	err := models.Walk(ctx, m, walked, opts.Step, func(s *tensor.Scope, c *models.Cache, h *tensor.Tensor, at []models.Place) error {
+	err := models.Walk(ctx, m, walked, opts.Step, func(s *tensor.Scope, c *models.Cache, h *tensor.Tensor, at []models.Position) error {
 		var wanted []prediction
 		for k, p := range at {
 			if row := rows[index[p.Row]]; p.At+1 >= row.PromptLen {
@@ -59,12 +57,12 @@ func LogProbs(
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("score: %w", err)
+		return nil, fmt.Errorf("logprob: %w", err)
 	}
 	return out, nil
 }
 
-// prediction is one number wanted: a token, behind a token of the step.
+// prediction is a wanted number: that of the target token after the token at of the step.
 type prediction struct {
 	row    int
 	target int64
@@ -74,7 +72,7 @@ type prediction struct {
 // headRows is how many positions go through the output head together: [headRows, V] bounds the memory.
 const headRows = 64
 
-// predict is log softmax of the logits behind the tokens of a step, h [M, H], at what was wanted.
+// predict is log softmax of the logits after the tokens of a step, h [M, H], at the wanted targets.
 func predict(s *tensor.Scope, cache *models.Cache, h *tensor.Tensor, wanted []prediction) []float32 {
 	var values []float32
 	for part := range slices.Chunk(wanted, headRows) {

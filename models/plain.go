@@ -46,7 +46,7 @@ func (m *Model) hidden(s *tensor.Scope, emb *tensor.Tensor, attend attention) *t
 	return m.net.hidden(emb, pass{scope: s, attend: attend, adapted: m.adapter.byWeight()})
 }
 
-// Logits are the scores of the next token: h [N, H] -> [N, V].
+// Logits are those of the next token: h [N, H] -> [N, V].
 func (m *Model) Logits(h *tensor.Tensor) *tensor.Tensor { return m.tokenLogits(h) }
 
 // causal is attention within whole sequences, each position to itself and those before it, in a local layer to no more

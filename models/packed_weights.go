@@ -10,7 +10,7 @@ import (
 )
 
 // ErrPacked says that a packed model was asked for what only a model with plain weights does.
-var ErrPacked = errors.New("the model is packed: it generates and scores, by token, and nothing else")
+var ErrPacked = errors.New("the model is packed: it computes by token, for decoding and log-probabilities, and nothing else")
 
 // Packed tells whether the weights are laid out for by-token inference: several times as fast as plain weights for the
 // few tokens of a decoding step, exact to the last bit whatever is computed beside (see Cache), and in half the memory
@@ -40,7 +40,7 @@ func packable(eng *tensor.Engine, dtype tensor.DType) bool {
 }
 
 // readPacked packs the weight w as it lies in src.
-func readPacked(s *tensor.Scope, src Source, name string, w architecture.Weight) (*tensor.Packed, error) {
+func readPacked(s *tensor.Scope, src WeightSource, name string, w architecture.Weight) (*tensor.Packed, error) {
 	var p *tensor.Packed
 	err := withData(s, src, name, w.Shape, func(dtype tensor.DType, data []byte) {
 		p = s.PackBytes(dtype, data, w.Shape[0], w.Shape[1], w.InFirst)
