@@ -325,11 +325,10 @@ func (c *conversation) generate(ctx context.Context, ids []int64) (out spoken, e
 		c.cancel = nil
 		c.mu.Unlock()
 	}()
-	stop, err := tokenizer.NewStopMatcher(c.flags.Stop...)
+	answer, err := c.Tokenizer.Answer(c.flags.Stop...)
 	if err != nil {
 		return out, err
 	}
-	stream := c.Tokenizer.Stream(true)
 	show := func(text string) {
 		out.text += text
 		if !c.json {
@@ -343,7 +342,7 @@ func (c *conversation) generate(ctx context.Context, ids []int64) (out spoken, e
 		if out.tokens++; out.tokens == 1 {
 			out.first = time.Since(start)
 		}
-		text, stopped := stop.Push(stream.Push(t.ID))
+		text, stopped := answer.Push(t.ID)
 		show(text)
 		return stopped
 	}
@@ -352,10 +351,7 @@ func (c *conversation) generate(ctx context.Context, ids []int64) (out spoken, e
 	if result.Reason != decode.Cancelled {
 		out.reason = result.Reason
 	}
-	if stop.Stopped() == "" {
-		rest, _ := stop.Push(stream.Flush())
-		show(rest + stop.Flush())
-	}
+	show(answer.Flush())
 	if !c.json {
 		fmt.Fprintln(c.stdout)
 	}

@@ -71,8 +71,7 @@ over the ids that the file has. docs/models.md has the whole of it.`
 // want is what a record asks for.
 type want struct {
 	request decode.Request
-	stream  *tokenizer.Stream
-	stop    *tokenizer.StopMatcher
+	answer  *tokenizer.Answer // nil without a stop string
 	text    string
 	cut     int
 }
@@ -211,12 +210,11 @@ func (c *generateCommand) want(o *offline.Model, r *offline.Item, most int) (*wa
 	}
 	w.request.IDs = ids
 	if len(c.Stop) > 0 {
-		if w.stop, err = tokenizer.NewStopMatcher(c.Stop...); err != nil {
+		if w.answer, err = o.Tokenizer.Answer(c.Stop...); err != nil {
 			return nil, err
 		}
-		w.stream = o.Tokenizer.Stream(true)
 		w.request.OnToken = func(t decode.Token) bool {
-			text, stopped := w.stop.Push(w.stream.Push(t.ID))
+			text, stopped := w.answer.Push(t.ID)
 			w.text += text
 			return stopped
 		}
@@ -226,15 +224,9 @@ func (c *generateCommand) want(o *offline.Model, r *offline.Item, most int) (*wa
 
 // finish puts the response into the record.
 func (c *generateCommand) finish(o *offline.Model, w *want, r *offline.Item, result decode.Result) error {
-	text := w.text
-	if w.stop == nil {
-		text = o.Response(result.IDs)
-	} else {
-		if w.stop.Stopped() == "" {
-			rest, _ := w.stop.Push(w.stream.Flush())
-			text += rest + w.stop.Flush()
-		}
-		text = strings.TrimPrefix(text, o.Lead)
+	text := o.Response(result.IDs)
+	if w.answer != nil {
+		text = strings.TrimPrefix(w.text+w.answer.Flush(), o.Lead)
 	}
 	sum := 0.0
 	for _, v := range result.LogProbs {

@@ -4,7 +4,7 @@
 //
 // libtorch keeps errors, the gradient mode and the number of threads per OS thread. An [Engine] therefore is one
 // goroutine locked to one OS thread for life, and [Engine.Do] sends it a function. Tensors are touched inside that
-// function only, on the goroutine that it is called on.
+// function only, on the goroutine that it is called on. [Engine.DoFirst] is for work that somebody waits for.
 //
 //	err := engine.Do(ctx, func(s *tensor.Scope) error {
 //		x := s.Ones(tensor.Float32, 8, 16)

@@ -51,7 +51,7 @@ type Engine struct {
 	out     *[1]lib.Ctensor // in C memory: where libtch puts a result
 	invalid *Tensor
 	self    cgo.Handle // names the engine to C++
-	inARow  int        // functions of DoFirst that ran since the last one of Do
+	turns   turns
 	// recomputed are the functions that Recompute was given in this Do, by their number.
 	recomputed []func(*Scope, *Tensor) *Tensor
 }
@@ -102,17 +102,15 @@ func (e *Engine) Device() Device { return e.device }
 // returned; once started, f runs to its end (watch ctx in f where that takes long). After Close it returns ErrClosed.
 func (e *Engine) Do(ctx context.Context, f func(*Scope) error) error { return e.do(ctx, e.jobs, f) }
 
-// patience is how many functions of DoFirst run before one that waits in Do.
-const patience = 32
-
 // DoFirst is Do for work that somebody waits for, such as a step of decoding for a server: it runs before the calls of Do
-// that wait, whenever they came. After 32 functions of DoFirst one that waits in Do gets its turn.
+// that wait, whenever they came. After 32 functions of DoFirst it is the turn of those that wait in Do, for a quarter of the
+// time that the 32 took.
 func (e *Engine) DoFirst(ctx context.Context, f func(*Scope) error) error {
 	return e.do(ctx, e.first, f)
 }
 
-// Reserve keeps the engine for a sequence of calls of DoFirst, also between two of them, until release is called. Do gets its
-// turn after 32 of them all the same. Whoever reserves the engine goes on calling DoFirst, or releases it.
+// Reserve keeps the engine for a sequence of calls of DoFirst, also between two of them, until release is called; Do has its
+// turns all the same. Whoever reserves the engine goes on calling DoFirst, or releases it, and does not wait for Do.
 func (e *Engine) Reserve() (release func()) {
 	e.reserved.Add(1)
 	return sync.OnceFunc(func() {
@@ -170,47 +168,68 @@ func (e *Engine) loop(threads int, started chan<- error) {
 	}
 	defer e.release()
 	close(started)
-	for j := e.next(); j != nil; j = e.next() {
+	for {
+		j, first := e.next()
+		if j == nil {
+			return
+		}
+		start := time.Now()
 		e.run(j)
+		e.turns.count(first, time.Since(start))
 	}
 }
 
-// next waits for the next function to run. It returns nil once the engine is closed.
-func (e *Engine) next() *job {
+// next waits for the next function to run, and tells whether it is one of DoFirst. It returns nil once the engine is closed.
+func (e *Engine) next() (j *job, first bool) {
 	for {
 		preferred := e.first
-		if e.inARow >= patience {
+		if e.turns.owed > 0 {
 			preferred = e.jobs
 		}
-		var j *job
 		select {
-		case j = <-preferred:
+		case j := <-preferred:
+			return j, preferred == e.first
 		default:
 		}
-		if j != nil {
-			return e.count(j, preferred == e.first)
-		}
 		jobs := e.jobs
-		if e.reserved.Load() > 0 && e.inARow < patience {
+		if e.reserved.Load() > 0 && e.turns.owed == 0 {
 			jobs = nil // nothing comes from a nil channel
 		}
 		select {
 		case j := <-e.first:
-			return e.count(j, true)
+			return j, true
 		case j := <-jobs:
-			return e.count(j, false)
+			return j, false
 		case <-e.freed:
 		case <-e.closed:
-			return nil
+			return nil, false
 		}
 	}
 }
 
-func (e *Engine) count(j *job, first bool) *job {
-	if e.inARow++; !first {
-		e.inARow = 0
+// turns says whose turn it is when functions of Do and of DoFirst wait.
+type turns struct {
+	inARow int           // functions of DoFirst since the last turn of Do
+	took   time.Duration // the time of these
+	owed   time.Duration // what is left of the turn of Do; 0 while it is that of DoFirst
+}
+
+// patience is how many functions of DoFirst run before those that wait in Do have their turn.
+const patience = 32
+
+// count notes that a function has run.
+func (t *turns) count(first bool, took time.Duration) {
+	if !first {
+		if t.owed -= took; t.owed <= 0 {
+			*t = turns{}
+		}
+		return
 	}
-	return j
+	t.inARow++
+	t.took += took
+	if t.inARow == patience {
+		t.owed = max(t.took/4, 1)
+	}
 }
 
 func (e *Engine) open(threads int) error {

@@ -231,8 +231,8 @@ func TestDoWaitsInLine(t *testing.T) {
 	}
 }
 
-// Work of DoFirst runs before work of Do that came earlier, and a reserved engine waits for more of it; but each 33rd function
-// may be one of Do.
+// Work of DoFirst runs before work of Do that came earlier, and a reserved engine waits for more of it; but after 32 functions
+// it is the turn of Do.
 func TestDoFirst(t *testing.T) {
 	e := newEngine(t, 1)
 	ctx := t.Context()

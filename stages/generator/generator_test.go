@@ -12,8 +12,11 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/dataset"
 	"github.com/ldalign/ldalign/models"
+	"github.com/ldalign/ldalign/models/decode"
 	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/stages/generator"
@@ -176,6 +179,42 @@ func TestCheckpointsInOneBatch(t *testing.T) {
 		}
 		if errs[i] != nil || !proto.Equal(pairs[i], answer(t, fresh, []*events.Prompt{want})[0]) {
 			t.Errorf("message %d is not what its own checkpoint says (%v)", i, errs[i])
+		}
+	}
+}
+
+// TestARowFailsAlone: a prompt that the model cannot decode fails, and the others have the pairs that they have without it.
+func TestARowFailsAlone(t *testing.T) {
+	f := stagetest.New(t)
+	cfg := stagetest.Config()
+	cfg.Vocab-- // the tokenizer has one token more
+	m, err := models.Scratch(t.Context(), f.Engine, cfg, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tok, err := tokenizer.FromFS(dataset.DemoTokenizer())
+	if err != nil {
+		t.Fatal(err)
+	}
+	unknown := tok.Decode([]int64{int64(cfg.Vocab)}, false)
+	if err := tok.Close(); err != nil {
+		t.Fatal(err)
+	}
+	prompts := f.Prompts(f.CommitPolicy(0, m))[:6]
+	stage := open(t, f)
+	want := answer(t, stage, append(slices.Clone(prompts[:2]), prompts[3:]...))
+	prompts[2].Prompt = "zz" + unknown // within a word, as it is in the vocabulary
+	pairs, errs := stage.Process(t.Context(), prompts, nil)
+	var reject *schemas.Reject
+	if !errors.Is(errs[2], decode.ErrRequest) || errors.As(errs[2], &reject) || pairs[2] != nil {
+		t.Errorf("the prompt with an unknown token: %v, %v", pairs[2], errs[2])
+	}
+	if err := errors.Join(slices.Delete(errs, 2, 3)...); err != nil {
+		t.Errorf("the others: %v", err)
+	}
+	for i, p := range slices.Delete(pairs, 2, 3) {
+		if !proto.Equal(p, want[i]) {
+			t.Errorf("pair %d beside it:\n%v\nwithout it:\n%v", i, p, want[i])
 		}
 	}
 }

@@ -83,7 +83,12 @@ func (f *Fixture) Model(seed uint64) *models.Model {
 // Policy commits a random model with the demo's tokenizer as the policy of an iteration.
 func (f *Fixture) Policy(iteration uint32, seed uint64) checkpoints.Manifest {
 	f.t.Helper()
-	m := f.Model(seed)
+	return f.CommitPolicy(iteration, f.Model(seed))
+}
+
+// CommitPolicy commits a model with the demo's tokenizer as the policy of an iteration, and closes it.
+func (f *Fixture) CommitPolicy(iteration uint32, m *models.Model) checkpoints.Manifest {
+	f.t.Helper()
 	config, err := m.Config().JSON()
 	f.must(err)
 	files := []checkpoints.Source{
