@@ -32,7 +32,7 @@ func (a affine) normalise(x *tensor.Tensor, eps float64) *tensor.Tensor {
 	return x.LayerNorm(a.weight, a.bias, eps)
 }
 
-func newGPT2(cfg architecture.Config, weights map[string]*tensor.Tensor) *gpt2 {
+func newGPT2(_ *tensor.Scope, cfg architecture.Config, _ tensor.DType, weights map[string]*tensor.Tensor) network {
 	norm := func(name string) affine { return affine{weights[name+".weight"], weights[name+".bias"]} }
 	conv := func(name string) linear {
 		return linear{weight: weights[name+".weight"], bias: weights[name+".bias"], inFirst: true}

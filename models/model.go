@@ -33,20 +33,6 @@ type Model struct {
 	adapter *adapter
 }
 
-// network is the computation of a family.
-type network interface {
-	// embed looks up token embeddings: ids Int64 [B, T] -> [B, T, H].
-	embed(ids *tensor.Tensor, p pass) *tensor.Tensor
-	// hidden runs all layers and the final norm: x [B, T, H] -> [B, T, H].
-	hidden(x *tensor.Tensor, p pass) *tensor.Tensor
-	// head is the output matrix [V, H].
-	head() *tensor.Tensor
-	// reach makes ready for sequences of a length.
-	reach(s *tensor.Scope, length int)
-	// constants are the tensors beside the weights.
-	constants() []*tensor.Tensor
-}
-
 // Load reads a Hugging Face folder: config.json and model.safetensors, or the shards of model.safetensors.index.json.
 // Weights of another type are converted to opts.DType. Errors wrap architecture.ErrConfig, architecture.ErrWeights, the errors of safetensors, or
 // fs.ErrNotExist, and name the folder and the tensor.
@@ -129,11 +115,7 @@ func build(
 		}
 	}
 	err = eng.Do(ctx, func(s *tensor.Scope) error {
-		if cfg.Family == architecture.GPT2 {
-			m.net = newGPT2(cfg, byName)
-		} else {
-			m.net = newLlama(s, cfg, opts.DType, byName)
-		}
+		m.net = networks[cfg.Traits().Network](s, cfg, opts.DType, byName)
 		return nil
 	})
 	return m, err

@@ -9,48 +9,11 @@ import (
 	"io/fs"
 	"math"
 	"slices"
-	"strings"
 )
 
 // ErrConfig means a config.json that cannot be read, that contradicts itself, or that asks for something which would
 // change the numbers and is not supported.
 var ErrConfig = errors.New("models: config")
-
-// The supported families, by their name in config.json's model_type. Gemma 3's models with images are read as the text
-// model in them.
-const (
-	Llama   = "llama"       // Llama 1 to 3
-	Mistral = "mistral"     // Llama with a sliding window
-	Qwen2   = "qwen2"       // Llama with biases at query, key and value
-	Qwen3   = "qwen3"       // Llama with norms of the heads of query and key
-	Gemma3  = "gemma3_text" // local and global layers, and norms in front of a layer and behind it
-	GPT2    = "gpt2"
-)
-
-var families = []string{Llama, Mistral, Qwen2, Qwen3, Gemma3, GPT2}
-
-// gemma3WithImages is the model_type of a Gemma 3 model that has a part for images besides the text model.
-const gemma3WithImages = "gemma3"
-
-// architecture is the class that transformers opens for a family.
-func architecture(family string) string {
-	switch family {
-	case Mistral:
-		return "MistralForCausalLM"
-	case Qwen2:
-		return "Qwen2ForCausalLM"
-	case Qwen3:
-		return "Qwen3ForCausalLM"
-	case Gemma3:
-		return "Gemma3ForCausalLM"
-	case gemma3WithImages:
-		return "Gemma3ForConditionalGeneration"
-	case GPT2:
-		return "GPT2LMHeadModel"
-	default:
-		return "LlamaForCausalLM"
-	}
-}
 
 // Config describes a model: one type for all families.
 type Config struct {
@@ -145,19 +108,21 @@ func (c Config) WithDefaults() Config {
 	if c.HeadDim == 0 && c.Heads > 0 {
 		c.HeadDim = c.Hidden / c.Heads
 	}
-	if c.Intermediate == 0 && c.Family == GPT2 {
+	traits := c.Traits()
+	rotary := traits.Network == RotaryNetwork
+	if c.Intermediate == 0 && !rotary {
 		c.Intermediate = 4 * c.Hidden
 	}
 	if c.NormEps == 0 {
 		c.NormEps = 1e-5
 	}
-	if c.QueryScalar == 0 && c.Family == Gemma3 {
+	if c.QueryScalar == 0 && c.family().options.queryScalar {
 		c.QueryScalar = float64(c.HeadDim)
 	}
-	if c.RopeTheta == 0 && c.Family != GPT2 {
+	if c.RopeTheta == 0 && rotary {
 		c.RopeTheta = 10000
 	}
-	if c.LocalRopeTheta == 0 && c.Family == Gemma3 {
+	if c.LocalRopeTheta == 0 && traits.LocalRope {
 		c.LocalRopeTheta = 10000
 	}
 	if !slices.Contains(c.LocalLayers, false) {
@@ -181,14 +146,10 @@ const (
 	maxParameters = 1e13
 )
 
-// errFamily is of a model_type that is not among the families.
-func errFamily(family string) error {
-	return fmt.Errorf("%w: model_type is %q, supported are %s and gemma3", ErrConfig, family, strings.Join(families, ", "))
-}
-
 // Validate tells what is wrong with a configuration whose defaults are filled in. The error wraps ErrConfig.
 func (c Config) Validate() error {
-	if !slices.Contains(families, c.Family) {
+	family := c.family()
+	if family.name == "" {
 		return errFamily(c.Family)
 	}
 	for _, size := range []struct {
@@ -216,32 +177,32 @@ func (c Config) Validate() error {
 			return fmt.Errorf("%w: a number in it is %g", ErrConfig, x)
 		}
 	}
-	windowed := c.Family != GPT2 && c.Family != Llama
+	rotary, options := family.Network == RotaryNetwork, family.options
 	switch {
 	case c.Heads%c.KVHeads != 0:
 		return fmt.Errorf("%w: %d attention heads are no multiple of %d key-value heads", ErrConfig, c.Heads, c.KVHeads)
-	case c.Family != GPT2 && c.HeadDim%2 != 0:
+	case rotary && c.HeadDim%2 != 0:
 		return fmt.Errorf("%w: the head size %d is odd, rotary embeddings need pairs", ErrConfig, c.HeadDim)
-	case c.Family == GPT2 && (c.HeadDim*c.Heads != c.Hidden || c.KVHeads != c.Heads):
-		return fmt.Errorf("%w: gpt2 splits its width %d evenly among %d heads", ErrConfig, c.Hidden, c.Heads)
-	case c.SlidingWindow < 0 || c.SlidingWindow > maxPositions || (c.SlidingWindow > 0 && !windowed):
+	case !rotary && (c.HeadDim*c.Heads != c.Hidden || c.KVHeads != c.Heads):
+		return fmt.Errorf("%w: %s splits its width %d evenly among %d heads", ErrConfig, c.Family, c.Hidden, c.Heads)
+	case c.SlidingWindow < 0 || c.SlidingWindow > maxPositions || (c.SlidingWindow > 0 && !options.windows):
 		return fmt.Errorf("%w: sliding window %d in a %s model", ErrConfig, c.SlidingWindow, c.Family)
-	case c.LocalLayers != nil && (len(c.LocalLayers) != c.Layers || c.SlidingWindow == 0 || c.Family == Mistral):
+	case c.LocalLayers != nil && (len(c.LocalLayers) != c.Layers || c.SlidingWindow == 0 || !options.localLayers):
 		return fmt.Errorf("%w: %d layers are marked as local or not in a %s model of %d layers with a sliding window of %d",
 			ErrConfig, len(c.LocalLayers), c.Family, c.Layers, c.SlidingWindow)
-	case !(c.NormEps > 0) || !(c.InitializerRange > 0) || (c.Family != GPT2 && !(c.RopeTheta > 0)):
+	case !(c.NormEps > 0) || !(c.InitializerRange > 0) || (rotary && !(c.RopeTheta > 0)):
 		return fmt.Errorf("%w: norm epsilon %g, initializer range %g and rope theta %g must be above 0",
 			ErrConfig, c.NormEps, c.InitializerRange, c.RopeTheta)
-	case c.Family == Gemma3 && !(c.LocalRopeTheta > 0), c.Family != Gemma3 && c.LocalRopeTheta != 0:
+	case family.LocalRope && !(c.LocalRopeTheta > 0), !family.LocalRope && c.LocalRopeTheta != 0:
 		return fmt.Errorf("%w: rope theta %g of local layers in a %s model", ErrConfig, c.LocalRopeTheta, c.Family)
-	case !(c.QueryScalar >= 0) || (c.QueryScalar > 0 && c.Family != Gemma3):
+	case !(c.QueryScalar >= 0) || (c.QueryScalar > 0 && !options.queryScalar):
 		return fmt.Errorf("%w: query_pre_attn_scalar %g in a %s model", ErrConfig, c.QueryScalar, c.Family)
-	case c.AttentionBias && !slices.Contains([]string{Llama, Qwen3, Gemma3}, c.Family):
+	case c.AttentionBias && !options.attentionBias:
 		return fmt.Errorf("%w: attention_bias in a %s model", ErrConfig, c.Family)
-	case c.ForwardBias && c.Family != Llama:
+	case c.ForwardBias && !options.forwardBias:
 		return fmt.Errorf("%w: mlp_bias in a %s model", ErrConfig, c.Family)
-	case c.RopeScaling != RopeScaling{} && c.Family == GPT2:
-		return fmt.Errorf("%w: rotary embeddings in a gpt2 model", ErrConfig)
+	case c.RopeScaling != RopeScaling{} && !rotary:
+		return fmt.Errorf("%w: rotary embeddings in a %s model", ErrConfig, c.Family)
 	}
 	if err := c.RopeScaling.validate(); err != nil {
 		return err
@@ -326,25 +287,26 @@ func ParseConfig(data []byte) (Config, error) {
 	if err := json.Unmarshal(data, &head); err != nil {
 		return Config{}, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
-	if head.ModelType != gemma3WithImages && !slices.Contains(families, head.ModelType) {
-		return Config{}, errFamily(head.ModelType)
+	family, wrapped, err := lookup(head.ModelType)
+	if err != nil {
+		return Config{}, err
 	}
-	if want := architecture(head.ModelType); len(head.Architectures) > 0 && !slices.Contains(head.Architectures, want) {
+	class := family.class
+	if wrapped {
+		class = family.wrapper.class
+	}
+	if len(head.Architectures) > 0 && !slices.Contains(head.Architectures, class) {
 		return Config{}, fmt.Errorf("%w: architectures is %q, a language model of %s is %s",
-			ErrConfig, head.Architectures, head.ModelType, want)
+			ErrConfig, head.Architectures, head.ModelType, class)
 	}
 	if isSet(head.Quantization) {
 		return Config{}, fmt.Errorf("%w: quantization_config: quantised weights are not supported", ErrConfig)
 	}
 	var c Config
-	var err error
-	switch head.ModelType {
-	case GPT2:
-		c, err = parseGPT2(head.ModelType, data)
-	case gemma3WithImages:
-		c, err = parseGemmaText(data, head.Text)
-	default:
-		c, err = parseLlama(head.ModelType, data)
+	if wrapped {
+		c, err = family.wrapper.parse(family, head, data)
+	} else {
+		c, err = family.format.parse(family, data)
 	}
 	if err != nil {
 		return Config{}, err
@@ -354,7 +316,7 @@ func ParseConfig(data []byte) (Config, error) {
 }
 
 // isSet tells whether a key is there and not null.
-func isSet(value json.RawMessage) bool { return len(value) > 0 && !bytes.Equal(value, []byte("null")) }
+func isSet(value json.RawMessage) bool { return len(value) > 0 && !bytes.Equal(value, null) }
 
 // tokens is a token id or a list of them, as eos_token_id is.
 type tokens []int64
@@ -404,7 +366,7 @@ type common struct {
 
 func (c Config) common() common {
 	return common{
-		Architectures: []string{architecture(c.Family)}, ModelType: c.Family, Vocab: c.Vocab,
+		Architectures: []string{c.family().class}, ModelType: c.Family, Vocab: c.Vocab,
 		TieEmbeddings: &c.TieEmbeddings, InitializerRange: &c.InitializerRange, BOS: c.BOS, EOS: c.EOS, Pad: c.Pad,
 		TorchDType: "float32",
 	}
@@ -416,11 +378,8 @@ func (c Config) JSON() ([]byte, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	var file any = c.gpt2File()
-	var err error
-	if c.Family != GPT2 {
-		file, err = c.llamaFile()
-	}
+	family := c.family()
+	file, err := family.format.file(family, c)
 	var data []byte
 	if err == nil {
 		data, err = json.MarshalIndent(file, "", "  ")

@@ -194,6 +194,32 @@ func TestReadConfig(t *testing.T) {
 	}
 }
 
+// Every row of the table of families has a model that transformers computed, and is named where another is refused.
+func TestFamiliesHaveGoldens(t *testing.T) {
+	found := map[string]bool{}
+	for _, name := range goldens {
+		var head struct {
+			Type string `json:"model_type"`
+		}
+		if err := json.Unmarshal(edited(t, name, nil), &head); err != nil {
+			t.Fatal(err)
+		}
+		found[head.Type] = true
+	}
+	_, err := architecture.ParseConfig([]byte(`{"model_type": "other"}`))
+	for _, family := range architecture.Families() {
+		if !found[family] {
+			t.Errorf("%s has no model in %s", family, testdata)
+		}
+		if err == nil || !strings.Contains(err.Error(), family) {
+			t.Errorf("%s is not named where another is refused: %v", family, err)
+		}
+	}
+	if len(architecture.Families()) != len(found) {
+		t.Errorf("%d model types in %s, %d in the table", len(found), testdata, len(architecture.Families()))
+	}
+}
+
 // What would change the numbers and is not supported is refused, in one line that says what it is.
 func TestReadConfigRefuses(t *testing.T) {
 	rope := func(kind string, keys ...any) map[string]any {

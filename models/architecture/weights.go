@@ -3,7 +3,6 @@ package architecture
 import (
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 
@@ -36,10 +35,10 @@ func (c Config) Weights() []Weight { return c.WithDefaults().weights() }
 
 // weights are the Weights of a configuration whose defaults are filled in.
 func (c Config) weights() []Weight {
-	if c.Family == GPT2 {
-		return gpt2Weights(c)
+	if f := c.family(); f.weights != nil {
+		return f.weights(c)
 	}
-	return llamaWeights(c)
+	return nil
 }
 
 // Tensors declares the weights of the configuration for a file whose elements are of one type.
@@ -122,32 +121,14 @@ func misfits(want []Weight, found map[string]safetensors.Info, extra []string) s
 	return strings.Join(problems, "; ")
 }
 
-// canonical is a tensor's name as transformers writes it today, or "" for one that is no weight: buffers of old files,
-// the copy of a tied head, and the part for images of a Gemma 3 model.
+// canonical is a tensor's name as transformers writes it today, or "" for one that is no weight: buffers of old files, the copy of
+// a tied head, and what the family says.
 func (c Config) canonical(name string) string {
-	if c.Family == Gemma3 {
-		for _, prefix := range []string{"language_model.model.", "model.language_model."} {
-			if rest, ok := strings.CutPrefix(name, prefix); ok {
-				return "model." + rest
-			}
-		}
-		name = strings.TrimPrefix(name, "language_model.")
-		for _, images := range []string{"vision_tower.", "multi_modal_projector."} {
-			if strings.HasPrefix(strings.TrimPrefix(name, "model."), images) {
-				return ""
-			}
-		}
+	if rename := c.family().rename; rename != nil {
+		name = rename(name)
 	}
-	switch {
-	case name == "lm_head.weight":
-		if c.TieEmbeddings {
-			return ""
-		}
-	case strings.HasSuffix(name, ".rotary_emb.inv_freq"),
-		c.Family == GPT2 && (strings.HasSuffix(name, ".attn.bias") || strings.HasSuffix(name, ".attn.masked_bias")):
+	if strings.HasSuffix(name, ".rotary_emb.inv_freq") || name == headName && c.TieEmbeddings {
 		return ""
-	case c.Family == GPT2 && !strings.HasPrefix(name, "transformer."):
-		return "transformer." + name
 	}
 	return name
 }
@@ -160,87 +141,15 @@ func few(list []string) string {
 	return strings.Join(list, ", ")
 }
 
+// headName is the output head's matrix, unless it is tied.
+const headName = "lm_head.weight"
+
 // withHead adds the output head, unless it is tied.
 func (c Config) withHead(list []Weight) []Weight {
 	if c.TieEmbeddings {
 		return list
 	}
 	return append(list, Weight{
-		Name: "lm_head.weight", Shape: []int64{int64(c.Vocab), int64(c.Hidden)}, Std: c.InitializerRange, Linear: true, Head: true,
+		Name: headName, Shape: []int64{int64(c.Vocab), int64(c.Hidden)}, Std: c.InitializerRange, Linear: true, Head: true,
 	})
-}
-
-func llamaWeights(c Config) []Weight {
-	h, std := int64(c.Hidden), c.InitializerRange
-	q, kv, inner := int64(c.Heads*c.HeadDim), int64(c.KVHeads*c.HeadDim), int64(c.Intermediate)
-	list := []Weight{{Name: "model.embed_tokens.weight", Shape: []int64{int64(c.Vocab), h}, Std: std, Head: c.TieEmbeddings}}
-	linear := func(name string, out, in int64, bias bool) {
-		list = append(list, Weight{Name: name + ".weight", Shape: []int64{out, in}, Std: std, Linear: true})
-		if bias {
-			list = append(list, Weight{Name: name + ".bias", Shape: []int64{out}})
-		}
-	}
-	norm := func(name string, size int64) {
-		list = append(list, Weight{Name: name + ".weight", Shape: []int64{size}, Fill: 1 - c.NormOffset()})
-	}
-	for i := range c.Layers {
-		at := fmt.Sprintf("model.layers.%d.", i)
-		norm(at+"input_layernorm", h)
-		linear(at+"self_attn.q_proj", q, h, c.AttentionBias || c.Family == Qwen2)
-		linear(at+"self_attn.k_proj", kv, h, c.AttentionBias || c.Family == Qwen2)
-		linear(at+"self_attn.v_proj", kv, h, c.AttentionBias || c.Family == Qwen2)
-		linear(at+"self_attn.o_proj", h, q, c.AttentionBias)
-		if c.Family == Qwen3 || c.Family == Gemma3 {
-			norm(at+"self_attn.q_norm", int64(c.HeadDim))
-			norm(at+"self_attn.k_norm", int64(c.HeadDim))
-		}
-		norm(at+"post_attention_layernorm", h)
-		if c.Family == Gemma3 {
-			norm(at+"pre_feedforward_layernorm", h)
-		}
-		linear(at+"mlp.gate_proj", inner, h, c.ForwardBias)
-		linear(at+"mlp.up_proj", inner, h, c.ForwardBias)
-		linear(at+"mlp.down_proj", h, inner, c.ForwardBias)
-		if c.Family == Gemma3 {
-			norm(at+"post_feedforward_layernorm", h)
-		}
-	}
-	norm("model.norm", h)
-	return c.withHead(list)
-}
-
-// NormOffset is what is added to the weights of norms: Gemma stores them around 0.
-func (c Config) NormOffset() float64 {
-	if c.Family == Gemma3 {
-		return 1
-	}
-	return 0
-}
-
-func gpt2Weights(c Config) []Weight {
-	h, inner, std := int64(c.Hidden), int64(c.Intermediate), c.InitializerRange
-	residual := std / math.Sqrt(float64(2*c.Layers))
-	list := []Weight{
-		{Name: "transformer.wte.weight", Shape: []int64{int64(c.Vocab), h}, Std: std, Head: c.TieEmbeddings},
-		{Name: "transformer.wpe.weight", Shape: []int64{int64(c.MaxPositions), h}, Std: std},
-	}
-	norm := func(name string) {
-		list = append(list, Weight{Name: name + ".weight", Shape: []int64{h}, Fill: 1},
-			Weight{Name: name + ".bias", Shape: []int64{h}})
-	}
-	linear := func(name string, in, out int64, std float64) {
-		list = append(list, Weight{Name: name + ".weight", Shape: []int64{in, out}, Std: std, Linear: true, InFirst: true},
-			Weight{Name: name + ".bias", Shape: []int64{out}})
-	}
-	for i := range c.Layers {
-		at := fmt.Sprintf("transformer.h.%d.", i)
-		norm(at + "ln_1")
-		linear(at+"attn.c_attn", h, 3*h, std)
-		linear(at+"attn.c_proj", h, h, residual)
-		norm(at + "ln_2")
-		linear(at+"mlp.c_fc", h, inner, std)
-		linear(at+"mlp.c_proj", inner, h, residual)
-	}
-	norm("transformer.ln_f")
-	return c.withHead(list)
 }

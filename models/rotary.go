@@ -8,24 +8,24 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// llama is the network of Llama and the families that descend from it: pre-norm blocks with RMSNorm, rotary positions,
+// rotary is the network of Llama and the families that descend from it: pre-norm blocks with RMSNorm, rotary positions,
 // grouped-query attention and a gated feed-forward layer. What a family has besides is there or nil: biases, norms of the
 // heads, norms behind a layer, local layers with a rotary embedding of their own.
-type llama struct {
+type rotary struct {
 	cfg        architecture.Config
 	tokens     *tensor.Tensor // [V, H]
 	tokenScale float64        // of the embeddings
-	layers     []llamaLayer
+	layers     []rotaryLayer
 	norm       rmsNorm
 	output     *tensor.Tensor // [V, H]
 	rope       *rope
 	localRope  *rope // rope, where local layers have no other
 }
 
-type llamaLayer struct {
+type rotaryLayer struct {
 	attentionNorm, forwardNorm       rmsNorm // [H]
-	attentionOutNorm, forwardOutNorm rmsNorm // [H], Gemma 3
-	qNorm, kNorm                     rmsNorm // [D], Qwen 3 and Gemma 3
+	attentionOutNorm, forwardOutNorm rmsNorm // [H], Traits.OutputNorms
+	qNorm, kNorm                     rmsNorm // [D], Traits.HeadNorms
 	q, k, v                          linear  // H -> Heads·D, KVHeads·D twice
 	o                                linear  // Heads·D -> H
 	gate, up                         linear  // H -> Intermediate
@@ -33,28 +33,31 @@ type llamaLayer struct {
 	rope                             *rope
 }
 
-func newLlama(s *tensor.Scope, cfg architecture.Config, dtype tensor.DType, weights map[string]*tensor.Tensor) *llama {
+func newRotary(s *tensor.Scope, cfg architecture.Config, dtype tensor.DType, weights map[string]*tensor.Tensor) network {
+	traits := cfg.Traits()
 	norm := func(name string) rmsNorm {
-		return rmsNorm{weight: weights[name+".weight"], offset: cfg.NormOffset(), eps: cfg.NormEps}
+		return rmsNorm{weight: weights[name+".weight"], offset: traits.NormOffset, eps: cfg.NormEps}
 	}
-	l := &llama{
+	n := &rotary{
 		cfg: cfg, tokens: weights["model.embed_tokens.weight"], tokenScale: 1, norm: norm("model.norm"),
 		rope: newRope(s, cfg.Frequencies(), cfg.MaxPositions, dtype),
 	}
-	l.output, l.localRope = l.tokens, l.rope
+	n.output, n.localRope = n.tokens, n.rope
 	if !cfg.TieEmbeddings {
-		l.output = weights["lm_head.weight"]
+		n.output = weights["lm_head.weight"]
 	}
-	if cfg.Family == architecture.Gemma3 {
-		l.tokenScale = rounded(math.Sqrt(float64(cfg.Hidden)), dtype)
-		l.localRope = newRope(s, cfg.LocalFrequencies(), cfg.MaxPositions, dtype)
+	if traits.ScaledEmbeddings {
+		n.tokenScale = rounded(math.Sqrt(float64(cfg.Hidden)), dtype)
+	}
+	if traits.LocalRope {
+		n.localRope = newRope(s, cfg.LocalFrequencies(), cfg.MaxPositions, dtype)
 	}
 	for i := range cfg.Layers {
 		at := fmt.Sprintf("model.layers.%d.", i)
 		proj := func(name string) linear {
 			return linear{weight: weights[at+name+".weight"], bias: weights[at+name+".bias"]}
 		}
-		layer := llamaLayer{
+		layer := rotaryLayer{
 			attentionNorm: norm(at + "input_layernorm"),
 			forwardNorm:   norm(at + "post_attention_layernorm"),
 			qNorm:         norm(at + "self_attn.q_norm"),
@@ -66,19 +69,19 @@ func newLlama(s *tensor.Scope, cfg architecture.Config, dtype tensor.DType, weig
 			gate:          proj("mlp.gate_proj"),
 			up:            proj("mlp.up_proj"),
 			down:          proj("mlp.down_proj"),
-			rope:          l.rope,
+			rope:          n.rope,
 		}
-		if cfg.Family == architecture.Gemma3 { // the name means what it says there
+		if traits.OutputNorms { // then post_attention_layernorm means what it says
 			layer.attentionOutNorm = layer.forwardNorm
 			layer.forwardNorm = norm(at + "pre_feedforward_layernorm")
 			layer.forwardOutNorm = norm(at + "post_feedforward_layernorm")
 		}
 		if cfg.Local(i) {
-			layer.rope = l.localRope
+			layer.rope = n.localRope
 		}
-		l.layers = append(l.layers, layer)
+		n.layers = append(n.layers, layer)
 	}
-	return l
+	return n
 }
 
 // rounded is x as transformers holds a constant beside weights of a type.
@@ -92,36 +95,36 @@ func rounded(x float64, dtype tensor.DType) float64 {
 	return math.Ldexp(math.RoundToEven(math.Ldexp(fraction, bits)), exponent-bits)
 }
 
-func (l *llama) embed(ids *tensor.Tensor, p pass) *tensor.Tensor {
-	x := p.embed(l.tokens, ids)
-	if l.tokenScale != 1 {
-		x = x.MulScalar(l.tokenScale)
+func (n *rotary) embed(ids *tensor.Tensor, p pass) *tensor.Tensor {
+	x := p.embed(n.tokens, ids)
+	if n.tokenScale != 1 {
+		x = x.MulScalar(n.tokenScale)
 	}
 	return x
 }
 
-func (l *llama) head() *tensor.Tensor { return l.output }
+func (n *rotary) head() *tensor.Tensor { return n.output }
 
-func (l *llama) reach(s *tensor.Scope, length int) {
-	l.rope.reach(s, length)
-	l.localRope.reach(s, length)
+func (n *rotary) reach(s *tensor.Scope, length int) {
+	n.rope.reach(s, length)
+	n.localRope.reach(s, length)
 }
 
-func (l *llama) constants() []*tensor.Tensor {
-	list := []*tensor.Tensor{l.rope.cos, l.rope.sin}
-	if l.localRope != l.rope {
-		list = append(list, l.localRope.cos, l.localRope.sin)
+func (n *rotary) constants() []*tensor.Tensor {
+	list := []*tensor.Tensor{n.rope.cos, n.rope.sin}
+	if n.localRope != n.rope {
+		list = append(list, n.localRope.cos, n.localRope.sin)
 	}
 	return list
 }
 
-func (l *llama) hidden(x *tensor.Tensor, p pass) *tensor.Tensor {
-	cfg := l.cfg
+func (n *rotary) hidden(x *tensor.Tensor, p pass) *tensor.Tensor {
+	cfg := n.cfg
 	gate := p.siluMul
-	if cfg.Family == architecture.Gemma3 {
+	if cfg.Traits().GELU {
 		gate = p.geluMul
 	}
-	for i, layer := range l.layers {
+	for i, layer := range n.layers {
 		x = p.block(x, func(s *tensor.Scope, x *tensor.Tensor) *tensor.Tensor {
 			h := p.rmsNorm(x, layer.attentionNorm)
 			q := p.rmsNorm(splitHeads(p.linear(h, layer.q), cfg.Heads, cfg.HeadDim), layer.qNorm)
@@ -136,5 +139,5 @@ func (l *llama) hidden(x *tensor.Tensor, p pass) *tensor.Tensor {
 			return x.Add(p.rmsNorm(h, layer.forwardOutNorm))
 		})
 	}
-	return p.rmsNorm(x, l.norm)
+	return p.rmsNorm(x, n.norm)
 }

@@ -13,7 +13,7 @@ type ropeKeys struct {
 	Theta      *float64        `json:"rope_theta,omitempty"`
 	LocalTheta *float64        `json:"rope_local_base_freq,omitempty"`
 	Scaling    json.RawMessage `json:"rope_scaling"`
-	// Parameters are ropeParameters, for Gemma 3 one for each kind of layer.
+	// Parameters are ropeParameters, or layerParameters.
 	Parameters json.RawMessage `json:"rope_parameters,omitempty"`
 }
 
@@ -29,8 +29,8 @@ type ropeParameters struct {
 	Original      *int     `json:"original_max_position_embeddings,omitempty"`
 }
 
-// gemmaParameters are the rope_parameters of Gemma 3.
-type gemmaParameters struct {
+// layerParameters are the rope_parameters of a family whose local layers have a rotary embedding of their own.
+type layerParameters struct {
 	Local  json.RawMessage `json:"sliding_attention"`
 	Global json.RawMessage `json:"full_attention"`
 }
@@ -96,9 +96,9 @@ func (p ropeParameters) scaling(key string, positions int) (RopeScaling, error) 
 func (f ropeKeys) ropes(c *Config) error {
 	named := map[string]json.RawMessage{"rope_parameters": f.Parameters, "rope_scaling": f.Scaling}
 	c.RopeTheta = 10000
-	if c.Family == Gemma3 {
+	if c.Traits().LocalRope {
 		c.RopeTheta = 1e6
-		local, err := f.gemma(named)
+		local, err := f.takeLocal(named)
 		if err != nil {
 			return err
 		}
@@ -135,10 +135,10 @@ func (f ropeKeys) ropes(c *Config) error {
 	return nil
 }
 
-// gemma takes Gemma 3's rope_parameters apart: it leaves those of the global layers in named and returns the local ones.
-func (f ropeKeys) gemma(named map[string]json.RawMessage) (local ropeParameters, err error) {
+// takeLocal takes rope_parameters apart: it leaves those of the global layers in named and returns those of the local ones.
+func (f ropeKeys) takeLocal(named map[string]json.RawMessage) (local ropeParameters, err error) {
 	const key = "rope_parameters"
-	var kinds gemmaParameters
+	var kinds layerParameters
 	if isSet(f.Parameters) {
 		if err := strict(f.Parameters, &kinds); err != nil {
 			return local, fmt.Errorf("%w: %s: %w", ErrConfig, key, err)
@@ -162,17 +162,17 @@ func (c Config) ropeKeys() (ropeKeys, error) {
 	if err != nil {
 		return ropeKeys{}, err
 	}
-	keys := ropeKeys{Theta: &c.RopeTheta, Scaling: json.RawMessage("null"), Parameters: global}
+	keys := ropeKeys{Theta: &c.RopeTheta, Scaling: null, Parameters: global}
 	if c.RopeScaling.Kind != "" {
 		keys.Scaling = global
 	}
-	if c.Family == Gemma3 {
+	if c.Traits().LocalRope {
 		local, err := RopeScaling{}.parameters(c.LocalRopeTheta)
 		if err != nil {
 			return ropeKeys{}, err
 		}
 		keys.LocalTheta = &c.LocalRopeTheta
-		if keys.Parameters, err = json.Marshal(gemmaParameters{Local: local, Global: global}); err != nil {
+		if keys.Parameters, err = json.Marshal(layerParameters{Local: local, Global: global}); err != nil {
 			return ropeKeys{}, err
 		}
 	}
@@ -197,7 +197,8 @@ func (r RopeScaling) parameters(theta float64) (json.RawMessage, error) {
 // computed in float32 as transformers does.
 func (c Config) Frequencies() []float32 { return frequencies(c.RopeTheta, c.RopeScaling, c.HeadDim) }
 
-// LocalFrequencies are the Frequencies of Gemma 3's local layers, by LocalRopeTheta and never stretched.
+// LocalFrequencies are the Frequencies of local layers that have a rotary embedding of their own, by LocalRopeTheta and never
+// stretched.
 func (c Config) LocalFrequencies() []float32 {
 	return frequencies(c.LocalRopeTheta, RopeScaling{}, c.HeadDim)
 }
