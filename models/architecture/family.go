@@ -31,8 +31,8 @@ type Network int
 
 // The computations.
 const (
-	RotaryNetwork  Network = iota // Llama's: RMSNorm, rotary positions, gated feed-forward layers
-	GPT2Network                // GPT-2's: LayerNorm, learned positions, biases everywhere
+	RotaryNetwork Network = iota // Llama's: RMSNorm, rotary positions, gated feed-forward layers
+	GPT2Network                  // GPT-2's: LayerNorm, learned positions, biases everywhere
 )
 
 // Traits are what a family computes, beside the sizes and settings of a Config. Those after Network are of RotaryNetwork: what
