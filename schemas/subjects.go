@@ -2,6 +2,7 @@ package schemas
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -25,6 +26,12 @@ const (
 func Kinds() []Kind {
 	return []Kind{Prompts, Pairs, Encoded, Scored, Checkpoints, DeadLetters, Results, Control}
 }
+
+// PairKinds lists the kinds whose messages carry one pair each, in the order in which data flows.
+func PairKinds() []Kind { return []Kind{Prompts, Pairs, Encoded, Scored} }
+
+// CarriesPair reports whether each message of the kind carries one pair.
+func (k Kind) CarriesPair() bool { return slices.Contains(PairKinds(), k) }
 
 // Subject is ldalign.<kind>.<run>.<iteration>.
 func Subject(kind Kind, run string, iteration uint32) string {

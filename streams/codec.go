@@ -2,12 +2,10 @@ package streams
 
 import (
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/nats-io/nats.go"
-	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/ldalign/ldalign/schemas"
@@ -43,28 +41,6 @@ func newMessage(kind schemas.Kind) events.Message {
 	}
 	return nil
 }
-
-// promptOf is the prompt that a message carries, nil when its kind carries none.
-func promptOf(m events.Message) *events.Prompt {
-	switch m := m.(type) {
-	case *events.Prompt:
-		return m
-	case *events.Pair:
-		return m.GetPrompt()
-	case *events.Encoded:
-		return m.GetPair().GetPrompt()
-	case *events.Scored:
-		return m.GetPair().GetPrompt()
-	}
-	return nil
-}
-
-// pairKinds are the kinds whose ids are pair ids, in the order in which data flows.
-func pairKinds() []schemas.Kind {
-	return []schemas.Kind{schemas.Prompts, schemas.Pairs, schemas.Encoded, schemas.Scored}
-}
-
-func carriesPair(kind schemas.Kind) bool { return slices.Contains(pairKinds(), kind) }
 
 // seal makes the stored form of a message: subject, id and bytes.
 func seal(kind schemas.Kind, m events.Message) (*nats.Msg, error) {
@@ -150,7 +126,7 @@ func parent(kind schemas.Kind, seq uint64) string {
 func parentOf(header nats.Header) (kind schemas.Kind, seq uint64, ok bool) {
 	name, number, _ := strings.Cut(header.Get(headerParent), ":")
 	seq, err := strconv.ParseUint(number, 10, 64)
-	return schemas.Kind(name), seq, err == nil && carriesPair(schemas.Kind(name))
+	return schemas.Kind(name), seq, err == nil && schemas.Kind(name).CarriesPair()
 }
 
 // messageID is what the stream deduplicates by: <kind>:<run>:<id>. The run is in it because ids such as a control
@@ -173,35 +149,4 @@ func idOf(header nats.Header) string {
 	_, _, id, _ := splitID(header.Get(headerID))
 	id, _, _ = strings.Cut(id, redriveMark)
 	return id
-}
-
-// weightsOf is the digest of the weights that made a pair, taken out of the bytes of a message without decoding its
-// tokens; empty when they name none.
-func weightsOf(kind schemas.Kind, data []byte) string {
-	const pairField, weightsField = 2, 9
-	if kind == schemas.Encoded || kind == schemas.Scored {
-		data = fieldOf(data, pairField)
-	}
-	return string(fieldOf(data, weightsField))
-}
-
-// fieldOf is the last value of a field of bytes in a protobuf message; nil when there is none or the message is broken.
-func fieldOf(data []byte, number protowire.Number) []byte {
-	var value []byte
-	for len(data) > 0 {
-		n, kind, size := protowire.ConsumeTag(data)
-		if size < 0 {
-			return nil
-		}
-		data = data[size:]
-		if n == number && kind == protowire.BytesType {
-			v, _ := protowire.ConsumeBytes(data)
-			value = v
-		}
-		if size = protowire.ConsumeFieldValue(n, kind, data); size < 0 {
-			return nil
-		}
-		data = data[size:]
-	}
-	return value
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/rs/zerolog"
 
 	"github.com/ldalign/ldalign/schemas"
@@ -369,5 +370,59 @@ func TestServerWithoutItsStore(t *testing.T) {
 			!strings.Contains(err.Error(), "ldalign restore") {
 			t.Errorf("got %v", err)
 		}
+	}
+}
+
+// Streams with a message for every pair remember ids for a short time; those of older programs are brought to it.
+func TestDedupWindow(t *testing.T) {
+	ctx := testContext(t)
+	c := openQuick(t)
+	is := func(kind schemas.Kind, want time.Duration) {
+		t.Helper()
+		stream, err := c.js.Stream(ctx, StreamName(kind))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := stream.CachedInfo().Config.Duplicates; got != want {
+			t.Errorf("%s: %v, want %v", kind, got, want)
+		}
+	}
+	old := c.streamConfig(schemas.Prompts)
+	old.Duplicates = otherWindow
+	if _, err := c.js.UpdateStream(ctx, old); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.EnsureTopology(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range schemas.PairKinds() {
+		is(kind, pairWindow)
+	}
+	for _, kind := range []schemas.Kind{schemas.Checkpoints, schemas.DeadLetters, schemas.Results, schemas.Control} {
+		is(kind, otherWindow)
+	}
+	small := openIn(t, t.TempDir(), Limits{MaxAge: time.Minute})
+	if got := small.streamConfig(schemas.Control).Duplicates; got != 30*time.Second {
+		t.Errorf("of messages that are kept for a minute: %v", got)
+	}
+	if _, err := Open(ctx, Options{Dir: t.TempDir(), Limits: Limits{DedupWindow: time.Millisecond}}); err == nil {
+		t.Error("a window that no server takes is taken")
+	}
+}
+
+// Ids with and without an incarnation name the same message, and what is not ours is left alone.
+func TestIncarnate(t *testing.T) {
+	for id, want := range map[string][2]string{
+		"prompts:r:p1":     {"prompts:r:p1", "prompts:r~2:p1"},
+		"prompts:r~7:p1#3": {"prompts:r:p1#3", "prompts:r~2:p1#3"},
+		"foreign":          {"foreign", "foreign"},
+		"":                 {"", ""},
+	} {
+		if first, third := incarnate(id, 0), incarnate(id, 2); first != want[0] || third != want[1] {
+			t.Errorf("%q: %q and %q, want %q", id, first, third, want)
+		}
+	}
+	if id := idOf(nats.Header{headerID: {"pairs:r~2:p1#3"}}); id != "p1" {
+		t.Errorf("the pair is %q", id)
 	}
 }

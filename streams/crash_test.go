@@ -310,9 +310,9 @@ func TestMessageThatKillsIsPoison(t *testing.T) {
 	start(t, c, generator(crashRun, 4), answer)
 	await(t, c, schemas.Pairs, crashRun, n-1)
 	settled(t, c, generator(crashRun, 4))
-	letters, err := c.DeadLetters(testContext(t), crashRun)
-	if err != nil {
-		t.Fatal(err)
+	var letters []*events.DeadLetter
+	for _, r := range stored(t, c, schemas.DeadLetters, crashRun) {
+		letters = append(letters, r.Message.(*events.DeadLetter))
 	}
 	if len(letters) != 1 || letters[0].GetPairId() != prompt(crashRun, 0, 5).GetPairId() {
 		t.Fatalf("dead letters %v, want the one of the message at fault", letters)
@@ -364,16 +364,17 @@ func TestServerRestarts(t *testing.T) {
 	collected := make(chan error, 1)
 	go func() {
 		next := crashPairs / 4
-		got, err := c.Collect(ctx, schemas.Pairs, crashRun, 0, func(have, _ int) {
-			if have >= next && next < crashPairs {
+		seen := map[string]bool{}
+		collected <- c.Follow(ctx, schemas.Pairs, crashRun, 0, 0, func(r Received) error {
+			if seen[r.Message.ID()] = true; len(seen) >= next && next < crashPairs {
 				next += crashPairs / 4
 				quarters <- struct{}{}
 			}
+			if len(seen) == crashPairs {
+				return ErrStop
+			}
+			return nil
 		})
-		if err == nil && len(got.Messages) != crashPairs {
-			err = fmt.Errorf("collected %d", len(got.Messages))
-		}
-		collected <- err
 	}()
 	for range 3 {
 		select {

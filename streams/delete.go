@@ -19,27 +19,6 @@ const (
 	purgedBucket = "ldalign-purged"
 )
 
-// RunSize is what the streams hold of a run.
-type RunSize struct {
-	Kind     schemas.Kind
-	Messages uint64
-}
-
-// SizeOf counts the messages of a run on each stream, in the order in which data flows. Streams without any are left out.
-func (c *Conn) SizeOf(ctx context.Context, run string) ([]RunSize, error) {
-	var sizes []RunSize
-	for _, kind := range schemas.Kinds() {
-		n, err := c.held(ctx, kind, schemas.RunSubjects(kind, run))
-		if err != nil {
-			return nil, fmt.Errorf("streams: size of run %s: %w", run, err)
-		}
-		if n > 0 {
-			sizes = append(sizes, RunSize{kind, n})
-		}
-	}
-	return sizes, nil
-}
-
 // DeleteRun removes a run from the streams: its messages, its stages' consumers, and what is kept of it beside them. The
 // caller holds the run's lease, and no worker of it is alive. The message that declares the run goes last, so that an
 // interrupted deletion can be repeated. A run of the same name may begin at once: see incarnation.
@@ -147,4 +126,28 @@ func (c *Conn) Idle(ctx context.Context, run string) error {
 	}
 	return fmt.Errorf("%w: %s %s works on run %s: stop it first (a dead one is forgotten after %v)",
 		ErrAtWork, workers[i].Stage, workers[i].Worker, run, heartbeatTTL)
+}
+
+// purge removes the messages on the subjects that match from a kind's stream, and notes that holes are left.
+func (c *Conn) purge(ctx context.Context, kind schemas.Kind, subjects string) (uint64, error) {
+	stream, err := c.stream(ctx, kind)
+	if err != nil {
+		return 0, err
+	}
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(subjects))
+	if err != nil {
+		return 0, fmt.Errorf("streams: purge %s: %w", subjects, err)
+	}
+	var n uint64
+	for _, count := range info.State.Subjects {
+		n += count
+	}
+	if n == 0 {
+		return 0, nil
+	}
+	// Counted before they go: a count that is too high hides a loss, one that is too low raises a false alarm.
+	if err := c.addPurged(ctx, kind, n); err != nil {
+		return 0, err
+	}
+	return n, stream.Purge(ctx, jetstream.WithPurgeSubject(subjects))
 }

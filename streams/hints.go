@@ -31,14 +31,14 @@ func (c *Conn) OnHint(ctx context.Context, subject string, f func() error) error
 		return fmt.Errorf("streams: hints on %s: %w", subject, err)
 	}
 	hinted := make(chan struct{}, 1)
-	hint := func(entry) error {
+	hint := func(Entry) error {
 		select {
 		case hinted <- struct{}{}:
 		default: // one is waiting already
 		}
 		return nil
 	}
-	_ = hint(entry{})
+	_ = hint(Entry{})
 	next := stream.CachedInfo().State.LastSeq + 1
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {

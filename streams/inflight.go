@@ -17,7 +17,7 @@ import (
 // an earlier state: the greatest counts.
 func (c *Conn) TrainerProgress(ctx context.Context, run string, iteration uint32, n int) error {
 	return c.Publish(ctx, schemas.Control, &events.Control{
-		Schema: events.Version, Run: run, Kind: events.KindTrainerProgress, Iteration: iteration, Total: uint64(n),
+		Schema: events.Version, Run: run, Kind: events.ControlTrainerProgress, Iteration: iteration, Total: uint64(n),
 	})
 }
 
@@ -44,7 +44,7 @@ func (r *runner) pace(work context.Context, done []*input, out []sealed) (all bo
 	taken := make(chan int)
 	group.Go(func() error {
 		return r.Follow(following, schemas.Control, r.stage.Run, int(iteration), 0, func(m Received) error {
-			if c, ok := m.Message.(*events.Control); !ok || c.GetKind() != events.KindTrainerProgress {
+			if c, ok := m.Message.(*events.Control); !ok || c.GetKind() != events.ControlTrainerProgress {
 				return nil
 			}
 			select {
@@ -67,7 +67,7 @@ func (r *runner) pace(work context.Context, done []*input, out []sealed) (all bo
 func pairsIn(out []sealed) int {
 	n := 0
 	for _, o := range out {
-		if carriesPair(o.kind) {
+		if o.kind.CarriesPair() {
 			n++
 		}
 	}
@@ -85,7 +85,7 @@ type pacer struct {
 func (p *pacer) next() []sealed {
 	n := 0
 	for n < len(p.left) && n < window && p.left[n].kind == p.left[0].kind {
-		if carriesPair(p.left[n].kind) && p.published+n >= p.taken+p.ahead {
+		if p.left[n].kind.CarriesPair() && p.published+n >= p.taken+p.ahead {
 			break
 		}
 		n++

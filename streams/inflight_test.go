@@ -73,7 +73,7 @@ func TestAhead(t *testing.T) {
 			t.Fatalf("prompts on the log (-want +got):\n%s", diff)
 		}
 		for _, m := range stored(t, c, schemas.Control, "r") {
-			if m.Message.(*events.Control).GetKind() == ControlClosed && n < 30 {
+			if m.Message.(*events.Control).GetKind() == events.ControlClosed && n < 30 {
 				t.Fatalf("the iteration is closed behind %d of 30 prompts", n)
 			}
 		}
@@ -104,7 +104,7 @@ func TestAhead(t *testing.T) {
 	want(30, idsOf(stored(t, c, schemas.Prompts, "r")))
 	control := stored(t, c, schemas.Control, "r")
 	last, prompts := control[len(control)-1], stored(t, c, schemas.Prompts, "r")
-	if last.Message.(*events.Control).GetKind() != ControlClosed || last.Time.Before(prompts[29].Time) {
+	if last.Message.(*events.Control).GetKind() != events.ControlClosed || last.Time.Before(prompts[29].Time) {
 		t.Errorf("the last control message is %v, want that which closes the iteration behind its prompts", last.Message)
 	}
 

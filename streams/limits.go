@@ -48,7 +48,7 @@ func (l Limits) dedupWindow(kind schemas.Kind, maxAge time.Duration) time.Durati
 	window := l.DedupWindow
 	switch {
 	case window > 0:
-	case carriesPair(kind):
+	case kind.CarriesPair():
 		window = pairWindow
 	default:
 		window = otherWindow

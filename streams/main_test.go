@@ -85,6 +85,23 @@ func promptList(run string, iteration uint32, n int) []events.Message {
 	return out
 }
 
+// at is the message of a kind that carries a prompt.
+func at(kind schemas.Kind, p *events.Prompt) events.Message {
+	switch kind {
+	case schemas.Pairs:
+		return pairOf(p)
+	case schemas.Encoded:
+		return &events.Encoded{Schema: 1, Pair: pairOf(p)}
+	case schemas.Scored:
+		return scoredOf(p)
+	default:
+		return p
+	}
+}
+
+// pairID is the id of the i-th pair of run r.
+func pairID(i int) string { return prompt("r", 0, i).GetPairId() }
+
 func pairOf(p *events.Prompt) *events.Pair {
 	return &events.Pair{Schema: events.Version, Prompt: p, Rejected: "reply to " + p.GetPrompt()}
 }
@@ -95,7 +112,7 @@ func scoredOf(p *events.Prompt) *events.Scored {
 
 func closedAt(run string, iteration uint32, total int) *events.Control {
 	return &events.Control{
-		Schema: events.Version, Run: run, Iteration: iteration, Kind: ControlClosed, Total: uint64(total),
+		Schema: events.Version, Run: run, Iteration: iteration, Kind: events.ControlClosed, Total: uint64(total),
 	}
 }
 

@@ -56,24 +56,15 @@ func (c *Conn) Follow(ctx context.Context, kind schemas.Kind, run string, iterat
 
 // Last is the newest message of a kind in a run; ErrNotFound when there is none.
 func (c *Conn) Last(ctx context.Context, kind schemas.Kind, run string) (Received, error) {
-	stream, err := c.js.Stream(ctx, StreamName(kind))
+	e, err := c.Newest(ctx, kind, run, AllIterations)
 	if err != nil {
-		return Received{}, fmt.Errorf("streams: last of %s: %w", kind, err)
+		return Received{}, err
 	}
-	raw, err := stream.GetLastMsgForSubject(ctx, schemas.RunSubjects(kind, run))
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return Received{}, fmt.Errorf("%w: no %s in run %s", ErrNotFound, kind, run)
-	}
+	m, err := e.Open()
 	if err != nil {
-		return Received{}, fmt.Errorf("streams: last of %s in run %s: %w", kind, run, err)
+		return Received{}, fmt.Errorf("streams: %s at %d: %w", e.Stream, e.Seq, err)
 	}
-	m, err := open(raw.Subject, raw.Data)
-	if err != nil {
-		return Received{}, fmt.Errorf("streams: %s at %d: %w", StreamName(kind), raw.Sequence, err)
-	}
-	return Received{
-		Message: m, Stream: StreamName(kind), Subject: raw.Subject, Seq: raw.Sequence, Time: raw.Time,
-	}, nil
+	return e.Received(m), nil
 }
 
 // Find is the newest message of a kind in a run that has the given id; ErrNotFound when there is none. It reads the
@@ -120,9 +111,9 @@ func (c *Conn) Tail(ctx context.Context, subject string, since time.Time, f func
 		matched = true
 		s := scan{stream: StreamName(kind), subject: narrowed, since: since, follow: true}
 		group.Go(func() error {
-			return c.scan(scanning, s, func(e entry) error {
+			return c.scan(scanning, s, func(e Entry) error {
 				select {
-				case lines <- e.line():
+				case lines <- lineOf(e):
 					return nil
 				case <-scanning.Done():
 					return scanning.Err()
@@ -175,18 +166,9 @@ func narrow(pattern string, kind schemas.Kind) (string, bool) {
 	return strings.Join(append(prefix, tokens[len(prefix):]...), "."), true
 }
 
-// entry is a message as the log holds it.
-type entry struct {
-	stream, subject string
-	seq             uint64
-	time            time.Time
-	header          nats.Header
-	data            []byte
-}
-
-func (e entry) line() Line {
-	l := Line{Stream: e.stream, Subject: e.subject, Seq: e.seq, Time: e.time}
-	m, err := open(e.subject, e.data)
+func lineOf(e Entry) Line {
+	l := Line{Stream: e.Stream, Subject: e.Subject, Seq: e.Seq, Time: e.Time}
+	m, err := e.Open()
 	if err == nil {
 		l.JSON, err = protojson.Marshal(m)
 	}
@@ -194,7 +176,7 @@ func (e entry) line() Line {
 		l.JSON, _ = json.Marshal(struct { // two plain fields cannot fail
 			Error string `json:"error"`
 			Bytes []byte `json:"bytes"`
-		}{err.Error(), e.data})
+		}{err.Error(), e.Data})
 		return l
 	}
 	// protojson varies its white space on purpose.
@@ -206,23 +188,23 @@ func (e entry) line() Line {
 }
 
 // decoded passes messages on, without those that cannot be opened.
-func (c *Conn) decoded(f func(Received) error) func(entry) error {
-	return func(e entry) error {
-		m, err := open(e.subject, e.data)
+func (c *Conn) decoded(f func(Received) error) func(Entry) error {
+	return func(e Entry) error {
+		m, err := e.Open()
 		if err != nil {
-			c.log.Warn().Err(err).Str("stream", e.stream).Uint64("seq", e.seq).Msg("passed over")
+			c.PassOver(e, err)
 			return nil
 		}
-		return f(Received{Message: m, Stream: e.stream, Subject: e.subject, Seq: e.seq, Time: e.time})
+		return f(e.Received(m))
 	}
 }
 
 // scan says what to read of one stream.
 type scan struct {
 	stream, subject string
-	// from is the first position, since the earliest time; both zero read all.
-	from  uint64
-	since time.Time
+	// from and last are the first and the last position, since is the earliest time; zero is no bound.
+	from, last uint64
+	since      time.Time
 	// ids leaves the bytes out: the headers alone are read.
 	ids bool
 	// follow goes on at the end of the log.
@@ -241,7 +223,7 @@ var errInterrupted = errors.New("interrupted")
 
 // scan calls f with the messages that s selects, in order and without gaps, whatever happens to server and connection
 // meanwhile.
-func (c *Conn) scan(ctx context.Context, s scan, f func(entry) error) error {
+func (c *Conn) scan(ctx context.Context, s scan, f func(Entry) error) error {
 	for try := 1; ; try++ {
 		before := s.from
 		err := c.scanOnce(ctx, &s, f)
@@ -259,7 +241,7 @@ func (c *Conn) scan(ctx context.Context, s scan, f func(entry) error) error {
 }
 
 // scanOnce reads through one ephemeral consumer and moves s.from past every message that f has seen.
-func (c *Conn) scanOnce(ctx context.Context, s *scan, f func(entry) error) error {
+func (c *Conn) scanOnce(ctx context.Context, s *scan, f func(Entry) error) error {
 	name := s.stream
 	failed := func(err error) error {
 		switch {
@@ -306,12 +288,12 @@ func (c *Conn) scanOnce(ctx context.Context, s *scan, f func(entry) error) error
 			return failed(fmt.Errorf("message %d came where %d was next", meta.Sequence.Consumer, delivered))
 		}
 		seq := meta.Sequence.Stream
-		if !s.follow && seq > end {
+		if !s.follow && seq > end || s.last > 0 && seq > s.last {
 			return nil
 		}
-		err = f(entry{
-			stream: name, subject: msg.Subject(), seq: seq, time: meta.Timestamp,
-			header: msg.Headers(), data: msg.Data(),
+		err = f(Entry{
+			Stream: name, Subject: msg.Subject(), Seq: seq, Time: meta.Timestamp,
+			Header: msg.Headers(), Data: msg.Data(),
 		})
 		if err != nil {
 			return err
@@ -354,6 +336,23 @@ func (c *Conn) discard(consumer jetstream.Consumer) {
 	if err := c.js.DeleteConsumer(ctx, info.Stream, info.Name); err != nil {
 		c.log.Debug().Err(err).Str("stream", info.Stream).Msg("left a reader's consumer to the server")
 	}
+}
+
+// firsts are the positions of the entries on the subjects that match, by their keys; of one that was stored again, the first.
+func (c *Conn) firsts(ctx context.Context, kind schemas.Kind, subjects string) (map[string]uint64, error) {
+	at := map[string]uint64{}
+	err := c.scan(ctx, scan{stream: StreamName(kind), subject: subjects, ids: true}, func(e Entry) error {
+		if at[e.Key()] == 0 {
+			at[e.Key()] = e.Seq
+		}
+		return nil
+	})
+	return at, err
+}
+
+// PassOver logs that a reader goes on without an entry that it cannot open.
+func (c *Conn) PassOver(e Entry, err error) {
+	c.log.Warn().Err(err).Str("stream", e.Stream).Uint64("seq", e.Seq).Msg("passed over")
 }
 
 // stopped turns ErrStop into nil.

@@ -106,7 +106,7 @@ func TestLastAndFind(t *testing.T) {
 	if _, err := c.Last(ctx, schemas.Control, "r"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("empty stream: got %v, want ErrNotFound", err)
 	}
-	spec := &events.Control{Schema: 1, Run: "r", Kind: "spec", SpecDigest: "d"}
+	spec := &events.Control{Schema: 1, Run: "r", Kind: events.ControlSpec, SpecDigest: "d"}
 	publish(t, c, schemas.Control, spec, closedAt("r", 0, 3), closedAt("r", 1, 4), closedAt("other", 5, 5))
 	last, err := c.Last(ctx, schemas.Control, "r")
 	if err != nil || last.Message.ID() != "closed-1" || last.Seq != 3 {

@@ -91,16 +91,16 @@ func (c *Conn) search(ctx context.Context, s Source) (found []Source, restored b
 	// by generation: 0 is the log as it is, 1 the one from which it was restored
 	var parts []part
 	for i := s.Begin; i < s.End; i++ {
-		selected := scan{stream: StreamName(s.Kind), subject: schemas.Subject(s.Kind, s.Run, i), ids: true}
-		err := c.scan(ctx, selected, func(e entry) error {
-			places := append([]uint64{e.seq}, placesOf(e.header)...)
+		selected := Part{Kind: s.Kind, Run: s.Run, Iteration: int(i), Headers: true}
+		err := c.Scan(ctx, selected, func(e Entry) error {
+			places := append([]uint64{e.Seq}, placesOf(e.Header)...)
 			restored = restored || len(places) > 1
 			for generation, at := range places {
 				if generation == len(parts) {
 					parts = append(parts, part{})
 				}
 				if at >= s.First && at <= s.Last {
-					parts[generation].add(e.seq, at)
+					parts[generation].add(e.Seq, at)
 				}
 			}
 			return nil
@@ -143,188 +143,6 @@ func placesOf(header nats.Header) []uint64 {
 	return places
 }
 
-// Survey finds the part of a run's log that holds its iterations from first up to, and without, end. It reads the ids
-// alone. ErrIncomplete, with what is missing, when an iteration is open, has pairs in flight in front of this log, or has
-// lost some from it.
-func (c *Conn) Survey(ctx context.Context, kind schemas.Kind, run string, first, end uint32) (Source, error) {
-	out := Source{Run: run, Kind: kind, Begin: first, End: end}
-	if !carriesPair(kind) {
-		return out, fmt.Errorf("streams: survey: %s has no pairs", kind)
-	}
-	for i := first; i < end; i++ {
-		seen, span, err := c.idsIn(ctx, Source{Run: run, Kind: kind}, i)
-		if err != nil {
-			return out, err
-		}
-		if err := c.surveyed(ctx, kind, run, i, seen); err != nil {
-			return out, err
-		}
-		if len(seen) == 0 {
-			return out, fmt.Errorf("%w: iteration %d of run %s has no %s: all its pairs are dead-lettered", ErrIncomplete, i, run, kind)
-		}
-		if out.First == 0 || span.First < out.First {
-			out.First = span.First
-		}
-		out.Last = max(out.Last, span.Last)
-	}
-	return out, nil
-}
-
-// surveyed holds an iteration's ids in a log against the ledger.
-func (c *Conn) surveyed(ctx context.Context, kind schemas.Kind, run string, iteration uint32, seen map[string]bool) error {
-	total, closed := 0, false
-	err := c.Read(ctx, schemas.Control, run, int(iteration), 0, func(r Received) error {
-		if m, ok := r.Message.(*events.Control); ok && m.GetKind() == ControlClosed {
-			total, closed = int(m.GetTotal()), true
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	if !closed {
-		return fmt.Errorf("%w: iteration %d of run %s is not closed: its prompts are not all in the log, or it has not begun",
-			ErrIncomplete, iteration, run)
-	}
-	letters, err := c.letters(ctx, run, int(iteration))
-	if err != nil {
-		return err
-	}
-	dead := map[string]bool{}
-	for _, l := range letters {
-		if id := l.GetPairId(); id != "" && !seen[id] {
-			dead[id] = true
-		}
-	}
-	missing := total - len(seen) - len(dead)
-	if missing <= 0 {
-		return nil
-	}
-	reason, expired, err := c.expired(ctx, run, iteration)
-	if err != nil {
-		return err
-	}
-	if expired {
-		return fmt.Errorf("%w: iteration %d of run %s lacks %d of %d %s: its retention has removed them (%s)", ErrIncomplete,
-			iteration, run, missing, total, kind, reason)
-	}
-	begins, err := c.begins(ctx, kind)
-	if err != nil {
-		return err
-	}
-	if begins > 1 {
-		return fmt.Errorf("%w: iteration %d of run %s lacks %d of %d %s: sequences 1 to %d of stream %s are gone "+
-			"(streams.max_age, or a retention rule)", ErrIncomplete, iteration, run, missing, total, kind, begins-1, StreamName(kind))
-	}
-	return fmt.Errorf("%w: iteration %d of run %s has %d of %d %s: the others are in flight, or were deleted "+
-		"(`ldalign audit %s` tells which)", ErrIncomplete, iteration, run, len(seen), total, kind, run)
-}
-
-// begins is the lowest sequence that a kind's stream still holds.
-func (c *Conn) begins(ctx context.Context, kind schemas.Kind) (uint64, error) {
-	stream, err := c.js.Stream(ctx, StreamName(kind))
-	if err != nil {
-		return 0, fmt.Errorf("streams: %s: %w", kind, err)
-	}
-	return stream.CachedInfo().State.FirstSeq, nil
-}
-
-// Count is the number of pairs of an iteration in a source.
-func (c *Conn) Count(ctx context.Context, s Source, iteration uint32) (int, error) {
-	s, err := c.Locate(ctx, s)
-	if err != nil {
-		return 0, err
-	}
-	seen, _, err := c.idsIn(ctx, s, iteration)
-	return len(seen), err
-}
-
-// idsIn are the ids of an iteration in a source, and where the first and the last of them stand. A Last of 0 reads to the
-// end.
-func (c *Conn) idsIn(ctx context.Context, s Source, iteration uint32) (map[string]bool, Source, error) {
-	seen, span := map[string]bool{}, Source{Run: s.Run, Kind: s.Kind}
-	selected := scan{
-		stream: StreamName(s.Kind), subject: schemas.Subject(s.Kind, s.Run, iteration), from: s.First, ids: true,
-	}
-	err := c.scan(ctx, selected, func(e entry) error {
-		if s.Last > 0 && e.seq > s.Last {
-			return ErrStop
-		}
-		id := idOf(e.header)
-		if id == "" {
-			return nil
-		}
-		if span.First == 0 {
-			span.First = e.seq
-		}
-		if !seen[id] {
-			span.Last = e.seq
-		}
-		seen[id] = true
-		return nil
-	})
-	if err != nil {
-		return nil, span, fmt.Errorf("streams: %s of run %s, iteration %d: %w", s.Kind, s.Run, iteration, err)
-	}
-	return seen, span, nil
-}
-
-// Recall returns an iteration of a source, for the run that reads it, as Collect returns one of a run's own: unique by id and
-// in the order of the prompts' positions, and bytes that are no message become dead letters, of that run. It waits for
-// nothing. want is how many pairs there were when the source was chosen, negative when that is not known; ErrIncomplete when
-// the log has lost some since then. onProgress, nil for none, gets the number of pairs so far.
-func (c *Conn) Recall(
-	ctx context.Context, s Source, run string, iteration uint32, want int, onProgress func(have int),
-) (Collected, error) {
-	s, err := c.Locate(ctx, s)
-	if err != nil {
-		return Collected{}, err
-	}
-	begins, err := c.begins(ctx, s.Kind)
-	if err != nil {
-		return Collected{}, err
-	}
-	t := tally{messages: map[string]Received{}, dead: map[string]bool{}}
-	selected := scan{stream: StreamName(s.Kind), subject: schemas.Subject(s.Kind, s.Run, iteration), from: s.First}
-	err = c.scan(ctx, selected, func(e entry) error {
-		if e.seq > s.Last {
-			return ErrStop
-		}
-		m, err := open(e.subject, e.data)
-		if err != nil {
-			d := letterOf("trainer", e, err)
-			d.Run, d.Subject = run, schemas.Subject(s.Kind, run, iteration) // a source is only read
-			t.addLetter(d)
-			return c.bury(ctx, d)
-		}
-		t.add(Received{Message: m, Stream: e.stream, Subject: e.subject, Seq: e.seq, Time: e.time})
-		if onProgress != nil {
-			onProgress(t.have())
-		}
-		return nil
-	})
-	if err != nil {
-		return Collected{}, fmt.Errorf("streams: recall %s of run %s, iteration %d: %w", s.Kind, s.Run, iteration, err)
-	}
-	have := t.have()
-	if have == want || want < 0 && begins <= s.First {
-		return t.collected(), nil
-	}
-	reason, expired, err := c.expired(ctx, s.Run, iteration)
-	switch {
-	case err != nil:
-		return Collected{}, err
-	case expired:
-		return Collected{}, fmt.Errorf("%w: %s of run %s, iteration %d: %d of %d are left, its retention has removed the others (%s)",
-			ErrIncomplete, s.Kind, s.Run, iteration, have, want, reason)
-	case begins > s.First:
-		return Collected{}, fmt.Errorf("%w: %s of run %s: sequences %d to %d of stream %s are gone "+
-			"(streams.max_age, or a retention rule)", ErrIncomplete, s.Kind, s.Run, s.First, min(begins-1, s.Last), StreamName(s.Kind))
-	}
-	return Collected{}, fmt.Errorf("%w: %s of run %s, iteration %d: %d of %d are left between sequences %d and %d: "+
-		"restore the stream", ErrIncomplete, s.Kind, s.Run, iteration, have, want, s.First, s.Last)
-}
-
 // subjects are what a stage with a source listens to: the iterations of its source, and those of its own run, where a
 // redriven dead letter comes.
 func (s Stage) subjects() []string {
@@ -344,7 +162,7 @@ func (s Stage) adopted(in *input) bool {
 	if in.meta.Sequence.Stream > s.Source.Last {
 		return false
 	}
-	if p := promptOf(in.body); p != nil {
+	if p := events.PromptOf(in.body); p != nil {
 		p.Run = s.Run
 	}
 	if s.Adopt != nil {
@@ -367,7 +185,7 @@ func (s Stage) checkSource() error {
 	switch {
 	case s.Source == nil:
 		return nil
-	case s.Source.Kind != s.In || !carriesPair(s.In):
+	case s.Source.Kind != s.In || !s.In.CarriesPair():
 		return fmt.Errorf("streams: stage %s takes %s, its source has %s", s.Name, s.In, s.Source.Kind)
 	case !schemas.ValidRun(s.Source.Run) || s.Source.Run == s.Run:
 		return fmt.Errorf("streams: stage %s of run %s: run %q cannot be its source", s.Name, s.Run, s.Source.Run)

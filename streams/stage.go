@@ -134,7 +134,7 @@ func (s Stage) withDefaults() (Stage, error) {
 // trained from them, checkpoints also to the one that follows the last.
 func (s Stage) beyond(m events.Message) bool {
 	i := m.GetIteration()
-	return s.End > 0 && (i > s.End || i == s.End && carriesPair(s.In))
+	return s.End > 0 && (i > s.End || i == s.End && s.In.CarriesPair())
 }
 
 // consumer is the durable that all processes of the stage share. The server never gives a message up (MaxDeliver -1):
@@ -644,7 +644,7 @@ func sealAll(out []Emit, from schemas.Kind, in *input) ([]sealed, error) {
 		if err != nil {
 			return nil, fmt.Errorf("streams: output: %w", err)
 		}
-		if carriesPair(e.Kind) {
+		if e.Kind.CarriesPair() {
 			msg.Header.Set(headerParent, parent(from, in.meta.Sequence.Stream))
 		}
 		all[i] = sealed{e.Kind, msg}

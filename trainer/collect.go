@@ -12,7 +12,7 @@ import (
 	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
-	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/streams/ledger"
 	"github.com/ldalign/ldalign/trainer/activity"
 	"github.com/ldalign/ldalign/trainer/lineage"
 	"github.com/ldalign/ldalign/trainer/objective"
@@ -35,12 +35,12 @@ func Source(objective string) schemas.Kind {
 // its cursor, so a letter redriven since then does not change the order it trains in.
 func (t *Trainer) messages(ctx context.Context, phase string, kind schemas.Kind, i uint32) ([]events.Message, uint64, error) {
 	feed, replayed := lineage.Feed(t.Spec, kind)
-	var got streams.Collected
+	var got ledger.Collected
 	var err error
 	if replayed {
 		got, err = t.recalled(ctx, phase, feed, i)
 	} else {
-		got, err = t.Streams.Collect(ctx, kind, t.Spec.Run, i, func(have, total int) {
+		got, err = ledger.Collect(ctx, t.Streams, kind, t.Spec.Run, i, func(have, total int) {
 			t.Meter.Observe(activity.Waiting{Work: t.work(phase, i, have, total), Kind: kind})
 		})
 	}
@@ -71,7 +71,7 @@ func (t *Trainer) messages(ctx context.Context, phase string, kind schemas.Kind,
 }
 
 // inLogOrder is an iteration in the order of its sequences.
-func inLogOrder(c streams.Collected) streams.Collected {
+func inLogOrder(c ledger.Collected) ledger.Collected {
 	at := make([]int, len(c.Seqs))
 	for k := range at {
 		at[k] = k

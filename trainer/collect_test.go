@@ -11,6 +11,7 @@ import (
 
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/streams/ledger"
 )
 
 // handMade is an SFT run whose messages a test publishes itself: 6 prompts, closed.
@@ -64,12 +65,12 @@ func (w *world) publishPrompts(run string, which ...int) {
 // redrive puts back what is dead of a run.
 func (w *world) redrive(run string) {
 	w.t.Helper()
-	letters, err := w.streams.DeadLetters(w.t.Context(), run)
+	letters, err := ledger.DeadLetters(w.t.Context(), w.streams, run)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	for _, l := range letters {
-		if err := w.streams.Redrive(w.t.Context(), l.Seq); err != nil {
+		if err := ledger.Redrive(w.t.Context(), w.streams, l.Seq); err != nil {
 			w.t.Fatal(err)
 		}
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/ldalign/ldalign/stages/generator"
 	"github.com/ldalign/ldalign/stages/prompter"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/streams/ledger"
 	"github.com/ldalign/ldalign/trainer/activity"
 	"github.com/ldalign/ldalign/trainer/curves"
 )
@@ -280,7 +281,7 @@ func (w *world) file(m checkpoints.Manifest, name string) checkpoints.File {
 // collect is a complete iteration of one kind.
 func (w *world) collect(kind schemas.Kind, run string, iteration uint32) []events.Message {
 	w.t.Helper()
-	got, err := w.streams.Collect(w.t.Context(), kind, run, iteration, nil)
+	got, err := ledger.Collect(w.t.Context(), w.streams, kind, run, iteration, nil)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/streams/ledger"
 )
 
 // paced is a run by the streaming schedule of 30 pairs an iteration, in batches of 4 and two epochs, of which no more than 8
@@ -30,7 +31,7 @@ func paced(run string, change ...func(*schemas.Spec)) schemas.Spec {
 func (w *world) rested(run string, iteration uint32) int {
 	w.t.Helper()
 	for {
-		counts, err := w.streams.Counts(w.t.Context(), run)
+		counts, err := ledger.Counts(w.t.Context(), w.streams, run)
 		if err != nil {
 			w.t.Fatal(err)
 		}
@@ -208,7 +209,7 @@ func TestAheadOfAGuide(t *testing.T) {
 	w.trainedAll(spec)
 	told := 0
 	err := w.streams.Read(t.Context(), schemas.Control, spec.Run, 1, 0, func(r streams.Received) error {
-		if c := r.Message.(*events.Control); c.GetKind() == events.KindTrainerProgress {
+		if c := r.Message.(*events.Control); c.GetKind() == events.ControlTrainerProgress {
 			told++
 		}
 		return nil

@@ -11,6 +11,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/streams/ledger"
 	"github.com/ldalign/ldalign/trainer/activity"
 	"github.com/ldalign/ldalign/trainer/lineage"
 )
@@ -38,7 +39,7 @@ func (t *Trainer) follow(ctx context.Context, kind schemas.Kind, i uint32) *infl
 	in := &inflow{stop: stop, done: make(chan struct{}), news: make(chan struct{})}
 	go func() {
 		defer close(in.done)
-		err := t.Streams.Arrivals(ctx, kind, t.Spec.Run, i, func(a streams.Arrival) error {
+		err := ledger.Arrivals(ctx, t.Streams, kind, t.Spec.Run, i, func(a ledger.Arrival) error {
 			in.change(func() {
 				in.have, in.total = a.Have, cmp.Or(a.Total, in.total)
 				if a.Message != nil {
@@ -226,7 +227,7 @@ func (t *Trainer) tell(ctx context.Context, in *intake, trained, does int) error
 func (t *Trainer) planned(ctx context.Context, run string, i uint32) (int, error) {
 	total := 0
 	err := t.Streams.Read(ctx, schemas.Control, run, int(i), 0, func(r streams.Received) error {
-		if m, ok := r.Message.(*events.Control); ok && m.GetKind() == streams.ControlClosed {
+		if m, ok := r.Message.(*events.Control); ok && m.GetKind() == events.ControlClosed {
 			total = int(m.GetTotal())
 		}
 		return nil

@@ -10,6 +10,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/streams/ledger"
 	"github.com/ldalign/ldalign/trainer/activity"
 	"github.com/ldalign/ldalign/trainer/lineage"
 )
@@ -78,12 +79,12 @@ func (t *Trainer) closeIterations(ctx context.Context) error {
 			}
 			continue
 		}
-		n, err := t.Streams.Count(ctx, given, uint32(i))
+		n, err := ledger.CountIn(ctx, t.Streams, given, uint32(i))
 		if err != nil {
 			return err
 		}
 		err = t.Streams.Publish(ctx, schemas.Control, &events.Control{
-			Schema: events.Version, Run: t.Spec.Run, Kind: streams.ControlClosed, Iteration: uint32(i), Total: uint64(n),
+			Schema: events.Version, Run: t.Spec.Run, Kind: events.ControlClosed, Iteration: uint32(i), Total: uint64(n),
 		})
 		if err != nil {
 			return err
@@ -96,7 +97,7 @@ func (t *Trainer) closeIterations(ctx context.Context) error {
 func (t *Trainer) given(ctx context.Context, i uint32) (int, error) {
 	total := -1
 	err := t.Streams.Read(ctx, schemas.Control, t.Spec.Run, int(i), 0, func(r streams.Received) error {
-		if m, ok := r.Message.(*events.Control); ok && m.GetKind() == streams.ControlClosed {
+		if m, ok := r.Message.(*events.Control); ok && m.GetKind() == events.ControlClosed {
 			total = int(m.GetTotal())
 			return streams.ErrStop
 		}
@@ -106,12 +107,12 @@ func (t *Trainer) given(ctx context.Context, i uint32) (int, error) {
 }
 
 // recalled is an iteration of the source's log.
-func (t *Trainer) recalled(ctx context.Context, phase string, feed streams.Source, i uint32) (streams.Collected, error) {
+func (t *Trainer) recalled(ctx context.Context, phase string, feed streams.Source, i uint32) (ledger.Collected, error) {
 	want, err := t.given(ctx, i)
 	if err != nil {
-		return streams.Collected{}, err
+		return ledger.Collected{}, err
 	}
-	return t.Streams.Recall(ctx, feed, t.Spec.Run, i, want, func(have int) {
+	return ledger.Recall(ctx, t.Streams, feed, t.Spec.Run, i, want, func(have int) {
 		t.Meter.Observe(activity.Reading{Work: t.work(phase, i, have, max(want, have)), Kind: feed.Kind, Source: feed.Run})
 	})
 }

@@ -207,7 +207,7 @@ func (t *Trainer) declare(ctx context.Context) error {
 		return err
 	}
 	return t.Streams.Publish(ctx, schemas.Control, &events.Control{
-		Schema: events.Version, Run: t.Spec.Run, Kind: "spec", Spec: text, SpecDigest: t.Spec.Digest(),
+		Schema: events.Version, Run: t.Spec.Run, Kind: events.ControlSpec, Spec: text, SpecDigest: t.Spec.Digest(),
 	})
 }
 

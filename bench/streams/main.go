@@ -204,7 +204,7 @@ func (b *bench) prompts(ctx context.Context, c *streams.Conn, run string, n int)
 		}
 	}
 	return c.Publish(ctx, schemas.Control, &events.Control{
-		Schema: events.Version, Run: run, Kind: streams.ControlClosed, Total: uint64(n),
+		Schema: events.Version, Run: run, Kind: events.ControlClosed, Total: uint64(n),
 	})
 }
 

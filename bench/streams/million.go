@@ -15,6 +15,7 @@ import (
 
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/streams/ledger"
 )
 
 // workersOf is how many processes of each stage million runs.
@@ -81,7 +82,7 @@ func (b *bench) million(ctx context.Context) error {
 // replay reads the scored pairs as the trainer of a replay does: all bodies, decoded, in the order of their positions.
 func (b *bench) replay(ctx context.Context, c *streams.Conn, name string, n int) error {
 	started := time.Now()
-	source, err := c.Survey(ctx, schemas.Scored, name, 0, 1)
+	source, err := ledger.Survey(ctx, c, schemas.Scored, name, 0, 1)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/streams/ledger"
 	"github.com/ldalign/ldalign/trainer/lineage"
 	"github.com/ldalign/ldalign/trainer/objective"
 )
@@ -133,9 +134,9 @@ func (n *node) audit(ctx context.Context, spec schemas.Spec, iteration, names in
 	task := n.display.Task("audit "+spec.Run, 0, "messages")
 	defer task.Done()
 	feed, _ := lineage.Feed(spec, objective.TrainsFrom(spec.Objective.Kind))
-	o := streams.AuditOptions{
+	o := ledger.AuditOptions{
 		Iteration: iteration, Source: feed.Kind, Names: names, First: uint32(spec.FirstIteration()),
-		Record: func(ctx context.Context, i uint32) (streams.Record, error) {
+		Record: func(ctx context.Context, i uint32) (ledger.Record, error) {
 			r, err := n.record(ctx, policies, i)
 			if digest, made := named[i+1]; made && !r.Done {
 				r.Done, r.Problem = true, fmt.Sprintf("the log names policy %d (%.12s), which the checkpoint store does not have: "+
@@ -162,7 +163,7 @@ func (n *node) audit(ctx context.Context, spec schemas.Spec, iteration, names in
 	for i := range named {
 		o.Trained = max(o.Trained, i)
 	}
-	balances, err := n.Streams.Audit(ctx, spec.Run, o)
+	balances, err := ledger.Audit(ctx, n.Streams, spec.Run, o)
 	if err != nil {
 		return nil, err
 	}
@@ -201,8 +202,8 @@ func (n *node) namedPolicies(ctx context.Context, run string) (map[uint32]string
 }
 
 // record is the trainer's side of an iteration: what its policy's manifest says that it was made of.
-func (n *node) record(ctx context.Context, policies map[uint32]checkpoints.Manifest, iteration uint32) (streams.Record, error) {
-	r := streams.Record{Policy: policies[iteration].Digest}
+func (n *node) record(ctx context.Context, policies map[uint32]checkpoints.Manifest, iteration uint32) (ledger.Record, error) {
+	r := ledger.Record{Policy: policies[iteration].Digest}
 	made, done := policies[iteration+1]
 	if !done {
 		return r, nil
@@ -219,12 +220,12 @@ func (n *node) record(ctx context.Context, policies map[uint32]checkpoints.Manif
 	}
 	r.Known, r.Pairs = true, batches.Pairs[:len(batches.Pairs)-batches.Earlier] // what came before was audited there
 	for _, s := range batches.Skipped {
-		r.Skipped = append(r.Skipped, streams.Skip{ID: s.ID, Reason: s.Reason})
+		r.Skipped = append(r.Skipped, ledger.Skip{ID: s.ID, Reason: s.Reason})
 	}
 	return r, nil
 }
 
-func auditOf(b streams.Balance) iterationAudit {
+func auditOf(b ledger.Balance) iterationAudit {
 	a := iterationAudit{
 		iterationStatus: iterationStatus{
 			Iteration: b.Iteration, Total: b.Total, Prompts: b.Prompts, Pairs: b.Pairs, Encoded: b.Encoded, Scored: b.Scored,
@@ -243,7 +244,7 @@ func auditOf(b streams.Balance) iterationAudit {
 	return a
 }
 
-func reasonsOf(counts []streams.ReasonCount) []reasonStatus {
+func reasonsOf(counts []ledger.ReasonCount) []reasonStatus {
 	var out []reasonStatus
 	for _, c := range counts {
 		out = append(out, reasonStatus{c.Reason, c.Count})

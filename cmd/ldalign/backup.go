@@ -18,6 +18,7 @@ import (
 	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/streams/ledger"
 )
 
 // backupFile is the last file of a backup: without it the backup is not complete.
@@ -29,11 +30,11 @@ const backupFormat = 1
 // backup is what backupFile holds. Beside it are streams/<kind>.jsonl, blobs/<sha256>, details/<sha256> and
 // checkpoints/<number>.json.
 type backup struct {
-	Format   int                `json:"format"`
-	Run      string             `json:"run"`
-	Spec     string             `json:"spec"` // of the run, as YAML
-	Streams  []savedStream      `json:"streams"`
-	Progress []streams.Progress `json:"progress"`
+	Format   int               `json:"format"`
+	Run      string            `json:"run"`
+	Spec     string            `json:"spec"` // of the run, as YAML
+	Streams  []savedStream     `json:"streams"`
+	Progress []ledger.Progress `json:"progress"`
 }
 
 type savedStream struct {
@@ -92,7 +93,7 @@ func (c *backupCommand) run(ctx context.Context, e *env, s *runs.Session) (err e
 	if err := n.Checkpoints.Backup(ctx, c.Name, c.To, func(int64) { task.Add(1) }); err != nil {
 		return err
 	}
-	if b.Progress, err = n.Streams.ProgressOf(ctx, c.Name); err != nil {
+	if b.Progress, err = ledger.ProgressOf(ctx, n.Streams, c.Name); err != nil {
 		return err
 	}
 	for _, kind := range restoreOrder() {
@@ -146,7 +147,7 @@ func (n *node) saveStream(
 	defer func() { err = errors.Join(err, f.Close()) }()
 	hash := sha256.New()
 	saved.Kind = kind
-	if saved.Messages, err = n.Streams.Save(ctx, kind, run, io.MultiWriter(f, hash), onMessage); err != nil {
+	if saved.Messages, err = ledger.Save(ctx, n.Streams, kind, run, io.MultiWriter(f, hash), onMessage); err != nil {
 		return saved, err
 	}
 	saved.SHA256 = hex.EncodeToString(hash.Sum(nil))
@@ -227,7 +228,7 @@ func (c *restoreCommand) restore(ctx context.Context, e *env, s *runs.Session, b
 	}
 	task := n.display.Task("restore "+b.Run, int64(total), "messages")
 	defer task.Done()
-	moved := streams.Moved{}
+	moved := ledger.Moved{}
 	for _, s := range b.Streams {
 		if s.Kind == schemas.Control {
 			if err := n.restoreRest(ctx, c.Folder, b, moved); err != nil {
@@ -250,7 +251,7 @@ func (c *restoreCommand) restore(ctx context.Context, e *env, s *runs.Session, b
 const restoreTTL = 10 * time.Second
 
 // restoreRest restores what stands between the messages and their declaration: checkpoints, and how far the stages are.
-func (n *node) restoreRest(ctx context.Context, dir string, b backup, moved streams.Moved) error {
+func (n *node) restoreRest(ctx context.Context, dir string, b backup, moved ledger.Moved) error {
 	task := n.display.Task("restore checkpoints", 0, "files")
 	defer task.Done()
 	place := func(stream string, sequence uint64) uint64 {
@@ -265,7 +266,7 @@ func (n *node) restoreRest(ctx context.Context, dir string, b backup, moved stre
 		return err
 	}
 	for _, p := range b.Progress {
-		if err := n.Streams.SettleUpTo(ctx, b.Run, p, moved); err != nil {
+		if err := n.Streams.SettleUpTo(ctx, p.Stage, p.Kind, b.Run, moved.To(p.Kind, p.Settled)); err != nil {
 			return err
 		}
 	}
@@ -274,14 +275,14 @@ func (n *node) restoreRest(ctx context.Context, dir string, b backup, moved stre
 
 // loadStream verifies a file of messages and restores it.
 func (n *node) loadStream(
-	ctx context.Context, dir string, s savedStream, run string, moved streams.Moved, onMessage func(),
+	ctx context.Context, dir string, s savedStream, run string, moved ledger.Moved, onMessage func(),
 ) error {
 	f, err := openSaved(dir, s)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	return n.Streams.Load(ctx, s.Kind, run, f, moved, onMessage)
+	return ledger.Load(ctx, n.Streams, s.Kind, run, f, moved, onMessage)
 }
 
 // openSaved opens a file of messages that was verified.

@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/ldalign/ldalign/schemas"
-	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/streams/ledger"
 )
 
 // A run that was killed, backed up and restored elsewhere goes on there, ends with the same weights and audits equal; then
@@ -169,7 +169,7 @@ func FuzzParseBackup(f *testing.F) {
 	for _, kind := range restoreOrder() {
 		b.Streams = append(b.Streams, savedStream{kind, 3, strings.Repeat("ab", 32)})
 	}
-	b.Progress = []streams.Progress{{Stage: "generator", Kind: schemas.Prompts, Settled: 7}}
+	b.Progress = []ledger.Progress{{Stage: "generator", Kind: schemas.Prompts, Settled: 7}}
 	for _, change := range []func(*backup){
 		func(*backup) {}, func(b *backup) { b.Format = 2 }, func(b *backup) { b.Run = "../r" }, func(b *backup) { b.Spec = "---\n---\n" },
 		func(b *backup) { b.Streams = b.Streams[1:] }, func(b *backup) { b.Progress[0].Stage = "a_b" },

@@ -13,7 +13,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/ldalign/ldalign/ops/runs"
-	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/streams/ledger"
 )
 
 type deadLettersCommand struct {
@@ -32,18 +32,18 @@ type letterFilter struct {
 
 func (f letterFilter) narrow() bool { return f.Reason != "" || f.Stage != "" || f.Iteration >= 0 }
 
-func (f letterFilter) matches(l streams.Letter) bool {
+func (f letterFilter) matches(l ledger.Letter) bool {
 	return (f.Reason == "" || f.Reason == l.GetReason()) && (f.Stage == "" || f.Stage == l.GetStage()) &&
 		(f.Iteration < 0 || uint32(f.Iteration) == l.GetIteration())
 }
 
 // lettersOf are the letters of a run that a filter selects, oldest first.
-func (n *node) lettersOf(ctx context.Context, run string, f letterFilter) ([]streams.Letter, error) {
+func (n *node) lettersOf(ctx context.Context, run string, f letterFilter) ([]ledger.Letter, error) {
 	if _, err := n.specsOf(ctx, []string{run}); err != nil {
 		return nil, err
 	}
-	letters, err := n.Streams.DeadLetters(ctx, run)
-	return slices.DeleteFunc(letters, func(l streams.Letter) bool { return !f.matches(l) }), err
+	letters, err := ledger.DeadLetters(ctx, n.Streams, run)
+	return slices.DeleteFunc(letters, func(l ledger.Letter) bool { return !f.matches(l) }), err
 }
 
 // letterStatus is what list prints of a letter with --json, and show with its original.
@@ -68,7 +68,7 @@ type letterStatus struct {
 	Bytes    []byte          `json:"bytes,omitempty"`
 }
 
-func letterStatusOf(l streams.Letter) letterStatus {
+func letterStatusOf(l ledger.Letter) letterStatus {
 	return letterStatus{
 		Number: l.Seq, Time: l.Time.UTC(), Run: l.GetRun(), Iteration: l.GetIteration(), Stage: l.GetStage(),
 		Worker: l.GetWorker(), Reason: l.GetReason(), Error: l.GetError(), Tries: l.GetTries(),
@@ -104,7 +104,7 @@ func (c *deadLettersListCommand) run(ctx context.Context, e *env, s *runs.Sessio
 	return e.printLetters(letters)
 }
 
-func (e *env) printLetters(letters []streams.Letter) error {
+func (e *env) printLetters(letters []ledger.Letter) error {
 	if e.json {
 		out := make([]letterStatus, len(letters))
 		for i, l := range letters {
@@ -145,7 +145,7 @@ func (c *deadLettersShowCommand) Run(ctx context.Context, e *env) error {
 
 func (c *deadLettersShowCommand) run(ctx context.Context, e *env, s *runs.Session) (err error) {
 	n := e.node(s)
-	letter, err := n.Streams.DeadLetter(ctx, c.Number)
+	letter, err := ledger.DeadLetter(ctx, n.Streams, c.Number)
 	if err != nil {
 		return err
 	}
@@ -173,19 +173,19 @@ type letterChoice struct {
 }
 
 // letters are those chosen, without those that were dropped.
-func (c letterChoice) letters(ctx context.Context, n *node) ([]streams.Letter, error) {
+func (c letterChoice) letters(ctx context.Context, n *node) ([]ledger.Letter, error) {
 	if (len(c.Numbers) == 0) == (c.Name == "") || c.Name == "" && c.narrow() {
 		return nil, fmt.Errorf("%w: give either numbers of letters, or --run with or without --reason, --stage, --iteration",
 			errUsage)
 	}
 	if c.Name != "" {
 		letters, err := n.lettersOf(ctx, c.Name, c.letterFilter)
-		return slices.DeleteFunc(letters, func(l streams.Letter) bool { return l.GetDroppedBy() != "" }), err
+		return slices.DeleteFunc(letters, func(l ledger.Letter) bool { return l.GetDroppedBy() != "" }), err
 	}
-	letters := make([]streams.Letter, len(c.Numbers))
+	letters := make([]ledger.Letter, len(c.Numbers))
 	for i, number := range c.Numbers {
 		var err error
-		if letters[i], err = n.Streams.DeadLetter(ctx, number); err != nil {
+		if letters[i], err = ledger.DeadLetter(ctx, n.Streams, number); err != nil {
 			return nil, err
 		}
 	}
@@ -221,8 +221,8 @@ func (c *deadLettersRedriveCommand) run(ctx context.Context, e *env, s *runs.Ses
 	if c.DryRun {
 		return e.printLetters(letters)
 	}
-	return n.eachLetter(e, letters, "redrive", "redriven", "is back on its subject", func(l streams.Letter) error {
-		return n.Streams.Redrive(ctx, l.Seq, l.Copies...)
+	return n.eachLetter(e, letters, "redrive", "redriven", "is back on its subject", func(l ledger.Letter) error {
+		return ledger.Redrive(ctx, n.Streams, l.Seq, l.Copies...)
 	})
 }
 
@@ -256,13 +256,13 @@ func (c *deadLettersDropCommand) run(ctx context.Context, e *env, s *runs.Sessio
 		return e.printLetters(letters)
 	}
 	by := person()
-	return n.eachLetter(e, letters, "drop", "dropped", "is dropped", func(l streams.Letter) error {
-		return n.Streams.Drop(ctx, l.Seq, by, l.Copies...)
+	return n.eachLetter(e, letters, "drop", "dropped", "is dropped", func(l ledger.Letter) error {
+		return ledger.Drop(ctx, n.Streams, l.Seq, by, l.Copies...)
 	})
 }
 
 // eachLetter does something with each letter, and says so.
-func (n *node) eachLetter(e *env, letters []streams.Letter, verb, done, says string, do func(streams.Letter) error) error {
+func (n *node) eachLetter(e *env, letters []ledger.Letter, verb, done, says string, do func(ledger.Letter) error) error {
 	task := n.display.Task(verb, int64(len(letters)), "letters")
 	defer task.Done()
 	for i, l := range letters {

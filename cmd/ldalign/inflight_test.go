@@ -42,7 +42,7 @@ func (n *node) ahead(t *testing.T, run string, most int) (prompts, taken int) {
 	var stored []streams.Received
 	read(schemas.Prompts, func(r streams.Received) { stored = append(stored, r) })
 	read(schemas.Control, func(r streams.Received) {
-		if c := r.Message.(*events.Control); c.GetKind() == events.KindTrainerProgress {
+		if c := r.Message.(*events.Control); c.GetKind() == events.ControlTrainerProgress {
 			taken = max(taken, int(c.GetTotal()))
 			all = append(all, said{r.Time, taken})
 		}

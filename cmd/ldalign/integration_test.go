@@ -20,6 +20,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/streams/ledger"
 )
 
 const (
@@ -395,7 +396,7 @@ func (n *node) trainedOnce(t *testing.T) {
 		if got := metric(m, "pairs"); got != 96 {
 			t.Errorf("policy %d was trained from %v pairs, want 96", i+1, got)
 		}
-		got, err := n.Streams.Collect(t.Context(), schemas.Scored, "apart", i, nil)
+		got, err := ledger.Collect(t.Context(), n.Streams, schemas.Scored, "apart", i, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/streams/ledger"
 	"github.com/ldalign/ldalign/trainer"
 	"github.com/ldalign/ldalign/trainer/activity"
 )
@@ -46,7 +47,7 @@ type liveness struct {
 
 // liveness asks the server what the stages of a run do.
 func (n *node) liveness(ctx context.Context, spec schemas.Spec) (liveness, error) {
-	states, err := n.Streams.Stages(ctx, spec.Run)
+	states, err := ledger.Stages(ctx, n.Streams, spec.Run)
 	if err != nil {
 		return liveness{}, err
 	}
@@ -55,7 +56,7 @@ func (n *node) liveness(ctx context.Context, spec schemas.Spec) (liveness, error
 		return liveness{}, err
 	}
 	l := liveness{Pauses: pauses}
-	uses, err := n.Streams.Uses(ctx)
+	uses, err := ledger.Uses(ctx, n.Streams, spec.Run)
 	if err != nil {
 		return l, err
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/ldalign/ldalign/ops/plan"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/streams/ledger"
 )
 
 // planned is what plan --json gives for a spec.
@@ -92,7 +93,7 @@ func TestPlanIsWhatARunMakes(t *testing.T) {
 		t.Error("a time is told though nothing ran in that folder")
 	}
 	attached(t, dir, func(n *node) {
-		uses, err := n.Streams.Uses(t.Context())
+		uses, err := ledger.Uses(t.Context(), n.Streams, runs[0].Run)
 		if err != nil {
 			t.Fatal(err)
 		}

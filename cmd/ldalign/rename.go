@@ -11,7 +11,7 @@ import (
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/schemas"
-	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/streams/ledger"
 )
 
 // renameBackup makes of a backup one of the same run under another name, in another folder that holds links to what does not
@@ -21,7 +21,7 @@ func renameBackup(dir, to, as string) error {
 	if err != nil {
 		return err
 	}
-	names := &streams.Renaming{From: b.Run, To: as, Spec: func(text []byte) ([]byte, error) { return renameSpec(text, as) }}
+	names := &ledger.Renaming{From: b.Run, To: as, Spec: func(text []byte) ([]byte, error) { return renameSpec(text, as) }}
 	for _, s := range b.Streams {
 		if err := learn(names, dir, s); err != nil {
 			return err
@@ -59,7 +59,7 @@ func renameSpec(text []byte, as string) ([]byte, error) {
 }
 
 // learn verifies a file of messages and notes the ids of its pairs.
-func learn(names *streams.Renaming, dir string, s savedStream) (err error) {
+func learn(names *ledger.Renaming, dir string, s savedStream) (err error) {
 	f, err := openSaved(dir, s)
 	if err != nil {
 		return err
@@ -74,7 +74,7 @@ func learn(names *streams.Renaming, dir string, s savedStream) (err error) {
 }
 
 // renameStream writes a file of messages under the new name and gives its sha256.
-func renameStream(names *streams.Renaming, dir, to string, kind schemas.Kind) (sum string, err error) {
+func renameStream(names *ledger.Renaming, dir, to string, kind schemas.Kind) (sum string, err error) {
 	in, err := os.Open(streamFile(dir, kind))
 	if err != nil {
 		return "", fmt.Errorf("restore: %w", err)

@@ -12,6 +12,7 @@ import (
 	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/streams/ledger"
 	"github.com/ldalign/ldalign/trainer/curves"
 	"github.com/ldalign/ldalign/trainer/lineage"
 	"github.com/ldalign/ldalign/trainer/objective"
@@ -289,7 +290,7 @@ func (n *node) pin(
 	case s.Iteration > 0:
 		return fmt.Errorf("%w: another model.from starts in iteration 0", errUsage)
 	}
-	part, err := n.Streams.Survey(ctx, from, parent.Run, uint32(s.Iteration), uint32(child.Iterations))
+	part, err := ledger.Survey(ctx, n.Streams, from, parent.Run, uint32(s.Iteration), uint32(child.Iterations))
 	if err != nil {
 		return fmt.Errorf("run %s cannot be replayed from %s: %w", parent.Run, from, err)
 	}

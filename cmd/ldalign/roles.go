@@ -235,15 +235,12 @@ func ready(ctx context.Context, stage interface{ Ready(context.Context) error })
 	return nil
 }
 
-// recordsKind is the kind of the control message that says what became of the rows of a run's data.
-const recordsKind = "records"
-
 // sameData notes the digest of the run's records, and what became of the rows, when its prompter starts for the first
 // time, and refuses others later: iterations of one run must ask the same prompts.
 func (n *node) sameData(ctx context.Context, spec schemas.Spec, set dataset.Set) error {
 	// a run that is not declared yet may still fail to begin, and begin anew with other data
 	err := n.Streams.Follow(ctx, schemas.Control, spec.Run, 0, 0, func(r streams.Received) error {
-		if c, ok := r.Message.(*events.Control); ok && c.GetKind() == "spec" {
+		if c, ok := r.Message.(*events.Control); ok && c.GetKind() == events.ControlSpec {
 			return streams.ErrStop
 		}
 		return nil
@@ -251,9 +248,9 @@ func (n *node) sameData(ctx context.Context, spec schemas.Spec, set dataset.Set)
 	if err != nil {
 		return err
 	}
-	note := &events.Control{Schema: events.Version, Run: spec.Run, Kind: "data", Message: set.Digest()}
+	note := &events.Control{Schema: events.Version, Run: spec.Run, Kind: events.ControlData, Message: set.Digest()}
 	records := &events.Control{
-		Schema: events.Version, Run: spec.Run, Kind: recordsKind, Total: uint64(set.Report.Kept), Message: set.Report.String(),
+		Schema: events.Version, Run: spec.Run, Kind: events.ControlRecords, Total: uint64(set.Report.Kept), Message: set.Report.String(),
 	}
 	for _, m := range []*events.Control{note, records} {
 		if err := n.Streams.Publish(ctx, schemas.Control, m); err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/streams/ledger"
 )
 
 type runsCommand struct {
@@ -93,7 +94,7 @@ func (c *runsDeleteCommand) Run(ctx context.Context, e *env) error {
 func (c *runsDeleteCommand) run(ctx context.Context, e *env, s *runs.Session) (err error) {
 	n := e.node(s)
 	size := runSize{Run: c.Name, Messages: map[string]uint64{}}
-	sizes, err := n.Streams.SizeOf(ctx, c.Name)
+	sizes, err := ledger.SizeOf(ctx, n.Streams, c.Name)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/streams/ledger"
 	"github.com/ldalign/ldalign/trainer/lineage"
 )
 
@@ -72,7 +73,7 @@ type iterationStatus struct {
 	Expired bool `json:"expired,omitempty"`
 }
 
-func statusOf(c streams.Count) iterationStatus {
+func statusOf(c ledger.Count) iterationStatus {
 	return iterationStatus{
 		Iteration: c.Iteration, Total: c.Total, Prompts: c.Prompts, Pairs: c.Pairs, Encoded: c.Encoded, Scored: c.Scored,
 		Dead: c.Dead, Expired: c.Expired,
@@ -136,7 +137,7 @@ func (n *node) status(ctx context.Context, run string) (runStatus, error) {
 	if spec.Source != nil {
 		s.Source, s.Lineage = spec.Source, lineage.Describe(spec)
 	}
-	counts, err := n.Streams.Counts(ctx, run)
+	counts, err := ledger.Counts(ctx, n.Streams, run)
 	if err != nil {
 		return s, err
 	}
@@ -168,7 +169,7 @@ func (n *node) status(ctx context.Context, run string) (runStatus, error) {
 		return s, err
 	}
 	s.Evaluated = len(results)
-	records, err := n.Streams.Find(ctx, schemas.Control, run, (&events.Control{Kind: recordsKind}).ID())
+	records, err := n.Streams.Find(ctx, schemas.Control, run, (&events.Control{Kind: events.ControlRecords}).ID())
 	if err != nil && !errors.Is(err, streams.ErrNotFound) {
 		return s, err
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/streams/ledger"
 	"github.com/ldalign/ldalign/trainer"
 	"github.com/ldalign/ldalign/trainer/lineage"
 	"github.com/ldalign/ldalign/trainer/objective"
@@ -125,7 +126,7 @@ func (p *sweepPlan) add(ctx context.Context, n *node, set []string, spec schemas
 	given, _ := lineage.Given(spec)
 	pairs, took := 0, time.Duration(0)
 	for i := spec.FirstIteration(); i < spec.Iterations; i++ {
-		count, err := n.Streams.Count(ctx, given, uint32(i))
+		count, err := ledger.CountIn(ctx, n.Streams, given, uint32(i))
 		if err != nil {
 			return err
 		}

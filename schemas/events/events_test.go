@@ -59,7 +59,7 @@ func messages() []events.Message {
 			Metrics: []*events.Metric{{Name: "exact", Value: 0.5}, {Name: "graded", Value: 0.75}}, Details: "b0", Seconds: 1.5,
 		},
 		&events.Control{
-			Schema: 1, Run: "demo", Kind: "spec", Spec: []byte("run: demo\n"), SpecDigest: "s0", Iteration: 2, Total: 1500,
+			Schema: 1, Run: "demo", Kind: events.ControlSpec, Spec: []byte("run: demo\n"), SpecDigest: "s0", Iteration: 2, Total: 1500,
 			Message: "note",
 		},
 	}

@@ -76,14 +76,42 @@ func (x *DeadLetter) ID() string {
 	return x.GetStream() + "-" + strconv.FormatUint(x.GetSequence(), 10)
 }
 
-// KindTrainerProgress is the kind of the control messages by which a trainer tells how many of an iteration's pairs it has taken.
-const KindTrainerProgress = "trainer-progress"
+// PromptOf is the prompt that a message carries; nil when it carries none.
+func PromptOf(m Message) *Prompt {
+	switch m := m.(type) {
+	case *Prompt:
+		return m
+	case *Pair:
+		return m.GetPrompt()
+	case *Encoded:
+		return m.GetPair().GetPrompt()
+	case *Scored:
+		return m.GetPair().GetPrompt()
+	}
+	return nil
+}
 
-// ID of a control message is its kind and iteration: a run has one of each. Of KindTrainerProgress, which grows, it has one of each
-// total.
+// The kinds of control messages.
+const (
+	// ControlSpec declares the run; it holds the spec and its digest.
+	ControlSpec = "spec"
+	// ControlData holds the digest of the records that the run's prompts are made of.
+	ControlData = "data"
+	// ControlRecords tells how many records the run's data has, and what became of the others.
+	ControlRecords = "records"
+	// ControlClosed closes an iteration: it has as many pairs as the total says.
+	ControlClosed = "closed"
+	// ControlTrainerProgress tells how many of an iteration's pairs the trainer has taken.
+	ControlTrainerProgress = "trainer-progress"
+	// ControlExpired tells that retention removes messages of an iteration, and by what rule.
+	ControlExpired = "expired"
+)
+
+// ID of a control message is its kind and iteration: a run has one of each. Of ControlTrainerProgress, which grows, it has one of
+// each total.
 func (x *Control) ID() string {
 	id := x.GetKind() + "-" + strconv.FormatUint(uint64(x.GetIteration()), 10)
-	if x.GetKind() == KindTrainerProgress {
+	if x.GetKind() == ControlTrainerProgress {
 		id += "-" + strconv.FormatUint(x.GetTotal(), 10)
 	}
 	return id

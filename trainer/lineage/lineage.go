@@ -49,7 +49,7 @@ func Descendants(ctx context.Context, conn *streams.Conn, run string) ([]string,
 
 // Declaration is the control message that declares a run; streams.ErrNotFound when there is none.
 func Declaration(ctx context.Context, conn *streams.Conn, run string) (*events.Control, error) {
-	found, err := conn.Find(ctx, schemas.Control, run, (&events.Control{Kind: "spec"}).ID())
+	found, err := conn.Find(ctx, schemas.Control, run, (&events.Control{Kind: events.ControlSpec}).ID())
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/streams/ledger"
 	"github.com/ldalign/ldalign/trainer/lineage"
 )
 
@@ -91,7 +92,7 @@ func (r *retention) retain(ctx context.Context, keep schemas.RetentionSpec) erro
 	}
 	first := r.spec.FirstIteration()
 	if keep.Messages > 0 {
-		counts, err := r.conn.Counts(ctx, r.spec.Run)
+		counts, err := ledger.Counts(ctx, r.conn, r.spec.Run)
 		if err != nil {
 			return err
 		}
@@ -111,7 +112,7 @@ func (r *retention) retain(ctx context.Context, keep schemas.RetentionSpec) erro
 }
 
 // messages removes those of an iteration that has made its policy.
-func (r *retention) messages(ctx context.Context, count streams.Count) error {
+func (r *retention) messages(ctx context.Context, count ledger.Count) error {
 	i := count.Iteration
 	var going []schemas.Kind
 	var n uint64
@@ -145,7 +146,7 @@ func (r *retention) messages(ctx context.Context, count streams.Count) error {
 		return nil
 	}
 	if !r.dry {
-		removed, err := r.conn.Expire(ctx, r.spec.Run, i, going, r.by)
+		removed, err := ledger.Expire(ctx, r.conn, r.spec.Run, i, going, r.by)
 		if err != nil {
 			return err
 		}
@@ -168,7 +169,7 @@ func (r *retention) read(ctx context.Context, kind schemas.Kind, i uint32) (stri
 			return fmt.Sprintf("run %s replays them", heir.Run), nil
 		}
 	}
-	settled, err := r.conn.Settled(ctx, kind, r.spec.Run, i)
+	settled, err := ledger.Settled(ctx, r.conn, kind, r.spec.Run, i)
 	if err != nil || settled {
 		return "", err
 	}
@@ -188,7 +189,7 @@ func (r *retention) weights(ctx context.Context, first uint32, last int) error {
 			continue
 		}
 		why := ""
-		settled, err := r.conn.Settled(ctx, schemas.Checkpoints, r.spec.Run, i)
+		settled, err := ledger.Settled(ctx, r.conn, schemas.Checkpoints, r.spec.Run, i)
 		if err != nil {
 			return err
 		}

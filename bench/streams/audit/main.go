@@ -160,8 +160,8 @@ func fill(ctx context.Context, conn *streams.Conn, pairs int, dir string) error 
 		return err
 	}
 	return conn.Publish(ctx, schemas.Control,
-		&events.Control{Schema: events.Version, Run: run, Kind: "spec", Spec: text, SpecDigest: spec.Digest()},
-		&events.Control{Schema: events.Version, Run: run, Kind: streams.ControlClosed, Total: uint64(pairs)})
+		&events.Control{Schema: events.Version, Run: run, Kind: events.ControlSpec, Spec: text, SpecDigest: spec.Digest()},
+		&events.Control{Schema: events.Version, Run: run, Kind: events.ControlClosed, Total: uint64(pairs)})
 }
 
 func pairOf(i int, weights string) *events.Pair {

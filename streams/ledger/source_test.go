@@ -1,4 +1,4 @@
-package streams
+package ledger
 
 import (
 	"context"
@@ -13,10 +13,11 @@ import (
 
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/streams"
 )
 
 // filled is a run "r" with n prompts and pairs in each of two iterations, which are closed, among another run's messages.
-func filled(t *testing.T, c *Conn, n int) {
+func filled(t *testing.T, c *streams.Conn, n int) {
 	t.Helper()
 	for i := range uint32(2) {
 		for k := range n {
@@ -30,11 +31,11 @@ func filled(t *testing.T, c *Conn, n int) {
 func TestSurvey(t *testing.T) {
 	c := openQuick(t)
 	filled(t, c, 5)
-	got, err := c.Survey(testContext(t), schemas.Pairs, "r", 0, 2)
-	if want := (Source{Run: "r", Kind: schemas.Pairs, First: 1, Last: 19, End: 2}); err != nil || got != want {
+	got, err := Survey(testContext(t), c, schemas.Pairs, "r", 0, 2)
+	if want := (streams.Source{Run: "r", Kind: schemas.Pairs, First: 1, Last: 19, End: 2}); err != nil || got != want {
 		t.Errorf("got %+v, %v; want %+v", got, err, want)
 	}
-	if got, err := c.Survey(testContext(t), schemas.Pairs, "r", 1, 2); err != nil || got.First != 11 || got.Last != 19 {
+	if got, err := Survey(testContext(t), c, schemas.Pairs, "r", 1, 2); err != nil || got.First != 11 || got.Last != 19 {
 		t.Errorf("iteration 1: %+v, %v", got, err)
 	}
 	for _, bad := range []struct {
@@ -47,7 +48,7 @@ func TestSurvey(t *testing.T) {
 		{"in flight", schemas.Scored, 1, "has 0 of 5 scored"},
 		{"no pairs", schemas.Control, 1, "control has no pairs"},
 	} {
-		if _, err := c.Survey(testContext(t), bad.kind, "r", 0, bad.end); err == nil || !strings.Contains(err.Error(), bad.says) {
+		if _, err := Survey(testContext(t), c, bad.kind, "r", 0, bad.end); err == nil || !strings.Contains(err.Error(), bad.says) {
 			t.Errorf("%s: got %v, want %q", bad.name, err, bad.says)
 		}
 	}
@@ -56,7 +57,7 @@ func TestSurvey(t *testing.T) {
 	for k := 1; k < 5; k++ {
 		publish(t, c, schemas.DeadLetters, letterFor(prompt("r", 0, k), uint64(k+1), schemas.ReasonTooLong))
 	}
-	if got, err := c.Survey(testContext(t), schemas.Scored, "r", 0, 1); err != nil || got.First != 1 || got.Last != 1 {
+	if got, err := Survey(testContext(t), c, schemas.Scored, "r", 0, 1); err != nil || got.First != 1 || got.Last != 1 {
 		t.Errorf("one scored, four dead: %+v, %v", got, err)
 	}
 }
@@ -66,19 +67,19 @@ func TestRecall(t *testing.T) {
 	for k := 4; k >= 0; k-- {
 		publish(t, c, schemas.Pairs, pairOf(prompt("r", 0, k)))
 	}
-	source := Source{Run: "r", Kind: schemas.Pairs, First: 1, Last: 5}
+	source := streams.Source{Run: "r", Kind: schemas.Pairs, First: 1, Last: 5}
 	publish(t, c, schemas.Pairs, pairOf(prompt("r", 0, 5))) // later than the source's end
 	haves := 0
-	got, err := c.Recall(testContext(t), source, "again", 0, 5, func(have int) { haves = have })
+	got, err := Recall(testContext(t), c, source, "again", 0, 5, func(have int) { haves = have })
 	if err != nil || len(got.Messages) != 5 || haves != 5 || got.First != 1 || got.Last != 5 {
 		t.Fatalf("%d messages, %d to %d, progress %d, %v", len(got.Messages), got.First, got.Last, haves, err)
 	}
 	for k, m := range got.Messages {
-		if promptOf(m).GetPosition() != uint64(k) {
-			t.Errorf("place %d holds position %d", k, promptOf(m).GetPosition())
+		if events.PromptOf(m).GetPosition() != uint64(k) {
+			t.Errorf("place %d holds position %d", k, events.PromptOf(m).GetPosition())
 		}
 	}
-	if _, err := c.Recall(testContext(t), source, "again", 0, 6, nil); !errors.Is(err, ErrIncomplete) || !strings.Contains(err.Error(), "5 of 6") {
+	if _, err := Recall(testContext(t), c, source, "again", 0, 6, nil); !errors.Is(err, streams.ErrIncomplete) || !strings.Contains(err.Error(), "5 of 6") {
 		t.Errorf("one is missing: %v", err)
 	}
 }
@@ -89,33 +90,33 @@ func TestRecallBuriesBadInput(t *testing.T) {
 	c := openQuick(t)
 	const n = 3
 	publish(t, c, schemas.Scored, scoredOf(prompt("r", 0, 0)))
-	put(t, c, schemas.Scored, "ldalign.scored.r.0", 1, []byte("\xff"))
+	put(t, c, schemas.Scored, 1, []byte("\xff"))
 	publish(t, c, schemas.Scored, scoredOf(prompt("r", 0, 2)))
 	publish(t, c, schemas.Control, closedAt("r", 0, n), closedAt("again", 0, n))
-	source, err := c.Survey(testContext(t), schemas.Scored, "r", 0, 1)
+	source, err := Survey(testContext(t), c, schemas.Scored, "r", 0, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := c.Count(testContext(t), source, 0)
+	want, err := CountIn(testContext(t), c, source, 0)
 	if err != nil || want != n {
 		t.Fatalf("counted %d, %v", want, err)
 	}
 	for range 2 {
-		got, err := c.Recall(testContext(t), source, "again", 0, want, nil)
+		got, err := Recall(testContext(t), c, source, "again", 0, want, nil)
 		if err != nil || len(got.Messages) != n-1 || got.Dead != 1 {
 			t.Fatalf("%d messages, %d dead, %v", len(got.Messages), got.Dead, err)
 		}
 	}
-	letters, err := c.DeadLetters(testContext(t), "again")
+	letters, err := DeadLetters(testContext(t), c, "again")
 	if err != nil || len(letters) != 1 || letters[0].GetPairId() != pairID(1) || letters[0].GetReason() != schemas.ReasonDecode {
 		t.Errorf("letters of the run that reads: %v, %v", letters, err)
 	}
-	if letters, err := c.DeadLetters(testContext(t), "r"); err != nil || len(letters) != 0 {
+	if letters, err := DeadLetters(testContext(t), c, "r"); err != nil || len(letters) != 0 {
 		t.Errorf("letters of the source: %v, %v", letters, err)
 	}
 	o := ledgerOf(Record{Done: true, Known: true, Pairs: []string{pairID(0), pairID(2)}})
 	o.Given = &source
-	got, err := c.Audit(testContext(t), "again", o)
+	got, err := Audit(testContext(t), c, "again", o)
 	if err != nil || len(got) != 1 || got[0].Trained != n-1 || got[0].DeadTotal() != 1 || !got[0].Balances() {
 		t.Errorf("%+v, %v", got, err)
 	}
@@ -125,36 +126,36 @@ func TestRecallBuriesBadInput(t *testing.T) {
 func TestTrimmedLog(t *testing.T) {
 	c := openQuick(t)
 	filled(t, c, 5)
-	stream, err := c.js.Stream(testContext(t), StreamName(schemas.Pairs))
+	stream, err := raw(t, c).Stream(testContext(t), streams.StreamName(schemas.Pairs))
 	if err == nil {
 		err = stream.Purge(testContext(t), jetstream.WithPurgeSequence(4))
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = c.Survey(testContext(t), schemas.Pairs, "r", 0, 1)
-	if !errors.Is(err, ErrIncomplete) || !strings.Contains(err.Error(), "lacks 2 of 5 pairs: sequences 1 to 3") {
+	_, err = Survey(testContext(t), c, schemas.Pairs, "r", 0, 1)
+	if !errors.Is(err, streams.ErrIncomplete) || !strings.Contains(err.Error(), "lacks 2 of 5 pairs: sequences 1 to 3") {
 		t.Errorf("survey: %v", err)
 	}
-	_, err = c.Recall(testContext(t), Source{Run: "r", Kind: schemas.Pairs, First: 1, Last: 9}, "again", 0, -1, nil)
-	if !errors.Is(err, ErrIncomplete) || !strings.Contains(err.Error(), "sequences 1 to 3 of stream LDALIGN_PAIRS are gone") {
+	_, err = Recall(testContext(t), c, streams.Source{Run: "r", Kind: schemas.Pairs, First: 1, Last: 9}, "again", 0, -1, nil)
+	if !errors.Is(err, streams.ErrIncomplete) || !strings.Contains(err.Error(), "sequences 1 to 3 of stream LDALIGN_PAIRS are gone") {
 		t.Errorf("recall: %v", err)
 	}
-	if _, err := c.Survey(testContext(t), schemas.Pairs, "r", 1, 2); err != nil {
+	if _, err := Survey(testContext(t), c, schemas.Pairs, "r", 1, 2); err != nil {
 		t.Errorf("iteration 1 is whole: %v", err)
 	}
 }
 
 // encoded is what an encoder makes of a pair.
-func encoded(_ context.Context, in []events.Message) []Outcome {
-	out := make([]Outcome, len(in))
+func encoded(_ context.Context, in []events.Message) []streams.Outcome {
+	out := make([]streams.Outcome, len(in))
 	for i, m := range in {
 		p := m.(*events.Pair)
 		if p.GetRejected() == "bad" {
 			out[i].Err = &schemas.Reject{Reason: schemas.ReasonInvalid, Err: errors.New("bad")}
 			continue
 		}
-		out[i].Out = []Emit{{schemas.Encoded, &events.Encoded{Schema: 1, Pair: p}}}
+		out[i].Out = []streams.Emit{{Kind: schemas.Encoded, Msg: &events.Encoded{Schema: 1, Pair: p}}}
 	}
 	return out
 }
@@ -175,16 +176,16 @@ func TestStageWithASource(t *testing.T) {
 	}
 	publish(t, c, schemas.Pairs, pairOf(prompt("r", 0, n)))
 	before := stored(t, c, schemas.Pairs, "r")
-	s := Stage{
+	s := streams.Stage{
 		Name: "encoder", In: schemas.Pairs, Run: "again", Batch: 4, Iterations: []uint32{0},
-		Source: &Source{Run: "r", Kind: schemas.Pairs, First: 1, Last: last},
-		Adopt:  func(m events.Message) { promptOf(m).SampleSeed = 42 },
+		Source: &streams.Source{Run: "r", Kind: schemas.Pairs, First: 1, Last: last},
+		Adopt:  func(m events.Message) { events.PromptOf(m).SampleSeed = 42 },
 	}
 	start(t, c, s, encoded)
 	got := await(t, c, schemas.Encoded, "again", n-1)
 	settled(t, c, s)
 	for _, r := range got {
-		p := promptOf(r.Message)
+		p := events.PromptOf(r.Message)
 		if p.GetRun() != "again" || p.GetSampleSeed() != 42 || r.Message.GetIteration() != 0 {
 			t.Errorf("%v is not adopted", p)
 		}
@@ -196,19 +197,19 @@ func TestStageWithASource(t *testing.T) {
 	if n := len(stored(t, c, schemas.Encoded, "again")); n != len(want) {
 		t.Errorf("%d messages, want %d: those after the source's end, and of other iterations, are not its", n, len(want))
 	}
-	letters, err := c.DeadLetters(testContext(t), "again")
+	letters, err := DeadLetters(testContext(t), c, "again")
 	if err != nil || len(letters) != 1 || letters[0].GetPairId() != pairID(2) || letters[0].GetSubject() != "ldalign.pairs.again.0" {
 		t.Fatalf("letters %v, %v", letters, err)
 	}
 	// mended and redriven, it is worked on; the source is as it was
-	if err := c.Redrive(testContext(t), letters[0].Seq); err != nil {
+	if err := Redrive(testContext(t), c, letters[0].Seq); err != nil {
 		t.Fatal(err)
 	}
 	if own := await(t, c, schemas.Pairs, "again", 1); own[0].Message.ID() != pairID(2) {
 		t.Errorf("redriven %v", own[0].Message)
 	}
 	settled(t, c, s)
-	if letters, err = c.DeadLetters(testContext(t), "again"); err != nil || len(letters) != 1 {
+	if letters, err = DeadLetters(testContext(t), c, "again"); err != nil || len(letters) != 1 {
 		t.Errorf("worked on again it is bad again: %v, %v", letters, err)
 	}
 	after := stored(t, c, schemas.Pairs, "r")
@@ -225,11 +226,11 @@ func TestAuditOfAReplay(t *testing.T) {
 	}
 	publish(t, c, schemas.Control, closedAt("again", 0, 3))
 	o := AuditOptions{
-		Iteration: AllIterations, Source: schemas.Scored, Given: &Source{Run: "r", Kind: schemas.Encoded, First: 1, Last: 3},
+		Iteration: streams.AllIterations, Source: schemas.Scored, Given: &streams.Source{Run: "r", Kind: schemas.Encoded, First: 1, Last: 3},
 	}
 	audit := func() Balance {
 		t.Helper()
-		got, err := c.Audit(testContext(t), "again", o)
+		got, err := Audit(testContext(t), c, "again", o)
 		if err != nil || len(got) != 1 {
 			t.Fatalf("%+v, %v", got, err)
 		}
@@ -256,11 +257,11 @@ func TestAuditOfAReplay(t *testing.T) {
 
 func TestSourceOfAStage(t *testing.T) {
 	c := openQuick(t)
-	for name, s := range map[string]Stage{
-		"itself":        {Run: "r", Source: &Source{Run: "r", Kind: schemas.Pairs, First: 1, Last: 2}, Iterations: []uint32{0}},
-		"another kind":  {Run: "r", Source: &Source{Run: "q", Kind: schemas.Scored, First: 1, Last: 2}, Iterations: []uint32{0}},
-		"no sequences":  {Run: "r", Source: &Source{Run: "q", Kind: schemas.Pairs}, Iterations: []uint32{0}},
-		"no iterations": {Run: "r", Source: &Source{Run: "q", Kind: schemas.Pairs, First: 1, Last: 2}},
+	for name, s := range map[string]streams.Stage{
+		"itself":        {Run: "r", Source: &streams.Source{Run: "r", Kind: schemas.Pairs, First: 1, Last: 2}, Iterations: []uint32{0}},
+		"another kind":  {Run: "r", Source: &streams.Source{Run: "q", Kind: schemas.Scored, First: 1, Last: 2}, Iterations: []uint32{0}},
+		"no sequences":  {Run: "r", Source: &streams.Source{Run: "q", Kind: schemas.Pairs}, Iterations: []uint32{0}},
+		"no iterations": {Run: "r", Source: &streams.Source{Run: "q", Kind: schemas.Pairs, First: 1, Last: 2}},
 	} {
 		s.Name, s.In = "encoder", schemas.Pairs
 		if err := c.RunStage(testContext(t), s, encoded); err == nil {

@@ -1,12 +1,11 @@
-package streams
+package ledger
 
 import (
 	"strings"
 	"testing"
 
-	"github.com/nats-io/nats.go"
-
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/streams"
 )
 
 // A deleted run leaves nothing, its neighbours stay whole, and a run of its name may begin at once, although the server
@@ -36,7 +35,7 @@ func TestDeleteRun(t *testing.T) {
 	if err := c.Pause(ctx, "r", "", "a test"); err != nil {
 		t.Fatal(err)
 	}
-	sizes, err := c.SizeOf(ctx, "r")
+	sizes, err := SizeOf(ctx, c, "r")
 	if err != nil || len(sizes) != 3 || sizes[0] != (RunSize{schemas.Prompts, n}) || sizes[1] != (RunSize{schemas.Pairs, n}) {
 		t.Errorf("%v, %v", sizes, err)
 	}
@@ -52,17 +51,14 @@ func TestDeleteRun(t *testing.T) {
 	if pauses, err := c.Pauses(ctx, "r"); err != nil || len(pauses) > 0 {
 		t.Errorf("pauses %v, %v", pauses, err)
 	}
-	if infos, err := c.consumers(ctx, schemas.Prompts, "r"); err != nil || len(infos) > 0 {
+	if infos, err := c.Readers(ctx, schemas.Prompts, "r"); err != nil || len(infos) > 0 {
 		t.Errorf("%d consumers, %v", len(infos), err)
 	}
 	if got := stored(t, c, schemas.Prompts, "other"); len(got) != n {
 		t.Errorf("the other run has %d prompts", len(got))
 	}
-	if purged := c.purged(ctx, StreamName(schemas.Prompts)); purged != n {
-		t.Errorf("%d holes are known, want %d", purged, n)
-	}
 	// a connection of another process, which knew the old run
-	other, err := Attach(ctx, dir, Options{Limits: quick, Log: testLog(t)})
+	other, err := streams.Attach(ctx, dir, streams.Options{Limits: quick, Log: testLog(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +68,7 @@ func TestDeleteRun(t *testing.T) {
 		}
 	})
 	for incarnation := range 3 {
-		for _, by := range []*Conn{c, other, c} { // again what is there is stored once
+		for _, by := range []*streams.Conn{c, other, c} { // again what is there is stored once
 			publish(t, by, schemas.Prompts, promptList("r", 0, n)...)
 			publish(t, by, schemas.Control, closedAt("r", 0, n))
 		}
@@ -88,7 +84,7 @@ func TestDeleteRun(t *testing.T) {
 				t.Errorf("incarnation %d: %d %s: %v", incarnation+1, len(got), kind, got)
 			}
 		}
-		audits, err := c.Audit(ctx, "r", AuditOptions{Iteration: AllIterations, Source: schemas.Pairs})
+		audits, err := Audit(ctx, c, "r", AuditOptions{Iteration: streams.AllIterations, Source: schemas.Pairs})
 		if err != nil || len(audits) != 1 || !audits[0].Balances() || audits[0].Ready != n || audits[0].Duplicates != 0 {
 			t.Errorf("incarnation %d: %+v, %v", incarnation+1, audits, err)
 		}
@@ -106,22 +102,5 @@ func TestDeleteRun(t *testing.T) {
 	publish(t, again, schemas.Prompts, promptList("r", 0, n)...)
 	if got := stored(t, again, schemas.Prompts, "r"); len(got) != n {
 		t.Errorf("a new run of that name has %d prompts", len(got))
-	}
-}
-
-// Ids with and without an incarnation name the same message, and what is not ours is left alone.
-func TestIncarnate(t *testing.T) {
-	for id, want := range map[string][2]string{
-		"prompts:r:p1":     {"prompts:r:p1", "prompts:r~2:p1"},
-		"prompts:r~7:p1#3": {"prompts:r:p1#3", "prompts:r~2:p1#3"},
-		"foreign":          {"foreign", "foreign"},
-		"":                 {"", ""},
-	} {
-		if first, third := incarnate(id, 0), incarnate(id, 2); first != want[0] || third != want[1] {
-			t.Errorf("%q: %q and %q, want %q", id, first, third, want)
-		}
-	}
-	if id := idOf(nats.Header{headerID: {"pairs:r~2:p1#3"}}); id != "p1" {
-		t.Errorf("the pair is %q", id)
 	}
 }

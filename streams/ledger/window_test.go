@@ -1,4 +1,4 @@
-package streams
+package ledger
 
 import (
 	"context"
@@ -11,10 +11,11 @@ import (
 
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/streams"
 )
 
 // forgetful are limits under which the streams know an id for as short a time as a server can.
-var forgetful = func() Limits {
+var forgetful = func() streams.Limits {
 	l := quick
 	l.DedupWindow = 100 * time.Millisecond
 	return l
@@ -22,7 +23,7 @@ var forgetful = func() Limits {
 
 // forgotten waits until the stream of a kind has forgotten the ids of all that it holds: until one stored later is stored
 // again.
-func forgotten(t *testing.T, c *Conn, kind schemas.Kind) {
+func forgotten(t *testing.T, c *streams.Conn, kind schemas.Kind) {
 	t.Helper()
 	before, ctx := len(stored(t, c, kind, "probe")), testContext(t)
 	probe := at(kind, prompt("probe", 0, before))
@@ -39,10 +40,10 @@ func forgotten(t *testing.T, c *Conn, kind schemas.Kind) {
 }
 
 // distanced is what the distance stage makes of an encoded pair.
-func distanced(_ context.Context, in []events.Message) []Outcome {
-	out := make([]Outcome, len(in))
+func distanced(_ context.Context, in []events.Message) []streams.Outcome {
+	out := make([]streams.Outcome, len(in))
 	for i, m := range in {
-		out[i].Out = []Emit{{schemas.Scored, scoredOf(promptOf(m))}}
+		out[i].Out = []streams.Emit{{Kind: schemas.Scored, Msg: scoredOf(events.PromptOf(m))}}
 	}
 	return out
 }
@@ -62,20 +63,20 @@ func TestWhatIsStoredAgainCountsOnce(t *testing.T) {
 	}
 	// half of the prompts come, are answered, and come again before the others
 	publish(t, c, schemas.Prompts, promptList("r", 0, n/2)...)
-	chain := []Stage{generator("r", 3), {Name: "encoder", In: schemas.Pairs, Run: "r"}, {Name: "distance", In: schemas.Encoded, Run: "r"}}
-	for i, work := range []Process{answer, encoded, distanced} {
+	chain := []streams.Stage{generator("r", 3), {Name: "encoder", In: schemas.Pairs, Run: "r"}, {Name: "distance", In: schemas.Encoded, Run: "r"}}
+	for i, work := range []streams.Process{answer, encoded, distanced} {
 		start(t, c, chain[i], work)
 	}
 	await(t, c, schemas.Scored, "r", n/2)
 	for range 2 {
-		for _, kind := range pairKinds() {
+		for _, kind := range schemas.PairKinds() {
 			again(kind, 6, n/2)
 		}
 	}
 	publish(t, c, schemas.Prompts, promptList("r", 0, n)...)
 	publish(t, c, schemas.Control, closedAt("r", 0, n))
 	var streamed []string
-	err := c.Arrivals(ctx, schemas.Scored, "r", 0, func(a Arrival) error {
+	err := Arrivals(ctx, c, schemas.Scored, "r", 0, func(a Arrival) error {
 		if a.Message != nil {
 			streamed = append(streamed, a.Message.ID())
 		}
@@ -84,17 +85,17 @@ func TestWhatIsStoredAgainCountsOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	chosen, err := c.Survey(ctx, schemas.Scored, "r", 0, 1)
+	chosen, err := Survey(ctx, c, schemas.Scored, "r", 0, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, kind := range pairKinds() {
+	for _, kind := range schemas.PairKinds() {
 		again(kind, 6, n)
 	}
 	for _, s := range chain {
 		settled(t, c, s)
 	}
-	for _, kind := range pairKinds() {
+	for _, kind := range schemas.PairKinds() {
 		if got := len(stored(t, c, kind, "r")); got <= n {
 			t.Errorf("%d %s are stored of %d pairs: nothing was stored again, this test shows nothing", got, kind, n)
 		}
@@ -121,12 +122,12 @@ func TestWhatIsStoredAgainCountsOnce(t *testing.T) {
 		}
 		return out
 	}
-	same("collect", ids(c.Collect(ctx, schemas.Scored, "r", 0, nil)))
-	same("recall", ids(c.Recall(ctx, chosen, "again", 0, n, nil)))
-	if count, err := c.Count(ctx, chosen, 0); err != nil || count != n {
+	same("collect", ids(Collect(ctx, c, schemas.Scored, "r", 0, nil)))
+	same("recall", ids(Recall(ctx, c, chosen, "again", 0, n, nil)))
+	if count, err := CountIn(ctx, c, chosen, 0); err != nil || count != n {
 		t.Errorf("count %d, %v", count, err)
 	}
-	if after, err := c.Survey(ctx, schemas.Scored, "r", 0, 1); err != nil || after != chosen {
+	if after, err := Survey(ctx, c, schemas.Scored, "r", 0, 1); err != nil || after != chosen {
 		t.Errorf("the survey changes by what is stored again: %+v, before %+v, %v", after, chosen, err)
 	}
 	seen := map[string]bool{}
@@ -145,35 +146,35 @@ func TestWhatIsStoredAgainCountsOnce(t *testing.T) {
 	}
 
 	// a replay's stage works on each copy, and its output is the same pair
-	replaying := Stage{Name: "distance", In: schemas.Scored, Run: "replay", Iterations: []uint32{0}, Source: &chosen}
+	replaying := streams.Stage{Name: "distance", In: schemas.Scored, Run: "replay", Iterations: []uint32{0}, Source: &chosen}
 	start(t, c, replaying, distanced)
 	settled(t, c, replaying)
 	publish(t, c, schemas.Control, closedAt("replay", 0, n))
-	same("a replay's stage", ids(c.Collect(ctx, schemas.Scored, "replay", 0, nil)))
+	same("a replay's stage", ids(Collect(ctx, c, schemas.Scored, "replay", 0, nil)))
 
 	// a restore stores each once, and a second one, after its log has forgotten them, nothing
 	restored := openIn(t, t.TempDir(), forgetful)
 	for range 2 {
-		moveRun(t, c, restored, "r", append(pairKinds(), schemas.Control)...)
-		for _, kind := range pairKinds() {
+		moveRun(t, c, restored, "r", append(schemas.PairKinds(), schemas.Control)...)
+		for _, kind := range schemas.PairKinds() {
 			forgotten(t, restored, kind)
 			if got := len(stored(t, restored, kind, "r")); got != n {
 				t.Errorf("%d %s restored, want %d", got, kind, n)
 			}
 		}
 	}
-	same("restored", ids(restored.Collect(ctx, schemas.Scored, "r", 0, nil)))
+	same("restored", ids(Collect(ctx, restored, schemas.Scored, "r", 0, nil)))
 }
 
 // A stage that died when it had stored a part of one message's many outputs stores the others, however much later.
 func TestManyOutputsAreStoredOnce(t *testing.T) {
 	c := openIn(t, t.TempDir(), forgetful)
-	const n = 3 * window
+	const n = 3 * 256
 	prompts := promptList("r", 0, n)
 	publish(t, c, schemas.Prompts, prompts[:n/2]...) // and then it died
 	forgotten(t, c, schemas.Prompts)
-	prompter := Stage{Name: "prompter", In: schemas.Checkpoints, Run: "r"}
-	start(t, c, prompter, Many(func(_ context.Context, in []*events.Checkpoint) ([][]events.Message, []error) {
+	prompter := streams.Stage{Name: "prompter", In: schemas.Checkpoints, Run: "r"}
+	start(t, c, prompter, streams.Many(func(_ context.Context, in []*events.Checkpoint) ([][]events.Message, []error) {
 		out := make([][]events.Message, len(in))
 		for i := range out {
 			out[i] = append(promptList("r", 0, n), closedAt("r", 0, n))
@@ -206,67 +207,30 @@ func TestLetterStoredAgain(t *testing.T) {
 		}
 	}
 	put(3)
-	letters, err := c.DeadLetters(ctx, "r")
+	letters, err := DeadLetters(ctx, c, "r")
 	if err != nil || len(letters) != 2 || letters[0].Seq != 1 || len(letters[0].Copies) != 2 {
 		t.Fatalf("letters %+v, %v", letters, err)
 	}
-	of, err := c.DeadLetter(ctx, letters[0].Copies[1])
+	of, err := DeadLetter(ctx, c, letters[0].Copies[1])
 	if err != nil || of.Seq != 1 {
 		t.Errorf("a copy is letter %d, %v, want 1", of.Seq, err)
 	}
 	if b := auditOne(t, c, scoredLedger); b.DeadTotal() != 2 || !b.Balances() {
 		t.Errorf("audit: %+v", b)
 	}
-	if err := c.Redrive(ctx, letters[0].Seq, letters[0].Copies...); err != nil {
+	if err := Redrive(ctx, c, letters[0].Seq, letters[0].Copies...); err != nil {
 		t.Fatal(err)
 	}
 	if b := auditOne(t, c, scoredLedger); b.DeadTotal() != 1 || b.InFlight != 1 {
 		t.Errorf("redriven: %+v", b)
 	}
-	if err := c.Drop(ctx, letters[1].Seq, "a test", letters[1].Copies...); err != nil {
+	if err := Drop(ctx, c, letters[1].Seq, "a test", letters[1].Copies...); err != nil {
 		t.Fatal(err)
 	}
-	if left, err := c.DeadLetters(ctx, "r"); err != nil || len(left) != 1 || left[0].GetDroppedBy() == "" || len(left[0].Copies) > 0 {
+	if left, err := DeadLetters(ctx, c, "r"); err != nil || len(left) != 1 || left[0].GetDroppedBy() == "" || len(left[0].Copies) > 0 {
 		t.Errorf("left %+v, %v", left, err)
 	}
-	if _, err := c.DeadLetter(ctx, letters[0].Seq); !errors.Is(err, ErrNotFound) {
-		t.Errorf("the redriven letter: got %v, want ErrNotFound", err)
-	}
-}
-
-// Streams with a message for every pair remember ids for a short time; those of older programs are brought to it.
-func TestDedupWindow(t *testing.T) {
-	ctx := testContext(t)
-	c := openQuick(t)
-	is := func(kind schemas.Kind, want time.Duration) {
-		t.Helper()
-		stream, err := c.js.Stream(ctx, StreamName(kind))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := stream.CachedInfo().Config.Duplicates; got != want {
-			t.Errorf("%s: %v, want %v", kind, got, want)
-		}
-	}
-	old := c.streamConfig(schemas.Prompts)
-	old.Duplicates = otherWindow
-	if _, err := c.js.UpdateStream(ctx, old); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.EnsureTopology(ctx); err != nil {
-		t.Fatal(err)
-	}
-	for _, kind := range pairKinds() {
-		is(kind, pairWindow)
-	}
-	for _, kind := range []schemas.Kind{schemas.Checkpoints, schemas.DeadLetters, schemas.Results, schemas.Control} {
-		is(kind, otherWindow)
-	}
-	small := openIn(t, t.TempDir(), Limits{MaxAge: time.Minute})
-	if got := small.streamConfig(schemas.Control).Duplicates; got != 30*time.Second {
-		t.Errorf("of messages that are kept for a minute: %v", got)
-	}
-	if _, err := Open(ctx, Options{Dir: t.TempDir(), Limits: Limits{DedupWindow: time.Millisecond}}); err == nil {
-		t.Error("a window that no server takes is taken")
+	if _, err := DeadLetter(ctx, c, letters[0].Seq); !errors.Is(err, streams.ErrNotFound) {
+		t.Errorf("the redriven letter: got %v, want streams.ErrNotFound", err)
 	}
 }

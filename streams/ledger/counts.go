@@ -1,4 +1,4 @@
-package streams
+package ledger
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/streams"
 )
 
 // Count is how many messages the streams hold of one iteration. Unlike a Balance it costs a few questions to the server,
@@ -23,7 +24,7 @@ type Count struct {
 }
 
 // Counts counts the messages of each iteration of a run, in order.
-func (c *Conn) Counts(ctx context.Context, run string) ([]Count, error) {
+func Counts(ctx context.Context, conn *streams.Conn, run string) ([]Count, error) {
 	counts := map[uint32]*Count{}
 	page := func(iteration uint32) *Count {
 		if counts[iteration] == nil {
@@ -31,23 +32,21 @@ func (c *Conn) Counts(ctx context.Context, run string) ([]Count, error) {
 		}
 		return counts[iteration]
 	}
-	for _, kind := range append(pairKinds(), schemas.DeadLetters) {
-		state, err := c.state(ctx, kind, schemas.RunSubjects(kind, run))
+	for _, kind := range append(schemas.PairKinds(), schemas.DeadLetters) {
+		state, err := conn.State(ctx, kind, run)
 		if err != nil {
 			return nil, fmt.Errorf("streams: count %s of run %s: %w", kind, run, err)
 		}
-		for subject, n := range state.Subjects {
-			if _, _, iteration, err := schemas.ParseSubject(subject); err == nil {
-				*page(iteration).of(kind) = int(n)
-			}
+		for iteration, n := range state.Messages {
+			*page(iteration).of(kind) = int(n)
 		}
 	}
-	err := c.Read(ctx, schemas.Control, run, AllIterations, 0, func(r Received) error {
+	err := conn.Read(ctx, schemas.Control, run, streams.AllIterations, 0, func(r streams.Received) error {
 		switch m := r.Message.(*events.Control); m.GetKind() {
-		case ControlClosed:
+		case events.ControlClosed:
 			count := page(m.GetIteration())
 			count.Closed, count.Total = true, int(m.GetTotal())
-		case ControlExpired:
+		case events.ControlExpired:
 			page(m.GetIteration()).Expired = true
 		}
 		return nil

@@ -1,4 +1,4 @@
-package streams
+package ledger
 
 import (
 	"cmp"
@@ -11,10 +11,8 @@ import (
 
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/streams"
 )
-
-// ControlClosed is the kind of the control message that tells how many pairs an iteration has.
-const ControlClosed = "closed"
 
 // Collected is a complete iteration.
 type Collected struct {
@@ -35,13 +33,13 @@ type Collected struct {
 // of that kind that are no message which can be worked with become a dead letter of the stage "trainer", so that the
 // iteration completes without them. onProgress, nil for none, gets the number of pairs accounted for and the total, 0
 // while the iteration is open.
-func (c *Conn) Collect(ctx context.Context, kind schemas.Kind, run string, iteration uint32,
+func Collect(ctx context.Context, conn *streams.Conn, kind schemas.Kind, run string, iteration uint32,
 	onProgress func(have, total int),
 ) (Collected, error) {
 	if onProgress == nil {
 		onProgress = func(int, int) {}
 	}
-	t, err := c.gather(ctx, kind, run, iteration, func(a Arrival) error {
+	t, err := gather(ctx, conn, kind, run, iteration, func(a Arrival) error {
 		onProgress(a.Have, a.Total)
 		return nil
 	})
@@ -51,7 +49,7 @@ func (c *Conn) Collect(ctx context.Context, kind schemas.Kind, run string, itera
 // Arrival is something new about an iteration that is followed.
 type Arrival struct {
 	// Received is a message of the kind that is followed; its Message is nil when what is new is something else.
-	Received
+	streams.Received
 	// Have is the number of pairs accounted for, and Total how many there will be; 0 while the iteration is open.
 	Have, Total int
 }
@@ -59,37 +57,42 @@ type Arrival struct {
 // Arrivals follows an iteration until it is complete, as Collect has it, and calls f with what arrives: each message of
 // the kind once, its first copy, in the log's order; and dead letters, or that the iteration was closed, in between. An
 // error of f ends it and is returned.
-func (c *Conn) Arrivals(ctx context.Context, kind schemas.Kind, run string, iteration uint32, f func(Arrival) error) error {
-	_, err := c.gather(ctx, kind, run, iteration, f)
+func Arrivals(
+	ctx context.Context, conn *streams.Conn, kind schemas.Kind, run string, iteration uint32, f func(Arrival) error,
+) error {
+	_, err := gather(ctx, conn, kind, run, iteration, f)
 	return err
 }
 
+// arrivalsAhead is how many messages are read before they are wanted.
+const arrivalsAhead = 128
+
 // gather follows an iteration until it is complete.
-func (c *Conn) gather(
-	ctx context.Context, kind schemas.Kind, run string, iteration uint32, f func(Arrival) error,
+func gather(
+	ctx context.Context, conn *streams.Conn, kind schemas.Kind, run string, iteration uint32, f func(Arrival) error,
 ) (tally, error) {
-	t := tally{messages: map[string]Received{}, dead: map[string]bool{}}
-	if !carriesPair(kind) {
+	t := tally{messages: map[string]streams.Received{}, dead: map[string]bool{}}
+	if !kind.CarriesPair() {
 		return t, fmt.Errorf("streams: collect: %s has no pairs", kind)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	group, reading := errgroup.WithContext(ctx)
-	arrivals := make(chan Received, scanBatch)
+	arrivals := make(chan streams.Received, arrivalsAhead)
 	for _, k := range []schemas.Kind{schemas.Control, schemas.DeadLetters, kind} {
 		group.Go(func() error {
-			s := scan{stream: StreamName(k), subject: schemas.Subject(k, run, iteration), follow: true}
-			return c.scan(reading, s, func(e entry) error {
-				m, err := open(e.subject, e.data)
+			p := streams.Part{Kind: k, Run: run, Iteration: int(iteration), Follow: true}
+			return conn.Scan(reading, p, func(e streams.Entry) error {
+				m, err := e.Open()
 				if err != nil && k == kind {
-					return c.bury(reading, letterOf("trainer", e, err)) // and it comes back as one of the letters
+					return conn.Bury(reading, streams.LetterOf("trainer", e, err)) // and it comes back as one of the letters
 				}
 				if err != nil {
-					c.log.Warn().Err(err).Str("stream", e.stream).Uint64("seq", e.seq).Msg("passed over")
+					conn.PassOver(e, err)
 					return nil
 				}
 				select {
-				case arrivals <- Received{Message: m, Stream: e.stream, Subject: e.subject, Seq: e.seq, Time: e.time}:
+				case arrivals <- e.Received(m):
 					return nil
 				case <-reading.Done():
 					return reading.Err()
@@ -112,7 +115,7 @@ func (c *Conn) gather(
 		complete, err := t.complete()
 		if (complete || err != nil) && len(t.dead) > 0 && told == nil {
 			// A letter may have been redriven since it was read, or be of no pair of the iteration.
-			if complete, err = c.confirm(ctx, &t, run, iteration); err == nil && !complete {
+			if complete, err = confirm(ctx, conn, &t, run, iteration); err == nil && !complete {
 				told = f(Arrival{Have: t.have(), Total: t.total})
 			}
 		}
@@ -130,12 +133,12 @@ func (c *Conn) gather(
 // confirm reads the iteration's dead letters afresh, and leaves out those of pairs that no prompt asks for: bytes that
 // another program has put on a stream must not stand for a pair that is still on its way. Where prompts are missing, as in a
 // replay, which has them in its source's log, every letter counts.
-func (c *Conn) confirm(ctx context.Context, t *tally, run string, iteration uint32) (bool, error) {
-	letters, err := c.letters(ctx, run, int(iteration))
+func confirm(ctx context.Context, conn *streams.Conn, t *tally, run string, iteration uint32) (bool, error) {
+	letters, err := letters(ctx, conn, run, int(iteration))
 	if err != nil {
 		return false, err
 	}
-	asked, _, err := c.idsIn(ctx, Source{Run: run, Kind: schemas.Prompts}, iteration)
+	asked, _, err := idsIn(ctx, conn, streams.Source{Run: run, Kind: schemas.Prompts}, iteration)
 	if err != nil {
 		return false, err
 	}
@@ -154,17 +157,17 @@ func (c *Conn) confirm(ctx context.Context, t *tally, run string, iteration uint
 
 // tally is what is known of an iteration.
 type tally struct {
-	messages map[string]Received
+	messages map[string]streams.Received
 	dead     map[string]bool // pairs with a dead letter and no message
 	closed   bool
 	total    int
 }
 
 // add notes a message and tells whether it is the first copy of a pair.
-func (t *tally) add(r Received) bool {
+func (t *tally) add(r streams.Received) bool {
 	switch m := r.Message.(type) {
 	case *events.Control:
-		if m.GetKind() == ControlClosed {
+		if m.GetKind() == events.ControlClosed {
 			t.closed, t.total = true, int(m.GetTotal())
 		}
 	case *events.DeadLetter:
@@ -197,9 +200,9 @@ func (t *tally) complete() (bool, error) {
 }
 
 func (t *tally) collected() Collected {
-	received := slices.SortedFunc(maps.Values(t.messages), func(a, b Received) int {
+	received := slices.SortedFunc(maps.Values(t.messages), func(a, b streams.Received) int {
 		return cmp.Or(
-			cmp.Compare(promptOf(a.Message).GetPosition(), promptOf(b.Message).GetPosition()),
+			cmp.Compare(events.PromptOf(a.Message).GetPosition(), events.PromptOf(b.Message).GetPosition()),
 			cmp.Compare(a.Message.ID(), b.Message.ID()),
 		)
 	})

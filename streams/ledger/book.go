@@ -1,4 +1,4 @@
-package streams
+package ledger
 
 import (
 	"crypto/sha256"
@@ -9,8 +9,11 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/protobuf/encoding/protowire"
+
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/streams"
 )
 
 // book is what an audit knows of the pairs of one iteration. It is made for a million of them: a pair is 16 bytes of id
@@ -98,25 +101,25 @@ func (b *book) reason(text string) uint8 {
 }
 
 // bit is a kind's in mark.on.
-func bit(kind schemas.Kind) uint8 { return 1 << slices.Index(pairKinds(), kind) }
+func bit(kind schemas.Kind) uint8 { return 1 << slices.Index(schemas.PairKinds(), kind) }
 
 // furthest is the last stream that has the pair; the first where none has.
-func (m mark) furthest() schemas.Kind { return pairKinds()[max(bits.Len8(m.on)-1, 0)] }
+func (m mark) furthest() schemas.Kind { return schemas.PairKinds()[max(bits.Len8(m.on)-1, 0)] }
 
 // see notes a message; kinds are seen in the order in which data flows. policy, unless it is empty, is the weights that
 // the message must name.
-func (b *book) see(kind schemas.Kind, e entry, policy string) {
-	id := idOf(e.header)
+func (b *book) see(kind schemas.Kind, e streams.Entry, policy string) {
+	id := e.ID()
 	if id == "" {
 		return // not published by this program; its stage makes it an unnamed dead letter
 	}
 	k, this := b.key(id), bit(kind)
 	m := b.marks[k]
-	if m.on&this != 0 && e.header.Get(headerRedriven) == "" {
+	if m.on&this != 0 && e.Redriven() == "" {
 		b.duplicates++
 		return
 	}
-	from, seq, said := parentOf(e.header)
+	from, seq, said := e.Parent()
 	if !said { // by an older program, or another
 		from = kindBefore(kind)
 	}
@@ -128,26 +131,26 @@ func (b *book) see(kind schemas.Kind, e entry, policy string) {
 		}
 	}
 	if m.on < this<<1 { // no later stream has it
-		m.seq = e.seq
+		m.seq = e.Seq
 	}
 	m.on |= this
-	if policy != "" && weightsOf(kind, e.data) != policy {
+	if policy != "" && policyOf(kind, e.Data) != policy {
 		m.flags |= otherWeights
 	}
 	b.marks[k] = m
 }
 
 // given notes a message of a replay's source: the pair is on the log of that kind, and was on those before it.
-func (b *book) given(kind schemas.Kind, e entry, policy string) {
-	id := idOf(e.header)
+func (b *book) given(kind schemas.Kind, e streams.Entry, policy string) {
+	id := e.ID()
 	if id == "" {
 		return
 	}
 	k := b.key(id)
 	m := b.marks[k]
-	m.seq = e.seq
+	m.seq = e.Seq
 	m.on |= bit(kind)<<1 - 1
-	if policy != "" && weightsOf(kind, e.data) != policy {
+	if policy != "" && policyOf(kind, e.Data) != policy {
 		m.flags |= otherWeights
 	}
 	b.marks[k] = m
@@ -170,7 +173,7 @@ func (b *book) letter(l *events.DeadLetter) {
 	if kind, _, _, err := schemas.ParseSubject(l.GetSubject()); err == nil && m.on == 0 && l.GetSequence() < b.first[kind] {
 		m.flags |= expired
 	}
-	if l.GetStream() == StreamName(b.source) {
+	if l.GetStream() == streams.StreamName(b.source) {
 		m.flags |= unwanted
 	}
 	b.marks[k] = m
@@ -233,7 +236,7 @@ func (n *names) sorted() []string {
 
 // settle decides every pair's fate.
 func (b *book) settle(out *Balance, r Record, floors map[schemas.Kind]uint64, most int) {
-	kinds := pairKinds()
+	kinds := schemas.PairKinds()
 	found := func() *names { return &names{most: most} }
 	lost, unfinished, untrained, twiceTrained, unknown, weights := found(), found(), found(), found(), found(), found()
 	gaps := make([]*names, len(kinds))
@@ -372,4 +375,35 @@ func reasonCounts(counts map[string]int) []ReasonCount {
 	}
 	slices.SortFunc(out, func(a, b ReasonCount) int { return strings.Compare(a.Reason, b.Reason) })
 	return out
+}
+
+// policyOf is the digest of the weights that made a pair, taken out of the bytes of a message without decoding its tokens;
+// empty when they name none.
+func policyOf(kind schemas.Kind, data []byte) string {
+	const pairField, policyField = 2, 9
+	if kind == schemas.Encoded || kind == schemas.Scored {
+		data = fieldOf(data, pairField)
+	}
+	return string(fieldOf(data, policyField))
+}
+
+// fieldOf is the last value of a field of bytes in a protobuf message; nil when there is none or the message is broken.
+func fieldOf(data []byte, number protowire.Number) []byte {
+	var value []byte
+	for len(data) > 0 {
+		n, kind, size := protowire.ConsumeTag(data)
+		if size < 0 {
+			return nil
+		}
+		data = data[size:]
+		if n == number && kind == protowire.BytesType {
+			v, _ := protowire.ConsumeBytes(data)
+			value = v
+		}
+		if size = protowire.ConsumeFieldValue(n, kind, data); size < 0 {
+			return nil
+		}
+		data = data[size:]
+	}
+	return value
 }

@@ -1,4 +1,4 @@
-package streams
+package ledger
 
 import (
 	"bufio"
@@ -11,6 +11,7 @@ import (
 
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/streams"
 )
 
 // Renaming has the saved messages of one run be those of another: as that run's own stages would have written them, with its
@@ -33,12 +34,12 @@ func (n *Renaming) Learn(r io.Reader) error {
 	}
 	return eachSaved(r, func(s savedMessage) error {
 		subject, data := s.Subject, s.Data
-		m, err := open(subject, data)
+		m, err := decode(subject, data)
 		if letter, ok := m.(*events.DeadLetter); err == nil && ok {
-			m, err = open(letter.GetSubject(), letter.GetOriginal())
+			m, err = decode(letter.GetSubject(), letter.GetOriginal())
 		}
 		if err == nil {
-			n.learn(promptOf(m))
+			n.learn(events.PromptOf(m))
 		}
 		return nil // what is no message keeps the id that its header says
 	})
@@ -73,15 +74,11 @@ func (n *Renaming) Rename(r io.Reader, w io.Writer) error {
 		if s.Data, err = n.data(s.Subject, s.Data); err != nil {
 			return fmt.Errorf("streams: rename %s at %d: %w", kind, s.Seq, err)
 		}
-		if _, _, id, ok := splitID(s.Header.Get(headerID)); ok {
-			id, mark, marked := strings.Cut(id, redriveMark)
-			id = n.Pair(renamed(n.Digests, id))
-			if marked {
-				id += redriveMark + mark
-			}
-			s.Header.Set(headerID, messageID(kind, n.To, id))
+		e := s.entry()
+		if id := e.ID(); id != "" {
+			e = e.As(streams.NewEntry(kind, n.To, iteration, n.Pair(renamed(n.Digests, id)), e.Mark(), s.Data))
 		}
-		s.Subject = schemas.Subject(kind, n.To, iteration)
+		s.Subject, s.Header = schemas.Subject(kind, n.To, iteration), e.Header
 		return encode.Encode(s)
 	})
 	if err == nil {
@@ -90,9 +87,13 @@ func (n *Renaming) Rename(r io.Reader, w io.Writer) error {
 	return err
 }
 
+func decode(subject string, data []byte) (events.Message, error) {
+	return streams.Entry{Subject: subject, Data: data}.Open()
+}
+
 // data renames a message. Bytes that are none stay as they are.
 func (n *Renaming) data(subject string, data []byte) ([]byte, error) {
-	m, err := open(subject, data)
+	m, err := decode(subject, data)
 	if err != nil {
 		return data, nil //nolint:nilerr // it is no message, and stays none
 	}
@@ -103,7 +104,7 @@ func (n *Renaming) data(subject string, data []byte) ([]byte, error) {
 }
 
 func (n *Renaming) message(m events.Message) (err error) {
-	if p := promptOf(m); p != nil {
+	if p := events.PromptOf(m); p != nil {
 		p.Run, p.PairId, p.Checkpoint = n.To, n.Pair(p.GetPairId()), renamed(n.Digests, p.GetCheckpoint())
 	}
 	switch m := m.(type) {

@@ -1,4 +1,4 @@
-package streams
+package ledger
 
 import (
 	"cmp"
@@ -17,10 +17,11 @@ import (
 
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/streams"
 )
 
 // scoredLedger audits the log alone of a run that trains on scored pairs.
-var scoredLedger = AuditOptions{Iteration: AllIterations, Source: schemas.Scored, Names: -1}
+var scoredLedger = AuditOptions{Iteration: streams.AllIterations, Source: schemas.Scored, Names: -1}
 
 // ledgerOf is scoredLedger with the trainer's records, one for each iteration from 0.
 func ledgerOf(records ...Record) AuditOptions {
@@ -41,12 +42,12 @@ func ledgerOf(records ...Record) AuditOptions {
 
 // Whatever happened to the pairs of a run, each has one fate, and the ledger equals the model.
 func TestAuditProperty(t *testing.T) {
-	c := openIn(t, t.TempDir(), Limits{Sync: time.Minute})
+	c := openIn(t, t.TempDir(), streams.Limits{Sync: time.Minute})
 	run := 0
 	rapid.Check(t, func(rt *rapid.T) {
 		run++
 		name := fmt.Sprintf("r%d", run)
-		kinds := pairKinds()
+		kinds := schemas.PairKinds()
 		var want []Balance
 		var records []Record
 		batch := map[schemas.Kind][]events.Message{}
@@ -116,13 +117,9 @@ func TestAuditProperty(t *testing.T) {
 		}
 		for i, p := range again { // past the window within which the stream knows its ids
 			id := fmt.Sprintf("late%d:%s:%s", i, name, p.GetPairId())
-			err := c.send(testContext(t), schemas.Prompts,
-				sealedAs(schemas.Subject(schemas.Prompts, name, p.GetIteration()), id, marshal(t, p)))
-			if err != nil {
-				rt.Fatal(err)
-			}
+			foreign(t, c, schemas.Prompts, name, p.GetIteration(), id, marshal(t, p))
 		}
-		got, err := c.Audit(testContext(t), name, ledgerOf(records...))
+		got, err := Audit(testContext(t), c, name, ledgerOf(records...))
 		if err != nil {
 			rt.Fatal(err)
 		}
@@ -162,7 +159,7 @@ func at(kind schemas.Kind, p *events.Prompt) events.Message {
 }
 
 // publishAll puts the i-th pairs of iteration 0 on the given streams.
-func publishAll(t *testing.T, c *Conn, kinds []schemas.Kind, which ...int) {
+func publishAll(t *testing.T, c *streams.Conn, kinds []schemas.Kind, which ...int) {
 	t.Helper()
 	for _, kind := range kinds {
 		for _, i := range which {
@@ -174,9 +171,9 @@ func publishAll(t *testing.T, c *Conn, kinds []schemas.Kind, which ...int) {
 func pairID(i int) string { return prompt("r", 0, i).GetPairId() }
 
 // auditOne audits iteration 0 of the run r.
-func auditOne(t *testing.T, c *Conn, o AuditOptions) Balance {
+func auditOne(t *testing.T, c *streams.Conn, o AuditOptions) Balance {
 	t.Helper()
-	got, err := c.Audit(testContext(t), "r", o)
+	got, err := Audit(testContext(t), c, "r", o)
 	if err != nil || len(got) != 1 {
 		t.Fatalf("%d balances, %v", len(got), err)
 	}
@@ -185,7 +182,7 @@ func auditOne(t *testing.T, c *Conn, o AuditOptions) Balance {
 
 func TestAuditOfStrangers(t *testing.T) {
 	c := openQuick(t)
-	publishAll(t, c, pairKinds(), 0)
+	publishAll(t, c, schemas.PairKinds(), 0)
 	publish(t, c, schemas.Scored, scoredOf(prompt("r", 0, 1)))
 	nameless := letterFor(prompt("r", 0, 9), 9, "decode")
 	nameless.PairId = ""
@@ -200,10 +197,10 @@ func TestAuditOfStrangers(t *testing.T) {
 	if diff := gocmp.Diff(want, b.Findings); b.Prompts != 1 || b.Scored != 3 || b.Unnamed != 1 || diff != "" {
 		t.Errorf("%+v (-want +got):\n%s", b, diff)
 	}
-	if none, err := c.Audit(testContext(t), "nobody", scoredLedger); err != nil || len(none) != 0 {
+	if none, err := Audit(testContext(t), c, "nobody", scoredLedger); err != nil || len(none) != 0 {
 		t.Errorf("a run that does not exist: %v, %v", none, err)
 	}
-	if _, err := c.Audit(testContext(t), "r", AuditOptions{Source: schemas.Control}); err == nil {
+	if _, err := Audit(testContext(t), c, "r", AuditOptions{Source: schemas.Control}); err == nil {
 		t.Error("the control stream was audited")
 	}
 }
@@ -213,7 +210,7 @@ func TestAuditOfTheRecord(t *testing.T) {
 	c := openQuick(t)
 	const n = 5
 	publish(t, c, schemas.Control, closedAt("r", 0, n))
-	publishAll(t, c, pairKinds(), 0, 1, 2, 3, 4)
+	publishAll(t, c, schemas.PairKinds(), 0, 1, 2, 3, 4)
 	ids := make([]string, n)
 	for i := range ids {
 		ids[i] = pairID(i)
@@ -260,7 +257,7 @@ func TestAuditOfTheRecord(t *testing.T) {
 		})
 	}
 	// what comes when the iteration has been trained is skipped
-	publishAll(t, c, pairKinds(), 5)
+	publishAll(t, c, schemas.PairKinds(), 5)
 	b := auditOne(t, c, ledgerOf(good))
 	want := []Finding{{Code: FoundMissing, Stream: schemas.Prompts, Count: 1}}
 	if diff := gocmp.Diff(want, b.Findings); diff != "" || !slices.Equal(b.Skipped, []ReasonCount{{skippedLate, 1}}) {
@@ -272,18 +269,26 @@ func TestAuditOfTheRecord(t *testing.T) {
 	publish(t, c, schemas.Encoded, at(schemas.Encoded, prompt("r", 1, 0)))
 	publish(t, c, schemas.Scored, scoredOf(prompt("r", 1, 0)))
 	mixed := Record{Done: true, Known: true, Pairs: append(slices.Clone(ids), prompt("r", 1, 0).GetPairId())}
-	got, err := c.Audit(testContext(t), "r", ledgerOf(good, mixed))
+	got, err := Audit(testContext(t), c, "r", ledgerOf(good, mixed))
 	if err != nil || len(got) != 2 || len(got[1].Findings) > 0 || got[1].Trained != 1 {
 		t.Errorf("mixed: %+v, %v", got, err)
 	}
 }
 
 // loose makes the stream of a kind like the real one, but for messages that can be removed from its middle.
-func loose(t *testing.T, c *Conn, kind schemas.Kind) {
+func loose(t *testing.T, c *streams.Conn, kind schemas.Kind) {
 	t.Helper()
-	config := c.streamConfig(kind)
-	config.DenyDelete = false
-	if _, err := c.js.CreateStream(testContext(t), config); err != nil {
+	js, name := raw(t, c), streams.StreamName(kind)
+	stream, err := js.Stream(testContext(t), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := stream.CachedInfo().Config
+	config.DenyDelete = false // which no update can change
+	if err := js.DeleteStream(testContext(t), name); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateStream(testContext(t), config); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -291,16 +296,9 @@ func loose(t *testing.T, c *Conn, kind schemas.Kind) {
 // A message that a stage acknowledged and of which nothing came is lost, not in flight; a message that is missing in the
 // middle of a log is a gap; what retention has removed is neither.
 func TestAuditTellsLossFromRetention(t *testing.T) {
-	c, err := Open(testContext(t), Options{Dir: t.TempDir(), Limits: quick, Log: testLog(t)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
+	c := openQuick(t)
 	loose(t, c, schemas.Prompts)
 	loose(t, c, schemas.Pairs)
-	if err := c.EnsureTopology(testContext(t)); err != nil {
-		t.Fatal(err)
-	}
 	const n = 6
 	publish(t, c, schemas.Control, closedAt("r", 0, n))
 	publish(t, c, schemas.Prompts, promptList("r", 0, n)...)
@@ -314,7 +312,7 @@ func TestAuditTellsLossFromRetention(t *testing.T) {
 	}
 	remove := func(kind schemas.Kind, seq uint64) {
 		t.Helper()
-		stream, err := c.js.Stream(ctx, StreamName(kind))
+		stream, err := raw(t, c).Stream(ctx, streams.StreamName(kind))
 		if err == nil {
 			err = stream.DeleteMsg(ctx, seq)
 		}
@@ -349,9 +347,9 @@ func TestAuditBesideWork(t *testing.T) {
 			}
 		}
 	}()
-	pairs := AuditOptions{Iteration: AllIterations, Source: schemas.Pairs}
+	pairs := AuditOptions{Iteration: streams.AllIterations, Source: schemas.Pairs}
 	for done := false; !done; {
-		got, err := c.Audit(testContext(t), "r", pairs)
+		got, err := Audit(testContext(t), c, "r", pairs)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -373,27 +371,27 @@ func TestDrop(t *testing.T) {
 		l.Original = marshal(t, prompt("r", 0, i))
 		publish(t, c, schemas.DeadLetters, l)
 	}
-	if err := c.Drop(ctx, 1, "somebody"); err != nil {
+	if err := Drop(ctx, c, 1, "somebody"); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Drop(ctx, 1, "somebody"); !errors.Is(err, ErrNotFound) {
+	if err := Drop(ctx, c, 1, "somebody"); !errors.Is(err, streams.ErrNotFound) {
 		t.Errorf("dropped twice: %v", err)
 	}
-	letters, err := c.DeadLetters(ctx, "r")
+	letters, err := DeadLetters(ctx, c, "r")
 	if err != nil || len(letters) != 2 || letters[1].GetDroppedBy() != "somebody" || letters[1].GetOriginal() != nil {
 		t.Fatalf("%v, %v", letters, err)
 	}
-	if err := c.Redrive(ctx, letters[1].Seq); err == nil || !strings.Contains(err.Error(), "dropped by somebody") {
+	if err := Redrive(ctx, c, letters[1].Seq); err == nil || !strings.Contains(err.Error(), "dropped by somebody") {
 		t.Errorf("a dropped letter was redriven: %v", err)
 	}
-	if err := c.Drop(ctx, letters[1].Seq, "another"); err != nil {
+	if err := Drop(ctx, c, letters[1].Seq, "another"); err != nil {
 		t.Errorf("dropped again: %v", err)
 	}
 	b := auditOne(t, c, scoredLedger)
 	if b.Dropped != 1 || b.DeadTotal() != 2 || len(b.Findings) > 0 {
 		t.Errorf("%+v", b)
 	}
-	stream, err := c.js.Stream(ctx, StreamName(schemas.DeadLetters))
+	stream, err := raw(t, c).Stream(ctx, streams.StreamName(schemas.DeadLetters))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -408,10 +406,10 @@ func TestAuditOfLettersThatNobodyAskedFor(t *testing.T) {
 	c := openQuick(t)
 	const n = 3
 	publish(t, c, schemas.Control, closedAt("r", 0, n))
-	publishAll(t, c, pairKinds(), 0, 1, 2)
+	publishAll(t, c, schemas.PairKinds(), 0, 1, 2)
 	publish(t, c, schemas.Encoded, at(schemas.Encoded, prompt("r", 0, 8)))
 	letter := letterFor(prompt("r", 0, 8), n+1, "invalid")
-	letter.Stream, letter.Subject = StreamName(schemas.Encoded), schemas.Subject(schemas.Encoded, "r", 0)
+	letter.Stream, letter.Subject = streams.StreamName(schemas.Encoded), schemas.Subject(schemas.Encoded, "r", 0)
 	publish(t, c, schemas.DeadLetters, letter, letterFor(prompt("r", 0, 9), 77, "invalid"))
 	record := Record{Done: true, Known: true, Pairs: []string{pairID(0), pairID(1), pairID(2)}}
 	b := auditOne(t, c, ledgerOf(record))
@@ -433,11 +431,11 @@ func TestAuditOfLettersThatNobodyAskedFor(t *testing.T) {
 func TestAuditOfALetterWhosePromptIsRemoved(t *testing.T) {
 	c := openQuick(t)
 	publish(t, c, schemas.Control, closedAt("r", 0, 2))
-	publishAll(t, c, pairKinds(), 0, 1)
+	publishAll(t, c, schemas.PairKinds(), 0, 1)
 	publish(t, c, schemas.Prompts, prompt("r", 1, 0))
 	publish(t, c, schemas.DeadLetters, letterFor(prompt("r", 1, 1), 3, "too_long"))
 	publish(t, c, schemas.Control, closedAt("r", 1, 1))
-	stream, err := c.js.Stream(testContext(t), StreamName(schemas.Prompts))
+	stream, err := raw(t, c).Stream(testContext(t), streams.StreamName(schemas.Prompts))
 	if err == nil {
 		err = stream.Purge(testContext(t), jetstream.WithPurgeSequence(4))
 	}
@@ -457,7 +455,7 @@ func TestAuditOfALetterWhosePromptIsRemoved(t *testing.T) {
 func TestAuditOfAnIterationThatIsGone(t *testing.T) {
 	c := openQuick(t)
 	publish(t, c, schemas.Control, closedAt("r", 0, 4), &events.Control{Schema: 1, Run: "r", Iteration: 1, Kind: "finished"})
-	for _, given := range []*Source{nil, {Run: "s", Kind: schemas.Scored, First: 1, Last: 1}} {
+	for _, given := range []*streams.Source{nil, {Run: "s", Kind: schemas.Scored, First: 1, Last: 1}} {
 		o := scoredLedger
 		o.Given = given
 		b := auditOne(t, c, o)

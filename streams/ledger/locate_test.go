@@ -1,4 +1,4 @@
-package streams
+package ledger
 
 import (
 	"bytes"
@@ -9,19 +9,21 @@ import (
 	"testing"
 
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/streams"
 )
 
 // moveRun saves what a run has of some kinds and loads it into another log.
-func moveRun(t *testing.T, from, to *Conn, run string, kinds ...schemas.Kind) {
+func moveRun(t *testing.T, from, to *streams.Conn, run string, kinds ...schemas.Kind) {
 	t.Helper()
 	moved := Moved{}
 	for _, kind := range kinds {
 		var file bytes.Buffer
-		if _, err := from.Save(testContext(t), kind, run, &file, func() {}); err != nil {
+		if _, err := Save(testContext(t), from, kind, run, &file, func() {}); err != nil {
 			t.Fatal(err)
 		}
 		for range 2 { // loaded again it stores nothing
-			if err := to.Load(testContext(t), kind, run, bytes.NewReader(file.Bytes()), moved, func() {}); err != nil {
+			if err := Load(testContext(t), to, kind, run, bytes.NewReader(file.Bytes()), moved, func() {}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -29,18 +31,18 @@ func moveRun(t *testing.T, from, to *Conn, run string, kinds ...schemas.Kind) {
 }
 
 // recalled is what a source holds of its iterations, of n pairs each.
-func recalled(t *testing.T, c *Conn, s Source, n int) (ids []string) {
+func recalled(t *testing.T, c *streams.Conn, s streams.Source, n int) (ids []string) {
 	t.Helper()
 	for i := s.Begin; i < s.End; i++ {
-		got, err := c.Recall(testContext(t), s, "again", i, n, nil)
+		got, err := Recall(testContext(t), c, s, "again", i, n, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if count, err := c.Count(testContext(t), s, i); err != nil || count != n {
+		if count, err := CountIn(testContext(t), c, s, i); err != nil || count != n {
 			t.Errorf("iteration %d: %d, %v", i, count, err)
 		}
 		for _, m := range got.Messages {
-			ids = append(ids, m.ID()+" "+promptOf(m).GetPrompt())
+			ids = append(ids, m.ID()+" "+events.PromptOf(m).GetPrompt())
 		}
 	}
 	return ids
@@ -53,9 +55,9 @@ func TestLocate(t *testing.T) {
 	const n = 5
 	log := openQuick(t)
 	filled(t, log, n) // pairs of r at 1, 3, … with another run's between them
-	pins := map[string]Source{}
+	pins := map[string]streams.Source{}
 	for name, span := range map[string][2]uint32{"both": {0, 2}, "first": {0, 1}, "second": {1, 2}} {
-		source, err := log.Survey(ctx, schemas.Pairs, "r", span[0], span[1])
+		source, err := Survey(ctx, log, schemas.Pairs, "r", span[0], span[1])
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -83,7 +85,7 @@ func TestLocate(t *testing.T) {
 		}
 		// a stage that reads the part
 		source := pins["both"]
-		s := Stage{
+		s := streams.Stage{
 			Name: "encoder", In: schemas.Pairs, Run: fmt.Sprint("again", generation), Batch: n, Iterations: []uint32{0, 1}, Source: &source,
 		}
 		stop := start(t, log, s, encoded)
@@ -97,7 +99,7 @@ func TestLocate(t *testing.T) {
 		}
 	}
 	// chosen in the restored log, it is where it says
-	anew, err := log.Survey(ctx, schemas.Pairs, "r", 1, 2)
+	anew, err := Survey(ctx, log, schemas.Pairs, "r", 1, 2)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +108,7 @@ func TestLocate(t *testing.T) {
 	}
 	never := pins["both"]
 	never.First, never.Last = 1001, 1009
-	if _, err := log.Recall(ctx, never, "again", 0, n, nil); !errors.Is(err, ErrIncomplete) || !strings.Contains(err.Error(), "none stood at") {
+	if _, err := Recall(ctx, log, never, "again", 0, n, nil); !errors.Is(err, streams.ErrIncomplete) || !strings.Contains(err.Error(), "none stood at") {
 		t.Errorf("what was never there: %v", err)
 	}
 }
@@ -118,8 +120,8 @@ func TestLocateTwice(t *testing.T) {
 		publish(t, log, schemas.Pairs, pairOf(prompt("r", 0, k)), pairOf(prompt("other", 0, k)))
 	}
 	moveRun(t, log, packed, "r", schemas.Pairs)
-	pin := Source{Run: "r", Kind: schemas.Pairs, First: 1, Last: 3, End: 1}
-	if _, err := packed.Locate(testContext(t), pin); !errors.Is(err, ErrIncomplete) ||
+	pin := streams.Source{Run: "r", Kind: schemas.Pairs, First: 1, Last: 3, End: 1}
+	if _, err := packed.Locate(testContext(t), pin); !errors.Is(err, streams.ErrIncomplete) ||
 		!strings.Contains(err.Error(), "are different pairs") {
 		t.Errorf("two parts with these ends: %v", err)
 	}

@@ -1,4 +1,4 @@
-package streams
+package ledger
 
 import (
 	"bufio"
@@ -9,24 +9,20 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
-
-	"github.com/nats-io/nats.go"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/streams"
 )
 
 // savedMessage is a message as a backup holds it, one a line.
 type savedMessage struct {
-	Seq     uint64      `json:"seq"`
-	Subject string      `json:"subject"`
-	Time    time.Time   `json:"time"`
-	Header  nats.Header `json:"header"`
-	Data    []byte      `json:"data"`
+	Seq     uint64              `json:"seq"`
+	Subject string              `json:"subject"`
+	Time    time.Time           `json:"time"`
+	Header  map[string][]string `json:"header"`
+	Data    []byte              `json:"data"`
 }
 
 // Progress says how far a stage of a run had come with the messages of a kind: a part of a backup.
@@ -38,30 +34,32 @@ type Progress struct {
 }
 
 // ProgressOf lists how far the stages of a run are. Read before the messages, it never claims what they do not show.
-func (c *Conn) ProgressOf(ctx context.Context, run string) ([]Progress, error) {
+func ProgressOf(ctx context.Context, conn *streams.Conn, run string) ([]Progress, error) {
 	var out []Progress
-	for _, kind := range append([]schemas.Kind{schemas.Checkpoints}, pairKinds()...) {
-		infos, err := c.consumers(ctx, kind, run)
+	for _, kind := range append([]schemas.Kind{schemas.Checkpoints}, schemas.PairKinds()...) {
+		readers, err := conn.Readers(ctx, kind, run)
 		if err != nil {
 			return nil, fmt.Errorf("streams: progress of run %s: %w", run, err)
 		}
-		for _, info := range infos {
-			stage, _, _ := strings.Cut(info.Name, "_")
-			out = append(out, Progress{stage, kind, info.AckFloor.Stream})
+		for _, r := range readers {
+			out = append(out, Progress{r.Stage, kind, r.Settled})
 		}
 	}
 	return out, nil
 }
 
 // Save writes a run's messages of a kind, in the order of the log, as JSON lines that Load reads. It returns their number.
-func (c *Conn) Save(ctx context.Context, kind schemas.Kind, run string, w io.Writer, onMessage func()) (int, error) {
+func Save(
+	ctx context.Context, conn *streams.Conn, kind schemas.Kind, run string, w io.Writer, onMessage func(),
+) (int, error) {
 	out := bufio.NewWriter(w)
 	encode := json.NewEncoder(out)
 	n := 0
-	err := c.scan(ctx, scan{stream: StreamName(kind), subject: schemas.RunSubjects(kind, run)}, func(e entry) error {
+	all := streams.Part{Kind: kind, Run: run, Iteration: streams.AllIterations}
+	err := conn.Scan(ctx, all, func(e streams.Entry) error {
 		n++
 		onMessage()
-		return encode.Encode(savedMessage{e.seq, e.subject, e.time.UTC(), e.header, e.data})
+		return encode.Encode(savedMessage{e.Seq, e.Subject, e.Time.UTC(), e.Header, e.Data})
 	})
 	if err == nil {
 		err = out.Flush()
@@ -101,18 +99,20 @@ func (m Moved) To(kind schemas.Kind, seq uint64) uint64 {
 // again stores nothing twice, and notes in moved where each message stands now. What names positions (a message's parent, a
 // dead letter's message) is changed accordingly, so kinds are loaded in the order in which data flows. ErrBackup when the bytes
 // are not of that run and kind.
-func (c *Conn) Load(ctx context.Context, kind schemas.Kind, run string, r io.Reader, moved Moved, onMessage func()) error {
+func Load(
+	ctx context.Context, conn *streams.Conn, kind schemas.Kind, run string, r io.Reader, moved Moved, onMessage func(),
+) error {
 	failed := func(err error) error { return fmt.Errorf("streams: load %s of run %s: %w", kind, run, err) }
 	var ids []string // message ids in the order of the file
 	var from []uint64
 	var before uint64
-	var batch []*nats.Msg
+	var batch []streams.Entry
 	store := func() error {
-		err := c.send(ctx, kind, batch)
+		err := conn.Store(ctx, kind, batch...)
 		batch = batch[:0]
 		return err
 	}
-	have, err := c.firsts(ctx, kind, schemas.RunSubjects(kind, run))
+	have, err := firsts(ctx, conn, kind, run)
 	if err != nil {
 		return failed(err)
 	}
@@ -120,17 +120,17 @@ func (c *Conn) Load(ctx context.Context, kind schemas.Kind, run string, r io.Rea
 		if err := s.check(kind, run, before); err != nil {
 			return err
 		}
-		msg, err := s.moved(kind, moved)
+		e, err := s.moved(kind, moved)
 		if err != nil {
 			return err
 		}
-		id := msg.Header.Get(headerID)
+		id := e.Key()
 		ids, from, before = append(ids, id), append(from, s.Seq), s.Seq
 		if _, stored := have[id]; !stored {
-			have[id], batch = 0, append(batch, msg)
+			have[id], batch = 0, append(batch, e)
 		}
 		onMessage()
-		if len(batch) < window {
+		if len(batch) < loadBatch {
 			return nil
 		}
 		return store()
@@ -141,7 +141,7 @@ func (c *Conn) Load(ctx context.Context, kind schemas.Kind, run string, r io.Rea
 	if err != nil {
 		return failed(err)
 	}
-	now, err := c.firsts(ctx, kind, schemas.RunSubjects(kind, run))
+	now, err := firsts(ctx, conn, kind, run)
 	if err != nil {
 		return failed(err)
 	}
@@ -155,21 +155,21 @@ func (c *Conn) Load(ctx context.Context, kind schemas.Kind, run string, r io.Rea
 	return nil
 }
 
-// firsts are the positions of the messages on the subjects that match, by the message ids that messageID makes; of a message
-// that was stored again, the first.
-func (c *Conn) firsts(ctx context.Context, kind schemas.Kind, subjects string) (map[string]uint64, error) {
+// loadBatch is how many messages are stored together.
+const loadBatch = 256
+
+// firsts are the positions of a run's messages of a kind by their keys; of a message that was stored again, the first.
+func firsts(ctx context.Context, conn *streams.Conn, kind schemas.Kind, run string) (map[string]uint64, error) {
 	at := map[string]uint64{}
-	err := c.scan(ctx, scan{stream: StreamName(kind), subject: subjects, ids: true}, func(e entry) error {
-		if id := incarnate(e.header.Get(headerID), 0); at[id] == 0 {
-			at[id] = e.seq
+	all := streams.Part{Kind: kind, Run: run, Iteration: streams.AllIterations, Headers: true}
+	err := conn.Scan(ctx, all, func(e streams.Entry) error {
+		if at[e.Key()] == 0 {
+			at[e.Key()] = e.Seq
 		}
 		return nil
 	})
 	return at, err
 }
-
-// maxPlaces bounds how many logs before the newest a message remembers its place in.
-const maxPlaces = 15
 
 // ErrBackup: a file of a backup is not what it should be.
 var ErrBackup = errors.New("streams: bad backup")
@@ -193,7 +193,7 @@ func eachSaved(r io.Reader, f func(savedMessage) error) error {
 	}
 }
 
-// tidy drops header names without a value, which nats.Header cannot be asked for.
+// tidy drops header names without a value, which a header cannot be asked for.
 func (s savedMessage) tidy() {
 	maps.DeleteFunc(s.Header, func(_ string, values []string) bool { return len(values) == 0 })
 }
@@ -201,85 +201,38 @@ func (s savedMessage) tidy() {
 // check tells whether the message can be one of a run's, behind that at another place.
 func (s savedMessage) check(kind schemas.Kind, run string, before uint64) error {
 	k, of, _, err := schemas.ParseSubject(s.Subject)
-	if err != nil || k != kind || of != run || s.Header.Get(headerID) == "" || s.Seq <= before {
+	if err != nil || k != kind || of != run || s.entry().Key() == "" || s.Seq <= before {
 		return fmt.Errorf("%w: a message behind %d is on %q at %d", ErrBackup, before, s.Subject, s.Seq)
 	}
 	return nil
 }
 
+// entry is the message as the log held it.
+func (s savedMessage) entry() streams.Entry {
+	return streams.Entry{Subject: s.Subject, Seq: s.Seq, Time: s.Time, Header: s.Header, Data: s.Data}
+}
+
 // moved is the message with the positions that it names where they are now.
-func (s savedMessage) moved(kind schemas.Kind, moved Moved) (*nats.Msg, error) {
-	msg := envelope(s.Subject, incarnate(s.Header.Get(headerID), 0), s.Data)
-	for _, name := range []string{headerRedriven, headerParent} {
-		if value := s.Header.Get(name); value != "" {
-			msg.Header.Set(name, value)
-		}
-	}
-	was := strconv.FormatUint(s.Seq, 10)
-	before := placesOf(s.Header)
-	for _, seq := range before[:min(len(before), maxPlaces)] {
-		was += "," + strconv.FormatUint(seq, 10)
-	}
-	msg.Header.Set(headerWas, was)
-	if from, seq, ok := parentOf(s.Header); ok {
-		msg.Header.Set(headerParent, parent(from, moved.To(from, seq)))
+func (s savedMessage) moved(kind schemas.Kind, moved Moved) (streams.Entry, error) {
+	msg := s.entry().Restored()
+	if from, seq, ok := msg.Parent(); ok {
+		msg.SetParent(from, moved.To(from, seq))
 	}
 	if kind != schemas.DeadLetters {
 		return msg, nil
 	}
-	m, err := open(s.Subject, s.Data)
+	m, err := msg.Open()
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrBackup, err)
+		return msg, fmt.Errorf("%w: %w", ErrBackup, err)
 	}
 	letter := m.(*events.DeadLetter)
 	if of, _, _, err := schemas.ParseSubject(letter.GetSubject()); err == nil {
 		letter.Sequence = moved.To(of, letter.GetSequence())
 	}
-	if msg.Data, err = proto.Marshal(letter); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrBackup, err)
-	}
-	id := messageID(kind, letter.GetRun(), letter.ID())
-	if _, mark, marked := strings.Cut(s.Header.Get(headerID), redriveMark); marked {
-		id += redriveMark + mark
-	}
-	msg.Header.Set(headerID, id) // so that a new letter of another message at the old place is not taken for this one
-	return msg, nil
-}
-
-// SettleUpTo makes a stage's consumer begin behind what it had settled before the backup.
-func (c *Conn) SettleUpTo(ctx context.Context, run string, p Progress, moved Moved) error {
-	failed := func(err error) error { return fmt.Errorf("streams: restore %s of run %s: %w", p.Stage, run, err) }
-	stage := Stage{Name: p.Stage, In: p.Kind, Run: run}
-	consumer, err := c.js.CreateOrUpdateConsumer(ctx, StreamName(p.Kind), stage.consumer(c.limits))
+	// A new id, so that a new letter of another message at the old place is not taken for this one.
+	of, err := streams.EntryOf(kind, letter, msg.Mark())
 	if err != nil {
-		return failed(err)
+		return msg, fmt.Errorf("%w: %w", ErrBackup, err)
 	}
-	upTo := moved.To(p.Kind, p.Settled)
-	for done := consumer.CachedInfo().AckFloor.Stream; done < upTo; {
-		batch, err := consumer.FetchNoWait(window) // all that it asks for is in the log
-		if err != nil {
-			return failed(err)
-		}
-		got := 0
-		for msg := range batch.Messages() {
-			got++
-			meta, err := msg.Metadata()
-			if err != nil {
-				return failed(err)
-			}
-			if meta.Sequence.Stream > upTo {
-				err = msg.Nak()
-			} else {
-				err = msg.Ack()
-			}
-			if err != nil {
-				return failed(err)
-			}
-			done = max(done, meta.Sequence.Stream)
-		}
-		if err := batch.Error(); err != nil || got == 0 {
-			return failed(errors.Join(err, fmt.Errorf("settled %d of %d", done, upTo)))
-		}
-	}
-	return c.flush()
+	return msg.As(of), nil
 }

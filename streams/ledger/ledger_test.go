@@ -1,4 +1,4 @@
-package streams
+package ledger
 
 import (
 	"context"
@@ -11,13 +11,14 @@ import (
 
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/streams"
 )
 
 // letterFor is the dead letter of a prompt, as a stage would write it.
 func letterFor(p *events.Prompt, seq uint64, reason string) *events.DeadLetter {
 	return &events.DeadLetter{
 		Schema: 1, Run: p.GetRun(), Iteration: p.GetIteration(), Stage: "generator", Reason: reason,
-		Stream: StreamName(schemas.Prompts), Sequence: seq, PairId: p.GetPairId(),
+		Stream: streams.StreamName(schemas.Prompts), Sequence: seq, PairId: p.GetPairId(),
 		Subject: schemas.Subject(schemas.Prompts, p.GetRun(), p.GetIteration()),
 	}
 }
@@ -26,13 +27,13 @@ func TestCollectWaitsUntilComplete(t *testing.T) {
 	c := openQuick(t)
 	const n = 30
 	// The iteration is closed and its pairs come in another order; others' messages are in between.
-	publish(t, c, schemas.Control, &events.Control{Schema: 1, Run: "r", Iteration: 2, Kind: "spec"})
+	publish(t, c, schemas.Control, &events.Control{Schema: 1, Run: "r", Iteration: 2, Kind: events.ControlSpec})
 	publish(t, c, schemas.Scored, scoredOf(prompt("r", 1, 99)), scoredOf(prompt("other", 2, 99)))
 	for i := n - 1; i > 0; i-- {
 		publish(t, c, schemas.Scored, scoredOf(prompt("r", 2, i)))
 	}
 	haves := []int{}
-	got, err := c.Collect(testContext(t), schemas.Scored, "r", 2, func(have, total int) {
+	got, err := Collect(testContext(t), c, schemas.Scored, "r", 2, func(have, total int) {
 		haves = append(haves, have)
 		if have == n-1 && total == 0 {
 			publish(t, c, schemas.Control, closedAt("r", 2, n))
@@ -45,8 +46,8 @@ func TestCollectWaitsUntilComplete(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, m := range got.Messages {
-		if promptOf(m).GetPosition() != uint64(i) {
-			t.Fatalf("place %d holds position %d", i, promptOf(m).GetPosition())
+		if events.PromptOf(m).GetPosition() != uint64(i) {
+			t.Fatalf("place %d holds position %d", i, events.PromptOf(m).GetPosition())
 		}
 	}
 	if len(got.Messages) != n || got.Dead != 0 || got.First != 3 || got.Last != n+2 {
@@ -66,9 +67,7 @@ func TestCollectCountsPairs(t *testing.T) {
 		publish(t, c, schemas.Scored, scoredOf(prompt("r", 0, i)))
 	}
 	again := marshal(t, scoredOf(prompt("r", 0, 1)))
-	if err := c.send(testContext(t), schemas.Scored, sealedAs("ldalign.scored.r.0", "forgotten", again)); err != nil {
-		t.Fatal(err)
-	}
+	foreign(t, c, schemas.Scored, "r", 0, "forgotten", again)
 	publish(t, c, schemas.DeadLetters,
 		letterFor(prompt("r", 0, 2), 3, "poison"), // scored all the same
 		letterFor(prompt("r", 0, 4), 5, "too_long"),
@@ -76,7 +75,7 @@ func TestCollectCountsPairs(t *testing.T) {
 		letterFor(prompt("r", 0, 5), 7, "empty"), // the same pair, another delivery
 		letterFor(prompt("r", 1, 0), 8, "empty"), // another iteration
 	)
-	got, err := c.Collect(testContext(t), schemas.Scored, "r", 0, nil)
+	got, err := Collect(testContext(t), c, schemas.Scored, "r", 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,11 +94,11 @@ func TestCollectWaitsForWhatIsRedriven(t *testing.T) {
 	publish(t, c, schemas.Scored, scoredOf(prompt("r", 0, 0)))
 	publish(t, c, schemas.DeadLetters, letter)
 	redriven := false
-	got, err := c.Collect(testContext(t), schemas.Scored, "r", 0, func(have, total int) {
+	got, err := Collect(testContext(t), c, schemas.Scored, "r", 0, func(have, total int) {
 		switch {
 		case have == 2 && total == 2 && !redriven:
 			redriven = true
-			if err := c.Redrive(testContext(t), 1); err != nil {
+			if err := Redrive(testContext(t), c, 1); err != nil {
 				t.Error(err)
 			}
 		case have == 1 && redriven:
@@ -114,7 +113,7 @@ func TestCollectWaitsForWhatIsRedriven(t *testing.T) {
 func TestCollectRefusesTooMany(t *testing.T) {
 	c := openQuick(t)
 	publish(t, c, schemas.Scored, scoredOf(prompt("r", 0, 0)), scoredOf(prompt("r", 0, 1)))
-	_, err := c.Collect(testContext(t), schemas.Scored, "r", 0, func(have, total int) {
+	_, err := Collect(testContext(t), c, schemas.Scored, "r", 0, func(have, total int) {
 		if have == 2 && total == 0 {
 			publish(t, c, schemas.Control, closedAt("r", 0, 1))
 		}
@@ -122,7 +121,7 @@ func TestCollectRefusesTooMany(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "2 pairs where 1 were announced") {
 		t.Errorf("got %v, want an error with the numbers", err)
 	}
-	if _, err := c.Collect(testContext(t), schemas.Control, "r", 0, nil); err == nil {
+	if _, err := Collect(testContext(t), c, schemas.Control, "r", 0, nil); err == nil {
 		t.Error("control messages were collected")
 	}
 }
@@ -131,7 +130,7 @@ func TestCollectRefusesTooMany(t *testing.T) {
 func TestCollectOfNothing(t *testing.T) {
 	c := openQuick(t)
 	publish(t, c, schemas.Control, closedAt("r", 0, 0))
-	got, err := c.Collect(testContext(t), schemas.Scored, "r", 0, nil)
+	got, err := Collect(testContext(t), c, schemas.Scored, "r", 0, nil)
 	if diff := gocmp.Diff(Collected{}, got); err != nil || diff != "" {
 		t.Errorf("%v (-want +got):\n%s", err, diff)
 	}
@@ -145,7 +144,7 @@ func TestRedrive(t *testing.T) {
 	publish(t, c, schemas.Prompts, promptList("r", 0, n)...)
 	publish(t, c, schemas.Control, closedAt("r", 0, n))
 	strict := generator("r", 2)
-	stop := start(t, c, strict, func(ctx context.Context, in []events.Message) []Outcome {
+	stop := start(t, c, strict, func(ctx context.Context, in []events.Message) []streams.Outcome {
 		out := answer(ctx, in)
 		for i, m := range in {
 			if m.(*events.Prompt).GetPosition() >= 3 {
@@ -159,27 +158,27 @@ func TestRedrive(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
-	dead, err := c.Collect(ctx, schemas.Pairs, "r", 0, nil)
+	dead, err := Collect(ctx, c, schemas.Pairs, "r", 0, nil)
 	if err != nil || len(dead.Messages) != 3 || dead.Dead != 2 {
 		t.Fatalf("%d messages, %d dead, %v, want 3 and 2", len(dead.Messages), dead.Dead, err)
 	}
-	letters, err := c.DeadLetters(ctx, "r")
+	letters, err := DeadLetters(ctx, c, "r")
 	if err != nil || len(letters) != 2 {
 		t.Fatalf("%d letters, %v", len(letters), err)
 	}
-	shown, err := c.DeadLetter(ctx, letters[0].Seq)
+	shown, err := DeadLetter(ctx, c, letters[0].Seq)
 	if diff := gocmp.Diff(letters[0].DeadLetter, shown.DeadLetter, protocmp()); err != nil || diff != "" {
 		t.Errorf("%v (-listed +shown):\n%s", err, diff)
 	}
-	if err := c.Redrive(ctx, letters[0].Seq); err != nil {
+	if err := Redrive(ctx, c, letters[0].Seq); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Redrive(ctx, letters[0].Seq); !errors.Is(err, ErrNotFound) {
-		t.Errorf("redriven twice: got %v, want ErrNotFound", err)
+	if err := Redrive(ctx, c, letters[0].Seq); !errors.Is(err, streams.ErrNotFound) {
+		t.Errorf("redriven twice: got %v, want streams.ErrNotFound", err)
 	}
 	audit := func() Balance {
 		t.Helper()
-		balances, err := c.Audit(ctx, "r", scoredLedger)
+		balances, err := Audit(ctx, c, "r", scoredLedger)
 		if err != nil || len(balances) != 1 {
 			t.Fatalf("%d balances, %v", len(balances), err)
 		}
@@ -191,7 +190,7 @@ func TestRedrive(t *testing.T) {
 	}
 	// It is collected when it has come through, not before.
 	restarted := false
-	got, err := c.Collect(ctx, schemas.Pairs, "r", 0, func(have, total int) {
+	got, err := Collect(ctx, c, schemas.Pairs, "r", 0, func(have, total int) {
 		if have == n-1 && total == n && !restarted {
 			restarted = true
 			start(t, c, strict, answer)
@@ -202,7 +201,7 @@ func TestRedrive(t *testing.T) {
 	}
 	for _, m := range got.Messages {
 		publish(t, c, schemas.Encoded, &events.Encoded{Schema: 1, Pair: m.(*events.Pair)})
-		publish(t, c, schemas.Scored, scoredOf(promptOf(m)))
+		publish(t, c, schemas.Scored, scoredOf(events.PromptOf(m)))
 	}
 	want := Balance{
 		Closed: true, Total: n, Prompts: n, Pairs: 4, Encoded: 4, Scored: 4, Ready: 4, Dead: []ReasonCount{{"too_long", 1}},
@@ -217,11 +216,11 @@ func TestRedrive(t *testing.T) {
 func TestRedrivenMessageMayDieAgain(t *testing.T) {
 	c := openQuick(t)
 	publish(t, c, schemas.Prompts, prompt("r", 0, 0))
-	start(t, c, generator("r", 1), func(context.Context, []events.Message) []Outcome {
-		return []Outcome{{Err: &schemas.Reject{Reason: schemas.ReasonEmpty, Err: errFlaky}}}
+	start(t, c, generator("r", 1), func(context.Context, []events.Message) []streams.Outcome {
+		return []streams.Outcome{{Err: &schemas.Reject{Reason: schemas.ReasonEmpty, Err: errFlaky}}}
 	})
 	first := await(t, c, schemas.DeadLetters, "r", 1)[0]
-	if err := c.Redrive(testContext(t), first.Seq); err != nil {
+	if err := Redrive(testContext(t), c, first.Seq); err != nil {
 		t.Fatal(err)
 	}
 	second := await(t, c, schemas.DeadLetters, "r", 1)[0]
@@ -229,7 +228,7 @@ func TestRedrivenMessageMayDieAgain(t *testing.T) {
 		t.Errorf("second letter %v at %d", second.Message, second.Seq)
 	}
 	settled(t, c, generator("r", 1))
-	balances, err := c.Audit(testContext(t), "r", scoredLedger)
+	balances, err := Audit(testContext(t), c, "r", scoredLedger)
 	if err != nil || balances[0].DeadTotal() != 1 || balances[0].InFlight != 0 {
 		t.Errorf("%+v, %v", balances, err)
 	}
@@ -238,15 +237,15 @@ func TestRedrivenMessageMayDieAgain(t *testing.T) {
 // Dead letters of what another program has put on the streams stand for no pair: the iteration waits for its own.
 func TestCollectWaitsForThePairsThatAreAskedFor(t *testing.T) {
 	const n = 3
-	for name, foreign := range map[string]func(t *testing.T, c *Conn){
-		"a pair of its own": func(t *testing.T, c *Conn) {
+	for name, foreign := range map[string]func(t *testing.T, c *streams.Conn){
+		"a pair of its own": func(t *testing.T, c *streams.Conn) {
 			publish(t, c, schemas.DeadLetters, letterFor(prompt("r", 0, 99), 1, "invalid"))
 		},
-		"bytes among the prompts": func(t *testing.T, c *Conn) {
-			put(t, c, schemas.Prompts, "ldalign.prompts.r.0", 99, []byte("\xff"))
+		"bytes among the prompts": func(t *testing.T, c *streams.Conn) {
+			put(t, c, schemas.Prompts, 99, []byte("\xff"))
 			publish(t, c, schemas.DeadLetters, letterFor(prompt("r", 0, 99), n+1, "decode"))
 		},
-		"more letters than pairs": func(t *testing.T, c *Conn) {
+		"more letters than pairs": func(t *testing.T, c *streams.Conn) {
 			for i := range uint64(n) {
 				publish(t, c, schemas.DeadLetters, letterFor(prompt("r", 0, 90+int(i)), 1+i, "invalid"))
 			}
@@ -258,7 +257,7 @@ func TestCollectWaitsForThePairsThatAreAskedFor(t *testing.T) {
 			foreign(t, c)
 			publish(t, c, schemas.Scored, scoredOf(prompt("r", 0, 0)), scoredOf(prompt("r", 0, 1)))
 			closed, last := false, false
-			got, err := c.Collect(testContext(t), schemas.Scored, "r", 0, func(have, total int) {
+			got, err := Collect(testContext(t), c, schemas.Scored, "r", 0, func(have, total int) {
 				switch {
 				case total == 0 && have > n-1 && !closed:
 					closed = true
@@ -278,13 +277,10 @@ func TestCollectWaitsForThePairsThatAreAskedFor(t *testing.T) {
 // A stage's letter of a message that this program has not published names no pair, whatever the message says.
 func TestLetterOfAForeignMessageNamesNoPair(t *testing.T) {
 	c := openQuick(t)
-	foreign := marshal(t, prompt("r", 0, 7))
-	if err := c.send(testContext(t), schemas.Prompts, sealedAs("ldalign.prompts.r.0", "", foreign)); err != nil {
-		t.Fatal(err)
-	}
+	foreign(t, c, schemas.Prompts, "r", 0, "", marshal(t, prompt("r", 0, 7)))
 	publish(t, c, schemas.Prompts, prompt("r", 0, 0))
-	start(t, c, generator("r", 2), func(_ context.Context, in []events.Message) []Outcome {
-		out := make([]Outcome, len(in))
+	start(t, c, generator("r", 2), func(_ context.Context, in []events.Message) []streams.Outcome {
+		out := make([]streams.Outcome, len(in))
 		for i := range out {
 			out[i].Err = &schemas.Reject{Reason: schemas.ReasonInvalid, Err: errFlaky}
 		}

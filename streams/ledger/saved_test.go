@@ -1,4 +1,4 @@
-package streams
+package ledger
 
 import (
 	"bytes"
@@ -7,10 +7,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/streams"
 )
 
 // FuzzSaved: whatever stands in a file of a backup's messages, it is read or refused as a bad backup. What is read can be
@@ -22,18 +21,18 @@ func FuzzSaved(f *testing.F) {
 		schemas.Results:     &events.Result{Schema: 1, Run: "r", Checkpoint: "d"},
 		schemas.DeadLetters: letterFor(prompt("r", 0, 1), 1, schemas.ReasonTooLong),
 	}
-	for _, kind := range pairKinds() {
+	for _, kind := range schemas.PairKinds() {
 		messages[kind] = at(kind, prompt("r", 0, 1))
 	}
 	kinds := schemas.Kinds()
 	for i, kind := range kinds {
-		msg, err := seal(kind, messages[kind])
+		msg, err := streams.EntryOf(kind, messages[kind], "")
 		if err != nil {
 			f.Fatal(err)
 		}
-		msg.Header.Set(headerParent, "prompts:3")
-		msg.Header.Set(headerWas, "9,4")
-		line := func(seq uint64, header nats.Header, data []byte) []byte {
+		msg.SetParent(schemas.Prompts, 3)
+		msg.Header.Set("Ldalign-Was", "9,4")
+		line := func(seq uint64, header map[string][]string, data []byte) []byte {
 			text, err := json.Marshal(savedMessage{seq, msg.Subject, time.Unix(1, 0).UTC(), header, data})
 			if err != nil {
 				f.Fatal(err)

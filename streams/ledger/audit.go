@@ -1,17 +1,14 @@
-package streams
+package ledger
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
-
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/streams"
 )
 
 // AuditOptions say what of a run is audited.
@@ -22,7 +19,7 @@ type AuditOptions struct {
 	Source schemas.Kind
 	// Given, not nil for a replay, is the part of another run's log that the run reads in place of its own messages. Its
 	// pairs count as if they stood on the run's own log of that kind and on those before it.
-	Given *Source
+	Given *streams.Source
 	// First is the run's first iteration: 0, or that at which a replay begins.
 	First uint32
 	// Trained is how many iterations have made a policy. They are audited even when the log holds nothing of them.
@@ -173,22 +170,22 @@ func sum(counts []ReasonCount) int {
 // Audit balances the iterations of a run, in order, from what the log holds and what the trainer has recorded. It may be
 // taken while stages work: a pair that has just moved on may be counted where it was. It reads one iteration after the
 // other and keeps some 40 bytes a pair, of two iterations at most.
-func (c *Conn) Audit(ctx context.Context, run string, o AuditOptions) ([]Balance, error) {
-	if !carriesPair(o.Source) {
+func Audit(ctx context.Context, conn *streams.Conn, run string, o AuditOptions) ([]Balance, error) {
+	if !o.Source.CarriesPair() {
 		return nil, fmt.Errorf("streams: audit %s: %q is no stream that a trainer reads", run, o.Source)
 	}
 	if o.Names == 0 {
 		o.Names = 20
 	}
 	if o.Given != nil {
-		located, err := c.Locate(ctx, *o.Given)
+		located, err := conn.Locate(ctx, *o.Given)
 		if err != nil {
 			return nil, fmt.Errorf("streams: audit %s: %w", run, err)
 		}
 		o.Given = &located
 	}
 	a := auditor{
-		Conn: c, run: run, o: o, announced: map[uint32]int{}, expired: map[uint32]bool{}, first: map[schemas.Kind]uint64{},
+		Conn: conn, run: run, o: o, announced: map[uint32]int{}, expired: map[uint32]bool{}, first: map[schemas.Kind]uint64{},
 	}
 	balances, err := a.all(ctx)
 	if err != nil {
@@ -199,7 +196,7 @@ func (c *Conn) Audit(ctx context.Context, run string, o AuditOptions) ([]Balance
 
 // auditor is the state of one Audit.
 type auditor struct {
-	*Conn
+	*streams.Conn
 	run       string
 	o         AuditOptions
 	announced map[uint32]int          // totals of closed iterations
@@ -212,11 +209,11 @@ type auditor struct {
 }
 
 func (a *auditor) all(ctx context.Context) ([]Balance, error) {
-	err := a.Read(ctx, schemas.Control, a.run, AllIterations, 0, func(r Received) error {
+	err := a.Read(ctx, schemas.Control, a.run, streams.AllIterations, 0, func(r streams.Received) error {
 		switch m := r.Message.(*events.Control); m.GetKind() {
-		case ControlClosed:
+		case events.ControlClosed:
 			a.announced[m.GetIteration()] = int(m.GetTotal())
-		case ControlExpired:
+		case events.ControlExpired:
 			a.expired[m.GetIteration()] = true
 		}
 		return nil
@@ -251,15 +248,14 @@ func (a *auditor) survey(ctx context.Context) ([]uint32, error) {
 	for iteration, total := range a.announced { // although the log may have lost all of it
 		found[iteration] = found[iteration] || total > 0 && wanted(iteration)
 	}
-	for _, kind := range append(pairKinds(), schemas.DeadLetters) {
-		state, err := a.state(ctx, kind, schemas.RunSubjects(kind, a.run))
+	for _, kind := range append(schemas.PairKinds(), schemas.DeadLetters) {
+		state, err := a.State(ctx, kind, a.run)
 		if err != nil {
 			return nil, err
 		}
-		a.first[kind] = state.FirstSeq
-		for subject, n := range state.Subjects {
-			_, _, iteration, err := schemas.ParseSubject(subject)
-			if err != nil || !wanted(iteration) {
+		a.first[kind] = state.First
+		for iteration, n := range state.Messages {
+			if !wanted(iteration) {
 				continue
 			}
 			found[iteration] = true
@@ -268,22 +264,6 @@ func (a *auditor) survey(ctx context.Context) ([]uint32, error) {
 	}
 	iterations := slices.Sorted(maps.Keys(found))
 	return slices.DeleteFunc(iterations, func(i uint32) bool { return !found[i] }), nil
-}
-
-// state is the state of a kind's stream with the number of messages on each of the subjects that match.
-func (c *Conn) state(ctx context.Context, kind schemas.Kind, subjects string) (jetstream.StreamState, error) {
-	stream, err := c.js.Stream(ctx, StreamName(kind))
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return jetstream.StreamState{}, noStream(StreamName(kind))
-	}
-	if err != nil {
-		return jetstream.StreamState{}, err
-	}
-	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(subjects))
-	if err != nil {
-		return jetstream.StreamState{}, err
-	}
-	return info.State, nil
 }
 
 // audit balances one iteration. The order of reading is what makes it right beside working stages: the trainer's record
@@ -305,11 +285,9 @@ func (a *auditor) audit(ctx context.Context, iteration uint32) (Balance, error) 
 	b.removed = a.expired[iteration]
 	last := map[schemas.Kind]uint64{}
 	read := func(kind schemas.Kind, from uint64, bodies bool) error {
-		s := scan{
-			stream: StreamName(kind), subject: schemas.Subject(kind, a.run, iteration), from: from, ids: !bodies,
-		}
-		return a.scan(ctx, s, func(e entry) error {
-			last[kind] = e.seq
+		p := streams.Part{Kind: kind, Run: a.run, Iteration: int(iteration), First: from, Headers: !bodies}
+		return a.Scan(ctx, p, func(e streams.Entry) error {
+			last[kind] = e.Seq
 			policy := ""
 			if bodies {
 				policy = record.Policy
@@ -324,12 +302,12 @@ func (a *auditor) audit(ctx context.Context, iteration uint32) (Balance, error) 
 			return Balance{}, err
 		}
 	}
-	for _, kind := range pairKinds() {
+	for _, kind := range schemas.PairKinds() {
 		if err := read(kind, 0, kind == a.o.Source && kind != schemas.Prompts); err != nil {
 			return Balance{}, err
 		}
 	}
-	err = a.Read(ctx, schemas.DeadLetters, a.run, int(iteration), 0, func(r Received) error {
+	err = a.Read(ctx, schemas.DeadLetters, a.run, int(iteration), 0, func(r streams.Received) error {
 		b.letter(r.Message.(*events.DeadLetter))
 		a.tick()
 		return nil
@@ -337,7 +315,7 @@ func (a *auditor) audit(ctx context.Context, iteration uint32) (Balance, error) 
 	if err != nil {
 		return Balance{}, err
 	}
-	for _, kind := range slices.Backward(pairKinds()[:len(pairKinds())-1]) {
+	for _, kind := range slices.Backward(schemas.PairKinds()[:len(schemas.PairKinds())-1]) {
 		if err := read(kind, last[kind]+1, false); err != nil {
 			return Balance{}, err
 		}
@@ -353,16 +331,13 @@ func (a *auditor) audit(ctx context.Context, iteration uint32) (Balance, error) 
 // given enters what a replay reads of an iteration in its source's log.
 func (a *auditor) given(ctx context.Context, iteration uint32, b *book, record Record) error {
 	from := a.o.Given
-	s := scan{
-		stream: StreamName(from.Kind), subject: schemas.Subject(from.Kind, from.Run, iteration), from: from.First,
-		ids: from.Kind != a.o.Source || from.Kind == schemas.Prompts,
+	p := streams.Part{
+		Kind: from.Kind, Run: from.Run, Iteration: int(iteration), First: from.First, Last: from.Last,
+		Headers: from.Kind != a.o.Source || from.Kind == schemas.Prompts,
 	}
-	return a.scan(ctx, s, func(e entry) error {
-		if e.seq > from.Last {
-			return ErrStop
-		}
+	return a.Scan(ctx, p, func(e streams.Entry) error {
 		policy := ""
-		if !s.ids {
+		if !p.Headers {
 			policy = record.Policy
 		}
 		b.given(from.Kind, e, policy)
@@ -382,70 +357,22 @@ func (a *auditor) tick() {
 // floors are, by stream, the positions up to which the run's stages have acknowledged everything.
 func (a *auditor) floors(ctx context.Context) (map[schemas.Kind]uint64, error) {
 	floors := map[schemas.Kind]uint64{}
-	for _, kind := range pairKinds() {
-		infos, err := a.consumers(ctx, kind, a.run)
+	for _, kind := range schemas.PairKinds() {
+		readers, err := a.Readers(ctx, kind, a.run)
 		if err != nil {
 			return nil, err
 		}
-		for i, info := range infos {
-			floor := floorOf(info)
-			if i == 0 || floor < floors[kind] {
-				floors[kind] = floor
+		for i, r := range readers {
+			if i == 0 || r.Floor < floors[kind] {
+				floors[kind] = r.Floor
 			}
 		}
 	}
 	return floors, nil
 }
 
-// consumers are the stages of a run that read a kind, in the order of their names.
-func (c *Conn) consumers(ctx context.Context, kind schemas.Kind, run string) ([]*jetstream.ConsumerInfo, error) {
-	stream, err := c.js.Stream(ctx, StreamName(kind))
-	if err != nil {
-		return nil, err
-	}
-	list := stream.ListConsumers(ctx)
-	var infos []*jetstream.ConsumerInfo
-	for info := range list.Info() {
-		// A stage's name has no underscore; an ephemeral reader's name is random.
-		name, of, ok := strings.Cut(info.Name, "_")
-		stage, _, _ := strings.Cut(name, "-") // that of a replay names its first iteration
-		if ok && of == run && validStage.MatchString(stage) {
-			infos = append(infos, info)
-		}
-	}
-	if err := list.Err(); err != nil && !errors.Is(err, jetstream.ErrEndOfData) {
-		return nil, err
-	}
-	slices.SortFunc(infos, func(a, b *jetstream.ConsumerInfo) int { return strings.Compare(a.Name, b.Name) })
-	return infos, nil
-}
-
 // kindBefore is the kind that a pair has before it has this one.
 func kindBefore(kind schemas.Kind) schemas.Kind {
-	kinds := pairKinds()
+	kinds := schemas.PairKinds()
 	return kinds[max(slices.Index(kinds, kind)-1, 0)]
-}
-
-// Runs lists, in order, the runs of which the streams hold any message.
-func (c *Conn) Runs(ctx context.Context) ([]string, error) {
-	found := map[string]bool{}
-	for _, kind := range schemas.Kinds() {
-		stream, err := c.js.Stream(ctx, StreamName(kind))
-		if errors.Is(err, jetstream.ErrStreamNotFound) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("streams: runs: %w", err)
-		}
-		info, err := stream.Info(ctx, jetstream.WithSubjectFilter(schemas.KindSubjects(kind)))
-		if err != nil {
-			return nil, fmt.Errorf("streams: runs: %w", err)
-		}
-		for subject := range info.State.Subjects {
-			if _, run, _, err := schemas.ParseSubject(subject); err == nil {
-				found[run] = true
-			}
-		}
-	}
-	return slices.Sorted(maps.Keys(found)), nil
 }

@@ -1,4 +1,4 @@
-package streams
+package ledger
 
 import (
 	"errors"
@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/streams"
 )
 
 // What retention has removed of a finished iteration is counted apart by an audit, refused by who wants to read it, and no
@@ -33,20 +34,20 @@ func TestExpire(t *testing.T) {
 		publish(t, c, schemas.Control, closedAt("r", i, n))
 		records = append(records, r)
 	}
-	source, err := c.Survey(ctx, schemas.Scored, "r", 0, 2)
+	source, err := Survey(ctx, c, schemas.Scored, "r", 0, 2)
 	if err != nil {
 		t.Fatal(err)
 	}
 
 	// a stage that has not settled all holds its messages
 	s := generator("r", n)
-	if ok, err := c.Settled(ctx, schemas.Prompts, "r", 0); err != nil || !ok {
+	if ok, err := Settled(ctx, c, schemas.Prompts, "r", 0); err != nil || !ok {
 		t.Errorf("without a stage: %v, %v", ok, err)
 	}
-	if _, err := c.js.CreateOrUpdateConsumer(ctx, StreamName(schemas.Prompts), s.consumer(c.limits)); err != nil {
+	if err := c.SettleUpTo(ctx, s.Name, s.In, s.Run, 0); err != nil {
 		t.Fatal(err)
 	}
-	if ok, err := c.Settled(ctx, schemas.Prompts, "r", 0); err != nil || ok {
+	if ok, err := Settled(ctx, c, schemas.Prompts, "r", 0); err != nil || ok {
 		t.Errorf("before its stage begins: %v, %v", ok, err)
 	}
 	stop := start(t, c, s, answer)
@@ -54,23 +55,23 @@ func TestExpire(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
-	if ok, err := c.Settled(ctx, schemas.Prompts, "r", 1); err != nil || !ok {
+	if ok, err := Settled(ctx, c, schemas.Prompts, "r", 1); err != nil || !ok {
 		t.Errorf("after its stage: %v, %v", ok, err)
 	}
 
 	// all kinds but one that somebody reads
 	for again := range 2 { // repeated it removes nothing
-		got, err := c.Expire(ctx, "r", 0, []schemas.Kind{schemas.Prompts, schemas.Encoded, schemas.Scored}, "a test")
+		got, err := Expire(ctx, c, "r", 0, []schemas.Kind{schemas.Prompts, schemas.Encoded, schemas.Scored}, "a test")
 		if err != nil || got != uint64((1-again)*(n+2*(n-1))) {
 			t.Fatalf("removed %d, %v", got, err)
 		}
 	}
-	if counts, err := c.Counts(ctx, "r"); err != nil || counts[0].Iteration != 0 || counts[0].Pairs != n {
+	if counts, err := Counts(ctx, c, "r"); err != nil || counts[0].Iteration != 0 || counts[0].Pairs != n {
 		t.Errorf("not all %d pairs are left: %+v, %v", n, counts, err)
 	}
-	check := func(c *Conn) {
+	check := func(c *streams.Conn) {
 		t.Helper()
-		audits, err := c.Audit(ctx, "r", ledgerOf(records...))
+		audits, err := Audit(ctx, c, "r", ledgerOf(records...))
 		if err != nil || len(audits) != 2 {
 			t.Fatalf("%+v, %v", audits, err)
 		}
@@ -82,35 +83,32 @@ func TestExpire(t *testing.T) {
 		}
 	}
 	check(c)
-	if _, err := c.Expire(ctx, "r", 0, pairKinds(), "a test"); err != nil {
+	if _, err := Expire(ctx, c, "r", 0, schemas.PairKinds(), "a test"); err != nil {
 		t.Fatal(err)
 	}
 	check(c)
 
 	for name, err := range map[string]error{
-		"survey": func() error { _, err := c.Survey(ctx, schemas.Scored, "r", 0, 2); return err }(),
-		"recall": func() error { _, err := c.Recall(ctx, source, "again", 0, n-1, nil); return err }(),
+		"survey": func() error { _, err := Survey(ctx, c, schemas.Scored, "r", 0, 2); return err }(),
+		"recall": func() error { _, err := Recall(ctx, c, source, "again", 0, n-1, nil); return err }(),
 	} {
-		if !errors.Is(err, ErrIncomplete) || !strings.Contains(err.Error(), "its retention has removed") ||
+		if !errors.Is(err, streams.ErrIncomplete) || !strings.Contains(err.Error(), "its retention has removed") ||
 			!strings.Contains(err.Error(), "(a test)") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if got, err := c.Recall(ctx, source, "again", 1, n-1, nil); err != nil || len(got.Messages) != n-1 {
+	if got, err := Recall(ctx, c, source, "again", 1, n-1, nil); err != nil || len(got.Messages) != n-1 {
 		t.Errorf("iteration 1: %d messages, %v", len(got.Messages), err)
 	}
 	if got := stored(t, c, schemas.Prompts, "other"); len(got) != 2*n {
 		t.Errorf("the other run has %d prompts", len(got))
 	}
-	counts, err := c.Counts(ctx, "r")
+	counts, err := Counts(ctx, c, "r")
 	if err != nil || len(counts) != 2 || !counts[0].Expired || counts[1].Expired || counts[0].Total != n || counts[0].Pairs != 0 {
 		t.Errorf("%+v, %v", counts, err)
 	}
-	if _, err := c.Expire(ctx, "r", 0, []schemas.Kind{schemas.Control}, "a test"); err == nil {
+	if _, err := Expire(ctx, c, "r", 0, []schemas.Kind{schemas.Control}, "a test"); err == nil {
 		t.Error("control messages were removed")
-	}
-	if purged := c.purged(ctx, StreamName(schemas.Prompts)); purged != n {
-		t.Errorf("%d holes are known, want %d", purged, n)
 	}
 	if err := c.Close(); err != nil {
 		t.Fatal(err)

@@ -1,0 +1,78 @@
+package streams
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+)
+
+// maxErrorText bounds the error that a dead letter carries.
+const maxErrorText = 4 << 10
+
+// deadLetter writes the letter of a message that its stage gives up.
+func (r *runner) deadLetter(l letter) *events.DeadLetter {
+	meta := l.in.meta
+	d := LetterOf(r.stage.Name, Entry{
+		Stream: meta.Stream, Subject: l.in.Subject(), Seq: meta.Sequence.Stream, Header: l.in.Headers(), Data: l.in.Data(),
+	}, l.err)
+	if d.GetRun() != "" && d.GetRun() != r.stage.Run { // a source is only read: redriven, it goes to the run's own subject
+		d.Subject = schemas.Subject(r.stage.In, r.stage.Run, d.GetIteration())
+		d.Original = r.stage.original(l.in)
+	}
+	d.Run, d.Worker, d.Tries, d.Deliveries = r.stage.Run, r.worker, uint32(max(l.tries, 1)), uint32(meta.NumDelivered)
+	return d
+}
+
+// LetterOf is the dead letter of a message on a log that a stage, or a reader that is named as one, cannot use because of err.
+// Its run and iteration are those of the subject, its pair that of the header, which names it even when the bytes cannot be
+// read; a message of another program, without that header, stands for no pair.
+func LetterOf(stage string, e Entry, err error) *events.DeadLetter {
+	d := &events.DeadLetter{
+		Schema: events.Version, Stage: stage, Reason: reasonOf(err), Error: Text(causeOf(err)),
+		Stream: e.Stream, Sequence: e.Seq, Subject: e.Subject, Original: e.Data, Tries: 1,
+	}
+	kind, run, iteration, parseErr := schemas.ParseSubject(e.Subject)
+	if parseErr == nil {
+		d.Run, d.Iteration = run, iteration
+	}
+	if kind.CarriesPair() {
+		d.PairId = Text(e.ID())
+	}
+	return d
+}
+
+// Bury publishes the dead letter of a message that a reader cannot use. Published again it is stored once.
+func (c *Conn) Bury(ctx context.Context, d *events.DeadLetter) error {
+	d.Worker, d.Deliveries = c.worker, 1
+	c.log.Error().Str("error", d.GetError()).Str("stage", d.GetStage()).Str("run", d.GetRun()).Str("reason", d.GetReason()).
+		Uint64("seq", d.GetSequence()).Str("pair", d.GetPairId()).Msg("dead letter")
+	return c.Publish(ctx, schemas.DeadLetters, d)
+}
+
+func reasonOf(err error) string {
+	if reject := new(schemas.Reject); errors.As(err, &reject) {
+		return reject.Reason
+	}
+	return schemas.ReasonPoison
+}
+
+// causeOf is the error without the reason, which has its own field.
+func causeOf(err error) error {
+	if reject := new(schemas.Reject); errors.As(err, &reject) && reject.Err != nil {
+		return reject.Err
+	}
+	return err
+}
+
+// Text is a text, or an error's, as a dead letter carries it: valid UTF-8 of bounded length.
+func Text(v any) string { return text(v, maxErrorText) }
+
+// text is an error's text as protobuf takes it: valid UTF-8, and no longer than limit.
+func text(v any, limit int) string {
+	s := fmt.Sprint(v)
+	return strings.ToValidUTF8(s[:min(len(s), limit)], "\uFFFD")
+}
