@@ -16,3 +16,11 @@ func (s Spec) NeedsGuide() bool {
 
 // TrainsGuide tells whether the run trains a guide of its own.
 func (s Spec) TrainsGuide() bool { return s.NeedsGuide() && s.Guide.From == "" }
+
+// GuideRun is the run whose guide a key of the spec names by run:NAME: this run where the key is empty.
+func (s Spec) GuideRun(reference string) string {
+	if ref, ok := FromRun(reference); ok {
+		return ref.Run
+	}
+	return s.Run
+}

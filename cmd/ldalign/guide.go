@@ -16,7 +16,6 @@ import (
 	"github.com/ldalign/ldalign/ops/report"
 	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
-	"github.com/ldalign/ldalign/stages/encoder"
 	"github.com/ldalign/ldalign/trainer/curves"
 )
 
@@ -192,7 +191,7 @@ func (n *node) inspectGuide(ctx context.Context, spec schemas.Spec) (guideInspec
 			return guideInspection{}, fmt.Errorf("run %s uses no guide", spec.Run)
 		}
 	}
-	in := guideInspection{Run: spec.Run, GuideRun: encoder.GuideRun(spec, reference)}
+	in := guideInspection{Run: spec.Run, GuideRun: spec.GuideRun(reference)}
 	manifest, err := n.Checkpoints.Latest(ctx, in.GuideRun, checkpoints.Guide)
 	if errors.Is(err, checkpoints.ErrNoCheckpoint) {
 		return in, fmt.Errorf("run %s has no guide yet (`ldalign guide train` trains one): %w", in.GuideRun, err)

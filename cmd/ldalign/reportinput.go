@@ -14,7 +14,7 @@ import (
 	"github.com/ldalign/ldalign/ops/report"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
-	"github.com/ldalign/ldalign/stages/evaluator"
+	"github.com/ldalign/ldalign/stages/evaluator/result"
 	"github.com/ldalign/ldalign/streams"
 	"github.com/ldalign/ldalign/trainer/curves"
 	"github.com/ldalign/ldalign/trainer/lineage"
@@ -259,9 +259,9 @@ func scores(seed uint64, r *events.Result) report.Scores {
 		return nil
 	}
 	return report.Scores{
-		Seed: seed, GreedyExact: value(evaluator.GreedyExact), GreedyGraded: value(evaluator.GreedyGraded),
-		SampledExact: value(evaluator.SampledExact), SampledGraded: value(evaluator.SampledGraded),
-		Distance: value(evaluator.DistanceMean), AnswerTokens: value(evaluator.SampledLength),
+		Seed: seed, GreedyExact: value(result.GreedyExact), GreedyGraded: value(result.GreedyGraded),
+		SampledExact: value(result.SampledExact), SampledGraded: value(result.SampledGraded),
+		Distance: value(result.DistanceMean), AnswerTokens: value(result.SampledLength),
 	}
 }
 
@@ -274,7 +274,7 @@ func (c *collector) agreement(ctx context.Context, spec schemas.Spec, r *events.
 	a := report.Agreement{Method: name, Run: spec.Run, Seed: spec.Seed, Iteration: int(r.GetIteration())}
 	decode := json.NewDecoder(bytes.NewReader(data))
 	for decode.More() {
-		var d evaluator.Detail
+		var d result.Detail
 		if err := decode.Decode(&d); err != nil {
 			return fmt.Errorf("details %s: %w", r.GetDetails(), err)
 		}

@@ -105,7 +105,7 @@ func (s *Stage) Ready(ctx context.Context) error {
 	if s.guide != nil || !s.spec.NeedsGuide() {
 		return nil
 	}
-	manifest, err := WaitForGuide(ctx, s.checkpoints, GuideRun(s.spec, s.spec.Guide.From))
+	manifest, err := WaitForGuide(ctx, s.checkpoints, s.spec.GuideRun(s.spec.Guide.From))
 	if err != nil {
 		return err
 	}

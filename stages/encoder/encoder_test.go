@@ -188,7 +188,7 @@ func TestGuideOfAnotherRun(t *testing.T) {
 	if e := encode(t, open(t, f), in)[0]; e.GetGuide() != manifest.Digest {
 		t.Errorf("guide %.12s, want run r's", e.GetGuide())
 	}
-	if got := encoder.GuideRun(f.Spec, ""); got != "another" {
+	if got := f.Spec.GuideRun(""); got != "another" {
 		t.Errorf("without a reference the guide is run %s's, want the run's own", got)
 	}
 }

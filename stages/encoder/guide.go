@@ -25,14 +25,6 @@ type Guide struct {
 	spec      schemas.Spec
 }
 
-// GuideRun is the run whose guide a spec uses: its own, or the one that a reference of the form run:NAME names.
-func GuideRun(spec schemas.Spec, reference string) string {
-	if ref, ok := schemas.FromRun(reference); ok {
-		return ref.Run
-	}
-	return spec.Run
-}
-
 // WaitForGuide returns the manifest of a run's guide, looking for it twice a second until it is there or ctx ends: guides
 // are trained from the pairs of iteration 0, so encoders start before there is one.
 func WaitForGuide(ctx context.Context, repository *checkpoints.Repository, run string) (checkpoints.Manifest, error) {

@@ -4,9 +4,7 @@
 package evaluator
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -21,6 +19,7 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/stages/distance"
 	"github.com/ldalign/ldalign/stages/encoder"
+	"github.com/ldalign/ldalign/stages/evaluator/result"
 	"github.com/ldalign/ldalign/stages/policy"
 )
 
@@ -53,28 +52,11 @@ func (s *Stage) Close(ctx context.Context) error {
 	return err
 }
 
-// Sample is one answer to a held-out prompt.
-type Sample struct {
-	Text string `json:"text"`
-	// Tokens counts the answer's tokens with its end token.
-	Tokens int     `json:"tokens"`
-	Exact  bool    `json:"exact"`
-	Graded float64 `json:"graded"`
-	// Distance is s between the human response and this answer; absent without a guide.
-	Distance *float64 `json:"distance,omitempty"`
-
-	ids []int64
-}
-
-// Detail is what a checkpoint answered to one held-out prompt: one line of the result's details blob.
-type Detail struct {
-	ID       string   `json:"id"`
-	Prompt   string   `json:"prompt"`
-	Response string   `json:"response"`
-	Greedy   Sample   `json:"greedy"`
-	Samples  []Sample `json:"samples"`
-
+// answers are what a checkpoint answered to one held-out prompt, with the ids that distances are measured by.
+type answers struct {
+	result.Detail
 	promptIDs, responseIDs []int64
+	sampleIDs              [][]int64 // of each of the samples
 }
 
 // Process evaluates the policies among the checkpoints, from evaluation.first on; others give no result.
@@ -93,28 +75,28 @@ func (s *Stage) evaluate(ctx context.Context, c *events.Checkpoint) (*events.Res
 	if err := s.policy.Use(ctx, c.GetDigest()); err != nil {
 		return nil, err
 	}
-	details, err := s.answer(ctx)
+	answered, err := s.answer(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("evaluator: checkpoint %.12s: %w", c.GetDigest(), err)
 	}
-	if err := s.measure(ctx, details); err != nil {
+	if err := s.measure(ctx, answered); err != nil {
 		return nil, fmt.Errorf("evaluator: checkpoint %.12s: %w", c.GetDigest(), err)
 	}
-	var lines bytes.Buffer
-	encode := json.NewEncoder(&lines)
-	encode.SetEscapeHTML(false)
-	for _, d := range details {
-		if err := encode.Encode(d); err != nil {
-			return nil, fmt.Errorf("evaluator: %w", err)
-		}
+	details := make([]result.Detail, len(answered))
+	for i, a := range answered {
+		details[i] = a.Detail
 	}
-	blob, err := s.checkpoints.PutBlob(ctx, s.spec.Run, lines.Bytes())
+	lines, err := result.Write(details)
+	if err != nil {
+		return nil, fmt.Errorf("evaluator: %w", err)
+	}
+	blob, err := s.checkpoints.PutBlob(ctx, s.spec.Run, lines)
 	if err != nil { // the store's fault, as in policy.Use
 		return nil, &schemas.Unavailable{Err: fmt.Errorf("evaluator: checkpoint %.12s: %w", c.GetDigest(), err)}
 	}
-	metrics := Summarise(details, s.spec.Evaluation.Scorer)
+	metrics := result.Summarise(details, s.spec.Evaluation.Scorer)
 	if refused := len(s.records) - len(details); refused > 0 {
-		metrics = append(metrics, &events.Metric{Name: Refused, Value: float64(refused)})
+		metrics = append(metrics, &events.Metric{Name: result.Refused, Value: float64(refused)})
 	}
 	return &events.Result{
 		Schema: events.Version, Run: s.spec.Run, Iteration: c.GetIteration(), Checkpoint: c.GetDigest(),
@@ -124,11 +106,11 @@ func (s *Stage) evaluate(ctx context.Context, c *events.Checkpoint) (*events.Res
 
 // answer decodes every prompt once greedily and evaluation.samples times at temperature 1. Prompts that the length rule or
 // the template refuses are left out.
-func (s *Stage) answer(ctx context.Context) ([]Detail, error) {
+func (s *Stage) answer(ctx context.Context) ([]answers, error) {
 	samples, tok := s.spec.Evaluation.Samples, s.policy.Tokenizer()
 	shared := decode.Request{MaxNew: s.spec.Generation.MaxNewTokens, Sampling: decode.Sampling{TopP: 1}, Stop: tok.EOS()}
 	var records []dataset.Record
-	var details []Detail
+	var all []answers
 	var requests []decode.Request // of each prompt the greedy one, then its samples
 	for _, r := range s.records {
 		tokens, err := s.policy.Tokenise(r.Prompt, r.Response)
@@ -136,9 +118,9 @@ func (s *Stage) answer(ctx context.Context) ([]Detail, error) {
 			continue
 		}
 		records = append(records, r)
-		details = append(details, Detail{
-			ID: r.ID, Prompt: r.Prompt, Response: r.Response, Samples: make([]Sample, samples),
-			promptIDs: tokens.Prompt, responseIDs: tokens.Response,
+		all = append(all, answers{
+			Detail:    result.Detail{ID: r.ID, Prompt: r.Prompt, Response: r.Response, Samples: make([]result.Sample, samples)},
+			promptIDs: tokens.Prompt, responseIDs: tokens.Response, sampleIDs: make([][]int64, samples),
 		})
 		request := shared
 		request.IDs = tokens.Prompt
@@ -155,18 +137,18 @@ func (s *Stage) answer(ctx context.Context) ([]Detail, error) {
 		return nil, err
 	}
 	for i, r := range records {
-		answers := results[i*(1+samples):][:1+samples]
-		details[i].Greedy = s.sample(r, answers[0])
-		for k, answer := range answers[1:] {
-			details[i].Samples[k] = s.sample(r, answer)
+		of := results[i*(1+samples):][:1+samples]
+		all[i].Greedy = s.sample(r, of[0].IDs)
+		for k, drawn := range of[1:] {
+			all[i].Samples[k], all[i].sampleIDs[k] = s.sample(r, drawn.IDs), drawn.IDs
 		}
 	}
-	return details, nil
+	return all, nil
 }
 
-func (s *Stage) sample(r dataset.Record, result decode.Result) Sample {
-	text := strings.TrimSpace(s.policy.Tokenizer().Decode(result.IDs, true))
-	sample := Sample{Text: text, Tokens: len(result.IDs), ids: result.IDs}
+func (s *Stage) sample(r dataset.Record, ids []int64) result.Sample {
+	text := strings.TrimSpace(s.policy.Tokenizer().Decode(ids, true))
+	sample := result.Sample{Text: text, Tokens: len(ids)}
 	switch s.spec.Evaluation.Scorer {
 	case "exact":
 		sample.Exact = text == strings.TrimSpace(r.Response)
@@ -177,17 +159,19 @@ func (s *Stage) sample(r dataset.Record, result decode.Result) Sample {
 }
 
 // measure fills in the distances, when there is a guide to measure by.
-func (s *Stage) measure(ctx context.Context, details []Detail) error {
+func (s *Stage) measure(ctx context.Context, all []answers) error {
 	if err := s.Ready(ctx); err != nil || s.guide == nil {
 		return err
 	}
 	var texts []guide.Text
-	for _, d := range details {
+	for _, d := range all {
 		texts = append(texts, guide.Text{
 			Prompt: d.Prompt, Response: d.Response, PromptIDs: d.promptIDs, ResponseIDs: d.responseIDs,
 		})
-		for _, a := range d.Samples {
-			texts = append(texts, guide.Text{Prompt: d.Prompt, Response: a.Text, PromptIDs: d.promptIDs, ResponseIDs: a.ids})
+		for k, a := range d.Samples {
+			texts = append(texts, guide.Text{
+				Prompt: d.Prompt, Response: a.Text, PromptIDs: d.promptIDs, ResponseIDs: d.sampleIDs[k],
+			})
 		}
 	}
 	latents, err := s.guide.Latents(ctx, texts)
@@ -199,15 +183,15 @@ func (s *Stage) measure(ctx context.Context, details []Detail) error {
 		metric = "l2"
 	}
 	at := 0
-	for i := range details {
+	for i := range all {
 		human := latents[at]
 		at++
-		for k := range details[i].Samples {
+		for k := range all[i].Samples {
 			d, err := distance.Between(metric, human, latents[at])
 			if err != nil {
-				return fmt.Errorf("held-out prompt %q: %w", details[i].ID, err)
+				return fmt.Errorf("held-out prompt %q: %w", all[i].ID, err)
 			}
-			details[i].Samples[k].Distance = &d
+			all[i].Samples[k].Distance = &d
 			at++
 		}
 	}
@@ -226,7 +210,7 @@ func (s *Stage) Ready(ctx context.Context) error {
 	if s.guide != nil {
 		return nil
 	}
-	manifest, err := encoder.WaitForGuide(ctx, s.checkpoints, encoder.GuideRun(s.spec, reference))
+	manifest, err := encoder.WaitForGuide(ctx, s.checkpoints, s.spec.GuideRun(reference))
 	if err != nil {
 		return err
 	}

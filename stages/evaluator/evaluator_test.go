@@ -1,9 +1,7 @@
 package evaluator_test
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"math"
 	"os"
@@ -19,6 +17,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/stages/evaluator"
+	"github.com/ldalign/ldalign/stages/evaluator/result"
 	"github.com/ldalign/ldalign/stages/stagetest"
 )
 
@@ -45,7 +44,7 @@ func open(t *testing.T, f *stagetest.Fixture, records []dataset.Record) *evaluat
 }
 
 // evaluate is the result of one policy with its details.
-func evaluate(t *testing.T, f *stagetest.Fixture, s *evaluator.Stage, m checkpoints.Manifest) (*events.Result, []evaluator.Detail) {
+func evaluate(t *testing.T, f *stagetest.Fixture, s *evaluator.Stage, m checkpoints.Manifest) (*events.Result, []result.Detail) {
 	t.Helper()
 	out, errs := s.Process(t.Context(), []*events.Checkpoint{checkpoints.Event(m)})
 	if errs[0] != nil {
@@ -55,14 +54,9 @@ func evaluate(t *testing.T, f *stagetest.Fixture, s *evaluator.Stage, m checkpoi
 	if err != nil {
 		t.Fatal(err)
 	}
-	var details []evaluator.Detail
-	decoder := json.NewDecoder(bytes.NewReader(data))
-	for decoder.More() {
-		var d evaluator.Detail
-		if err := decoder.Decode(&d); err != nil {
-			t.Fatal(err)
-		}
-		details = append(details, d)
+	details, err := result.Read(data)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return out[0], details
 }
@@ -83,9 +77,9 @@ func TestEvaluate(t *testing.T) {
 	manifest := f.Policy(1, 1)
 	f.Guide(7)
 	records := heldOut(t, 8)
-	result, details := evaluate(t, f, open(t, f, records), manifest)
-	if result.GetRun() != "r" || result.GetIteration() != 1 || result.GetCheckpoint() != manifest.Digest || !(result.GetSeconds() > 0) {
-		t.Errorf("result %v", result)
+	evaluated, details := evaluate(t, f, open(t, f, records), manifest)
+	if evaluated.GetRun() != "r" || evaluated.GetIteration() != 1 || evaluated.GetCheckpoint() != manifest.Digest || !(evaluated.GetSeconds() > 0) {
+		t.Errorf("result %v", evaluated)
 	}
 	if len(details) != 5 {
 		t.Fatalf("%d details, want evaluation.limit", len(details))
@@ -114,24 +108,24 @@ func TestEvaluate(t *testing.T) {
 	if !differ {
 		t.Error("both samples are the same for every prompt")
 	}
-	if got := value(t, result, evaluator.SampledGraded); math.Abs(got-graded) > 1e-12 {
+	if got := value(t, evaluated, result.SampledGraded); math.Abs(got-graded) > 1e-12 {
 		t.Errorf("sampled_graded %v, want %v", got, graded)
 	}
-	if got := value(t, result, evaluator.DistanceMean); math.Abs(got-distances) > 1e-12 {
+	if got := value(t, evaluated, result.DistanceMean); math.Abs(got-distances) > 1e-12 {
 		t.Errorf("distance_mean %v, want %v", got, distances)
 	}
 	// another process finds the same, so a redelivered event changes nothing
 	again, _ := evaluate(t, f, open(t, f, records), manifest)
-	if again.GetDetails() != result.GetDetails() {
+	if again.GetDetails() != evaluated.GetDetails() {
 		t.Error("evaluated twice, the details differ")
 	}
 	// and so does one that has had another policy in memory
 	other := f.Policy(2, 2)
 	stage := open(t, f, records)
-	if r, _ := evaluate(t, f, stage, other); r.GetDetails() == result.GetDetails() {
+	if r, _ := evaluate(t, f, stage, other); r.GetDetails() == evaluated.GetDetails() {
 		t.Error("two policies have the same details")
 	}
-	if r, _ := evaluate(t, f, stage, manifest); r.GetDetails() != result.GetDetails() {
+	if r, _ := evaluate(t, f, stage, manifest); r.GetDetails() != evaluated.GetDetails() {
 		t.Error("after another policy the details differ")
 	}
 }
@@ -153,7 +147,7 @@ func TestWhatIsMeasured(t *testing.T) {
 		t.Errorf("results %v, want one of policy 1 alone", out)
 	}
 	for _, m := range out[2].GetMetrics() {
-		if m.GetName() == evaluator.DistanceMean {
+		if m.GetName() == result.DistanceMean {
 			t.Error("there is a mean distance without a guide")
 		}
 	}
@@ -164,8 +158,8 @@ func TestGuideOfAnotherRun(t *testing.T) {
 	f := stagetest.New(t)
 	f.Guide(7)
 	f.Spec.Run, f.Spec.Objective.Kind, f.Spec.Evaluation.Guide = "spin", "spin", "run:r"
-	result, _ := evaluate(t, f, open(t, f, heldOut(t, 2)), f.Policy(0, 1))
-	if d := value(t, result, evaluator.DistanceMean); !(d > 0) {
+	evaluated, _ := evaluate(t, f, open(t, f, heldOut(t, 2)), f.Policy(0, 1))
+	if d := value(t, evaluated, result.DistanceMean); !(d > 0) {
 		t.Errorf("mean distance %v", d)
 	}
 }
@@ -177,7 +171,7 @@ func TestRefusedPromptsAreCounted(t *testing.T) {
 	})
 	records := heldOut(t, 4)
 	records[1].Prompt = strings.Repeat("many words ", 50)
-	result, details := evaluate(t, f, open(t, f, records), f.Policy(0, 1))
+	evaluated, details := evaluate(t, f, open(t, f, records), f.Policy(0, 1))
 	var ids []string
 	for _, d := range details {
 		ids = append(ids, d.ID)
@@ -185,7 +179,7 @@ func TestRefusedPromptsAreCounted(t *testing.T) {
 	if diff := cmp.Diff([]string{records[0].ID, records[2].ID, records[3].ID}, ids); diff != "" {
 		t.Errorf("measured (-want +got):\n%s", diff)
 	}
-	if got := value(t, result, evaluator.Refused); got != 1 {
+	if got := value(t, evaluated, result.Refused); got != 1 {
 		t.Errorf("%v refused, want 1", got)
 	}
 }

@@ -1,4 +1,4 @@
-package evaluator
+package result
 
 import (
 	"strings"
@@ -22,7 +22,7 @@ const (
 	Refused = "refused"
 )
 
-// Summarise turns details into metrics, in a fixed order. It is a pure function.
+// Summarise turns details into metrics, in a fixed order.
 func Summarise(details []Detail, scorer string) []*events.Metric {
 	var greedyExact, greedyGraded, exact, graded, distances, lengths, identical mean
 	for _, d := range details {

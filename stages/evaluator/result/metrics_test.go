@@ -1,4 +1,4 @@
-package evaluator_test
+package result_test
 
 import (
 	"testing"
@@ -6,7 +6,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"github.com/ldalign/ldalign/stages/evaluator"
+	"github.com/ldalign/ldalign/stages/evaluator/result"
 )
 
 // named is a metric as a test writes it.
@@ -18,31 +18,31 @@ type named struct {
 func at(d float64) *float64 { return &d }
 
 func TestSummarise(t *testing.T) {
-	scored := []evaluator.Detail{
+	scored := []result.Detail{
 		{
 			Response: "yes",
-			Greedy:   evaluator.Sample{Text: "yes", Tokens: 2, Exact: true, Graded: 1},
-			Samples: []evaluator.Sample{
+			Greedy:   result.Sample{Text: "yes", Tokens: 2, Exact: true, Graded: 1},
+			Samples: []result.Sample{
 				{Text: "yes", Tokens: 2, Exact: true, Graded: 1, Distance: at(0)},
 				{Text: "no", Tokens: 3, Graded: 0.25, Distance: at(3)},
 			},
 		},
 		{
 			Response: " no \n",
-			Greedy:   evaluator.Sample{Text: "maybe", Tokens: 4, Graded: 0.5},
-			Samples: []evaluator.Sample{
+			Greedy:   result.Sample{Text: "maybe", Tokens: 4, Graded: 0.5},
+			Samples: []result.Sample{
 				{Text: "no", Tokens: 3, Exact: true, Graded: 1, Distance: at(1)},
 				{Text: "", Tokens: 1, Graded: 0, Distance: at(4)},
 			},
 		},
 	}
-	unmeasured := []evaluator.Detail{{
-		Response: "yes", Samples: []evaluator.Sample{{Text: "yes", Tokens: 2}, {Text: "or", Tokens: 5}, {Text: "no", Tokens: 2}},
+	unmeasured := []result.Detail{{
+		Response: "yes", Samples: []result.Sample{{Text: "yes", Tokens: 2}, {Text: "or", Tokens: 5}, {Text: "no", Tokens: 2}},
 	}}
-	greedyOnly := []evaluator.Detail{{Response: "yes", Greedy: evaluator.Sample{Text: "yes", Exact: true, Graded: 1}}}
+	greedyOnly := []result.Detail{{Response: "yes", Greedy: result.Sample{Text: "yes", Exact: true, Graded: 1}}}
 	tests := []struct {
 		name    string
-		details []evaluator.Detail
+		details []result.Detail
 		scorer  string
 		want    []named
 	}{
@@ -66,7 +66,7 @@ func TestSummarise(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			var got []named
-			for _, m := range evaluator.Summarise(test.details, test.scorer) {
+			for _, m := range result.Summarise(test.details, test.scorer) {
 				got = append(got, named{m.GetName(), m.GetValue()})
 			}
 			if diff := cmp.Diff(test.want, got, cmpopts.EquateApprox(0, 1e-12)); diff != "" {
