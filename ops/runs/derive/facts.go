@@ -1,0 +1,65 @@
+package derive
+
+import (
+	"slices"
+
+	"github.com/ldalign/ldalign/schemas"
+)
+
+// Newest stands for the iteration of the parent's newest policy.
+const Newest = -1
+
+// Needs says which facts a plan looks at.
+type Needs struct {
+	// Runs are the names of the new runs.
+	Runs []string
+	// Policies are iterations of the parent's policies, or Newest.
+	Policies []int
+	// Kind is the log of the parent that the new runs read, from iteration First up to and without End; empty for none.
+	Kind       schemas.Kind
+	First, End int
+	// Guide asks whether the parent has a guide.
+	Guide bool
+}
+
+// and is what two plans need together. Both read the same log.
+func (n Needs) and(other Needs) Needs {
+	if len(n.Runs) == 0 {
+		return other
+	}
+	n.Runs = append(n.Runs, other.Runs...)
+	for _, p := range other.Policies {
+		if !slices.Contains(n.Policies, p) {
+			n.Policies = append(n.Policies, p)
+		}
+	}
+	n.First, n.End, n.Guide = min(n.First, other.First), max(n.End, other.End), n.Guide || other.Guide
+	return n
+}
+
+// Facts are what the server and the store say about what a plan needs.
+type Facts struct {
+	// Declared are the specs of those new runs that are declared already, by their names.
+	Declared map[string]schemas.Spec
+	// Policies are the parent's policies, by the number under which they were asked for.
+	Policies map[int]Policy
+	// Parts say where the parent's log holds its iterations, by iteration.
+	Parts map[int]Part
+	// Guide tells that the parent has a guide.
+	Guide bool
+}
+
+// Policy is a policy of the parent.
+type Policy struct {
+	Iteration int
+	Digest    string
+	// Missing says why the policy, or its weights, are not there; nil when they are.
+	Missing error
+}
+
+// Part is where a log holds the messages of one iteration.
+type Part struct {
+	First, Last uint64
+	// Missing says what the log lacks of the iteration; nil when it is complete.
+	Missing error
+}
