@@ -239,7 +239,7 @@ func (d *directory) seal(ctx context.Context, key string, f *os.File) error {
 }
 
 // makeFolder makes a key's folder and its parents and, once per process, makes each durable: the one who made it may
-// have died before it did.
+// have died before it did. A folder that somebody has removed since, as the deletion of a run does, is made again.
 func (d *directory) makeFolder(folder string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -247,7 +247,10 @@ func (d *directory) makeFolder(folder string) error {
 }
 
 func (d *directory) makeFolderLocked(folder string) error {
-	if folder == "." || d.made[folder] {
+	if folder == "." {
+		return nil
+	}
+	if _, err := os.Stat(d.path(folder)); err == nil && d.made[folder] {
 		return nil
 	}
 	parent := path.Dir(folder)

@@ -60,9 +60,9 @@ func (r *Repository) explained(ctx context.Context, m Manifest, err error) error
 
 // Expiry is what Expire has removed, or would remove: files of policies, by iteration.
 type Expiry struct {
-	Policies []uint32
-	Files    int
-	Bytes    int64
+	Policies []uint32 `json:"policies"`
+	Files    int      `json:"files"`
+	Bytes    int64    `json:"bytes"`
 }
 
 // Expire removes the weights of policies, but for blobs that another checkpoint of the run names. A note with the reason is
@@ -71,6 +71,7 @@ type Expiry struct {
 func (r *Repository) Expire(
 	ctx context.Context, run string, policies []Manifest, reason string, dry bool,
 ) (out Expiry, err error) {
+	out.Policies = []uint32{}
 	r.writing.Lock()
 	defer r.writing.Unlock()
 	failed := func(err error) error { return fmt.Errorf("checkpoints: retention of run %s: %w", run, err) }

@@ -39,7 +39,7 @@ func TestExpire(t *testing.T) {
 		got, err := r.Expire(ctx, "run", policies[:2], "a test", dry)
 		want := checkpoints.Expiry{Policies: []uint32{0, 1}, Files: 2, Bytes: 200}
 		if again {
-			want = checkpoints.Expiry{}
+			want = checkpoints.Expiry{Policies: []uint32{}}
 		}
 		if diff := cmp.Diff(want, got); err != nil || diff != "" {
 			t.Fatalf("dry %v, again %v: %v, %s", dry, again, err, diff)

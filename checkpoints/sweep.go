@@ -15,10 +15,10 @@ import (
 // Swept is what a sweep found, or removed.
 type Swept struct {
 	// Blobs and Bytes are of blobs that no manifest names.
-	Blobs int
-	Bytes int64
+	Blobs int   `json:"blobs"`
+	Bytes int64 `json:"bytes"`
 	// Young counts those that were left because they are younger than the grace.
-	Young int
+	Young int `json:"young"`
 }
 
 // Sweep removes the blobs that no manifest of the run names: what a writer left that died before its manifest. Readers

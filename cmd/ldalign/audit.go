@@ -2,19 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
 
-	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/ops/runs"
-	"github.com/ldalign/ldalign/schemas"
-	"github.com/ldalign/ldalign/schemas/events"
-	"github.com/ldalign/ldalign/streams"
 	"github.com/ldalign/ldalign/streams/ledger"
-	"github.com/ldalign/ldalign/trainer/lineage"
-	"github.com/ldalign/ldalign/trainer/objective"
 )
 
 type auditCommand struct {
@@ -40,44 +33,52 @@ screen names 20 pairs of each finding, --json all of them. A run may go on meanw
 }
 
 func (c *auditCommand) Run(ctx context.Context, e *env) error {
-	return e.attached(ctx, c.servers(), func(s *runs.Session) error { return c.run(ctx, e, s) })
+	return e.attached(ctx, c.servers(), func(s *runs.Session) error {
+		spec, err := runs.Spec(ctx, s, c.Name)
+		if err != nil {
+			return err
+		}
+		o := runs.AuditOptions{Iteration: c.Iteration, Names: 20}
+		if e.json {
+			o.Names = -1
+		}
+		task := e.display.Task("audit "+c.Name, 0, "messages")
+		defer task.Done()
+		o.Progress = func(done, total uint64) {
+			task.SetTotal(int64(total))
+			task.Set(int64(done))
+		}
+		balances, err := runs.Audit(ctx, s, spec, o)
+		if err != nil {
+			return err
+		}
+		if c.Iteration >= 0 && len(balances) == 0 {
+			return fmt.Errorf("run %s has no iteration %d", c.Name, c.Iteration)
+		}
+		return e.printAudit(c.Name, balances)
+	})
 }
 
-func (c *auditCommand) run(ctx context.Context, e *env, s *runs.Session) (err error) {
-	n := e.node(s)
-	specs, err := n.specsOf(ctx, []string{c.Name})
-	if err != nil {
-		return err
-	}
-	names := 20
-	if e.json {
-		names = -1
-	}
-	audits, err := n.audit(ctx, specs[0], c.Iteration, names)
-	if err != nil {
-		return err
-	}
-	if c.Iteration >= 0 && len(audits) == 0 {
-		return fmt.Errorf("run %s has no iteration %d", c.Name, c.Iteration)
-	}
-	if e.json {
-		err = printJSON(e.stdout, audits)
-	} else {
-		err = printAudits(e.stdout, c.Name, audits)
-	}
-	if err != nil {
-		return err
-	}
+// printAudit prints the ledger of each iteration, and fails when one does not balance.
+func (e *env) printAudit(run string, balances []ledger.Balance) error {
+	audits := make([]iterationAudit, len(balances))
 	unbalanced := 0
-	for _, a := range audits {
-		if !a.Balanced {
+	for i, b := range balances {
+		audits[i] = auditOf(b)
+		if !b.Balances() {
 			unbalanced++
 		}
 	}
-	if unbalanced > 0 {
-		return fmt.Errorf("%d of %d iterations of run %s do not balance", unbalanced, len(audits), c.Name)
+	var err error
+	if e.json {
+		err = printJSON(e.stdout, audits)
+	} else {
+		err = printAudits(e.stdout, run, audits)
 	}
-	return nil
+	if err == nil && unbalanced > 0 {
+		err = fmt.Errorf("%d of %d iterations of run %s do not balance", unbalanced, len(audits), run)
+	}
+	return err
 }
 
 // iterationAudit is what audit prints of an iteration with --json.
@@ -119,110 +120,6 @@ type findingStatus struct {
 	Count  int      `json:"count"`
 	Pairs  []string `json:"pairs,omitempty"`
 	Text   string   `json:"text"`
-}
-
-// audit balances a run's iterations, or one of them. names is how many pairs a finding names, negative for all.
-func (n *node) audit(ctx context.Context, spec schemas.Spec, iteration, names int) ([]iterationAudit, error) {
-	named, err := n.namedPolicies(ctx, spec.Run) // before the store: a policy is there before the log names it
-	if err != nil {
-		return nil, err
-	}
-	policies, err := n.policies(ctx, spec.Run)
-	if err != nil {
-		return nil, err
-	}
-	task := n.display.Task("audit "+spec.Run, 0, "messages")
-	defer task.Done()
-	feed, _ := lineage.Feed(spec, objective.TrainsFrom(spec.Objective.Kind))
-	o := ledger.AuditOptions{
-		Iteration: iteration, Source: feed.Kind, Names: names, First: uint32(spec.FirstIteration()),
-		Record: func(ctx context.Context, i uint32) (ledger.Record, error) {
-			r, err := n.record(ctx, policies, i)
-			if digest, made := named[i+1]; made && !r.Done {
-				r.Done, r.Problem = true, fmt.Sprintf("the log names policy %d (%.12s), which the checkpoint store does not have: "+
-					"restore it from a copy", i+1, digest)
-			}
-			if _, replayed := lineage.Feed(spec, schemas.Pairs); err == nil && replayed {
-				var origin checkpoints.Manifest
-				origin, err = lineage.Origin(ctx, n.Streams, n.Checkpoints, spec.Source.Run, i)
-				r.Policy = origin.Digest
-			}
-			return r, err
-		},
-		Progress: func(done, total uint64) {
-			task.SetTotal(int64(total))
-			task.Set(int64(done))
-		},
-	}
-	if given, ok := lineage.Given(spec); ok {
-		o.Given = &given
-	}
-	for i := range policies {
-		o.Trained = max(o.Trained, i)
-	}
-	for i := range named {
-		o.Trained = max(o.Trained, i)
-	}
-	balances, err := ledger.Audit(ctx, n.Streams, spec.Run, o)
-	if err != nil {
-		return nil, err
-	}
-	audits := make([]iterationAudit, len(balances))
-	for i, b := range balances {
-		audits[i] = auditOf(b)
-	}
-	return audits, nil
-}
-
-// policies are a run's newest policies by iteration.
-func (n *node) policies(ctx context.Context, run string) (map[uint32]checkpoints.Manifest, error) {
-	manifests, err := n.Checkpoints.List(ctx, run)
-	if err != nil {
-		return nil, err
-	}
-	policies := map[uint32]checkpoints.Manifest{}
-	for _, m := range manifests {
-		if m.Kind == checkpoints.Policy {
-			policies[m.Iteration] = m
-		}
-	}
-	return policies, nil
-}
-
-// namedPolicies are the digests of the policies that a run's log names, by iteration.
-func (n *node) namedPolicies(ctx context.Context, run string) (map[uint32]string, error) {
-	named := map[uint32]string{}
-	err := n.Streams.Read(ctx, schemas.Checkpoints, run, streams.AllIterations, 0, func(r streams.Received) error {
-		if c, ok := r.Message.(*events.Checkpoint); ok && c.GetKind() == string(checkpoints.Policy) {
-			named[c.GetIteration()] = c.GetDigest()
-		}
-		return nil
-	})
-	return named, err
-}
-
-// record is the trainer's side of an iteration: what its policy's manifest says that it was made of.
-func (n *node) record(ctx context.Context, policies map[uint32]checkpoints.Manifest, iteration uint32) (ledger.Record, error) {
-	r := ledger.Record{Policy: policies[iteration].Digest}
-	made, done := policies[iteration+1]
-	if !done {
-		return r, nil
-	}
-	r.Done = true
-	if _, known := made.File(checkpoints.BatchesFile); !known {
-		return r, nil
-	}
-	batches, err := n.Checkpoints.Batches(ctx, made)
-	if errors.Is(err, checkpoints.ErrBatches) {
-		r.Problem = err.Error()
-	} else if err != nil {
-		return r, err
-	}
-	r.Known, r.Pairs = true, batches.Pairs[:len(batches.Pairs)-batches.Earlier] // what came before was audited there
-	for _, s := range batches.Skipped {
-		r.Skipped = append(r.Skipped, ledger.Skip{ID: s.ID, Reason: s.Reason})
-	}
-	return r, nil
 }
 
 func auditOf(b ledger.Balance) iterationAudit {

@@ -1,18 +1,13 @@
 package main
 
 import (
-	"encoding/json"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-
-	"github.com/ldalign/ldalign/schemas"
-	"github.com/ldalign/ldalign/streams/ledger"
 )
 
 // A run that was killed, backed up and restored elsewhere goes on there, ends with the same weights and audits equal; then
@@ -160,52 +155,6 @@ func TestRestoreAs(t *testing.T) {
 	}
 	edit(t, filepath.Join(folder, "streams", "pairs.jsonl"), `"seq":`, `"seq": `)
 	ld(elsewhere, "restore "+folder+" --as third").want(t, exitFailed, "is not what was backed up")
-}
-
-// FuzzParseBackup: whatever stands in backup.json, it is read or refused, and what is read can be written, read again and
-// renamed.
-func FuzzParseBackup(f *testing.F) {
-	b := backup{Format: backupFormat, Run: "r", Spec: "run: r\nmodel: {from: x}\ndata: {train: y}\n"}
-	for _, kind := range restoreOrder() {
-		b.Streams = append(b.Streams, savedStream{kind, 3, strings.Repeat("ab", 32)})
-	}
-	b.Progress = []ledger.Progress{{Stage: "generator", Kind: schemas.Prompts, Settled: 7}}
-	for _, change := range []func(*backup){
-		func(*backup) {}, func(b *backup) { b.Format = 2 }, func(b *backup) { b.Run = "../r" }, func(b *backup) { b.Spec = "---\n---\n" },
-		func(b *backup) { b.Streams = b.Streams[1:] }, func(b *backup) { b.Progress[0].Stage = "a_b" },
-	} {
-		c := b
-		c.Progress = slices.Clone(b.Progress)
-		change(&c)
-		data, err := json.Marshal(c)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(data)
-		f.Add(data[:len(data)/2])
-	}
-	f.Fuzz(func(t *testing.T, data []byte) {
-		b, err := parseBackup("folder", data)
-		if err != nil {
-			return
-		}
-		again, err := json.Marshal(b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c, err := parseBackup("folder", again)
-		if err != nil || !cmp.Equal(b, c) {
-			t.Fatalf("read again it is %+v, %v; was %+v", c, err, b)
-		}
-		text, err := renameSpec([]byte(b.Spec), "copy")
-		if err != nil {
-			return
-		}
-		specs, err := schemas.ParseSpecs("copy", text)
-		if err != nil || len(specs) != 1 || specs[0].Run != "copy" {
-			t.Fatalf("renamed, the spec is %s: %v", text, err)
-		}
-	})
 }
 
 // A server, or a store, that came back empty is no reason to begin anew.

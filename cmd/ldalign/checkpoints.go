@@ -11,7 +11,6 @@ import (
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
-	"github.com/ldalign/ldalign/streams"
 )
 
 type checkpointsCommand struct {
@@ -49,7 +48,7 @@ func (c *checkpointsListCommand) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	if len(manifests) == 0 {
-		return fmt.Errorf("%w: %s has no checkpoint (`ldalign runs` lists the runs)", errNoSuchRun, c.Name)
+		return fmt.Errorf("%w: %s has no checkpoint (`ldalign runs` lists the runs)", runs.ErrNoSuchRun, c.Name)
 	}
 	if e.json {
 		listed := make([]listedCheckpoint, len(manifests))
@@ -153,67 +152,26 @@ removed, so no reader loses anything. A run that a trainer works on is passed ov
 states that it no longer needs.`
 }
 
-// swept is what gc prints of a run with --json.
-type swept struct {
-	Run     string `json:"run"`
-	Blobs   int    `json:"blobs"`
-	Bytes   int64  `json:"bytes"`
-	Young   int    `json:"young"`
-	Removed bool   `json:"removed"`
-	// Held names the process that works on the run, which was therefore passed over.
-	Held string `json:"held,omitempty"`
-}
-
 func (c *checkpointsGCCommand) Run(ctx context.Context, e *env) error {
-	return e.attached(ctx, c.servers(), func(s *runs.Session) error { return c.run(ctx, e, s) })
-}
-
-func (c *checkpointsGCCommand) run(ctx context.Context, e *env, s *runs.Session) (err error) {
-	n := e.node(s)
-	runs := c.Runs
-	if len(runs) == 0 {
-		if runs, err = n.Checkpoints.Runs(ctx); err != nil {
-			return err
-		}
-	}
-	var all []swept
-	for _, run := range runs {
-		s, err := n.removeUnnamed(ctx, run, c.Grace, !c.Yes)
+	return e.attached(ctx, c.servers(), func(s *runs.Session) error {
+		all, err := runs.RemoveUnnamed(ctx, s, c.Runs, c.Grace, !c.Yes)
 		if err != nil {
 			return err
 		}
-		all = append(all, s)
-	}
-	if e.json {
-		return printJSON(e.stdout, all)
-	}
-	for _, s := range all {
-		switch {
-		case s.Held != "":
-			fmt.Fprintf(e.stdout, "run %s: passed over, %s works on it\n", s.Run, s.Held)
-		case s.Removed:
-			fmt.Fprintf(e.stdout, "run %s: removed %d blobs of %d bytes, left %d younger ones\n", s.Run, s.Blobs, s.Bytes, s.Young)
-		default:
-			fmt.Fprintf(e.stdout, "run %s: would remove %d blobs of %d bytes, and leave %d younger ones; --yes does it\n",
-				s.Run, s.Blobs, s.Bytes, s.Young)
+		if e.json {
+			return printJSON(e.stdout, all)
 		}
-	}
-	return nil
-}
-
-// removeUnnamed removes a run's unnamed blobs under its lease.
-func (n *node) removeUnnamed(ctx context.Context, run string, grace time.Duration, dry bool) (s swept, err error) {
-	s.Run = run
-	lease, err := n.Streams.AcquireLease(ctx, run, runs.Holder(), restoreTTL)
-	if held := new(streams.ErrHeld); errors.As(err, &held) {
-		s.Held = held.Holder
-		return s, nil
-	}
-	if err != nil {
-		return s, err
-	}
-	defer func() { err = errors.Join(err, lease.Release()) }()
-	got, err := n.Checkpoints.Sweep(ctx, run, grace, dry)
-	s.Blobs, s.Bytes, s.Young, s.Removed = got.Blobs, got.Bytes, got.Young, !dry
-	return s, err
+		for _, u := range all {
+			switch {
+			case u.Held != "":
+				fmt.Fprintf(e.stdout, "run %s: passed over, %s works on it\n", u.Run, u.Held)
+			case u.Removed:
+				fmt.Fprintf(e.stdout, "run %s: removed %d blobs of %d bytes, left %d younger ones\n", u.Run, u.Blobs, u.Bytes, u.Young)
+			default:
+				fmt.Fprintf(e.stdout, "run %s: would remove %d blobs of %d bytes, and leave %d younger ones; --yes does it\n",
+					u.Run, u.Blobs, u.Bytes, u.Young)
+			}
+		}
+		return nil
+	})
 }

@@ -30,21 +30,7 @@ type letterFilter struct {
 	Iteration int    `help:"Only letters of this iteration; -1 for all." default:"-1"`
 }
 
-func (f letterFilter) narrow() bool { return f.Reason != "" || f.Stage != "" || f.Iteration >= 0 }
-
-func (f letterFilter) matches(l ledger.Letter) bool {
-	return (f.Reason == "" || f.Reason == l.GetReason()) && (f.Stage == "" || f.Stage == l.GetStage()) &&
-		(f.Iteration < 0 || uint32(f.Iteration) == l.GetIteration())
-}
-
-// lettersOf are the letters of a run that a filter selects, oldest first.
-func (n *node) lettersOf(ctx context.Context, run string, f letterFilter) ([]ledger.Letter, error) {
-	if _, err := n.specsOf(ctx, []string{run}); err != nil {
-		return nil, err
-	}
-	letters, err := ledger.DeadLetters(ctx, n.Streams, run)
-	return slices.DeleteFunc(letters, func(l ledger.Letter) bool { return !f.matches(l) }), err
-}
+func (f letterFilter) filter() runs.LetterFilter { return runs.LetterFilter(f) }
 
 // letterStatus is what list prints of a letter with --json, and show with its original.
 type letterStatus struct {
@@ -92,16 +78,13 @@ func (deadLettersListCommand) Help() string {
 }
 
 func (c *deadLettersListCommand) Run(ctx context.Context, e *env) error {
-	return e.attached(ctx, c.servers(), func(s *runs.Session) error { return c.run(ctx, e, s) })
-}
-
-func (c *deadLettersListCommand) run(ctx context.Context, e *env, s *runs.Session) (err error) {
-	n := e.node(s)
-	letters, err := n.lettersOf(ctx, c.Name, c.letterFilter)
-	if err != nil {
-		return err
-	}
-	return e.printLetters(letters)
+	return e.attached(ctx, c.servers(), func(s *runs.Session) error {
+		letters, err := runs.Letters(ctx, s, c.Name, c.filter())
+		if err != nil {
+			return err
+		}
+		return e.printLetters(letters)
+	})
 }
 
 func (e *env) printLetters(letters []ledger.Letter) error {
@@ -140,19 +123,21 @@ func (deadLettersShowCommand) Help() string {
 }
 
 func (c *deadLettersShowCommand) Run(ctx context.Context, e *env) error {
-	return e.attached(ctx, c.servers(), func(s *runs.Session) error { return c.run(ctx, e, s) })
+	return e.attached(ctx, c.servers(), func(s *runs.Session) error {
+		letter, err := ledger.DeadLetter(ctx, s.Streams, c.Number)
+		if err != nil {
+			return err
+		}
+		return e.printLetter(letter)
+	})
 }
 
-func (c *deadLettersShowCommand) run(ctx context.Context, e *env, s *runs.Session) (err error) {
-	n := e.node(s)
-	letter, err := ledger.DeadLetter(ctx, n.Streams, c.Number)
-	if err != nil {
-		return err
-	}
+// printLetter prints a letter with its original: the message, or its bytes where they are none.
+func (e *env) printLetter(letter ledger.Letter) error {
 	shown := letterStatusOf(letter)
 	if m, err := letter.Message(); err == nil {
 		if shown.Original, err = protojson.Marshal(m); err != nil {
-			return fmt.Errorf("dead letter %d: %w", c.Number, err)
+			return fmt.Errorf("dead letter %d: %w", letter.Seq, err)
 		}
 	} else {
 		shown.Bytes = letter.GetOriginal()
@@ -173,23 +158,16 @@ type letterChoice struct {
 }
 
 // letters are those chosen, without those that were dropped.
-func (c letterChoice) letters(ctx context.Context, n *node) ([]ledger.Letter, error) {
-	if (len(c.Numbers) == 0) == (c.Name == "") || c.Name == "" && c.narrow() {
+func (c letterChoice) letters(ctx context.Context, s *runs.Session) ([]ledger.Letter, error) {
+	if (len(c.Numbers) == 0) == (c.Name == "") || c.Name == "" && c.filter().Narrow() {
 		return nil, fmt.Errorf("%w: give either numbers of letters, or --run with or without --reason, --stage, --iteration",
 			errUsage)
 	}
-	if c.Name != "" {
-		letters, err := n.lettersOf(ctx, c.Name, c.letterFilter)
-		return slices.DeleteFunc(letters, func(l ledger.Letter) bool { return l.GetDroppedBy() != "" }), err
+	if c.Name == "" {
+		return runs.LettersAt(ctx, s, c.Numbers)
 	}
-	letters := make([]ledger.Letter, len(c.Numbers))
-	for i, number := range c.Numbers {
-		var err error
-		if letters[i], err = ledger.DeadLetter(ctx, n.Streams, number); err != nil {
-			return nil, err
-		}
-	}
-	return letters, nil
+	letters, err := runs.Letters(ctx, s, c.Name, c.filter())
+	return slices.DeleteFunc(letters, func(l ledger.Letter) bool { return l.GetDroppedBy() != "" }), err
 }
 
 type deadLettersRedriveCommand struct {
@@ -204,25 +182,25 @@ func (deadLettersRedriveCommand) Help() string {
     ldalign deadletters redrive 17 18
     ldalign deadletters redrive --run my-run --reason poison --dry-run
 
-The original goes back on its subject and its stage finds it as a new message. Interrupted in between, the command can be
+Each original goes back on its subject, where its stage finds it as a new message. If it is interrupted, the command can be
 repeated.`
 }
 
 func (c *deadLettersRedriveCommand) Run(ctx context.Context, e *env) error {
-	return e.attached(ctx, c.servers(), func(s *runs.Session) error { return c.run(ctx, e, s) })
-}
-
-func (c *deadLettersRedriveCommand) run(ctx context.Context, e *env, s *runs.Session) (err error) {
-	n := e.node(s)
-	letters, err := c.letters(ctx, n)
-	if err != nil {
-		return err
-	}
-	if c.DryRun {
-		return e.printLetters(letters)
-	}
-	return n.eachLetter(e, letters, "redrive", "redriven", "is back on its subject", func(l ledger.Letter) error {
-		return ledger.Redrive(ctx, n.Streams, l.Seq, l.Copies...)
+	return e.attached(ctx, c.servers(), func(s *runs.Session) error {
+		letters, err := c.letters(ctx, s)
+		if err != nil {
+			return err
+		}
+		if c.DryRun {
+			return e.printLetters(letters)
+		}
+		task := e.display.Task("redrive", int64(len(letters)), "letters")
+		defer task.Done()
+		return runs.Redrive(ctx, s, letters, func(l ledger.Letter) error {
+			task.Add(1)
+			return e.printDone(l, "redriven", "is back on its subject")
+		})
 	})
 }
 
@@ -242,43 +220,31 @@ A dropped letter keeps its place in the ledger, with who dropped it, and loses i
 }
 
 func (c *deadLettersDropCommand) Run(ctx context.Context, e *env) error {
-	return e.attached(ctx, c.servers(), func(s *runs.Session) error { return c.run(ctx, e, s) })
-}
-
-func (c *deadLettersDropCommand) run(ctx context.Context, e *env, s *runs.Session) (err error) {
-	n := e.node(s)
-	letters, err := c.letters(ctx, n)
-	if err != nil {
-		return err
-	}
-	if !c.Yes {
-		e.notice("would drop %d letters, with their originals; --yes does it", len(letters))
-		return e.printLetters(letters)
-	}
-	by := person()
-	return n.eachLetter(e, letters, "drop", "dropped", "is dropped", func(l ledger.Letter) error {
-		return ledger.Drop(ctx, n.Streams, l.Seq, by, l.Copies...)
+	return e.attached(ctx, c.servers(), func(s *runs.Session) error {
+		letters, err := c.letters(ctx, s)
+		if err != nil {
+			return err
+		}
+		if !c.Yes {
+			e.notice("would drop %d letters, with their originals; --yes does it", len(letters))
+			return e.printLetters(letters)
+		}
+		task := e.display.Task("drop", int64(len(letters)), "letters")
+		defer task.Done()
+		return runs.Drop(ctx, s, letters, person(), func(l ledger.Letter) error {
+			task.Add(1)
+			return e.printDone(l, "dropped", "is dropped")
+		})
 	})
 }
 
-// eachLetter does something with each letter, and says so.
-func (n *node) eachLetter(e *env, letters []ledger.Letter, verb, done, says string, do func(ledger.Letter) error) error {
-	task := n.display.Task(verb, int64(len(letters)), "letters")
-	defer task.Done()
-	for i, l := range letters {
-		if err := do(l); err != nil {
-			return fmt.Errorf("%w\nldalign: %d of %d letters are %s; the same command goes on", err, i, len(letters), done)
-		}
-		task.Set(int64(i + 1))
-		if e.json {
-			if err := printJSON(e.stdout, []map[string]any{{"number": l.Seq, done: true}}); err != nil {
-				return err
-			}
-			continue
-		}
-		fmt.Fprintf(e.stdout, "dead letter %d %s\n", l.Seq, says)
+// printDone says what was done to a letter: key as --json has it, says for people.
+func (e *env) printDone(l ledger.Letter, key, says string) error {
+	if e.json {
+		return printJSON(e.stdout, []map[string]any{{"number": l.Seq, key: true}})
 	}
-	return nil
+	_, err := fmt.Fprintf(e.stdout, "dead letter %d %s\n", l.Seq, says)
+	return err
 }
 
 // person names who runs this command, and on which machine.

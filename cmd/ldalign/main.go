@@ -26,6 +26,7 @@ import (
 	"github.com/ldalign/ldalign/ops/offline"
 	"github.com/ldalign/ldalign/ops/progress"
 	"github.com/ldalign/ldalign/ops/runs"
+	"github.com/ldalign/ldalign/ops/runs/derive"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
 	"github.com/ldalign/ldalign/trainer"
@@ -188,7 +189,7 @@ func exitCode(err error) int {
 	switch {
 	case err == nil:
 		return 0
-	case errors.As(err, &spec), errors.Is(err, errUsage), errors.Is(err, runs.ErrSettings), errors.Is(err, offline.ErrOptions),
+	case errors.As(err, &spec), errors.Is(err, errUsage), errors.Is(err, derive.ErrRequest), errors.Is(err, runs.ErrSettings), errors.Is(err, offline.ErrOptions),
 		errors.Is(err, modelname.ErrName):
 		return exitUsage
 	case errors.Is(err, trainer.ErrInterrupted), errors.Is(err, context.Canceled):

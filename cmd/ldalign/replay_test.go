@@ -51,7 +51,8 @@ func (n *node) weights(t *testing.T, run string, iteration uint32) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return sha(m, checkpoints.WeightsFile)
+	f, _ := m.File(checkpoints.WeightsFile)
+	return f.SHA256
 }
 
 // TestReplayIsExact: the same spec gives the same weights from each log, and only the stages behind it have worked.
@@ -366,19 +367,6 @@ func TestSweep(t *testing.T) {
 		{"--set objective.beta=0.1,0.2 --parallel 0", "at least 1"},
 	} {
 		ldalign(t, append([]string{"sweep", "tiny-ld", "--dir", dir}, strings.Fields(c.args)...)...).want(t, exitUsage, c.says)
-	}
-}
-
-func TestCombine(t *testing.T) {
-	combinations, names, err := combine([]string{`training.lora.targets="q_proj,v_proj",all-linear`, "optimizer.lr=1e-3,2e-3", "guide.optimizer.lr=5e-5,1e-4"})
-	if err != nil || len(combinations) != 8 {
-		t.Fatalf("%v, %v", combinations, err)
-	}
-	if got := strings.Join(combinations[0], " "); got != "training.lora.targets=q_proj,v_proj optimizer.lr=1e-3 guide.optimizer.lr=5e-5" {
-		t.Errorf("the first is %s", got)
-	}
-	if names[7] != "-targets-all-linear-optimizer-lr-2e-3-guide-optimizer-lr-1e-4" {
-		t.Errorf("the last is named %s", names[7])
 	}
 }
 

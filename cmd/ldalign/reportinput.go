@@ -5,13 +5,13 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/ops/report"
+	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/stages/evaluator/result"
@@ -332,20 +332,14 @@ func comparison(rows []report.Row, specs []schemas.Spec) (string, []string) {
 	return last[subject], against
 }
 
-var errNoSuchRun = errors.New("no such run")
-
-// specsOf are the specs of named runs; errNoSuchRun names one that is not declared.
-func (n *node) specsOf(ctx context.Context, runs []string) ([]schemas.Spec, error) {
-	var specs []schemas.Spec
-	for _, run := range runs {
-		spec, err := n.spec(ctx, run)
-		if errors.Is(err, streams.ErrNotFound) {
-			return nil, fmt.Errorf("%w: %s (`ldalign runs` lists them)", errNoSuchRun, run)
-		}
-		if err != nil {
+// specsOf are the specs of named runs; runs.ErrNoSuchRun names one that is not declared.
+func (n *node) specsOf(ctx context.Context, names []string) ([]schemas.Spec, error) {
+	specs := make([]schemas.Spec, len(names))
+	for i, name := range names {
+		var err error
+		if specs[i], err = runs.Spec(ctx, n.Session, name); err != nil {
 			return nil, err
 		}
-		specs = append(specs, spec)
 	}
 	return specs, nil
 }

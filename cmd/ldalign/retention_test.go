@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/trainer/retention"
 )
 
 // A run that keeps little ends with the same weights, audits equal, and refuses with the reason what needs what is gone.
@@ -54,23 +55,23 @@ func TestPrune(t *testing.T) {
 	ld("replay tiny-ld --from scored --set objective.beta=0.2 --as pinned").want(t, 0)
 	ld("runs prune tiny-ld").want(t, exitUsage, "--keep-iterations")
 	before := outcomeOf(t, dir, "tiny-ld")
-	prune := func(args string) pruned {
+	prune := func(args string) retention.Removed {
 		t.Helper()
-		return lines[pruned](t, ld("runs prune tiny-ld --keep-iterations 1 --keep-policies 1 --json "+args))[0]
+		return lines[retention.Removed](t, ld("runs prune tiny-ld --keep-iterations 1 --keep-policies 1 --json "+args))[0]
 	}
 	dry := prune("")
-	if dry.Removed || dry.Messages != 3*32 || len(dry.Iterations) != 1 || len(dry.Policies) != 1 || dry.Files != 1 || dry.Bytes == 0 {
+	if dry.Done || dry.Messages != 3*32 || len(dry.Iterations) != 1 || len(dry.Policies) != 1 || dry.Files != 1 || dry.Bytes == 0 {
 		t.Errorf("dry: %+v", dry)
 	}
-	if len(dry.Stays) != 2 || dry.Stays[0] != (stay{"scored", 0, "run pinned replays them"}) ||
-		dry.Stays[1] != (stay{"policy", 0, "run pinned starts from it"}) {
+	if len(dry.Stays) != 2 || dry.Stays[0] != (retention.Stay{What: "scored", Iteration: 0, Why: "run pinned replays them"}) ||
+		dry.Stays[1] != (retention.Stay{What: "policy", Iteration: 0, Why: "run pinned starts from it"}) {
 		t.Errorf("stays: %+v", dry.Stays)
 	}
 	if diff := cmp.Diff(before, outcomeOf(t, dir, "tiny-ld")); diff != "" {
 		t.Errorf("a dry run has changed something:\n%s", diff)
 	}
 	ld("runs prune tiny-ld --keep-iterations 1 --keep-policies 1").want(t, 0, "would remove 96 messages", "--yes does it")
-	if done := prune("--yes"); !done.Removed || done.Messages != dry.Messages || done.Bytes != dry.Bytes || done.Files != dry.Files {
+	if done := prune("--yes"); !done.Done || done.Messages != dry.Messages || done.Bytes != dry.Bytes || done.Files != dry.Files {
 		t.Errorf("done: %+v, told before: %+v", done, dry)
 	}
 	attached(t, dir, func(n *node) {

@@ -277,7 +277,7 @@ func (n *node) sameData(ctx context.Context, spec schemas.Spec, set dataset.Set)
 func (n *node) train(
 	ctx context.Context, spec schemas.Spec, engine *tensor.Engine, meter trainer.Meter, hints string, guideOnly bool,
 ) error {
-	if err := n.intact(ctx, spec.Run); err != nil {
+	if err := n.Intact(ctx, spec.Run); err != nil {
 		return err
 	}
 	heartbeat := n.Streams.Announce(ctx, spec.Run, string(roleTrainer))
@@ -310,7 +310,7 @@ func (n *node) everything(ctx context.Context, spec schemas.Spec, engine *tensor
 	if err := n.Streams.EnsureTopology(ctx); err != nil {
 		return err
 	}
-	if err := n.intact(ctx, spec.Run); err != nil { // before what is left of a run is taken for a complete one
+	if err := n.Intact(ctx, spec.Run); err != nil { // before what is left of a run is taken for a complete one
 		return err
 	}
 	done, err := n.complete(ctx, spec)
@@ -345,7 +345,7 @@ func (n *node) play(
 	}
 	if trained == nil && !guideOnly && spec.Retention != (schemas.RetentionSpec{}) {
 		// what waited for the last evaluations
-		_, trained = n.retain(ctx, spec, spec.Retention, retention.Reason(spec.Retention), false)
+		_, trained = runs.Prune(ctx, n.Session, spec, spec.Retention, retention.Reason(spec.Retention), false)
 	}
 	return trained
 }

@@ -108,11 +108,7 @@ func (c *statusCommand) run(ctx context.Context, e *env, s *runs.Session) (err e
 		if err != nil {
 			return err
 		}
-		if e.json {
-			return e.printSpecJSON(specs[0])
-		}
-		fmt.Fprintln(e.stdout, "---")
-		return e.printSpec(specs[0])
+		return e.showSpec(specs[0])
 	}
 	if c.Watch {
 		return c.watch(ctx, e, n)
@@ -182,7 +178,7 @@ func (n *node) status(ctx context.Context, run string) (runStatus, error) {
 
 // missing says that the store has nothing of a run that has checkpoints; empty where it has none yet.
 func (n *node) missing(ctx context.Context, run string) (string, error) {
-	announced, err := n.announced(ctx, run)
+	announced, err := n.Announced(ctx, run)
 	if err != nil || announced == 0 {
 		return "", err
 	}

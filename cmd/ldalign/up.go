@@ -103,6 +103,15 @@ func resolve(specs []schemas.Spec) ([]schemas.Spec, error) {
 	return out, nil
 }
 
+// showSpec prints a resolved spec as a document, or as an object with --json.
+func (e *env) showSpec(s schemas.Spec) error {
+	if e.json {
+		return e.printSpecJSON(s)
+	}
+	fmt.Fprintln(e.stdout, "---")
+	return e.printSpec(s)
+}
+
 // printSpec prints a resolved spec as a YAML document.
 func (e *env) printSpec(s schemas.Spec) error {
 	text, err := s.YAML()

@@ -16,22 +16,25 @@ import (
 
 // Removed is what the retention of a run has removed, or would remove.
 type Removed struct {
+	Run string `json:"run"`
 	// Iterations lost messages, Messages of them.
-	Iterations []uint32
-	Messages   uint64
+	Iterations []uint32 `json:"iterations"`
+	Messages   uint64   `json:"messages"`
 	// Expiry is of the policies that lost their weights.
 	checkpoints.Expiry
 	// Stays is what is past what is kept and had to stay.
-	Stays []Stay
+	Stays []Stay `json:"stays"`
+	// Done tells that it is removed; false for what would be.
+	Done bool `json:"removed"`
 }
 
 // Stay is something that is needed although retention does not keep it.
 type Stay struct {
 	// What it is: a kind of messages, or policy.
-	What      string
-	Iteration uint32
+	What      string `json:"what"`
+	Iteration uint32 `json:"iteration"`
 	// Why names who needs it.
-	Why string
+	Why string `json:"why"`
 }
 
 // Apply removes what a run no longer keeps: of past iterations the messages on the logs, of past policies the weights. What
@@ -42,7 +45,9 @@ func Apply(
 	ctx context.Context, conn *streams.Conn, repository *checkpoints.Repository, spec schemas.Spec, keep schemas.RetentionSpec,
 	by string, dry bool,
 ) (Removed, error) {
-	r := retention{conn: conn, repository: repository, spec: spec, by: by, dry: dry}
+	r := retention{conn: conn, repository: repository, spec: spec, by: by, dry: dry, out: Removed{
+		Run: spec.Run, Iterations: []uint32{}, Expiry: checkpoints.Expiry{Policies: []uint32{}}, Stays: []Stay{}, Done: !dry,
+	}}
 	if keep == (schemas.RetentionSpec{}) {
 		return r.out, nil
 	}

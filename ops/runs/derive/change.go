@@ -57,6 +57,11 @@ func changesGuide(differences []schemas.Difference) bool {
 	return slices.ContainsFunc(differences, func(d schemas.Difference) bool { return strings.HasPrefix(d.Key, "guide.") })
 }
 
+// newest is how a key of a spec names the parent, and of its checkpoints the newest.
+func newest(parent schemas.Spec) string {
+	return schemas.PolicyRef{Run: parent.Run, Iteration: Newest}.Reference()
+}
+
 // finished is a spec with what follows from its keys filled in, and checked.
 func finished(spec schemas.Spec) (schemas.Spec, error) {
 	spec = schemas.Resolve(spec, spec.Compute.Threads)

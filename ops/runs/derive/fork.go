@@ -37,7 +37,7 @@ func (f Fork) Plan(parent schemas.Spec, facts Facts) (schemas.Spec, error) {
 	if changesModel(differences) {
 		return child, fmt.Errorf("%w: a fork starts from the policy that it names, not from another model", ErrRequest)
 	}
-	child.Model.From, child.Model.Scratch = fmt.Sprintf("run:%s@%d", parent.Run, policy.Iteration), nil
+	child.Model.From, child.Model.Scratch = schemas.PolicyRef{Run: parent.Run, Iteration: policy.Iteration}.Reference(), nil
 	child.Source = &schemas.SourceSpec{
 		Run: parent.Run, From: schemas.FromPolicy, Iteration: policy.Iteration, OffPolicy: schemas.RefuseOffPolicy,
 		Policy: policy.Digest, Spec: parent.Digest(),
@@ -47,7 +47,7 @@ func (f Fork) Plan(parent schemas.Spec, facts Facts) (schemas.Spec, error) {
 	}
 	measures := child.NeedsGuide() && parent.NeedsGuide() && child.Guide.From == ""
 	if measures && facts.Guide && !changesGuide(differences) {
-		child.Guide.From = "run:" + parent.Run
+		child.Guide.From = newest(parent)
 	}
 	return finished(child)
 }

@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"github.com/ldalign/ldalign/schemas"
-	"github.com/ldalign/ldalign/trainer"
+	"github.com/ldalign/ldalign/trainer/objective"
 )
 
 // Replay asks for a run that reads a log of the parent in place of its own, with some keys changed.
@@ -112,7 +112,7 @@ func mayChange(differences []schemas.Difference, from schemas.Kind) error {
 
 // hasLog refuses a log that a run's objective does not fill, or that the run, a replay itself, has not got.
 func hasLog(parent schemas.Spec, from schemas.Kind) error {
-	last := trainer.Source(parent.Objective.Kind)
+	last := objective.TrainsFrom(parent.Objective.Kind)
 	if last.Before(from) {
 		return fmt.Errorf("%w: run %s (%s) has no log %s; the last that it fills is %s (--from)",
 			ErrRequest, parent.Run, parent.Objective.Kind, from, last)
@@ -172,7 +172,7 @@ func keepGuide(child *schemas.Spec, parent schemas.Spec, changed bool) {
 		return
 	}
 	if schemas.Pairs.Before(schemas.Kind(child.Source.From)) || child.Source.Iteration > 0 && !changed {
-		child.Guide.From = "run:" + parent.Run
+		child.Guide.From = newest(parent)
 	}
 }
 

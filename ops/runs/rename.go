@@ -1,4 +1,4 @@
-package main
+package runs
 
 import (
 	"crypto/sha256"
@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 
 	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/ops/runs/derive"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams/ledger"
 )
@@ -17,49 +18,49 @@ import (
 // renameBackup makes of a backup one of the same run under another name, in another folder that holds links to what does not
 // change. Whatever is made of the run's name is made anew: subjects, ids of pairs, digests of manifests and what names them.
 func renameBackup(dir, to, as string) error {
-	b, err := readBackup(dir)
+	saved, err := ReadBackup(dir)
 	if err != nil {
 		return err
 	}
-	names := &ledger.Renaming{From: b.Run, To: as, Spec: func(text []byte) ([]byte, error) { return renameSpec(text, as) }}
-	for _, s := range b.Streams {
+	names := &ledger.Renaming{From: saved.Run, To: as, Spec: func(text []byte) ([]byte, error) { return renameSpec(text, as) }}
+	for _, s := range saved.Streams {
 		if err := learn(names, dir, s); err != nil {
 			return err
 		}
 	}
-	if names.Digests, err = checkpoints.RenameBackup(dir, to, b.Run, as, names.Pair); err != nil {
+	if names.Digests, err = checkpoints.RenameBackup(dir, to, saved.Run, as, names.Pair); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Join(to, "streams"), 0o755); err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
-	for i, s := range b.Streams {
-		if b.Streams[i].SHA256, err = renameStream(names, dir, to, s.Kind); err != nil {
+	for i, s := range saved.Streams {
+		if saved.Streams[i].SHA256, err = renameStream(names, dir, to, s.Kind); err != nil {
 			return err
 		}
 	}
-	text, err := renameSpec([]byte(b.Spec), as)
+	text, err := renameSpec([]byte(saved.Spec), as)
 	if err != nil {
 		return err
 	}
-	b.Run, b.Spec = as, string(text)
-	return b.write(to)
+	saved.Run, saved.Spec = as, string(text)
+	return saved.write(to)
 }
 
+// renameSpec renames the run in the spec that it was declared with.
 func renameSpec(text []byte, as string) ([]byte, error) {
-	specs, err := schemas.ParseSpecs(backupFile, text)
+	spec, err := oneSpec(text)
 	if err != nil {
 		return nil, err
 	}
-	if len(specs) != 1 {
-		return nil, fmt.Errorf("a run was declared with %d specs, want one", len(specs))
+	if spec, err = (derive.Restore{As: as}).Plan(spec, derive.Facts{}); err != nil {
+		return nil, err
 	}
-	specs[0].Run = as
-	return specs[0].YAML()
+	return spec.YAML()
 }
 
 // learn verifies a file of messages and notes the ids of its pairs.
-func learn(names *ledger.Renaming, dir string, s savedStream) (err error) {
+func learn(names *ledger.Renaming, dir string, s SavedStream) (err error) {
 	f, err := openSaved(dir, s)
 	if err != nil {
 		return err
@@ -73,7 +74,7 @@ func learn(names *ledger.Renaming, dir string, s savedStream) (err error) {
 	return nil
 }
 
-// renameStream writes a file of messages under the new name and gives its sha256.
+// renameStream writes a file of messages under the new name and returns its sha256.
 func renameStream(names *ledger.Renaming, dir, to string, kind schemas.Kind) (sum string, err error) {
 	in, err := os.Open(streamFile(dir, kind))
 	if err != nil {

@@ -1,4 +1,4 @@
-package main
+package runs
 
 import (
 	"context"
@@ -8,21 +8,22 @@ import (
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/trainer/lineage"
 )
 
-// intact refuses to go on with a run of which the server or the store has lost everything while the other has not: a
-// trainer would begin anew, and what is left would not fit to what it makes.
-func (n *node) intact(ctx context.Context, run string) error {
-	manifests, err := n.Checkpoints.List(ctx, run)
+// Intact refuses to go on with a run of which the server or the store has lost everything while the other has not: a
+// trainer would begin anew, and what is left would not fit what it makes.
+func (s *Session) Intact(ctx context.Context, run string) error {
+	manifests, err := s.Checkpoints.List(ctx, run)
 	if err != nil {
 		return err
 	}
-	_, err = n.spec(ctx, run)
+	_, err = lineage.Spec(ctx, s.Streams, run)
 	declared := err == nil
 	if err != nil && !errors.Is(err, streams.ErrNotFound) {
 		return err
 	}
-	announced, err := n.announced(ctx, run)
+	announced, err := s.Announced(ctx, run)
 	if err != nil {
 		return err
 	}
@@ -38,9 +39,9 @@ func (n *node) intact(ctx context.Context, run string) error {
 	return nil
 }
 
-// announced is how many checkpoints the run's log names.
-func (n *node) announced(ctx context.Context, run string) (count int, err error) {
-	err = n.Streams.Read(ctx, schemas.Checkpoints, run, streams.AllIterations, 0, func(streams.Received) error {
+// Announced is how many checkpoints the run's log names.
+func (s *Session) Announced(ctx context.Context, run string) (count int, err error) {
+	err = s.Streams.Read(ctx, schemas.Checkpoints, run, streams.AllIterations, 0, func(streams.Received) error {
 		count++
 		return nil
 	})

@@ -1,0 +1,206 @@
+package runs
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/ldalign/ldalign/ops/runs/derive"
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/streams/ledger"
+)
+
+// BackupFile is the last file of a backup: without it the backup is not complete.
+const BackupFile = "backup.json"
+
+// backupFormat is the version of a backup's layout.
+const backupFormat = 1
+
+// Saved is what BackupFile holds. Beside it are streams/<kind>.jsonl, blobs/<sha256>, details/<sha256> and
+// checkpoints/<number>.json.
+type Saved struct {
+	Format   int               `json:"format"`
+	Run      string            `json:"run"`
+	Spec     string            `json:"spec"` // of the run, as YAML
+	Streams  []SavedStream     `json:"streams"`
+	Progress []ledger.Progress `json:"progress"`
+}
+
+// SavedStream is a file of messages.
+type SavedStream struct {
+	Kind     schemas.Kind `json:"kind"`
+	Messages int          `json:"messages"`
+	SHA256   string       `json:"sha256"`
+}
+
+// Backup copies a run into a folder: checkpoints, messages, and how far each stage is. What an interrupted backup has copied of
+// the checkpoints is not copied again. The run may go on meanwhile. onItem is told of each message and each file.
+func Backup(ctx context.Context, s *Session, spec schemas.Spec, dir string, onItem func()) error {
+	if spec.Replays() {
+		return fmt.Errorf("run %s reads the log of run %s, whose positions a backup does not keep: back up that run, and replay it again",
+			spec.Run, spec.Source.Run)
+	}
+	if err := s.Intact(ctx, spec.Run); err != nil { // a copy of half a run is no backup
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(dir, BackupFile)); err == nil {
+		return fmt.Errorf("%w: %s holds a complete backup; name another folder", derive.ErrRequest, dir)
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "streams"), 0o755); err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
+	text, err := spec.YAML()
+	if err != nil {
+		return err
+	}
+	saved := Saved{Format: backupFormat, Run: spec.Run, Spec: string(text)}
+	// Checkpoints before messages: what a checkpoint was made of is then among them.
+	if err := s.Checkpoints.Backup(ctx, spec.Run, dir, func(int64) { onItem() }); err != nil {
+		return err
+	}
+	if saved.Progress, err = ledger.ProgressOf(ctx, s.Streams, spec.Run); err != nil {
+		return err
+	}
+	for _, kind := range restoreOrder() {
+		stream, err := saveStream(ctx, s, kind, spec.Run, dir, onItem)
+		if err != nil {
+			return err
+		}
+		saved.Streams = append(saved.Streams, stream)
+	}
+	return saved.write(dir)
+}
+
+// restoreOrder is the order in which kinds are restored: what names another message comes after it, and what declares the
+// run comes last, so that a run which is declared is whole.
+func restoreOrder() []schemas.Kind {
+	return []schemas.Kind{
+		schemas.Checkpoints, schemas.Prompts, schemas.Pairs, schemas.Encoded, schemas.Scored, schemas.DeadLetters,
+		schemas.Results, schemas.Control,
+	}
+}
+
+func streamFile(dir string, kind schemas.Kind) string {
+	return filepath.Join(dir, "streams", string(kind)+".jsonl")
+}
+
+// saveStream writes the messages of one kind. A file that an interrupted backup left is written anew.
+func saveStream(
+	ctx context.Context, s *Session, kind schemas.Kind, run, dir string, onMessage func(),
+) (saved SavedStream, err error) {
+	f, err := os.Create(streamFile(dir, kind))
+	if err != nil {
+		return saved, fmt.Errorf("backup: %w", err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	hash := sha256.New()
+	saved.Kind = kind
+	if saved.Messages, err = ledger.Save(ctx, s.Streams, kind, run, io.MultiWriter(f, hash), onMessage); err != nil {
+		return saved, err
+	}
+	saved.SHA256 = hex.EncodeToString(hash.Sum(nil))
+	return saved, f.Sync()
+}
+
+// write makes a folder a complete backup.
+func (s Saved) write(dir string) error {
+	data, err := json.MarshalIndent(s, "", "  ")
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, BackupFile), append(data, '\n'), 0o644)
+	}
+	if err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
+	return nil
+}
+
+// ReadBackup says what a folder's backup holds. A folder without a complete one is a derive.ErrRequest.
+func ReadBackup(dir string) (Saved, error) {
+	data, err := os.ReadFile(filepath.Join(dir, BackupFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return Saved{}, fmt.Errorf("%w: %s is no complete backup: it has no %s", derive.ErrRequest, dir, BackupFile)
+	}
+	if err != nil {
+		return Saved{}, fmt.Errorf("restore: %w", err)
+	}
+	return parseBackup(dir, data)
+}
+
+// parseBackup reads what BackupFile of a folder holds.
+func parseBackup(dir string, data []byte) (s Saved, err error) {
+	decode := json.NewDecoder(bytes.NewReader(data))
+	decode.DisallowUnknownFields()
+	if err := decode.Decode(&s); err != nil {
+		return s, fmt.Errorf("%s: %w", filepath.Join(dir, BackupFile), err)
+	}
+	switch {
+	case s.Format != backupFormat:
+		return s, fmt.Errorf("%s: format %d, this build reads %d", dir, s.Format, backupFormat)
+	case !schemas.ValidRun(s.Run):
+		return s, fmt.Errorf("%s: %q is not a run's name", dir, s.Run)
+	}
+	want := restoreOrder()
+	if len(s.Streams) != len(want) {
+		return s, fmt.Errorf("%s names %d streams, want %d", dir, len(s.Streams), len(want))
+	}
+	for i, stream := range s.Streams {
+		if stream.Kind != want[i] {
+			return s, fmt.Errorf("%s: stream %d is %q, want %s", dir, i+1, stream.Kind, want[i])
+		}
+	}
+	return s, nil
+}
+
+// Declared is the spec of the saved run.
+func (s Saved) Declared() (schemas.Spec, error) { return oneSpec([]byte(s.Spec)) }
+
+// Messages is the number of messages in the backup.
+func (s Saved) Messages() int {
+	n := 0
+	for _, stream := range s.Streams {
+		n += stream.Messages
+	}
+	return n
+}
+
+// oneSpec reads the spec that a backup, or a message of it, declares the run with.
+func oneSpec(text []byte) (schemas.Spec, error) {
+	specs, err := schemas.ParseSpecs(BackupFile, text)
+	if err != nil {
+		return schemas.Spec{}, err
+	}
+	if len(specs) != 1 {
+		return schemas.Spec{}, fmt.Errorf("%s: the run was declared with %d specs, want one", BackupFile, len(specs))
+	}
+	return specs[0], nil
+}
+
+// openSaved opens a file of messages that was verified.
+func openSaved(dir string, s SavedStream) (f *os.File, err error) {
+	if f, err = os.Open(streamFile(dir, s.Kind)); err != nil {
+		return nil, fmt.Errorf("restore: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}()
+	hash := sha256.New()
+	if _, err := io.Copy(hash, f); err != nil {
+		return nil, fmt.Errorf("restore: %s: %w", f.Name(), err)
+	}
+	if got := hex.EncodeToString(hash.Sum(nil)); got != s.SHA256 {
+		return nil, fmt.Errorf("%s is not what was backed up (sha256 %.12s, want %.12s): take another copy", f.Name(), got, s.SHA256)
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, fmt.Errorf("restore: %s: %w", f.Name(), err)
+	}
+	return f, nil
+}

@@ -1,0 +1,70 @@
+package runs
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/ldalign/ldalign/streams/ledger"
+)
+
+// LetterFilter selects some of a run's dead letters.
+type LetterFilter struct {
+	// Reason and Stage are those of the letters; empty for any.
+	Reason string
+	Stage  string
+	// Iteration is one iteration, or streams.AllIterations.
+	Iteration int
+}
+
+// Narrow tells whether the filter leaves anything out.
+func (f LetterFilter) Narrow() bool { return f.Reason != "" || f.Stage != "" || f.Iteration >= 0 }
+
+// Matches tells whether the filter selects a letter.
+func (f LetterFilter) Matches(l ledger.Letter) bool {
+	return (f.Reason == "" || f.Reason == l.GetReason()) && (f.Stage == "" || f.Stage == l.GetStage()) &&
+		(f.Iteration < 0 || uint32(f.Iteration) == l.GetIteration())
+}
+
+// Letters are the dead letters of a run that a filter selects, oldest first; ErrNoSuchRun when it is not declared.
+func Letters(ctx context.Context, s *Session, run string, f LetterFilter) ([]ledger.Letter, error) {
+	if _, err := Spec(ctx, s, run); err != nil {
+		return nil, err
+	}
+	letters, err := ledger.DeadLetters(ctx, s.Streams, run)
+	return slices.DeleteFunc(letters, func(l ledger.Letter) bool { return !f.Matches(l) }), err
+}
+
+// LettersAt are the dead letters of some numbers.
+func LettersAt(ctx context.Context, s *Session, numbers []uint64) ([]ledger.Letter, error) {
+	letters := make([]ledger.Letter, len(numbers))
+	for i, number := range numbers {
+		var err error
+		if letters[i], err = ledger.DeadLetter(ctx, s.Streams, number); err != nil {
+			return nil, err
+		}
+	}
+	return letters, nil
+}
+
+// Redrive puts the originals of letters back on their subjects. done is told of each. Interrupted, it can be repeated.
+func Redrive(ctx context.Context, s *Session, letters []ledger.Letter, done func(ledger.Letter) error) error {
+	return each(letters, "redriven", done, func(l ledger.Letter) error { return ledger.Redrive(ctx, s.Streams, l.Seq, l.Copies...) })
+}
+
+// Drop says of letters that their pairs are not wanted any more. done is told of each. Interrupted, it can be repeated.
+func Drop(ctx context.Context, s *Session, letters []ledger.Letter, by string, done func(ledger.Letter) error) error {
+	return each(letters, "dropped", done, func(l ledger.Letter) error { return ledger.Drop(ctx, s.Streams, l.Seq, by, l.Copies...) })
+}
+
+func each(letters []ledger.Letter, what string, done, do func(ledger.Letter) error) error {
+	for i, l := range letters {
+		if err := do(l); err != nil {
+			return fmt.Errorf("%w\nldalign: %d of %d letters are %s; the same command goes on", err, i, len(letters), what)
+		}
+		if err := done(l); err != nil {
+			return err
+		}
+	}
+	return nil
+}

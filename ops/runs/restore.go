@@ -1,0 +1,107 @@
+package runs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/ldalign/ldalign/ops/runs/derive"
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/streams/ledger"
+)
+
+// RestoreProgress is told of what is restored; both functions are called once for each item.
+type RestoreProgress struct{ Message, File func() }
+
+// Restore puts the run of a backup where no run of its name is, under its own name or another one. Everything is verified
+// before it is stored; interrupted, it can be repeated. It returns the spec of the restored run.
+func Restore(
+	ctx context.Context, s *Session, dir string, request derive.Restore, on RestoreProgress,
+) (spec schemas.Spec, err error) {
+	if err := s.Streams.EnsureTopology(ctx); err != nil {
+		return spec, err
+	}
+	saved, err := ReadBackup(dir)
+	if err != nil {
+		return spec, err
+	}
+	if spec, err = saved.Declared(); err != nil {
+		return spec, err
+	}
+	facts, err := Facts(ctx, s, spec, request.Needs(spec))
+	if err != nil {
+		return spec, err
+	}
+	if spec, err = request.Plan(spec, facts); err != nil {
+		return spec, err
+	}
+	if request.As == "" {
+		return spec, restore(ctx, s, dir, on)
+	}
+	renamed, err := os.MkdirTemp("", "ldalign-restore-")
+	if err != nil {
+		return spec, fmt.Errorf("restore: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(renamed)) }()
+	if err := renameBackup(dir, renamed, spec.Run); err != nil {
+		return spec, err
+	}
+	return spec, restore(ctx, s, renamed, on)
+}
+
+// restore restores the run of a backup under its own name.
+func restore(ctx context.Context, s *Session, dir string, on RestoreProgress) error {
+	saved, err := ReadBackup(dir)
+	if err != nil {
+		return err
+	}
+	return holding(ctx, s, saved.Run, func() error {
+		moved := ledger.Moved{}
+		for _, stream := range saved.Streams {
+			if stream.Kind == schemas.Control {
+				if err := restoreRest(ctx, s, dir, saved, moved, on.File); err != nil {
+					return err
+				}
+			}
+			if err := loadStream(ctx, s, dir, stream, saved.Run, moved, on.Message); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// restoreRest restores what stands between the messages and their declaration: checkpoints, and how far the stages are.
+func restoreRest(ctx context.Context, s *Session, dir string, saved Saved, moved ledger.Moved, onFile func()) error {
+	place := func(stream string, sequence uint64) uint64 {
+		for _, kind := range schemas.Kinds() {
+			if streams.StreamName(kind) == stream {
+				return moved.To(kind, sequence)
+			}
+		}
+		return sequence
+	}
+	if err := s.Checkpoints.Restore(ctx, saved.Run, dir, place, func(int64) { onFile() }); err != nil {
+		return err
+	}
+	for _, p := range saved.Progress {
+		if err := s.Streams.SettleUpTo(ctx, p.Stage, p.Kind, saved.Run, moved.To(p.Kind, p.Settled)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// loadStream verifies a file of messages and restores it.
+func loadStream(
+	ctx context.Context, s *Session, dir string, saved SavedStream, run string, moved ledger.Moved, onMessage func(),
+) error {
+	f, err := openSaved(dir, saved)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return ledger.Load(ctx, s.Streams, saved.Kind, run, f, moved, onMessage)
+}
