@@ -112,7 +112,7 @@ bench-decode: build ## decoding and scoring beside transformers: make bench-deco
 
 # The peers' environment is bench/train/requirements.txt in a virtual environment of its own; MODEL is a folder with weights.
 bench-train: native ## training beside TRL: PEER=VENV/bin/python TOKENIZER=FOLDER [MODEL=FOLDER]
-	@$(env); go test -c -o bin/trainer.test ./trainer
+	@$(env); go test -c -o bin/trainer.test ./trainer/loop
 	@python3 bench/train/bench.py --peer $(PEER) --tokenizer $(TOKENIZER) $(if $(MODEL),--model $(MODEL):4)
 
 bench-iteration: build ## a whole iteration beside generate and TRL: PEER=VENV/bin/python TOKENIZER=FOLDER [MODEL=FOLDER]

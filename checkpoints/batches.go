@@ -20,7 +20,7 @@ import (
 //	{"skipped":ID,"reason":REASON}       a pair that was read from the log and is not trained on
 //	{"step":N,"epoch":E,"pairs":[4,0,7]} an optimizer step, with the numbers of its pairs, each from a line above it
 //
-// That of a state may be in pieces (Manifest.Pieces), pairs before steps.
+// That of a state may be in segments (Manifest.Segments), pairs before steps.
 //
 // Steps count from 1 within the iteration (of a policy or a state of its phase) or within the guide's training. The file
 // tells of one iteration: that which made the policy, so Iteration-1 of a policy's manifest, and the cursor's of a state.

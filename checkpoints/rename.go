@@ -74,7 +74,7 @@ func renameManifest(
 		}
 	}
 	for i, f := range m.Files {
-		if f.Name != BatchesFile && !PieceOf(f.Name, BatchesFile) {
+		if f.Name != BatchesFile && !SegmentOf(f.Name, BatchesFile) {
 			continue
 		}
 		if m.Files[i], err = renameBatches(dir, to, f, pair); err != nil {

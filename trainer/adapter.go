@@ -32,17 +32,12 @@ func (t *Trainer) addAdapter(ctx context.Context, iteration uint32) error {
 	return t.model.AddAdapter(ctx, l, schemas.SubSeed(t.Spec.Seed, "adapter", uint64(iteration)))
 }
 
-// stateFile is the name of the file of a state that holds what a phase has trained.
-func (t *Trainer) stateFile(phase string) string {
-	_, adapter := fit.LoRA(t.Spec.Training)
-	switch {
-	case phase == guidePhase:
-		return guideFile
-	case adapter:
+// policyFile is the name of the file of a state that holds what the policy phase has trained.
+func (t *Trainer) policyFile() string {
+	if t.Spec.Training.LoRA != nil {
 		return adapterWeightsFile
-	default:
-		return checkpoints.WeightsFile
 	}
+	return checkpoints.WeightsFile
 }
 
 // loadTrained reads back what a state holds of the policy phase: the adapter, or all weights.

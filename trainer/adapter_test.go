@@ -16,6 +16,7 @@ import (
 	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/trainer/curves"
+	"github.com/ldalign/ldalign/trainer/loop"
 )
 
 // adapted makes a run train an adapter, in two epochs.
@@ -69,7 +70,7 @@ func TestInterruptedAdapterEqualsUndisturbed(t *testing.T) {
 					t.Fatalf("stopped at step %d of %s: %v, want ErrInterrupted", s.step, s.work, err)
 				}
 				state := w.latest(test.run, checkpoints.State)
-				if diff := cmp.Diff([]string{adapterWeightsFile, checkpoints.BatchesFile, optimizerFile, curves.File}, names(state)); diff != "" {
+				if diff := cmp.Diff([]string{adapterWeightsFile, checkpoints.BatchesFile, loop.OptimizerFile, curves.File}, names(state)); diff != "" {
 					t.Fatalf("files of a state (-want +got):\n%s", diff)
 				}
 			}

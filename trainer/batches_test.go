@@ -27,7 +27,7 @@ func TestBatchesAreRecorded(t *testing.T) {
 		}
 		want := checkpoints.Batches{Pairs: logged}
 		for epoch := range 2 {
-			order := schedule.Permutation(12, spec.Seed, policyPhase, i, epoch)
+			order := schedule.Permutation(12, spec.Seed, schedule.Policy, i, epoch)
 			for batch := range slices.Chunk(order, 4) {
 				want.Steps = append(want.Steps, checkpoints.Batch{Step: len(want.Steps) + 1, Epoch: epoch, Pairs: batch})
 			}

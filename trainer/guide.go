@@ -19,6 +19,9 @@ import (
 	"github.com/ldalign/ldalign/streams"
 	"github.com/ldalign/ldalign/trainer/curves"
 	"github.com/ldalign/ldalign/trainer/fit"
+	"github.com/ldalign/ldalign/trainer/loop"
+	"github.com/ldalign/ldalign/trainer/schedule"
+	"github.com/ldalign/ldalign/trainer/task"
 )
 
 // trainGuide trains the guide once, from the pairs of iteration 0, and publishes it. Encoders wait for it.
@@ -27,7 +30,7 @@ func (t *Trainer) trainGuide(ctx context.Context) (err error) {
 	if err == nil || !errors.Is(err, checkpoints.ErrNoCheckpoint) {
 		return err
 	}
-	messages, upTo, err := t.messages(ctx, guidePhase, schemas.Pairs, 0)
+	pairs, batches, upTo, err := t.reader().GuidePairs(ctx, fit.OwnTokenizer(t.Spec.Guide))
 	if err != nil {
 		return err
 	}
@@ -36,60 +39,37 @@ func (t *Trainer) trainGuide(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, g.close(context.WithoutCancel(ctx))) }()
-	batches := checkpoints.Batches{}
-	messages = slices.DeleteFunc(messages, func(m events.Message) bool {
-		p := pairOf(m)
-		return p != nil && g.tokenizer == nil && t.skips(p, &batches) // another tokenizer reads the texts
-	})
-	if batches.Pairs = ids(messages); len(messages) == 0 {
-		return fmt.Errorf("trainer: all %d pairs of the guide's iteration were refused; the log says why for each",
-			len(batches.Skipped))
-	}
-	task, err := g.task(messages, t.Spec)
+	examples, err := g.task(pairs, t.Spec)
 	if err != nil {
 		return err
 	}
-	spec := t.Spec.Guide
-	p := &phase{
-		name: guidePhase, seed: t.Spec.Seed, task: task, batches: batches, spec: spec.Optimizer,
-		epochs: spec.Epochs, batch: spec.Batch, micro: min(spec.Batch, t.Spec.Training.MicroBatch),
-		microTokens: t.Spec.Training.MicroTokens, every: t.Spec.Training.CheckpointEvery, hold: t.Hold,
-		pieces: pieces{size: t.pieceSize},
-	}
-	var probed error
-	p.progress = task.watch(ctx, t.Engine, p, t.showStep(guidePhase, p), &probed)
 	if err := g.model.SetTrainable(ctx, true); err != nil {
 		return err
 	}
-	p.params = g.model.Params()
-	if err := p.prepare(ctx, t.Engine); err != nil {
+	c := loop.Config{Plan: schedule.GuidePlan(t.Spec), Task: examples, Params: g.model.Params(), Batches: batches}
+	watch := &guideWatch{stepObserver: t.observer(c.Plan.Phase, c.Plan), probe: func(most int) (curves.Probe, error) {
+		return examples.Probe(context.WithoutCancel(ctx), t.Engine, most)
+	}}
+	c.Observer = watch
+	read := func() (string, uint64) { return streams.StreamName(schemas.Pairs), upTo }
+	p, err := t.run(ctx, c, t.states(architecture.GuideWeightsFile, g.model.Weights(), g.model.LoadWeights, read))
+	defer func() { err = closePhase(ctx, p, err) }()
+	if err := errors.Join(err, watch.failed); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, p.close(context.WithoutCancel(ctx), t.Engine)) }()
-	p.save = func(ctx context.Context, cursor checkpoints.Cursor) (func() error, error) {
-		cursor.Stream, cursor.Sequence = streams.StreamName(schemas.Pairs), upTo
-		return t.saveState(ctx, p, cursor, g.model.Weights())
-	}
-	step, err := t.restore(ctx, p, g.model.LoadWeights)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(p.run(ctx, t.Engine, step), probed); err != nil {
-		return err
-	}
-	return t.publishGuide(ctx, g, task, p)
+	return t.publishGuide(ctx, g, watch, p)
 }
 
 // publishGuide commits and announces the guide with its Probe, and warns when that shows a guide of no use.
-func (t *Trainer) publishGuide(ctx context.Context, g *trainedGuide, task *guideTask, p *phase) error {
-	if task.final == nil {
-		probe, err := task.probe(ctx, t.Engine, probeAtEnd)
+func (t *Trainer) publishGuide(ctx context.Context, g *trainedGuide, watch *guideWatch, p *loop.Phase) error {
+	if watch.final == nil {
+		probe, err := watch.probe(probeAtEnd)
 		if err != nil {
-			return err
+			return fmt.Errorf("trainer: %w", err)
 		}
-		task.final = &probe
+		watch.final = &probe
 	}
-	probe := *task.final
+	probe := *watch.final
 	probed, err := probe.JSON()
 	if err != nil {
 		return err
@@ -99,10 +79,10 @@ func (t *Trainer) publishGuide(ctx context.Context, g *trainedGuide, task *guide
 		return err
 	}
 	manifest, err := t.Checkpoints.Commit(ctx, t.Spec.Run, checkpoints.Draft{
-		Kind: checkpoints.Guide, Step: uint64(p.made()), Parent: t.base.Digest, SpecDigest: t.Spec.Digest(),
+		Kind: checkpoints.Guide, Step: uint64(p.Steps()), Parent: t.base.Digest, SpecDigest: t.Spec.Digest(),
 		Machine: t.machine(), Metrics: probe.Metrics(),
-		Files: slices.Concat(g.files, t.wholeLines(ctx, p), []checkpoints.Source{
-			g.weights(ctx), checkpoints.FromBytes("guide.json", config),
+		Files: slices.Concat(g.files, p.Files(t.readFile(ctx)), []checkpoints.Source{
+			g.weights(ctx), checkpoints.FromBytes(architecture.GuideConfigFile, config),
 			checkpoints.FromBytes(curves.ProbeFile, probed),
 		}),
 	})
@@ -127,7 +107,9 @@ type trainedGuide struct {
 
 // weights is the file of the guide's weights as they are when it is written.
 func (g *trainedGuide) weights(ctx context.Context) checkpoints.Source {
-	return checkpoints.Source{Name: guideFile, Write: func(w io.Writer) error { return g.model.WriteWeights(ctx, w) }}
+	return checkpoints.Source{Name: architecture.GuideWeightsFile, Write: func(w io.Writer) error {
+		return g.model.WriteWeights(ctx, w)
+	}}
 }
 
 func (g *trainedGuide) close(ctx context.Context) error {
@@ -195,19 +177,15 @@ func (t *Trainer) guideModel(ctx context.Context, from, role string, config arch
 }
 
 // task makes the guide's examples: every pair's prompt with y and with y'.
-func (g *trainedGuide) task(messages []events.Message, spec schemas.Spec) (*guideTask, error) {
+func (g *trainedGuide) task(pairs []*events.Pair, spec schemas.Spec) (*task.Guide, error) {
 	reader, err := guide.NewReader(g.tokenizer, tokenizer.Limits{
 		Prompt: spec.Data.MaxPromptTokens, Response: spec.Data.MaxResponseTokens,
 	}, g.model.MaxLength())
 	if err != nil {
 		return nil, err
 	}
-	out := &guideTask{guide: g.model, seed: spec.Seed, compute: compute(spec.Training)}
-	for _, m := range messages {
-		p, ok := m.(*events.Pair)
-		if !ok {
-			return nil, fmt.Errorf("trainer: a %T cannot train the guide", m)
-		}
+	out := &task.Guide{Model: g.model, Seed: spec.Seed, Compute: task.Compute(spec.Training)}
+	for _, p := range pairs {
 		prompt := p.GetPrompt()
 		chosen, err := reader.Sequence(guide.Text{
 			Prompt: prompt.GetPrompt(), Response: prompt.GetResponse(), PromptIDs: p.GetPromptIds(), ResponseIDs: p.GetChosenIds(),
@@ -221,7 +199,47 @@ func (g *trainedGuide) task(messages []events.Message, spec schemas.Spec) (*guid
 		if err != nil {
 			return nil, fmt.Errorf("trainer: pair %s, rejected response: %w", p.ID(), err)
 		}
-		out.chosen, out.rejected = append(out.chosen, chosen), append(out.rejected, rejected)
+		out.Chosen, out.Rejected = append(out.Chosen, chosen), append(out.Rejected, rejected)
 	}
 	return out, nil
+}
+
+// How many pairs a probe looks at: while the guide is trained, no more than training has time for, and at the end.
+const (
+	probeLeast = 8
+	probeWhile = 64
+	probeShare = 16 // of the pairs that training computes
+	probeAtEnd = 256
+)
+
+// guideWatch probes the guide five times while it is trained, and notes what it sees in the phase's records.
+type guideWatch struct {
+	*stepObserver
+	probe func(most int) (curves.Probe, error)
+	// final is what a probe saw after the last step; nil where that was taken before this process began.
+	final *curves.Probe
+	// failed is the error of a probe, after which there are no more.
+	failed error
+}
+
+// Made is part of loop.Observer.
+func (w *guideWatch) Made(last *curves.Step, done, total int) {
+	const times = 5
+	if w.failed == nil && done*times/total > (done-1)*times/total {
+		pairs := min(probeWhile, max(probeLeast, total*w.plan.Batch/probeShare))
+		if done == total {
+			pairs = probeAtEnd
+		}
+		probe, err := w.probe(pairs)
+		if err != nil {
+			w.failed = fmt.Errorf("trainer: %w", err)
+		} else {
+			if done == total {
+				w.final = &probe
+			}
+			last.Guide = new(probe)
+			last.Guide.Distances = nil
+		}
+	}
+	w.stepObserver.Made(last, done, total)
 }

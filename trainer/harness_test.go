@@ -42,8 +42,8 @@ type world struct {
 	metrics string
 	// generators is how many work on a run.
 	generators int
-	// pieceSize is that of the trainers; 0 for what it is elsewhere.
-	pieceSize int
+	// segmentLines is that of the trainers; 0 for what it is elsewhere.
+	segmentLines int
 }
 
 func newWorld(t *testing.T) *world {
@@ -149,7 +149,7 @@ func (w *world) trainer(spec schemas.Spec, meter meterFunc) *Trainer {
 		Tokenizers: func(string) (fs.FS, error) { return dataset.DemoTokenizer(), nil },
 		Holder:     "test", Meter: meter, Metrics: filepath.Join(w.metrics, spec.Run), Log: w.log,
 	})
-	t.pieceSize = w.pieceSize
+	t.segmentLines = w.segmentLines
 	return t
 }
 
@@ -303,4 +303,13 @@ func writeFile(t *testing.T, path, text string) {
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// ids are those of messages.
+func ids(messages []events.Message) []string {
+	out := make([]string, len(messages))
+	for i, m := range messages {
+		out[i] = m.ID()
+	}
+	return out
 }

@@ -195,7 +195,7 @@ func TestAnnotatedPairs(t *testing.T) {
 		}
 	}
 	for _, r := range w.records(policy) {
-		if !finite(r.Loss) || r.Pairs.KL != nil {
+		if math.IsNaN(r.Loss) || math.IsInf(r.Loss, 0) || r.Pairs.KL != nil {
 			t.Errorf("step %d: loss %v, KL %v; annotated pairs sample nothing", r.Step, r.Loss, r.Pairs.KL)
 		}
 	}

@@ -12,8 +12,10 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/trainer/activity"
 	"github.com/ldalign/ldalign/trainer/curves"
 	"github.com/ldalign/ldalign/trainer/metrics"
+	"github.com/ldalign/ldalign/trainer/schedule"
 )
 
 // plotter shows each step's record while a run trains: in a folder (metrics.Log) and on the results stream. Both are views
@@ -94,7 +96,7 @@ func (c *plotter) close() error {
 // step is a record of a phase of total steps, with the number of tokens up to it.
 func (c *plotter) step(r curves.Step, total, tokens int) metrics.Step {
 	epochs := c.spec.Training.Epochs
-	if r.Phase == guidePhase {
+	if r.Phase == schedule.Guide {
 		epochs = c.spec.Guide.Epochs
 	}
 	s := metrics.Step{Phase: r.Phase, Iteration: r.Iteration, Step: r.Step}
@@ -257,4 +259,40 @@ func (t *Trainer) finishedRecords(ctx context.Context) ([]curves.Step, error) {
 		records = append(records, some...)
 	}
 	return records, nil
+}
+
+// stepObserver shows the steps of a phase to plotter and meter.
+type stepObserver struct {
+	trainer   *Trainer
+	plan      schedule.Plan
+	objective string
+	probe     *curves.Probe // the newest
+}
+
+func (t *Trainer) observer(objective string, plan schedule.Plan) *stepObserver {
+	return &stepObserver{trainer: t, plan: plan, objective: objective}
+}
+
+// Begins is part of loop.Observer.
+func (o *stepObserver) Begins(records []curves.Step, done, total int) {
+	o.trainer.plotter.begin(records, total)
+	o.show(nil, done, total)
+}
+
+// Made is part of loop.Observer.
+func (o *stepObserver) Made(last *curves.Step, done, total int) {
+	o.trainer.plotter.add(*last, total)
+	if last.Guide != nil {
+		o.probe = last.Guide
+	}
+	o.show(last, done, total)
+}
+
+func (o *stepObserver) show(last *curves.Step, done, total int) {
+	o.trainer.Meter.Observe(activity.Training{
+		Work: activity.Work{
+			Run: o.trainer.Spec.Run, Phase: o.plan.Phase, Iteration: o.plan.Iteration, Done: done, Total: total,
+		},
+		Objective: o.objective, Last: last, Probe: o.probe,
+	})
 }

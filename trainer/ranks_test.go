@@ -6,7 +6,6 @@ import (
 	"math"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -15,12 +14,13 @@ import (
 	"github.com/ldalign/ldalign/models/safetensors"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/trainer/loop"
 )
 
 // joined starts ranks in this process, each with an engine of its own, as processes would be. When life, theirs, ends they
 // leave at their next operation, without a word.
 func joined(life context.Context, t *testing.T) func(context.Context, int) (*tensor.Group, func() error, error) {
-	return started(t, time.Minute, func(engine *tensor.Engine, group *tensor.Group) error { return Follow(life, engine, group) })
+	return started(t, time.Minute, func(engine *tensor.Engine, group *tensor.Group) error { return loop.Follow(life, engine, group) })
 }
 
 // started is joined with ranks that do something of their own, in a group that waits for them as long as patience.
@@ -193,7 +193,7 @@ func TestRankThatDies(t *testing.T) {
 	defer die()
 	trainer := w.trainer(spec, func(work string, done, _ int) {
 		if work == "train sft 0" && done == 2 {
-			die() // before rank 0 orders the next step
+			die() // before rank 0 commands the next step
 		}
 	})
 	trainer.Ranks = joined(life, t)
@@ -257,17 +257,4 @@ func TestTooManyRanks(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "cannot share a batch of 2") {
 		t.Errorf("got %v, want an error that says so", err)
 	}
-}
-
-// TestHeldWithABrokenGroup: a trainer that is held does not wait for its release when a rank is gone.
-func TestHeldWithABrokenGroup(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := &phase{
-			ranks: &ranks{engine: newEngine(t), group: &tensor.Group{Size: 2}}, // nobody has joined it
-			hold:  func(ctx context.Context) { <-ctx.Done() },
-		}
-		if err := p.wait(t.Context()); !errors.Is(err, tensor.ErrGroup) {
-			t.Errorf("got %v, want ErrGroup", err)
-		}
-	})
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/trainer/loop"
 )
 
 // results are what must not depend on how often a run was stopped: the files and figures of its guide and policies.
@@ -161,7 +162,7 @@ func TestRestoredStateIsWhole(t *testing.T) {
 		if again.Digest != saved.Digest {
 			t.Errorf("%s: restored and saved again (-saved +again):\n%s", kind, cmp.Diff(saved, again))
 		}
-		if w.file(saved, optimizerFile).SHA256 == w.file(saved, checkpoints.WeightsFile).SHA256 || len(w.records(saved)) != 2 {
+		if w.file(saved, loop.OptimizerFile).SHA256 == w.file(saved, checkpoints.WeightsFile).SHA256 || len(w.records(saved)) != 2 {
 			t.Errorf("%s: the state holds %d records, want 2", kind, len(w.records(saved)))
 		}
 		w.finish(spec)

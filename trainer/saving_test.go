@@ -2,7 +2,6 @@ package trainer
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"os"
@@ -16,62 +15,8 @@ import (
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/schemas"
-	"github.com/ldalign/ldalign/trainer/curves"
+	"github.com/ldalign/ldalign/trainer/loop"
 )
-
-// TestStepsGoOnWhileAStateIsWritten: the commit of the first state ends only after the second step was made; that of the
-// second begins only then, and the phase ends after it.
-func TestStepsGoOnWhileAStateIsWritten(t *testing.T) {
-	engine := newEngine(t)
-	reached := make(chan struct{})
-	var order []string
-	p := newPhase(t, engine, loadModel(t, engine, "llama"), func(p *phase) {
-		p.every, p.epochs = 1, 1 // 3 steps, and a state after the first and the second
-		p.save = func(_ context.Context, c checkpoints.Cursor) (func() error, error) {
-			if c.Step == 1 {
-				return func() error { <-reached; order = append(order, "first"); return nil }, nil
-			}
-			return func() error { order = append(order, "second"); return nil }, nil
-		}
-		p.progress = func(done, _ int, _ *curves.Step) {
-			if done == 2 {
-				close(reached)
-			}
-		}
-	})
-	if err := p.run(t.Context(), engine, 0); err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff([]string{"first", "second"}, order); diff != "" {
-		t.Errorf("commits (-want +got):\n%s", diff)
-	}
-}
-
-// TestStateThatCannotBeWrittenStopsTheRun, also when the training was over before that was known.
-func TestStateThatCannotBeWrittenStopsTheRun(t *testing.T) {
-	engine := newEngine(t)
-	full := errors.New("disk full")
-	for _, atOnce := range []bool{true, false} {
-		over := make(chan struct{})
-		p := newPhase(t, engine, loadModel(t, engine, "llama"), func(p *phase) {
-			p.every = 5 // of 6 steps
-			p.save = func(context.Context, checkpoints.Cursor) (func() error, error) {
-				if atOnce {
-					return nil, full
-				}
-				return func() error { <-over; return full }, nil
-			}
-			p.progress = func(done, total int, _ *curves.Step) {
-				if done == total {
-					close(over)
-				}
-			}
-		})
-		if err := p.run(t.Context(), engine, 0); !errors.Is(err, full) {
-			t.Errorf("at once %v: got %v, want the store's error", atOnce, err)
-		}
-	}
-}
 
 // damage does something to the blob of a checkpoint's file.
 func (w *world) damage(m checkpoints.Manifest, name string, do func(path string) error) {
@@ -133,7 +78,7 @@ func TestDamagedStateIsPassedOver(t *testing.T) {
 		damage func(newest, before checkpoints.Manifest)
 		step   int // from which it goes on
 	}{
-		{"flipped", func(newest, _ checkpoints.Manifest) { w.damage(newest, optimizerFile, flip) }, 1},
+		{"flipped", func(newest, _ checkpoints.Manifest) { w.damage(newest, loop.OptimizerFile, flip) }, 1},
 		{"truncated", func(newest, _ checkpoints.Manifest) { w.damage(newest, checkpoints.WeightsFile, truncate) }, 1},
 		{"missing", func(newest, _ checkpoints.Manifest) { w.damage(newest, checkpoints.BatchesFile, os.Remove) }, 1},
 		{"both", func(newest, before checkpoints.Manifest) {

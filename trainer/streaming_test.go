@@ -136,7 +136,7 @@ func TestStreamingTrainsWhatIsThere(t *testing.T) {
 		}
 	}
 	steps := [][]int{{0, 1, 2, 3}, {4, 5, 6, 7}, {8, 9}}
-	for chunk := range slices.Chunk(schedule.Permutation(10, slow.Seed, policyPhase, 0, 1), 4) {
+	for chunk := range slices.Chunk(schedule.Permutation(10, slow.Seed, schedule.Policy, 0, 1), 4) {
 		steps = append(steps, chunk)
 	}
 	var got [][]int

@@ -17,9 +17,8 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
 	"github.com/ldalign/ldalign/trainer/activity"
-	"github.com/ldalign/ldalign/trainer/curves"
 	"github.com/ldalign/ldalign/trainer/lineage"
-	"github.com/ldalign/ldalign/trainer/objective"
+	"github.com/ldalign/ldalign/trainer/loop"
 	"github.com/ldalign/ldalign/trainer/retention"
 )
 
@@ -55,9 +54,11 @@ type Meter interface {
 	Observe(activity.Event)
 }
 
-// ErrLeaseLost says that this trainer did not renew its lease in time, so that another one may have the run by now. It has
-// written nothing since it knew.
-var ErrLeaseLost = errors.New("trainer: the lease was lost: another trainer may have the run")
+// The errors of Run that ask for something else than a look at the cause.
+var (
+	ErrInterrupted = loop.ErrInterrupted
+	ErrLeaseLost   = loop.ErrLeaseLost
+)
 
 // leaseTTL is how long a dead trainer's lease keeps others out.
 const leaseTTL = 10 * time.Second
@@ -74,10 +75,8 @@ type Trainer struct {
 	// resume is the newest state checkpoint that is newer than base; nil when there is none.
 	resume  *checkpoints.Manifest
 	plotter *plotter
-	// initial is the digest of the policy that objective.reference: initial compares with, once it was asked for.
-	initial string
-	// pieceSize is pieces.size of the phases.
-	pieceSize int
+	// segmentLines is that of the phases.
+	segmentLines int
 }
 
 // New makes a trainer.
@@ -106,7 +105,7 @@ func (t *Trainer) Run(ctx context.Context) (err error) {
 	}()
 	defer func() {
 		if cause := context.Cause(ctx); err != nil && errors.Is(cause, ErrLeaseLost) {
-			err = cause // whatever failed failed for this
+			err = cause // and not the errors that it led to
 		}
 	}()
 	if err := t.Checkpoints.Claim(ctx, t.Spec.Run); err != nil {
@@ -126,7 +125,7 @@ func (t *Trainer) Run(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if err := t.closeIterations(ctx); err != nil {
+	if err := t.reader().CloseIterations(ctx); err != nil {
 		return err
 	}
 	if err := t.announce(ctx); err != nil {
@@ -251,86 +250,6 @@ func (t *Trainer) close(ctx context.Context) error {
 		err = errors.Join(err, t.tokenizer.Close())
 	}
 	return err
-}
-
-// iterate trains iteration i from t.base and publishes the policy of iteration i+1.
-func (t *Trainer) iterate(ctx context.Context, i uint32) (err error) {
-	in, err := t.collect(ctx, i)
-	if err != nil {
-		return err
-	}
-	defer in.inflow.close()
-	if err := errors.Join(t.addAdapter(ctx, i), t.model.SetTrainable(ctx, true)); err != nil {
-		return err
-	}
-	p := &phase{
-		name: policyPhase, iteration: i, seed: t.Spec.Seed, task: in.task, batches: in.batches, params: t.model.Trainable(),
-		spec: t.Spec.Optimizer, epochs: t.Spec.Training.Epochs, batch: t.Spec.Training.Batch, micro: t.Spec.Training.MicroBatch,
-		microTokens: t.Spec.Training.MicroTokens,
-		every:       t.Spec.Training.CheckpointEvery, pieces: pieces{size: t.pieceSize},
-	}
-	if t.Spec.Training.Ranks > 1 {
-		var end func(error) error
-		if end, err = t.shareOut(ctx, p); err != nil {
-			return err
-		}
-		defer func() { err = end(err) }()
-	}
-	if err := p.prepare(ctx, t.Engine); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, p.close(context.WithoutCancel(ctx), t.Engine)) }()
-	if t.streaming() {
-		if err := t.stream(ctx, in, p); err != nil {
-			return err
-		}
-	}
-	step, err := t.restore(ctx, p, t.loadTrained)
-	if err != nil {
-		return err
-	}
-	p.save = func(ctx context.Context, cursor checkpoints.Cursor) (func() error, error) {
-		feed, _ := lineage.Feed(t.Spec, objective.TrainsFrom(t.Spec.Objective.Kind))
-		cursor.Stream, cursor.Sequence = streams.StreamName(feed.Kind), in.upTo
-		return t.saveState(ctx, p, cursor, p.params)
-	}
-	if p.ranks != nil {
-		if err := p.ranks.tell(ctx, order{Weights: true}); err != nil {
-			return err
-		}
-		if err := p.ranks.weights(ctx, t.model.Params(), p.params); err != nil {
-			return err
-		}
-	}
-	p.hold = t.Hold
-	p.progress = t.showStep(t.Spec.Objective.Kind, p)
-	if err := p.run(ctx, t.Engine, step); err != nil {
-		return err
-	}
-	return t.publishPolicy(ctx, i+1, in.metrics, p)
-}
-
-// showStep shows the steps of a phase to plotter and meter.
-func (t *Trainer) showStep(objective string, p *phase) func(done, total int, last *curves.Step) {
-	var probe *curves.Probe // the newest
-	return func(done, total int, last *curves.Step) {
-		if last == nil {
-			t.plotter.begin(p.records, total)
-		} else {
-			t.plotter.add(*last, total)
-			if last.Guide != nil {
-				probe = last.Guide
-			}
-		}
-		t.Meter.Observe(activity.Training{
-			Work: t.work(p.name, p.iteration, done, total), Objective: objective, Last: last, Probe: probe,
-		})
-	}
-}
-
-// work is how far something is done, for an event.
-func (t *Trainer) work(phase string, iteration uint32, done, total int) activity.Work {
-	return activity.Work{Run: t.Spec.Run, Phase: phase, Iteration: iteration, Done: done, Total: total}
 }
 
 // retain carries out the spec's retention. What fails is tried again after the next iteration and at the next start.

@@ -55,7 +55,7 @@ func TestTwoIterations(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, _ := metric(trained, normaliserMetric); got != normaliser {
+		if got, _ := metric(trained, objective.NormaliserMetric); got != normaliser {
 			t.Errorf("iteration %d: normaliser %v, want %v", i, got, normaliser)
 		}
 		records := w.records(trained)
@@ -141,7 +141,7 @@ func TestFixedFirst(t *testing.T) {
 			distances = append(distances, m.(*events.Scored).GetDistance())
 		}
 		means[i] = mean(distances)
-		got, ok := metric(w.policy("fixed", uint32(i+1)), normaliserMetric)
+		got, ok := metric(w.policy("fixed", uint32(i+1)), objective.NormaliserMetric)
 		if !ok || got != means[0] {
 			t.Errorf("iteration %d: normaliser %v, want S_0 = %v", i, got, means[0])
 		}
@@ -381,7 +381,7 @@ func TestGuideWithItsOwnTokenizer(t *testing.T) {
 	})
 	w.finish(spec)
 	guide := w.latest(spec.Run, checkpoints.Guide)
-	for _, name := range []string{"tokenizer.json", "tokenizer_config.json", guideFile, "guide.json", curves.File} {
+	for _, name := range []string{"tokenizer.json", "tokenizer_config.json", architecture.GuideWeightsFile, architecture.GuideConfigFile, curves.File} {
 		w.file(guide, name)
 	}
 	if own, _ := metric(guide, "reconstruction"); !(own > 0) {

@@ -2,7 +2,7 @@
 
     python bench/train/bench.py --ldalign bin/trainer.test --peer VENV/bin/python --tokenizer FOLDER [--model FOLDER:BATCH …]
 
-ours is the trainer's own loop, as the benchmark BenchmarkPairs of its package runs it. Prompts have 32 to 64 words,
+ours is the trainer's own loop, as the benchmark BenchmarkPairs of trainer/loop runs it. Prompts have 32 to 64 words,
 responses 16 to 128. Both train once over the same token ids in the same order: float32, RMSprop, a constant rate, clipping
 at 1, no gradient checkpointing. A side's tokens are those of prompt and response of both answers of a pair; its seconds
 leave out loading and the first step; its memory is the greatest that its process had. TRL computes the reference's
@@ -59,7 +59,7 @@ def theirs(a, model, pairs, batch):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--ldalign", default="bin/trainer.test", help="go test -c -o bin/trainer.test ./trainer")
+    p.add_argument("--ldalign", default="bin/trainer.test", help="go test -c -o bin/trainer.test ./trainer/loop")
     p.add_argument("--peer", required=True, help="python of the peer's environment")
     p.add_argument("--tokenizer", help="folder whose tokenizer the made model takes")
     p.add_argument("--model", action="append", help="FOLDER:BATCH, a model and its pairs a step")

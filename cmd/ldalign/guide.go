@@ -314,7 +314,7 @@ func testOf(a report.Agreement) twoSample {
 
 // spearman is the correlation of ranks; equal values share the mean of theirs. It is 0 where one side does not vary.
 func spearman(x, y []float64) float64 {
-	a, b := ranks(x), ranks(y)
+	a, b := places(x), places(y)
 	middle := float64(len(x)-1) / 2
 	var xy, xx, yy float64
 	for i := range a {
@@ -329,7 +329,7 @@ func spearman(x, y []float64) float64 {
 	return xy / math.Sqrt(xx*yy)
 }
 
-func ranks(x []float64) []float64 {
+func places(x []float64) []float64 {
 	order := make([]int, len(x))
 	for i := range order {
 		order[i] = i

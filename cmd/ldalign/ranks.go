@@ -16,7 +16,8 @@ import (
 
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
-	"github.com/ldalign/ldalign/trainer"
+	"github.com/ldalign/ldalign/trainer/loop"
+	"github.com/ldalign/ldalign/trainer/ranks"
 )
 
 // loopback is where the ranks of a trainer, all on its machine, find each other.
@@ -53,7 +54,7 @@ func (c *rankCommand) Run(ctx context.Context, _ *env) (err error) {
 		fmt.Fprintf(os.Stderr, "ldalign: trainer process %d: rank 0 %v\n", c.Rank, awaitSilence(os.Stdin, c.Patience))
 		os.Exit(exitFailed)
 	}()
-	meeting, err := tensor.AttendMeeting(loopback, c.Port, loopback, trainer.GroupPatience)
+	meeting, err := tensor.AttendMeeting(loopback, c.Port, loopback, ranks.Patience)
 	if err != nil {
 		return err
 	}
@@ -69,7 +70,7 @@ func (c *rankCommand) Run(ctx context.Context, _ *env) (err error) {
 	}
 	defer func() { err = errors.Join(err, engine.Close()) }()
 	// rank 0 says when it is over, also after a Ctrl-C; when it has died, that is seen
-	return trainer.Follow(context.WithoutCancel(ctx), engine, group)
+	return loop.Follow(context.WithoutCancel(ctx), engine, group)
 }
 
 // ranks starts size-1 processes that compute with this one, for trainer.Config. On GPUs each has one of its own, this one
@@ -83,7 +84,7 @@ func (n *node) ranks(ctx context.Context, compute schemas.ComputeSpec, size int)
 	if err != nil {
 		return nil, nil, err
 	}
-	meeting, err := tensor.HostMeeting(loopback, trainer.GroupPatience)
+	meeting, err := tensor.HostMeeting(loopback, ranks.Patience)
 	if err != nil {
 		return nil, nil, err
 	}

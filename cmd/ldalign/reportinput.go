@@ -219,7 +219,7 @@ func (c *collector) firstNormaliser(ctx context.Context, spec schemas.Spec) (flo
 		return 0, nil
 	}
 	m, err := c.Checkpoints.Policy(ctx, spec.Source.Run, 1)
-	return metric(m, "normaliser"), err
+	return metric(m, objective.NormaliserMetric), err
 }
 
 // results are the rows of the held-out table and the samples of the agreement test.

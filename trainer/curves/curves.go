@@ -13,7 +13,7 @@ import (
 )
 
 // File is the file of a policy or guide that holds the records of the steps that made it, as JSON lines. That of a state
-// may be in pieces, see checkpoints.Manifest.Pieces.
+// may be in segments, see checkpoints.Manifest.Segments.
 const File = "records.jsonl"
 
 // Step is one optimizer step, as the learning curves show it.

@@ -8,6 +8,9 @@ import (
 	"github.com/ldalign/ldalign/trainer/schedule"
 )
 
+// NormaliserMetric is the metric of a policy's manifest that holds the normaliser of its iteration.
+const NormaliserMetric = "normaliser"
+
 // Weights turns the distances of an iteration, in the order in which it is trained from the log, into the weights w of
 // equation (LD), and returns w with the normaliser.
 //

@@ -150,9 +150,9 @@ func TestPeakRate(t *testing.T) {
 }
 
 // TestLearningRateIsTransformers holds warmup_start: zero against get_scheduler; and the other start where it does not
-// differ, after the warm-up. See ../testdata/make_trl_goldens.py.
+// differ, after the warm-up. See ../loop/testdata/make_trl_goldens.py.
 func TestLearningRateIsTransformers(t *testing.T) {
-	data, err := os.ReadFile("../testdata/trl.json")
+	data, err := os.ReadFile("../loop/testdata/trl.json")
 	if err != nil {
 		t.Fatal(err)
 	}

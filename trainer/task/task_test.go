@@ -1,21 +1,23 @@
-package trainer
+package task
 
 import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/guide"
 	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/trainer/curves"
 )
 
 // loadModel loads a tiny model of models/testdata, in float64 so that differences are exact enough to compare with.
 func loadModel(t *testing.T, engine *tensor.Engine, name string) *models.Model {
 	t.Helper()
-	m, err := models.Load(t.Context(), engine, "../models/testdata/"+name, models.Options{DType: tensor.Float64})
+	m, err := models.Load(t.Context(), engine, "../../models/testdata/"+name, models.Options{DType: tensor.Float64})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,13 +40,13 @@ func examples(n, offset int) []models.Sequence {
 }
 
 // somePairs have reference log-probs away from the policy's and weights of mean 1.
-func somePairs(n int) []pair {
+func somePairs(n int) []Pair {
 	chosen, rejected := examples(n, 0), examples(n, 2)
-	pairs := make([]pair, n)
+	pairs := make([]Pair, n)
 	for i := range pairs {
-		pairs[i] = pair{
-			chosen: chosen[i], rejected: rejected[i], refChosen: -20 - float64(i), refRejected: -19 + 2*float64(i),
-			weight: 2 * float64(i+1) / float64(n+1),
+		pairs[i] = Pair{
+			Chosen: chosen[i], Rejected: rejected[i], RefChosen: -20 - float64(i), RefRejected: -19 + 2*float64(i),
+			Weight: 2 * float64(i+1) / float64(n+1),
 		}
 	}
 	return pairs
@@ -67,7 +69,7 @@ func newGuideModel(t *testing.T, engine *tensor.Engine, reduction string) *guide
 // minimised is a task with a way to compute its loss that does not go through the task.
 type minimised struct {
 	name   string
-	task   task
+	task   Task
 	params []tensor.Named
 	loss   func(s *tensor.Scope) float64
 }
@@ -81,9 +83,9 @@ func objectives(t *testing.T, engine *tensor.Engine) []minimised {
 	formula := func(s *tensor.Scope) float64 {
 		var sum float64
 		for _, p := range pairs {
-			both := []models.Sequence{p.chosen, p.rejected}
+			both := []models.Sequence{p.Chosen, p.Rejected}
 			logp := models.LogProbs(s, policy, both).Float64s()
-			sum += p.weight * math.Log1p(math.Exp(-beta*((logp[0]-logp[1])-(p.refChosen-p.refRejected))))
+			sum += p.Weight * math.Log1p(math.Exp(-beta*((logp[0]-logp[1])-(p.RefChosen-p.RefRejected))))
 		}
 		return sum / n
 	}
@@ -96,14 +98,14 @@ func objectives(t *testing.T, engine *tensor.Engine) []minimised {
 		return sum / tokens
 	}
 	out := []minimised{
-		{"pairs", &pairTask{model: policy, pairs: pairs, objective: dpo(beta)}, policy.Params(), formula},
-		{"sequences", &sequenceTask{model: policy, rows: rows}, policy.Params(), likelihood},
+		{"pairs", &Pairs{Model: policy, Pairs: pairs, Objective: dpo(beta)}, policy.Params(), formula},
+		{"sequences", &Sequences{Model: policy, Rows: rows}, policy.Params(), likelihood},
 	}
 	for _, reduction := range []string{architecture.ReduceMean, architecture.ReduceSum} {
 		g := newGuideModel(t, engine, reduction)
-		task := &guideTask{guide: g, chosen: examples(n, 0), rejected: examples(n, 2), seed: 1}
+		task := &Guide{Model: g, Chosen: examples(n, 0), Rejected: examples(n, 2), Seed: 1}
 		out = append(out, minimised{"guide, " + reduction, task, g.Params(), func(s *tensor.Scope) float64 {
-			all := slices.Concat(task.chosen, task.rejected)
+			all := slices.Concat(task.Chosen, task.Rejected)
 			return g.Loss(s, all, dropoutSeed(1, 0, 0), models.Compute{}).Sum().Item() / n
 		}})
 	}
@@ -111,17 +113,17 @@ func objectives(t *testing.T, engine *tensor.Engine) []minimised {
 }
 
 // gradients accumulates a batch cut into parts and returns the gradients of every parameter, which it zeroes.
-func (o minimised) gradients(t *testing.T, engine *tensor.Engine, cut int) (grads [][]float64, sum stats) {
+func (o minimised) gradients(t *testing.T, engine *tensor.Engine, cut int) (grads [][]float64, sum Sums) {
 	t.Helper()
-	batch := make([]int, o.task.examples())
+	batch := make([]int, o.task.Len())
 	for i := range batch {
 		batch[i] = i
 	}
 	for from := 0; from < len(batch); from += cut {
 		do(t, engine, func(s *tensor.Scope) error {
-			got, err := o.task.accumulate(s, batch[from:min(from+cut, len(batch))], batch, 0)
-			sum.loss += got.loss
-			sum.pairs.Merge(got.pairs)
+			got, err := o.task.Accumulate(s, batch[from:min(from+cut, len(batch))], batch, 0)
+			sum.Loss += got.Loss
+			sum.Pairs.Merge(got.Pairs)
 			return err
 		})
 	}
@@ -147,8 +149,8 @@ func TestGradientsOfObjectives(t *testing.T) {
 			do(t, engine, func(s *tensor.Scope) error {
 				return s.NoGrad(func(s *tensor.Scope) error { at = o.loss(s); return s.Err() })
 			})
-			grads, sum := o.gradients(t, engine, o.task.examples())
-			within(t, "loss", sum.loss, at, 1e-5)
+			grads, sum := o.gradients(t, engine, o.task.Len())
+			within(t, "loss", sum.Loss, at, 1e-5)
 			for direction := range 3 {
 				slope := 0.0
 				shift := func(h float64) (loss float64) {
@@ -184,12 +186,12 @@ func TestMicroBatchesAddUp(t *testing.T) {
 	engine := newEngine(t)
 	for _, o := range objectives(t, engine)[:2] {
 		t.Run(o.name, func(t *testing.T) {
-			want, whole := o.gradients(t, engine, o.task.examples())
+			want, whole := o.gradients(t, engine, o.task.Len())
 			for _, cut := range []int{1, 2, 3} {
 				got, sum := o.gradients(t, engine, cut)
-				within(t, "loss", sum.loss, whole.loss, 1e-6)
-				if sum.pairs.Pairs != whole.pairs.Pairs || sum.pairs.Correct != whole.pairs.Correct {
-					t.Errorf("cut to %d: %+v, want %+v", cut, sum.pairs, whole.pairs)
+				within(t, "loss", sum.Loss, whole.Loss, 1e-6)
+				if sum.Pairs.Pairs != whole.Pairs.Pairs || sum.Pairs.Correct != whole.Pairs.Correct {
+					t.Errorf("cut to %d: %+v, want %+v", cut, sum.Pairs, whole.Pairs)
 				}
 				for i := range want {
 					for k := range want[i] {
@@ -208,11 +210,11 @@ func TestPairTaskReportsItsLoss(t *testing.T) {
 	_, sum := o.gradients(t, engine, 2)
 	do(t, engine, func(s *tensor.Scope) error {
 		return s.NoGrad(func(s *tensor.Scope) error {
-			within(t, "loss", sum.loss, o.loss(s), 1e-5)
+			within(t, "loss", sum.Loss, o.loss(s), 1e-5)
 			return s.Err()
 		})
 	})
-	within(t, "mean of objective.Stats.Loss", sum.pairs.Loss/5, sum.loss, 1e-12)
+	within(t, "mean of objective.Stats.Loss", sum.Pairs.Loss/5, sum.Loss, 1e-12)
 }
 
 // TestReconstruction: the guide's figures are means over examples, so more examples of the same kind don't raise them.
@@ -220,12 +222,12 @@ func TestReconstruction(t *testing.T) {
 	engine := newEngine(t)
 	g := newGuideModel(t, engine, architecture.ReduceMean)
 	chosen, rejected := examples(4, 0), examples(4, 1)
-	few, err := (&guideTask{guide: g, chosen: chosen, rejected: rejected}).probe(t.Context(), engine, 4)
+	few, err := (&Guide{Model: g, Chosen: chosen, Rejected: rejected}).Probe(t.Context(), engine, 4)
 	if err != nil {
 		t.Fatal(err)
 	}
-	many := &guideTask{guide: g, chosen: slices.Repeat(chosen, 20), rejected: slices.Repeat(rejected, 20)} // more than one part of 32
-	again, err := many.probe(t.Context(), engine, 80)
+	many := &Guide{Model: g, Chosen: slices.Repeat(chosen, 20), Rejected: slices.Repeat(rejected, 20)} // more than one part of 32
+	again, err := many.Probe(t.Context(), engine, 80)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,5 +237,66 @@ func TestReconstruction(t *testing.T) {
 	within(t, "norm", again.Norm, few.Norm, 1e-6)
 	if few.True == few.Shuffled || few.True <= 0 {
 		t.Errorf("reconstruction %v by true latents and %v by shuffled ones", few.True, few.Shuffled)
+	}
+}
+
+// TestProbe: the figures are those of the rows, whatever their number, and a guide that does not tell rows apart is seen.
+func TestProbe(t *testing.T) {
+	engine := newEngine(t)
+	g := newGuideModel(t, engine, architecture.ReduceMean)
+	task := &Guide{Model: g, Chosen: examples(40, 0), Rejected: examples(40, 2)}
+	copy(task.Rejected[:10], task.Chosen[:10])
+	p, err := task.Probe(t.Context(), engine, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := 0.0
+	for i, d := range p.Distances {
+		sum += d
+		if (i < 10) != (d == 0) {
+			t.Errorf("pair %d: distance %v", i, d)
+		}
+	}
+	within(t, "mean distance", p.Distance, sum/30, 1e-12)
+	if p.Pairs != 40 || p.Identical != 0.25 || !(p.Norm > 0) || !(p.True > 0) {
+		t.Errorf("probe %+v", p)
+	}
+	if first, err := task.Probe(t.Context(), engine, 12); err != nil || first.Pairs != 12 || len(first.Distances) != 12 {
+		t.Errorf("of 12: %+v, %v", first, err)
+	}
+	text, err := p.JSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := curves.ReadProbe(text)
+	if err != nil || again.Distance != p.Distance || len(again.Distances) != 40 {
+		t.Errorf("read back: %+v, %v", again, err)
+	}
+
+	// a latent layer of zeros: all latents are equal, and the decoder cannot use them
+	do(t, engine, func(s *tensor.Scope) error {
+		return s.NoGrad(func(s *tensor.Scope) error {
+			for _, w := range g.Params() {
+				if w.Name == "latent.weight" {
+					w.Tensor.Fill_(0)
+				}
+			}
+			return s.Err()
+		})
+	})
+	if p, err = task.Probe(t.Context(), engine, 64); err != nil || !strings.Contains(p.Collapsed(), "ignores the latent") {
+		t.Errorf("a guide with equal latents: %+v, %v", p, err)
+	}
+	for want, p := range map[string]curves.Probe{
+		"":              {Pairs: 2, True: 1, Shuffled: 1.1, Distance: 0.5, Norm: 2},
+		"all but equal": {Pairs: 2, True: 1, Shuffled: 1.1, Distance: 1e-4, Norm: 2},
+		"ignores":       {Pairs: 2, True: 1.1, Shuffled: 1.1, Distance: 0.5, Norm: 2},
+	} {
+		if got := p.Collapsed(); want == "" && got != "" || !strings.Contains(got, want) {
+			t.Errorf("%+v: %q, want %q", p, got, want)
+		}
+	}
+	if nan := (curves.Probe{Pairs: 2, Shuffled: 1, Distance: math.NaN(), Norm: 1}); nan.Collapsed() == "" {
+		t.Error("a distance that is no number is not seen")
 	}
 }

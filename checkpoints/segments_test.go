@@ -13,9 +13,9 @@ import (
 	"github.com/ldalign/ldalign/checkpoints"
 )
 
-// TestPieces: lines that a state names and has not written are there as long as a state names them, through pruning, sweeping,
+// TestSegments: lines that a state names and has not written are there as long as a state names them, through pruning, sweeping,
 // backup, another name and restoring, and are read before its own.
-func TestPieces(t *testing.T) {
+func TestSegments(t *testing.T) {
 	both(t, func(t *testing.T, f fixture) {
 		ctx := t.Context()
 		commit := func(kind checkpoints.Kind, files ...checkpoints.Source) checkpoints.Manifest {
@@ -34,7 +34,7 @@ func TestPieces(t *testing.T) {
 		one := commit(checkpoints.State, pairs, file(checkpoints.BatchesFile, checkpoints.Batches{
 			Pairs: []string{"c"}, Earlier: 1, Steps: []checkpoints.Batch{step(1, 1)},
 		}))
-		two := commit(checkpoints.State, checkpoints.Carry(one.Pieces(checkpoints.BatchesFile)[0]),
+		two := commit(checkpoints.State, checkpoints.Carry(one.Segments(checkpoints.BatchesFile)[0]),
 			file("batches/steps-00000000.jsonl", checkpoints.Batches{Steps: []checkpoints.Batch{step(1, 1), step(2, 0)}}),
 			file(checkpoints.BatchesFile, checkpoints.Batches{
 				Pairs: []string{"c"}, Earlier: 1, Skipped: []checkpoints.Skipped{{ID: "d", Reason: "empty"}},

@@ -1,4 +1,4 @@
-package trainer
+package loop
 
 import (
 	"bytes"
@@ -18,43 +18,57 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/trainer/curves"
 	"github.com/ldalign/ldalign/trainer/schedule"
+	"github.com/ldalign/ldalign/trainer/task"
 )
 
 // watched is a task that notes which examples it was given.
 type watched struct {
-	task
+	task.Task
 	parts  [][]int
 	wholes [][]int
 }
 
-func (w *watched) accumulate(s *tensor.Scope, part, whole []int, step int) (stats, error) {
+func (w *watched) Accumulate(s *tensor.Scope, part, whole []int, step int) (task.Sums, error) {
 	w.parts, w.wholes = append(w.parts, slices.Clone(part)), append(w.wholes, slices.Clone(whole))
-	return w.task.accumulate(s, part, whole, step)
+	return w.Task.Accumulate(s, part, whole, step)
 }
 
-func saveNothing(context.Context, checkpoints.Cursor) (func() error, error) {
-	return func() error { return nil }, nil
+// saver is called with cursors.
+type saver func(at checkpoints.Cursor) (commit func() error, err error)
+
+func (f saver) Save(_ context.Context, _ *Phase, at checkpoints.Cursor) (func() error, error) {
+	return f(at)
 }
+
+func saveNothing(checkpoints.Cursor) (func() error, error) { return func() error { return nil }, nil }
+
+// observer is called as the phase begins and after each step.
+type observer func(done, total int)
+
+func (f observer) Begins(_ []curves.Step, done, total int) { f(done, total) }
+func (f observer) Made(_ *curves.Step, done, total int)    { f(done, total) }
 
 // newPhase is a phase over 7 pairs of the tiny model, ready to run.
-func newPhase(t *testing.T, engine *tensor.Engine, model *models.Model, change ...func(*phase)) *phase {
+func newPhase(t *testing.T, engine *tensor.Engine, model *models.Model, change ...func(*Config)) *Phase {
 	t.Helper()
-	p := &phase{
-		name: "policy", seed: 1, batches: checkpoints.Batches{Pairs: strings.Split("abcdefg", "")},
-		task:   &pairTask{model: model, pairs: somePairs(7), objective: dpo(0.5)},
-		params: model.Params(), spec: schemas.Default().Optimizer, epochs: 2, batch: 3, micro: 2, microTokens: 1000,
-		save:     saveNothing,
-		progress: func(int, int, *curves.Step) {},
+	c := Config{
+		Plan: schedule.Plan{
+			Phase: schedule.Policy, Seed: 1, Optimizer: schemas.Default().Optimizer, Epochs: 2, Batch: 3, Micro: 2, MicroTokens: 1000,
+		},
+		Engine: engine, Batches: checkpoints.Batches{Pairs: strings.Split("abcdefg", "")},
+		Task:   &task.Pairs{Model: model, Pairs: somePairs(7), Objective: dpo(0.5)},
+		Params: model.Params(), Saver: saver(saveNothing),
 	}
-	p.spec.LR = 1e-3
-	for _, c := range change {
-		c(p)
+	c.Plan.Optimizer.LR = 1e-3
+	for _, f := range change {
+		f(&c)
 	}
-	if err := p.prepare(t.Context(), engine); err != nil {
+	p, err := New(t.Context(), c)
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := p.close(context.Background(), engine); err != nil {
+		if err := p.Close(context.Background()); err != nil {
 			t.Error(err)
 		}
 	})
@@ -74,11 +88,11 @@ func weightsOf(t *testing.T, model *models.Model) []byte {
 func TestPhaseVisitsEveryPairOncePerEpoch(t *testing.T) {
 	engine := newEngine(t)
 	var seen *watched
-	p := newPhase(t, engine, loadModel(t, engine, "llama"), func(p *phase) {
-		seen = &watched{task: p.task}
-		p.task = seen
+	p := newPhase(t, engine, loadModel(t, engine, "llama"), func(c *Config) {
+		seen = &watched{Task: c.Task}
+		c.Task = seen
 	})
-	if err := p.run(t.Context(), engine, 0); err != nil {
+	if err := p.Run(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	var want, wholes [][]int
@@ -98,7 +112,7 @@ func TestPhaseVisitsEveryPairOncePerEpoch(t *testing.T) {
 		t.Errorf("batches (-want +got):\n%s", diff)
 	}
 	for i, r := range p.records {
-		rate := schedule.LearningRate(p.spec, p.spec.LR, i, 6)
+		rate := schedule.LearningRate(p.Plan.Optimizer, p.Plan.Optimizer.LR, i, 6)
 		if r.Step != i+1 || r.Epoch != i/3 || r.LR != rate || r.Phase != "policy" {
 			t.Errorf("record %d: %+v, want step %d of epoch %d at rate %v", i, r, i+1, i/3, rate)
 		}
@@ -113,13 +127,13 @@ func TestPhaseVisitsEveryPairOncePerEpoch(t *testing.T) {
 func TestPhaseSaves(t *testing.T) {
 	engine := newEngine(t)
 	var cursors []checkpoints.Cursor
-	p := newPhase(t, engine, loadModel(t, engine, "llama"), func(p *phase) {
-		p.every, p.iteration = 2, 5
-		p.save = func(_ context.Context, c checkpoints.Cursor) (func() error, error) {
-			return func() error { cursors = append(cursors, c); return nil }, nil
-		}
+	p := newPhase(t, engine, loadModel(t, engine, "llama"), func(c *Config) {
+		c.Plan.Every, c.Plan.Iteration = 2, 5
+		c.Saver = saver(func(at checkpoints.Cursor) (func() error, error) {
+			return func() error { cursors = append(cursors, at); return nil }, nil
+		})
 	})
-	if err := p.run(t.Context(), engine, 0); err != nil {
+	if err := p.Run(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	pending := func(epoch, from, to int) (ids []string) {
@@ -141,14 +155,14 @@ func TestPhaseSaves(t *testing.T) {
 func TestPhaseThatCannotSave(t *testing.T) {
 	engine := newEngine(t)
 	full := errors.New("disk full")
-	p := newPhase(t, engine, loadModel(t, engine, "llama"), func(p *phase) {
-		p.save = func(context.Context, checkpoints.Cursor) (func() error, error) {
+	p := newPhase(t, engine, loadModel(t, engine, "llama"), func(c *Config) {
+		c.Saver = saver(func(checkpoints.Cursor) (func() error, error) {
 			return func() error { return full }, nil
-		}
+		})
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := p.run(ctx, engine, 0); !errors.Is(err, full) || errors.Is(err, ErrInterrupted) {
+	if err := p.Run(ctx); !errors.Is(err, full) || errors.Is(err, ErrInterrupted) {
 		t.Errorf("got %v, want the store's error and not ErrInterrupted", err)
 	}
 	if len(p.records) != 0 {
@@ -160,18 +174,18 @@ func TestPhaseThatCannotSave(t *testing.T) {
 func TestPhaseThatLostItsLease(t *testing.T) {
 	engine := newEngine(t)
 	ctx, cancel := context.WithCancelCause(t.Context())
-	p := newPhase(t, engine, loadModel(t, engine, "llama"), func(p *phase) {
-		p.save = func(context.Context, checkpoints.Cursor) (func() error, error) {
+	p := newPhase(t, engine, loadModel(t, engine, "llama"), func(c *Config) {
+		c.Saver = saver(func(checkpoints.Cursor) (func() error, error) {
 			t.Error("a state was saved")
 			return nil, nil
-		}
-		p.progress = func(done, _ int, _ *curves.Step) {
+		})
+		c.Observer = observer(func(done, _ int) {
 			if done == 2 {
 				cancel(ErrLeaseLost)
 			}
-		}
+		})
 	})
-	if err := p.run(ctx, engine, 0); !errors.Is(err, ErrLeaseLost) || len(p.records) != 2 {
+	if err := p.Run(ctx); !errors.Is(err, ErrLeaseLost) || len(p.records) != 2 {
 		t.Errorf("got %v after %d steps, want ErrLeaseLost after 2", err, len(p.records))
 	}
 }
@@ -180,20 +194,20 @@ func TestPhaseThatLostItsLease(t *testing.T) {
 // optimizer as they were before that step.
 func TestNotFiniteStops(t *testing.T) {
 	poisoned := schedule.Permutation(7, 1, "policy", 0, 0)[4]
-	poison := func(value float64) func(*phase) {
-		return func(p *phase) { p.task.(*pairTask).pairs[poisoned].refChosen = value }
+	poison := func(value float64) func(*Config) {
+		return func(c *Config) { c.Task.(*task.Pairs).Pairs[poisoned].RefChosen = value }
 	}
 	tests := []struct {
 		name   string
-		change func(*phase)
+		change func(*Config)
 		steps  int
 		pair   int // that the error names; -1 for any
 	}{
 		{"reference log-prob NaN", poison(math.NaN()), 1, poisoned},
 		{"reference log-prob infinite", poison(math.Inf(1)), 1, poisoned},
-		{"beta beyond float32", func(p *phase) { p.task.(*pairTask).objective.Beta = 1e300 }, 0, -1},
-		{"weight infinite", func(p *phase) { p.task.(*pairTask).pairs[0].weight = math.Inf(1) }, -1, 0},
-		{"not clipped", func(p *phase) { poison(math.NaN())(p); p.spec.Clip = 0 }, 1, poisoned},
+		{"beta beyond float32", func(c *Config) { c.Task.(*task.Pairs).Objective.Beta = 1e300 }, 0, -1},
+		{"weight infinite", func(c *Config) { c.Task.(*task.Pairs).Pairs[0].Weight = math.Inf(1) }, -1, 0},
+		{"not clipped", func(c *Config) { poison(math.NaN())(c); c.Plan.Optimizer.Clip = 0 }, 1, poisoned},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -201,14 +215,14 @@ func TestNotFiniteStops(t *testing.T) {
 			model := loadModel(t, engine, "llama")
 			var before []byte
 			var step uint64
-			p := newPhase(t, engine, model, test.change, func(p *phase) {
-				p.progress = func(done, _ int, _ *curves.Step) { before, step = weightsOf(t, model), uint64(done) }
-				p.batches.Pairs = nil
+			p := newPhase(t, engine, model, test.change, func(c *Config) {
+				c.Observer = observer(func(done, _ int) { before, step = weightsOf(t, model), uint64(done) })
+				c.Batches.Pairs = nil
 				for i := range 7 {
-					p.batches.Pairs = append(p.batches.Pairs, fmt.Sprint("pair-", i))
+					c.Batches.Pairs = append(c.Batches.Pairs, fmt.Sprint("pair-", i))
 				}
 			})
-			err := p.run(t.Context(), engine, 0)
+			err := p.Run(t.Context())
 			if err == nil || !strings.Contains(err.Error(), "not finite") {
 				t.Fatalf("got %v, want an error about what is not finite", err)
 			}
@@ -238,8 +252,10 @@ func TestClip(t *testing.T) {
 	weights := map[float64][]byte{}
 	for _, clip := range []float64{0, 1e9, 1e-3} {
 		model := loadModel(t, engine, "llama")
-		p := newPhase(t, engine, model, func(p *phase) { p.spec.Clip, p.epochs, p.spec.Eps = clip, 1, 1e-3 })
-		if err := p.run(t.Context(), engine, 0); err != nil {
+		p := newPhase(t, engine, model, func(c *Config) {
+			c.Plan.Optimizer.Clip, c.Plan.Epochs, c.Plan.Optimizer.Eps = clip, 1, 1e-3
+		})
+		if err := p.Run(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		norms[clip], weights[clip] = p.records[0].GradNorm, weightsOf(t, model)
@@ -257,27 +273,27 @@ func TestPhaseResumes(t *testing.T) {
 	for _, kind := range []string{"rmsprop", "adamw"} {
 		t.Run(kind, func(t *testing.T) {
 			engine := newEngine(t)
-			optimizer := func(p *phase) { p.spec.Kind, p.spec.WeightDecay = kind, 0.01 }
+			optimizer := func(c *Config) { c.Plan.Optimizer.Kind, c.Plan.Optimizer.WeightDecay = kind, 0.01 }
 			whole := loadModel(t, engine, "llama")
 			undisturbed := newPhase(t, engine, whole, optimizer)
-			if err := undisturbed.run(t.Context(), engine, 0); err != nil {
+			if err := undisturbed.Run(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			ctx, cancel := context.WithCancel(t.Context())
 			first := loadModel(t, engine, "llama")
-			stopped := newPhase(t, engine, first, optimizer, func(p *phase) {
-				p.progress = func(done, _ int, _ *curves.Step) {
+			stopped := newPhase(t, engine, first, optimizer, func(c *Config) {
+				c.Observer = observer(func(done, _ int) {
 					if done == 4 {
 						cancel()
 					}
-				}
+				})
 			})
-			if err := stopped.run(ctx, engine, 0); !errors.Is(err, ErrInterrupted) {
+			if err := stopped.Run(ctx); !errors.Is(err, ErrInterrupted) {
 				t.Fatal(err)
 			}
 			second := loadModel(t, engine, "llama")
 			goesOn := newPhase(t, engine, second, optimizer)
-			goesOn.records = stopped.records
+			goesOn.records, goesOn.from = stopped.records, 4
 			do(t, engine, func(s *tensor.Scope) error {
 				return s.NoGrad(func(s *tensor.Scope) error {
 					for i, p := range second.Params() {
@@ -286,7 +302,7 @@ func TestPhaseResumes(t *testing.T) {
 					return goesOn.optimizer.LoadState(s, stopped.optimizer.State())
 				})
 			})
-			if err := goesOn.run(t.Context(), engine, 4); err != nil {
+			if err := goesOn.Run(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			if !bytes.Equal(weightsOf(t, whole), weightsOf(t, second)) {

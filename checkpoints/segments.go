@@ -6,32 +6,32 @@ import (
 	"strings"
 )
 
-// Pieces are the files that hold what comes before a checkpoint's file of lines, in their order: those of NAME.jsonl are
+// Segments are the files that hold what comes before a checkpoint's file of lines, in their order: those of NAME.jsonl are
 // called NAME/…. A state has them, so that lines which will not change any more are written once and named by all later
 // states; what a policy or guide has is in one file.
-func (m Manifest) Pieces(name string) []File {
-	var pieces []File
+func (m Manifest) Segments(name string) []File {
+	var segments []File
 	for _, f := range m.Files {
-		if PieceOf(f.Name, name) {
-			pieces = append(pieces, f)
+		if SegmentOf(f.Name, name) {
+			segments = append(segments, f)
 		}
 	}
-	return pieces
+	return segments
 }
 
-// PieceOf tells whether a file is a piece of the file of lines called name.
-func PieceOf(file, name string) bool {
+// SegmentOf tells whether a file is a segment of the file of lines called name.
+func SegmentOf(file, name string) bool {
 	return strings.HasPrefix(file, strings.TrimSuffix(name, ".jsonl")+"/")
 }
 
-// ReadLines reads a file of lines with its pieces before it, verified, as ReadFile does.
+// ReadLines reads a file of lines with its segments before it, verified, as ReadFile does.
 func (r *Repository) ReadLines(ctx context.Context, m Manifest, name string) ([]byte, error) {
 	last, ok := m.File(name)
 	if !ok {
 		return nil, fmt.Errorf("%w: checkpoint %s has no %s", ErrManifest, m.Key, name)
 	}
 	var lines []byte
-	for _, f := range append(m.Pieces(name), last) {
+	for _, f := range append(m.Segments(name), last) {
 		data, err := r.ReadFile(ctx, m.Run, f)
 		if err != nil {
 			return nil, err

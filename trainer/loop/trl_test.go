@@ -1,4 +1,4 @@
-package trainer
+package loop
 
 import (
 	"encoding/json"
@@ -11,6 +11,7 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/trainer/objective"
+	"github.com/ldalign/ldalign/trainer/task"
 )
 
 // trlGolden is testdata/trl.json; see testdata/make_trl_goldens.py.
@@ -59,7 +60,7 @@ func TestTrainerIsTRLs(t *testing.T) {
 	for _, run := range golden.Runs {
 		t.Run(run.Name+"/"+run.Optimizer, func(t *testing.T) {
 			engine := newEngine(t)
-			model, err := models.Load(t.Context(), engine, "../models/testdata/llama", models.Options{})
+			model, err := models.Load(t.Context(), engine, "../../models/testdata/llama", models.Options{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -67,16 +68,16 @@ func TestTrainerIsTRLs(t *testing.T) {
 				t.Fatal(err)
 			}
 			n := len(golden.Pairs)
-			p := newPhase(t, engine, model, func(p *phase) {
-				p.task = golden.task(t, engine, model, run)
-				p.spec = schemas.Default().Optimizer
-				p.spec.LR, p.spec.WarmupStart = run.LR, "zero"
+			p := newPhase(t, engine, model, func(c *Config) {
+				c.Task = golden.task(t, engine, model, run)
+				c.Plan.Optimizer = schemas.Default().Optimizer
+				c.Plan.Optimizer.LR, c.Plan.Optimizer.WarmupStart = run.LR, "zero"
 				if run.Optimizer == "adamw_torch" {
-					p.spec.Kind = "adamw"
+					c.Plan.Optimizer.Kind = "adamw"
 				}
-				p.epochs, p.batch, p.micro = len(run.Steps), n, 1
+				c.Plan.Epochs, c.Plan.Batch, c.Plan.Micro = len(run.Steps), n, 1
 			})
-			if err := p.run(t.Context(), engine, 0); err != nil {
+			if err := p.Run(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			for i, want := range run.Steps {
@@ -106,20 +107,20 @@ func TestTrainerIsTRLs(t *testing.T) {
 }
 
 // task makes TRL's pairs an example each, with the reference log-probs that the model has as it starts.
-func (g trlGolden) task(t *testing.T, engine *tensor.Engine, model *models.Model, run trlRun) task {
+func (g trlGolden) task(t *testing.T, engine *tensor.Engine, model *models.Model, run trlRun) task.Task {
 	t.Helper()
 	var rows []models.Sequence
 	for _, p := range g.Pairs {
 		rows = append(rows, models.Join(p.Prompt, p.Chosen))
 	}
 	if run.Name == "sft" {
-		return &sequenceTask{model: model, rows: rows}
+		return &task.Sequences{Model: model, Rows: rows}
 	}
 	o := objective.Preference{Kind: run.Name, Beta: run.Beta, Smoothing: run.Smoothing}
 	if run.Name == "cdpo" {
 		o.Kind = "sigmoid"
 	}
-	out := &pairTask{model: model, objective: o}
+	out := &task.Pairs{Model: model, Objective: o}
 	for _, p := range g.Pairs {
 		rows = append(rows, models.Join(p.Prompt, p.Rejected))
 	}
@@ -129,8 +130,8 @@ func (g trlGolden) task(t *testing.T, engine *tensor.Engine, model *models.Model
 			for i := range n { // each by itself, as the steps have them: then margins are exactly 0 at first, as TRL's are
 				both := []models.Sequence{rows[i], rows[n+i]}
 				ref := models.TrainLogProbs(s, model, both, models.Compute{}).Float32s()
-				out.pairs = append(out.pairs, pair{
-					chosen: both[0], rejected: both[1], refChosen: float64(ref[0]), refRejected: float64(ref[1]), weight: 1,
+				out.Pairs = append(out.Pairs, task.Pair{
+					Chosen: both[0], Rejected: both[1], RefChosen: float64(ref[0]), RefRejected: float64(ref[1]), Weight: 1,
 				})
 			}
 			return s.Err()

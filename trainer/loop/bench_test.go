@@ -1,4 +1,4 @@
-package trainer
+package loop
 
 import (
 	"bufio"
@@ -15,9 +15,9 @@ import (
 	"github.com/ldalign/ldalign/models/logprob"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
-	"github.com/ldalign/ldalign/trainer/curves"
 	"github.com/ldalign/ldalign/trainer/objective"
 	"github.com/ldalign/ldalign/trainer/schedule"
+	"github.com/ldalign/ldalign/trainer/task"
 )
 
 // benchReport is what BenchmarkPairs prints for bench/train/bench.py.
@@ -59,7 +59,7 @@ func BenchmarkPairs(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer func() { _ = engine.Close() }()
-	folder := or(os.Getenv("LDALIGN_BENCH_MODEL"), "../models/testdata/llama")
+	folder := or(os.Getenv("LDALIGN_BENCH_MODEL"), "../../models/testdata/llama")
 	pairs := benchPairs(b)
 	started := time.Now()
 	benchReference(b, engine, folder, pairs)
@@ -86,7 +86,7 @@ func or(a, b string) string {
 	return a
 }
 
-func benchPairs(b *testing.B) []pair {
+func benchPairs(b *testing.B) []task.Pair {
 	b.Helper()
 	path := os.Getenv("LDALIGN_BENCH_PAIRS")
 	if path == "" {
@@ -97,7 +97,7 @@ func benchPairs(b *testing.B) []pair {
 		b.Fatal(err)
 	}
 	defer file.Close()
-	var pairs []pair
+	var pairs []task.Pair
 	lines := bufio.NewScanner(file)
 	lines.Buffer(nil, 1<<24)
 	for lines.Scan() {
@@ -109,8 +109,8 @@ func benchPairs(b *testing.B) []pair {
 		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
 			b.Fatal(err)
 		}
-		pairs = append(pairs, pair{
-			chosen: models.Join(line.Prompt, line.Chosen), rejected: models.Join(line.Prompt, line.Rejected), weight: 1,
+		pairs = append(pairs, task.Pair{
+			Chosen: models.Join(line.Prompt, line.Chosen), Rejected: models.Join(line.Prompt, line.Rejected), Weight: 1,
 		})
 	}
 	if err := lines.Err(); err != nil {
@@ -120,7 +120,7 @@ func benchPairs(b *testing.B) []pair {
 }
 
 // benchReference fills in the reference log-probs as a generator does: by the packed model.
-func benchReference(b *testing.B, engine *tensor.Engine, folder string, pairs []pair) {
+func benchReference(b *testing.B, engine *tensor.Engine, folder string, pairs []task.Pair) {
 	b.Helper()
 	m, err := models.Load(b.Context(), engine, folder, models.Options{Packed: true})
 	if err != nil {
@@ -128,7 +128,7 @@ func benchReference(b *testing.B, engine *tensor.Engine, folder string, pairs []
 	}
 	var rows []models.Sequence
 	for _, p := range pairs {
-		rows = append(rows, p.chosen, p.rejected)
+		rows = append(rows, p.Chosen, p.Rejected)
 	}
 	found, err := logprob.Tokens(b.Context(), m, rows, logprob.Options{}, nil)
 	if err != nil {
@@ -136,7 +136,7 @@ func benchReference(b *testing.B, engine *tensor.Engine, folder string, pairs []
 	}
 	sums := logprob.Sums(found)
 	for i := range pairs {
-		pairs[i].refChosen, pairs[i].refRejected = sums[2*i], sums[2*i+1]
+		pairs[i].RefChosen, pairs[i].RefRejected = sums[2*i], sums[2*i+1]
 	}
 	if err := m.Close(b.Context()); err != nil {
 		b.Fatal(err)
@@ -145,7 +145,7 @@ func benchReference(b *testing.B, engine *tensor.Engine, folder string, pairs []
 
 // benchTrain trains from the folder's weights.
 func benchTrain(
-	b *testing.B, engine *tensor.Engine, folder string, pairs []pair, spec schemas.Spec, report *benchReport,
+	b *testing.B, engine *tensor.Engine, folder string, pairs []task.Pair, spec schemas.Spec, report *benchReport,
 ) {
 	b.Helper()
 	ctx := b.Context()
@@ -158,33 +158,34 @@ func benchTrain(
 		b.Fatal(err)
 	}
 	// The loop visits the pairs by a permutation; given in its inverse they come in their order.
-	visited := make([]pair, len(pairs))
-	for k, i := range schedule.Permutation(len(pairs), spec.Seed, policyPhase, 0, 0) {
+	visited := make([]task.Pair, len(pairs))
+	for k, i := range schedule.Permutation(len(pairs), spec.Seed, schedule.Policy, 0, 0) {
 		visited[i] = pairs[k]
 	}
 	var ends []time.Time
 	var used []float64
-	p := &phase{
-		name: policyPhase, seed: spec.Seed, params: m.Trainable(), spec: spec.Optimizer, epochs: 1,
-		batch: spec.Training.Batch, micro: spec.Training.MicroBatch, microTokens: spec.Training.MicroTokens,
-		batches: checkpoints.Batches{Pairs: make([]string, len(pairs))},
-		task: &pairTask{
-			model: m, pairs: visited, objective: objective.Preference{Kind: "sigmoid", Beta: spec.Objective.Beta},
-			compute: compute(spec.Training),
+	plan := schedule.PolicyPlan(spec, 0)
+	plan.Epochs, plan.Every, plan.InOrder = 1, 0, false
+	p, err := New(ctx, Config{
+		Plan: plan, Engine: engine, Params: m.Trainable(),
+		Batches: checkpoints.Batches{Pairs: make([]string, len(pairs))},
+		Task: &task.Pairs{
+			Model: m, Pairs: visited, Objective: objective.Preference{Kind: "sigmoid", Beta: spec.Objective.Beta},
+			Compute: task.Compute(spec.Training),
 		},
-		save:     saveNothing,
-		progress: func(int, int, *curves.Step) { ends, used = append(ends, time.Now()), append(used, cpuSeconds(b)) },
-	}
-	if err := p.prepare(ctx, engine); err != nil {
+		Saver:    saver(saveNothing),
+		Observer: observer(func(int, int) { ends, used = append(ends, time.Now()), append(used, cpuSeconds(b)) }),
+	})
+	if err != nil {
 		b.Fatal(err)
 	}
-	defer func() { _ = p.close(context.WithoutCancel(ctx), engine) }()
-	if err := p.run(ctx, engine, 0); err != nil {
+	defer func() { _ = p.Close(context.WithoutCancel(ctx)) }()
+	if err := p.Run(ctx); err != nil {
 		b.Fatal(err)
 	}
 	report.Tokens, report.Losses, report.Norms = 0, nil, nil
 	for _, pair := range pairs[min(spec.Training.Batch, len(pairs)):] {
-		report.Tokens += len(pair.chosen.IDs) + len(pair.rejected.IDs)
+		report.Tokens += len(pair.Chosen.IDs) + len(pair.Rejected.IDs)
 	}
 	report.Seconds = ends[len(ends)-1].Sub(ends[1]).Seconds()
 	report.CPU = used[len(used)-1] - used[1]

@@ -1,0 +1,185 @@
+package trainer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+
+	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/trainer/fit"
+	"github.com/ldalign/ldalign/trainer/intake"
+	"github.com/ldalign/ldalign/trainer/loop"
+	"github.com/ldalign/ldalign/trainer/ranks"
+	"github.com/ldalign/ldalign/trainer/schedule"
+)
+
+// reader reads the run's iterations from the log.
+func (t *Trainer) reader() *intake.Reader {
+	return &intake.Reader{
+		Spec: t.Spec, Streams: t.Streams, Checkpoints: t.Checkpoints, Engine: t.Engine, Model: t.model, Format: t.format,
+		Base: t.base, Resume: t.resume, Observe: t.Meter.Observe, Log: t.Log,
+	}
+}
+
+// states keeps the states of a phase; file, trained, load and read are those of loop.States.
+func (t *Trainer) states(
+	file string, trained []tensor.Named, load func(context.Context, string) error, read func() (string, uint64),
+) *loop.States {
+	return &loop.States{
+		Checkpoints: t.Checkpoints, Engine: t.Engine, Run: t.Spec.Run, SpecDigest: t.Spec.Digest(), Parent: t.base.Digest,
+		Machine: t.machine(), Keep: t.Spec.Training.KeepStates, File: file, Trained: trained, Load: load, Read: read, Log: t.Log,
+	}
+}
+
+// run makes a phase, takes it to where the newest state left it if that is of this phase, and trains it to its end. The
+// caller closes the phase, also after an error.
+func (t *Trainer) run(ctx context.Context, c loop.Config, states *loop.States) (*loop.Phase, error) {
+	c.Engine, c.Saver, c.Hold, c.SegmentLines = t.Engine, states, t.Hold, t.segmentLines
+	p, err := loop.New(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	if m := t.resume; m != nil && m.Cursor.Phase == c.Plan.Phase && m.Cursor.Iteration == c.Plan.Iteration {
+		if err := states.Restore(ctx, p, *m); err != nil {
+			return p, err
+		}
+	}
+	return p, p.Run(ctx)
+}
+
+// closePhase closes what run has returned.
+func closePhase(ctx context.Context, p *loop.Phase, err error) error {
+	if p == nil {
+		return err
+	}
+	return errors.Join(err, p.Close(context.WithoutCancel(ctx)))
+}
+
+// iterate trains iteration i from t.base and publishes the policy of iteration i+1.
+func (t *Trainer) iterate(ctx context.Context, i uint32) (err error) {
+	in, err := t.reader().Collect(ctx, i)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	if err := errors.Join(t.addAdapter(ctx, i), t.model.SetTrainable(ctx, true)); err != nil {
+		return err
+	}
+	c := loop.Config{
+		Plan: schedule.PolicyPlan(t.Spec, i), Task: in.Task(), Params: t.model.Trainable(), Batches: in.Batches(),
+		Arrivals: in.Arrivals(), Planned: in.Planned(),
+	}
+	c.Observer = t.observer(t.Spec.Objective.Kind, c.Plan)
+	if t.Spec.Training.Ranks > 1 {
+		var end func(error) error
+		if c.Shared, end, err = t.share(ctx); err != nil {
+			return err
+		}
+		defer func() { err = end(err) }()
+	}
+	p, err := t.run(ctx, c, t.states(t.policyFile(), c.Params, t.loadTrained, in.Read))
+	defer func() { err = closePhase(ctx, p, err) }()
+	if err != nil {
+		return err
+	}
+	return t.publishPolicy(ctx, i+1, in.Metrics(), p)
+}
+
+// share starts training.ranks processes that compute a phase together. end, to be called with the phase's error when it is
+// over, has them end, and returns that error; where the group broke, with how the others ended and what to do.
+func (t *Trainer) share(ctx context.Context) (_ *loop.Shared, end func(error) error, err error) {
+	group, wait, err := t.Ranks(ctx, t.Spec.Training.Ranks)
+	if err != nil {
+		return nil, nil, fmt.Errorf("trainer: training.ranks: %w", err)
+	}
+	shared := &loop.Shared{Group: ranks.New(t.Engine, group), Model: t.model}
+	if l, ok := fit.LoRA(t.Spec.Training); ok {
+		shared.LoRA = &l
+	}
+	return shared, func(failed error) error {
+		inStep := failed == nil || errors.Is(failed, ErrInterrupted)
+		if inStep {
+			inStep = shared.Group.Broadcast(context.WithoutCancel(ctx), loop.Command{}) == nil
+		}
+		if !inStep {
+			group.Close() // the others may wait for something else than a command: they see that this one is gone
+		}
+		ended := wait()
+		group.Close() // not before the others have read the command: what is on its way is lost with the connection
+		if ended != nil && inStep {
+			t.Log.Warn().Err(ended).Str("run", t.Spec.Run).Msg("a rank did not end as it should")
+		}
+		if !errors.Is(failed, tensor.ErrGroup) {
+			return failed
+		}
+		if ended == nil {
+			ended = errors.New("a trainer process was too late")
+		}
+		return fmt.Errorf("%w\ntrainer: %w; the run goes on from its last state by the same command (or alone, with "+
+			"training.ranks: 1)", failed, ended)
+	}, nil
+}
+
+// readFile reads files of the run's checkpoints.
+func (t *Trainer) readFile(ctx context.Context) func(checkpoints.File) ([]byte, error) {
+	return func(f checkpoints.File) ([]byte, error) { return t.Checkpoints.ReadFile(ctx, t.Spec.Run, f) }
+}
+
+func (t *Trainer) writeWeights(ctx context.Context) func(io.Writer) error {
+	return func(w io.Writer) error { return t.model.WriteWeights(ctx, w) }
+}
+
+// publishPolicy commits the model as the policy of an iteration, its adapter merged, with the base's other files, and
+// announces it.
+func (t *Trainer) publishPolicy(ctx context.Context, iteration uint32, metrics []checkpoints.Metric, p *loop.Phase) error {
+	files, err := t.mergeAdapter(ctx)
+	if err != nil {
+		return err
+	}
+	canary, err := t.canary(ctx)
+	if err != nil {
+		return err
+	}
+	metrics = append(metrics, canary...)
+	files = append(files, checkpoints.Source{Name: checkpoints.WeightsFile, Write: t.writeWeights(ctx)})
+	files = append(files, p.Files(t.readFile(ctx))...)
+	for _, f := range t.base.Files {
+		if inherited(f.Name) {
+			files = append(files, checkpoints.Carry(f))
+		}
+	}
+	manifest, err := t.Checkpoints.Commit(ctx, t.Spec.Run, checkpoints.Draft{
+		Kind: checkpoints.Policy, Iteration: iteration, Step: uint64(p.Steps()), Parent: t.base.Digest,
+		SpecDigest: t.Spec.Digest(), Machine: t.machine(), Metrics: metrics, Files: files,
+	})
+	if err != nil {
+		return err
+	}
+	t.base, t.resume = manifest, nil
+	t.Log.Info().Str("run", t.Spec.Run).Str("checkpoint", manifest.Key).Uint32("iteration", iteration).Msg("policy published")
+	if _, err := t.Checkpoints.Prune(ctx, t.Spec.Run, t.Spec.Training.KeepStates); err != nil {
+		return err
+	}
+	return t.publishEvent(ctx, manifest)
+}
+
+// canary is the metric by which a worker that has loaded the weights sees that it computes the same with them.
+func (t *Trainer) canary(ctx context.Context) ([]checkpoints.Metric, error) {
+	value, err := t.model.Canary(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if math.IsNaN(value) || math.IsInf(value, 0) { // a manifest has no form for it; the evaluation will show it
+		return nil, nil
+	}
+	return []checkpoints.Metric{{Name: checkpoints.CanaryMetric, Value: value}}, nil
+}
+
+func (t *Trainer) publishEvent(ctx context.Context, m checkpoints.Manifest) error {
+	return t.Streams.Publish(ctx, schemas.Checkpoints, events.Message(checkpoints.Event(m)))
+}
