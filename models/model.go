@@ -33,6 +33,14 @@ type Model struct {
 	adapter *adapter
 }
 
+// networks makes each network of a configuration from its weights, by name, of type dtype. Families differ in their Traits.
+var networks = map[architecture.Network]func(
+	s *tensor.Scope, cfg architecture.Config, dtype tensor.DType, weights map[string]*tensor.Tensor,
+) network{
+	architecture.RotaryNetwork: newRotary,
+	architecture.GPT2Network:   newGPT2,
+}
+
 // Load reads a Hugging Face folder: config.json and model.safetensors, or the shards of model.safetensors.index.json.
 // Weights of another type are converted to opts.DType. Errors wrap architecture.ErrConfig, architecture.ErrWeights, the errors of safetensors, or
 // fs.ErrNotExist, and name the folder and the tensor.
@@ -199,3 +207,76 @@ func (m *Model) SetTrainable(ctx context.Context, on bool) error {
 func (m *Model) tokenLogits(h *tensor.Tensor) *tensor.Tensor {
 	return pass{packed: m.packed, adapted: m.adapter.byWeight()}.linear(h, linear{weight: m.net.head()})
 }
+
+// Adapter is the configuration of the model's adapter, if it has one.
+func (m *Model) Adapter() (architecture.LoRA, bool) {
+	if m.adapter == nil {
+		return architecture.LoRA{}, false
+	}
+	return m.adapter.cfg, true
+}
+
+// Trainable is what training changes: with an adapter its matrices A and B, under PEFT's names, otherwise Params. The
+// order is that of the architecture.
+func (m *Model) Trainable() []tensor.Named {
+	if m.adapter == nil {
+		return m.Params()
+	}
+	return m.adapter.params()
+}
+
+// Packed tells whether the weights are laid out for by-token inference: several times as fast as plain weights for the
+// few tokens of a decoding step, exact to the last bit whatever is computed beside (see Cache), and in half the memory
+// where the file holds bfloat16. A packed model has no plain weights: it cannot be trained, cloned or written, and
+// does not compute whole sequences. Only Float32 on the CPU is ever packed; elsewhere Options.Packed changes nothing.
+func (m *Model) Packed() bool { return m.packed != nil }
+
+// Pack makes a packed model of one with plain weights, which are freed one by one.
+func (m *Model) Pack(ctx context.Context) error {
+	if m.packed != nil || !packable(m.eng, m.dtype) {
+		return nil
+	}
+	if m.adapter != nil {
+		return fmt.Errorf("models: pack: %w", errUnmerged)
+	}
+	return m.eng.Do(ctx, func(*tensor.Scope) error {
+		m.packed = make(map[*tensor.Tensor]*tensor.Packed)
+		for i, w := range m.cfg.Weights() {
+			m.pack(w, m.params[i].Tensor)
+		}
+		return nil
+	})
+}
+
+// pack packs the weight w, whose values t holds, and frees t, which stays what the network names the weight by.
+func (m *Model) pack(w architecture.Weight, t *tensor.Tensor) {
+	if !w.Multiplied() {
+		return
+	}
+	matrix := t
+	if w.InFirst {
+		matrix = t.Transpose(0, 1)
+	}
+	m.packed[t] = matrix.Pack().Keep()
+	t.Free()
+}
+
+// adapterType is the type of an adapter's matrices.
+func (m *Model) adapterType() tensor.DType {
+	if m.dtype == tensor.Float64 {
+		return tensor.Float64
+	}
+	return tensor.Float32
+}
+
+// lossType is the type of log-probabilities.
+func (m *Model) lossType() tensor.DType {
+	if m.dtype == tensor.Float64 {
+		return tensor.Float64
+	}
+	return tensor.Float32
+}
+
+// Takes tells why the model does not take a sequence: it has no prompt, is too long, or has an id outside of the vocabulary.
+// The error wraps ErrSequence.
+func (m *Model) Takes(row Sequence) error { return row.fits(m.cfg, 0) }

@@ -1,7 +1,6 @@
 package models
 
 import (
-	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
@@ -17,12 +16,4 @@ type network interface {
 	reach(s *tensor.Scope, length int)
 	// constants are the tensors beside the weights.
 	constants() []*tensor.Tensor
-}
-
-// networks makes each network of a configuration from its weights, by name, of type dtype. Families differ in their Traits.
-var networks = map[architecture.Network]func(
-	s *tensor.Scope, cfg architecture.Config, dtype tensor.DType, weights map[string]*tensor.Tensor,
-) network{
-	architecture.RotaryNetwork: newRotary,
-	architecture.GPT2Network:   newGPT2,
 }

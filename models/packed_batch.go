@@ -9,6 +9,9 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
+// headBytes bounds the logits that exist at a time in training: 512 positions of a vocabulary of 49,152.
+const headBytes = 96 << 20
+
 // PackedBatch is sequences that follow each other without padding, for computation whose gradients flow. Every position of it is a
 // row of x in Hidden: first the PackingOptions.Front positions of each sequence, then the Tokens. The last bits of a sequence's
 // numbers depend on the other sequences and their order. Backward adds gradients to the weights, see tensor.TrainLinear.
@@ -61,7 +64,7 @@ func (m *Model) PackBatch(rows []Sequence, o PackingOptions) (*PackedBatch, erro
 	var groups [][]int         // of rows that share a prompt
 	shared := map[string]int{} // the group of a prompt
 	for i, row := range rows {
-		if err := m.takes(row, o.Front); err != nil {
+		if err := row.fits(m.cfg, o.Front); err != nil {
 			return nil, fmt.Errorf("row %d: %w", i, err)
 		}
 		if o.Front > 0 {

@@ -3,8 +3,6 @@ package models
 import (
 	"context"
 	"fmt"
-	"hash/fnv"
-	"math/rand/v2"
 
 	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/tensor"
@@ -30,39 +28,4 @@ func Scratch(ctx context.Context, eng *tensor.Engine, cfg architecture.Config, s
 		return nil, fmt.Errorf("models: from scratch: %w", err)
 	}
 	return m, nil
-}
-
-// Normal is a Float32 tensor of normal numbers with deviation std around 0, a function of seed, name and shape.
-func Normal(s *tensor.Scope, seed uint64, name string, std float64, shape ...int64) *tensor.Tensor {
-	count := int64(1)
-	for _, n := range shape {
-		count *= n
-	}
-	rng := stream(seed, name)
-	data := make([]float32, count)
-	for i := range data {
-		data[i] = float32(std * rng.NormFloat64())
-	}
-	return s.FromFloat32(data, shape...)
-}
-
-// uniform is a Float32 tensor of numbers from [-bound, bound), a function of seed, name and shape.
-func uniform(s *tensor.Scope, seed uint64, name string, bound float64, shape ...int64) *tensor.Tensor {
-	count := int64(1)
-	for _, n := range shape {
-		count *= n
-	}
-	rng := stream(seed, name)
-	data := make([]float32, count)
-	for i := range data {
-		data[i] = float32(bound * (2*rng.Float64() - 1))
-	}
-	return s.FromFloat32(data, shape...)
-}
-
-// stream is the random numbers of a weight.
-func stream(seed uint64, name string) *rand.Rand {
-	h := fnv.New64a()
-	h.Write([]byte(name))
-	return rand.New(rand.NewPCG(seed, h.Sum64()))
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/ldalign/ldalign/models/architecture"
 )
 
 // ErrSequence means a sequence that does not fit what is asked of it: too long, without a prompt or response, or with a
@@ -24,19 +26,15 @@ func Join(prompt, response []int64) Sequence {
 // Response are the tokens behind the prompt.
 func (q Sequence) Response() []int64 { return q.IDs[q.PromptLen:] }
 
-// Takes tells why the model does not take a sequence: it has no prompt, is too long, or has an id outside of the vocabulary.
-// The error wraps ErrSequence.
-func (m *Model) Takes(row Sequence) error { return m.takes(row, 0) }
-
-// takes is Takes for a sequence behind front places.
-func (m *Model) takes(row Sequence, front int) error {
-	if row.PromptLen < 1 || row.PromptLen > len(row.IDs) || front+len(row.IDs) > m.cfg.MaxLength() {
+// fits tells why a model does not take the sequence after front positions of another kind. The error wraps ErrSequence.
+func (q Sequence) fits(cfg architecture.Config, front int) error {
+	if q.PromptLen < 1 || q.PromptLen > len(q.IDs) || front+len(q.IDs) > cfg.MaxLength() {
 		return fmt.Errorf("%w: it has %d tokens, %d of them prompt: want a prompt and at most %d tokens",
-			ErrSequence, len(row.IDs), row.PromptLen, m.cfg.MaxLength()-front)
+			ErrSequence, len(q.IDs), q.PromptLen, cfg.MaxLength()-front)
 	}
-	for _, id := range row.IDs {
-		if id < 0 || id >= int64(m.cfg.Vocab) {
-			return fmt.Errorf("%w: token %d is not in the vocabulary of %d", ErrSequence, id, m.cfg.Vocab)
+	for _, id := range q.IDs {
+		if id < 0 || id >= int64(cfg.Vocab) {
+			return fmt.Errorf("%w: token %d is not in the vocabulary of %d", ErrSequence, id, cfg.Vocab)
 		}
 	}
 	return nil

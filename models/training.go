@@ -2,17 +2,6 @@ package models
 
 import "github.com/ldalign/ldalign/models/tensor"
 
-// headBytes bounds the logits that exist at a time in training: 512 positions of a vocabulary of 49,152.
-const headBytes = 96 << 20
-
-// Compute says how training computes. It decides the last bits, time and memory.
-type Compute struct {
-	// BFloat16 runs forward and backward in bfloat16. Weights, their gradients, norms and log-probs stay as they are.
-	BFloat16 bool
-	// Recompute keeps nothing of a layer but its input, and runs the layer again on the way back, to equal bits.
-	Recompute bool
-}
-
 // TrainLogProbs is the log-probability of each row's response, equation (1): log p(y|x) = Σ_j log p(y_j | x, y_<j) ->
 // [len(rows)] Float32 (Float64 for a Float64 model); 0 for a row without one. It is for training: it computes a PackedBatch in which
 // rows with the same prompt share it.
@@ -31,14 +20,6 @@ func TrainLogProbs(s *tensor.Scope, m *Model, rows []Sequence, how Compute) *ten
 	return b.Sums(s, b.LogProbs(s, b.Hidden(s, b.Embed(s), nil)))
 }
 
-// lossType is the type of log-probabilities.
-func (m *Model) lossType() tensor.DType {
-	if m.dtype == tensor.Float64 {
-		return tensor.Float64
-	}
-	return tensor.Float32
-}
-
 // PackedTokens is how many positions TrainLogProbs computes for rows.
 func PackedTokens(rows []Sequence) int {
 	prompts := map[string]bool{}
@@ -54,10 +35,4 @@ func PackedTokens(rows []Sequence) int {
 		n += len(row.IDs) - row.PromptLen - 1
 	}
 	return n
-}
-
-// training is what a pass whose gradients flow has besides.
-type training struct {
-	how     Compute
-	kernels bool // Float32 on the CPU
 }

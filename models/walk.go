@@ -29,7 +29,7 @@ func Walk(
 	order := make([]int, len(rows))
 	for i, ids := range rows {
 		order[i] = i
-		if err := m.takes(Sequence{IDs: ids, PromptLen: 1}, 0); err != nil {
+		if err := m.Takes(Sequence{IDs: ids, PromptLen: 1}); err != nil {
 			return fmt.Errorf("row %d: %w", i, err)
 		}
 	}

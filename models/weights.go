@@ -2,68 +2,13 @@ package models
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"slices"
 
 	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/safetensors"
 	"github.com/ldalign/ldalign/models/tensor"
 )
-
-// ErrNotFinite means a weight with a NaN or an infinity in it.
-var ErrNotFinite = errors.New("models: a weight is not finite: the file is damaged, or its training diverged")
-
-// WeightSource is where weights are read from: a safetensors file, the shards of a model, or a part of either.
-type WeightSource interface {
-	Tensors() []safetensors.Info
-	Tensor(name string) (safetensors.Tensor, error)
-}
-
-// elementTypes are the types of tensors in a file that are read and written.
-var elementTypes = map[safetensors.DType]tensor.DType{
-	safetensors.F32: tensor.Float32, safetensors.BF16: tensor.BFloat16,
-	safetensors.F16: tensor.Float16, safetensors.F64: tensor.Float64,
-	safetensors.I64: tensor.Int64, // the step count of an optimizer
-}
-
-// ReadTensor copies a tensor of src to the engine, converted to dtype. The error wraps architecture.ErrWeights when its shape is
-// another one, and ErrNotFinite for numbers that are NaN or infinite.
-func ReadTensor(
-	s *tensor.Scope, src WeightSource, name string, dtype tensor.DType, shape ...int64,
-) (*tensor.Tensor, error) {
-	var out *tensor.Tensor
-	err := withData(s, src, name, shape, func(from tensor.DType, data []byte) {
-		out = s.FromBytes(from, data, shape...).To(dtype)
-	})
-	return out, err
-}
-
-// withData gives f the bytes of a tensor, which must be of the given shape, and gives their memory back behind it.
-func withData(
-	s *tensor.Scope, src WeightSource, name string, shape []int64, f func(dtype tensor.DType, data []byte),
-) error {
-	t, err := src.Tensor(name)
-	if err != nil {
-		return err
-	}
-	if !slices.Equal(t.Shape, shape) {
-		return fmt.Errorf("%w: %s is %v, want %v", architecture.ErrWeights, name, t.Shape, shape)
-	}
-	dtype, ok := elementTypes[t.DType]
-	if !ok {
-		return fmt.Errorf("%w: %s is of type %s", architecture.ErrWeights, name, t.DType)
-	}
-	if i := s.NotFinite(dtype, t.Data); i >= 0 {
-		return fmt.Errorf("%w: %s, element %d of %v", ErrNotFinite, name, i, shape)
-	}
-	f(dtype, t.Data)
-	if mapped, ok := src.(interface{ Release(name string) }); ok {
-		mapped.Release(name)
-	}
-	return nil
-}
 
 // WriteWeights writes model.safetensors, one tensor after the other, as transformers opens it. A tied head is not
 // written twice. A model with an adapter is not written: merge it first.
@@ -78,63 +23,6 @@ func (m *Model) WriteWeights(ctx context.Context, w io.Writer) error {
 		return fmt.Errorf("models: write weights: %w", err)
 	}
 	return nil
-}
-
-// WriteTensors writes tensors of one engine as a safetensors file in their order, holding one at a time in Go's memory.
-func WriteTensors(ctx context.Context, eng *tensor.Engine, w io.Writer, tensors []tensor.Named) error {
-	var infos []safetensors.Info
-	err := eng.Do(ctx, func(*tensor.Scope) (err error) {
-		infos, err = infosOf(tensors)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	out, err := safetensors.NewWriter(w, infos, fileMetadata())
-	if err != nil {
-		return err
-	}
-	defer out.Abort()
-	for _, p := range tensors {
-		var data []byte
-		err := eng.Do(ctx, func(*tensor.Scope) error {
-			data = p.Tensor.Bytes()
-			return nil
-		})
-		if err != nil {
-			return fmt.Errorf("%s: %w", p.Name, err)
-		}
-		if err := out.Write(p.Name, data); err != nil {
-			return err
-		}
-	}
-	return out.Close()
-}
-
-// infosOf describes tensors as a file has them. It is called inside Do.
-func infosOf(tensors []tensor.Named) ([]safetensors.Info, error) {
-	infos := make([]safetensors.Info, len(tensors))
-	for i, p := range tensors {
-		dtype, err := elementType(p.Tensor.DType())
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", p.Name, err)
-		}
-		infos[i] = safetensors.Info{Name: p.Name, DType: dtype, Shape: p.Tensor.Shape()}
-	}
-	return infos, nil
-}
-
-// fileMetadata is what transformers wants to see in a file of weights.
-func fileMetadata() map[string]string { return map[string]string{"format": "pt"} }
-
-// elementType is a type's name in a file.
-func elementType(d tensor.DType) (safetensors.DType, error) {
-	for file, dtype := range elementTypes {
-		if dtype == d {
-			return file, nil
-		}
-	}
-	return "", fmt.Errorf("%w: %v cannot be written", architecture.ErrWeights, d)
 }
 
 // LoadWeights replaces the weights in place by those of a safetensors file with the same names and shapes. When the

@@ -1,16 +1,5 @@
 package architecture
 
-import (
-	"fmt"
-	"slices"
-	"strings"
-)
-
-// families is the table of supported families: one row, and one file, for each.
-func families() []family {
-	return []family{llama(), mistral(), qwen2(), qwen3(), gemma3(), gpt2()}
-}
-
 // family is what is known about a family.
 type family struct {
 	name  string // model_type in config.json, and Config.Family
@@ -19,7 +8,7 @@ type family struct {
 	// options are the settings that a configuration may have beside those of all families.
 	options options
 	format  format
-	weights func(c Config) []Weight
+	weights func(c Config, t Traits) []Weight
 	// rename gives the name in today's files of a tensor in a file, "" for a tensor that is no weight; nil changes no name.
 	rename func(name string) string
 	// wrapper is a model that contains one of this family; nil for none.
@@ -76,42 +65,4 @@ type format interface {
 type wrapper struct {
 	name, class string
 	parse       func(f family, head configHead, data []byte) (Config, error)
-}
-
-// Traits are those of the configuration's family.
-func (c Config) Traits() Traits { return c.family().Traits }
-
-// family is the row of the configuration's family; that of no family where there is none, as Validate tells.
-func (c Config) family() family {
-	for _, f := range families() {
-		if f.name == c.Family {
-			return f
-		}
-	}
-	return family{}
-}
-
-// lookup finds the family of a model_type, and says whether it is that of the family's wrapper.
-func lookup(modelType string) (f family, wrapped bool, err error) {
-	for _, f := range families() {
-		if f.name == modelType {
-			return f, false, nil
-		}
-		if f.wrapper != nil && f.wrapper.name == modelType {
-			return f, true, nil
-		}
-	}
-	return family{}, false, errFamily(modelType)
-}
-
-// errFamily is of a model_type that is not supported.
-func errFamily(modelType string) error {
-	var names, wrappers []string
-	for _, f := range families() {
-		names = append(names, f.name)
-		if f.wrapper != nil {
-			wrappers = append(wrappers, f.wrapper.name)
-		}
-	}
-	return fmt.Errorf("%w: model_type is %q, supported are %s", ErrConfig, modelType, strings.Join(slices.Concat(names, wrappers), ", "))
 }

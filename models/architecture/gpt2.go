@@ -67,16 +67,16 @@ func (gpt2Format) parse(family family, data []byte) (Config, error) {
 	}, nil
 }
 
-func (gpt2Format) file(_ family, c Config) (any, error) {
+func (gpt2Format) file(family family, c Config) (any, error) {
 	gelu, yes := "gelu_new", true
 	return gpt2File{
-		common: c.common(), Hidden: c.Hidden, Layers: c.Layers, Heads: c.Heads, Inner: &c.Intermediate,
+		common: c.common(family.class), Hidden: c.Hidden, Layers: c.Layers, Heads: c.Heads, Inner: &c.Intermediate,
 		Positions: &c.MaxPositions, Activation: &gelu, NormEps: &c.NormEps, Scale: &yes,
 	}, nil
 }
 
 // gpt2Weights are the weights of GPT-2's network.
-func gpt2Weights(c Config) []Weight {
+func gpt2Weights(c Config, _ Traits) []Weight {
 	h, inner, std := int64(c.Hidden), int64(c.Intermediate), c.InitializerRange
 	residual := std / math.Sqrt(float64(2*c.Layers))
 	list := []Weight{

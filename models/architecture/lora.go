@@ -135,8 +135,6 @@ func (l LoRA) compile() (chooser, error) {
 	return c, nil
 }
 
-func finite(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }
-
 // compile is the regular expression of modules that have one.
 func (m Modules) compile(key string) (*regexp.Regexp, error) {
 	if len(m.Names) > 0 || m.Pattern == "" || m.allLinear() {

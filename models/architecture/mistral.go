@@ -1,7 +1,5 @@
 package architecture
 
-import "fmt"
-
 // Mistral is Llama with a sliding window in every layer, and without biases.
 const Mistral = "mistral"
 
@@ -18,12 +16,4 @@ func mistral() family {
 			windowKeys: Config.slidingWindow,
 		},
 	}
-}
-
-// slidingWindow are the keys of a family whose layers all have the same window.
-func (c Config) slidingWindow() windowKeys {
-	if c.SlidingWindow == 0 {
-		return windowKeys{Window: null}
-	}
-	return windowKeys{Window: fmt.Appendf(nil, "%d", c.SlidingWindow)}
 }

@@ -93,10 +93,10 @@ func (p ropeParameters) scaling(key string, positions int) (RopeScaling, error) 
 
 // ropes fills in the rotary embeddings of c. Two keys that say different things are refused: programs would differ in
 // which one they believe.
-func (f ropeKeys) ropes(c *Config) error {
+func (f ropeKeys) ropes(c *Config, ownLocal bool) error {
 	named := map[string]json.RawMessage{"rope_parameters": f.Parameters, "rope_scaling": f.Scaling}
 	c.RopeTheta = 10000
-	if c.Traits().LocalRope {
+	if ownLocal {
 		c.RopeTheta = 1e6
 		local, err := f.takeLocal(named)
 		if err != nil {
@@ -157,7 +157,7 @@ func (f ropeKeys) takeLocal(named map[string]json.RawMessage) (local ropeParamet
 }
 
 // ropeKeys writes what ropes reads.
-func (c Config) ropeKeys() (ropeKeys, error) {
+func (c Config) ropeKeys(ownLocal bool) (ropeKeys, error) {
 	global, err := c.RopeScaling.parameters(c.RopeTheta)
 	if err != nil {
 		return ropeKeys{}, err
@@ -166,7 +166,7 @@ func (c Config) ropeKeys() (ropeKeys, error) {
 	if c.RopeScaling.Kind != "" {
 		keys.Scaling = global
 	}
-	if c.Traits().LocalRope {
+	if ownLocal {
 		local, err := RopeScaling{}.parameters(c.LocalRopeTheta)
 		if err != nil {
 			return ropeKeys{}, err

@@ -60,15 +60,6 @@ type windowKeys struct {
 	Types []string `json:"layer_types,omitempty"`
 }
 
-// The values of layer_types.
-const (
-	localLayer  = "sliding_attention"
-	globalLayer = "full_attention"
-)
-
-// null is the value of a key that is there and says nothing.
-var null = json.RawMessage("null")
-
 func (r rotaryFormat) parse(family family, data []byte) (Config, error) {
 	// A size that transformers takes from one certain model for all is left 0, and so refused.
 	f := rotaryFile{NormEps: 1e-6, Activation: "silu", MaxPositions: 32768}
@@ -95,7 +86,7 @@ func (r rotaryFormat) parse(family family, data []byte) (Config, error) {
 	if c.SlidingWindow, c.LocalLayers, err = r.windows(family, f.windowKeys, f.Layers); err != nil {
 		return Config{}, err
 	}
-	return c, f.ropes(&c)
+	return c, f.ropes(&c, family.LocalRope)
 }
 
 // supported refuses what the networks here do not compute.
@@ -186,9 +177,9 @@ func (f windowKeys) window() (int, error) {
 }
 
 func (r rotaryFormat) file(family family, c Config) (any, error) {
-	rope, err := c.ropeKeys()
+	rope, err := c.ropeKeys(family.LocalRope)
 	f := rotaryFile{
-		common: c.common(), Hidden: c.Hidden, Layers: c.Layers, Heads: c.Heads, KVHeads: c.KVHeads, HeadDim: c.HeadDim,
+		common: c.common(family.class), Hidden: c.Hidden, Layers: c.Layers, Heads: c.Heads, KVHeads: c.KVHeads, HeadDim: c.HeadDim,
 		Intermediate: c.Intermediate, MaxPositions: c.MaxPositions, NormEps: c.NormEps, Activation: "silu",
 		AttentionBias: c.AttentionBias, ForwardBias: c.ForwardBias, ropeKeys: rope,
 	}
@@ -204,6 +195,14 @@ func (r rotaryFormat) file(family family, c Config) (any, error) {
 	return f, err
 }
 
+// slidingWindow are the keys of a family whose layers all have the same window.
+func (c Config) slidingWindow() windowKeys {
+	if c.SlidingWindow == 0 {
+		return windowKeys{Window: null}
+	}
+	return windowKeys{Window: fmt.Appendf(nil, "%d", c.SlidingWindow)}
+}
+
 // layerTypes are the layer_types of a configuration.
 func (c Config) layerTypes() []string {
 	types := make([]string, c.Layers)
@@ -216,8 +215,7 @@ func (c Config) layerTypes() []string {
 }
 
 // rotaryWeights are the weights of Llama's network.
-func rotaryWeights(c Config) []Weight {
-	traits := c.Traits()
+func rotaryWeights(c Config, traits Traits) []Weight {
 	h, std := int64(c.Hidden), c.InitializerRange
 	q, kv, inner := int64(c.Heads*c.HeadDim), int64(c.KVHeads*c.HeadDim), int64(c.Intermediate)
 	list := []Weight{{Name: "model.embed_tokens.weight", Shape: []int64{int64(c.Vocab), h}, Std: std, Head: c.TieEmbeddings}}

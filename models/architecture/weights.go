@@ -1,44 +1,19 @@
 package architecture
 
 import (
-	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/ldalign/ldalign/models/safetensors"
 )
 
-// ErrWeights means weights that are not those of the configuration: a tensor is missing, unknown, of another shape or of a
-// type that is not supported.
-var ErrWeights = errors.New("models: weights do not fit the configuration")
-
-// Weight describes one parameter of a model.
-type Weight struct {
-	Name  string
-	Shape []int64
-	// Std is the standard deviation of a fresh weight around 0. A weight without one starts at Fill.
-	Std, Fill float64
-	// Linear says that this is the matrix of a linear layer, the output head's among them.
-	Linear bool
-	// Head says that this is the output head's matrix. A tied head's is the matrix of the token embeddings, which is not Linear.
-	Head bool
-	// InFirst says that a matrix is [In, Out], as GPT-2 stores it.
-	InFirst bool
-}
-
-// Multiplied tells whether hidden states are multiplied by the weight: a packed model packs these. Other embeddings are looked up.
-func (w Weight) Multiplied() bool { return w.Linear || w.Head }
-
 // Weights are the parameters of the configuration under Hugging Face's names, in their fixed order. A tied head is not among them.
-func (c Config) Weights() []Weight { return c.WithDefaults().weights() }
-
-// weights are the Weights of a configuration whose defaults are filled in.
-func (c Config) weights() []Weight {
-	if f := c.family(); f.weights != nil {
-		return f.weights(c)
+func (c Config) Weights() []Weight {
+	f := c.family()
+	if f.weights == nil { // no family, as Validate tells
+		return nil
 	}
-	return nil
+	return f.weights(c.WithDefaults(), f.Traits)
 }
 
 // Tensors declares the weights of the configuration for a file whose elements are of one type.
@@ -48,15 +23,6 @@ func (c Config) Tensors(dtype safetensors.DType) []safetensors.Info {
 		infos = append(infos, safetensors.Info{Name: w.Name, DType: dtype, Shape: w.Shape})
 	}
 	return infos
-}
-
-// Readable tells whether weights may have an element type in a file.
-func Readable(dtype safetensors.DType) bool {
-	switch dtype {
-	case safetensors.F32, safetensors.BF16, safetensors.F16, safetensors.F64, safetensors.I64:
-		return true
-	}
-	return false
 }
 
 // Fits tells whether the tensors of a file are exactly the weights of the configuration. The error wraps ErrWeights and names
@@ -94,33 +60,6 @@ func (c Config) Match(tensors []safetensors.Info) (map[string]string, error) {
 	return names, nil
 }
 
-// misfits tells which of the wanted weights are missing, or of another shape or type, in what was found by name, and what else is
-// there; "" when all fits.
-func misfits(want []Weight, found map[string]safetensors.Info, extra []string) string {
-	var missing, wrong []string
-	for _, w := range want {
-		info, ok := found[w.Name]
-		switch {
-		case !ok:
-			missing = append(missing, w.Name)
-		case !slices.Equal(info.Shape, w.Shape):
-			wrong = append(wrong, fmt.Sprintf("%s is %v, want %v", info.Name, info.Shape, w.Shape))
-		case !Readable(info.DType):
-			wrong = append(wrong, fmt.Sprintf("%s is of type %s", info.Name, info.DType))
-		}
-	}
-	var problems []string
-	for _, p := range []struct {
-		what string
-		list []string
-	}{{"missing: ", missing}, {"unknown: ", extra}, {"", wrong}} {
-		if len(p.list) > 0 {
-			problems = append(problems, p.what+few(p.list))
-		}
-	}
-	return strings.Join(problems, "; ")
-}
-
 // canonical is a tensor's name as transformers writes it today, or "" for one that is no weight: buffers of old files, the copy of
 // a tied head, and what the family says.
 func (c Config) canonical(name string) string {
@@ -133,23 +72,27 @@ func (c Config) canonical(name string) string {
 	return name
 }
 
-func few(list []string) string {
-	const most = 5
-	if len(list) > most {
-		return fmt.Sprintf("%s and %d more", strings.Join(list[:most], ", "), len(list)-most)
-	}
-	return strings.Join(list, ", ")
-}
+// Parameters is how many numbers the weights are. A tied head is not counted twice.
+func (c Config) Parameters() int64 { return elements(c.Weights()) }
 
-// headName is the output head's matrix, unless it is tied.
-const headName = "lm_head.weight"
-
-// withHead adds the output head, unless it is tied.
-func (c Config) withHead(list []Weight) []Weight {
-	if c.TieEmbeddings {
-		return list
+// PackedBytes is the memory of a packed model with the weights of a file: bfloat16 matrices stay as they are, all else is
+// Float32. The error is that of Fits.
+func (c Config) PackedBytes(tensors []safetensors.Info) (int64, error) {
+	names, err := c.Match(tensors)
+	if err != nil {
+		return 0, err
 	}
-	return append(list, Weight{
-		Name: headName, Shape: []int64{int64(c.Vocab), int64(c.Hidden)}, Std: c.InitializerRange, Linear: true, Head: true,
-	})
+	types := map[string]safetensors.DType{}
+	for _, info := range tensors {
+		types[info.Name] = info.DType
+	}
+	var n int64
+	for _, w := range c.Weights() {
+		size := safetensors.F32.Size()
+		if w.Multiplied() && types[names[w.Name]] == safetensors.BF16 {
+			size = safetensors.BF16.Size()
+		}
+		n += size * w.Elements()
+	}
+	return n, nil
 }

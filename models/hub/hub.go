@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 )
 
 // Options say where models come from. FromEnv gives those of the environment.
@@ -24,22 +23,6 @@ type Options struct {
 	Offline bool
 	// Progress is called now and then while files come, and once for each when it is whole. Nil for none.
 	Progress func(Progress)
-}
-
-// Progress is where a download stands, in bytes.
-type Progress struct {
-	File       string
-	Done, Size int64 // of the file
-	AllDone    int64 // of all files that Resolve wants
-	AllSize    int64
-}
-
-// Model is where a model lies.
-type Model struct {
-	// Dir is the folder to read.
-	Dir string
-	// ID is org/name, and Revision the commit that Dir is a snapshot of. Both are empty for a local folder.
-	ID, Revision string
 }
 
 // FromEnv reads the options as huggingface_hub does: HF_ENDPOINT, HF_TOKEN (or the file HF_TOKEN_PATH, by default
@@ -129,11 +112,3 @@ func isPath(name string) bool {
 	return name == "" || filepath.IsAbs(name) || strings.HasPrefix(name, ".") || strings.HasPrefix(name, "~") ||
 		strings.HasSuffix(name, "/")
 }
-
-// Times of a download: how long nothing may come, and how often and after what pause it is tried again without any
-// progress. The pause doubles.
-const (
-	stalled = time.Minute
-	tries   = 5
-	pause   = 100 * time.Millisecond
-)

@@ -20,6 +20,30 @@ import (
 	"time"
 )
 
+// Progress is where a download stands, in bytes.
+type Progress struct {
+	File       string
+	Done, Size int64 // of the file
+	AllDone    int64 // of all files that Resolve wants
+	AllSize    int64
+}
+
+// Model is where a model lies.
+type Model struct {
+	// Dir is the folder to read.
+	Dir string
+	// ID is org/name, and Revision the commit that Dir is a snapshot of. Both are empty for a local folder.
+	ID, Revision string
+}
+
+// Times of a download: how long nothing may come, and how often and after what pause it is tried again without any
+// progress. The pause doubles.
+const (
+	stalled = time.Minute
+	tries   = 5
+	pause   = 100 * time.Millisecond
+)
+
 // repository is one model on the Hub, and its folder in the cache.
 type repository struct {
 	id       string

@@ -89,9 +89,6 @@ func (m *Model) Close(ctx context.Context) error {
 // Config is the model's configuration.
 func (m *Model) Config() architecture.Reward { return m.net.cfg }
 
-// Engine is the engine that the model's weights live on.
-func (m *Model) Engine() *tensor.Engine { return m.eng }
-
 // Logits are the outputs of the model's head for a padded batch -> [pad.Rows, Labels], whatever for rows that pad adds.
 // A row's PromptLen counts the tokens of the first segment, [CLS] prompt [SEP]. Rows that do not fit make s fail with
 // models.ErrSequence. Call it within NoGrad.

@@ -2,7 +2,6 @@ package safetensors
 
 import (
 	"fmt"
-	"maps"
 	"os"
 	"slices"
 
@@ -73,9 +72,6 @@ func unmap(data []byte) error {
 	return unix.Munmap(data)
 }
 
-// Path is where the file was opened.
-func (f *File) Path() string { return f.path }
-
 // Tensors lists what the file holds, ordered by offset.
 func (f *File) Tensors() []Info {
 	infos := make([]Info, len(f.head.entries))
@@ -113,9 +109,6 @@ func (f *File) Release(name string) {
 	begin, end := (f.head.dataAt+e.begin)/page*page, f.head.dataAt+e.end
 	_ = unix.Madvise(f.data[begin:end], unix.MADV_DONTNEED) // advice: that it was not taken changes nothing
 }
-
-// Metadata is the header's free text, such as format: pt.
-func (f *File) Metadata() map[string]string { return maps.Clone(f.head.metadata) }
 
 // Close unmaps the file: every view becomes invalid, reading one crashes. A second Close does nothing.
 func (f *File) Close() error {

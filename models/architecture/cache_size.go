@@ -2,49 +2,6 @@ package architecture
 
 import "github.com/ldalign/ldalign/models/safetensors"
 
-// Parameters is how many numbers the weights are. A tied head is not counted twice.
-func (c Config) Parameters() int64 { return elements(c.Weights()) }
-
-// elements is how many numbers weights are.
-func elements(weights []Weight) int64 {
-	var total int64
-	for _, w := range weights {
-		total += w.Elements()
-	}
-	return total
-}
-
-// Elements is how many numbers the weight has.
-func (w Weight) Elements() int64 {
-	n := int64(1)
-	for _, size := range w.Shape {
-		n *= size
-	}
-	return n
-}
-
-// PackedBytes is the memory of a packed model with the weights of a file: bfloat16 matrices stay as they are, all else is
-// Float32. The error is that of Fits.
-func (c Config) PackedBytes(tensors []safetensors.Info) (int64, error) {
-	names, err := c.Match(tensors)
-	if err != nil {
-		return 0, err
-	}
-	types := map[string]safetensors.DType{}
-	for _, info := range tensors {
-		types[info.Name] = info.DType
-	}
-	var n int64
-	for _, w := range c.Weights() {
-		size := safetensors.F32.Size()
-		if w.Multiplied() && types[names[w.Name]] == safetensors.BF16 {
-			size = safetensors.BF16.Size()
-		}
-		n += size * w.Elements()
-	}
-	return n, nil
-}
-
 // CacheSize is the size of a cache of keys and values.
 type CacheSize struct {
 	Slots  int // rows at the same time
