@@ -1,4 +1,4 @@
-# ldalign. `make` lists the targets. What is missing below Go (libtorch, tokenizers, link stubs) is fetched and built by
+# ldalign. `make` lists the targets. What is missing below Go (libtorch, the tokenizer library, link stubs) is fetched and built by
 # ops/native/native.sh into one ignored folder: .native here, or $LDALIGN_NATIVE.
 
 SHELL := /bin/bash
@@ -25,7 +25,7 @@ version_flag := -X main.version=$(VERSION)
 # The packages with tests whose test programs hold C++ or Rust (cpp_tests), and those whose do not (pure_tests): the race
 # detector sees nothing in the former.
 list_tests := go list -test -f '{{if eq .Name "main"}}{{.ImportPath}} {{join .Deps " "}}{{end}}' ./...
-cpp := / github.com\/(sugarme\/gotch|daulet\/tokenizers)/
+cpp := / github.com\/(sugarme\/gotch|ldalign\/models\/tokenizer)/
 cpp_tests := $(list_tests) | awk '$$1 ~ /\.test$$/ && $(cpp) {sub(/\.test$$/, "", $$1); print $$1}'
 pure_tests := $(list_tests) | awk '$$1 ~ /\.test$$/ && !$(cpp) {sub(/\.test$$/, "", $$1); print $$1}'
 # The folders with a test file that has this line.

@@ -19,23 +19,24 @@
 //
 // The clock of a template's strftime_now stands at 26 July 2024: a prompt does not depend on the day.
 //
-// # NUL
+// A byte sequence that is not UTF-8 is read as U+FFFD.
 //
-// The library takes and gives C strings. A NUL character is therefore read and written as U+FFFD, as is a byte
-// sequence that is not UTF-8.
+// # The library
 //
-// # Limits
+// Hugging Face's tokenizers and minijinja are Rust libraries behind a small C interface (bridge/bridge.h). A panic in them
+// is an error here; nothing in a file ends the process.
 //
-// A tokenizer.json and a chat template are trusted as the weights are that they come with. What is malformed is an
-// error, also where the library would abort the process for it (see check.go). Regular expressions of its own dialect
-// are the exception: one that matches the empty text in a Replace normalizer cannot be told before.
+// A tokenizer.json is used once when it is loaded: a fault that the library finds only at work is an error of Load. Its
+// regular expressions have no bound on their time.
+//
+// A chat template is not trusted. It reaches no files, and what it does is bounded: in the size of its source and of one
+// tag, and at two million steps or 122 MiB of text for one rendering. It renders as transformers has jinja2 render it;
+// bridge/src/python.rs has what minijinja lacks of that, and ADR 0029 what is still missing. A template that needs more is
+// ErrTemplate; a run can then name one of its own (FormatOptions).
 //
 // tokenizer.json has the last word. transformers 5 builds the tokenizers of some classes (LlamaTokenizer) anew from the
 // vocabulary, with other rules for a space before the text and after special tokens; which special tokens are added
 // (BOS, EOS) is the file's in both, whatever add_bos_token says.
-//
-// Gonja knows less than Jinja: no {% set a, b = ... %}, no strings side by side, and None is printed as nothing. A
-// template beyond it is ErrTemplate; a run can then name one of its own (FormatOptions).
 package tokenizer
 
 import "errors"

@@ -1,10 +1,6 @@
 package tokenizer
 
-import (
-	"encoding/json"
-	"regexp"
-	"strings"
-)
+import "strings"
 
 // Stream turns ids into text one at a time. The pieces of Push and Flush joined are Decode of all ids, each of them is
 // valid UTF-8, and none ends within a character. It belongs to one goroutine and ends before its tokenizer is closed.
@@ -38,7 +34,7 @@ func (t *Tokenizer) Stream(skipSpecial bool) *Stream {
 //
 // The work does not grow with the length of the text.
 func (s *Stream) Push(id int64) string {
-	if s.skipSpecial && s.tokenizer.skipped[id] && s.decode([]int64{id}) == "" {
+	if s.skipSpecial && s.tokenizer.library.skip[id] && s.decode([]int64{id}) == "" {
 		return "" // as if it were not there, for its neighbours too
 	}
 	s.ids = append(s.ids, id)
@@ -81,8 +77,8 @@ func (s *Stream) decode(ids []int64) string { return s.tokenizer.Decode(ids, s.s
 // inBytes says whether the window ends with a byte token. A silent token behind one does not end the run, as it may
 // have been left out of the text.
 func (s *Stream) inBytes() bool {
-	for i := len(s.ids) - 1; i >= s.context && len(s.tokenizer.bytes) > 0; i-- {
-		if s.tokenizer.bytes[s.ids[i]] {
+	for i := len(s.ids) - 1; i >= s.context && len(s.tokenizer.library.bytes) > 0; i-- {
+		if s.tokenizer.library.bytes[s.ids[i]] {
 			return true
 		}
 		if s.decode(s.ids[i:i+1]) != "" {
@@ -106,37 +102,4 @@ func (s *Stream) shorten(text string) {
 			return
 		}
 	}
-}
-
-// byteToken is what the library's ByteFallback reads as a byte.
-var byteToken = regexp.MustCompile(`^<0x[+0-9A-Fa-f][0-9A-Fa-f]>$`)
-
-// byteTokens lists the ids whose text a decoder with ByteFallback makes of bytes, none for other decoders.
-func byteTokens(decoder json.RawMessage, vocab map[string]int64) map[int64]bool {
-	if !usesByteFallback(decoder) {
-		return nil
-	}
-	ids := map[int64]bool{}
-	for token, id := range vocab {
-		if byteToken.MatchString(token) {
-			ids[id] = true
-		}
-	}
-	return ids
-}
-
-func usesByteFallback(decoder json.RawMessage) bool {
-	var d struct {
-		Type     string            `json:"type"`
-		Decoders []json.RawMessage `json:"decoders"`
-	}
-	if json.Unmarshal(decoder, &d) != nil {
-		return false
-	}
-	for _, inner := range d.Decoders {
-		if usesByteFallback(inner) {
-			return true
-		}
-	}
-	return d.Type == "ByteFallback"
 }

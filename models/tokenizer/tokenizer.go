@@ -8,20 +8,14 @@ import (
 	"os"
 	"slices"
 	"strings"
-
-	"github.com/daulet/tokenizers"
 )
 
 // Tokenizer is a loaded tokenizer with its chat template. Its methods may be called from several goroutines; Close
 // comes last.
 type Tokenizer struct {
-	library     *tokenizers.Tokenizer
-	size        int
+	library     *library
 	special     map[string]int64
 	eos         []int64
-	nul         map[int64][]int64
-	bytes       map[int64]bool // see Stream
-	skipped     map[int64]bool
 	hasTemplate bool
 	template    *chatTemplate
 	templateErr error // why template is nil
@@ -40,20 +34,32 @@ func Load(dir string) (*Tokenizer, error) {
 // ErrNoTokenizer or ErrFormat and name the file. A chat template that cannot be compiled is told by Render and
 // NewFormat, not here: a run may do without it.
 func FromFS(files fs.FS) (*Tokenizer, error) {
-	f, err := readFolder(files)
-	if err != nil {
-		return nil, err
+	file, err := fs.ReadFile(files, tokenizerFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: only fast tokenizers are supported; make one with transformers: "+
+			"AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)", ErrNoTokenizer)
 	}
-	library, err := tokenizers.FromBytes(f.library)
+	if err != nil {
+		return nil, fmt.Errorf("tokenizer: %w", err)
+	}
+	l, err := newLibrary(file)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrFormat, tokenizerFile, err)
 	}
-	t := &Tokenizer{
-		library: library, size: int(f.size), special: map[string]int64{}, bytes: f.bytes, skipped: f.skipped,
+	t, err := fromFolder(files, l)
+	if err != nil {
+		return nil, errors.Join(err, l.close())
 	}
-	for name, text := range f.special {
-		t.special[name] = f.vocab[text]
+	return t, nil
+}
+
+// fromFolder adds to the library what the other files say.
+func fromFolder(files fs.FS, l *library) (*Tokenizer, error) {
+	f, err := readFolder(files, l)
+	if err != nil {
+		return nil, err
 	}
+	t := &Tokenizer{library: l, special: f.ids}
 	if id, ok := t.special["eos_token"]; ok {
 		t.eos = append(t.eos, id)
 	}
@@ -63,11 +69,9 @@ func FromFS(files fs.FS) (*Tokenizer, error) {
 		}
 	}
 	if len(t.eos) == 0 {
-		return nil, errors.Join(library.Close(), fmt.Errorf(
-			"%w: there is no end-of-sequence token: eos_token in %s or eos_token_id in %s is needed",
-			ErrFormat, configFile, generationFile))
+		return nil, fmt.Errorf("%w: there is no end-of-sequence token: eos_token in %s or eos_token_id in %s is needed",
+			ErrFormat, configFile, generationFile)
 	}
-	t.nul = t.nulTokens(f.vocab)
 	t.templateErr = fmt.Errorf("%w: the tokenizer has none", ErrTemplate)
 	if f.template != "" {
 		t.hasTemplate = true
@@ -77,45 +81,45 @@ func FromFS(files fs.FS) (*Tokenizer, error) {
 }
 
 // Close frees the library's memory. No method may be called after it.
-func (t *Tokenizer) Close() error { return t.library.Close() }
+func (t *Tokenizer) Close() error {
+	var err error
+	if t.template != nil {
+		err = t.template.compiled.close()
+	}
+	return errors.Join(err, t.library.close())
+}
 
 // Encode gives the ids of text. With addSpecial the tokenizer's post-processor adds its own (a BOS, say); a special
 // token written out in text becomes its id either way. ErrEncode if there are no ids for a text that is not blank.
 func (t *Tokenizer) Encode(text string, addSpecial bool) ([]int64, error) {
-	text = strings.ReplaceAll(text, "\x00", "\uFFFD")
-	// The library reports a failure as no ids at all. (An option is given because Encode copies the tokens' texts as
-	// well.)
-	ids := t.library.EncodeWithOptions(text, addSpecial).IDs
+	ids, err := t.library.encode(text, addSpecial)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %q: %w", ErrEncode, short(text), err)
+	}
 	if len(ids) == 0 && strings.TrimSpace(text) != "" {
 		return nil, fmt.Errorf("%w: no tokens for %q", ErrEncode, short(text))
 	}
-	list := make([]int64, len(ids))
-	for i, id := range ids {
-		list[i] = int64(id)
-	}
-	return list, nil
+	return ids, nil
 }
 
 // Decode gives the text of ids, without the special tokens if skipSpecial. An id outside the vocabulary has no text.
+// Ids that the library fails on, though it did on none of them when the tokenizer was loaded, are one U+FFFD.
 func (t *Tokenizer) Decode(ids []int64, skipSpecial bool) string {
 	list := make([]uint32, 0, len(ids))
 	for _, id := range ids {
-		if id < 0 || id > math.MaxUint32 {
-			continue
+		if id >= 0 && id <= math.MaxUint32 {
+			list = append(list, uint32(id))
 		}
-		if others, ok := t.nul[id]; ok {
-			for _, other := range others {
-				list = append(list, uint32(other))
-			}
-			continue
-		}
-		list = append(list, uint32(id))
 	}
-	return t.library.Decode(list, skipSpecial)
+	text, err := t.library.decode(list, skipSpecial)
+	if err != nil {
+		return unknown
+	}
+	return text
 }
 
 // Vocab is the greatest id + 1: the rows that an embedding needs.
-func (t *Tokenizer) Vocab() int { return t.size }
+func (t *Tokenizer) Vocab() int { return int(t.library.size) }
 
 // BOS is the begin-of-sequence id; false where there is none.
 func (t *Tokenizer) BOS() (int64, bool) {
@@ -140,7 +144,7 @@ func (t *Tokenizer) PAD() int64 {
 func (t *Tokenizer) HasTemplate() bool { return t.hasTemplate }
 
 // Render gives a conversation as the chat template writes it, with addGenerationPrompt up to where the assistant
-// begins. ErrTemplate if there is no template, gonja cannot compile it, or it refuses the conversation.
+// begins. ErrTemplate if there is no template, it cannot be compiled, or it refuses the conversation.
 func (t *Tokenizer) Render(messages []Message, addGenerationPrompt bool) (string, error) {
 	if t.templateErr != nil {
 		return "", t.templateErr
@@ -167,33 +171,4 @@ func (t *Tokenizer) Lead() string {
 		return ""
 	}
 	return lead
-}
-
-// nulTokens maps each token whose text has a NUL, which the library cannot return, to tokens of the same text with a
-// byte FF instead, which decodes to U+FFFD.
-func (t *Tokenizer) nulTokens(vocab map[string]int64) map[int64][]int64 {
-	const byteLevelNUL, byteLevelFF = "\u0100", "\u00ff" // how byte-level vocabularies write the bytes 00 and FF
-	nul := map[int64][]int64{}
-	for token, id := range vocab {
-		if token != "<0x00>" && !strings.Contains(token, byteLevelNUL) {
-			continue
-		}
-		if t.library.Decode([]uint32{uint32(id)}, false) != "" {
-			continue // the letter itself, in a vocabulary that is not byte-level
-		}
-		replacement := []int64{} // dropped where the vocabulary has no such tokens
-		if token == "<0x00>" {
-			if other, ok := vocab["<0xFF>"]; ok {
-				replacement = append(replacement, other)
-			}
-		} else {
-			for _, r := range strings.ReplaceAll(token, byteLevelNUL, byteLevelFF) {
-				if other, ok := vocab[string(r)]; ok {
-					replacement = append(replacement, other)
-				}
-			}
-		}
-		nul[id] = replacement
-	}
-	return nul
 }

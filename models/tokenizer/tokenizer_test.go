@@ -249,14 +249,14 @@ func TestLoadTellsWhatIsWrong(t *testing.T) {
 	}{
 		"no tokenizer.json": {"tokenizer.json", "", tokenizer.ErrNoTokenizer, "save_pretrained"},
 		"broken tokenizer":  {"tokenizer.json", `{"model":`, tokenizer.ErrFormat, "tokenizer.json"},
-		"no vocabulary":     {"tokenizer.json", `{"model":{}}`, tokenizer.ErrFormat, "vocab"},
+		"no vocabulary":     {"tokenizer.json", `{"model":{}}`, tokenizer.ErrFormat, "Model"},
 		"unknown model": {
 			"tokenizer.json", `{"model":{"type":"X","vocab":{"</s>":2,"<s>":1,"<unk>":0}}}`,
 			tokenizer.ErrFormat, "tokenizer.json",
 		},
-		"negative id":          {"tokenizer.json", `{"model":{"vocab":{"a":-1}}}`, tokenizer.ErrFormat, "-1"},
-		"odd unigram":          {"tokenizer.json", `{"model":{"vocab":[[]]}}`, tokenizer.ErrFormat, "entry 0"},
-		"not UTF-8":            {"tokenizer.json", "{\"model\":\"\xff\"}", tokenizer.ErrFormat, "UTF-8"},
+		"negative id":          {"tokenizer.json", `{"model":{"vocab":{"a":-1}}}`, tokenizer.ErrFormat, "column"},
+		"odd unigram":          {"tokenizer.json", `{"model":{"vocab":[[]]}}`, tokenizer.ErrFormat, "column"},
+		"not UTF-8":            {"tokenizer.json", "{\"model\":\"\xff\"}", tokenizer.ErrFormat, "unicode"},
 		"broken config":        {"tokenizer_config.json", `[]`, tokenizer.ErrFormat, "tokenizer_config.json"},
 		"EOS of no vocabulary": {"tokenizer_config.json", `{"eos_token":"<eos>"}`, tokenizer.ErrFormat, `"<eos>"`},
 		"odd EOS":              {"tokenizer_config.json", `{"eos_token":7}`, tokenizer.ErrFormat, "eos_token"},
@@ -270,6 +270,15 @@ func TestLoadTellsWhatIsWrong(t *testing.T) {
 			"tokenizer_config.json", `{"chat_template":[{"name":"x","template":""}]}`,
 			tokenizer.ErrFormat, "default",
 		},
+		"no default template by name": {
+			"tokenizer_config.json", `{"eos_token":"</s>","chat_template":{"x":""}}`,
+			tokenizer.ErrFormat, "default",
+		},
+		"odd template by name": {
+			"tokenizer_config.json", `{"eos_token":"</s>","chat_template":{"default":1}}`,
+			tokenizer.ErrFormat, "chat_template",
+		},
+		"not a number": {"generation_config.json", `{"eos_token_id": NaN}`, tokenizer.ErrFormat, "eos_token_id"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			files := folder(t, "llama")
@@ -300,8 +309,8 @@ func TestLoadTellsWhatIsWrong(t *testing.T) {
 	}
 }
 
-// What would abort the process within the library is told instead.
-func TestLoadRefusesWhatAborts(t *testing.T) {
+// Whatever is in a tokenizer.json, the process goes on: what the library fails on is an error, by the time a run starts.
+func TestOddFiles(t *testing.T) {
 	type object = map[string]any
 	deep := any(object{})
 	for range 200 {
@@ -310,45 +319,45 @@ func TestLoadRefusesWhatAborts(t *testing.T) {
 	for name, test := range map[string]struct {
 		key   string
 		value any
-		says  string
+		says  string // "" for what the library takes
 	}{
-		"NUL":                {"version", "1\x00", "NUL"},
-		"list":               {"normalizer", []any{""}, "not an object"},
-		"list in a sequence": {"normalizer", object{"type": "Sequence", "normalizers": []any{[]any{""}}}, "not an object"},
-		"empty prefix":       {"normalizer", object{"type": "Prepend", "prepend": ""}, "Prepend"},
+		"NUL":                {"version", "1\x00", "version"},
+		"list":               {"normalizer", []any{""}, ""},
+		"list in a sequence": {"normalizer", object{"type": "Sequence", "normalizers": []any{[]any{""}}}, ""},
+		"empty prefix":       {"normalizer", object{"type": "Prepend", "prepend": ""}, ""},
 		"replace nothing": {
-			"normalizer", object{"type": "Replace", "pattern": object{"String": ""}, "content": "x"}, "Replace",
+			"normalizer", object{"type": "Replace", "pattern": object{"String": ""}, "content": "x"}, "",
 		},
 		"replace a boundary": {
-			"normalizer", object{"type": "Replace", "pattern": object{"Regex": `\b`}, "content": "x"}, "Replace",
+			"normalizer", object{"type": "Replace", "pattern": object{"Regex": `\b`}, "content": "x"}, "",
 		},
 		"charsmap of zeros": {
 			"normalizer", object{"type": "Precompiled", "precompiled_charsmap": "AAAA"}, "precompiled_charsmap",
 		},
 		"charsmap beyond its end": {
-			"normalizer", object{"type": "Precompiled", "precompiled_charsmap": charsmap(256, 77, "x\x00")}, "of 2 bytes",
+			"normalizer", object{"type": "Precompiled", "precompiled_charsmap": charsmap(256, 77, "x\x00")}, "byte index 77",
 		},
 		"short trie": {
-			"normalizer", object{"type": "Precompiled", "precompiled_charsmap": charsmap(98, 0, "x\x00")}, "98 units",
+			"normalizer", object{"type": "Precompiled", "precompiled_charsmap": charsmap(98, 0, "x\x00")}, "98",
 		},
 		"strip at the end": {
-			"decoder", object{"type": "Strip", "content": " ", "start": 0, "stop": 1}, "stop",
+			"decoder", object{"type": "Strip", "content": " ", "start": 0, "stop": 1}, "",
 		},
-		"deep": {"decoder", deep, "levels"},
+		"deep": {"decoder", deep, "recursion limit"},
 		"special token that is not defined": {"post_processor", object{
 			"type": "TemplateProcessing", "single": []any{object{"SpecialToken": object{"id": "<s>", "type_id": 0}}},
 			"pair": []any{}, "special_tokens": object{},
-		}, "<s>"},
+		}, "template.rs"},
 		"second text": {"post_processor", object{
 			"type": "TemplateProcessing", "single": []any{object{"Sequence": object{"id": "B", "type_id": 0}}},
 			"pair": []any{}, "special_tokens": object{},
-		}, "second"},
+		}, "template.rs"},
 		"id of no vocabulary": {"post_processor", object{
 			"type": "BertProcessing", "sep": []any{"</s>", 2}, "cls": []any{"<s>", 4000},
 		}, "4000"},
-		"merge of no vocabulary": {"model.merges", []any{[]any{"a\x00", "b"}}, "merge 0"},
-		"odd merge":              {"model.merges", []any{"a b c"}, "merge 0"},
-		"long prefix":            {"model.continuing_subword_prefix", "####", "####"},
+		"merge of no vocabulary": {"model.merges", []any{[]any{"a\x00", "b"}}, "out of vocabulary"},
+		"odd merge":              {"model.merges", []any{"a b c"}, "Merges"},
+		"long prefix":            {"model.continuing_subword_prefix", "####", "model.rs"},
 		"random tokens":          {"model.dropout", 0.1, "dropout"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -368,9 +377,16 @@ func TestLoadRefusesWhatAborts(t *testing.T) {
 				t.Fatal(err)
 			}
 			files["tokenizer.json"] = &fstest.MapFile{Data: text}
-			_, err = tokenizer.FromFS(files)
-			if !errors.Is(err, tokenizer.ErrFormat) || !strings.Contains(err.Error(), test.says) {
-				t.Errorf("error %v, want one that says %q", err, test.says)
+			tok, err := tokenizer.FromFS(files)
+			if test.says != "" {
+				if !errors.Is(err, tokenizer.ErrFormat) || !strings.Contains(err.Error(), test.says) {
+					t.Errorf("error %v, want one that says %q", err, test.says)
+				}
+				return
+			}
+			closing(t)(tok, err)
+			if ids, err := tok.Encode(" the dog 1 ", true); err != nil || tok.Decode(ids, false) == "" {
+				t.Errorf("%v, %v", ids, err)
 			}
 		})
 	}
@@ -407,46 +423,18 @@ func TestCharsmap(t *testing.T) {
 	}
 }
 
-// The library takes C strings: text after a NUL must not vanish on the way in, nor all text on the way out.
-func TestNUL(t *testing.T) {
+// NUL is a character like another, and what is not UTF-8 is U+FFFD.
+func TestNULAndBrokenText(t *testing.T) {
 	for _, name := range []string{"gpt2", "llama", "chatml", "llama3"} {
 		tok := load(t, name)
-		got, err := tok.Encode("a\x00b \xff.", false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		want, err := tok.Encode("a\uFFFDb \uFFFD.", false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("%s: %s", name, diff)
-		}
-		nul := int64(-1)
-		var raw struct {
-			Model struct{ Vocab map[string]int64 }
-		}
-		text, err := os.ReadFile(filepath.Join("testdata", name, "tokenizer.json"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := json.Unmarshal(text, &raw); err != nil {
-			t.Fatal(err)
-		}
-		for _, token := range []string{"Ā", "<0x00>"} {
-			if id, ok := raw.Model.Vocab[token]; ok {
-				nul = id
+		for text, want := range map[string]string{"a\x00b.": "a\x00b.", "\x00": "\x00", "a \xff.": "a \uFFFD.", "\xc3": "\uFFFD"} {
+			ids, err := tok.Encode(text, false)
+			if err != nil {
+				t.Fatal(err)
 			}
-		}
-		if nul < 0 {
-			t.Fatalf("%s has no NUL", name)
-		}
-		a, err := tok.Encode("dog", false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := tok.Decode(slices.Concat(a, []int64{nul}, a), false); strings.ReplaceAll(got, " ", "") != "dog\uFFFDdog" {
-			t.Errorf("%s: decoded %q", name, got)
+			if got := tok.Decode(ids, false); got != want {
+				t.Errorf("%s: %q became %q, want %q", name, text, got, want)
+			}
 		}
 	}
 }
@@ -615,23 +603,60 @@ func TestFit(t *testing.T) {
 	}
 }
 
+// A template may come from anybody: it gets an error within bounded time and memory.
 func TestHostileTemplates(t *testing.T) {
+	nested := func(begin, end string, n int) string { return strings.Repeat(begin, n) + "1" + strings.Repeat(end, n) }
+	grow := func(what string) string {
+		return "{% set ns = namespace(x='a', l=[1]) %}{% for i in range(99999) %}" + what + "{% endfor %}{{ ns.x }}{{ ns.l }}"
+	}
 	for name, test := range map[string]struct{ template, says string }{
-		"unclosed tag":       {"a\n{{ 'b", "line 2"},
-		"unclosed comment":   {"{# a", "comment"},
-		"unknown block":      {"{% include '/etc/passwd' %}", "include"},
-		"raised":             {"{{ raise_exception('no such role') }}", "no such role"},
-		"endless macro":      {"{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "nested calls"},
-		"endless range":      {"{% for i in range(10 ** 9) %}{{ i }}{% endfor %}", "range"},
-		"deep brackets":      {"{{ " + strings.Repeat("(", 1000) + "1" + strings.Repeat(")", 1000) + "}}", "nested"},
-		"many conditionals":  {"{{ " + strings.Repeat("1 if 0 else ", 200) + "1 }}", "conditionals"},
-		"half a conditional": {"{{ (1 if) }}{{ [if] }}{{ ('a' if 1 else) }}", ""},
-		"long source":        {strings.Repeat("a", 1<<18), "limit"},
-		"much output":        {"{% for i in range(90000) %}{{ 'a' * 1000 }}{% endfor %}", "output"},
-		"attribute of none":  {"{{ tools.a.b }}", ""},
-		"call of a text":     {"{{ 'a'() }}", ""},
-		"unfinished raw":     {"{% raw %} {{ a", "raw"},
-		"unsupported tojson": {"{{ messages | tojson(sort_keys=true) }}", "sort_keys"},
+		"unclosed tag":         {"a\n{{ 'b", "line 2"},
+		"unclosed comment":     {"{# a", "comment"},
+		"unfinished raw":       {"{% raw %} {{ a", "raw"},
+		"unknown block":        {"{% include '/etc/passwd' %}", "include"},
+		"half a conditional":   {"{{ (1 if) }}{{ [if] }}{{ ('a' if 1 else) }}", "line 1"},
+		"raised":               {"{{ raise_exception('no such role') }}", "no such role"},
+		"raised in a macro":    {"{% macro a() %}{{ raise_exception('no such role') }}{% endmacro %}{{ a() }}", "no such role"},
+		"attribute of none":    {"{{ tools.a.b }}", "undefined"},
+		"call of a text":       {"{{ 'a'() }}", ""},
+		"order of text":        {"{{ messages[0].role < 1 }}", "string and number"},
+		"loop over none":       {"{% for t in tools %}{% endfor %}", "none"},
+		"change of a list":     {"{% do messages.append(1) %}", "append"},
+		"endless macro":        {"{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "recursion"},
+		"macro of macros":      {"{% macro a(n) %}{{ a(n) ~ a(n) }}{% endmacro %}{{ a(1) }}", "recursion"},
+		"endless loop":         {"{% for x in [[1]] recursive %}{{ loop([[1]]) }}{% endfor %}", "recursion"},
+		"endless range":        {"{% for i in range(10 ** 9) %}{{ i }}{% endfor %}", "range"},
+		"loops in loops":       {nested("{% for i in range(99999) %}", "{% endfor %}", 3), "steps"},
+		"long text":            {"{{ 'a' * 10 ** 11 }}", "steps"},
+		"text of texts":        {"{{ ('a' * 10 ** 7) * 100 }}", "steps"},
+		"long list":            {"{{ (messages * 10 ** 8) | length }}", "steps"},
+		"long tuple":           {"{{ (1,) * 10 ** 8 }}", "steps"},
+		"text doubled":         {grow("{% set ns.x = ns.x ~ ns.x %}"), "steps"},
+		"text doubled by +":    {grow("{% set ns.x = ns.x + ns.x %}"), "steps"},
+		"list doubled":         {grow("{% set ns.l = ns.l + ns.l %}"), "steps"},
+		"list nested":          {grow("{% set ns.l = [ns.l] %}"), "levels"},
+		"list nested twice":    {grow("{% set ns.l = [ns.l, ns.l] %}"), "steps"},
+		"filters nested":       {grow("{% set ns.l = ns.l | map('string') | list | chain(ns.l) %}"), "steps"},
+		"itself":               {grow("{% set ns.l = ns %}"), "namespace"},
+		"replaced":             {"{{ ('a' * 10 ** 6).replace('a', 'b' * 10 ** 6) }}", "steps"},
+		"joined":               {"{{ ('x' * 10 ** 6).join('a' * 10 ** 6) }}", "steps"},
+		"split":                {"{{ ('a ' * 10 ** 8).split() | length }}", "steps"},
+		"indented":             {"{{ ('a\n' * 10 ** 6) | indent(10 ** 9) }}", "steps"},
+		"padded":               {"{{ 'x'.ljust(10 ** 11) }}", "limit"},
+		"centred":              {"{{ 'x' | center(10 ** 11) }}", "limit"},
+		"wide number":          {"{{ '%1000000000d' % 1 }}", "width"},
+		"wide format":          {"{{ '{:1000000000}'.format(1) }}", "width"},
+		"batch":                {"{{ [1] | batch(10 ** 9, 'x') | list | length }}", ""},
+		"JSON of separators":   {"{{ ([1] * 10 ** 5) | tojson(separators=('x' * 10 ** 6, ':')) }}", "steps"},
+		"a great number":       {"{{ 10 ** 10 ** 10 }}", "unable"},
+		"much output":          {"{% for i in range(90000) %}{{ 'a' * 1000 }}{% endfor %}", "output"},
+		"long source":          {strings.Repeat("a", 1<<18), "limit"},
+		"deep brackets":        {"{{ " + nested("(", ")", 1000) + "}}", ""},
+		"deeper brackets":      {"{{ " + nested("[", "]", 30000) + "}}", "one tag"},
+		"many signs":           {"{{ " + nested("-", "", 60000) + "}}", "one tag"},
+		"many attributes":      {"{{ a" + strings.Repeat(".b", 50000) + "}}", "one tag"},
+		"many filters":         {"{{ a" + strings.Repeat("|upper", 15000) + "}}", "one tag"},
+		"blocks within blocks": {nested("{% if 1 %}", "{% endif %}", 5000), ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			files := folder(t, "chatml")
@@ -645,6 +670,21 @@ func TestHostileTemplates(t *testing.T) {
 				t.Errorf("the error has %d bytes", len(err.Error()))
 			}
 		})
+	}
+}
+
+func TestTemplatesByName(t *testing.T) {
+	for name, config := range map[string]string{
+		"list":   `{"eos_token":"</s>","chat_template":[{"name":"tool_use","template":"no"},{"name":"default","template":"yes"}]}`,
+		"object": `{"eos_token":"</s>","chat_template":{"tool_use":"no","default":"yes"},"model_max_length":Infinity}`,
+		"text":   `{"eos_token":"</s>","chat_template":"yes","x":[NaN, -Infinity, "NaN \" Infinity"]}`,
+	} {
+		files := folder(t, "llama")
+		files["tokenizer_config.json"] = &fstest.MapFile{Data: []byte(config)}
+		tok := closing(t)(tokenizer.FromFS(files))
+		if text, err := tok.Render(nil, true); text != "yes" || err != nil {
+			t.Errorf("%s: %q, %v", name, text, err)
+		}
 	}
 }
 

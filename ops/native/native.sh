@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fetches and builds what ldalign needs below Go: libtorch 2.1.0, the link stubs for gotch, and the tokenizers library.
+# Fetches and builds what ldalign needs below Go: libtorch 2.1.0, the link stubs for gotch, and the tokenizer library.
 #
 #   ops/native/native.sh                 CPU (the default)
 #   ops/native/native.sh --cuda          also unpack libtorch's CUDA libraries and compile what needs CUDA's headers, for `make cuda`
@@ -31,7 +31,6 @@ done
 
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore # no notices
 torch_version=2.1.0
-tokenizers_module=github.com/daulet/tokenizers
 
 say() { printf 'native: %s\n' "$*" >&2; }
 die() { printf 'native: %s\n' "$*" >&2; exit 1; }
@@ -43,7 +42,7 @@ need go "Go 1.26 or newer (https://go.dev/dl, or Debian's golang)"
 need g++ "a C++17 compiler (Debian: apt-get install g++)"
 need ar "binutils (Debian: apt-get install binutils)"
 need python3 "Python 3 with pip (Debian: apt-get install python3 python3-pip)"
-need cargo "Rust's cargo (https://rustup.rs, or Debian's cargo)"
+need cargo "Rust's cargo 1.85 or newer (https://rustup.rs, or Debian 13's cargo)"
 need sha256sum "coreutils (Debian: apt-get install coreutils)"
 if command -v python3 >/dev/null 2>&1 && ! python3 -m pip --version >/dev/null 2>&1; then
 	missing+=("pip: Python's package installer (Debian: apt-get install python3-pip)")
@@ -206,26 +205,34 @@ if [ ! -f "$stubs/complete" ]; then
 	touch "$stubs/complete"
 fi
 
-# --- tokenizers -----------------------------------------------------------------------------------------------------
-cd "$root"
-version=$(go list -m -f '{{.Version}}' $tokenizers_module)
-tokenizers=$native/tokenizers-$version
-if [ ! -f "$tokenizers/libtokenizers.a" ]; then
-	say "building Hugging Face's tokenizers ($version) by cargo: about two and a half minutes, once"
-	go mod download $tokenizers_module
-	module=$(go list -m -f '{{.Dir}}' $tokenizers_module)
-	mkdir -p "$tokenizers"
-	cargo build --release --locked --quiet --manifest-path "$module/Cargo.toml" --target-dir "$native/cargo" ||
-		die "cargo could not build $tokenizers_module; the message above says why"
-	cp "$native/cargo/release/libtokenizers.a" "$tokenizers/libtokenizers.a.tmp"
-	mv "$tokenizers/libtokenizers.a.tmp" "$tokenizers/libtokenizers.a"
-	rm -rf "$native/cargo"
+# --- tokenizer library ----------------------------------------------------------------------------------------------
+# models/tokenizer/bridge, with Hugging Face's tokenizers and minijinja from crates.io as its Cargo.lock pins them. The folder
+# cargo/ stays: a change of the crate then takes seconds.
+libraries=$native/lib
+bridge=$root/models/tokenizer/bridge
+sources=$(cd "$bridge" && find Cargo.toml Cargo.lock src -type f | LC_ALL=C sort | xargs sha256sum | sha256sum | cut -d' ' -f1)
+if [ "$(cat "$libraries/tokenizer.sources" 2>/dev/null)" != "$sources" ]; then
+	if [ -d "$native/cargo" ]; then
+		say "building models/tokenizer/bridge again, as it has changed"
+	else
+		say "building models/tokenizer/bridge by cargo: about two and a half minutes, once"
+	fi
+	cargo build --release --locked --quiet --manifest-path "$bridge/Cargo.toml" --target-dir "$native/cargo" ||
+		die "cargo could not build $bridge; the message above says why"
+	mkdir -p "$libraries"
+	rm -f "$libraries/tokenizer.sources"
+	cp "$native/cargo/release/libldalign_tokenizer.a" "$libraries/libldalign_tokenizer.a.tmp"
+	mv "$libraries/libldalign_tokenizer.a.tmp" "$libraries/libldalign_tokenizer.a"
+	echo "$sources" >"$libraries/tokenizer.sources"
+	# Go does not see that a library has changed: what was linked with the old one and what was tested with it goes.
+	rm -f "$root/bin/ldalign" "$root/bin/ldalign-cuda"
+	go clean -testcache
 fi
 
 # --- flags ----------------------------------------------------------------------------------------------------------
 # These must stay the same from build to build: Go compiles libtch (3 to 4 minutes) again whenever they change.
 cxxflags="-O2 -I$libtorch/include -I$libtorch/include/torch/csrc/api/include -D_GLIBCXX_USE_CXX11_ABI=$cxx11"
-ldflags="-Wl,--as-needed -L$stubs -L$tokenizers -L$libtorch/lib -Wl,-rpath,$libtorch/lib"
+ldflags="-Wl,--as-needed -L$stubs -L$libraries -L$libtorch/lib -Wl,-rpath,$libtorch/lib"
 # The CUDA build differs in its last link only, which has one object more. It names the libraries by path, for the stubs would satisfy -ltorch_cuda,
 # and leaves CUDA, cuDNN and NCCL to the loader, which finds them by the run path within libtorch_cuda.so.
 cuda_link="$cuda_object -Wl,--allow-shlib-undefined -Wl,--no-as-needed $libtorch/lib/libtorch_cuda.so $libtorch/lib/libc10_cuda.so"

@@ -39,7 +39,7 @@ CORPUS = [
 TEXTS = [
     "", " ", "Hello, world!", "  two  spaces  ", "The dog's 1999 cats\n\nand 12345 mice.\n", "日本語と中文 text", "😀 family 👨‍👩‍👧 flags 🇩🇪", "é é ﬁ",
     "tab\there\r\nand \u00a0 nbsp", "<s>special</s> in the <|im_end|> text<|eot_id|><|endoftext|>", "\n", "a" * 50, "\u200bzero\ufeffwidth", "ЭТО текст",
-    "code: {'a': [1, 2]} # 100%", "\u0001control\u007f",
+    "code: {'a': [1, 2]} # 100%", "\u0001control\u007f", "NUL \u0000 inside",
 ]
 
 CHATS = [

@@ -229,6 +229,36 @@ CORNERS = {
     "defined_or": "{{ x | default('d') }}{{ '' | default('e', true) }}{{ (undefined_name or 'f') }}",
     "replace_filter": "{{ messages[0].content | replace('\\n', ' ') | trim | lower }}",
     "strftime": "{{ strftime_now('%Y-%m-%d %d %b %B %y %H:%M:%S %A %a %j %p %I %%') }}",
+    "printed": "{{ none }}|{{ [none, true, 1.5, 'a', \"it's\"] }}|{{ {'a': none, 'b': (1,)} }}|{{ () }}|{{ 'a' ~ none ~ 1.0 }}|{{ none | string }}",
+    "percent": "{{ '%s: %s' % (messages[0].role, 'x') }}|{{ '%5.2f|%-5s|%05d|%x' % (3.14159, 'ab', 42, 255) }}|{{ '%(a)s %%' % {'a': 1} }}|{{ 'é%s' % none }}",
+    "format": "{{ '{} {}'.format('a', 1) }}|{{ '{1}{0}'.format('a', 'b') }}|{{ '{a:>5}|{b:.2f}|{c:,}'.format(a='x', b=3.14159, c=1234567) }}|{{ '%s-%s' | format('a', 'b') }}",
+    "star_arguments": "{% macro m(a, b='d') %}{{ a }}{{ b }}{% endmacro %}{{ m(*['x', 'y']) }}{{ m(**{'a': 1}) }}{{ m(*['x'], **{'b': 2}) }}",
+    "sequences": "{{ 'a' is sequence }}{{ {} is sequence }}{{ messages[1:] is sequence }}{{ 1 is sequence }}{{ tools is iterable }}{{ 'a' is iterable }}{{ (1,) is sequence }}",
+    "pairs": "{% for k, v in {'b': 1, 'a': 2} | dictsort %}{{ k }}={{ v }};{% endfor %}{% for k, v in {'z': 1, 'y': 2} | items %}{{ k }}{{ v }}{% endfor %}"
+             "{% set a, b = 1, 2 %}{{ a }}{{ b }}{% for a, b in [(1, 2), (3, 4)] %}{{ a + b }}{% endfor %}{{ {'a': 1} | items | list }}",
+    "tuples_of_text": "{{ 'abc'.endswith(('x', 'c')) }}{{ 'abc'.startswith(('x', 'y')) }}{{ 'abc'.startswith('b', 1) }}{{ 'abcabc'.find('b', 2) }}{{ 'aaa'.count('a', 1) }}",
+    "python_numbers": "{{ -7 // 2 }} {{ 7 // -2 }} {{ -7 % 3 }} {{ 7 % -3 }} {{ 7.5 % 2 }} {{ 2 ** 10 }} {{ 2 ** -1 }} {{ 4 / 2 }} {{ 10 ** 20 }} {{ 0.1 + 0.2 }} {{ true + 1 }} {{ 1_000 }}",
+    "undefined": "{{ x | length }}{{ x | trim }}{{ x ~ 'a' }}{{ x | list }}{{ x == none }}{{ x in [1] }}{{ 1 in x }}{{ x is none }}{% for a in x %}{% else %}e{% endfor %}"
+                 "{{ messages[99] is defined }}{{ messages[99] }}{{ messages[0].get('foo') }}{{ messages[0].get('foo', 'd') }}{{ none[1:] }}",
+    "side_by_side": "{{ 'a' 'b' }}{{ 1 < 2 < 3 }}{{ 3 > 2 > 2 }}{{ [1, 2,] }}{{ {'a': 1,} }}{{ (1, 'a',) }}{{ '\\x41\\u00e9\\d\\101' }}{{ not 1 in [1] }}{{ -2 ** 2 }}",
+    "more_methods": "{{ 'a,b,c'.split(sep=',', maxsplit=1) }}{{ ' a  b c '.split(none, 1) }}{{ ' a b  c '.rsplit(none, 1) }}{{ ''.split() }}{{ ''.split(',') }}"
+                    "{{ 'a,b'.partition(',') }}{{ 'a,b'.rpartition(';') }}{{ 'a\\nb\\r\\nc\\n'.splitlines() }}{{ 'a\\nb\\n'.splitlines(keepends=true) }}{{ 'abc'.swapcase() }}"
+                    "{{ 'Straße'.casefold() }}{{ '-5'.zfill(3) }}{{ 'a'.ljust(3) }}|{{ 'a'.rjust(3, '-') }}{{ 'ab'.center(5, '*') }}{{ 'Ab'.istitle() }}{{ \"they're\".title() }}"
+                    "{{ 'abc'.index('b') }}{{ [1, 2].index(2) }}{{ [1, 2, 1].count(1) }}{{ '-'.join('abc') }}{{ {'a': 1}.copy() }}",
+    "more_filters": "{{ 'x' | int }}{{ '3.7' | int }}{{ 'x' | int(5) }}{{ '0x1f' | int(base=16) }}{{ 'x' | float }}{{ 2.5 | round }}{{ 2.567 | round(2) }}{{ 'x' | center(6) }}"
+                    "{{ [{'a': 2}, {'a': 1}] | sort(attribute='a') }}{{ ['b', 'A'] | sort }}{{ ['a', 'A'] | unique | list }}{{ [{'a': 1}] | map(attribute='b', default='z') | list }}"
+                    "{{ [1, 2, 3] | batch(2, 'x') | list }}{{ [1, 2, 3, 4, 5] | slice(2) | list }}{{ [0, 1, ''] | select | list }}{{ [[1], [2]] | sum(start=[]) }}"
+                    "{{ messages | groupby('role') | map('first') | list }}{{ '<a>b</a>' | striptags }}{{ 'a\\n\\nb' | indent(2, true) }}{{ 'xax' | trim('x') }}",
+    "tojson_options": "{{ {'b': [1, 2], 'a': {}, 'c': []} | tojson(sort_keys=true, indent=2) }}{{ 'é😀\\u2028' | tojson }}{{ 'é😀' | tojson(ensure_ascii=true) }}"
+                      "{{ {'a': [1, 2]} | tojson(separators=(',', ':')) }}{{ (1, none, 1.0) | tojson }}{{ {1: 2, none: 3, true: 4} | tojson }}",
+    "strftime_plain": "{{ strftime_now('%-d %B %Y %-m %-H %-I %-j %e|%k|%l|%c|%x|%X|%U|%W|%w|%u|%V|%G') }}",
+    "mark_scope": "{% set q = 0 %}{%- generation -%} a{% set q = 1 %}{{ q }} {%- endgeneration -%} {{ q }}{# {% generation %} #}{% raw %}{% generation %}{% endraw %}",
+    "macro_scope": "{% set x = 1 %}{% macro m() %}{{ x }}{% endmacro %}{% set x = 2 %}{{ m() }}{% macro r(n) %}{{ n }}{% if n > 0 %}{{ r(n - 1) }}{% endif %}{% endmacro %}{{ r(3) }}"
+                   "{% macro c() %}{{ caller(1) }}{% endmacro %}{% call(x) c() %}<{{ x }}>{% endcall %}{% filter upper %}{{ m() }}a{% endfilter %}",
+    "nested_loops": "{% for a in [1, [2, [3]]] recursive %}{{ loop(a) if a is iterable else a }}{% endfor %}{% for a in 'ab' %}{{ loop.cycle('x', 'y') }}{{ loop.changed(a) }}{% endfor %}"
+                    "{% for i in range(2) %}{% for j in range(5, 0, -2) if j < 5 %}{{ i }}{{ j }}{{ loop.length }}{% if j == 3 %}{% break %}{% endif %}{% endfor %}{% endfor %}",
+    "kept": "{% set ns = namespace(l=[], n=0, d={}) %}{% for m in messages %}{% set ns.l = ns.l + [m.role] %}{% set ns.n = ns.n + loop.index %}{% set ns.d = dict(ns.d, **{m.role: m.content}) %}"
+            "{% endfor %}{{ ns.l }}{{ ns.n }}{{ ns.d.keys() | list }}{{ ns.l[-1] }}{{ ns.l[::-1] }}{{ ns.l is sequence }}{% set ns.l = ns.l | map('upper') %}{{ ns.l | list }}",
 }
 
 TEMPLATES = {
