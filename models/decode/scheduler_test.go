@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -247,49 +248,59 @@ func TestFeedGoesOnBehindABadRequest(t *testing.T) {
 	}
 }
 
-// The tokens of all rows are noted as they are sampled, so that a test can say what happened between two steps.
+// A row whose context ends, and one that waits, end before the next step, and the slot has its next row in that step: tokens are
+// noted as they are sampled, by row.
 func TestCancellingFreesTheSlotAtTheNextStep(t *testing.T) {
 	m := pack(t, small(t, newEngine(t, 1), architecture.Llama))
-	s := open(t, decode.Options{Slots: 1, Length: 60}, decode.Weights{Model: m, Digest: "d"})
-	var order []string // of tokens; on the scheduler's goroutine alone until all results are there
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	request := func(name string, f func(n int)) decode.Request {
+	s := open(t, decode.Options{Slots: 2, Length: 60}, decode.Weights{Model: m, Digest: "d"})
+	var order []string // on the scheduler's goroutine alone until all results are there
+	request := func(name string, most int, onToken func(n int)) decode.Request {
 		n := 0
-		return decode.Request{IDs: []int64{1, 2}, MaxNew: 50, Sampling: greedy, OnToken: func(decode.Token) bool {
+		return decode.Request{IDs: []int64{1, 2}, MaxNew: most, Sampling: greedy, OnToken: func(decode.Token) bool {
 			order = append(order, name)
 			n++
-			f(n)
+			onToken(n)
 			return false
 		}}
 	}
-	queued, cancelQueued := context.WithCancel(t.Context())
-	a, err := s.Submit(ctx, request("a", func(n int) {
-		if n == 3 {
-			cancelQueued() // it waits for the only slot
-			cancel()
+	running, cancelRunning := context.WithCancel(t.Context())
+	defer cancelRunning()
+	waiting, cancelWaiting := context.WithCancel(t.Context())
+	defer cancelWaiting()
+	began, submitted := make(chan struct{}), make(chan struct{})
+	a, err := s.Submit(running, request("a", 50, func(n int) {
+		switch n {
+		case 1:
+			close(began)
+			<-submitted
+		case 3:
+			cancelWaiting()
+			cancelRunning()
 		}
 	}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := s.Submit(queued, request("b", func(int) {}))
+	<-began
+	neighbour := submit(t, s, request("n", 5, func(int) {}))
+	b, err := s.Submit(waiting, request("b", 50, func(int) {}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	third := request("c", func(int) {})
-	third.MaxNew = 2
-	c := submit(t, s, third)
+	c := submit(t, s, request("c", 2, func(int) {}))
+	close(submitted)
 	for name, reply := range map[string]*decode.Reply{"a": a, "b": b} {
 		if r := reply.Result(); r.Reason != decode.Cancelled || !errors.Is(r.Err, context.Canceled) || r.Digest != "d" {
 			t.Errorf("%s: %+v, want it cancelled", name, r)
 		}
 	}
-	if r := c.Result(); r.Reason != decode.Length || r.Err != nil {
-		t.Errorf("c: %+v", r)
+	for name, reply := range map[string]*decode.Reply{"the neighbour": neighbour, "c": c} {
+		if r := reply.Result(); r.Reason != decode.Length || r.Err != nil {
+			t.Errorf("%s: %+v", name, r)
+		}
 	}
-	if want := []string{"a", "a", "a", "c", "c"}; !slices.Equal(order, want) {
-		t.Errorf("tokens of %v, want %v: the slot was not freed at the next step", order, want)
+	if got, want := strings.Join(order, ""), "a"+"an"+"an"+"nc"+"cn"+"n"; got != want {
+		t.Errorf("tokens of %s, want %s: the slot was not given to c at the step after a was cancelled", got, want)
 	}
 	if n := len(a.Result().IDs); n != 3 {
 		t.Errorf("the cancelled response has %d tokens, want the 3 that it had", n)
