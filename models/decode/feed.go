@@ -29,7 +29,7 @@ type source struct {
 //
 // Feed returns when the source has no more requests and all have ended. When ctx ends, or next or done returns an error, it
 // returns that error between two steps; requests that have not ended are lost then, and come out the same when they are
-// asked for again. Both functions are called on the scheduler's goroutine, as Request.OnToken is.
+// asked for again. Both functions are called on the scheduler's goroutine, as Request.OnToken is. A panic of theirs is an error.
 func (s *Scheduler) Feed(
 	ctx context.Context, next func() (Request, bool, error), done func(i int, r Result) error,
 ) error {
@@ -61,9 +61,12 @@ func (s *Scheduler) Feed(
 // take asks for the next row; nil says that there is none.
 func (f *source) take() *row {
 	for !f.exhausted && f.err == nil {
-		request, ok, err := f.next()
-		if f.exhausted = !ok; err != nil || !ok {
+		var request Request
+		var ok bool
+		if err := guard("next", func() { request, ok, f.err = f.next() }); err != nil {
 			f.err = err
+		}
+		if f.exhausted = !ok; f.err != nil || !ok {
 			break
 		}
 		i := f.taken
@@ -85,8 +88,11 @@ func (f *source) take() *row {
 
 // deliver tells the source of a result, unless the source itself has come to an end.
 func (f *source) deliver(i int, result Result) {
-	if f.err == nil && result.Reason != Cancelled {
-		f.err = f.done(i, result)
+	if f.err != nil || result.Reason == Cancelled {
+		return
+	}
+	if err := guard("done", func() { f.err = f.done(i, result) }); err != nil {
+		f.err = err
 	}
 }
 

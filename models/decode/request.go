@@ -26,7 +26,7 @@ type Request struct {
 	Top int
 	// OnToken, if not nil, is told each token as it is sampled; true ends the response there. It is called on the
 	// scheduler's goroutine, between two steps, so it must be quick; it may call Submit, but must not wait for a
-	// result or use the engine.
+	// result or use the engine. A panic ends the response with an error.
 	OnToken func(Token) (stop bool)
 }
 

@@ -2,6 +2,7 @@ package decode
 
 import (
 	"fmt"
+	"runtime/debug"
 	"slices"
 
 	"github.com/ldalign/ldalign/models"
@@ -52,7 +53,12 @@ func (r *row) take(d tensor.Drawn) (reason string, err error) {
 	if r.onToken != nil {
 		r.onToken(t)
 	}
-	halt := r.request.OnToken != nil && r.request.OnToken(t)
+	halt := false
+	if r.request.OnToken != nil {
+		if err := guard("OnToken", func() { halt = r.request.OnToken(t) }); err != nil {
+			return Failed, err
+		}
+	}
 	switch {
 	case halt || slices.Contains(r.request.Stop, t.ID):
 		return Stop, nil
@@ -66,4 +72,16 @@ func (r *row) take(d tensor.Drawn) (reason string, err error) {
 func (r *row) end(reason string, err error) {
 	r.result.Reason, r.result.Err, r.result.Digest = reason, err, r.weights.Digest
 	r.onEnd(r.result)
+}
+
+// guard calls a function of the scheduler's user, and makes an error of its panic: on the scheduler's goroutine the user could
+// not recover it.
+func guard(name string, f func()) (err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			err = fmt.Errorf("decode: panic in %s: %v\n%s", name, cause, debug.Stack())
+		}
+	}()
+	f()
+	return nil
 }

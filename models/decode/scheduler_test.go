@@ -611,6 +611,33 @@ func TestServingGoesFirst(t *testing.T) {
 	}
 }
 
+// A panic in a function of the user's is an error of the request, or of the source: the scheduler goes on.
+func TestPanicsAreErrors(t *testing.T) {
+	m := pack(t, small(t, newEngine(t, 1), architecture.Llama))
+	s := open(t, decode.Options{Slots: 2, Length: 40}, decode.Weights{Model: m})
+	ok := decode.Request{IDs: []int64{1}, MaxNew: 3, Sampling: greedy}
+	bad := ok
+	bad.OnToken = func(decode.Token) bool { panic("of a token") }
+	replies := []*decode.Reply{submit(t, s, ok), submit(t, s, bad), submit(t, s, ok)}
+	for i, reply := range replies {
+		got := reply.Result()
+		if wrong := i == 1; wrong != (got.Reason == decode.Failed && strings.Contains(got.Err.Error(), "of a token")) {
+			t.Errorf("request %d: %+v", i, got)
+		}
+	}
+	for _, where := range []string{"next", "done"} {
+		err := s.Feed(t.Context(), func() (decode.Request, bool, error) {
+			if where == "next" {
+				panic("of next")
+			}
+			return ok, true, nil
+		}, func(int, decode.Result) error { panic("of done") })
+		if err == nil || !strings.Contains(err.Error(), "of "+where) || !strings.Contains(err.Error(), "scheduler_test.go") {
+			t.Errorf("Feed returned %v, want the panic of %s and its stack", err, where)
+		}
+	}
+}
+
 // The log-probabilities of the most probable tokens are the model's own.
 func TestTopLogProbs(t *testing.T) {
 	m := pack(t, small(t, newEngine(t, 1), architecture.Llama))
