@@ -85,12 +85,12 @@ func (c *Conn) Find(ctx context.Context, kind schemas.Kind, run, id string) (Rec
 
 // Line is a message as `ldalign tail` shows it.
 type Line struct {
-	Stream  string
-	Subject string
-	Seq     uint64
-	Time    time.Time
+	Stream  string    `json:"stream"`
+	Subject string    `json:"subject"`
+	Seq     uint64    `json:"seq"`
+	Time    time.Time `json:"time"`
 	// JSON is the message as compact protojson, or {"error", "bytes"} when it cannot be decoded.
-	JSON []byte
+	JSON json.RawMessage `json:"message"`
 }
 
 // Tail calls f with every message on the subjects that match: a kind's name ("scored") or any NATS wildcard
@@ -167,7 +167,7 @@ func narrow(pattern string, kind schemas.Kind) (string, bool) {
 }
 
 func lineOf(e Entry) Line {
-	l := Line{Stream: e.Stream, Subject: e.Subject, Seq: e.Seq, Time: e.Time}
+	l := Line{Stream: e.Stream, Subject: e.Subject, Seq: e.Seq, Time: e.Time.UTC()}
 	m, err := e.Open()
 	if err == nil {
 		l.JSON, err = protojson.Marshal(m)

@@ -26,10 +26,10 @@ For each iteration, by pair ids:
 
     prompts = trained + dead + stale + skipped + ready + in flight + lost
 
-trained and skipped by the trainer's record of its batches, the rest by the logs. Found and named are pairs that are lost,
-trained twice or not at all, made by other weights than the iteration's policy, and messages missing in the middle of a
-log; what retention has removed from a log's beginning is told apart. Ends with exit code 1 when anything is found. The
-screen names 20 pairs of each finding, --json all of them. A run may go on meanwhile.`
+The trainer's record of its batches says what is trained and skipped, the logs say the rest. An audit finds and names pairs
+that are lost, trained twice or not at all, or made by other weights than the iteration's policy, and messages missing in the
+middle of a log; what retention has removed is counted separately. The exit code is 1 when anything is found. The screen
+names 20 pairs of each finding, --json all of them. The run may go on meanwhile.`
 }
 
 func (c *auditCommand) Run(ctx context.Context, e *env) error {
@@ -61,123 +61,53 @@ func (c *auditCommand) Run(ctx context.Context, e *env) error {
 
 // printAudit prints the ledger of each iteration, and fails when one does not balance.
 func (e *env) printAudit(run string, balances []ledger.Balance) error {
-	audits := make([]iterationAudit, len(balances))
+	var err error
+	if e.json {
+		err = printJSON(e.stdout, balances)
+	} else {
+		err = printBalances(e.stdout, run, balances)
+	}
 	unbalanced := 0
-	for i, b := range balances {
-		audits[i] = auditOf(b)
+	for _, b := range balances {
 		if !b.Balances() {
 			unbalanced++
 		}
 	}
-	var err error
-	if e.json {
-		err = printJSON(e.stdout, audits)
-	} else {
-		err = printAudits(e.stdout, run, audits)
-	}
 	if err == nil && unbalanced > 0 {
-		err = fmt.Errorf("%d of %d iterations of run %s do not balance", unbalanced, len(audits), run)
+		err = fmt.Errorf("%d of %d iterations of run %s do not balance", unbalanced, len(balances), run)
 	}
 	return err
 }
 
-// iterationAudit is what audit prints of an iteration with --json.
-type iterationAudit struct {
-	iterationStatus
-	Closed bool `json:"closed"`
-	// Recorded tells that trained is by the trainer's record. Of prompts that retention has removed, expired tells the number.
-	Recorded   bool            `json:"recorded"`
-	Trained    int             `json:"trained"`
-	DeadBy     []reasonStatus  `json:"dead_by,omitempty"`
-	Dropped    int             `json:"dropped"`
-	Unnamed    int             `json:"unnamed"`
-	Stale      int             `json:"stale"`
-	Skipped    int             `json:"skipped"`
-	SkippedBy  []reasonStatus  `json:"skipped_by,omitempty"`
-	Ready      int             `json:"ready"`
-	InFlight   int             `json:"in_flight"`
-	Flights    []flightStatus  `json:"flights,omitempty"`
-	Lost       int             `json:"lost"`
-	Expired    int             `json:"expired"`
-	Duplicates int             `json:"duplicates"`
-	Findings   []findingStatus `json:"findings,omitempty"`
-	Balanced   bool            `json:"balanced"`
-}
-
-type reasonStatus struct {
-	Reason string `json:"reason"`
-	Count  int    `json:"count"`
-}
-
-type flightStatus struct {
-	Pair string `json:"pair"`
-	At   string `json:"at"`
-}
-
-type findingStatus struct {
-	Code   string   `json:"code"`
-	Stream string   `json:"stream,omitempty"`
-	Count  int      `json:"count"`
-	Pairs  []string `json:"pairs,omitempty"`
-	Text   string   `json:"text"`
-}
-
-func auditOf(b ledger.Balance) iterationAudit {
-	a := iterationAudit{
-		iterationStatus: iterationStatus{
-			Iteration: b.Iteration, Total: b.Total, Prompts: b.Prompts, Pairs: b.Pairs, Encoded: b.Encoded, Scored: b.Scored,
-			Dead: b.DeadTotal(),
-		},
-		Closed: b.Closed, Recorded: b.Recorded, Trained: b.Trained, DeadBy: reasonsOf(b.Dead), Dropped: b.Dropped,
-		Unnamed: b.Unnamed, Stale: b.Stale, Skipped: b.SkippedTotal(), SkippedBy: reasonsOf(b.Skipped), Ready: b.Ready,
-		InFlight: b.InFlight, Lost: b.Lost, Expired: b.Expired, Duplicates: b.Duplicates, Balanced: b.Balances(),
-	}
-	for _, f := range b.Flights {
-		a.Flights = append(a.Flights, flightStatus{f.PairID, string(f.At)})
-	}
-	for _, f := range b.Findings {
-		a.Findings = append(a.Findings, findingStatus{f.Code, string(f.Stream), f.Count, f.Pairs, f.Text})
-	}
-	return a
-}
-
-func reasonsOf(counts []ledger.ReasonCount) []reasonStatus {
-	var out []reasonStatus
-	for _, c := range counts {
-		out = append(out, reasonStatus{c.Reason, c.Count})
-	}
-	return out
-}
-
-func printAudits(w io.Writer, run string, audits []iterationAudit) error {
+func printBalances(w io.Writer, run string, balances []ledger.Balance) error {
 	var b strings.Builder
-	for _, a := range audits {
+	for _, a := range balances {
 		fmt.Fprintf(&b, "iteration %d: %d prompts, %d pairs, %d encoded, %d scored, %d dead, %d in flight, %d duplicates dropped\n",
-			a.Iteration, a.Prompts, a.Pairs, a.Encoded, a.Scored, a.Dead, a.InFlight, a.Duplicates)
+			a.Iteration, a.Prompts, a.Pairs, a.Encoded, a.Scored, a.DeadTotal(), a.InFlight, a.Duplicates)
 		prompts := fmt.Sprintf("%d prompts", a.Prompts)
 		if a.Expired > 0 {
 			prompts += fmt.Sprintf(" + %d removed by retention", a.Expired)
 		}
 		verdict := "balances"
-		if !a.Balanced {
+		if !a.Balances() {
 			verdict = "DOES NOT BALANCE"
 		}
 		fmt.Fprintf(&b, "  %s = %d trained + %d dead + %d stale + %d skipped + %d ready + %d in flight + %d lost: %s\n",
-			prompts, a.Trained, a.Dead, a.Stale, a.Skipped, a.Ready, a.InFlight, a.Lost, verdict)
+			prompts, a.Trained, a.DeadTotal(), a.Stale, a.SkippedTotal(), a.Ready, a.InFlight, a.Lost, verdict)
 		if a.Trained > 0 && !a.Recorded {
 			fmt.Fprintln(&b, "  its policy has no record of batches: trained is what the log held for the trainer")
 		}
-		for _, r := range a.DeadBy {
+		for _, r := range a.Dead {
 			fmt.Fprintf(&b, "  dead: %d %s (`ldalign deadletters list %s`)\n", r.Count, r.Reason, run)
 		}
 		if a.Unnamed > 0 {
 			fmt.Fprintf(&b, "  beside them: %d dead letters of no pair that was asked for\n", a.Unnamed)
 		}
-		for _, r := range a.SkippedBy {
+		for _, r := range a.Skipped {
 			fmt.Fprintf(&b, "  skipped: %d %s\n", r.Count, r.Reason)
 		}
 		for _, f := range a.Flights {
-			fmt.Fprintf(&b, "  in flight: pair %s, last seen on %s\n", f.Pair, f.At)
+			fmt.Fprintf(&b, "  in flight: pair %s, last seen on %s\n", f.PairID, f.At)
 		}
 		printMore(&b, "in flight", a.InFlight-len(a.Flights))
 		for _, f := range a.Findings {

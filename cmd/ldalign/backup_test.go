@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/ldalign/ldalign/streams/ledger"
 )
 
 // A run that was killed, backed up and restored elsewhere goes on there, ends with the same weights and audits equal; then
@@ -121,8 +123,8 @@ func TestRestoreAs(t *testing.T) {
 	ld(dir, "backup tiny-ld --to "+folder).want(t, 0)
 	ld(dir, "backup tiny-sft --to "+folder+"-sft").want(t, 0)
 	ld(elsewhere, "restore "+folder+"-sft").want(t, 0)
-	counts := func(in, run string) []iterationAudit {
-		audits := lines[iterationAudit](t, ld(in, "audit --json "+run))
+	counts := func(in, run string) []ledger.Balance {
+		audits := lines[ledger.Balance](t, ld(in, "audit --json "+run))
 		for i := range audits {
 			audits[i].Flights = nil // by ids
 		}
@@ -133,7 +135,7 @@ func TestRestoreAs(t *testing.T) {
 		ld(in, "restore "+folder+" --as Copy").want(t, exitUsage, "cannot be a run's name")
 		ld(in, "restore "+folder+" --as tiny-sft").want(t, exitFailed, "is there already")
 		ld(in, "restore "+folder+" --as copy").want(t, 0, "run copy is restored")
-		if diff := cmp.Diff(before, counts(in, "copy"), cmp.AllowUnexported(iterationAudit{})); diff != "" {
+		if diff := cmp.Diff(before, counts(in, "copy")); diff != "" {
 			t.Errorf("the copy's ledger (-original +copy):\n%s", diff)
 		}
 		ld(in, "up "+copied).want(t, 0)

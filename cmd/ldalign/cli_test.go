@@ -15,6 +15,7 @@ import (
 	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/streams/ledger"
 )
 
 // verbs are all commands that do something.
@@ -281,8 +282,8 @@ not json
 	}
 	ldalign(t, "deadletters", "show", "99", "--dir", data).want(t, exitFailed, "not found: dead letter 99")
 	ldalign(t, "deadletters", "list", "own", "--dir", data).want(t, 0, "no dead letters")
-	audits := lines[iterationAudit](t, ldalign(t, "audit", "strict", "--json", "--dir", data))
-	if len(audits) != 1 || audits[0].Trained != 2 || audits[0].Dead != 1 || !audits[0].Recorded || !audits[0].Balanced {
+	audits := lines[ledger.Balance](t, ldalign(t, "audit", "strict", "--json", "--dir", data))
+	if len(audits) != 1 || audits[0].Trained != 2 || audits[0].DeadTotal() != 1 || !audits[0].Recorded || !audits[0].Balances() {
 		t.Errorf("audit: %+v", audits)
 	}
 	ld := func(args string) output { return ldalign(t, append(strings.Fields(args), "--dir", data)...) }
@@ -312,7 +313,7 @@ func TestDroppedLetters(t *testing.T) {
 	ld("deadletters list own").want(t, 0, "too_long (dropped)")
 	ld("deadletters drop --run own --yes").want(t, 0)
 	ld("audit own").want(t, 0, dead, "balances")
-	if a := lines[iterationAudit](t, ld("audit own --json")); a[0].Dropped != len(letters) {
+	if a := lines[ledger.Balance](t, ld("audit own --json")); a[0].Dropped != len(letters) {
 		t.Errorf("audit: %+v", a)
 	}
 	dropped := lines[letterStatus](t, ld("deadletters list own --json"))[0]
@@ -462,8 +463,10 @@ func TestFinishedRun(t *testing.T) {
 	if runs := lines[runStatus](t, ld("runs", "--json")); len(runs) != 2 || runs[0].Run != "tiny-ld" || runs[0].State != "complete" {
 		t.Errorf("runs --json: %+v", runs)
 	}
-	audits := lines[iterationAudit](t, ld("audit", "tiny-ld", "--json"))
-	if len(audits) != 2 || !audits[0].Balanced || audits[0].Scored != 32 || audits[1].Duplicates != 0 {
+	audit := ld("audit", "tiny-ld", "--json")
+	audit.want(t, 0, `"dead":0,"skipped":0,"balanced":true`)
+	audits := lines[ledger.Balance](t, audit)
+	if len(audits) != 2 || !audits[0].Balances() || audits[0].Scored != 32 || audits[1].Duplicates != 0 {
 		t.Errorf("audit --json: %+v", audits)
 	}
 	list := lines[listedCheckpoint](t, ld("checkpoints", "list", "tiny-ld", "--json"))

@@ -378,8 +378,8 @@ func (c cluster) balanced(t *testing.T) {
 	t.Helper()
 	p := start(t, c.command(t, "audit", "apart", "--json"))
 	code := p.wait(t)
-	for i, a := range lines[iterationAudit](t, output{code, p.stdout.String(), p.stderr.String()}) {
-		if int(a.Iteration) != i || !a.Balanced || !a.Closed || a.Total != 96 || a.Scored != 96 || a.Dead != 0 || a.InFlight > 0 {
+	for i, a := range lines[ledger.Balance](t, output{code, p.stdout.String(), p.stderr.String()}) {
+		if int(a.Iteration) != i || !a.Balances() || !a.Closed || a.Total != 96 || a.Scored != 96 || a.DeadTotal() != 0 || a.InFlight > 0 {
 			t.Errorf("iteration %d does not balance: %+v", i, a)
 		}
 	}

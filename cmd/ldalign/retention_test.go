@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/streams/ledger"
 	"github.com/ldalign/ldalign/trainer/retention"
 )
 
@@ -23,7 +24,7 @@ func TestRetention(t *testing.T) {
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(outcome{}, "Pairs")); diff != "" {
 		t.Errorf("not what a run that keeps all gives (-all +this):\n%s", diff)
 	}
-	audits := lines[iterationAudit](t, ld("audit tiny-ld --json"))
+	audits := lines[ledger.Balance](t, ld("audit tiny-ld --json"))
 	if len(audits) != 2 || audits[0].Expired != 32 || audits[0].Trained != 32 || audits[1].Expired != 0 || audits[1].Trained != 32 {
 		t.Errorf("audit: %+v", audits)
 	}
@@ -42,8 +43,8 @@ func TestRetention(t *testing.T) {
 	ld("backup tiny-ld --to "+dir+"/copy").want(t, 0)
 	elsewhere := t.TempDir()
 	ldalign(t, "restore", dir+"/copy", "--dir", elsewhere).want(t, 0)
-	again := lines[iterationAudit](t, ldalign(t, "audit", "tiny-ld", "--json", "--dir", elsewhere))
-	if len(again) != 2 || again[0].Expired != 32 || !again[0].Balanced {
+	again := lines[ledger.Balance](t, ldalign(t, "audit", "tiny-ld", "--json", "--dir", elsewhere))
+	if len(again) != 2 || again[0].Expired != 32 || !again[0].Balances() {
 		t.Errorf("restored: %+v", again)
 	}
 }

@@ -31,7 +31,6 @@ func (c *tailCommand) Run(ctx context.Context, e *env) error {
 }
 
 func (c *tailCommand) run(ctx context.Context, e *env, s *runs.Session) (err error) {
-	n := e.node(s)
 	var since time.Time
 	if c.Since > 0 {
 		since = time.Now().Add(-c.Since)
@@ -41,15 +40,8 @@ func (c *tailCommand) run(ctx context.Context, e *env, s *runs.Session) (err err
 	defer e.interrupts.take(stop)() // Ctrl-C is how one leaves a tail: there is nothing to save
 	encode := json.NewEncoder(e.stdout)
 	printed := 0
-	err = n.Streams.Tail(ctx, c.Subject, since, func(line streams.Line) error {
-		err := encode.Encode(struct {
-			Stream  string          `json:"stream"`
-			Subject string          `json:"subject"`
-			Seq     uint64          `json:"seq"`
-			Time    time.Time       `json:"time"`
-			Message json.RawMessage `json:"message"`
-		}{line.Stream, line.Subject, line.Seq, line.Time.UTC(), line.JSON})
-		if err != nil {
+	err = s.Streams.Tail(ctx, c.Subject, since, func(line streams.Line) error {
+		if err := encode.Encode(line); err != nil {
 			return fmt.Errorf("tail: %w", err)
 		}
 		if printed++; c.Count > 0 && printed >= c.Count {

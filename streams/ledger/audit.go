@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -60,66 +61,69 @@ type Skip struct {
 //
 // each counted by unique pair ids. What contradicts that, or should not be, is a Finding.
 type Balance struct {
-	Iteration uint32
+	Iteration uint32 `json:"iteration"`
 	// Closed tells that the iteration asks for no more pairs than Total.
-	Closed bool
-	Total  int
+	Closed bool `json:"closed"`
+	Total  int  `json:"total"`
 	// Prompts, Pairs, Encoded and Scored count the pairs seen on each stream.
-	Prompts, Pairs, Encoded, Scored int
+	Prompts int `json:"prompts"`
+	Pairs   int `json:"pairs"`
+	Encoded int `json:"encoded"`
+	Scored  int `json:"scored"`
 	// Expired counts the pairs whose prompts retention has removed from the log: by age, from its beginning, or the whole
 	// iteration's (Expire).
-	Expired int
+	Expired int `json:"expired"`
 	// Recorded tells that Trained is by the trainer's own record, not by what the log held.
-	Recorded bool
-	Trained  int
+	Recorded bool `json:"recorded"`
+	Trained  int  `json:"trained"`
 	// Dead counts the pairs that ended as dead letters, in the reasons' order. A pair that came through all the same is not
 	// among them, nor is one that was redriven.
-	Dead []ReasonCount
+	Dead []ReasonCount `json:"dead_by,omitempty"`
 	// Dropped is how many of the dead ones somebody has said to be unwanted.
-	Dropped int
+	Dropped int `json:"dropped"`
 	// Stale counts the pairs whose weights were too old to train on.
-	Stale int
+	Stale int `json:"stale"`
 	// Skipped counts the other pairs that the trainer had and did not train on, in the reasons' order.
-	Skipped []ReasonCount
+	Skipped []ReasonCount `json:"skipped_by,omitempty"`
 	// Ready counts the pairs that wait to be trained.
-	Ready int
+	Ready int `json:"ready"`
 	// InFlight is the number of pairs on their way to the trainer; Flights names the first of them by id.
-	InFlight int
-	Flights  []Flight
+	InFlight int      `json:"in_flight"`
+	Flights  []Flight `json:"flights,omitempty"`
 	// Lost counts the pairs that are nowhere although they should be; Findings name them.
-	Lost int
+	Lost int `json:"lost"`
 	// Unnamed counts dead letters that belong to no pair (a checkpoint event, bytes without an id), and pairs that have one and
 	// that no prompt asks for: what another program has put on the streams.
-	Unnamed int
+	Unnamed int `json:"unnamed"`
 	// Duplicates counts messages stored again after the streams had forgotten their ids. Readers drop them.
-	Duplicates int
+	Duplicates int `json:"duplicates"`
 	// Findings are what is wrong, in a fixed order; none when the iteration balances.
-	Findings []Finding
+	Findings []Finding `json:"findings,omitempty"`
 }
 
 // ReasonCount is a number of pairs that have one reason.
 type ReasonCount struct {
-	Reason string
-	Count  int
+	Reason string `json:"reason"`
+	Count  int    `json:"count"`
 }
 
 // Flight is a pair in flight and the last stream that has it.
 type Flight struct {
-	PairID string
-	At     schemas.Kind
+	PairID string       `json:"pair"`
+	At     schemas.Kind `json:"at"`
 }
 
 // Finding is something that an audit found wrong.
 type Finding struct {
 	// Code is one of the Found constants.
-	Code string
+	Code string `json:"code"`
 	// Stream is the kind of the stream that it is about; empty for none.
-	Stream schemas.Kind
-	Count  int
+	Stream schemas.Kind `json:"stream,omitempty"`
+	Count  int          `json:"count"`
 	// Pairs names the first of them by id.
-	Pairs []string
+	Pairs []string `json:"pairs,omitempty"`
 	// Text is a sentence about it without the ids.
-	Text string
+	Text string `json:"text"`
 }
 
 // What an audit finds. The codes are short and stable.
@@ -157,6 +161,17 @@ func (b Balance) SkippedTotal() int { return sum(b.Skipped) }
 func (b Balance) Balances() bool {
 	fates := b.Trained + b.DeadTotal() + b.Stale + b.SkippedTotal() + b.Ready + b.InFlight + b.Lost
 	return len(b.Findings) == 0 && fates == b.Prompts+b.Expired
+}
+
+// MarshalJSON adds what follows from the fields: the totals, and whether the iteration balances.
+func (b Balance) MarshalJSON() ([]byte, error) {
+	type fields Balance // without this method
+	return json.Marshal(struct {
+		fields
+		Dead     int  `json:"dead"`
+		Skipped  int  `json:"skipped"`
+		Balanced bool `json:"balanced"`
+	}{fields(b), b.DeadTotal(), b.SkippedTotal(), b.Balances()})
 }
 
 func sum(counts []ReasonCount) int {
