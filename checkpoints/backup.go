@@ -100,7 +100,7 @@ func copyOnce(path string, size int64, onBytes func(int64), open func() (io.Read
 
 // Restore puts the checkpoints of a backup into the store. Every blob is verified before it is stored; the manifests come
 // last, each as it was but for the cursor of a state, of which place says where it is now. It can be repeated. ErrCorrupt
-// names a file that is not what it was.
+// names a file whose bytes have changed.
 func (r *Repository) Restore(
 	ctx context.Context, run, dir string, place func(stream string, sequence uint64) uint64, onBytes func(int64),
 ) error {

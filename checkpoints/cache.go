@@ -12,19 +12,19 @@ import (
 // inUse is how long a local file is safe from LimitCache after somebody asked for it: until then it is opened.
 const inUse = time.Minute
 
-// LimitCache bounds the files that Local keeps for a store that is no folder: after a download, those that were asked for
-// longest ago go until the rest takes at most that many bytes; 0 is no bound. Processes may share the folder. A file that
-// somebody has open or mapped stays readable to him, one that is needed again is downloaded again. Files of the last
+// LimitCache bounds the files that Local keeps for a store that is no folder: after a download, it removes the least
+// recently used until the rest takes at most that many bytes; 0 is no bound. Processes may share the folder. A file that
+// somebody has open or mapped stays readable, and one that is needed again is downloaded again. Files of the last
 // minute stay whatever they take, so a checkpoint larger than the bound still loads.
 func (r *Repository) LimitCache(bytes int64) { r.cacheBytes = bytes }
 
-// used notes that a local file was asked for.
+// used notes that a local file was asked for now.
 func used(path string) {
 	now := time.Now()
-	_ = os.Chtimes(path, now, now) // at worst it goes too early
+	_ = os.Chtimes(path, now, now) // at worst the file is removed too early
 }
 
-// trim is what LimitCache promises. What cannot be removed stays: it costs room, no more.
+// trim enforces LimitCache. A file that cannot be removed stays and costs space, no more.
 func (r *Repository) trim(ctx context.Context) {
 	if r.cacheBytes <= 0 {
 		return

@@ -49,21 +49,8 @@ func FromBytes(name string, data []byte) Source {
 	}}
 }
 
-// FromPath is a copy of a file on disk.
-func FromPath(name, path string) Source {
-	return Source{Name: name, Write: func(w io.Writer) error {
-		f, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		_, err = io.Copy(w, f)
-		return err
-	}}
-}
-
 // Claim takes the run's newest manifest as the one that this Repository builds upon. A trainer calls it after it has
-// got the lease and before it reads the state to go on from; a manifest that another process adds from then on makes
+// acquired the lease and before it reads the state to go on from. A manifest that another process adds from then on makes
 // Commit fail. Without a Claim the first Commit claims.
 func (r *Repository) Claim(ctx context.Context, run string) error {
 	r.writing.Lock()

@@ -9,16 +9,16 @@ import (
 	"io"
 )
 
-// Machine is what a checkpoint was made on, as far as it may decide the last bit of a result. It is kept beside the
-// manifest and not in it: equal work gives equal manifests, and a checkpoint may be gone on from elsewhere.
+// Machine describes where a checkpoint was made, as far as that may decide the last bit of a result. It is kept beside the
+// manifest and not in it, so that equal work gives equal manifests on every machine.
 type Machine struct {
-	// CPU is the processor's name, empty where the system does not tell it.
+	// CPU is the processor's name, empty where the system does not say.
 	CPU string `json:"cpu"`
 	// Device is where tensors are: cpu or cuda:N.
 	Device string `json:"device"`
 	// Threads of one operation.
 	Threads int `json:"threads"`
-	// Ranks is the number of processes that trained together; 0 in a note that does not tell.
+	// Ranks is the number of processes that trained together; 0 when the note does not say.
 	Ranks int `json:"ranks,omitempty"`
 	// Libtorch is its version.
 	Libtorch string `json:"libtorch"`

@@ -32,7 +32,7 @@ const maxManifest = 4 << 20
 type Kind string
 
 // The kinds. Policy and Guide are results, announced to the other stages; State is a point from which a killed trainer
-// goes on, of use to nobody else.
+// resumes; nobody else reads it.
 const (
 	Policy Kind = "policy"
 	Guide  Kind = "guide"
@@ -71,7 +71,7 @@ type File struct {
 	SHA256 string `json:"sha256"`
 }
 
-// Metric is one small number worth showing next to a checkpoint. It must not be a measurement of time: see package.
+// Metric is one small number worth showing next to a checkpoint. It must not be a measurement of time: see the package comment.
 type Metric struct {
 	Name  string  `json:"name"`
 	Value float64 `json:"value"`
@@ -109,7 +109,8 @@ func (m Manifest) File(name string) (File, bool) {
 	return m.Files[i], true
 }
 
-// CanaryMetric is what the weights of a policy give a fixed text, see models.Model.Canary. Who loads the policy compares.
+// CanaryMetric is the log-probability that a policy gives a fixed text, see models.Model.Canary. A worker that loads the policy
+// compares its own.
 const CanaryMetric = "canary"
 
 // Metric finds a metric by name.

@@ -69,7 +69,7 @@ func (r *Repository) Prune(ctx context.Context, run string, keep int) (freed int
 	return freed, nil
 }
 
-// forget keeps of a superseded state that it is one: what is left of its files others name, and they are pruned in their turn.
+// forget notes that a superseded state is pruned: the files that are left of it are named by others and pruned with those.
 func (r *Repository) forget(key string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -77,7 +77,7 @@ func (r *Repository) forget(key string) {
 	delete(r.manifests, key)
 }
 
-// isPruned tells whether a manifest is a state's of which Prune has nothing left to delete.
+// isPruned tells whether a manifest is that of a state of which Prune has nothing left to delete.
 func (r *Repository) isPruned(key string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -11,10 +11,10 @@ import (
 	"path/filepath"
 )
 
-// RenameBackup makes of the checkpoints in a backup those of a run of another name, in another folder: as that run's trainer
-// would have committed them. Manifests and the records of batches are written anew, for they name the run and its pairs; pair
-// says what a pair is called. Other files are links to those of the backup. It returns the digests of the new manifests by the
-// old ones.
+// RenameBackup copies the checkpoints of a backup to another folder under another name of the run, as that run's trainer would
+// have committed them. It writes manifests and records of batches anew, because they name the run and its pairs; pair gives the
+// new id of a pair. Other files become links to those of the backup. It returns the digests of the new manifests by the old
+// ones.
 func RenameBackup(dir, to, run, as string, pair func(id string) string) (map[string]string, error) {
 	failed := func(err error) error { return fmt.Errorf("checkpoints: rename run %s: %w", run, err) }
 	for _, folder := range []string{"blobs", "details", "expired", "checkpoints"} {
@@ -124,7 +124,7 @@ func renameBatches(dir, to string, f File, pair func(string) string) (File, erro
 	return f, os.WriteFile(path, out.Bytes(), 0o644)
 }
 
-// copyNote takes over the note that retention has removed a checkpoint's weights, if there is one.
+// copyNote copies the note that retention has removed a checkpoint's weights, if there is one.
 func copyNote(dir, to, old, digest string) error {
 	data, err := os.ReadFile(filepath.Join(dir, "expired", old))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -136,7 +136,7 @@ func copyNote(dir, to, old, digest string) error {
 	return os.WriteFile(filepath.Join(to, "expired", digest), data, 0o644) //nolint:gosec // the name is a sha256
 }
 
-// link makes a file stand under another path too.
+// link links a file to another path.
 func link(from, to string) error {
 	from, err := filepath.Abs(from)
 	if err != nil {

@@ -49,7 +49,7 @@ type Repository struct {
 }
 
 // New makes a Repository over a store. Files that must be local and are not (Local on S3) are kept in cacheDir, which
-// may be shared by processes and is made when it is needed. Nothing in it is precious.
+// may be shared by processes and is made when it is needed. It may be deleted at any time.
 func New(store Store, cacheDir string, log zerolog.Logger) *Repository {
 	return &Repository{
 		store:     store,

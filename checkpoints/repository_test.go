@@ -103,10 +103,6 @@ func text(name, data string) checkpoints.Source { return checkpoints.FromBytes(n
 
 func TestCommitIsReadBack(t *testing.T) {
 	both(t, func(t *testing.T, f fixture) {
-		path := filepath.Join(t.TempDir(), "weights")
-		if err := os.WriteFile(path, content(1, 300_000), 0o600); err != nil {
-			t.Fatal(err)
-		}
 		d := checkpoints.Draft{
 			Kind: checkpoints.State, Iteration: 2, Step: 7, Parent: sum([]byte("parent")), SpecDigest: sum([]byte("spec")),
 			Cursor: &checkpoints.Cursor{
@@ -115,7 +111,7 @@ func TestCommitIsReadBack(t *testing.T) {
 			},
 			Metrics: []checkpoints.Metric{{Name: "loss", Value: 0.1}, {Name: "margin", Value: -1e-300}},
 			Files: []checkpoints.Source{
-				checkpoints.FromPath("model.safetensors", path), text("guide/config.json", "{}"),
+				checkpoints.FromBytes("model.safetensors", content(1, 300_000)), text("guide/config.json", "{}"),
 				text("empty", ""),
 			},
 		}

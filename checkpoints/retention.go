@@ -15,10 +15,10 @@ var ErrExpired = errors.New("checkpoints: removed by retention")
 // maxReason bounds the bytes of a note that says why weights were removed.
 const maxReason = 4 << 10
 
-// expiredKey is where a note says why, and that, weights of a manifest were removed.
+// expiredKey is the key of the note that says why the weights of a manifest were removed.
 func expiredKey(run, digest string) string { return "runs/" + run + "/expired/" + digest }
 
-// expires tells which files of a policy retention removes: weights. The others are small, and what an audit or a report asks for.
+// expires tells which files of a policy retention removes: weights. The others are small, and audits and reports read them.
 func expires(f File) bool { return strings.HasSuffix(f.Name, ".safetensors") }
 
 // Expired tells why a checkpoint's weights were removed; ok is false when they were not.
@@ -38,7 +38,7 @@ func (r *Repository) Expired(ctx context.Context, m Manifest) (reason string, ok
 	return strings.TrimSpace(string(data)), true, nil
 }
 
-// Whole is nil, or says that the checkpoint's weights were removed: ErrExpired.
+// Whole returns ErrExpired when the checkpoint's weights were removed, and nil otherwise.
 func (r *Repository) Whole(ctx context.Context, m Manifest) error {
 	reason, expired, err := r.Expired(ctx, m)
 	if err == nil && expired {
@@ -47,7 +47,7 @@ func (r *Repository) Whole(ctx context.Context, m Manifest) error {
 	return err
 }
 
-// explained says of a missing blob of a checkpoint that it was removed, where that is why.
+// explained turns the error of a missing blob into ErrExpired when retention has removed it.
 func (r *Repository) explained(ctx context.Context, m Manifest, err error) error {
 	if !errors.Is(err, ErrCorrupt) {
 		return err
@@ -65,9 +65,9 @@ type Expiry struct {
 	Bytes    int64    `json:"bytes"`
 }
 
-// Expire removes the weights of policies, but for blobs that another checkpoint of the run names. A note with the reason is
-// written before, so that nobody takes what is gone for damage; it can be repeated. With dry it only counts. The caller holds
-// the run's lease, as for Prune.
+// Expire removes the weights of policies, but for blobs that another checkpoint of the run names. It writes a note with the
+// reason first, so that missing weights are not taken for damage, and can be repeated. With dry it only counts. The caller
+// holds the run's lease, as for Prune.
 func (r *Repository) Expire(
 	ctx context.Context, run string, policies []Manifest, reason string, dry bool,
 ) (out Expiry, err error) {

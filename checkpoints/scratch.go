@@ -68,7 +68,7 @@ func (s *scratch) same(dir *os.File) bool {
 	return err == nil && os.SameFile(opened, found)
 }
 
-// sweep removes the temporary files of processes that are gone. What cannot be removed stays: it costs room, no more.
+// sweep removes the temporary files of processes that are gone. A file that cannot be removed stays and costs space, no more.
 func (s *scratch) sweep() {
 	entries, err := os.ReadDir(s.root)
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 	"github.com/ldalign/ldalign/trainer/fit"
 )
 
-// Files of an adapter in a checkpoint: in a policy that which was merged into it, as a folder that PEFT opens; in a
-// state the matrices alone.
+// Files of an adapter in a checkpoint. A policy has the adapter that was merged into it, as a folder that PEFT opens; a state
+// has the matrices alone.
 const (
 	adapterFolder      = "adapter/"
 	adapterConfigFile  = adapterFolder + architecture.AdapterConfigFile
@@ -54,7 +54,7 @@ func (t *Trainer) loadTrained(ctx context.Context, path string) (err error) {
 }
 
 // mergeAdapter merges the model's adapter into its weights and returns the adapter's files; none when it has none. They
-// are held in memory, for the adapter is gone afterwards.
+// are kept in memory, because merging removes the adapter.
 func (t *Trainer) mergeAdapter(ctx context.Context) ([]checkpoints.Source, error) {
 	if _, ok := t.model.Adapter(); !ok {
 		return nil, nil
@@ -75,7 +75,7 @@ func (t *Trainer) mergeAdapter(ctx context.Context) ([]checkpoints.Source, error
 	}, nil
 }
 
-// inherited tells whether a policy takes over a file of the policy that it was made from: not what training made.
+// inherited tells whether a policy takes over a file of the policy that it was made from: all but what training makes.
 func inherited(name string) bool {
 	made := []string{checkpoints.WeightsFile, curves.File, checkpoints.BatchesFile}
 	return !slices.Contains(made, name) && !strings.HasPrefix(name, adapterFolder)

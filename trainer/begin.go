@@ -19,8 +19,8 @@ import (
 	"github.com/ldalign/ldalign/trainer/lineage"
 )
 
-// modelFiles are the files of a Hugging Face folder that travel with a policy beside its weights and configuration: what makes
-// the tokenizer here, and what makes it elsewhere.
+// modelFiles are the files of a Hugging Face folder that a policy keeps beside its weights and configuration: those from which
+// this program, or another one, makes the tokenizer.
 func modelFiles() []string {
 	files := slices.DeleteFunc(tokenizer.Files(), func(name string) bool { return name == "config.json" }) // written anew
 	return append(files, "added_tokens.json")
@@ -53,8 +53,8 @@ func (t *Trainer) begin(ctx context.Context) error {
 	return t.load(ctx)
 }
 
-// intact is the newest state after the base whose files are all there and undamaged; nil when there is none. One that is
-// passed over is warned of: the run then repeats more steps, and arrives at the same bits.
+// intact is the newest state after the base whose files are all there and undamaged; nil when there is none. It warns of
+// each damaged state that it passes over: the run then repeats more steps and arrives at the same bits.
 func (t *Trainer) intact(ctx context.Context) (*checkpoints.Manifest, error) {
 	all, err := t.Checkpoints.List(ctx, t.Spec.Run)
 	if err != nil {
@@ -116,8 +116,8 @@ func (t *Trainer) fit(config architecture.Config, tok *tokenizer.Tokenizer) (*to
 	return tokenizer.NewFormat(tok, tokenizer.FormatOptions{Template: t.Spec.Model.Template, System: t.Spec.Model.System})
 }
 
-// fitFirst is fit for the model of the first policy, with what the guide is made of, before anything is committed: a run that
-// has a policy cannot change its spec any more.
+// fitFirst is fit for the model of the first policy and the guide beside it. It runs before anything is committed, for the spec
+// of a run that has a policy cannot change any more.
 func (t *Trainer) fitFirst(config architecture.Config, tok *tokenizer.Tokenizer) error {
 	if _, err := t.fit(config, tok); err != nil {
 		return err
@@ -166,7 +166,8 @@ func (t *Trainer) first(ctx context.Context) (checkpoints.Manifest, error) {
 	return manifest, err
 }
 
-// initialFiles are those of policy 0, with what is known of weights that are not in t.model.
+// initialFiles are the files of policy 0. known are metrics of weights that were taken from another run and so are not in
+// t.model.
 func (t *Trainer) initialFiles(ctx context.Context) (files []checkpoints.Source, known []checkpoints.Metric, err error) {
 	from := t.Spec.Model.From
 	switch {

@@ -60,7 +60,7 @@ func (t *Trainer) trainGuide(ctx context.Context) (err error) {
 	return t.publishGuide(ctx, g, watch, p)
 }
 
-// publishGuide commits and announces the guide with its Probe, and warns when that shows a guide of no use.
+// publishGuide commits and announces the guide with its Probe, and warns when that shows that its distances mean little.
 func (t *Trainer) publishGuide(ctx context.Context, g *trainedGuide, watch *guideWatch, p *loop.Phase) error {
 	if watch.final == nil {
 		probe, err := watch.probe(probeAtEnd)
@@ -98,7 +98,7 @@ func (t *Trainer) publishGuide(ctx context.Context, g *trainedGuide, watch *guid
 	return t.publishEvent(ctx, manifest)
 }
 
-// trainedGuide is the guide in training, with the tokenizer files that travel with it.
+// trainedGuide is the guide in training, with the files of its tokenizer where it has its own.
 type trainedGuide struct {
 	model     *guide.Guide
 	tokenizer *tokenizer.Tokenizer
@@ -120,7 +120,7 @@ func (g *trainedGuide) close(ctx context.Context) error {
 	return err
 }
 
-// newGuide makes encoder and decoder as the spec has them, with fresh projections.
+// newGuide makes the spec's encoder and decoder, with fresh projections.
 func (t *Trainer) newGuide(ctx context.Context) (_ *trainedGuide, err error) {
 	spec := t.Spec.Guide
 	g := &trainedGuide{}
@@ -204,7 +204,7 @@ func (g *trainedGuide) task(pairs []*events.Pair, spec schemas.Spec) (*task.Guid
 	return out, nil
 }
 
-// How many pairs a probe looks at: while the guide is trained, no more than training has time for, and at the end.
+// How many pairs a probe looks at during training, where it must not take much of its time, and at the end.
 const (
 	probeLeast = 8
 	probeWhile = 64

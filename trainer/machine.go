@@ -10,7 +10,7 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// machine is what this trainer works on.
+// machine describes the machine that this trainer runs on.
 func (t *Trainer) machine() *checkpoints.Machine {
 	version, err := tensor.Version()
 	if err != nil {

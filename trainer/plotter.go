@@ -19,7 +19,7 @@ import (
 )
 
 // plotter shows each step's record while a run trains: in a folder (metrics.Log) and on the results stream. Both are views
-// of what the checkpoints hold, so what goes wrong with them is logged, and training goes on.
+// of what the checkpoints hold, so their errors are logged, and training goes on.
 type plotter struct {
 	spec schemas.Spec
 	dir  string // empty for no files
@@ -35,8 +35,8 @@ type plotter struct {
 	last   time.Time
 }
 
-// begin opens the files as a phase begins or goes on: they then hold the finished phases and the records that this one
-// starts from, which are published again, in case that the process before this one had no time to.
+// begin opens the files as a phase begins or resumes. They then hold the records of the finished phases and those that this
+// phase resumes from. It publishes the latter again, in case the process before this one ended before it could.
 func (c *plotter) begin(records []curves.Step, total int) {
 	c.tokens, c.last = 0, time.Now()
 	var steps []metrics.Step
@@ -62,7 +62,7 @@ func (c *plotter) begin(records []curves.Step, total int) {
 	}
 }
 
-// add shows a step that was just made.
+// add writes and publishes a step that was just made.
 func (c *plotter) add(r curves.Step, total int) {
 	now := time.Now()
 	c.tokens += r.Tokens
@@ -130,7 +130,7 @@ func byPhase(records []curves.Step) [][]curves.Step {
 	return out
 }
 
-// results publishes results beside the training: publish never waits, and run stores what has come up meanwhile.
+// results publishes results beside the training: publish never waits, and run stores the results published since its last round.
 type results struct {
 	conn *streams.Conn
 	wake chan struct{}

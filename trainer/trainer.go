@@ -40,8 +40,8 @@ type Config struct {
 	// Metrics is the folder for metrics.jsonl and TensorBoard's files; empty for none.
 	Metrics string
 	Meter   Meter
-	// Ranks starts n-1 processes that Follow, and gives the group of all n, of which this one is rank 0; end waits for
-	// them, and its error says which ended otherwise than it should, and how. Called only with training.ranks above 1.
+	// Ranks starts n-1 processes that call loop.Follow, and returns the group of all n, of which this one is rank 0; end waits for
+	// them, and its error says which of them failed, and how. Called only with training.ranks above 1.
 	Ranks func(ctx context.Context, n int) (group *tensor.Group, end func() error, err error)
 	// Hold, not nil, is called between two steps and may wait, as while the run is paused. It returns when its context ends
 	// at the latest.
@@ -54,7 +54,7 @@ type Meter interface {
 	Observe(activity.Event)
 }
 
-// The errors of Run that ask for something else than a look at the cause.
+// Errors of Run that are no failure of this trainer.
 var (
 	ErrInterrupted = loop.ErrInterrupted
 	ErrLeaseLost   = loop.ErrLeaseLost
@@ -70,19 +70,19 @@ type Trainer struct {
 	model     *models.Model
 	tokenizer *tokenizer.Tokenizer
 	format    *tokenizer.Format
-	// base is the newest policy checkpoint: the weights that the iteration at hand starts from.
+	// base is the newest policy checkpoint: the weights that the current iteration starts from.
 	base checkpoints.Manifest
 	// resume is the newest state checkpoint that is newer than base; nil when there is none.
 	resume  *checkpoints.Manifest
 	plotter *plotter
-	// segmentLines is that of the phases.
+	// segmentLines is loop.Config.SegmentLines of the phases; tests lower it.
 	segmentLines int
 }
 
 // New makes a trainer.
 func New(c Config) *Trainer { return &Trainer{Config: c} }
 
-// Run takes the run from wherever it is to its last iteration: it declares the run, makes or finds the first policy,
+// Run takes the run from its present state to its last iteration: it declares the run, makes or finds the first policy,
 // trains the guide when the objective needs one, and trains and publishes one policy per iteration. It returns nil when
 // the run is complete, ErrInterrupted when ctx ended and the state was saved, *streams.ErrHeld when another trainer has the
 // run, and ErrLeaseLost when another one has taken it over.
@@ -105,7 +105,7 @@ func (t *Trainer) Run(ctx context.Context) (err error) {
 	}()
 	defer func() {
 		if cause := context.Cause(ctx); err != nil && errors.Is(cause, ErrLeaseLost) {
-			err = cause // and not the errors that it led to
+			err = cause // report the lost lease, not the errors that it caused
 		}
 	}()
 	if err := t.Checkpoints.Claim(ctx, t.Spec.Run); err != nil {
@@ -115,7 +115,7 @@ func (t *Trainer) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	// what cannot begin is not declared: its spec may still change under the same name
+	// A run is declared only when it can begin: until then its spec may change under the same name.
 	defer func() { err = errors.Join(err, t.close(context.WithoutCancel(ctx))) }()
 	if err := t.begin(ctx); err != nil {
 		return err
@@ -152,7 +152,7 @@ func (t *Trainer) Run(ctx context.Context) (err error) {
 	if t.GuideOnly {
 		return nil
 	}
-	t.retain(ctx) // what an end between policy and retention has left
+	t.retain(ctx) // a trainer that ended between publishing a policy and retention has left some to remove
 	for int(t.base.Iteration) < t.Spec.Iterations {
 		if err := t.iterate(ctx, t.base.Iteration); err != nil {
 			return err
@@ -160,11 +160,11 @@ func (t *Trainer) Run(ctx context.Context) (err error) {
 		t.retain(ctx)
 	}
 	return t.Streams.Publish(ctx, schemas.Control, &events.Control{
-		Schema: events.Version, Run: t.Spec.Run, Kind: "finished", Iteration: t.base.Iteration,
+		Schema: events.Version, Run: t.Spec.Run, Kind: events.ControlFinished, Iteration: t.base.Iteration,
 	})
 }
 
-// declared tells whether the run is declared, and refuses one that is with another spec.
+// declared tells whether the run is declared. It is an error when it is declared with another spec.
 func (t *Trainer) declared(ctx context.Context) (bool, error) {
 	found, err := lineage.Declaration(ctx, t.Streams, t.Spec.Run)
 	if errors.Is(err, streams.ErrNotFound) {
@@ -181,8 +181,8 @@ func (t *Trainer) declared(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// changes names the first keys in which a spec differs from that of a declaration, each behind a "; "; empty when that cannot be
-// told.
+// changes names the first keys in which a spec differs from the declared one, each after a "; ". It is empty when the
+// declaration cannot be parsed.
 func changes(declared []byte, spec schemas.Spec) string {
 	const most = 5
 	was, err := schemas.ParseSpecs(spec.Run, declared)
@@ -227,7 +227,7 @@ func (t *Trainer) announce(ctx context.Context) error {
 		})
 }
 
-// listen announces at every hint until ctx ends. Nothing rests on hints, so what goes wrong is logged.
+// listen announces checkpoints at every hint until ctx ends. Hints only make announcements earlier, so errors are logged.
 func (t *Trainer) listen(ctx context.Context) {
 	err := t.Streams.OnHint(ctx, t.Hints, func() error {
 		t.Log.Debug().Str("run", t.Spec.Run).Msg("the store was written to: looking for checkpoints to announce")
@@ -252,7 +252,8 @@ func (t *Trainer) close(ctx context.Context) error {
 	return err
 }
 
-// retain carries out the spec's retention. What fails is tried again after the next iteration and at the next start.
+// retain carries out the spec's retention. A failure is logged; it is tried again after the next iteration and at the next
+// start.
 func (t *Trainer) retain(ctx context.Context) {
 	keep := t.Spec.Retention
 	got, err := retention.Apply(ctx, t.Streams, t.Checkpoints, t.Spec, keep, retention.Reason(keep), false)

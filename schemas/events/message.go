@@ -103,6 +103,8 @@ const (
 	ControlClosed = "closed"
 	// ControlTrainerProgress tells how many of an iteration's pairs the trainer has taken.
 	ControlTrainerProgress = "trainer-progress"
+	// ControlFinished tells that the run has made its last policy.
+	ControlFinished = "finished"
 	// ControlExpired tells that retention removes messages of an iteration, and by what rule.
 	ControlExpired = "expired"
 )

@@ -140,7 +140,7 @@ func (in *Iteration) add(ctx context.Context, messages []events.Message) error {
 	return in.pairs(ctx, messages)
 }
 
-// whole looks at an iteration to which nothing will be added any more.
+// whole checks an iteration to which nothing will be added any more.
 func (in *Iteration) whole() error {
 	run := in.reader.Spec.Run
 	if in.cut > 0 {
@@ -159,7 +159,7 @@ func (in *Iteration) whole() error {
 	}
 }
 
-// reasonOf is the reason for which a prompt is left out.
+// reasonOf is the reason why a prompt is left out.
 func reasonOf(err error) string {
 	switch {
 	case errors.Is(err, tokenizer.ErrEmpty):
@@ -272,7 +272,7 @@ func (in *Iteration) take(messages []events.Message, made makers, out *task.Pair
 	return nil
 }
 
-// skips tells whether a pair has a token that is not in the vocabulary, which no stage writes: it is not trained on.
+// skips tells whether a pair has a token that is not in the vocabulary, and notes it as skipped. No stage writes such a pair.
 func (r *Reader) skips(p *events.Pair, batches *checkpoints.Batches) bool {
 	vocabulary := int64(r.Model.Config().Vocab)
 	for _, ids := range [][]int64{p.GetPromptIds(), p.GetChosenIds(), p.GetRejectedIds()} {
@@ -359,7 +359,7 @@ func (r *Reader) initial(ctx context.Context) (string, error) {
 	return policy.Digest, nil
 }
 
-// fairSamples tells whether y' is sampled as the policy's distribution has it, as an estimate of KL(ref || p) needs it.
+// fairSamples tells whether y' is sampled from the policy's own distribution, as the estimate of KL(ref || p) needs.
 func (r *Reader) fairSamples() bool {
 	return r.Spec.Samples() && r.Spec.Generation.Temperature == 1 && r.Spec.Generation.TopP == 1
 }

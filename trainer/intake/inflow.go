@@ -50,7 +50,7 @@ func (r *Reader) follow(ctx context.Context, kind schemas.Kind, i uint32) *inflo
 	return in
 }
 
-// totalOf is the number of pairs that the iteration of a message has; 0 when the message does not tell.
+// totalOf is the number of pairs in the iteration of a message; 0 when the message does not say.
 func totalOf(m events.Message) int {
 	if p, is := m.(*events.Prompt); is {
 		return int(p.GetTotal())
@@ -74,12 +74,12 @@ type supply struct {
 	complete bool             // no more will come
 }
 
-// quiet is how long nothing may arrive until a wait is called idle.
+// quiet is how long a wait without arrivals lasts until it is idle.
 const quiet = time.Second
 
-// take waits until the iteration's total is known and n messages have arrived in all, or it is complete, and gives those
-// that were not taken before. waiting is called while there are fewer, with the pairs accounted for and their total, and idle
-// when nothing arrives for long; their errors end the wait.
+// take waits until the iteration's total is known and n messages have arrived in all, or the iteration is complete. It returns
+// the messages that it has not returned before. While there are fewer it calls waiting, with the pairs accounted for and their
+// total, and idle whenever nothing arrives for long; their errors end the wait.
 func (in *inflow) take(
 	ctx context.Context, n int, waiting func(have, total int) error, idle func() error,
 ) (supply, error) {

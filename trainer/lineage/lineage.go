@@ -76,8 +76,8 @@ func Spec(ctx context.Context, conn *streams.Conn, run string) (schemas.Spec, er
 	return specs[0], nil
 }
 
-// Feed is where a run finds what messages of a kind hold. replayed tells that it is the log of its source, which ends at
-// feed.Last; else it is the run's own log, which has no end yet.
+// Feed is the log in which a run finds messages of a kind. replayed says that it is the log of the run's source, which ends at
+// feed.Last; otherwise it is the run's own log, which has no end yet.
 func Feed(spec schemas.Spec, need schemas.Kind) (feed streams.Source, replayed bool) {
 	kind, replayed := spec.ReadsFrom(need)
 	if !replayed {
@@ -137,7 +137,7 @@ func SameWeights(a, b checkpoints.Manifest) bool {
 	return ok && also && x.SHA256 == y.SHA256
 }
 
-// Describe says in a line what a run began with; empty for a run that makes everything itself.
+// Describe says in one line what a run began with; it is empty for a run that makes everything itself.
 func Describe(spec schemas.Spec) string {
 	s := spec.Source
 	if s == nil {

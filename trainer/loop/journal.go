@@ -18,7 +18,7 @@ const segmentLines = 1000
 //
 // States write lines that will not change any more once, in segments of a fixed number of lines that all later states name
 // (checkpoints.Manifest.Segments). Where segments are cut depends on the number of the step or pair alone, so that a state is
-// the same whoever was killed before it. A trainer that goes on cuts and names them anew.
+// the same after any number of kills. A trainer that resumes cuts and names them anew.
 type journal struct {
 	// records and batches.Steps are of the steps that are not in filed segments.
 	records []curves.Step

@@ -5,8 +5,8 @@ import (
 	"errors"
 )
 
-// saving is the commit of a state beside the training: at most one at a time. Its owner, a phase, waits for it before it
-// ends. It is used by one goroutine.
+// saving commits states in the background, at most one at a time, while training goes on. Its owner, a phase, waits for it
+// before it ends. It is used by one goroutine.
 type saving struct {
 	done chan struct{} // closed when the commit has ended; nil when there is none
 	err  error
@@ -35,15 +35,15 @@ func (s *saving) wait() error {
 // failed is the error of a commit that has ended; nil while it runs.
 func (s *saving) failed() error {
 	select {
-	case <-s.done: // never, when there is none
+	case <-s.done: // blocks when there is none
 		return s.wait()
 	default:
 		return nil
 	}
 }
 
-// lasting is ctx without its end, unless that is by a lost lease: what has begun is finished, but not when the run is
-// another's by now. release must be called.
+// lasting is ctx without its cancellation, unless the cause is a lost lease: a commit that has begun is finished, unless
+// another trainer may own the run by now. The caller must call release.
 func lasting(ctx context.Context) (_ context.Context, release func()) {
 	inner, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() {

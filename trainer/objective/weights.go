@@ -11,8 +11,8 @@ import (
 // NormaliserMetric is the metric of a policy's manifest that holds the normaliser of its iteration.
 const NormaliserMetric = "normaliser"
 
-// Weights turns the distances of an iteration, in the order in which it is trained from the log, into the weights w of
-// equation (LD), and returns w with the normaliser.
+// Weights turns the distances of an iteration, in the order of its pairs, into the weights w of equation (LD). It returns w and
+// the normaliser.
 //
 // w_k = s_k^p / normaliser, where p is weight_power (1 in the paper) and the normaliser is the mean of s^p
 //

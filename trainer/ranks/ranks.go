@@ -17,8 +17,8 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// Patience is how long one operation may wait for the others. It is for a rank that computes for ever: one that has died is
-// noticed at once, and whoever starts the processes watches for those that are stopped.
+// Patience is how long one operation may wait for the others. It bounds the wait for a rank that computes endlessly: one that
+// has died is noticed at once, and the starter of the processes watches for those that are suspended.
 const Patience = 10 * time.Minute
 
 // Group is a process's side of the group. Its operations end with tensor.ErrGroup when a process is gone.

@@ -22,13 +22,13 @@ type Removed struct {
 	Messages   uint64   `json:"messages"`
 	// Expiry is of the policies that lost their weights.
 	checkpoints.Expiry
-	// Stays is what is past what is kept and had to stay.
+	// Stays are older than the spec keeps, and had to stay.
 	Stays []Stay `json:"stays"`
 	// Done tells that it is removed; false for what would be.
 	Done bool `json:"removed"`
 }
 
-// Stay is something that is needed although retention does not keep it.
+// Stay is something that retention would remove but that is still needed.
 type Stay struct {
 	// What it is: a kind of messages, or policy.
 	What      string `json:"what"`
@@ -39,8 +39,8 @@ type Stay struct {
 
 // Apply removes what a run no longer keeps: of past iterations the messages on the logs, of past policies the weights. What
 // is still needed stays: what a stage of the run has not settled, a policy that is not evaluated, what a replay or fork of
-// the run has pinned (see lineage.Source), the first policy where it is the reference of all. by says for whom it is removed. To
-// repeat it does no harm; with dry it only tells. The caller holds the run's lease.
+// the run has pinned (see lineage.Source), the first policy where it is the reference of all. by is noted as
+// the reason. Repeating it does no harm; with dry it only reports. The caller holds the run's lease.
 func Apply(
 	ctx context.Context, conn *streams.Conn, repository *checkpoints.Repository, spec schemas.Spec, keep schemas.RetentionSpec,
 	by string, dry bool,
