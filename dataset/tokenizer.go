@@ -2,7 +2,9 @@ package dataset
 
 import (
 	"embed"
+	"fmt"
 	"io/fs"
+	"os"
 )
 
 //go:generate sh -c "go run ./internal/export builtin:demo/base | python3 train_tokenizer.py demo-tokenizer"
@@ -19,4 +21,16 @@ func DemoTokenizer() fs.FS {
 		panic(err) // only for a malformed name, and this one is a constant
 	}
 	return folder
+}
+
+// TokenizerFolder is the folder with the tokenizer of a model made from scratch (model.scratch.tokenizer): builtin:demo, or a
+// folder with a tokenizer.json.
+func TokenizerFolder(name string) (fs.FS, error) {
+	if name == "builtin:demo" {
+		return DemoTokenizer(), nil
+	}
+	if info, err := os.Stat(name); err != nil || !info.IsDir() {
+		return nil, fmt.Errorf("model.scratch.tokenizer: %q is no folder with a tokenizer.json", name)
+	}
+	return os.DirFS(name), nil
 }

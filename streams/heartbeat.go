@@ -16,6 +16,8 @@ import (
 
 // What a worker says that it does, or why it does nothing.
 const (
+	// StateStarting: it has said nothing yet.
+	StateStarting = "starting"
 	// StateIdle: there is no input.
 	StateIdle = "no input"
 	// StateWorking: it has messages, or steps, in hand.
@@ -90,7 +92,7 @@ func (c *Conn) Announce(ctx context.Context, run, stage string) *Heartbeat {
 	p := &Heartbeat{
 		conn: c, key: run + "." + stage + "." + rand.Text(), changed: make(chan struct{}, 1), done: make(chan struct{}),
 		worker: Worker{
-			Run: run, Stage: stage, Worker: c.worker, State: StateWaiting, Detail: "starting", Since: time.Now().UTC(),
+			Run: run, Stage: stage, Worker: c.worker, State: StateStarting, Since: time.Now().UTC(),
 		},
 	}
 	beating, cancel := context.WithCancel(context.Background())

@@ -12,7 +12,9 @@ import (
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/ops/play"
 	"github.com/ldalign/ldalign/ops/runs"
+	"github.com/ldalign/ldalign/ops/telemetry"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
 	"github.com/ldalign/ldalign/streams/ledger"
@@ -379,7 +381,7 @@ func TestStatusWithAnotherStore(t *testing.T) {
 	if other := ldalign(t, "status", "tiny-sft", "--dir", dir); strings.Contains(other.stdout, "warning") {
 		t.Errorf("a run that has its checkpoints: %s", other.stdout)
 	}
-	if s := lines[runStatus](t, ldalign(t, "status", "tiny-ld", "--dir", dir, "--json")); s[0].Missing == "" {
+	if s := lines[runs.Status](t, ldalign(t, "status", "tiny-ld", "--dir", dir, "--json")); s[0].Missing == "" {
 		t.Errorf("status --json: %+v", s)
 	}
 }
@@ -455,13 +457,13 @@ func TestFinishedRun(t *testing.T) {
 	ld := func(args ...string) output { return ldalign(t, append(args, "--dir", dir)...) }
 
 	ld("status", "tiny-ld").want(t, 0, "complete, policy 2 of 2, 3 evaluated, 7 checkpoints")
-	status := lines[runStatus](t, ld("status", "tiny-ld", "--json"))
+	status := lines[runs.Status](t, ld("status", "tiny-ld", "--json"))
 	if len(status) != 1 || status[0].Policy != 2 || len(status[0].Iterations) != 2 || status[0].Iterations[1].Scored != 32 {
 		t.Errorf("status --json: %+v", status)
 	}
 	ld("runs").want(t, 0, "tiny-ld", "tiny-sft", "2 of 2")
-	if runs := lines[runStatus](t, ld("runs", "--json")); len(runs) != 2 || runs[0].Run != "tiny-ld" || runs[0].State != "complete" {
-		t.Errorf("runs --json: %+v", runs)
+	if all := lines[runs.Status](t, ld("runs", "--json")); len(all) != 2 || all[0].Run != "tiny-ld" || all[0].State != "complete" {
+		t.Errorf("runs --json: %+v", all)
 	}
 	audit := ld("audit", "tiny-ld", "--json")
 	audit.want(t, 0, `"dead":0,"skipped":0,"balanced":true`)
@@ -620,7 +622,7 @@ func TestPausedAndWatched(t *testing.T) {
 	ld("pause tiny-sft").want(t, 0, "run tiny-sft is paused")
 	ld("pause nope").want(t, exitFailed, "no such", "nope")
 	rests := func() bool {
-		s := lines[runStatus](t, ld("status tiny-sft --json"))[0]
+		s := lines[runs.Status](t, ld("status tiny-sft --json"))[0]
 		for _, stage := range s.Live.Stages {
 			for _, w := range stage.Workers {
 				if stage.Stage == "trainer" && w.State == streams.StatePaused {
@@ -680,13 +682,11 @@ func TestStalledRun(t *testing.T) {
 		if err := s.Streams.EnsureTopology(t.Context()); err != nil {
 			return err
 		}
-		return withEngine(specs[0].Compute, func(engine *tensor.Engine) error {
-			m := newMeter(e.display, "")
-			defer m.close()
-			return e.node(s).trainWatched(t.Context(), specs[0], engine, m, "")
+		return play.WithEngine(specs[0].Compute, func(engine *tensor.Engine) error {
+			return e.player(s, engine, telemetry.NewScreen(e.display)).Trainer(t.Context(), specs[0])
 		})
 	})
-	if !errors.Is(err, errStalled) || !strings.Contains(err.Error(), "of run own for 2s (streams.stall_after): ") ||
+	if !errors.Is(err, runs.ErrStalled) || !strings.Contains(err.Error(), "of run own for 2s (streams.stall_after): ") ||
 		!strings.Contains(err.Error(), "every stage is without input; trainer: waiting, wait for pairs 0: 0 of 0 pairs") {
 		t.Errorf("got %v", err)
 	}

@@ -110,7 +110,7 @@ func (n *node) compared(ctx context.Context, spec schemas.Spec) (report.Compared
 		return run, err
 	}
 	run.Curves = slices.DeleteFunc(in.Curves, func(c report.Curve) bool { return c.Objective == "guide" })
-	results, err := n.results(ctx, spec.Run)
+	results, err := n.Results(ctx, spec.Run)
 	if err != nil {
 		return run, err
 	}

@@ -12,9 +12,11 @@ import (
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/ops/play"
 	"github.com/ldalign/ldalign/ops/progress"
 	"github.com/ldalign/ldalign/ops/report"
 	"github.com/ldalign/ldalign/ops/runs"
+	"github.com/ldalign/ldalign/ops/telemetry"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/trainer/curves"
 )
@@ -63,27 +65,20 @@ func (c *guideTrainCommand) Run(ctx context.Context, e *env) (err error) {
 	}
 	o := runs.Options{Servers: spec.Servers, Limits: spec.Streams, Name: "ldalign-guide"}
 	return e.opened(ctx, o, func(s *runs.Session) error {
-		return withEngine(spec.Compute, func(engine *tensor.Engine) error { return e.trainGuide(ctx, e.node(s), engine, spec) })
+		return play.WithEngine(spec.Compute, func(engine *tensor.Engine) error { return e.trainGuide(ctx, s, engine, spec) })
 	})
 }
 
 // trainGuide trains the guide of a run and prints how good it is.
-func (e *env) trainGuide(ctx context.Context, n *node, engine *tensor.Engine, spec schemas.Spec) error {
-	if err := errors.Join(checkData(spec), n.Streams.EnsureTopology(ctx)); err != nil {
-		return err
-	}
-	m := newMeter(n.display, spec.Run+": ")
-	defer m.close()
-	playing, results := []role{rolePrompter, roleGenerator}, 0
-	if spec.Data.Eval != "" && spec.Evaluation.First == 0 {
-		playing, results = append(playing, roleEvaluator), 1
-	}
-	if err := n.play(ctx, spec, playing, engine, m, true, results); interrupted(err) {
+func (e *env) trainGuide(ctx context.Context, s *runs.Session, engine *tensor.Engine, spec schemas.Spec) error {
+	screen := telemetry.NewScreen(e.display)
+	defer screen.End(spec.Run)
+	if err := e.player(s, engine, screen).Guide(ctx, spec); play.Interrupted(err) {
 		return goesOn(spec.Run)
 	} else if err != nil {
 		return fmt.Errorf("run %s: %w", spec.Run, err)
 	}
-	in, err := n.inspectGuide(ctx, spec)
+	in, err := e.node(s).inspectGuide(ctx, spec)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ldalign/ldalign/ops/pipeline"
+	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
@@ -65,8 +67,8 @@ func (n *node) ahead(t *testing.T, run string, most int) (prompts, taken int) {
 // iteration. It checks the bound on the way.
 func (n *node) held(t *testing.T, spec schemas.Spec) bool {
 	t.Helper()
-	l, err := n.liveness(t.Context(), spec)
-	if err != nil || !l.pressed() {
+	l, err := n.Liveness(t.Context(), spec, pipeline.Default().Stages())
+	if err != nil || !pressed(l) {
 		return false
 	}
 	prompts, taken := n.ahead(t, spec.Run, 16)
@@ -91,7 +93,7 @@ func (n *node) finishedBounded(t *testing.T, run string) {
 
 // pressed tells that the generators of a run wait for a later stage, and that the prompter says itself that it waits for the
 // trainer: what is last known of it may be of the moment before.
-func (l *liveness) pressed() bool {
+func pressed(l runs.Liveness) bool {
 	pressed := map[string]bool{}
 	for _, s := range l.Stages {
 		for _, w := range s.Workers {

@@ -143,7 +143,7 @@ func (c cluster) reader(t *testing.T) *node {
 // evaluated is how many policies have results.
 func (n *node) evaluated(t *testing.T, run string) int {
 	t.Helper()
-	have, err := n.results(t.Context(), run)
+	have, err := n.Results(t.Context(), run)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -280,7 +280,7 @@ func TestIntegrationTrainerStopped(t *testing.T) {
 	if err := trainer.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	spec, err := n.spec(t.Context(), run)
+	spec, err := runs.Spec(t.Context(), n.Session, run)
 	if err != nil {
 		t.Fatal(err)
 	}

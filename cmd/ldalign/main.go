@@ -24,6 +24,7 @@ import (
 	"github.com/ldalign/ldalign/dataset/jsonl"
 	"github.com/ldalign/ldalign/ops/modelname"
 	"github.com/ldalign/ldalign/ops/offline"
+	"github.com/ldalign/ldalign/ops/pipeline"
 	"github.com/ldalign/ldalign/ops/progress"
 	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/ops/runs/derive"
@@ -86,7 +87,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "ldalign:", err)
 		os.Exit(exitFailed)
 	}
-	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr, pipeline.Default()))
 }
 
 // waitPassively has the threads of libtorch's OpenMP spin for a few microseconds and then sleep while they wait. Spinning
@@ -105,8 +106,8 @@ func waitPassively() error {
 	return syscall.Exec(self, os.Args, append(os.Environ(), policy+"=PASSIVE", spin+"=2000")) //nolint:gosec // it is this program
 }
 
-// run is main with its inputs and outputs as arguments. It returns the exit code.
-func run(args []string, stdout, stderr io.Writer) int {
+// run is main with its inputs, its outputs and the stages of its runs as arguments. It returns the exit code.
+func run(args []string, stdout, stderr io.Writer, stages pipeline.Table) int {
 	interrupts := &interrupts{}
 	ctx, stop := interruptible(stderr, interrupts)
 	defer stop()
@@ -115,6 +116,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	parser, err := kong.New(&c, kong.Name("ldalign"), kong.UsageOnError(), kong.Writers(stdout, stderr),
 		kong.Description("Latent distance guided alignment over streams.\n\n"+epilogue),
 		kong.Exit(func(code int) { exited = code }),
+		stageVars(stages.Stages().Names()),
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}))
 	if err != nil {
@@ -133,7 +135,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	display := progress.New(stderr, progress.Options{JSON: c.JSON})
 	err = command.Run(&env{
 		dir: c.Dir, cache: c.Cache, json: c.JSON, verbose: c.Verbose, stdout: stdout, stderr: stderr, interrupts: interrupts,
-		display: display,
+		display: display, pipeline: stages,
 	})
 	err = errors.Join(err, display.Close())
 	if err != nil {
@@ -144,6 +146,14 @@ func run(args []string, stdout, stderr io.Writer) int {
 		announce(stderr, c.JSON, "error", text)
 	}
 	return exitCode(err)
+}
+
+// stageVars are the names of the stages for the texts of flags.
+func stageVars(names []string) kong.Vars {
+	last := len(names) - 1
+	return kong.Vars{
+		"stages": strings.Join(names, ","), "stage_list": strings.Join(names[:last], ", ") + " or " + names[last],
+	}
 }
 
 // asksJSON tells whether --json is among the arguments of a command line that cannot be parsed.
@@ -274,12 +284,14 @@ type env struct {
 	listen string
 	// cache is the bound of the folder of downloaded checkpoints; empty for none.
 	cache string
-	// patience is how long one of a trainer's processes may give no sign of life; 0 for signPatience.
+	// patience is how long one of a trainer's processes may give no sign of life; 0 for play.Patience.
 	patience       time.Duration
 	json, verbose  bool
 	stdout, stderr io.Writer
 	interrupts     *interrupts
 	display        *progress.Display
+	// pipeline is the stages of runs.
+	pipeline pipeline.Table
 }
 
 // reportDir is where a run's report goes.

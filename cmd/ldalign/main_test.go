@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/ops/pipeline"
 	"github.com/ldalign/ldalign/ops/progress"
 	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
@@ -34,7 +35,11 @@ const programVar = "LDALIGN_TEST_PROGRAM"
 const fileLimitVar = "LDALIGN_TEST_FILE_LIMIT"
 
 func TestMain(m *testing.M) {
-	if os.Getenv(programVar) != "" {
+	switch os.Getenv(programVar) {
+	case "":
+	case "nothing": // with one stage more
+		os.Exit(run(os.Args[1:], os.Stdout, os.Stderr, withNothing()))
+	default:
 		limitFiles()
 		main()
 	}
@@ -152,8 +157,14 @@ type output struct {
 // ldalign runs the program to its end, in this process: starting one takes half a second.
 func ldalign(t *testing.T, args ...string) output {
 	t.Helper()
+	return ldalignOf(t, pipeline.Default(), args...)
+}
+
+// ldalignOf is ldalign with other stages.
+func ldalignOf(t *testing.T, stages pipeline.Table, args ...string) output {
+	t.Helper()
 	var stdout, stderr buffer
-	code := run(args, &stdout, &stderr)
+	code := run(args, &stdout, &stderr, stages)
 	o := output{code, stdout.String(), stderr.String()}
 	o.onlyJSON(t, args)
 	return o
@@ -326,7 +337,7 @@ func testEnv(t *testing.T, dir string, stderr io.Writer) *env {
 			t.Error(err)
 		}
 	})
-	return &env{dir: dir, stdout: t.Output(), stderr: stderr, interrupts: &interrupts{}, display: display}
+	return &env{dir: dir, stdout: t.Output(), stderr: stderr, interrupts: &interrupts{}, display: display, pipeline: pipeline.Default()}
 }
 
 func (n *node) outcome(t *testing.T, runs ...string) outcome {
@@ -352,7 +363,7 @@ func (n *node) outcome(t *testing.T, runs ...string) outcome {
 				}
 			}
 		}
-		results, err := n.results(t.Context(), run)
+		results, err := n.Results(t.Context(), run)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -7,6 +7,7 @@ import (
 	"github.com/ldalign/ldalign/dataset/jsonl"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/ops/offline"
+	"github.com/ldalign/ldalign/ops/play"
 )
 
 // The offline verbs (generate, score, reward, chat) use the code of the stages on files instead of streams.
@@ -41,7 +42,7 @@ func (e *env) load(ctx context.Context, f modelFlags, t templateFlags) (*offline
 }
 
 func (f computeFlags) engine() (*tensor.Engine, error) {
-	where, err := device(f.Device)
+	where, err := play.Device(f.Device)
 	if err != nil {
 		return nil, err
 	}

@@ -71,7 +71,7 @@ func (c *planCommand) Run(ctx context.Context, e *env) (err error) {
 		if i > 0 {
 			fmt.Fprintln(e.stdout)
 		}
-		fmt.Fprint(e.stdout, planText(r, inputs[i].Spec))
+		fmt.Fprint(e.stdout, planText(r, inputs[i].Spec, e.workers(&inputs[i].Spec)))
 	}
 	if problems > 0 {
 		return fmt.Errorf("%d of what the plan needs will not do", problems)
@@ -126,7 +126,7 @@ func textBytes(set dataset.Set) (n int64) {
 }
 
 // planText is the estimate for people.
-func planText(r plan.Run, s schemas.Spec) string {
+func planText(r plan.Run, s schemas.Spec, stages []string) string {
 	var b strings.Builder
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(&b, "%-16s", name)
@@ -136,6 +136,7 @@ func planText(r plan.Run, s schemas.Spec) string {
 	line("run", "%s: an estimate of the whole run", r.Run)
 	line("data", "%s: %s", s.Data.Train, r.Data)
 	line("iterations", "%d, each of %d pairs; %d pairs in all", r.Iterations, r.Pairs, r.AllPairs)
+	line("stages", "%s", strings.Join(stages, ", "))
 	steps := fmt.Sprintf("%d in each iteration", r.Steps)
 	if r.LaterSteps != r.Steps && r.Iterations > 1 {
 		steps = fmt.Sprintf("%d in the first iteration, %d in each later one", r.Steps, r.LaterSteps)

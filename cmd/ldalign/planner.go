@@ -73,7 +73,7 @@ func (p *planner) policy(ctx context.Context, s schemas.Spec) (plannedModel, err
 }
 
 func scratchModel(s *schemas.ScratchSpec) (m plannedModel, err error) {
-	if m.files, err = tokenizerFolder(s.Tokenizer); err != nil {
+	if m.files, err = dataset.TokenizerFolder(s.Tokenizer); err != nil {
 		return m, err
 	}
 	tok, err := tokenizer.FromFS(m.files)

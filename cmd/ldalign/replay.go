@@ -102,23 +102,23 @@ func (e *env) printPlan(parent, child schemas.Spec) error {
 		for _, d := range differences {
 			changed[d.Key] = [2]string{d.Values[0], d.Values[1]}
 		}
-		return e.printSpecJSON(child, count{"lineage", lineage.Describe(child)}, count{"changed", changed}, count{"stages", workers(child)})
+		return e.printSpecJSON(child, count{"lineage", lineage.Describe(child)}, count{"changed", changed}, count{"stages", e.workers(&child)})
 	}
 	fmt.Fprintf(e.stdout, "---\n# %s\n", lineage.Describe(child))
 	for _, d := range differences {
 		fmt.Fprintf(e.stdout, "# %s: %s, was %s\n", d.Key, shown(d.Values[1]), shown(d.Values[0]))
 	}
-	fmt.Fprintf(e.stdout, "# stages that run: %s\n", strings.Join(workers(child), ", "))
+	fmt.Fprintf(e.stdout, "# stages that run: %s\n", strings.Join(e.workers(&child), ", "))
 	return e.printSpec(child)
 }
 
-// workers are the names of the stages that a run has, and of the trainer.
-func workers(spec schemas.Spec) []string {
-	names := make([]string, 0, len(roles(spec))+1)
-	for _, r := range roles(spec) {
-		names = append(names, string(r))
+// workers are the names of the stages that a run has, of all stages for nil, and of the trainer.
+func (e *env) workers(spec *schemas.Spec) []string {
+	stages := e.pipeline.Stages()
+	if spec != nil {
+		stages = stages.Of(*spec)
 	}
-	return append(names, string(roleTrainer))
+	return append(stages.Names(), runs.Trainer)
 }
 
 // shown is a value as a sentence shows it.

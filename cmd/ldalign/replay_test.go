@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
 	"github.com/ldalign/ldalign/trainer/lineage"
@@ -101,7 +102,7 @@ func TestReplayIsExact(t *testing.T) {
 		})
 	}
 	ldalign(t, "runs", "--dir", dir).want(t, 0, "again-pairs", "replay of run tiny-ld from pairs")
-	runs := lines[runStatus](t, ldalign(t, "runs", "--json", "--dir", dir))
+	runs := lines[runs.Status](t, ldalign(t, "runs", "--json", "--dir", dir))
 	if len(runs) != 6 || runs[2].Run != "again-prompts" || runs[2].Source == nil || runs[2].Source.Run != "tiny-ld" {
 		t.Errorf("runs --json: %+v", runs)
 	}
@@ -367,25 +368,5 @@ func TestSweep(t *testing.T) {
 		{"--set objective.beta=0.1,0.2 --parallel 0", "at least 1"},
 	} {
 		ldalign(t, append([]string{"sweep", "tiny-ld", "--dir", dir}, strings.Fields(c.args)...)...).want(t, exitUsage, c.says)
-	}
-}
-
-// TestRolesOfAReplay: the stages behind the log that it reads, and no worker of another one.
-func TestRolesOfAReplay(t *testing.T) {
-	for from, want := range map[string]string{
-		"scored": "[evaluator]", "encoded": "[distance evaluator]", "pairs": "[encoder distance evaluator]",
-		"prompts": "[generator encoder distance evaluator]", "policy": "[prompter generator encoder distance evaluator]",
-	} {
-		spec := schemas.Default()
-		spec.Data.Eval, spec.Source = "held-out.jsonl", &schemas.SourceSpec{Run: "p", From: from}
-		if got := fmt.Sprint(roles(spec)); got != want {
-			t.Errorf("from %s: %s, want %s", from, got, want)
-		}
-		if err := plays(spec, rolePrompter); (err != nil) != (from != "policy") || err != nil && !errors.Is(err, errUsage) {
-			t.Errorf("from %s, prompter: %v", from, err)
-		}
-		if err := plays(spec, roleEvaluator); err != nil {
-			t.Errorf("from %s, evaluator: %v", from, err)
-		}
 	}
 }

@@ -224,7 +224,7 @@ func (c *collector) firstNormaliser(ctx context.Context, spec schemas.Spec) (flo
 
 // results are the rows of the held-out table and the samples of the agreement test.
 func (c *collector) results(ctx context.Context, spec schemas.Spec) error {
-	results, err := c.node.results(ctx, spec.Run)
+	results, err := c.node.Results(ctx, spec.Run)
 	if err != nil {
 		return err
 	}

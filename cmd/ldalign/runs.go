@@ -27,20 +27,18 @@ func (c *runsListCommand) Run(ctx context.Context, e *env) error {
 }
 
 func (c *runsListCommand) run(ctx context.Context, e *env, s *runs.Session) (err error) {
-	n := e.node(s)
-	names, err := n.Streams.Runs(ctx)
+	names, err := s.Streams.Runs(ctx)
 	if err != nil {
 		return err
 	}
-	var all []runStatus
-	for _, name := range names {
-		s, err := n.status(ctx, name)
+	all := make([]runs.Status, len(names))
+	for i, name := range names {
+		all[i], err = s.Status(ctx, name)
 		if errors.Is(err, runs.ErrNoSuchRun) {
-			s = runStatus{Run: name, State: "not declared", Policy: -1}
+			all[i] = runs.Status{Run: name, State: runs.StateUndeclared, Policy: -1}
 		} else if err != nil {
 			return err
 		}
-		all = append(all, s)
 	}
 	if e.json {
 		return printJSON(e.stdout, all)

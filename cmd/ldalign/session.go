@@ -1,22 +1,20 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
 
 	"github.com/ldalign/ldalign/models/tensor"
-	"github.com/ldalign/ldalign/ops/progress"
+	"github.com/ldalign/ldalign/ops/play"
 	"github.com/ldalign/ldalign/ops/runs"
+	"github.com/ldalign/ldalign/ops/telemetry"
 	"github.com/ldalign/ldalign/schemas"
 )
 
@@ -113,40 +111,12 @@ func (e *env) logger(file io.Writer) zerolog.Logger {
 	return zerolog.New(zerolog.MultiLevelWriter(file, shown)).With().Timestamp().Logger()
 }
 
-// withEngine calls f with the tensor engine that a spec asks for, and closes it.
-func withEngine(spec schemas.ComputeSpec, f func(*tensor.Engine) error) (err error) {
-	where, err := device(spec.Device)
-	if err != nil {
-		return err
-	}
-	engine, err := tensor.NewEngine(tensor.Options{Device: where, Threads: spec.Threads})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, engine.Close()) }()
-	return f(engine)
+// player plays runs in a session, and shows what they do on a screen.
+func (e *env) player(s *runs.Session, engine *tensor.Engine, screen *telemetry.Screen) *play.Player {
+	return &play.Player{Session: s, Pipeline: e.pipeline, Engine: engine, Observer: screen, Patience: e.patience}
 }
 
-// device is the spec's cpu or cuda:N.
-func device(text string) (tensor.Device, error) {
-	if text == "cpu" {
-		return tensor.CPU, nil
-	}
-	number, ok := strings.CutPrefix(text, "cuda:")
-	n, err := strconv.Atoi(number)
-	if !ok || err != nil || n < 0 {
-		return tensor.CPU, fmt.Errorf("%w: compute.device %q: want cpu or cuda:N", errUsage, text)
-	}
-	return tensor.CUDA(n), nil
-}
+// node is a session, for what has not moved to ops yet.
+type node struct{ *runs.Session }
 
-// node is a session with the display, for what has not moved to ops yet.
-type node struct {
-	*runs.Session
-	display  *progress.Display
-	patience time.Duration // see env.patience
-}
-
-func (e *env) node(s *runs.Session) *node {
-	return &node{s, e.display, cmp.Or(e.patience, signPatience)}
-}
+func (e *env) node(s *runs.Session) *node { return &node{s} }

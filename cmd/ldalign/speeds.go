@@ -9,29 +9,6 @@ import (
 	"github.com/ldalign/ldalign/ops/report"
 )
 
-// addStages adds a run's counts to those of the runs before it.
-func addStages(sum []report.Stage, m *meter) []report.Stage {
-	for _, name := range []string{"prompter", "generator", "encoder", "distance", "evaluator", "trainer"} {
-		s := m.stages[name]
-		if s == nil {
-			continue
-		}
-		at := -1
-		for i := range sum {
-			if sum[i].Name == name {
-				at = i
-			}
-		}
-		if at < 0 {
-			sum = append(sum, *s)
-			continue
-		}
-		sum[at].Items += s.Items
-		sum[at].BusySeconds += s.BusySeconds
-	}
-	return sum
-}
-
 // speeds says what each stage did a second while it worked, and how much of the wall time was tensor work.
 func speeds(in report.Input) string {
 	var b strings.Builder

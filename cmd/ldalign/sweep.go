@@ -12,8 +12,10 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/ops/play"
 	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/ops/runs/derive"
+	"github.com/ldalign/ldalign/ops/telemetry"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/trainer"
 )
@@ -53,7 +55,7 @@ func (c *sweepCommand) Run(ctx context.Context, e *env) error {
 			return err
 		}
 		for i := range sweep {
-			if sweep[i].Done, err = e.node(s).complete(ctx, sweep[i].Spec); err != nil {
+			if sweep[i].Done, err = s.Complete(ctx, sweep[i].Spec); err != nil {
 				return err
 			}
 		}
@@ -97,7 +99,7 @@ func (e *env) printSweep(sweep []runs.SweepRun) error {
 		return err
 	}
 	_, err := fmt.Fprintf(e.stdout, "stages that run: %s\ntraining that is left: about %s, and what the other stages take\n",
-		strings.Join(workers(sweep[0].Spec), ", "), left)
+		strings.Join(e.workers(&sweep[0].Spec), ", "), left)
 	return err
 }
 
@@ -105,20 +107,22 @@ func (e *env) printSweep(sweep []runs.SweepRun) error {
 func (e *env) sweep(ctx context.Context, parent schemas.Spec, specs []schemas.Spec, parallel int) error {
 	o := runs.Options{Servers: specs[0].Servers, Limits: specs[0].Streams, Name: "ldalign-sweep"}
 	return e.opened(ctx, o, func(s *runs.Session) error {
-		return withEngine(specs[0].Compute, func(engine *tensor.Engine) error {
-			start, n := time.Now(), e.node(s)
-			if err := n.sweep(ctx, specs, engine, parallel); err != nil {
+		return play.WithEngine(specs[0].Compute, func(engine *tensor.Engine) error {
+			start := time.Now()
+			if err := e.playAll(ctx, s, engine, specs, parallel); err != nil {
 				return err
 			}
 			e.notice("%d replays of %s, %.1f s, tensor work %.0f %% of it",
 				len(specs), parent.Run, time.Since(start).Seconds(), 100*engine.Busy().Seconds()/time.Since(start).Seconds())
-			return e.compare(ctx, n, append([]schemas.Spec{parent}, specs...))
+			return e.compare(ctx, e.node(s), append([]schemas.Spec{parent}, specs...))
 		})
 	})
 }
 
-// sweep runs specs, some at the same time. One that fails leaves the others alone.
-func (n *node) sweep(ctx context.Context, specs []schemas.Spec, engine *tensor.Engine, parallel int) error {
+// playAll plays runs, some at the same time. One that fails leaves the others alone.
+func (e *env) playAll(ctx context.Context, s *runs.Session, engine *tensor.Engine, specs []schemas.Spec, parallel int) error {
+	screen := telemetry.NewScreen(e.display)
+	player := e.player(s, engine, screen)
 	failures := make([]error, len(specs))
 	group := errgroup.Group{}
 	group.SetLimit(parallel)
@@ -127,9 +131,8 @@ func (n *node) sweep(ctx context.Context, specs []schemas.Spec, engine *tensor.E
 			if ctx.Err() != nil {
 				return nil
 			}
-			m := newMeter(n.display, spec.Run+": ")
-			defer m.close()
-			if err := n.everything(ctx, spec, engine, m); err != nil && !interrupted(err) {
+			defer screen.End(spec.Run)
+			if err := player.Run(ctx, spec); err != nil && !play.Interrupted(err) {
 				failures[i] = fmt.Errorf("run %s: %w", spec.Run, err)
 			}
 			return nil

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/ldalign/ldalign/dataset"
+	"github.com/ldalign/ldalign/ops/runs"
 )
 
 const pairsSpec = `run: pairs
@@ -215,7 +216,7 @@ func TestTrainFromParquet(t *testing.T) {
 		t.Fatal(err)
 	}
 	o.train(t, "--set", "data.train="+parquet).want(t, 0, "3 records of 6 rows; dropped: 1 no rejected response, 1 equal responses")
-	s := lines[runStatus](t, ldalign(t, "status", "pairs", "--json", "--dir", o.folder()))[0]
+	s := lines[runs.Status](t, ldalign(t, "status", "pairs", "--json", "--dir", o.folder()))[0]
 	if s.Policy != 1 || !strings.HasPrefix(s.Data, "3 records of 6 rows") || s.Iterations[0].Pairs != 3 {
 		t.Errorf("%+v", s)
 	}
@@ -254,7 +255,7 @@ func TestGuideTrain(t *testing.T) {
 	if in.Distances.Pairs != 32 || !(in.True > 0) || in.Gap != in.Shuffled-in.True || len(in.TwoSample) != 1 || in.TwoSample[0].Pairs != 16 {
 		t.Errorf("%+v", in)
 	}
-	if s := lines[runStatus](t, ld("status", "alone", "--json"))[0]; s.Policy != 0 || !s.Guide {
+	if s := lines[runs.Status](t, ld("status", "alone", "--json"))[0]; s.Policy != 0 || !s.Guide {
 		t.Errorf("after the guide: %+v", s)
 	}
 	ld("up", spec).want(t, 0)

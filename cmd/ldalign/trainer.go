@@ -5,13 +5,12 @@ import (
 	"fmt"
 	"path/filepath"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/ops/play"
 	"github.com/ldalign/ldalign/ops/runs"
+	"github.com/ldalign/ldalign/ops/telemetry"
 	"github.com/ldalign/ldalign/schemas"
-	"github.com/ldalign/ldalign/trainer"
 )
 
 type trainerCommand struct {
@@ -50,38 +49,25 @@ func (c *trainerCommand) Run(ctx context.Context, e *env) error {
 		if err != nil {
 			return err
 		}
-		return withEngine(spec.Compute, func(engine *tensor.Engine) error {
-			return e.trainAlone(ctx, e.node(s), engine, spec, hints)
+		return play.WithEngine(spec.Compute, func(engine *tensor.Engine) error {
+			return e.trainAlone(ctx, s, engine, spec, hints)
 		})
 	})
 }
 
 // trainAlone plays the trainer of a run, and no stage.
-func (e *env) trainAlone(ctx context.Context, n *node, engine *tensor.Engine, spec schemas.Spec, hints string) error {
-	m := newMeter(e.display, spec.Run+": ")
-	defer m.close()
-	if err := n.trainWatched(ctx, spec, engine, m, hints); err != nil {
-		if interrupted(err) {
-			return fmt.Errorf("%w\nldalign: run %s goes on with the same command", trainer.ErrInterrupted, spec.Run)
-		}
+func (e *env) trainAlone(ctx context.Context, s *runs.Session, engine *tensor.Engine, spec schemas.Spec, hints string) error {
+	screen := telemetry.NewScreen(e.display)
+	defer screen.End(spec.Run)
+	player := e.player(s, engine, screen)
+	player.Hints = hints
+	if err := player.Trainer(ctx, spec); play.Interrupted(err) {
+		return goesOn(spec.Run)
+	} else if err != nil {
 		return err
 	}
 	e.notice("run %s is complete; `ldalign report %s` writes its report", spec.Run, spec.Run)
 	return nil
-}
-
-// trainWatched trains and ends with errStalled when the run makes no progress.
-func (n *node) trainWatched(ctx context.Context, spec schemas.Spec, engine *tensor.Engine, m *meter, hints string) error {
-	watching, stop := context.WithCancel(ctx)
-	defer stop()
-	group, watching := errgroup.WithContext(watching)
-	group.Go(func() error { return n.watchStall(watching, spec) })
-	trained := n.train(watching, spec, engine, m, hints, false)
-	stop()
-	if stalled := group.Wait(); stalled != nil && trained != nil {
-		return stalled // which is why the trainer was stopped
-	}
-	return trained
 }
 
 // bucketEvents has the bucket announce new manifests to a target of its server and returns the subject that they come

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -16,12 +15,13 @@ import (
 	"github.com/ldalign/ldalign/dataset/jsonl"
 	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/ops/play"
 	"github.com/ldalign/ldalign/ops/progress"
 	"github.com/ldalign/ldalign/ops/report"
 	"github.com/ldalign/ldalign/ops/runs"
+	"github.com/ldalign/ldalign/ops/telemetry"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/stages/prompter"
-	"github.com/ldalign/ldalign/trainer"
 	"github.com/ldalign/ldalign/trainer/fit"
 	"github.com/ldalign/ldalign/trainer/schedule"
 )
@@ -203,47 +203,34 @@ func filesOf(s schemas.Spec) (held *dataset.Set, model *architecture.Config, err
 func (e *env) up(ctx context.Context, specs []schemas.Spec, title string) error {
 	o := runs.Options{Servers: specs[0].Servers, Limits: specs[0].Streams, Name: "ldalign-up"}
 	return e.opened(ctx, o, func(s *runs.Session) error {
-		return withEngine(specs[0].Compute, func(engine *tensor.Engine) error {
-			return e.played(ctx, e.node(s), engine, specs, title)
+		return play.WithEngine(specs[0].Compute, func(engine *tensor.Engine) error {
+			return e.played(ctx, s, engine, specs, title)
 		})
 	})
 }
 
-func (e *env) played(ctx context.Context, n *node, engine *tensor.Engine, specs []schemas.Spec, title string) error {
+// played plays the runs and reports on them.
+func (e *env) played(ctx context.Context, s *runs.Session, engine *tensor.Engine, specs []schemas.Spec, title string) error {
 	start := time.Now()
-	var stages []report.Stage
+	screen := telemetry.NewScreen(e.display)
+	player := e.player(s, engine, screen)
 	for _, spec := range specs {
-		m := newMeter(n.display, spec.Run+": ")
-		err := n.everything(ctx, spec, engine, m)
-		m.close()
-		stages = addStages(stages, m)
-		if interrupted(err) {
+		err := player.Run(ctx, spec)
+		screen.End(spec.Run)
+		if play.Interrupted(err) {
 			return goesOn(spec.Run)
 		}
 		if err != nil {
 			return fmt.Errorf("run %s: %w", spec.Run, err)
 		}
 	}
-	return e.finish(ctx, n, engine, specs, title, stages, time.Since(start))
-}
-
-// interrupted tells that a run was told to end and did. What went wrong on the way to its end, such as a state that could
-// not be saved, is an error of its own.
-func interrupted(err error) bool {
-	return errors.Is(err, trainer.ErrInterrupted) || errors.Is(err, context.Canceled)
-}
-
-// finish writes the report and prints the table.
-func (e *env) finish(
-	ctx context.Context, n *node, engine *tensor.Engine, specs []schemas.Spec, title string, stages []report.Stage,
-	wall time.Duration,
-) error {
-	in, err := n.report(ctx, specs, title)
+	in, err := e.node(s).report(ctx, specs, title)
 	if err != nil {
 		return err
 	}
-	share := engine.Busy().Seconds() / wall.Seconds()
-	in.WallSeconds, in.TensorShare, in.Stages = wall.Seconds(), &share, stages
+	wall := time.Since(start).Seconds()
+	share := engine.Busy().Seconds() / wall
+	in.WallSeconds, in.TensorShare, in.Stages = wall, &share, screen.Stages(e.workers(nil))
 	return e.writeReport(specs, in)
 }
 

@@ -13,18 +13,19 @@ import (
 	"github.com/mattn/go-isatty"
 
 	"github.com/ldalign/ldalign/ops/progress"
+	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/streams"
 )
 
 // watch shows the status again and again: on a terminal in place, elsewhere as a line for each stage, or as JSON.
-func (c *statusCommand) watch(ctx context.Context, e *env, n *node) error {
+func (c *statusCommand) watch(ctx context.Context, e *env, session *runs.Session) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	defer e.interrupts.take(stop)() // Ctrl-C is how one leaves it: there is nothing to save
 	tick := time.NewTicker(max(c.Every, 100*time.Millisecond))
 	defer tick.Stop()
 	for {
-		s, err := n.liveStatus(ctx, c.Name)
+		s, err := session.LiveStatus(ctx, c.Name, e.pipeline.Stages())
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -33,7 +34,7 @@ func (c *statusCommand) watch(ctx context.Context, e *env, n *node) error {
 		}
 		switch {
 		case e.json:
-			err = printJSON(e.stdout, []runStatus{s})
+			err = printJSON(e.stdout, []runs.Status{s})
 		case isTerminal(e.stdout):
 			var b strings.Builder
 			b.WriteString("\x1b[H\x1b[J") // from the top, with nothing below
@@ -43,7 +44,7 @@ func (c *statusCommand) watch(ctx context.Context, e *env, n *node) error {
 		default:
 			err = printLines(e.stdout, s, time.Now())
 		}
-		if err != nil || s.State == stateComplete {
+		if err != nil || s.State == runs.StateComplete {
 			return err
 		}
 		select {
@@ -59,38 +60,17 @@ func isTerminal(w io.Writer) bool {
 	return ok && isatty.IsTerminal(f.Fd()) && os.Getenv("TERM") != "dumb"
 }
 
-// liveStatus is status with who works on the run.
-func (n *node) liveStatus(ctx context.Context, run string) (runStatus, error) {
-	specs, err := n.specsOf(ctx, []string{run})
-	if err != nil {
-		return runStatus{}, err
-	}
-	s, err := n.status(ctx, run)
-	if err != nil {
-		return s, err
-	}
-	l, err := n.liveness(ctx, specs[0])
-	s.Live = &l
-	if s.State == stateComplete {
-		l.Blocking, l.Because = "", "nothing: it is complete"
-	}
-	if s.State == stateGoing && l.paused() {
-		s.State += ", paused"
-	}
-	return s, err
-}
-
 // policies is how far the policies are, for people.
-func (s runStatus) policies() string {
+func policies(s runs.Status) string {
 	if s.Policy < 0 {
 		return fmt.Sprintf("no policy yet of %d", s.Of)
 	}
 	return fmt.Sprintf("policy %d of %d", s.Policy, s.Of)
 }
 
-func printStatus(w io.Writer, s runStatus) error {
+func printStatus(w io.Writer, s runs.Status) error {
 	fmt.Fprintf(w, "run %s (%s): %s, %s, %d evaluated, %s\n",
-		s.Run, s.Objective, s.State, s.policies(), s.Evaluated, progress.Count(int64(s.Checkpoints), "checkpoints"))
+		s.Run, s.Objective, s.State, policies(s), s.Evaluated, progress.Count(int64(s.Checkpoints), "checkpoints"))
 	if s.Missing != "" {
 		fmt.Fprintf(w, "warning: %s\n", s.Missing)
 	}
@@ -109,7 +89,7 @@ func printStatus(w io.Writer, s runStatus) error {
 		}
 		fmt.Fprintln(t)
 	}
-	if err := t.Flush(); err != nil || s.Live == nil || s.State == stateComplete {
+	if err := t.Flush(); err != nil || s.Live == nil || s.State == runs.StateComplete {
 		return err
 	}
 	fmt.Fprintln(w)
@@ -138,17 +118,17 @@ func printStatus(w io.Writer, s runStatus) error {
 		fmt.Fprintf(w, "%s is paused by %s since %s\n", what, p.By, p.Since.Format(time.DateTime))
 	}
 	for _, full := range s.Live.Full {
-		fmt.Fprintf(w, "warning: %s\n", full)
+		fmt.Fprintf(w, "warning: %s\n", runs.NearlyFull(full))
 	}
 	_, err := fmt.Fprintf(w, "the run waits for: %s\n", s.Live.Because)
 	return err
 }
 
 // printLines prints a line for each stage.
-func printLines(w io.Writer, s runStatus, now time.Time) error {
+func printLines(w io.Writer, s runs.Status, now time.Time) error {
 	var b strings.Builder
 	at := now.Format(time.TimeOnly)
-	fmt.Fprintf(&b, "%s run %s: %s, %s; waits for: %s\n", at, s.Run, s.State, s.policies(), s.Live.Because)
+	fmt.Fprintf(&b, "%s run %s: %s, %s; waits for: %s\n", at, s.Run, s.State, policies(s), s.Live.Because)
 	for _, stage := range s.Live.Stages {
 		fmt.Fprintf(&b, "%s %s: lag %d", at, stage.Stage, stage.Lag)
 		if rate := perSecond(stage); rate != "" {
@@ -181,21 +161,21 @@ func doing(w streams.Worker) string {
 	return text
 }
 
-func unattended(s stageStatus) string {
+func unattended(s runs.StageLiveness) string {
 	if s.Lag > 0 {
 		return "nobody works on what is before it"
 	}
 	return ""
 }
 
-func perSecond(s stageStatus) string {
+func perSecond(s runs.StageLiveness) string {
 	if s.Rate == 0 {
 		return ""
 	}
 	return fmt.Sprintf("%.2g/s", s.Rate)
 }
 
-func etaOf(s stageStatus) string {
+func etaOf(s runs.StageLiveness) string {
 	if s.ETA == 0 {
 		return ""
 	}

@@ -2,19 +2,18 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"time"
 
 	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/ops/pipeline"
+	"github.com/ldalign/ldalign/ops/play"
 	"github.com/ldalign/ldalign/ops/runs"
+	"github.com/ldalign/ldalign/ops/telemetry"
 	"github.com/ldalign/ldalign/schemas"
-	"github.com/ldalign/ldalign/streams"
-	"github.com/ldalign/ldalign/trainer/lineage"
 )
 
 type workerCommand struct {
-	Role string `arg:"" enum:"prompter,generator,encoder,distance,evaluator" help:"Stage to run: prompter, generator, encoder, distance or evaluator."`
+	Role string `arg:"" enum:"${stages}" help:"Stage to run: ${stage_list}."`
 	Name string `name:"run" required:"" help:"Name of the run." placeholder:"RUN"`
 	serverFlags
 }
@@ -25,8 +24,9 @@ func (workerCommand) Help() string {
     export LDALIGN_S3_ACCESS_KEY=... LDALIGN_S3_SECRET_KEY=...
     ldalign worker generator --run align-1 --nats nats://10.0.0.5:4222 --s3 http://10.0.0.6:9000
 
-Start as many as you like, on any machine, and stop any of them at any time: what a worker had in hand is worked on
-again by another, and stored once. The worker waits until a trainer has declared the run and takes the spec from it.`
+Start as many as you like, on any machine, and stop any of them at any time: another worker processes the messages that a
+stopped one held, and each result is stored once. The worker waits until a trainer has declared the run, and takes the spec
+from the run.`
 }
 
 func (c *workerCommand) Run(ctx context.Context, e *env) error {
@@ -35,25 +35,27 @@ func (c *workerCommand) Run(ctx context.Context, e *env) error {
 	if err != nil {
 		return err
 	}
-	if err := plays(spec, role(c.Role)); err != nil {
+	row, err := e.pipeline.For(spec, c.Role)
+	if err != nil {
 		return err
 	}
 	o := runs.Options{Servers: servers, Limits: spec.Streams, Name: "ldalign-" + c.Role}
 	return e.onServers(ctx, o, func(s *runs.Session) error {
-		if r := role(c.Role); r == rolePrompter || r == roleDistance { // those compute no tensors
-			return c.work(ctx, e, e.node(s), spec, nil)
+		if !row.NeedsEngine {
+			return e.work(ctx, s, nil, row, spec)
 		}
-		return withEngine(spec.Compute, func(engine *tensor.Engine) error { return c.work(ctx, e, e.node(s), spec, engine) })
+		return play.WithEngine(spec.Compute, func(engine *tensor.Engine) error { return e.work(ctx, s, engine, row, spec) })
 	})
 }
 
-func (c *workerCommand) work(ctx context.Context, e *env, n *node, spec schemas.Spec, engine *tensor.Engine) error {
-	m := newMeter(e.display, c.Name+": ")
-	defer m.close()
-	e.notice("%s of run %s is ready; Ctrl-C drains and ends it", c.Role, c.Name)
-	err := n.work(ctx, role(c.Role), spec, engine, m)
-	for _, s := range addStages(nil, m) {
-		e.notice("%s worked on %d %s in %.1f s", s.Name, s.Items, s.Unit, s.BusySeconds)
+// work plays one stage of a run.
+func (e *env) work(ctx context.Context, s *runs.Session, engine *tensor.Engine, row pipeline.Row, spec schemas.Spec) error {
+	screen := telemetry.NewScreen(e.display)
+	defer screen.End(spec.Run)
+	e.notice("%s of run %s is ready; Ctrl-C drains and ends it", row.Name, spec.Run)
+	err := e.player(s, engine, screen).Stage(ctx, row, spec)
+	for _, sum := range screen.Stages([]string{row.Name}) {
+		e.notice("%s worked on %d %s in %.1f s", sum.Name, sum.Items, sum.Unit, sum.BusySeconds)
 	}
 	return err
 }
@@ -76,37 +78,8 @@ func (e *env) onServers(ctx context.Context, o runs.Options, f func(*runs.Sessio
 func (e *env) declared(ctx context.Context, servers schemas.ServersSpec, run string) (spec schemas.Spec, err error) {
 	o := runs.Options{Servers: servers, Limits: schemas.Default().Streams, Name: "ldalign-waiting"}
 	err = e.onServers(ctx, o, func(s *runs.Session) (err error) {
-		spec, err = e.node(s).awaitSpec(ctx, run)
+		spec, err = runs.AwaitSpec(ctx, s, run)
 		return err
 	})
 	return spec, err
-}
-
-// awaitSpec waits until the run is declared.
-func (n *node) awaitSpec(ctx context.Context, run string) (schemas.Spec, error) {
-	if !schemas.ValidRun(run) {
-		return schemas.Spec{}, fmt.Errorf("%w: run %q: want lower-case letters, digits, - and _", errUsage, run)
-	}
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for told := false; ; {
-		spec, err := n.spec(ctx, run)
-		if err == nil || !errors.Is(err, streams.ErrNotFound) {
-			return spec, err
-		}
-		if !told {
-			n.Log.Warn().Str("run", run).Msg("waiting for a trainer to declare the run")
-			told = true
-		}
-		select {
-		case <-ctx.Done():
-			return spec, ctx.Err()
-		case <-tick.C:
-		}
-	}
-}
-
-// spec is the spec that a run was declared with.
-func (n *node) spec(ctx context.Context, run string) (schemas.Spec, error) {
-	return lineage.Spec(ctx, n.Streams, run)
 }

@@ -14,13 +14,17 @@ import (
 // Count is how many messages the streams hold of one iteration. Unlike a Balance it costs a few questions to the server,
 // however many there are, and counts messages, not pairs: one that was stored again, or redriven, counts twice.
 type Count struct {
-	Iteration uint32
+	Iteration uint32 `json:"iteration"`
 	// Closed tells that the iteration asks for no more pairs than Total.
-	Closed                                bool
-	Total                                 int
-	Prompts, Pairs, Encoded, Scored, Dead int
+	Closed  bool `json:"closed"`
+	Total   int  `json:"total"`
+	Prompts int  `json:"prompts"`
+	Pairs   int  `json:"pairs"`
+	Encoded int  `json:"encoded"`
+	Scored  int  `json:"scored"`
+	Dead    int  `json:"dead"`
 	// Expired tells that messages were removed by the run's retention.
-	Expired bool
+	Expired bool `json:"expired,omitempty"`
 }
 
 // Counts counts the messages of each iteration of a run, in order.

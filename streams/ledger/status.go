@@ -89,9 +89,10 @@ func Stages(ctx context.Context, conn *streams.Conn, run string) ([]StageState, 
 
 // Use is how full a kind's stream is.
 type Use struct {
-	Kind schemas.Kind
+	Kind schemas.Kind `json:"stream"`
 	// Bytes are stored, of all runs; Limit is streams.max_bytes, past which the stream refuses what is more.
-	Bytes, Limit uint64
+	Bytes uint64 `json:"bytes"`
+	Limit uint64 `json:"limit"`
 }
 
 // nearlyFull is the share of its limit from which a stream is worth a warning.

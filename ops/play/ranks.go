@@ -1,9 +1,11 @@
-package main
+package play
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strconv"
@@ -23,64 +25,62 @@ import (
 // loopback is where the ranks of a trainer, all on its machine, find each other.
 const loopback = "127.0.0.1"
 
-// rankCommand is a trainer process other than the first. The trainer starts it.
-type rankCommand struct {
-	Port    int    `required:"" help:"Where rank 0 waits, on this machine."`
-	Rank    int    `required:"" help:"This process's number, from 1."`
-	Ranks   int    `required:"" help:"Number of processes."`
-	Threads int    `default:"1" help:"Threads of the tensor library."`
-	Device  string `default:"cpu" help:"cpu or cuda:N."`
-	// Patience is that of signs.go, the same in all processes.
-	Patience time.Duration `default:"30s" help:"How long rank 0 may give no sign of life."`
+// RankVerb is the verb of this program that runs a trainer process other than the first. Its flags are those of Rank.
+const RankVerb = "trainer-rank"
+
+// Rank is a trainer process other than the first, which starts it.
+type Rank struct {
+	// Port is where rank 0 waits, on this machine.
+	Port int
+	// Rank is this process's number, from 1, of Ranks.
+	Rank, Ranks int
+	Compute     schemas.ComputeSpec
+	// Patience is how long rank 0 may give no sign of life, the same in all processes.
+	Patience time.Duration
 }
 
-func (rankCommand) Help() string {
-	return `The trainer starts these processes where training.ranks is more than 1. They compute their part of each step, and end
-with the trainer.
-
-Example:
-
-    ldalign trainer-rank --port 41234 --rank 1 --ranks 2`
+// args are those of the command that runs it.
+func (r Rank) args() []string {
+	return []string{
+		RankVerb, "--port", strconv.Itoa(r.Port), "--rank", strconv.Itoa(r.Rank), "--ranks", strconv.Itoa(r.Ranks),
+		"--threads", strconv.Itoa(r.Compute.Threads), "--device", r.Compute.Device, "--patience", r.Patience.String(),
+	}
 }
 
-func (c *rankCommand) Run(ctx context.Context, _ *env) (err error) {
-	where, err := device(c.Device)
+// Follow computes with rank 0 until that says that the work is over. In and out are the pipes to rank 0, for signs of life; gone is
+// called when rank 0 gives none any more.
+func (r Rank) Follow(ctx context.Context, in io.Reader, out io.Writer, gone func(error)) error {
+	where, err := Device(r.Compute.Device)
 	if err != nil {
 		return err
 	}
 	// Both end with the process. The engine may be in a call that nothing here can end, and nothing here has to be saved.
-	go giveSigns(context.WithoutCancel(ctx), os.Stdout, c.Patience)
-	go func() {
-		fmt.Fprintf(os.Stderr, "ldalign: trainer process %d: rank 0 %v\n", c.Rank, awaitSilence(os.Stdin, c.Patience))
-		os.Exit(exitFailed)
-	}()
-	meeting, err := tensor.AttendMeeting(loopback, c.Port, loopback, ranks.Patience)
+	go giveSigns(context.WithoutCancel(ctx), out, r.Patience)
+	go func() { gone(awaitSilence(in, r.Patience)) }()
+	meeting, err := tensor.AttendMeeting(loopback, r.Port, loopback, ranks.Patience)
 	if err != nil {
 		return err
 	}
-	group, err := meeting.Join(c.Rank, c.Ranks, where)
+	group, err := meeting.Join(r.Rank, r.Ranks, where)
 	meeting.Close()
 	if err != nil {
 		return err
 	}
 	defer group.Close()
-	engine, err := tensor.NewEngine(tensor.Options{Device: where, Threads: c.Threads})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, engine.Close()) }()
-	// rank 0 says when it is over, also after a Ctrl-C; when it has died, that is seen
-	return loop.Follow(context.WithoutCancel(ctx), engine, group)
+	return WithEngine(r.Compute, func(engine *tensor.Engine) error {
+		// rank 0 says when it is over, also after a Ctrl-C; when it has died, that is seen
+		return loop.Follow(context.WithoutCancel(ctx), engine, group)
+	})
 }
 
 // ranks starts size-1 processes that compute with this one, for trainer.Config. On GPUs each has one of its own, this one
 // compute.device and the others those that follow it.
-func (n *node) ranks(ctx context.Context, compute schemas.ComputeSpec, size int) (*tensor.Group, func() error, error) {
+func (p *Player) ranks(ctx context.Context, compute schemas.ComputeSpec, size int) (*tensor.Group, func() error, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, nil, err
 	}
-	where, err := device(compute.Device)
+	where, err := Device(compute.Device)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -88,12 +88,12 @@ func (n *node) ranks(ctx context.Context, compute schemas.ComputeSpec, size int)
 	if err != nil {
 		return nil, nil, err
 	}
-	others := &rankProcesses{ended: make(chan error, size), patience: n.patience, log: n.Log}
+	patience := cmp.Or(p.Patience, Patience)
+	others := &rankProcesses{ended: make(chan error, size), patience: patience, log: p.Log}
 	for rank := 1; rank < size; rank++ {
-		c := exec.Command(self, "trainer-rank", //nolint:gosec // it is this program
-			"--port", strconv.Itoa(meeting.Port), "--rank", strconv.Itoa(rank), "--ranks", strconv.Itoa(size),
-			"--threads", strconv.Itoa(compute.Threads), "--device", where.Next(rank).String(),
-			"--patience", n.patience.String())
+		r := Rank{meeting.Port, rank, size, compute, patience}
+		r.Compute.Device = where.Next(rank).String()
+		c := exec.Command(self, r.args()...) //nolint:gosec // it is this program
 		c.Stderr = os.Stderr
 		c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C is for rank 0, which saves first
 		if err := others.start(c, rank); err != nil {
@@ -122,7 +122,7 @@ func (n *node) ranks(ctx context.Context, compute schemas.ComputeSpec, size int)
 		return nil, nil, errors.Join(err, others.wait())
 	}
 	others.group.Store(group)
-	n.Log.Info().Int("ranks", size).Msg("trainer processes have joined")
+	p.Log.Info().Int("ranks", size).Msg("trainer processes have joined")
 	return group, others.wait, nil
 }
 

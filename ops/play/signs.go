@@ -1,4 +1,4 @@
-package main
+package play
 
 import (
 	"context"
@@ -11,8 +11,8 @@ import (
 // Trainer processes give each other signs of life over a pipe, beside their computing: a long step is no silence. A
 // process that has died closes its end, one that is stopped writes nothing.
 const (
-	// signPatience is how long one may be silent, unless env.patience says otherwise.
-	signPatience = 30 * time.Second
+	// Patience is how long one may be silent, unless Player.Patience says otherwise.
+	Patience = 30 * time.Second
 	// signsWithin is the number of signs that are due in that time.
 	signsWithin = 30
 )

@@ -1,4 +1,4 @@
-package main
+package runs
 
 import (
 	"testing"
@@ -57,12 +57,12 @@ func TestBackPressure(t *testing.T) {
 			"trainer",
 		},
 	} {
-		l := liveness{Stages: []stageStatus{
-			{Stage: "prompter", Lag: 1, Workers: []streams.Worker{test.prompter}},
-			{Stage: "generator", Workers: []streams.Worker{{State: streams.StateIdle}}},
-			{Stage: "distance", Lag: test.lag, Workers: []streams.Worker{test.distance}},
+		l := Liveness{Stages: []StageLiveness{
+			{Stage: "prompter", feeds: true, Lag: 1, Workers: []streams.Worker{test.prompter}},
+			{Stage: "generator", feeds: true, Workers: []streams.Worker{{State: streams.StateIdle}}},
+			{Stage: "distance", feeds: true, Lag: test.lag, Workers: []streams.Worker{test.distance}},
 			{Stage: "evaluator", Workers: []streams.Worker{{State: streams.StateIdle}}},
-			{Stage: "trainer", Workers: []streams.Worker{test.trainer}},
+			{Stage: "trainer", feeds: true, Workers: []streams.Worker{test.trainer}},
 		}}
 		l.Blocking, l.Because = l.blocking()
 		l.press()

@@ -1,0 +1,156 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/rs/zerolog"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/trainer/lineage"
+)
+
+// Player plays stages of runs in this process.
+type Player struct {
+	Streams     *streams.Conn
+	Checkpoints *checkpoints.Repository
+	// Engine is nil where no stage needs one.
+	Engine *Engine
+	// Observer is told what stages do; nil for none.
+	Observer streams.Observer
+	// Sampled is told how many of a batch's responses are sampled; nil for nobody.
+	Sampled func(run, stage string, done, of int)
+	// Grace is that of streams.Stage.
+	Grace time.Duration
+	Log   zerolog.Logger
+}
+
+// linger is how long a part-filled batch waits for more, unless the stage's row says otherwise.
+const linger = 20 * time.Millisecond
+
+// Play plays a stage of a run until ctx ends. It returns nil after a clean drain.
+func (p *Player) Play(ctx context.Context, row Row, spec schemas.Spec) (err error) {
+	if row.Build == nil {
+		return fmt.Errorf("this program was built without tensors, and the stage %s computes some", row.Name)
+	}
+	heartbeat := p.Streams.Announce(ctx, spec.Run, row.Name)
+	defer heartbeat.Close()
+	work, err := row.Build(ctx, Job{
+		Spec: spec, Streams: p.Streams, Checkpoints: p.Checkpoints, Engine: p.Engine,
+		Log: p.Log.With().Str("run", spec.Run).Str("stage", row.Name).Logger(),
+		Sampled: func(done, of int) {
+			heartbeat.Move()
+			if p.Sampled != nil {
+				p.Sampled(spec.Run, row.Name, done, of)
+			}
+		},
+	})
+	if err != nil {
+		return err
+	}
+	if work.Close != nil {
+		defer func() { err = errors.Join(err, work.Close(context.WithoutCancel(ctx))) }()
+	}
+	if work.Ready != nil {
+		heartbeat.Say(streams.StateWaiting, work.WaitsFor)
+		if err := work.Ready(ctx); ctx.Err() != nil {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+	stage := streams.Stage{
+		Name: row.Name, In: row.In, Run: spec.Run, Linger: row.Linger, Grace: p.Grace, MaxInFlight: work.MaxInFlight,
+		Observer: p.Observer, Heartbeat: heartbeat, End: uint32(spec.Iterations),
+	}
+	if row.Linger == 0 {
+		stage.Linger = linger
+	}
+	if row.Batch != nil {
+		stage.Batch = row.Batch(spec)
+	}
+	if row.Refill != nil {
+		stage.Refill = row.Refill(spec)
+	}
+	feed, replayed := lineage.Feed(spec, row.In)
+	if replayed = replayed && feed.Kind == row.In; !replayed {
+		return p.run(ctx, stage, work)
+	}
+	// right behind the log that the replay reads, the stage takes its messages from there
+	stage.Source = &feed
+	for i := spec.FirstIteration(); i < spec.Iterations; i++ {
+		stage.Iterations = append(stage.Iterations, uint32(i))
+	}
+	if work.Adopt == nil {
+		return p.run(ctx, stage, work)
+	}
+	return p.byPolicy(ctx, stage, work)
+}
+
+func (p *Player) run(ctx context.Context, stage streams.Stage, work Work) error {
+	if work.Refilling != nil {
+		return p.Streams.RunRefilling(ctx, stage, work.Refilling)
+	}
+	return p.Streams.RunStage(ctx, stage, work.Process)
+}
+
+// byPolicy runs a stage of a replay whose messages are made for a policy. Those of all iterations are in the log from the
+// start, but those of iteration i are for the policy i of this run: each iteration begins when that policy is announced,
+// and ends with the next one.
+func (p *Player) byPolicy(ctx context.Context, stage streams.Stage, work Work) error {
+	for _, i := range stage.Iterations {
+		policy, err := p.awaitPolicy(ctx, stage.Run, i)
+		if err != nil {
+			return ended(ctx, err)
+		}
+		stage.Iterations = []uint32{i}
+		stage.Adopt = func(m events.Message) { work.Adopt(m, i, policy) }
+		if err := p.untilPolicy(ctx, stage.Run, i+1, func(ctx context.Context) error {
+			return p.run(ctx, stage, work)
+		}); err != nil {
+			return ended(ctx, err)
+		}
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// awaitPolicy waits until the policy of an iteration is announced and returns its digest.
+func (p *Player) awaitPolicy(ctx context.Context, run string, iteration uint32) (digest string, err error) {
+	err = p.Streams.Follow(ctx, schemas.Checkpoints, run, int(iteration), 0, func(r streams.Received) error {
+		if c, ok := r.Message.(*events.Checkpoint); ok && c.GetKind() == string(checkpoints.Policy) {
+			digest = c.GetDigest()
+			return streams.ErrStop
+		}
+		return nil
+	})
+	return digest, err
+}
+
+// untilPolicy runs work until the policy of an iteration is announced, or ctx ends.
+func (p *Player) untilPolicy(ctx context.Context, run string, iteration uint32, work func(context.Context) error) error {
+	working, stop := context.WithCancel(ctx)
+	defer stop()
+	group, working := errgroup.WithContext(working)
+	group.Go(func() error { return work(working) })
+	group.Go(func() error {
+		defer stop()
+		_, err := p.awaitPolicy(working, run, iteration)
+		return err
+	})
+	return group.Wait()
+}
+
+// ended drops an error that is only the end of ctx.
+func ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,79 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/rs/zerolog"
+
+	"github.com/ldalign/ldalign/dataset"
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/stages/distance"
+	"github.com/ldalign/ldalign/stages/prompter"
+	"github.com/ldalign/ldalign/streams"
+)
+
+func buildPrompter(_ context.Context, j Job) (Work, error) {
+	set, err := prompter.Load(j.Spec)
+	if err != nil {
+		return Work{}, err
+	}
+	level := zerolog.InfoLevel
+	if len(set.Report.Dropped) > 0 {
+		level = zerolog.WarnLevel
+	}
+	j.Log.WithLevel(level).Msg(j.Spec.Data.Train + ": " + set.Report.String())
+	for _, p := range set.Report.Problems {
+		j.Log.Warn().Msg("dropped " + p.String())
+	}
+	return Work{
+		Process:     streams.Many(prompter.New(j.Spec, set.Records).Process),
+		Ready:       func(ctx context.Context) error { return sameData(ctx, j.Streams, j.Spec, set) },
+		WaitsFor:    "for the run to be declared",
+		MaxInFlight: j.Spec.MaxInFlight,
+	}, nil
+}
+
+func buildDistance(_ context.Context, j Job) (Work, error) {
+	return Work{Process: streams.Each(distance.Stage{Metric: j.Spec.Objective.Distance}.Process)}, nil
+}
+
+// sameData notes the digest of the run's records, and what became of the rows, when its prompter starts for the first
+// time, and refuses others later: iterations of one run must ask the same prompts.
+func sameData(ctx context.Context, conn *streams.Conn, spec schemas.Spec, set dataset.Set) error {
+	// a run that is not declared yet may still fail to begin, and begin anew with other data
+	err := conn.Follow(ctx, schemas.Control, spec.Run, 0, 0, func(r streams.Received) error {
+		if c, ok := r.Message.(*events.Control); ok && c.GetKind() == events.ControlSpec {
+			return streams.ErrStop
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	note := &events.Control{Schema: events.Version, Run: spec.Run, Kind: events.ControlData, Message: set.Digest()}
+	records := &events.Control{
+		Schema: events.Version, Run: spec.Run, Kind: events.ControlRecords, Total: uint64(set.Report.Kept),
+		Message: set.Report.String(),
+	}
+	for _, m := range []*events.Control{note, records} {
+		if err := conn.Publish(ctx, schemas.Control, m); err != nil {
+			return err
+		}
+	}
+	// of several notes, the log's first counts
+	var first string
+	err = conn.Read(ctx, schemas.Control, spec.Run, 0, 0, func(r streams.Received) error {
+		if c, ok := r.Message.(*events.Control); ok && c.GetKind() == note.GetKind() {
+			first = c.GetMessage()
+			return streams.ErrStop
+		}
+		return nil
+	})
+	if err != nil || first == note.GetMessage() {
+		return err
+	}
+	return fmt.Errorf("%s is not what run %s began with (records %.12s, now %.12s): restore it, or start a run of another name",
+		spec.Data.Train, spec.Run, first, note.GetMessage())
+}

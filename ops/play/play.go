@@ -1,0 +1,185 @@
+// Package play plays whole runs in this process: the stages of a pipeline, and the trainer with its processes.
+package play
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/ops/pipeline"
+	"github.com/ldalign/ldalign/ops/runs"
+	"github.com/ldalign/ldalign/ops/telemetry"
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/stages/prompter"
+	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/trainer"
+	"github.com/ldalign/ldalign/trainer/retention"
+)
+
+// Player plays runs.
+type Player struct {
+	*runs.Session
+	Pipeline pipeline.Table
+	// Engine is nil where no stage needs one, and no trainer is played.
+	Engine   *tensor.Engine
+	Observer telemetry.Observer
+	// Patience is how long one of a trainer's processes may give no sign of life; 0 for Patience.
+	Patience time.Duration
+	// Hints is the subject of the store's notifications; empty for none.
+	Hints string
+}
+
+// Stage plays one stage of a run until ctx ends. It returns nil after a clean drain.
+func (p *Player) Stage(ctx context.Context, row pipeline.Row, spec schemas.Spec) error {
+	player := pipeline.Player{
+		Streams: p.Streams, Checkpoints: p.Checkpoints, Engine: p.Engine, Observer: p.Observer, Log: p.Log,
+		Sampled: func(run, stage string, done, of int) {
+			p.Observer.Sampled(telemetry.Sampled{Run: run, Stage: stage, Done: done, Of: of})
+		},
+	}
+	return player.Play(ctx, row, spec)
+}
+
+// Run plays everything of a run until it is complete and evaluated.
+func (p *Player) Run(ctx context.Context, spec schemas.Spec) error {
+	if err := p.Streams.EnsureTopology(ctx); err != nil {
+		return err
+	}
+	if err := p.Intact(ctx, spec.Run); err != nil { // before what is left of a run is taken for a complete one
+		return err
+	}
+	done, err := p.Complete(ctx, spec)
+	if err != nil || done {
+		return err
+	}
+	if err := CheckData(spec); err != nil {
+		return err
+	}
+	if err := p.play(ctx, spec, p.Pipeline.Of(spec), runs.ExpectedResults(spec), false); err != nil {
+		return err
+	}
+	if spec.Retention == (schemas.RetentionSpec{}) {
+		return nil
+	}
+	// what waited for the last evaluations
+	_, err = runs.Prune(ctx, p.Session, spec, spec.Retention, retention.Reason(spec.Retention), false)
+	return err
+}
+
+// Guide plays what trains the guide of a run, and the evaluation of policy 0 where the spec wants one.
+func (p *Player) Guide(ctx context.Context, spec schemas.Spec) error {
+	if err := errors.Join(CheckData(spec), p.Streams.EnsureTopology(ctx)); err != nil {
+		return err
+	}
+	needed := []schemas.Kind{schemas.Prompts, schemas.Pairs}
+	results := 0
+	if spec.Data.Eval != "" && spec.Evaluation.First == 0 {
+		needed, results = append(needed, schemas.Results), 1
+	}
+	stages := slices.DeleteFunc(p.Pipeline.Of(spec), func(r pipeline.Row) bool { return !slices.Contains(needed, r.Out) })
+	return p.play(ctx, spec, stages, results, true)
+}
+
+// Trainer plays the trainer of a run alone.
+func (p *Player) Trainer(ctx context.Context, spec schemas.Spec) error {
+	return p.play(ctx, spec, nil, 0, false)
+}
+
+// play plays stages and the trainer until the trainer has ended and so many policies are evaluated. It ends with
+// runs.ErrStalled when the run makes no progress.
+func (p *Player) play(ctx context.Context, spec schemas.Spec, stages pipeline.Table, results int, guideOnly bool) error {
+	playing, stop := context.WithCancel(ctx)
+	defer stop()
+	group, playing := errgroup.WithContext(playing)
+	for _, row := range stages {
+		group.Go(func() error { return p.Stage(playing, row, spec) })
+	}
+	group.Go(func() error { return p.WatchStall(playing, spec, p.Pipeline.Stages()) })
+	trained := p.train(playing, spec, guideOnly)
+	if trained == nil {
+		trained = p.awaitResults(playing, spec, results)
+	}
+	stop()
+	staged := group.Wait()
+	if staged != nil && (trained == nil || Interrupted(trained)) {
+		return staged // a failed stage is why the trainer was stopped
+	}
+	return trained
+}
+
+// Interrupted tells that a run was told to end and did. What went wrong on the way to its end, such as a state that could
+// not be saved, is an error of its own.
+func Interrupted(err error) bool {
+	return errors.Is(err, trainer.ErrInterrupted) || errors.Is(err, context.Canceled)
+}
+
+// CheckData reads the data that a spec names before a run is declared: from then on its spec cannot change any more. A
+// replay has its prompts from the log.
+func CheckData(spec schemas.Spec) error {
+	if !spec.Replays() {
+		if _, err := prompter.Load(spec); err != nil {
+			return fmt.Errorf("data.train: %w", err)
+		}
+	}
+	if spec.Data.Eval == "" {
+		return nil
+	}
+	if _, err := prompter.LoadEval(spec); err != nil {
+		return fmt.Errorf("data.eval: %w", err)
+	}
+	return nil
+}
+
+// awaitResults waits until so many policies of the run are evaluated, or their evaluation is a dead letter.
+func (p *Player) awaitResults(ctx context.Context, spec schemas.Spec, want int) error {
+	if want == 0 {
+		return nil
+	}
+	evaluator := p.Pipeline.Stages().Makes(schemas.Results)
+	tell := func(done int) { p.Observer.Evaluated(telemetry.Evaluated{Run: spec.Run, Done: done, Of: want}) }
+	tell(0)
+	group, reading := errgroup.WithContext(ctx)
+	settled := make(chan uint32)
+	for _, kind := range []schemas.Kind{schemas.Results, schemas.DeadLetters} {
+		group.Go(func() error {
+			return p.Streams.Follow(reading, kind, spec.Run, streams.AllIterations, 0, func(r streams.Received) error {
+				if d, ok := r.Message.(*events.DeadLetter); ok && d.GetStage() != evaluator {
+					return nil
+				}
+				if step, ok := r.Message.(*events.Result); ok && step.GetStep() > 0 {
+					return nil
+				}
+				select {
+				case settled <- r.Message.GetIteration():
+					return nil
+				case <-reading.Done():
+					return reading.Err()
+				}
+			})
+		})
+	}
+	enough := errors.New("all are settled")
+	group.Go(func() error {
+		have := map[uint32]bool{}
+		for len(have) < want {
+			select {
+			case iteration := <-settled:
+				have[iteration] = true
+				tell(len(have))
+			case <-reading.Done():
+				return reading.Err()
+			}
+		}
+		return enough
+	})
+	if err := group.Wait(); !errors.Is(err, enough) {
+		return err
+	}
+	return nil
+}

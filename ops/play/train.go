@@ -1,0 +1,58 @@
+package play
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/ldalign/ldalign/dataset"
+	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/ops/runs"
+	"github.com/ldalign/ldalign/ops/telemetry"
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/trainer"
+	"github.com/ldalign/ldalign/trainer/activity"
+)
+
+// train runs the trainer of a run, or of its guide only.
+func (p *Player) train(ctx context.Context, spec schemas.Spec, guideOnly bool) error {
+	if err := p.Intact(ctx, spec.Run); err != nil {
+		return err
+	}
+	heartbeat := p.Streams.Announce(ctx, spec.Run, runs.Trainer)
+	defer heartbeat.Close()
+	return trainer.New(trainer.Config{
+		Spec: spec, Streams: p.Streams, Checkpoints: p.Checkpoints, Engine: p.Engine, Tokenizers: dataset.TokenizerFolder,
+		Holder: runs.Holder(), Hints: p.Hints, GuideOnly: guideOnly, Meter: beating{p.Observer, heartbeat},
+		Metrics: p.ReportDir(spec.Run),
+		Hold:    func(ctx context.Context) { _ = heartbeat.Hold(ctx) }, // its error is that ctx has ended, which the trainer sees
+		Ranks: func(ctx context.Context, size int) (*tensor.Group, func() error, error) {
+			return p.ranks(ctx, spec.Compute, size)
+		},
+		Log: p.Log.With().Str("stage", runs.Trainer).Logger(),
+	}).Run(ctx)
+}
+
+// beating tells the trainer's heartbeat what the observer is told.
+type beating struct {
+	telemetry.Observer
+	heartbeat *streams.Heartbeat
+}
+
+// Observe is part of trainer.Meter.
+func (b beating) Observe(e activity.Event) {
+	work, state := e.Progress(), streams.StateWorking
+	switch e.(type) {
+	case activity.Waiting, activity.Reading:
+		if !work.Ended() {
+			state = streams.StateWaiting
+		}
+	}
+	b.heartbeat.Say(state, fmt.Sprintf("%s: %d of %d %s", e, work.Done, work.Total, e.Unit()))
+	if step, ok := e.(activity.Training); ok && step.Last != nil {
+		b.heartbeat.Did(1)
+	} else {
+		b.heartbeat.Move()
+	}
+	b.Observer.Observe(e)
+}

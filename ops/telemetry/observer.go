@@ -1,0 +1,79 @@
+// Package telemetry carries what stages and trainers tell of their work to those who show or count it. An exporter is one more
+// Observer.
+package telemetry
+
+import (
+	"time"
+
+	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/trainer/activity"
+)
+
+// Observer is told what the stages and the trainers of runs do, by several goroutines. Its methods must not block.
+type Observer interface {
+	// Stages do batches and settle messages.
+	streams.Observer
+	// Observe is told what a trainer does.
+	Observe(activity.Event)
+	Sampled(Sampled)
+	Evaluated(Evaluated)
+}
+
+// Sampled says that Done of the Of responses in a generator's batch are sampled.
+type Sampled struct {
+	Run, Stage string
+	Done, Of   int
+}
+
+// Evaluated says that Done of the Of policies of a run whose evaluation is waited for are evaluated.
+type Evaluated struct {
+	Run      string
+	Done, Of int
+}
+
+// All tells each of several observers everything, in their order.
+type All []Observer
+
+// Batch is part of streams.Observer.
+func (a All) Batch(stage string, n int, took time.Duration) {
+	for _, o := range a {
+		o.Batch(stage, n, took)
+	}
+}
+
+// Settled is part of streams.Observer.
+func (a All) Settled(stage, outcome string) {
+	for _, o := range a {
+		o.Settled(stage, outcome)
+	}
+}
+
+// Silent is part of streams.Observer.
+func (a All) Silent(stage string) {
+	for _, o := range a {
+		o.Silent(stage)
+	}
+}
+
+// Observe is part of Observer.
+func (a All) Observe(e activity.Event) {
+	for _, o := range a {
+		o.Observe(e)
+	}
+}
+
+// Sampled is part of Observer.
+func (a All) Sampled(e Sampled) {
+	for _, o := range a {
+		o.Sampled(e)
+	}
+}
+
+// Evaluated is part of Observer.
+func (a All) Evaluated(e Evaluated) {
+	for _, o := range a {
+		o.Evaluated(e)
+	}
+}
+
+var _ Observer = All{}

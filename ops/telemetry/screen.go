@@ -1,0 +1,197 @@
+package telemetry
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ldalign/ldalign/ops/progress"
+	"github.com/ldalign/ldalign/ops/report"
+	"github.com/ldalign/ldalign/ops/runs"
+	"github.com/ldalign/ldalign/trainer/activity"
+)
+
+// Screen shows the progress of runs on a display, and adds up what each stage did in this process.
+type Screen struct {
+	display *progress.Display
+
+	mu sync.Mutex
+	// tasks are shown or, once finished, nil.
+	tasks  map[work]*progress.Task
+	stages map[string]*report.Stage
+	steps  map[work]stepMark
+	// waiting is, by run, the line of the trainer's wait for pairs; none without a trainer in this process.
+	waiting map[string]work
+	// sampled counts, by run, the responses of the generator's finished batches.
+	sampled map[string]int
+}
+
+// work is one line of the display.
+type work struct{ run, name string }
+
+func (w work) compare(other work) int {
+	return cmp.Or(cmp.Compare(w.run, other.run), cmp.Compare(w.name, other.name))
+}
+
+// stepMark is how many steps of a phase were done when.
+type stepMark struct {
+	done int
+	at   time.Time
+}
+
+// NewScreen shows on a display.
+func NewScreen(display *progress.Display) *Screen {
+	return &Screen{
+		display: display, tasks: map[work]*progress.Task{}, stages: map[string]*report.Stage{}, steps: map[work]stepMark{},
+		waiting: map[string]work{}, sampled: map[string]int{},
+	}
+}
+
+// Observe shows the trainer's work, and counts its steps as the trainer's items.
+func (s *Screen) Observe(e activity.Event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := e.Progress()
+	w := work{at.Run, e.String()}
+	task := s.task(w, at.Done, at.Total, e.Unit())
+	switch e := e.(type) {
+	case activity.Training:
+		now := time.Now()
+		if last, ok := s.steps[w]; ok {
+			s.add(runs.Trainer, e.Unit(), at.Done-last.done, now.Sub(last.at))
+		}
+		s.steps[w] = stepMark{at.Done, now}
+		if task != nil {
+			noteStep(task, e)
+		}
+	case activity.Waiting, activity.Reading:
+		s.waiting[at.Run] = w
+	}
+	s.advance(task, w, at.Done, at.Total)
+}
+
+// noteStep shows readings of the newest step, and of the newest look at the guide.
+func noteStep(task *progress.Task, e activity.Training) {
+	if e.Last != nil {
+		task.Note("loss", e.Last.Loss)
+		if e.Last.Pairs != nil {
+			task.Note("margin", e.Last.Pairs.Margin)
+		}
+	}
+	if e.Probe != nil {
+		task.Note("gap", e.Probe.Gap())
+		task.Note("distance", e.Probe.Distance)
+	}
+}
+
+// Evaluated shows how many of the policies are evaluated.
+func (s *Screen) Evaluated(e Evaluated) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w := work{e.Run, "evaluate"}
+	s.advance(s.task(w, e.Done, e.Of, "policies"), w, e.Done, e.Of)
+}
+
+// Sampled shows how far the generator is: beside the trainer's line when a trainer waits in this process, else on a line of
+// its own.
+func (s *Screen) Sampled(e Sampled) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if line, waits := s.waiting[e.Run]; waits {
+		if task := s.tasks[line]; task != nil {
+			task.Note("sampling", fmt.Sprintf("%d/%d", e.Done, e.Of))
+		}
+		return
+	}
+	if task := s.task(work{e.Run, "sample"}, 0, 0, "responses"); task != nil {
+		task.Set(int64(s.sampled[e.Run] + e.Done))
+	}
+	if e.Done == e.Of {
+		s.sampled[e.Run] += e.Of
+	}
+}
+
+// Batch counts what a stage did.
+func (s *Screen) Batch(stage string, n int, took time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.add(stage, "messages", n, took)
+}
+
+// Settled is part of streams.Observer; the log tells of retries and dead letters.
+func (s *Screen) Settled(string, string) {}
+
+// Silent is part of streams.Observer; the log tells of it.
+func (s *Screen) Silent(string) {}
+
+// task is the line of a piece of work, a new one at first; nil once it has ended. The caller holds the lock.
+func (s *Screen) task(w work, done, total int, unit string) *progress.Task {
+	task, known := s.tasks[w]
+	if !known {
+		task = s.display.Task(w.run+": "+w.name, int64(total), unit)
+		task.Resume(int64(done))
+		s.tasks[w] = task
+	}
+	return task
+}
+
+// advance shows how far a piece of work is, and ends its line at the end. The caller holds the lock.
+func (s *Screen) advance(task *progress.Task, w work, done, total int) {
+	if task == nil {
+		return
+	}
+	task.SetTotal(int64(total))
+	task.Set(int64(done))
+	if total > 0 && done >= total {
+		task.Done()
+		s.tasks[w] = nil
+	}
+}
+
+// add adds to the sums of a stage. The caller holds the lock.
+func (s *Screen) add(stage, unit string, n int, took time.Duration) {
+	sum := s.stages[stage]
+	if sum == nil {
+		sum = &report.Stage{Name: stage, Unit: unit}
+		s.stages[stage] = sum
+	}
+	sum.Items += int64(n)
+	sum.BusySeconds += took.Seconds()
+}
+
+// Stages are the sums of the stages that did anything, in the order of names.
+func (s *Screen) Stages(names []string) []report.Stage {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []report.Stage
+	for _, name := range names {
+		if sum := s.stages[name]; sum != nil {
+			out = append(out, *sum)
+		}
+	}
+	return out
+}
+
+// End ends the lines of a run that are still shown.
+func (s *Screen) End(run string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var lines []work
+	for w := range s.tasks {
+		if w.run == run {
+			lines = append(lines, w)
+		}
+	}
+	slices.SortFunc(lines, work.compare)
+	for _, w := range lines {
+		if task := s.tasks[w]; task != nil {
+			task.Done()
+		}
+		delete(s.tasks, w)
+	}
+	delete(s.waiting, run)
+}
+
+var _ Observer = (*Screen)(nil)
