@@ -27,7 +27,7 @@
 // # Errors
 //
 // What goes wrong with a request ends that request and no other: a prompt that does not fit, scores that are not finite, a
-// context that ended. When a step of the model itself fails, the rows that it was computing end with its error.
+// context that ended. When a step of the model itself fails, the rows that it was computing and their sources end with its error.
 //
 // # Weights
 //

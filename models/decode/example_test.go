@@ -35,7 +35,6 @@ func ExampleScheduler() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer s.Close(ctx)
 
 	answer := func() {
 		reply, err := s.Submit(ctx, decode.Request{
@@ -61,6 +60,9 @@ func ExampleScheduler() {
 		log.Fatal(err)
 	}
 	answer()
+	if err := s.Close(ctx); err != nil {
+		log.Fatal(err)
+	}
 	// Output:
 	// 5 tokens of iteration 1: length
 	// 5 tokens of iteration 2: length

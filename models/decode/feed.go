@@ -23,13 +23,14 @@ type source struct {
 }
 
 // Feed decodes the requests of a source, in the slots that no submitted request waits for: next gives the next request, or
-// false when there are no more, and is asked only when a slot is free for it; done gets the result of request i, counted from 0
-// in the order of next, as soon as it has ended. All are decoded by the weights that are current when Feed is called. A
-// request that cannot be decoded has a result with Reason Failed, and the others go on.
+// false when there are no more, and is asked only when a slot is free for it; done gets the result of request i, counted
+// from 0 in the order of next, as soon as it has ended. All are decoded by the weights that are current when Feed is called.
+// A request that cannot be decoded has a result with Reason Failed, and the others go on.
 //
-// Feed returns when the source has no more requests and all have ended. When ctx ends, or next or done returns an error, it
-// returns that error between two steps; requests that have not ended are lost then, and come out the same when they are
-// asked for again. Both functions are called on the scheduler's goroutine, as Request.OnToken is. A panic of theirs is an error.
+// Feed returns when the source has no more requests and all have ended. When ctx ends, when next or done returns an error, or
+// when a step fails, it returns that error between two steps; requests that have not ended are lost then, and come out the
+// same when they are asked for again. Both functions are called on the scheduler's goroutine, as Request.OnToken is. A panic
+// of theirs is an error.
 func (s *Scheduler) Feed(
 	ctx context.Context, next func() (Request, bool, error), done func(i int, r Result) error,
 ) error {

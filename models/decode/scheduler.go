@@ -126,8 +126,8 @@ func (s *Scheduler) Digest() string {
 	return s.current().Digest
 }
 
-// Close takes no more requests, waits until all that came have ended, and releases the weights. When ctx ends before, what is left
-// ends with ErrClosed; Close still waits for the step that is being computed. A source is asked for no more requests.
+// Close takes no more requests, waits until all that came have ended, and releases the weights. When ctx ends before that, what
+// is left ends with ErrClosed; Close still waits for the step that is being computed. A source is asked for no more requests.
 func (s *Scheduler) Close(ctx context.Context) error {
 	s.mu.Lock()
 	s.closing = true
@@ -237,8 +237,8 @@ func (s *Scheduler) next() *row {
 	return nil
 }
 
-// retire ends the sources that have nothing left, and releases the weights that nobody uses any more. It tells whether there may
-// be more to do: a closing scheduler with nothing left has released all.
+// retire ends the sources that have nothing left, and releases the weights that nobody uses any more. It tells whether there
+// may be more to do: a closing scheduler with nothing left has released everything.
 func (s *Scheduler) retire(ctx context.Context) (more bool) {
 	var unused []*loaded
 	s.mu.Lock()
@@ -306,8 +306,16 @@ func (s *Scheduler) rows(w *loaded) []*row {
 	return rows
 }
 
-// fail ends all rows of weights whose step has failed: what their cache holds is not known.
+// fail ends all rows of weights whose step has failed, for what their cache holds is not known, and their sources: the
+// requests that these have left would fail too.
 func (s *Scheduler) fail(ctx context.Context, w *loaded, err error) {
+	s.mu.Lock()
+	for _, f := range s.sources {
+		if f.weights == w && f.err == nil {
+			f.err = err
+		}
+	}
+	s.mu.Unlock()
 	for _, r := range s.rows(w) {
 		s.end(r, Failed, err)
 	}

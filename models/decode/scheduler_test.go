@@ -579,6 +579,13 @@ func TestTheEngineIsClosed(t *testing.T) {
 			t.Errorf("%+v, want it failed by ErrClosed", got)
 		}
 	}
+	// A source is not asked for what would fail as well.
+	asked := 0
+	err = s.Feed(t.Context(), func() (decode.Request, bool, error) { asked++; return r, true, nil },
+		func(int, decode.Result) error { return errors.New("there is no result") })
+	if !errors.Is(err, tensor.ErrClosed) || asked != 2 {
+		t.Errorf("Feed returned %v after %d requests, want ErrClosed after those of the 2 slots", err, asked)
+	}
 }
 
 // A step that somebody waits for comes before other work of the engine, and a source's does not: work of Do that waits while a
@@ -608,6 +615,28 @@ func TestServingGoesFirst(t *testing.T) {
 	wg.Wait()
 	if at := slices.Index(events, "other"); at != 20 {
 		t.Errorf("other work was done behind %d tokens, want 20", at)
+	}
+}
+
+// What a source asks for is background work: it does not keep the engine from others between two steps.
+func TestAFedRowDoesNotReserveTheEngine(t *testing.T) {
+	eng := newEngine(t, 1)
+	m := pack(t, small(t, eng, architecture.Llama))
+	s := open(t, decode.Options{Slots: 2, Length: 40}, decode.Weights{Model: m})
+	taken, others := false, 0
+	err := s.Feed(t.Context(), func() (decode.Request, bool, error) {
+		first := !taken
+		taken = true
+		return decode.Request{IDs: []int64{1}, MaxNew: 3, Sampling: greedy, OnToken: func(decode.Token) bool {
+			// On a reserved engine this would wait for good: nothing calls DoFirst meanwhile.
+			if err := eng.Do(t.Context(), func(*tensor.Scope) error { others++; return nil }); err != nil {
+				t.Error(err)
+			}
+			return false
+		}}, first, nil
+	}, func(_ int, r decode.Result) error { return r.Err })
+	if err != nil || others != 3 {
+		t.Errorf("Feed returned %v, other work was done %d times, want 3", err, others)
 	}
 }
 
