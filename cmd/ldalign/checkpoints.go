@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
 	"text/tabwriter"
 	"time"
 
@@ -92,25 +90,16 @@ func (checkpointsExportCommand) Help() string {
 }
 
 func (c *checkpointsExportCommand) Run(ctx context.Context, e *env) error {
-	if _, err := os.Stat(c.Folder); !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("%w: %s exists; name a folder that does not", errUsage, c.Folder)
-	}
-	n, err := e.store(ctx, c.servers())
+	s, err := e.store(ctx, c.servers())
 	if err != nil {
 		return err
 	}
 	kind := checkpoints.Policy
 	if c.Guide {
-		kind = checkpoints.Guide
+		kind, c.Iteration = checkpoints.Guide, -1
 	}
-	manifest, err := n.Checkpoints.Latest(ctx, c.Name, kind)
-	if c.Iteration >= 0 && !c.Guide {
-		manifest, err = n.Checkpoints.Policy(ctx, c.Name, uint32(c.Iteration))
-	}
+	manifest, err := runs.Export(ctx, s, schemas.PolicyRef{Run: c.Name, Iteration: c.Iteration}, kind, c.Folder)
 	if err != nil {
-		return err
-	}
-	if err := n.Checkpoints.Materialise(ctx, manifest, c.Folder); err != nil {
 		return err
 	}
 	if e.json {

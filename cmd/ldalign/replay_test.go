@@ -207,7 +207,7 @@ func TestReplayRefuses(t *testing.T) {
 		{"tiny-ld --iteration all --set objective.beta=0.05", exitUsage, []string{"objective.beta", "policy 1", "--off-policy"}},
 		{"tiny-ld --iteration 2", exitUsage, []string{"iterations 0 to 1"}},
 		{"tiny-ld --exact --set objective.beta=0.05", exitUsage, []string{"--exact", "objective.beta"}},
-		{"tiny-sft", exitUsage, []string{"tiny-sft (sft) has no log scored", "prompts"}},
+		{"tiny-sft", exitUsage, []string{"tiny-sft (sft) has no scored in its log", "prompts"}},
 		{"nope", exitFailed, []string{"no such run: nope"}},
 	} {
 		t.Run(c.args, func(t *testing.T) {

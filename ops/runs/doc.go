@@ -8,6 +8,7 @@
 //	spec.go, lease.go                   a run's spec, and the right to change the run
 //	facts.go, intact.go                 what there is of a run
 //	audit.go, exact.go, sweep.go        proofs and estimates from logs and store
+//	export.go                           a policy as a folder
 //	backup.go, rename.go, restore.go    a copy of a run, and back
 //	letters.go, prune.go, delete.go     what is removed
 package runs

@@ -11,8 +11,8 @@ import (
 	"github.com/ldalign/ldalign/trainer/lineage"
 )
 
-// Intact refuses to go on with a run of which the server or the store has lost everything while the other has not: a
-// trainer would begin anew, and what is left would not fit what it makes.
+// Intact returns an error when either the server or the store has lost everything of a run and the other has not. A trainer
+// would begin such a run anew, and what is left would not fit what it makes.
 func (s *Session) Intact(ctx context.Context, run string) error {
 	manifests, err := s.Checkpoints.List(ctx, run)
 	if err != nil {

@@ -181,7 +181,7 @@ func TestReplayRefuses(t *testing.T) {
 		},
 		{request: Replay{Set: []string{"objective.distance=cosine"}}, says: "use --from encoded"},
 		{request: Replay{From: schemas.Encoded, Set: []string{"guide.latent_dim=3"}}, says: "use --from pairs"},
-		{parent: spin(t), request: Replay{}, says: "run spin (spin) has no log scored; the last that it fills is pairs"},
+		{parent: spin(t), request: Replay{}, says: "run spin (spin) has no scored in its log; the last kind that it has is pairs"},
 		{
 			parent: replayed(t), request: Replay{From: schemas.Encoded},
 			says: "run align-cosine is a replay of align and has no encoded of its own: replay align",

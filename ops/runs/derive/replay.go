@@ -110,11 +110,11 @@ func mayChange(differences []schemas.Difference, from schemas.Kind) error {
 	return nil
 }
 
-// hasLog refuses a log that a run's objective does not fill, or that the run, a replay itself, has not got.
+// hasLog refuses a log that a run's objective does not fill, or that the run does not have because it is itself a replay.
 func hasLog(parent schemas.Spec, from schemas.Kind) error {
 	last := objective.TrainsFrom(parent.Objective.Kind)
 	if last.Before(from) {
-		return fmt.Errorf("%w: run %s (%s) has no log %s; the last that it fills is %s (--from)",
+		return fmt.Errorf("%w: run %s (%s) has no %s in its log; the last kind that it has is %s (--from)",
 			ErrRequest, parent.Run, parent.Objective.Kind, from, last)
 	}
 	if from == schemas.Encoded && !parent.NeedsGuide() {
@@ -165,8 +165,8 @@ func (r Replay) iterations(parent schemas.Spec, changes []string) (first, end in
 	return n, n + 1, nil
 }
 
-// keepGuide has a replay use the guide that its parent used where it trains none of its own: the latents are in the log,
-// or iteration 0, in which a guide is trained, is not replayed.
+// keepGuide has a replay use its parent's guide where it cannot train one of its own: because the latents are in the log, or
+// because it does not replay iteration 0, in which a guide is trained.
 func keepGuide(child *schemas.Spec, parent schemas.Spec, changed bool) {
 	if !child.NeedsGuide() || child.Guide.From != "" || !parent.NeedsGuide() {
 		return
