@@ -393,7 +393,7 @@ func (n *node) trainedOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := metric(m, "pairs"); got != 96 {
+		if got, _ := m.Metric("pairs"); got != 96 {
 			t.Errorf("policy %d was trained from %v pairs, want 96", i+1, got)
 		}
 		got, err := ledger.Collect(t.Context(), n.Streams, schemas.Scored, "apart", i, nil)

@@ -25,6 +25,7 @@ import (
 	"github.com/ldalign/ldalign/ops/modelname"
 	"github.com/ldalign/ldalign/ops/offline"
 	"github.com/ldalign/ldalign/ops/pipeline"
+	"github.com/ldalign/ldalign/ops/plan"
 	"github.com/ldalign/ldalign/ops/progress"
 	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/ops/runs/derive"
@@ -199,8 +200,8 @@ func exitCode(err error) int {
 	switch {
 	case err == nil:
 		return 0
-	case errors.As(err, &spec), errors.Is(err, errUsage), errors.Is(err, derive.ErrRequest), errors.Is(err, runs.ErrSettings), errors.Is(err, offline.ErrOptions),
-		errors.Is(err, modelname.ErrName):
+	case errors.As(err, &spec), errors.Is(err, errUsage), errors.Is(err, derive.ErrRequest), errors.Is(err, runs.ErrSettings),
+		errors.Is(err, offline.ErrOptions), errors.Is(err, modelname.ErrName), errors.Is(err, plan.ErrReplay):
 		return exitUsage
 	case errors.Is(err, trainer.ErrInterrupted), errors.Is(err, context.Canceled):
 		return exitInterrupted
@@ -309,3 +310,6 @@ func buildVersion() string {
 	}
 	return "devel"
 }
+
+// generatedBy is the program as a report names it.
+func generatedBy() string { return "ldalign " + buildVersion() }

@@ -13,6 +13,7 @@ import (
 	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/ops/inspection"
 )
 
 // adapterOf makes an adapter that changes what the model of a folder says, in a folder that PEFT would write, and the
@@ -127,7 +128,7 @@ func TestAdapterAsModel(t *testing.T) {
 		t.Errorf("with a tokenizer of its own: %s, merged %s", got.stdout+got.stderr, want.stdout)
 	}
 	ldalign(t, "models", "inspect", adapter).want(t, 0, adapter+" on "+base, "rank 2, alpha 8, 896 parameters", "refused         nothing")
-	got := lines[inspection](t, ldalign(t, "models", "inspect", "--json", adapter))[0]
+	got := lines[inspection.Model](t, ldalign(t, "models", "inspect", "--json", adapter))[0]
 	if got.Adapter == nil || got.Adapter.Folder != adapter || got.Adapter.Parameters != 896 || got.Folder != base {
 		t.Errorf("%+v in %s", got.Adapter, got.Folder)
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/ldalign/ldalign/models/hub/hubtest"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/models/tokenizer"
+	"github.com/ldalign/ldalign/ops/inspection"
 )
 
 const rewardFolder = "../../models/reward/testdata/v3"
@@ -676,7 +677,7 @@ func TestChatBeyondTheContext(t *testing.T) {
 func TestModelsInspect(t *testing.T) {
 	model := chatModel(t, nil)
 	ldalign(t, "models", "inspect", model).want(t, 0, "llama", "160 tokens", "<|im_start|>", "Be brief.", "at 32 slots", "refused         nothing")
-	got := lines[inspection](t, ldalign(t, "models", "inspect", "--json", "--rank", "4", model))[0]
+	got := lines[inspection.Model](t, ldalign(t, "models", "inspect", "--json", "--rank", "4", model))[0]
 	const embedding, layer = 380 * 32, 4*32*32 + 3*32*64 + 2*32
 	if want := int64(embedding + 2*layer + 32); got.Parameters != want || got.Memory.AdamW != 16*want || got.WeightsBytes != 4*want {
 		t.Errorf("%d parameters, want %d; memory %+v", got.Parameters, want, got.Memory)
@@ -691,7 +692,7 @@ func TestModelsInspect(t *testing.T) {
 	edit(t, filepath.Join(model, "config.json"), `"num_hidden_layers": 2`, `"num_hidden_layers": 3`)
 	write(t, filepath.Join(model, "chat_template.jinja"), "{{ raise_exception('no') }}")
 	ldalign(t, "models", "inspect", model).want(t, exitFailed, "refused         weights: ", "missing: model.layers.2.",
-		"refused         chat template", "2 of what is there")
+		"refused         chat template", "2 parts of the model")
 	remove(t, filepath.Join(model, "config.json"))
 	ldalign(t, "models", "inspect", model).want(t, exitFailed, "refused         config.json")
 }

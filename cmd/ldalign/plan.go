@@ -4,17 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"time"
 
-	"github.com/ldalign/ldalign/dataset"
+	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/dataset/jsonl"
+	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/ops/plan"
 	"github.com/ldalign/ldalign/schemas"
-	"github.com/ldalign/ldalign/stages/prompter"
-	"github.com/ldalign/ldalign/streams"
-	"github.com/ldalign/ldalign/trainer/objective"
-	"github.com/ldalign/ldalign/trainer/schedule"
 )
 
 type planCommand struct {
@@ -30,8 +28,8 @@ func (planCommand) Help() string {
     ldalign plan run.yaml --set streams.max_bytes=8GB --json
 
 It reads the data, the model's configuration and its tokenizer, no weights, and starts no server. All figures are estimates
-of whole runs from their beginning: a sampled response counts at its full length. The exit code is 1 when
-the streams' limit, the disk or the memory will not do; what to change is named.`
+of whole runs from their beginning: a sampled response counts at its full length. The exit code is 1 when the streams' limit,
+the disk or the memory is too small; the plan names the key to change.`
 }
 
 func (c *planCommand) Run(ctx context.Context, e *env) (err error) {
@@ -42,17 +40,26 @@ func (c *planCommand) Run(ctx context.Context, e *env) (err error) {
 	if specs, err = resolve(specs); err != nil {
 		return err
 	}
-	p := &planner{env: e, models: map[string]plannedModel{}, guides: map[string]int64{}}
-	defer func() { err = errors.Join(err, p.close()) }()
-	inputs := make([]plan.Input, 0, len(specs))
-	for _, s := range specs {
-		in, err := p.input(ctx, s)
-		if err != nil {
-			return fmt.Errorf("run %s: %w", s.Run, err)
-		}
-		inputs = append(inputs, in)
+	p := &plan.Planner{
+		Dir: e.dir, Tokenizer: planTokenizer,
+		Store: func(ctx context.Context, servers schemas.ServersSpec) (*checkpoints.Repository, error) {
+			s, err := e.store(ctx, servers)
+			if err != nil {
+				return nil, err
+			}
+			return s.Checkpoints, nil
+		},
 	}
-	machine, err := e.machine()
+	defer func() { err = errors.Join(err, p.Close()) }()
+	inputs, err := p.Inputs(ctx, specs)
+	if err != nil {
+		return err
+	}
+	cache, err := e.cacheBytes()
+	if err != nil {
+		return err
+	}
+	machine, err := plan.ThisMachine(e.dir, cache)
 	if err != nil {
 		return err
 	}
@@ -74,55 +81,36 @@ func (c *planCommand) Run(ctx context.Context, e *env) (err error) {
 		fmt.Fprint(e.stdout, planText(r, inputs[i].Spec, e.workers(&inputs[i].Spec)))
 	}
 	if problems > 0 {
-		return fmt.Errorf("%d of what the plan needs will not do", problems)
+		return fmt.Errorf("%d requirements of the plan are not met", problems)
 	}
 	return nil
 }
 
-// input is what is known of a run.
-func (p *planner) input(ctx context.Context, s schemas.Spec) (in plan.Input, err error) {
-	if s.Replays() {
-		return in, fmt.Errorf("%w: a replay reads its pairs from a log: `ldalign sweep --dry-run` tells what it would do", errUsage)
-	}
-	in = plan.Input{Spec: s, Reads: objective.TrainsFrom(s.Objective.Kind), Steps: schedule.Steps}
-	if in.Limits, err = streams.ParseLimits(s.Streams); err != nil {
-		return in, err
-	}
-	model, err := p.policy(ctx, s)
+// planTokenizer opens the tokenizer of a run's model, with its template and length rule.
+func planTokenizer(files fs.FS, s schemas.Spec) (plan.Tokenizer, error) {
+	tok, err := tokenizer.FromFS(files)
 	if err != nil {
-		return in, err
+		return nil, err
 	}
-	p.models[s.Run] = model
-	if in.Policy, err = model.sizes(s); err != nil {
-		return in, err
-	}
-	if in.Guide, err = p.guide(ctx, s, model); err != nil {
-		return in, err
-	}
-	set, err := prompter.Load(s)
+	format, err := tokenizer.NewFormat(tok, tokenizer.FormatOptions{Template: s.Model.Template, System: s.Model.System})
 	if err != nil {
-		return in, fmt.Errorf("data.train: %w", err)
+		return nil, errors.Join(err, tok.Close())
 	}
-	if in.Train, err = model.measure(ctx, s, set); err != nil {
-		return in, err
-	}
-	if s.Data.Eval != "" {
-		held, err := prompter.LoadEval(s)
-		if err != nil {
-			return in, fmt.Errorf("data.eval: %w", err)
-		}
-		in.Held = plan.Data{Report: held.Report.String(), Records: len(held.Records), Bytes: textBytes(held)}
-	}
-	in.Earlier, err = p.earlier(ctx, s, in.Policy.Parameters)
-	return in, err
+	return plannedTokenizer{tok, format, tokenizer.Limits{
+		Prompt: s.Data.MaxPromptTokens, Response: s.Data.MaxResponseTokens, Reject: s.Data.Overlong == "reject",
+	}}, nil
 }
 
-// textBytes are those of all texts of a set.
-func textBytes(set dataset.Set) (n int64) {
-	for _, r := range set.Records {
-		n += int64(len(r.ID) + len(r.Prompt) + len(r.Response) + len(r.Rejected))
-	}
-	return n
+type plannedTokenizer struct {
+	*tokenizer.Tokenizer
+	format *tokenizer.Format
+	limits tokenizer.Limits
+}
+
+// Lengths are those of what the model reads of a pair.
+func (t plannedTokenizer) Lengths(prompt, response string) (promptTokens, responseTokens int, err error) {
+	tokens, err := t.format.Fit(prompt, response, t.limits)
+	return len(tokens.Prompt), len(tokens.Response), err
 }
 
 // planText is the estimate for people.
@@ -191,10 +179,10 @@ func planText(r plan.Run, s schemas.Spec, stages []string) string {
 		line("warning", "%s", w)
 	}
 	for _, p := range r.Problems {
-		line("will not do", "%s", p.Text)
+		line("not met", "%s", p.Text)
 	}
 	if len(r.Problems) == 0 {
-		line("will do", "logs, disk and memory, by this estimate")
+		line("all met", "logs, disk and memory suffice, by this estimate")
 	}
 	return b.String()
 }

@@ -148,7 +148,7 @@ func TestPlanForPeople(t *testing.T) {
 	o := newOwn(t)
 	ldalign(t, "plan", o.spec, "--dir", o.folder()).want(t, 0, "an estimate", "3 records of 3 rows", "1, each of 3 pairs; 3 pairs in all",
 		"1 in each iteration, 1 of the guide", "limit of each log 2.00 GB", "all roles in one process", "gradients",
-		"not known before the first iteration", "will do")
+		"not known before the first iteration", "all met")
 	if _, err := os.Stat(o.folder()); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a plan made the data folder: %v", err)
 	}
@@ -167,8 +167,8 @@ func TestPlanWithServers(t *testing.T) {
 	}
 }
 
-// What will not do is a failure that names the key.
-func TestPlanThatWillNotDo(t *testing.T) {
+// A requirement that is not met is a failure that names the key.
+func TestPlanWhoseRequirementsAreNotMet(t *testing.T) {
 	tell := func(problems []plan.Problem) (keys []string) {
 		for _, p := range problems {
 			keys = append(keys, p.Key)
@@ -178,14 +178,14 @@ func TestPlanThatWillNotDo(t *testing.T) {
 	o := newOwn(t)
 	set := []string{"generation.samples_per_prompt=2000", "streams.max_bytes=2MiB"}
 	ldalign(t, "plan", o.spec, "--set", set[0], "--set", set[1], "--dir", o.folder()).want(t, 1,
-		"will not do", "the log scored would take", "its limit is 2.1 MB: set streams.max_bytes to ")
+		"not met", "the log scored would take", "its limit is 2.1 MB: set streams.max_bytes to ")
 	small := o.planned(t, 1, set...)
 	for _, p := range small.Problems {
 		if p.Key != "streams.max_bytes" {
 			t.Errorf("a problem besides the limit: %+v", p)
 		}
 	}
-	// what it says to set will do
+	// what it says to set is enough
 	want := logOf(t, small, schemas.Encoded).Filled * 5 / 4
 	o.planned(t, 0, set[0], fmt.Sprintf("streams.max_bytes=%dMB", want/1e6+1))
 	ldalign(t, "plan", o.spec, "--set", "data.max_response_tokens=100", "--dir", o.folder()).want(t, 1,

@@ -3,7 +3,10 @@ package main
 import (
 	"context"
 
+	"github.com/ldalign/ldalign/ops/report"
+	"github.com/ldalign/ldalign/ops/report/collect"
 	"github.com/ldalign/ldalign/ops/runs"
+	"github.com/ldalign/ldalign/schemas"
 )
 
 type reportCommand struct {
@@ -31,9 +34,16 @@ func (c *reportCommand) run(ctx context.Context, e *env, s *runs.Session) (err e
 	if err != nil {
 		return err
 	}
-	in, err := n.report(ctx, specs, c.Runs[0])
+	in, err := e.report(ctx, n.Session, specs, c.Runs[0])
 	if err != nil {
 		return err
 	}
 	return e.writeReport(specs, in)
+}
+
+// report collects the report of some runs.
+func (e *env) report(ctx context.Context, s *runs.Session, specs []schemas.Spec, title string) (report.Input, error) {
+	in, err := collect.Report(ctx, s, specs, title)
+	in.GeneratedBy = generatedBy()
+	return in, err
 }

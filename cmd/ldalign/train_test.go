@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/ldalign/ldalign/dataset"
+	"github.com/ldalign/ldalign/ops/guides"
 	"github.com/ldalign/ldalign/ops/runs"
 )
 
@@ -251,7 +252,7 @@ func TestGuideTrain(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	in := lines[guideInspection](t, ld("guide", "inspect", "alone", "--json"))[0]
+	in := lines[guides.Guide](t, ld("guide", "inspect", "alone", "--json"))[0]
 	if in.Distances.Pairs != 32 || !(in.True > 0) || in.Gap != in.Shuffled-in.True || len(in.TwoSample) != 1 || in.TwoSample[0].Pairs != 16 {
 		t.Errorf("%+v", in)
 	}
@@ -266,7 +267,7 @@ func TestGuideTrain(t *testing.T) {
 		}
 	}
 	ld("up", spec, "--set", "run=taker", "--set", "guide.from=run:alone", "--set", "iterations=1").want(t, 0)
-	taken := lines[guideInspection](t, ld("guide", "inspect", "taker", "--json"))[0]
+	taken := lines[guides.Guide](t, ld("guide", "inspect", "taker", "--json"))[0]
 	if taken.GuideRun != "alone" || taken.Digest != in.Digest || taken.Distances.Of != "scored" {
 		t.Errorf("taken: %+v", taken)
 	}
@@ -291,20 +292,4 @@ func TestDataInspect(t *testing.T) {
 	ldalign(t, "data", "inspect", o.data, "--columns", "prompt=question,response=answer").want(t, exitFailed, `no "question"`)
 	ldalign(t, "data", "inspect", o.data, "--columns", "promt=question").want(t, exitUsage, "promt", "prompt")
 	ldalign(t, "data", "inspect", filepath.Join(o.dir, "none.parquet")).want(t, exitFailed, "none.parquet")
-}
-
-func TestRanks(t *testing.T) {
-	for _, c := range []struct {
-		x, y []float64
-		want float64
-	}{
-		{[]float64{1, 2, 3}, []float64{10, 20, 30}, 1},
-		{[]float64{1, 2, 3}, []float64{3, 2, 1}, -1},
-		{[]float64{1, 1, 2}, []float64{5, 6, 7}, math.Sqrt(3) / 2},
-		{[]float64{1, 1}, []float64{5, 6}, 0},
-	} {
-		if got := spearman(c.x, c.y); math.Abs(got-c.want) > 1e-12 {
-			t.Errorf("spearman(%v, %v) = %v, want %v", c.x, c.y, got, c.want)
-		}
-	}
 }

@@ -224,7 +224,7 @@ func (e *env) played(ctx context.Context, s *runs.Session, engine *tensor.Engine
 			return fmt.Errorf("run %s: %w", spec.Run, err)
 		}
 	}
-	in, err := e.node(s).report(ctx, specs, title)
+	in, err := e.report(ctx, s, specs, title)
 	if err != nil {
 		return err
 	}

@@ -142,8 +142,8 @@ func (m *Model) Response(ids []int64) string {
 	return strings.TrimPrefix(m.Tokenizer.Decode(ids, true), m.Lead)
 }
 
-// ReadPrompt is a record's prompt, or its messages.
-func ReadPrompt(r *Item) (prompt string, messages []tokenizer.Message, err error) {
+// readPrompt is a record's prompt, or its messages.
+func readPrompt(r *Item) (prompt string, messages []tokenizer.Message, err error) {
 	if !r.Has("messages") {
 		prompt, err = r.Text("prompt")
 		return prompt, nil, err

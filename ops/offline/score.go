@@ -146,7 +146,7 @@ func (m *Model) sampledIDs(r *Item, response string) []int64 {
 
 // sampledFrom is the prompt of such a record, and how many tokens Generate took from its front.
 func (m *Model) sampledFrom(r *Item) (ids []int64, lost int, err error) {
-	prompt, messages, err := ReadPrompt(r)
+	prompt, messages, err := readPrompt(r)
 	if err != nil {
 		return nil, 0, err
 	}

@@ -1,8 +1,10 @@
 package plan
 
 import (
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/trainer/objective"
 )
 
 // Input is what is known of a run before it begins.
@@ -10,16 +12,12 @@ type Input struct {
 	// Spec is resolved.
 	Spec   schemas.Spec
 	Limits streams.Limits
-	// Reads is the kind of message that the trainer reads.
-	Reads schemas.Kind
-	Train Data
+	Train  Data
 	// Held is of data.eval; zero without one.
 	Held   Data
 	Policy Model
 	// Guide is zero where the run's objective needs none.
 	Guide Guide
-	// Steps is the number of optimizer steps that so many examples make.
-	Steps func(examples, batch, epochs int) int
 	// Earlier is nil where no earlier run tells how fast this one will be.
 	Earlier *Rate
 }
@@ -34,34 +32,39 @@ type Data struct {
 	// The rest are means over (a sample of) the records, tokens after the length rule.
 	IDBytes, PromptBytes, ChosenBytes, RejectedBytes float64
 	PromptTokens, ChosenTokens, RejectedTokens       float64
+	// Estimated says that the tokens are estimated from bytes, because no tokenizer could read the texts.
+	Estimated bool
 	// Refused is the share that the length rule or the template refuses: dead letters.
 	Refused float64
 }
 
-// Model is a language model's sizes.
+// Model is a language model as a run uses it.
 type Model struct {
-	// Parameters of all weights; Adapter of training.lora's matrices, 0 without it.
-	Parameters, Adapter int64
+	architecture.Config
+	// Adapter is the parameters of training.lora's matrices, 0 without it.
+	Adapter int64
 	// Cache is the bytes of keys and values for generation.slots rows of the longest prompt and response.
-	Cache                                                          int64
-	Vocabulary, Hidden, Layers, Heads, KVHeads, HeadDim, FeedInner int64
+	Cache int64
 }
 
 // Guide is a guide's sizes.
 type Guide struct {
 	// Parameters of encoder, decoder and what joins them.
 	Parameters int64
-	// Encoder and Decoder are set where this run trains the guide.
-	Encoder, Decoder Model
+	// Trained is the guide that this run trains; nil where it takes another run's.
+	Trained *architecture.Guide
 }
 
 // encodes is the number of parameters that encoding takes: the encoder's, or no more than all where it is another run's guide.
 func (g Guide) encodes() int64 {
-	if g.Encoder.Parameters > 0 {
-		return g.Encoder.Parameters
+	if g.Trained != nil {
+		return g.Trained.Encoder.Parameters()
 	}
 	return g.Parameters
 }
+
+// reads is the kind of message that the trainer reads.
+func (in Input) reads() schemas.Kind { return objective.TrainsFrom(in.Spec.Objective.Kind) }
 
 // Rate is how fast an earlier run of the same size trained.
 type Rate struct {

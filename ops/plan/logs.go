@@ -31,7 +31,7 @@ func (in Input) logs(r Run) []Log {
 		l := Log{Kind: kind, Limit: in.Limits.MaxBytes}
 		switch kind {
 		case schemas.Prompts, schemas.Pairs, schemas.Encoded, schemas.Scored:
-			if !in.Reads.Before(kind) {
+			if !in.reads().Before(kind) {
 				l.Messages = r.Pairs * kept(r.Iterations, in.Spec.Retention.Messages)
 				l.Bytes = int64(l.Messages) * sizes[kind]
 			}
@@ -79,7 +79,7 @@ func (in Input) messages() map[schemas.Kind]int64 {
 	ids := func(tokens float64) []int64 {
 		out := make([]int64, int(tokens+0.5))
 		for i := range out {
-			out[i] = max(in.Policy.Vocabulary-1, 0)
+			out[i] = max(int64(in.Policy.Vocab)-1, 0)
 		}
 		return out
 	}

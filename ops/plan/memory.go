@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 
+	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/schemas"
 )
 
@@ -82,7 +83,7 @@ func (in Input) memory(r Run, machine Machine) Memory {
 	prompter := Role{Name: "prompter"}
 	prompter.add(partTexts, in.Train.Bytes)
 	m.Roles = append(m.Roles, prompter)
-	if in.Reads != schemas.Prompts {
+	if in.reads() != schemas.Prompts {
 		m.Roles = append(m.Roles, in.generator(r))
 	}
 	if in.Spec.NeedsGuide() {
@@ -118,9 +119,9 @@ func (in Input) memory(r Run, machine Machine) Memory {
 
 // decoding is what a model takes that answers prompts.
 func (in Input) decoding(r *Role) {
-	r.add(partWeights, 4*in.Policy.Parameters)
+	r.add(partWeights, 4*in.Policy.Parameters())
 	r.add(partCache, in.Policy.Cache)
-	r.add(partLogits, 4*in.Policy.Vocabulary*max(int64(in.Spec.Generation.Slots), headRows))
+	r.add(partLogits, 4*int64(in.Policy.Vocab)*max(int64(in.Spec.Generation.Slots), headRows))
 }
 
 func (in Input) generator(run Run) Role {
@@ -128,11 +129,11 @@ func (in Input) generator(run Run) Role {
 	if in.Spec.Samples() {
 		in.decoding(&r)
 	} else {
-		r.add(partWeights, 4*in.Policy.Parameters)
-		r.add(partLogits, 4*in.Policy.Vocabulary*headRows)
+		r.add(partWeights, 4*in.Policy.Parameters())
+		r.add(partLogits, 4*int64(in.Policy.Vocab)*headRows)
 	}
 	if in.Spec.Objective.Reference == "initial" && run.Iterations > 1 {
-		r.add(partReference, 4*in.Policy.Parameters)
+		r.add(partReference, 4*in.Policy.Parameters())
 	}
 	return r
 }
@@ -142,7 +143,7 @@ func (in Input) trainer(run Run) Role {
 	policy := Role{Name: "trainer"}
 	t, n := in.Spec.Training, in.trained()
 	ranks := int64(max(t.Ranks, 1))
-	weights := 4 * in.Policy.Parameters
+	weights := 4 * in.Policy.Parameters()
 	if t.LoRA != nil {
 		weights += 4 * n
 	}
@@ -157,7 +158,7 @@ func (in Input) trainer(run Run) Role {
 	policy.add(partGradients, ranks*4*n)
 	policy.add(partOptimizer, optimizerBytes(in.Spec.Optimizer.Kind, n))
 	policy.add(partState, state)
-	policy.add(partActivations, ranks*in.activations(in.longest(), in.Policy))
+	policy.add(partActivations, ranks*in.activations(in.longest(), in.Policy.Config))
 	policy.add(partPairs, pairs)
 	if !in.Spec.TrainsGuide() {
 		return policy
@@ -168,7 +169,7 @@ func (in Input) trainer(run Run) Role {
 	guide.add(partOptimizer, optimizerBytes(in.Spec.Guide.Optimizer.Kind, g))
 	guide.add(partState, guideState)
 	longest := 2 * (in.Spec.Data.MaxPromptTokens + max(in.Spec.Data.MaxResponseTokens, in.Spec.Generation.MaxNewTokens))
-	guide.add(partActivations, in.activations(longest, in.Guide.Encoder, in.Guide.Decoder))
+	guide.add(partActivations, in.activations(longest, in.Guide.Trained.Encoder, in.Guide.Trained.Decoder))
 	guide.add(partPairs, pairs)
 	if guide.Bytes > policy.Bytes {
 		return guide
@@ -192,20 +193,20 @@ func (in Input) longest() int {
 // two norms, query, keys and values, attention's result and output, and four times the inner width of the feed-forward
 // layer. Attention by kernels keeps no [T, T]. The output head takes headRows positions at a time, thrice: logits, log-probs
 // and their gradient.
-func (in Input) activations(longest int, models ...Model) int64 {
+func (in Input) activations(longest int, models ...architecture.Config) int64 {
 	t := in.Spec.Training
 	tokens := int64(min(max(t.MicroTokens, longest), max(t.MicroBatch, 1)*longest))
 	var sum int64
 	for _, m := range models {
-		layer := 6*m.Hidden + 2*m.Heads*m.HeadDim + 2*m.KVHeads*m.HeadDim + 4*m.FeedInner
-		bytes := 4 * tokens * layer * m.Layers
+		layer := int64(6*m.Hidden + 2*m.Heads*m.HeadDim + 2*m.KVHeads*m.HeadDim + 4*m.Intermediate)
+		bytes := 4 * tokens * layer * int64(m.Layers)
 		if t.GradientCheckpointing {
-			bytes = 4 * tokens * (m.Hidden*m.Layers + layer)
+			bytes = 4 * tokens * (int64(m.Hidden*m.Layers) + layer)
 		}
 		if t.Precision == "bfloat16" {
 			bytes /= 2
 		}
-		sum += bytes + 3*4*headRows*m.Vocabulary
+		sum += bytes + 3*4*headRows*int64(m.Vocab)
 	}
 	return sum
 }

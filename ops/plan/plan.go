@@ -1,5 +1,5 @@
 // Package plan estimates what runs will need before they begin: messages, checkpoints, memory, steps. It is arithmetic
-// over spec, sizes of models and counts of data; it reads nothing and starts nothing. Where a figure is not known before
+// over spec, sizes of models and counts of data, which a Planner reads; nothing is loaded or started. Where a figure is not known before
 // (how long y' gets), it takes the greatest.
 package plan
 
@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/trainer/schedule"
 )
 
 // Run is the estimate of one run. All sizes are bytes.
@@ -118,13 +119,13 @@ func (in Input) work() Run {
 	}
 	t := in.Spec.Training
 	r.AllPairs = r.Pairs * iterations
-	r.Steps = in.Steps(r.Pairs, t.Batch, t.Epochs)
+	r.Steps = schedule.Steps(r.Pairs, t.Batch, t.Epochs)
 	r.LaterSteps = r.Steps
 	if in.Spec.Objective.Mix == "previous" && in.Spec.Samples() {
-		r.LaterSteps = in.Steps(2*r.Pairs, t.Batch, t.Epochs)
+		r.LaterSteps = schedule.Steps(2*r.Pairs, t.Batch, t.Epochs)
 	}
 	if in.Spec.TrainsGuide() {
-		r.GuideSteps = in.Steps(r.Pairs, in.Spec.Guide.Batch, in.Spec.Guide.Epochs)
+		r.GuideSteps = schedule.Steps(r.Pairs, in.Spec.Guide.Batch, in.Spec.Guide.Epochs)
 	}
 	return r
 }
@@ -134,7 +135,7 @@ func (in Input) trained() int64 {
 	if in.Spec.Training.LoRA != nil {
 		return in.Policy.Adapter
 	}
-	return in.Policy.Parameters
+	return in.Policy.Parameters()
 }
 
 // optimizerBytes is an optimizer's state for so many parameters: adamw keeps two float32 numbers of each, rmsprop one.
@@ -164,7 +165,7 @@ func (in Input) checkpoints(r Run) Checkpoints {
 	if keep > 0 && in.Spec.Objective.Reference == "initial" {
 		c.NPolicies = min(c.NPolicies+1, r.Iterations+1) // the first stays
 	}
-	c.Policies = int64(c.NPolicies) * 4 * in.Policy.Parameters
+	c.Policies = int64(c.NPolicies) * 4 * in.Policy.Parameters()
 	if t.LoRA != nil {
 		c.Adapters = int64(min(c.NPolicies, r.Iterations)) * 4 * in.Policy.Adapter
 	}
@@ -217,7 +218,7 @@ func (in Input) tokens() (prompt, chosen, rejected float64) {
 	return d.PromptTokens, d.ChosenTokens, 0
 }
 
-// judge fills in what will not do, and what nearly will not.
+// judge fills in the requirements that are not met, and warnings about those that are nearly not.
 func (r *Run) judge(in Input) {
 	for _, l := range r.Logs {
 		switch use := float64(l.Filled) / float64(l.Limit); {
@@ -246,6 +247,9 @@ func (r *Run) judge(in Input) {
 		case use >= nearlyFull:
 			r.warn("%.0f %% of the machine's memory would be used by %s", 100*use, m.Of)
 		}
+	}
+	if in.Train.Estimated {
+		r.warn("lengths in tokens are estimated from bytes, since there is no tokenizer to measure them by")
 	}
 	if share := in.Train.Refused; share > 0 {
 		r.warn("about %.0f %% of the records are refused by the length rule or the template and become dead letters", 100*share)

@@ -1,10 +1,10 @@
-package main
+// Package collect reads what the streams and checkpoints of runs say into the plain data that package report shows. It needs
+// no tensors.
+package collect
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -21,12 +21,12 @@ import (
 	"github.com/ldalign/ldalign/trainer/objective"
 )
 
-// report collects what the streams and checkpoints say of some runs.
-func (n *node) report(ctx context.Context, specs []schemas.Spec, title string) (report.Input, error) {
-	in := report.Input{Title: title, GeneratedBy: "ldalign " + buildVersion()}
-	collect := collector{node: n, in: &in, rows: map[string]int{}}
+// Report collects the report of some runs.
+func Report(ctx context.Context, s *runs.Session, specs []schemas.Spec, title string) (report.Input, error) {
+	in := report.Input{Title: title}
+	c := collector{Session: s, in: &in, rows: map[string]int{}}
 	for _, spec := range specs {
-		if err := collect.run(ctx, spec); err != nil {
+		if err := c.run(ctx, spec); err != nil {
 			return in, fmt.Errorf("report of run %s: %w", spec.Run, err)
 		}
 	}
@@ -39,7 +39,7 @@ func (n *node) report(ctx context.Context, specs []schemas.Spec, title string) (
 
 // collector fills a report's input run by run; rows of several seeds with one label become one row.
 type collector struct {
-	*node
+	*runs.Session
 	in   *report.Input
 	rows map[string]int
 }
@@ -109,9 +109,10 @@ func (c *collector) curves(ctx context.Context, spec schemas.Spec, manifests []c
 		curve := &policy
 		if m.Kind == checkpoints.Guide {
 			curve = &guide
-			c.in.Guides = append(c.in.Guides, report.Guide{
-				Run: spec.Run, Seed: spec.Seed, True: metric(m, "reconstruction"), Shuffled: metric(m, "reconstruction_shuffled"),
-			})
+			g := report.Guide{Run: spec.Run, Seed: spec.Seed}
+			g.True, _ = m.Metric("reconstruction")
+			g.Shuffled, _ = m.Metric("reconstruction_shuffled")
+			c.in.Guides = append(c.in.Guides, g)
 		}
 		for _, r := range records {
 			curve.Records = append(curve.Records, point(r, len(curve.Records)+1))
@@ -123,15 +124,6 @@ func (c *collector) curves(ctx context.Context, spec schemas.Spec, manifests []c
 		}
 	}
 	return nil
-}
-
-func metric(m checkpoints.Manifest, name string) float64 {
-	for _, x := range m.Metrics {
-		if x.Name == name {
-			return x.Value
-		}
-	}
-	return 0
 }
 
 func point(r curves.Step, step int) report.Record {
@@ -219,12 +211,13 @@ func (c *collector) firstNormaliser(ctx context.Context, spec schemas.Spec) (flo
 		return 0, nil
 	}
 	m, err := c.Checkpoints.Policy(ctx, spec.Source.Run, 1)
-	return metric(m, objective.NormaliserMetric), err
+	normaliser, _ := m.Metric(objective.NormaliserMetric)
+	return normaliser, err
 }
 
 // results are the rows of the held-out table and the samples of the agreement test.
 func (c *collector) results(ctx context.Context, spec schemas.Spec) error {
-	results, err := c.node.Results(ctx, spec.Run)
+	results, err := c.Results(ctx, spec.Run)
 	if err != nil {
 		return err
 	}
@@ -271,13 +264,12 @@ func (c *collector) agreement(ctx context.Context, spec schemas.Spec, r *events.
 	if err != nil {
 		return err
 	}
+	details, err := result.Read(data)
+	if err != nil {
+		return fmt.Errorf("details %s: %w", r.GetDetails(), err)
+	}
 	a := report.Agreement{Method: name, Run: spec.Run, Seed: spec.Seed, Iteration: int(r.GetIteration())}
-	decode := json.NewDecoder(bytes.NewReader(data))
-	for decode.More() {
-		var d result.Detail
-		if err := decode.Decode(&d); err != nil {
-			return fmt.Errorf("details %s: %w", r.GetDetails(), err)
-		}
+	for _, d := range details {
 		c.in.HeldOut = max(c.in.HeldOut, len(a.Pairs)+1)
 		if len(d.Samples) < 2 || d.Samples[0].Distance == nil || d.Samples[1].Distance == nil {
 			continue
@@ -330,18 +322,6 @@ func comparison(rows []report.Row, specs []schemas.Spec) (string, []string) {
 		}
 	}
 	return last[subject], against
-}
-
-// specsOf are the specs of named runs; runs.ErrNoSuchRun names one that is not declared.
-func (n *node) specsOf(ctx context.Context, names []string) ([]schemas.Spec, error) {
-	specs := make([]schemas.Spec, len(names))
-	for i, name := range names {
-		var err error
-		if specs[i], err = runs.Spec(ctx, n.Session, name); err != nil {
-			return nil, err
-		}
-	}
-	return specs, nil
 }
 
 // sortByPosition puts pairs into the prompter's order, in which the trainer weighs them.

@@ -1,0 +1,58 @@
+package offline
+
+import (
+	"fmt"
+
+	"github.com/ldalign/ldalign/models/decode"
+	"github.com/ldalign/ldalign/models/tokenizer"
+)
+
+// Sampling says how responses are sampled.
+type Sampling struct {
+	// MaxTokens bounds a response; 0 is 256, or half of the model's context where that is less.
+	MaxTokens         int
+	Temperature       float64
+	TopK              int
+	TopP              float64
+	MinP              float64
+	RepetitionPenalty float64
+	// Seed decides a record's draws together with the record's id.
+	Seed uint64
+	// Stop are texts before which a response ends.
+	Stop []string
+	// IgnoreEOS goes on behind end tokens, up to MaxTokens.
+	IgnoreEOS bool
+}
+
+// check checks the settings against a model that takes most tokens, and fills in what depends on it.
+func (s Sampling) check(most int) (Sampling, error) {
+	if s.MaxTokens == 0 {
+		s.MaxTokens = min(256, most/2)
+	}
+	if s.MaxTokens < 1 || s.MaxTokens >= most {
+		return s, fmt.Errorf("%w: --max-tokens is %d, the model takes prompts and responses of %d tokens together: give a smaller one",
+			ErrOptions, s.MaxTokens, most)
+	}
+	if _, err := tokenizer.NewStopMatcher(s.Stop...); err != nil {
+		return s, fmt.Errorf("%w: --stop: %w", ErrOptions, err)
+	}
+	if err := s.sampling().Validate(); err != nil {
+		return s, fmt.Errorf("%w: %w", ErrOptions, err)
+	}
+	return s, nil
+}
+
+func (s Sampling) sampling() decode.Sampling {
+	return decode.Sampling{
+		Temperature: s.Temperature, TopK: s.TopK, TopP: s.TopP, MinP: s.MinP, RepetitionPenalty: s.RepetitionPenalty,
+	}
+}
+
+// request is what the settings say of every request.
+func (s Sampling) request(t *tokenizer.Tokenizer) decode.Request {
+	r := decode.Request{MaxNew: s.MaxTokens, Sampling: s.sampling()}
+	if !s.IgnoreEOS {
+		r.Stop = t.EOS()
+	}
+	return r
+}
