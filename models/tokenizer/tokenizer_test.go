@@ -739,6 +739,20 @@ func FuzzRender(f *testing.F) {
 	for _, template := range readGoldens(f).Templates {
 		f.Add(template, "user", " Hi {{ x }} {% if %} ")
 	}
+	text, err := os.ReadFile("testdata/constructs.json")
+	if err != nil {
+		f.Fatal(err)
+	}
+	var constructs []string
+	if err := json.Unmarshal(text, &constructs); err != nil {
+		f.Fatal(err)
+	}
+	for _, construct := range constructs {
+		if !strings.HasPrefix(construct, "{") {
+			construct = "{{ " + construct + " }}"
+		}
+		f.Add(construct, "user", "Hi")
+	}
 	files := folder(f, "chatml")
 	delete(files, "chat_template.jinja")
 	f.Fuzz(func(t *testing.T, template, role, content string) {
