@@ -85,21 +85,36 @@ const (
 	Retried = "retried"
 )
 
+// StageID names a stage of a run.
+type StageID struct{ Run, Stage string }
+
+// BatchDone: Process worked on messages together.
+type BatchDone struct {
+	StageID
+	Messages int
+	Took     time.Duration
+}
+
+// MessageSettled: one message is Done, Retried, or a dead letter for a reason (schemas.Reason…).
+type MessageSettled struct {
+	StageID
+	Iteration uint32
+	Outcome   string
+}
+
 // Observer is told what a stage does. Its methods are called by the stage's goroutine and must not block.
 type Observer interface {
-	// Batch: Process worked on n messages for took.
-	Batch(stage string, n int, took time.Duration)
-	// Settled: one message is Done, Retried, or a dead letter for a reason (schemas.Reason…).
-	Settled(stage, outcome string)
+	Batch(BatchDone)
+	Settled(MessageSettled)
 	// Silent: the server missed its heartbeats.
-	Silent(stage string)
+	Silent(StageID)
 }
 
 type unobserved struct{}
 
-func (unobserved) Batch(string, int, time.Duration) {}
-func (unobserved) Settled(string, string)           {}
-func (unobserved) Silent(string)                    {}
+func (unobserved) Batch(BatchDone)        {}
+func (unobserved) Settled(MessageSettled) {}
+func (unobserved) Silent(StageID)         {}
 
 var validStage = regexp.MustCompile(`^[a-z][a-z0-9]{0,30}$`)
 
@@ -375,7 +390,7 @@ func (r *runner) pullFailed(ctx context.Context, err error) error {
 	case r.nc.IsClosed():
 		return fmt.Errorf("streams: stage %s: %w", r.stage.Name, err)
 	case errors.Is(err, jetstream.ErrNoHeartbeat):
-		r.stage.Observer.Silent(r.stage.Name)
+		r.stage.Observer.Silent(r.stage.id())
 		r.heartbeat.Say(StateRetrying, "the server missed its heartbeats")
 		r.log.Warn().Msg("the server missed its heartbeats, asking again")
 	default:
@@ -514,7 +529,7 @@ func (r *runner) run(work context.Context, in []*input, more *feed) error {
 		switch tries := r.failures[seq]; {
 		case tries < r.limits.MaxDeliver:
 			r.log.Warn().Err(o.Err).Uint64("seq", seq).Int("try", tries).Msg("message failed, trying again later")
-			r.stage.Observer.Settled(r.stage.Name, Retried)
+			r.settled(in, Retried)
 			r.answer(in, in.NakWithDelay(r.limits.backoff(tries)))
 		case len(outcomes) > 1:
 			alone = append(alone, in)
@@ -559,7 +574,9 @@ func (r *runner) wait(work context.Context, cause *schemas.Unavailable, in []*in
 		Msg("cannot work now, through no fault of the messages: waiting")
 	r.heartbeat.Say(StateWaiting, text(cause.Err, maxDetail))
 	if try > holdTries {
-		r.stage.Observer.Settled(r.stage.Name, Retried)
+		for _, one := range in {
+			r.settled(one, Retried)
+		}
 	}
 	timer := time.NewTimer(r.limits.backoff(try))
 	defer timer.Stop()
@@ -592,7 +609,7 @@ func (r *runner) call(work context.Context, in []*input, more *feed) (all []*inp
 		if cause := recover(); cause != nil {
 			out = failed(len(in), fmt.Errorf("panic: %v\n%s", cause, debug.Stack()))
 		} else {
-			r.stage.Observer.Batch(r.stage.Name, len(in), time.Since(start))
+			r.stage.Observer.Batch(BatchDone{r.stage.id(), len(in), time.Since(start)})
 		}
 		if len(out) != len(in) {
 			out = failed(len(in), fmt.Errorf("stage %s gave %d outcomes for %d messages", r.stage.Name, len(out), len(in)))
@@ -735,7 +752,7 @@ func (r *runner) bury(work context.Context, letters []letter) error {
 func (r *runner) acknowledge(in *input, outcome string) {
 	r.heartbeat.Did(1)
 	delete(r.failures, in.meta.Sequence.Stream)
-	r.stage.Observer.Settled(r.stage.Name, outcome)
+	r.settled(in, outcome)
 	r.answer(in, in.Ack())
 }
 
@@ -744,4 +761,13 @@ func (r *runner) answer(in *input, err error) {
 	if err != nil {
 		r.log.Warn().Err(err).Uint64("seq", in.meta.Sequence.Stream).Msg("answer not sent")
 	}
+}
+
+// id names the stage to its observer.
+func (s Stage) id() StageID { return StageID{s.Run, s.Name} }
+
+// settled tells the observer what became of a message.
+func (r *runner) settled(in *input, outcome string) {
+	_, _, iteration, _ := schemas.ParseSubject(in.Subject()) // a subject of the stage's own consumer is well-formed
+	r.stage.Observer.Settled(MessageSettled{r.stage.id(), iteration, outcome})
 }

@@ -23,24 +23,27 @@ type recorder struct {
 	batches []int
 	fates   map[string]int
 	silent  int
+	of      map[StageID]bool
 }
 
-func (r *recorder) Batch(_ string, n int, _ time.Duration) {
+func (r *recorder) Batch(e BatchDone) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.batches = append(r.batches, n)
+	r.batches = append(r.batches, e.Messages)
+	r.of = map[StageID]bool{e.StageID: true}
 }
 
-func (r *recorder) Settled(_, outcome string) {
+func (r *recorder) Settled(e MessageSettled) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.fates == nil {
 		r.fates = map[string]int{}
 	}
-	r.fates[outcome]++
+	r.fates[e.Outcome]++
+	r.of[e.StageID] = true
 }
 
-func (r *recorder) Silent(string) {
+func (r *recorder) Silent(StageID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.silent++
@@ -174,6 +177,9 @@ func TestFailuresAreTriedAgain(t *testing.T) {
 	}
 	if _, fates := seen.read(); fates[Done] != n || fates[Retried] == 0 {
 		t.Errorf("fates %v, want %d done, some of them tried again", fates, n)
+	}
+	if len(seen.of) != 1 || !seen.of[StageID{"r", s.Name}] {
+		t.Errorf("the observer was told of %v", seen.of)
 	}
 }
 

@@ -25,7 +25,7 @@ type Player struct {
 	// Observer is told what stages do; nil for none.
 	Observer streams.Observer
 	// Sampled is told how many of a batch's responses are sampled; nil for nobody.
-	Sampled func(run, stage string, done, of int)
+	Sampled func(id streams.StageID, done, of int)
 	// Grace is that of streams.Stage.
 	Grace time.Duration
 	Log   zerolog.Logger
@@ -47,7 +47,7 @@ func (p *Player) Play(ctx context.Context, row Row, spec schemas.Spec) (err erro
 		Sampled: func(done, of int) {
 			heartbeat.Move()
 			if p.Sampled != nil {
-				p.Sampled(spec.Run, row.Name, done, of)
+				p.Sampled(streams.StageID{Run: spec.Run, Stage: row.Name}, done, of)
 			}
 		},
 	})

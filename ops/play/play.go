@@ -39,8 +39,8 @@ type Player struct {
 func (p *Player) Stage(ctx context.Context, row pipeline.Row, spec schemas.Spec) error {
 	player := pipeline.Player{
 		Streams: p.Streams, Checkpoints: p.Checkpoints, Engine: p.Engine, Observer: p.Observer, Log: p.Log,
-		Sampled: func(run, stage string, done, of int) {
-			p.Observer.Sampled(telemetry.Sampled{Run: run, Stage: stage, Done: done, Of: of})
+		Sampled: func(id streams.StageID, done, of int) {
+			p.Observer.Sampled(telemetry.Sampled{StageID: id, Done: done, Of: of})
 		},
 	}
 	return player.Play(ctx, row, spec)

@@ -3,8 +3,6 @@
 package telemetry
 
 import (
-	"time"
-
 	"github.com/ldalign/ldalign/streams"
 	"github.com/ldalign/ldalign/trainer/activity"
 )
@@ -21,8 +19,8 @@ type Observer interface {
 
 // Sampled says that Done of the Of responses in a generator's batch are sampled.
 type Sampled struct {
-	Run, Stage string
-	Done, Of   int
+	streams.StageID
+	Done, Of int
 }
 
 // Evaluated says that Done of the Of policies of a run whose evaluation is waited for are evaluated.
@@ -35,23 +33,23 @@ type Evaluated struct {
 type All []Observer
 
 // Batch is part of streams.Observer.
-func (a All) Batch(stage string, n int, took time.Duration) {
+func (a All) Batch(e streams.BatchDone) {
 	for _, o := range a {
-		o.Batch(stage, n, took)
+		o.Batch(e)
 	}
 }
 
 // Settled is part of streams.Observer.
-func (a All) Settled(stage, outcome string) {
+func (a All) Settled(e streams.MessageSettled) {
 	for _, o := range a {
-		o.Settled(stage, outcome)
+		o.Settled(e)
 	}
 }
 
 // Silent is part of streams.Observer.
-func (a All) Silent(stage string) {
+func (a All) Silent(s streams.StageID) {
 	for _, o := range a {
-		o.Silent(stage)
+		o.Silent(s)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/ldalign/ldalign/ops/progress"
 	"github.com/ldalign/ldalign/ops/report"
 	"github.com/ldalign/ldalign/ops/runs"
+	"github.com/ldalign/ldalign/streams"
 	"github.com/ldalign/ldalign/trainer/activity"
 )
 
@@ -114,17 +115,17 @@ func (s *Screen) Sampled(e Sampled) {
 }
 
 // Batch counts what a stage did.
-func (s *Screen) Batch(stage string, n int, took time.Duration) {
+func (s *Screen) Batch(e streams.BatchDone) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.add(stage, "messages", n, took)
+	s.add(e.Stage, "messages", e.Messages, e.Took)
 }
 
 // Settled is part of streams.Observer; the log tells of retries and dead letters.
-func (s *Screen) Settled(string, string) {}
+func (s *Screen) Settled(streams.MessageSettled) {}
 
 // Silent is part of streams.Observer; the log tells of it.
-func (s *Screen) Silent(string) {}
+func (s *Screen) Silent(streams.StageID) {}
 
 // task is the line of a piece of work, a new one at first; nil once it has ended. The caller holds the lock.
 func (s *Screen) task(w work, done, total int, unit string) *progress.Task {
