@@ -1,4 +1,4 @@
-package trainer
+package trainer_test
 
 import (
 	"bytes"
@@ -15,6 +15,7 @@ import (
 	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/trainer"
 	"github.com/ldalign/ldalign/trainer/curves"
 	"github.com/ldalign/ldalign/trainer/loop"
 )
@@ -66,11 +67,11 @@ func TestInterruptedAdapterEqualsUndisturbed(t *testing.T) {
 			spec := testSpec(test.run, adapted)
 			for _, s := range test.stops {
 				ctx, meter := stopAt(t.Context(), s.work, s.step)
-				if err := w.work(ctx, spec, meter); !errors.Is(err, ErrInterrupted) {
-					t.Fatalf("stopped at step %d of %s: %v, want ErrInterrupted", s.step, s.work, err)
+				if err := w.work(ctx, spec, meter); !errors.Is(err, trainer.ErrInterrupted) {
+					t.Fatalf("stopped at step %d of %s: %v, want trainer.ErrInterrupted", s.step, s.work, err)
 				}
 				state := w.latest(test.run, checkpoints.State)
-				if diff := cmp.Diff([]string{adapterWeightsFile, checkpoints.BatchesFile, loop.OptimizerFile, curves.File}, names(state)); diff != "" {
+				if diff := cmp.Diff([]string{"adapter/" + architecture.AdapterWeightsFile, checkpoints.BatchesFile, loop.OptimizerFile, curves.File}, names(state)); diff != "" {
 					t.Fatalf("files of a state (-want +got):\n%s", diff)
 				}
 			}
@@ -158,7 +159,7 @@ func TestPolicyIsItsParentWithTheAdapter(t *testing.T) {
 	w.finish(next)
 	for i := range uint32(2) {
 		for _, name := range names(w.policy("next", i)) {
-			if strings.HasPrefix(name, adapterFolder) {
+			if strings.HasPrefix(name, "adapter/") {
 				t.Errorf("policy %d of the next run has %s", i, name)
 			}
 		}

@@ -1,4 +1,4 @@
-package trainer
+package trainer_test
 
 import (
 	"errors"
@@ -11,6 +11,7 @@ import (
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/trainer"
 	"github.com/ldalign/ldalign/trainer/schedule"
 )
 
@@ -70,7 +71,7 @@ func TestOtherPairsAreRefused(t *testing.T) {
 	w := newWorld(t)
 	w.publishPrompts("others", 0, 1, 2, 3, 4, 5)
 	ctx, meter := stopAt(t.Context(), "train sft 0", 1)
-	if err := w.trainer(handMade("others"), meter).Run(ctx); !errors.Is(err, ErrInterrupted) {
+	if err := w.trainer(handMade("others"), meter).Run(ctx); !errors.Is(err, trainer.ErrInterrupted) {
 		t.Fatal(err)
 	}
 	w.openStreams(t.TempDir()) // the log was lost, and filled again with one pair less

@@ -1,4 +1,4 @@
-package trainer
+package trainer_test
 
 import (
 	"errors"
@@ -12,6 +12,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams/ledger"
+	"github.com/ldalign/ldalign/trainer"
 )
 
 // handMade is an SFT run whose messages a test publishes itself: 6 prompts, closed.
@@ -115,7 +116,7 @@ func TestPairThatComesBack(t *testing.T) {
 	}
 	w.publishPrompts("after", 0, 1, 2, 4, 5)
 	ctx, meter := stopAt(t.Context(), "train sft 0", 1)
-	if err := w.trainer(handMade("after"), meter).Run(ctx); !errors.Is(err, ErrInterrupted) {
+	if err := w.trainer(handMade("after"), meter).Run(ctx); !errors.Is(err, trainer.ErrInterrupted) {
 		t.Fatal(err)
 	}
 	w.redrive("after")

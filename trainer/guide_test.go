@@ -1,4 +1,4 @@
-package trainer
+package trainer_test
 
 import (
 	"testing"

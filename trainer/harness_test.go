@@ -1,4 +1,4 @@
-package trainer
+package trainer_test
 
 import (
 	"context"
@@ -24,6 +24,7 @@ import (
 	"github.com/ldalign/ldalign/stages/prompter"
 	"github.com/ldalign/ldalign/streams"
 	"github.com/ldalign/ldalign/streams/ledger"
+	"github.com/ldalign/ldalign/trainer"
 	"github.com/ldalign/ldalign/trainer/activity"
 	"github.com/ldalign/ldalign/trainer/curves"
 )
@@ -143,13 +144,13 @@ func stopAt(parent context.Context, work string, done int) (context.Context, met
 }
 
 // trainer makes the trainer of a run.
-func (w *world) trainer(spec schemas.Spec, meter meterFunc) *Trainer {
-	t := New(Config{
+func (w *world) trainer(spec schemas.Spec, meter meterFunc) *trainer.Trainer {
+	t := trainer.New(trainer.Config{
 		Spec: spec, Streams: w.streams, Checkpoints: w.checkpoints, Engine: w.engine,
 		Tokenizers: func(string) (fs.FS, error) { return dataset.DemoTokenizer(), nil },
 		Holder:     "test", Meter: meter, Metrics: filepath.Join(w.metrics, spec.Run), Log: w.log,
 	})
-	t.segmentLines = w.segmentLines
+	t.SetSegmentLines(w.segmentLines)
 	return t
 }
 

@@ -1,4 +1,4 @@
-package trainer
+package trainer_test
 
 import (
 	"context"
@@ -15,6 +15,7 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
 	"github.com/ldalign/ldalign/streams/ledger"
+	"github.com/ldalign/ldalign/trainer"
 )
 
 // paced is a run by the streaming schedule of 30 pairs an iteration, in batches of 4 and two epochs, of which no more than 8
@@ -120,7 +121,7 @@ func TestAheadOverDeaths(t *testing.T) {
 			})
 			cancel()
 			w.store.refuse.Store(false)
-			if err == nil || errors.Is(err, ErrInterrupted) {
+			if err == nil || errors.Is(err, trainer.ErrInterrupted) {
 				t.Fatalf("%s %d: got %v, want a trainer that is cut off", work, step, err)
 			}
 		}

@@ -1,4 +1,4 @@
-package trainer
+package trainer_test
 
 import (
 	"math"
@@ -7,7 +7,6 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/ldalign/ldalign/models/tensor"
-	"github.com/ldalign/ldalign/trainer/objective"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -34,9 +33,6 @@ func do(t *testing.T, engine *tensor.Engine, f func(s *tensor.Scope) error) {
 		t.Fatal(err)
 	}
 }
-
-// dpo is the loss of LD-Align, SPIN and DPO as their papers have it.
-func dpo(beta float64) objective.Preference { return objective.Preference{Kind: "sigmoid", Beta: beta} }
 
 func within(t testing.TB, what string, got, want, tolerance float64) {
 	t.Helper()

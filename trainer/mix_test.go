@@ -1,4 +1,4 @@
-package trainer
+package trainer_test
 
 import (
 	"context"
@@ -14,6 +14,7 @@ import (
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/trainer"
 )
 
 // TestMix: each iteration trains its own pairs and those of the iteration before, once an epoch, with weights over both and
@@ -51,7 +52,7 @@ func TestMix(t *testing.T) {
 	}
 	for _, stop := range []struct{ iteration, step int }{{0, 3}, {0, 6}, {1, 1}, {1, 7}, {1, 12}} {
 		ctx, meter := stopAt(t.Context(), fmt.Sprintf("train ldalign %d", stop.iteration), stop.step)
-		if err := w.work(ctx, testSpec("stopped", mixed), meter); !errors.Is(err, ErrInterrupted) {
+		if err := w.work(ctx, testSpec("stopped", mixed), meter); !errors.Is(err, trainer.ErrInterrupted) {
 			t.Fatalf("iteration %d, step %d: %v", stop.iteration, stop.step, err)
 		}
 	}
@@ -72,7 +73,7 @@ func TestMixWithAnAdapter(t *testing.T) {
 	w.finish(testSpec("whole", adapted))
 	within(t, "margin at step 0", w.records(w.policy("whole", 2))[0].Pairs.Margin, 0, 1e-4)
 	ctx, meter := stopAt(t.Context(), "train spin 1", 4)
-	if err := w.work(ctx, testSpec("stopped", adapted), meter); !errors.Is(err, ErrInterrupted) {
+	if err := w.work(ctx, testSpec("stopped", adapted), meter); !errors.Is(err, trainer.ErrInterrupted) {
 		t.Fatal(err)
 	}
 	w.finish(testSpec("stopped", adapted))

@@ -1,4 +1,4 @@
-package trainer
+package trainer_test
 
 import (
 	"context"
@@ -106,19 +106,5 @@ func TestCurvesAreNotTheTraining(t *testing.T) {
 	w.finish(testSpec("unseen", func(s *schemas.Spec) { s.Objective.Kind, s.Iterations = "sft", 1 }))
 	if got := len(w.records(w.policy("unseen", 1))); got != 3 {
 		t.Errorf("%d steps, want 3", got)
-	}
-}
-
-// TestResultsThatCannotBeStored: when the stream takes no more, the rest of a run's results is not piled up in memory.
-func TestResultsThatCannotBeStored(t *testing.T) {
-	w := newWorld(t)
-	r := results{conn: w.streams, wake: make(chan struct{}, 1)}
-	r.publish(&events.Result{Schema: events.Version, Run: "no run's name"})
-	if err := r.run(t.Context()); err == nil {
-		t.Fatal("a result of no run was stored")
-	}
-	r.publish(&events.Result{Schema: events.Version, Run: "r"})
-	if left := r.take(); len(left) > 0 {
-		t.Errorf("%d results wait, and nobody will store them", len(left))
 	}
 }

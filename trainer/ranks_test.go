@@ -1,4 +1,4 @@
-package trainer
+package trainer_test
 
 import (
 	"context"
@@ -14,6 +14,7 @@ import (
 	"github.com/ldalign/ldalign/models/safetensors"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/trainer"
 	"github.com/ldalign/ldalign/trainer/loop"
 )
 
@@ -164,7 +165,7 @@ func TestRanksResume(t *testing.T) {
 		spec := ranked(run, adamw)
 		w.publishPrompts(run, 0, 1, 2, 3, 4, 5)
 		ctx, meter := stopAt(t.Context(), "train sft 0", 2)
-		if err := w.trainWith(ctx, spec, 2, meter); !errors.Is(err, ErrInterrupted) {
+		if err := w.trainWith(ctx, spec, 2, meter); !errors.Is(err, trainer.ErrInterrupted) {
 			t.Fatal(err)
 		}
 		if err := w.trainWith(t.Context(), spec, then, silent); err != nil {

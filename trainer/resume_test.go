@@ -1,4 +1,4 @@
-package trainer
+package trainer_test
 
 import (
 	"context"
@@ -14,6 +14,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/trainer"
 	"github.com/ldalign/ldalign/trainer/loop"
 )
 
@@ -86,8 +87,8 @@ func TestInterruptedRunEqualsUndisturbed(t *testing.T) {
 			spec := testSpec(test.run, two)
 			for _, s := range test.stops {
 				ctx, meter := stopAt(t.Context(), s.work, s.step)
-				if err := w.work(ctx, spec, meter); !errors.Is(err, ErrInterrupted) {
-					t.Fatalf("stopped at step %d of %s: %v, want ErrInterrupted", s.step, s.work, err)
+				if err := w.work(ctx, spec, meter); !errors.Is(err, trainer.ErrInterrupted) {
+					t.Fatalf("stopped at step %d of %s: %v, want trainer.ErrInterrupted", s.step, s.work, err)
 				}
 				state := w.latest(test.run, checkpoints.State)
 				if state.Cursor.Step != s.step {
@@ -150,12 +151,12 @@ func TestRestoredStateIsWhole(t *testing.T) {
 			s.Objective.Kind, s.Optimizer.Kind, s.Iterations = "sft", kind, 1
 		})
 		ctx, meter := stopAt(t.Context(), "train sft 0", 2)
-		if err := w.work(ctx, spec, meter); !errors.Is(err, ErrInterrupted) {
+		if err := w.work(ctx, spec, meter); !errors.Is(err, trainer.ErrInterrupted) {
 			t.Fatal(err)
 		}
 		saved := w.latest(spec.Run, checkpoints.State)
 		ctx, meter = stopAt(t.Context(), "train sft 0", 0)
-		if err := w.work(ctx, spec, meter); !errors.Is(err, ErrInterrupted) {
+		if err := w.work(ctx, spec, meter); !errors.Is(err, trainer.ErrInterrupted) {
 			t.Fatal(err)
 		}
 		again := w.latest(spec.Run, checkpoints.State)
@@ -184,7 +185,7 @@ func TestCursorBeyondTheLog(t *testing.T) {
 	w := newWorld(t)
 	spec := testSpec("lost", func(s *schemas.Spec) { s.Objective.Kind = "sft" })
 	ctx, meter := stopAt(t.Context(), "train sft 0", 1)
-	if err := w.work(ctx, spec, meter); !errors.Is(err, ErrInterrupted) {
+	if err := w.work(ctx, spec, meter); !errors.Is(err, trainer.ErrInterrupted) {
 		t.Fatal(err)
 	}
 	state := w.latest(spec.Run, checkpoints.State)

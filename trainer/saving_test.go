@@ -1,4 +1,4 @@
-package trainer
+package trainer_test
 
 import (
 	"bytes"
@@ -15,6 +15,7 @@ import (
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/trainer"
 	"github.com/ldalign/ldalign/trainer/loop"
 )
 
@@ -89,7 +90,7 @@ func TestDamagedStateIsPassedOver(t *testing.T) {
 		t.Run(test.run, func(t *testing.T) {
 			spec := testSpec(test.run, change)
 			ctx, meter := stopAt(t.Context(), "train sft 0", 2)
-			if err := w.work(ctx, spec, meter); !errors.Is(err, ErrInterrupted) {
+			if err := w.work(ctx, spec, meter); !errors.Is(err, trainer.ErrInterrupted) {
 				t.Fatal(err)
 			}
 			var states []checkpoints.Manifest
@@ -134,7 +135,7 @@ func TestDamagedPolicyIsRefused(t *testing.T) {
 	w := newWorld(t)
 	spec := testSpec("policy", func(s *schemas.Spec) { s.Objective.Kind = "sft" })
 	ctx, meter := stopAt(t.Context(), "train sft 1", 1)
-	if err := w.work(ctx, spec, meter); !errors.Is(err, ErrInterrupted) {
+	if err := w.work(ctx, spec, meter); !errors.Is(err, trainer.ErrInterrupted) {
 		t.Fatal(err)
 	}
 	policy := w.policy(spec.Run, 1)
@@ -158,7 +159,7 @@ func TestOtherMachineIsWarnedOf(t *testing.T) {
 	for step := range 2 {
 		log := w.logged()
 		ctx, meter := stopAt(t.Context(), "train sft 0", step+1)
-		if err := w.work(ctx, spec, meter); !errors.Is(err, ErrInterrupted) {
+		if err := w.work(ctx, spec, meter); !errors.Is(err, trainer.ErrInterrupted) {
 			t.Fatal(err)
 		}
 		if strings.Contains(log.String(), "another machine") {

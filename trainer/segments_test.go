@@ -1,4 +1,4 @@
-package trainer
+package trainer_test
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/trainer"
 	"github.com/ldalign/ldalign/trainer/curves"
 )
 
@@ -65,8 +66,8 @@ func TestSegmentsOfAKilledRun(t *testing.T) {
 	stopped.segmentLines = 2
 	for step := range 9 {
 		ctx, meter := stopAt(t.Context(), work, step)
-		if err := stopped.work(ctx, segmented(run), meter); !errors.Is(err, ErrInterrupted) {
-			t.Fatalf("stopped at step %d: %v, want ErrInterrupted", step, err)
+		if err := stopped.work(ctx, segmented(run), meter); !errors.Is(err, trainer.ErrInterrupted) {
+			t.Fatalf("stopped at step %d: %v, want trainer.ErrInterrupted", step, err)
 		}
 		collect(stopped)
 		state := stopped.latest(run, checkpoints.State)
@@ -108,7 +109,7 @@ func TestSegmentsOfAKilledRun(t *testing.T) {
 
 	older := newWorld(t)
 	ctx, meter := stopAt(t.Context(), work, 5)
-	if err := older.work(ctx, segmented(run), meter); !errors.Is(err, ErrInterrupted) {
+	if err := older.work(ctx, segmented(run), meter); !errors.Is(err, trainer.ErrInterrupted) {
 		t.Fatal(err)
 	}
 	older.segmentLines = 2
@@ -131,7 +132,7 @@ func TestDamagedSegmentIsWrittenAnew(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			spec := segmented("damaged-" + kind[:1] + kind[len(kind)-6:len(kind)-1])
 			ctx, meter := stopAt(t.Context(), "train sft 0", 6)
-			if err := w.work(ctx, spec, meter); !errors.Is(err, ErrInterrupted) {
+			if err := w.work(ctx, spec, meter); !errors.Is(err, trainer.ErrInterrupted) {
 				t.Fatal(err)
 			}
 			w.damage(w.latest(spec.Run, checkpoints.State), kind+"00000000.jsonl", flip)
@@ -143,7 +144,7 @@ func TestDamagedSegmentIsWrittenAnew(t *testing.T) {
 				}
 				meter(work, done, total)
 			})
-			if !errors.Is(err, ErrInterrupted) || from != 0 {
+			if !errors.Is(err, trainer.ErrInterrupted) || from != 0 {
 				t.Fatalf("it went on from step %d, want 0: %v", from, err)
 			}
 			w.reopen() // the next process has not seen the damage

@@ -1,4 +1,4 @@
-package trainer
+package trainer_test
 
 import (
 	"context"
@@ -16,6 +16,7 @@ import (
 	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/trainer"
 	"github.com/ldalign/ldalign/trainer/schedule"
 )
 
@@ -64,7 +65,7 @@ func (w *world) streamedPair(spec schemas.Spec, i int) *events.Scored {
 func (w *world) begin(spec schemas.Spec) {
 	w.t.Helper()
 	ctx, meter := stopAt(w.t.Context(), "wait for scored 0", 0)
-	if err := w.trainer(spec, meter).Run(ctx); !errors.Is(err, ErrInterrupted) {
+	if err := w.trainer(spec, meter).Run(ctx); !errors.Is(err, trainer.ErrInterrupted) {
 		w.t.Fatal(err)
 	}
 }
@@ -173,8 +174,8 @@ func TestStreamingRunEqualsUndisturbed(t *testing.T) {
 			}
 		}).Run(ctx)
 		cancel()
-		if !errors.Is(err, ErrInterrupted) {
-			t.Fatalf("after %d pairs: %v, want ErrInterrupted", k+1, err)
+		if !errors.Is(err, trainer.ErrInterrupted) {
+			t.Fatalf("after %d pairs: %v, want trainer.ErrInterrupted", k+1, err)
 		}
 		state := w.latest(spec.Run, checkpoints.State)
 		if c := state.Cursor; c.Step != (k+1)/4 || !c.Open || c.Position != c.Step*4 {
@@ -183,8 +184,8 @@ func TestStreamingRunEqualsUndisturbed(t *testing.T) {
 	}
 	for step := 3; step <= 6; step++ { // and in the epoch that needs nothing more
 		ctx, meter := stopAt(t.Context(), "train ldalign 0", step)
-		if err := w.trainer(spec, meter).Run(ctx); !errors.Is(err, ErrInterrupted) {
-			t.Fatalf("at step %d: %v, want ErrInterrupted", step, err)
+		if err := w.trainer(spec, meter).Run(ctx); !errors.Is(err, trainer.ErrInterrupted) {
+			t.Fatalf("at step %d: %v, want trainer.ErrInterrupted", step, err)
 		}
 		if c := w.latest(spec.Run, checkpoints.State).Cursor; c.Open || c.Step != step {
 			t.Fatalf("at step %d the cursor is %+v", step, c)
@@ -300,7 +301,7 @@ func TestStreamingCursorBeyondTheLog(t *testing.T) {
 		w.publish(schemas.Scored, w.streamedPair(spec, i))
 	}
 	ctx, meter := stopAt(t.Context(), "train ldalign 0", 1)
-	if err := w.trainer(spec, meter).Run(ctx); !errors.Is(err, ErrInterrupted) {
+	if err := w.trainer(spec, meter).Run(ctx); !errors.Is(err, trainer.ErrInterrupted) {
 		t.Fatal(err)
 	}
 	w.openStreams(t.TempDir())

@@ -1,4 +1,4 @@
-package trainer
+package trainer_test
 
 import (
 	"bytes"
@@ -21,6 +21,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/trainer"
 	"github.com/ldalign/ldalign/trainer/curves"
 	"github.com/ldalign/ldalign/trainer/objective"
 	"github.com/ldalign/ldalign/trainer/schedule"
@@ -154,7 +155,7 @@ func TestFixedFirst(t *testing.T) {
 func TestSecondTrainerIsRefused(t *testing.T) {
 	w := newWorld(t)
 	spec := testSpec("held", func(s *schemas.Spec) { s.Objective.Kind, s.Iterations = "sft", 1 })
-	lease, err := w.streams.AcquireLease(t.Context(), spec.Run, "elsewhere/42", leaseTTL)
+	lease, err := w.streams.AcquireLease(t.Context(), spec.Run, "elsewhere/42", trainer.LeaseTTL)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,7 @@
+package trainer
+
+// SetSegmentLines makes a segment of a state's files as short as a test needs it.
+func (t *Trainer) SetSegmentLines(n int) { t.segmentLines = n }
+
+// LeaseTTL is how long a dead trainer's lease keeps others out.
+const LeaseTTL = leaseTTL
