@@ -16,12 +16,9 @@ import (
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/dataset"
 	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/ops/pipeline"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
-	"github.com/ldalign/ldalign/stages/distance"
-	"github.com/ldalign/ldalign/stages/encoder"
-	"github.com/ldalign/ldalign/stages/generator"
-	"github.com/ldalign/ldalign/stages/prompter"
 	"github.com/ldalign/ldalign/streams"
 	"github.com/ldalign/ldalign/streams/ledger"
 	"github.com/ldalign/ldalign/trainer"
@@ -175,43 +172,20 @@ func (w *world) work(ctx context.Context, spec schemas.Spec, meter meterFunc) er
 	return err
 }
 
+// startStages plays the stages of a run as `ldalign up` does.
 func (w *world) startStages(ctx context.Context, group *errgroup.Group, spec schemas.Spec) {
 	w.t.Helper()
-	stage := func(name string, in schemas.Kind, batch int, process streams.Process, closers ...func(context.Context) error) {
-		group.Go(func() (err error) {
-			defer func() {
-				for _, c := range closers {
-					err = errors.Join(err, c(context.WithoutCancel(ctx)))
-				}
-			}()
-			s := streams.Stage{
-				Name: name, In: in, Run: spec.Run, Batch: batch, Linger: 5 * time.Millisecond, Grace: 10 * time.Millisecond,
-			}
-			if name == "prompter" {
-				s.MaxInFlight = spec.MaxInFlight
-			}
-			return w.streams.RunStage(ctx, s, process)
-		})
+	player := &pipeline.Player{
+		Streams: w.streams, Checkpoints: w.checkpoints, Engine: w.engine, Grace: 10 * time.Millisecond, Log: w.log,
 	}
-	set, err := prompter.Load(spec)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	stage("prompter", schemas.Checkpoints, 1, streams.Many(prompter.New(spec, set.Records).Process))
-	if spec.Objective.Kind == "sft" {
-		return
-	}
-	for range w.generators {
-		s := generator.New(spec, w.checkpoints, w.engine)
-		answer := func(ctx context.Context, in []*events.Prompt) ([]*events.Pair, []error) {
-			return s.Process(ctx, in, nil)
+	for _, row := range pipeline.Default().Of(spec) {
+		n := 1
+		if row.Name == "generator" {
+			n = w.generators
 		}
-		stage("generator", schemas.Prompts, 5, streams.Each(answer), s.Close)
-	}
-	if spec.Objective.Kind == "ldalign" {
-		s := encoder.New(spec, w.checkpoints, w.engine)
-		stage("encoder", schemas.Pairs, 5, streams.Each(s.Process), s.Close)
-		stage("distance", schemas.Encoded, 64, streams.Each(distance.Stage{Metric: spec.Objective.Distance}.Process))
+		for range n {
+			group.Go(func() error { return player.Play(ctx, row, spec) })
+		}
 	}
 }
 
