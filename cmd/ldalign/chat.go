@@ -31,8 +31,8 @@ func (chatCommand) Help() string {
     echo "Name a colour." | ldalign chat --model my-run@3
 
 A line is a message; a backslash at its end continues it on the next line. The model reads the whole conversation through
-its chat template. Ctrl-C ends an answer, and what there is of it stays in the conversation; at the prompt it ends the
-program, as /quit and the end of the input do. -v tells the speed of each answer.
+its chat template. Ctrl-C ends an answer and keeps the part that was given; at the prompt it ends the program, as
+/quit and the end of the input do. -v shows the speed of each answer.
 
     /reset           forget the conversation
     /system TEXT     set the system message and forget the conversation; without TEXT there is none
@@ -40,8 +40,8 @@ program, as /quit and the end of the input do. -v tells the speed of each answer
     /quit            end
     //text           a message that begins with a slash
 
-When a conversation and --max-tokens no longer fit the model's context, its oldest messages are left out, and it says so.
-With --json an answer is one object in a line, when it is whole.`
+When a conversation and --max-tokens no longer fit the model's context, chat drops the oldest messages and says so.
+With --json each complete answer is one object on a line.`
 }
 
 func (c *chatCommand) Run(ctx context.Context, e *env) (err error) {

@@ -19,9 +19,9 @@ type dataCommand struct {
 
 type dataInspectCommand struct {
 	Source   string            `arg:"" name:"file" help:"A Parquet or JSONL file, a folder, a pattern, or several with commas."`
-	Columns  map[string]string `help:"Columns with names of their own, as data.columns in a spec, e.g. --columns prompt=question,response=answer." mapsep:"," placeholder:"KEY=NAME"`
+	Columns  map[string]string `help:"Names of columns, as data.columns in a spec, e.g. --columns prompt=question,response=answer." mapsep:"," placeholder:"KEY=NAME"`
 	Pairs    bool              `help:"Take only records with a rejected response, as dpo and ldalign train do."`
-	Limit    int               `help:"Read only the first so many records; 0 reads all." default:"0"`
+	Limit    int               `help:"Read only the first N records; 0 reads all." default:"0"`
 	Examples int               `help:"How many records to show." default:"2"`
 	Model    string            `help:"Count lengths in tokens of this model's tokenizer, not in characters: a folder, RUN@ITERATION or ORG/NAME." placeholder:"MODEL"`
 	serverFlags
@@ -33,8 +33,8 @@ func (dataInspectCommand) Help() string {
     ldalign data inspect 'data/train_sft-*.parquet' --model models/zephyr-7b-sft-full
     ldalign data inspect qa.jsonl --columns prompt=question,response=answer --json | jq .dropped
 
-The forms that are known stand in docs/data.md. Nothing is written. Lengths are those of the texts alone, without what a
-chat template adds. Ends with exit code 1 when no record is usable.`
+docs/data.md lists the forms of records that are recognised. Lengths are those of the texts alone, without what a chat template
+adds. The exit code is 1 when no record is usable.`
 }
 
 func (c *dataInspectCommand) Run(ctx context.Context, e *env) (err error) {

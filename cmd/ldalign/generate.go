@@ -12,25 +12,25 @@ type generateCommand struct {
 	templateFlags
 	samplingFlags
 	Input    string `help:"JSON lines with prompt, or messages; - is standard input." required:"" placeholder:"FILE"`
-	Out      string `help:"JSON lines to write; started again, the verb goes on behind what is there." placeholder:"FILE"`
-	Overlong string `help:"A prompt for which the model has no room: cut keeps its last tokens, reject ends the verb." enum:"cut,reject" default:"cut"`
+	Out      string `help:"JSON lines to write; an existing file is continued." placeholder:"FILE"`
+	Overlong string `help:"What to do with a prompt that is too long for the model: cut keeps its last tokens, reject ends the verb." enum:"cut,reject" default:"cut"`
 	Slots    int    `help:"Rows that decode together; 0 is as many as --memory allows, up to 64. It changes no text." default:"0"`
 	Memory   int64  `help:"MiB for keys and values." default:"1024"`
-	Prefill  int    `help:"Tokens of prompts that one step takes at most; a longer prompt goes in parts. It changes no text." default:"256" placeholder:"N"`
+	Prefill  int    `help:"Most prompt tokens of one step; a longer prompt is split. It changes no text." default:"256" placeholder:"N"`
 	LogProbs bool   `help:"Write the log-probability of each token too." name:"logprobs"`
 }
 
 // samplingFlags say how tokens are sampled; they are an offline.Sampling.
 type samplingFlags struct {
-	MaxTokens         int      `help:"Tokens of a response at most; 0 is 256, or half of the model's context where that is less." default:"0" placeholder:"N"`
-	Temperature       float64  `help:"Divides the logits; 0 takes the most probable token." default:"0" placeholder:"T"`
+	MaxTokens         int      `help:"Most tokens of a response; 0 is 256, or half of the model's context if that is less." default:"0" placeholder:"N"`
+	Temperature       float64  `help:"Divides the logits; 0 always takes the most probable token." default:"0" placeholder:"T"`
 	TopK              int      `help:"Sample among the K most probable tokens; 0 is all." default:"0" placeholder:"K"`
-	TopP              float64  `help:"Sample among the most probable tokens that together reach P." default:"1" placeholder:"P"`
+	TopP              float64  `help:"Sample among the most probable tokens whose probabilities add up to P." default:"1" placeholder:"P"`
 	MinP              float64  `help:"Sample among tokens with at least this share of the greatest probability." default:"0" placeholder:"P"`
-	RepetitionPenalty float64  `help:"Above 1 makes tokens that were there less probable." default:"1" placeholder:"R"`
+	RepetitionPenalty float64  `help:"Values above 1 make tokens that have occurred less probable." default:"1" placeholder:"R"`
 	Seed              uint64   `help:"Seed; a record's draws are a function of it and of the record's id." default:"1"`
 	Stop              []string `help:"End a response before this text; may be given several times." sep:"none" placeholder:"TEXT"`
-	IgnoreEOS         bool     `help:"Go on behind end tokens, up to --max-tokens." name:"ignore-eos"`
+	IgnoreEOS         bool     `help:"Ignore end tokens and continue to --max-tokens." name:"ignore-eos"`
 }
 
 func (generateCommand) Help() string {
@@ -42,8 +42,8 @@ func (generateCommand) Help() string {
 A line in is {"id": …, "prompt": "…"} or {"id": …, "messages": [{"role": "user", "content": "…"}]}; max_tokens and seed may
 be given per line. A line out adds response, token_ids, logprob (of the tokens, by the model itself) and finish_reason
 (stop or length); with --logprobs also token_logprobs. A record's text depends on the record and the settings only: not on
-the others, nor on --slots. Ctrl-C ends it behind what is done; with --out the same command goes on there, and passes
-over the ids that the file has. docs/models.md has the whole of it.`
+the others, nor on --slots. After Ctrl-C the records that are done are written; with --out the same command skips the ids that
+the file has and continues. See docs/models.md.`
 }
 
 func (c *generateCommand) Run(ctx context.Context, e *env) (err error) {

@@ -18,8 +18,8 @@ type modelsCommand struct {
 
 type modelsInspectCommand struct {
 	Model  string `arg:"" help:"A model's or adapter's folder, RUN@ITERATION (RUN@ is the newest), or a Hugging Face id (ORG/NAME or ORG/NAME@REVISION)."`
-	Length int    `help:"Tokens of prompt and response that the memory of a row is told for; 0 is 1024, or the context where that is shorter." default:"0" placeholder:"N"`
-	Rank   int    `help:"Rank of the adapter whose training is told." default:"16" placeholder:"R"`
+	Length int    `help:"Tokens of prompt and response to compute the memory of a row for; 0 is 1024, or the context if that is shorter." default:"0" placeholder:"N"`
+	Rank   int    `help:"Rank of the adapter to compute the memory of training for." default:"16" placeholder:"R"`
 	serverFlags
 }
 
@@ -29,7 +29,7 @@ func (modelsInspectCommand) Help() string {
     ldalign models inspect ./smollm2
     ldalign models inspect --json my-run@3
 
-It reads the configuration, the tokenizer and the headers of the weights, and no weight. Memory is that of what has a fixed
+It reads the configuration, the tokenizer and the headers of the weights, but no weights. Memory is that of what has a fixed
 size: weights, keys and values, gradients and the optimizer's state in float32. Activations come on top in training; they
 grow with the tokens of a micro-batch. The exit code is 1 when something would be refused.`
 }

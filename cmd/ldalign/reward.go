@@ -10,7 +10,7 @@ import (
 type rewardCommand struct {
 	modelFlags
 	Input     string `help:"JSON lines with prompt and response, or prompt, chosen and rejected; - is standard input." required:"" placeholder:"FILE"`
-	Out       string `help:"JSON lines to write; started again, the verb goes on behind what is there." placeholder:"FILE"`
+	Out       string `help:"JSON lines to write; an existing file is continued." placeholder:"FILE"`
 	MaxTokens int    `help:"Most tokens of prompt and response together; the longer of both is cut first. 0 is what the model takes." default:"0" placeholder:"N"`
 	Label     int    `help:"Which output of the model is the reward, from 0; needed for a model with several." default:"-1" placeholder:"N"`
 	Batch     int    `help:"Rows that are computed together, a multiple of 4. It changes speed, memory and the last bits of the numbers." default:"4" placeholder:"N"`
@@ -25,9 +25,9 @@ The model is a DeBERTa-v2 or -v3 for sequence classification with its tokenizer,
 adapter.
 
 A line in is {"id": …, "prompt": "…", "response": "…"}; a line out adds reward (higher is better), tokens and truncated. A
-line in with "chosen" and "rejected" gets reward_chosen, reward_rejected and margin, their difference. A bad line is told by
-file, line and key, and ends the verb behind the lines before it. Ctrl-C ends it behind the batch at hand; with --out the
-same command goes on there. docs/models.md has the whole of it.`
+line in with "chosen" and "rejected" gets reward_chosen, reward_rejected and margin, their difference. The error
+for a bad line names file, line and key; the records before it are written. After Ctrl-C the current batch is finished; with --out
+the same command continues there. See docs/models.md.`
 }
 
 func (c *rewardCommand) Run(ctx context.Context, e *env) (err error) {

@@ -11,8 +11,8 @@ type scoreCommand struct {
 	modelFlags
 	templateFlags
 	Input    string `help:"JSON lines with prompt and response; - is standard input." required:"" placeholder:"FILE"`
-	Out      string `help:"JSON lines to write; started again, the verb goes on behind what is there." placeholder:"FILE"`
-	Overlong string `help:"A record for which the model has no room: cut drops the first tokens of the prompt, reject ends the verb." enum:"cut,reject" default:"cut"`
+	Out      string `help:"JSON lines to write; an existing file is continued." placeholder:"FILE"`
+	Overlong string `help:"What to do with a record that is too long for the model: cut drops the first tokens of the prompt, reject ends the verb." enum:"cut,reject" default:"cut"`
 	Step     int    `help:"Tokens that are computed together. It changes no number." default:"256" placeholder:"N"`
 }
 
@@ -26,7 +26,7 @@ A line in is {"id": …, "prompt": "…", "response": "…"}. A line out adds lo
 response's tokens), tokens (their number) and token_logprobs. With a chat template the response's end token counts, as in
 training; with --raw prompt and response are joined as they are, and only the tokenizer's own special tokens are added. The
 token_ids that generate wrote are scored themselves, where the response is still their text.
-Ctrl-C ends it behind what is done; with --out the same command goes on there. docs/models.md has the whole of it.`
+After Ctrl-C the records that are done are written; with --out the same command continues there. See docs/models.md.`
 }
 
 func (c *scoreCommand) Run(ctx context.Context, e *env) (err error) {
