@@ -8,6 +8,8 @@ import (
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
+
+	"github.com/ldalign/ldalign/trainer/curves"
 )
 
 // objectiveGroup is a set of objectives whose curves share figures, for their losses can be compared.
@@ -22,7 +24,53 @@ var objectiveGroups = []objectiveGroup{
 	{"guide", "Guide", []string{"guide"}},
 }
 
-// panel is one figure of learning curves: one value of the records, or two.
+// value is a number of a step; nil where its objective has none.
+type value func(curves.Step) *float64
+
+// The values that are shown.
+func loss(s curves.Step) *float64     { return &s.Loss }
+func rate(s curves.Step) *float64     { return &s.LR }
+func gradNorm(s curves.Step) *float64 { return &s.GradNorm }
+
+// ofPairs is a value of objectives with pairs.
+func ofPairs(of func(*curves.Pairs) *float64) value {
+	return func(s curves.Step) *float64 {
+		if s.Pairs == nil {
+			return nil
+		}
+		return of(s.Pairs)
+	}
+}
+
+func margin() value       { return ofPairs(func(p *curves.Pairs) *float64 { return &p.Margin }) }
+func chosenChange() value { return ofPairs(func(p *curves.Pairs) *float64 { return &p.ChosenChange }) }
+func rejectedChange() value {
+	return ofPairs(func(p *curves.Pairs) *float64 { return &p.RejectedChange })
+}
+func kl() value { return ofPairs(func(p *curves.Pairs) *float64 { return p.KL }) }
+
+// accuracy is that over the differing pairs of a step that has some.
+func accuracy() value {
+	return ofPairs(func(p *curves.Pairs) *float64 {
+		if p.Differing == 0 {
+			return nil
+		}
+		return &p.Accuracy
+	})
+}
+
+// percentOf is 100 times a value.
+func percentOf(of value) value {
+	return func(s curves.Step) *float64 {
+		v := of(s)
+		if v == nil {
+			return nil
+		}
+		return new(100 * *v)
+	}
+}
+
+// panel is one figure of learning curves: one value of the steps, or two.
 type panel struct {
 	key, title, axis, caption string
 	zero                      bool // the axis includes 0, with a line there
@@ -31,59 +79,39 @@ type panel struct {
 
 type panelValue struct {
 	name string // in the legend, beside the method; empty for a panel with one value
-	of   func(Record) *float64
+	of   value
 }
 
 func panels() []panel {
-	one := func(of func(Record) *float64) []panelValue { return []panelValue{{"", of}} }
+	one := func(of value) []panelValue { return []panelValue{{"", of}} }
 	return []panel{
-		{
-			"loss", "loss", "loss (nats)", "The training loss by optimizer step.", false,
-			one(func(r Record) *float64 { return r.Loss }),
-		},
+		{"loss", "loss", "loss (nats)", "The training loss by optimizer step.", false, one(loss)},
 		{
 			"accuracy", "accuracy over differing pairs", "accuracy (%)",
-			"Share of differing pairs in which the human answer gained more than the sampled one.", false,
-			one(func(r Record) *float64 {
-				if r.Accuracy == nil {
-					return nil
-				}
-				return new(100 * *r.Accuracy)
-			}),
+			"Share of differing pairs in which the human answer gained more than the sampled one.", false, one(percentOf(accuracy())),
 		},
 		{
-			"margin", "margin", "β·Δ (nats)", "Implicit reward of the human answer minus that of the sampled one.", true,
-			one(func(r Record) *float64 { return r.Margin }),
+			"margin", "margin", "β·Δ (nats)", "Implicit reward of the human answer minus that of the sampled one.", true, one(margin()),
 		},
 		{
 			"logp", "log-probability against the reference", "change (nats per answer)",
 			"Change of the log-probability of the human (chosen) and of the sampled (rejected) answers in the iteration.", true,
-			[]panelValue{
-				{"chosen", func(r Record) *float64 { return r.ChosenChange }},
-				{"rejected", func(r Record) *float64 { return r.RejectedChange }},
-			},
+			[]panelValue{{"chosen", chosenChange()}, {"rejected", rejectedChange()}},
 		},
 		{
-			"kl", "KL from the reference", "KL (nats per answer)", "Estimated divergence from the iteration's start.", true,
-			one(func(r Record) *float64 { return r.KL }),
+			"kl", "KL from the reference", "KL (nats per answer)", "Estimated divergence from the iteration's start.", true, one(kl()),
 		},
-		{
-			"gradnorm", "gradient norm", "norm before clipping", "Global norm of the gradient.", true,
-			one(func(r Record) *float64 { return r.GradNorm }),
-		},
-		{
-			"lr", "learning rate", "learning rate", "The learning rate by optimizer step.", true,
-			one(func(r Record) *float64 { return r.LR }),
-		},
+		{"gradnorm", "gradient norm", "norm before clipping", "Global norm of the gradient.", true, one(gradNorm)},
+		{"lr", "learning rate", "learning rate", "The learning rate by optimizer step.", true, one(rate)},
 	}
 }
 
 // curveFigures draws the learning curves: small multiples, a colour for each method.
-func curveFigures(curves []Curve) ([]figure, error) {
+func curveFigures(all []Curve) ([]figure, error) {
 	var out []figure
 	for _, g := range objectiveGroups {
 		var members []Curve
-		for _, c := range curves {
+		for _, c := range all {
 			if slices.Contains(g.objectives, c.Objective) {
 				members = append(members, c)
 			}
@@ -101,17 +129,17 @@ func curveFigures(curves []Curve) ([]figure, error) {
 	return out, nil
 }
 
-// figure of the panel; its legend is empty when no record has the value.
-func (p panel) figure(group, groupTitle string, curves []Curve) (figure, error) {
+// figure of the panel; its legend is empty when no step has the value.
+func (p panel) figure(group, groupTitle string, members []Curve) (figure, error) {
 	f := newFigure("curve-"+group+"-"+p.key, groupTitle+": "+p.title, p.caption, "optimizer step", p.axis)
-	m := marks{xs: boundaries(curves), color: muted}
+	m := marks{xs: boundaries(members), color: muted}
 	if p.zero {
 		m.ys = []float64{0}
 	}
 	f.plot.Add(levels(), m)
 	var methods []string
-	single := len(curves) <= 3
-	for _, c := range curves {
+	single := len(members) <= 3
+	for _, c := range members {
 		i := slices.Index(methods, c.Method)
 		seen := i >= 0
 		if !seen {
@@ -126,7 +154,7 @@ func (p panel) figure(group, groupTitle string, curves []Curve) (figure, error) 
 				name += " " + v.name
 			}
 			drawn := false
-			for _, segment := range segments(c.Records, v.of) {
+			for _, segment := range segments(c.Steps, v.of) {
 				drawn = true
 				if single && len(p.values) == 1 && len(segment) > 1 {
 					raw, err := plotter.NewLine(segment)
@@ -173,25 +201,25 @@ func fade(c color.NRGBA) color.NRGBA {
 
 const maxPoints = 400 // of a segment: as many as a figure can show
 
-// segments are the finite values of the records, an iteration each, averaged over neighbouring steps where there are
-// more than maxPoints.
-func segments(records []Record, of func(Record) *float64) []plotter.XYs {
+// segments are the finite values of the steps, an iteration each, averaged over neighbouring steps where there are more
+// than maxPoints. Steps are numbered from 1.
+func segments(steps []curves.Step, of value) []plotter.XYs {
 	var out []plotter.XYs
 	var current plotter.XYs
-	iteration := 0
+	iteration := uint32(0)
 	flush := func() {
 		if len(current) > 0 {
 			out = append(out, thin(current))
 		}
 		current = nil
 	}
-	for _, r := range records {
-		if r.Iteration != iteration {
+	for i, s := range steps {
+		if s.Iteration != iteration {
 			flush()
-			iteration = r.Iteration
+			iteration = s.Iteration
 		}
-		if v := of(r); v != nil && finite(*v) {
-			current = append(current, plotter.XY{X: float64(r.Step), Y: *v})
+		if v := of(s); v != nil && finite(*v) {
+			current = append(current, plotter.XY{X: float64(i + 1), Y: *v})
 		}
 	}
 	flush()
@@ -231,12 +259,12 @@ func mean(points plotter.XYs) plotter.XY {
 }
 
 // boundaries are the places, in steps, where an iteration follows another in any of the curves; ascending.
-func boundaries(curves []Curve) []float64 {
+func boundaries(members []Curve) []float64 {
 	var out []float64
-	for _, c := range curves {
-		for i := 1; i < len(c.Records); i++ {
-			if before, r := c.Records[i-1], c.Records[i]; r.Iteration != before.Iteration {
-				out = append(out, float64(before.Step+r.Step)/2)
+	for _, c := range members {
+		for i := 1; i < len(c.Steps); i++ {
+			if c.Steps[i].Iteration != c.Steps[i-1].Iteration {
+				out = append(out, float64(i)+0.5) // between steps i and i+1, which are numbered from 1
 			}
 		}
 	}

@@ -5,6 +5,8 @@ import (
 	"math"
 	"math/rand/v2"
 	"time"
+
+	"github.com/ldalign/ldalign/trainer/curves"
 )
 
 // demoInput looks like the demo's: three seeds, three methods. Its numbers are made up, and the same every time.
@@ -59,11 +61,14 @@ func demoInput() Input {
 		for step := range 141 {
 			t := float64(step%47) / 47
 			noise := func() float64 { return rng.NormFloat64() }
-			c.Records = append(c.Records, Record{
-				Step: step + 1, Iteration: step / 47, Loss: new(0.69 - 0.25*t + 0.05*noise()),
-				LR: new(2e-4 / math.Pow(2, float64(step/47)) * (1 - t)), Margin: new(1.2*t + 0.2*noise()),
-				Accuracy: new(min(1, 0.5+0.4*t+0.08*noise())), ChosenChange: new(0.4*t + 0.1*noise()),
-				RejectedChange: new(-2*t + 0.4*noise()), KL: new(math.Abs(0.5*t + 0.05*noise())), GradNorm: new(4 + noise()),
+			c.Steps = append(c.Steps, curves.Step{
+				Iteration: uint32(step / 47), Loss: 0.69 - 0.25*t + 0.05*noise(),
+				LR: 2e-4 / math.Pow(2, float64(step/47)) * (1 - t),
+				Pairs: &curves.Pairs{
+					Margin: 1.2*t + 0.2*noise(), Differing: 1, Accuracy: min(1, 0.5+0.4*t+0.08*noise()), ChosenChange: 0.4*t + 0.1*noise(),
+					RejectedChange: -2*t + 0.4*noise(), KL: new(math.Abs(0.5*t + 0.05*noise())),
+				},
+				GradNorm: 4 + noise(),
 			})
 		}
 		in.Curves = append(in.Curves, c)
@@ -93,8 +98,8 @@ func demoInput() Input {
 	}
 	sft := Curve{Method: "SFT", Run: "demo-sft", Seed: 1, Objective: "sft"}
 	for step := range 47 {
-		sft.Records = append(sft.Records, Record{
-			Step: step + 1, Loss: new(1.4*math.Exp(-float64(step)/15) + 0.5 + 0.05*rng.NormFloat64()), LR: new(1e-4),
+		sft.Steps = append(sft.Steps, curves.Step{
+			Loss: 1.4*math.Exp(-float64(step)/15) + 0.5 + 0.05*rng.NormFloat64(), LR: 1e-4,
 		})
 	}
 	in.Curves = append(in.Curves, sft)

@@ -5,7 +5,11 @@
 // is missing or not finite is shown as "–", never as 0.
 package report
 
-import "time"
+import (
+	"time"
+
+	"github.com/ldalign/ldalign/trainer/curves"
+)
 
 // Input is everything that a report shows. Every part may be empty: the page then says what is missing. Input
 // marshals to JSON as long as its numbers are finite.
@@ -90,26 +94,9 @@ type Curve struct {
 	Run    string `json:"run"`
 	Seed   uint64 `json:"seed"`
 	// Objective is ldalign, spin, dpo, sft or guide: only the losses of the first three can be compared with each other.
-	Objective string   `json:"objective"`
-	Records   []Record `json:"records"`
-}
-
-// Record is one optimizer step. Values that an objective does not have are nil.
-type Record struct {
-	// Step counts through all iterations of the run.
-	Step      int      `json:"step"`
-	Iteration int      `json:"iteration"`
-	Loss      *float64 `json:"loss,omitempty"` // nats
-	LR        *float64 `json:"lr,omitempty"`
-	// Margin is beta·Delta, Accuracy the share of differing pairs with Delta > 0.
-	Margin   *float64 `json:"margin,omitempty"`
-	Accuracy *float64 `json:"accuracy,omitempty"`
-	// ChosenChange and RejectedChange are log p_theta − log p_ref of the answer, in nats.
-	ChosenChange   *float64 `json:"chosen_change,omitempty"`
-	RejectedChange *float64 `json:"rejected_change,omitempty"`
-	// KL is the estimate of KL(p_theta ‖ p_ref) in nats per answer.
-	KL       *float64 `json:"kl,omitempty"`
-	GradNorm *float64 `json:"grad_norm,omitempty"`
+	Objective string `json:"objective"`
+	// Steps are all steps of the run, in order.
+	Steps []curves.Step `json:"steps"`
 }
 
 // Distances are the scored pairs of one iteration: the paper's first analysis.

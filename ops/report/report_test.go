@@ -20,6 +20,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/net/html"
 	"pgregory.net/rapid"
+
+	"github.com/ldalign/ldalign/trainer/curves"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files in testdata")
@@ -363,9 +365,11 @@ func TestWriteTakesAnyNumber(t *testing.T) {
 		in.Rows = append(in.Rows, subject)
 		c := Curve{Objective: "ldalign"}
 		for range rapid.IntRange(0, 4).Draw(rt, "steps") {
-			c.Records = append(c.Records, Record{
-				Step: rapid.Int().Draw(rt, "step"), Iteration: rapid.IntRange(0, 1).Draw(rt, "iteration"), Loss: value.Draw(rt, "loss"),
-			})
+			step := curves.Step{Iteration: rapid.Uint32Range(0, 1).Draw(rt, "iteration")}
+			if loss := value.Draw(rt, "loss"); loss != nil {
+				step.Loss = *loss
+			}
+			c.Steps = append(c.Steps, step)
 		}
 		in.Curves = []Curve{c}
 		d := Distances{}
@@ -425,8 +429,7 @@ func TestTicksSayWhereTheyAre(t *testing.T) {
 
 // A curve of one step is a point.
 func TestCurveOfOneStep(t *testing.T) {
-	loss := 12.5
-	curve := Curve{Method: "Guide", Objective: "guide", Records: []Record{{Step: 1, Loss: &loss}}}
+	curve := Curve{Method: "Guide", Objective: "guide", Steps: []curves.Step{{Loss: 12.5}}}
 	if svg := written(t, Input{Curves: []Curve{curve}})["curve-guide-loss.svg"]; !bytes.Contains(svg, []byte("A2,2 ")) {
 		t.Errorf("no point of radius 2:\n%s", svg)
 	}

@@ -57,19 +57,15 @@ func ends(c Compared) []Ending {
 	var out []Ending
 	for _, v := range []struct {
 		name string
-		of   func(Record) *float64
+		of   value
 	}{
-		{"loss", func(r Record) *float64 { return r.Loss }},
-		{"margin", func(r Record) *float64 { return r.Margin }},
-		{"accuracy", func(r Record) *float64 { return r.Accuracy }},
-		{"kl", func(r Record) *float64 { return r.KL }},
-		{"grad norm", func(r Record) *float64 { return r.GradNorm }},
+		{"loss", loss}, {"margin", margin()}, {"accuracy", accuracy()}, {"kl", kl()}, {"grad norm", gradNorm},
 	} {
 		var sum float64
 		n := 0
 		for _, curve := range c.Curves {
-			for _, r := range curve.Records[len(curve.Records)*9/10:] {
-				if x := v.of(r); x != nil && finite(*x) {
+			for _, step := range curve.Steps[len(curve.Steps)*9/10:] {
+				if x := v.of(step); x != nil && finite(*x) {
 					sum += *x
 					n++
 				}

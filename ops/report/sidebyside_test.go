@@ -1,28 +1,29 @@
 package report
 
 import (
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-)
 
-func value(v float64) *float64 { return &v }
+	"github.com/ldalign/ldalign/trainer/curves"
+)
 
 func sideBySide() SideBySide {
 	curve := func(run string, loss float64) []Curve {
-		var records []Record
+		var steps []curves.Step
 		for step := range 20 {
-			records = append(records, Record{Step: step + 1, Loss: value(loss + float64(20-step)), Margin: value(float64(step))})
+			steps = append(steps, curves.Step{Loss: loss + float64(20-step), GradNorm: math.NaN(), Pairs: &curves.Pairs{Margin: float64(step)}})
 		}
-		return []Curve{{Method: "LD-Align", Run: run, Objective: "ldalign", Records: records}}
+		return []Curve{{Method: "LD-Align", Run: run, Objective: "ldalign", Steps: steps}}
 	}
 	return SideBySide{
 		Title: "Runs side by side", GeneratedBy: "a test",
 		Runs: []Compared{
 			{
 				Name: "align", Method: "LD-Align", Policy: 2, Settings: []Setting{{"objective.beta", "0.1"}, {"training.lora.rank", ""}},
-				Policies: []Measured{{0, Scores{SampledExact: value(0.25)}}, {2, Scores{SampledExact: value(0.5)}}},
+				Policies: []Measured{{0, Scores{SampledExact: new(0.25)}}, {2, Scores{SampledExact: new(0.5)}}},
 				Curves:   curve("align", 1), Spec: "run: align",
 			},
 			{

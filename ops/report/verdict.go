@@ -274,11 +274,12 @@ func curveFindings(curves []Curve) []Finding {
 	for _, c := range curves {
 		var change []float64
 		bad := false
-		for _, r := range c.Records {
-			if r.ChosenChange != nil && finite(*r.ChosenChange) {
-				change = append(change, *r.ChosenChange)
+		for _, s := range c.Steps {
+			if v := chosenChange()(s); v != nil && finite(*v) {
+				change = append(change, *v)
 			}
-			for _, v := range []*float64{r.Loss, r.GradNorm, r.ChosenChange, r.RejectedChange} {
+			for _, of := range []value{loss, gradNorm, chosenChange(), rejectedChange()} {
+				v := of(s)
 				bad = bad || v != nil && !finite(*v)
 			}
 		}

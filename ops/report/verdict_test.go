@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/ldalign/ldalign/trainer/curves"
 )
 
 // row with one value of sampled exact per seed.
@@ -120,7 +122,7 @@ func TestFindings(t *testing.T) {
 	changes := func(values ...float64) Curve {
 		c := Curve{Method: "SPIN", Seed: 7, Objective: "spin"}
 		for i := range values {
-			c.Records = append(c.Records, Record{Step: i + 1, ChosenChange: &values[i]})
+			c.Steps = append(c.Steps, curves.Step{Pairs: &curves.Pairs{ChosenChange: values[i]}})
 		}
 		return c
 	}
@@ -159,7 +161,7 @@ func TestFindings(t *testing.T) {
 		"few carry all":      {Input{Distances: []Distances{{Method: "LD", Pairs: pairs(16, 4, 0)}, {Method: "SP", Pairs: pairs(17, 1, 9)}}}, true, "effective sample size under"},
 		"chosen fell":        {Input{Curves: []Curve{changes(1, 1, 1, 1, 1, 1, 1, 1, 1, -0.1)}}, true, "Likelihood displacement: over the last tenth"},
 		"chosen rose":        {Input{Curves: []Curve{changes(-1, -1, 0.5)}}, false, ""},
-		"chosen not a thing": {Input{Curves: []Curve{{Objective: "sft", Records: []Record{{Loss: new(1.0)}}}}}, false, ""},
+		"chosen not a thing": {Input{Curves: []Curve{{Objective: "sft", Steps: []curves.Step{{Loss: 1}}}}}, false, ""},
 		"broken":             {Input{Curves: []Curve{changes(math.NaN())}}, true, "not finite in SPIN (seed 7)"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -243,14 +245,10 @@ func TestPickExamples(t *testing.T) {
 }
 
 func TestSegmentsEndWithTheIteration(t *testing.T) {
-	c := Curve{Records: []Record{
-		{Step: 1, Loss: new(1.0)},
-		{Step: 2},
-		{Step: 3, Loss: new(math.NaN())},
-		{Step: 4, Iteration: 1, Loss: new(4.0)},
-		{Step: 5, Iteration: 1, Loss: new(5.0)},
+	c := Curve{Steps: []curves.Step{
+		{Loss: 1}, {Loss: math.Inf(1)}, {Loss: math.NaN()}, {Iteration: 1, Loss: 4}, {Iteration: 1, Loss: 5},
 	}}
-	got := segments(c.Records, func(r Record) *float64 { return r.Loss })
+	got := segments(c.Steps, loss)
 	if len(got) != 2 || len(got[0]) != 1 || len(got[1]) != 2 || got[1][1].X != 5 {
 		t.Errorf("want steps 1 and 4, 5, got %v", got)
 	}
@@ -259,9 +257,24 @@ func TestSegmentsEndWithTheIteration(t *testing.T) {
 	}
 	long := Curve{}
 	for i := range 10_000 {
-		long.Records = append(long.Records, Record{Step: i, Loss: new(float64(i))})
+		long.Steps = append(long.Steps, curves.Step{Loss: float64(i)})
 	}
-	if got := segments(long.Records, func(r Record) *float64 { return r.Loss })[0]; len(got) != 400 || got[0].Y != 12 {
+	if got := segments(long.Steps, loss)[0]; len(got) != 400 || got[0].Y != 12 {
 		t.Errorf("want 400 points, the first the mean 12 of 0…24, got %d, %v", len(got), got[0])
+	}
+}
+
+// A step without pairs has no value of them, and one without differing pairs no accuracy: neither is 0.
+func TestValuesThatAStepLacks(t *testing.T) {
+	for name, of := range map[string]value{"margin": margin(), "chosen": chosenChange(), "rejected": rejectedChange(), "kl": kl()} {
+		if v := of(curves.Step{}); v != nil {
+			t.Errorf("%s of a step without pairs is %v", name, *v)
+		}
+	}
+	for differing, want := range map[int]bool{0: false, 2: true} {
+		v := percentOf(accuracy())(curves.Step{Pairs: &curves.Pairs{Differing: differing, Accuracy: 0.5}})
+		if (v != nil) != want || v != nil && *v != 50 {
+			t.Errorf("accuracy over %d differing pairs: %v", differing, v)
+		}
 	}
 }

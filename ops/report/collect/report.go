@@ -102,7 +102,7 @@ func (c *collector) curves(ctx context.Context, spec schemas.Spec, manifests []c
 		if err != nil {
 			return err
 		}
-		records, err := curves.Read(data)
+		steps, err := curves.Read(data)
 		if err != nil {
 			return fmt.Errorf("checkpoint %s: %w", m.Key, err)
 		}
@@ -114,27 +114,14 @@ func (c *collector) curves(ctx context.Context, spec schemas.Spec, manifests []c
 			g.Shuffled, _ = m.Metric("reconstruction_shuffled")
 			c.in.Guides = append(c.in.Guides, g)
 		}
-		for _, r := range records {
-			curve.Records = append(curve.Records, point(r, len(curve.Records)+1))
-		}
+		curve.Steps = append(curve.Steps, steps...)
 	}
 	for _, curve := range []report.Curve{policy, guide} {
-		if len(curve.Records) > 0 {
+		if len(curve.Steps) > 0 {
 			c.in.Curves = append(c.in.Curves, curve)
 		}
 	}
 	return nil
-}
-
-func point(r curves.Step, step int) report.Record {
-	p := report.Record{Step: step, Iteration: int(r.Iteration), Loss: &r.Loss, LR: &r.LR, GradNorm: &r.GradNorm}
-	if r.Pairs != nil {
-		p.Margin, p.ChosenChange, p.RejectedChange, p.KL = &r.Pairs.Margin, &r.Pairs.ChosenChange, &r.Pairs.RejectedChange, r.Pairs.KL
-		if r.Pairs.Differing > 0 {
-			p.Accuracy = &r.Pairs.Accuracy
-		}
-	}
-	return p
 }
 
 // distances are the scored pairs of each iteration with the weights that the trainer made of them.
