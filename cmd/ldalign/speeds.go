@@ -25,8 +25,8 @@ func speeds(in report.Input) string {
 	return b.String()
 }
 
-// count is a field of an object that is printed, under its name.
-type count struct {
+// property is a property of an object that is printed.
+type property struct {
 	name  string
 	value any
 }

@@ -123,14 +123,14 @@ func (e *env) printSpec(s schemas.Spec) error {
 }
 
 // printSpecJSON prints a resolved spec as an object: its run, its digest, more, and under "spec" all of its keys.
-func (e *env) printSpecJSON(s schemas.Spec, more ...count) error {
+func (e *env) printSpecJSON(s schemas.Spec, more ...property) error {
 	keys, err := s.JSON()
 	if err != nil {
 		return err
 	}
 	var o jsonl.Object
-	fields := append([]count{{"run", s.Run}, {"digest", s.Digest()}}, more...)
-	for _, c := range append(fields, count{"spec", json.RawMessage(keys)}) {
+	fields := append([]property{{"run", s.Run}, {"digest", s.Digest()}}, more...)
+	for _, c := range append(fields, property{"spec", json.RawMessage(keys)}) {
 		if err := o.Set(c.name, c.value); err != nil {
 			return err
 		}
@@ -152,9 +152,9 @@ func (e *env) dryRun(specs []schemas.Spec) error {
 			return err
 		}
 		if e.json {
-			more := []count{{"data", set.Report}, {"pairs_per_iteration", pairs}, {"steps_per_iteration", steps}}
+			more := []property{{"data", set.Report}, {"pairs_per_iteration", pairs}, {"steps_per_iteration", steps}}
 			if held != nil {
-				more = append(more, count{"eval", held.Report})
+				more = append(more, property{"eval", held.Report})
 			}
 			if err := e.printSpecJSON(s, more...); err != nil {
 				return err

@@ -55,8 +55,6 @@ type Reply struct {
 	Reason string // empty for one that was interrupted
 	First  time.Duration
 	Took   time.Duration
-	// Dropped is how many of the oldest messages no longer fit the model's context and were left out.
-	Dropped int
 }
 
 // TokensPerSecond is the speed of the tokens behind the first.
@@ -83,7 +81,7 @@ func (c *Conversation) Ask(ctx context.Context, message string, dropped func(int
 		dropped(n)
 	}
 	out, err := c.generate(ctx, ids, show)
-	out.Prompt, out.Dropped = len(ids), n
+	out.Prompt = len(ids)
 	out.Text = strings.TrimPrefix(out.Text, c.model.Lead)
 	if err != nil && !errors.Is(err, context.Canceled) {
 		return out, err
