@@ -391,7 +391,7 @@ func TestDryRunLooksAtTheModel(t *testing.T) {
 	o := newOwn(t)
 	ldalign(t, "up", o.spec, "--dry-run").want(t, 0, "1 iteration of 3 pairs and 1 optimizer step each", "llama, 2 layers of width 32")
 	edit(t, o.spec, "max_prompt_tokens: 64", "max_prompt_tokens: 640")
-	ldalign(t, "up", o.spec, "--dry-run").want(t, exitFailed, "run own: trainer: data.max_prompt_tokens", "the model has 128 positions")
+	ldalign(t, "up", o.spec, "--dry-run").want(t, exitFailed, "run own: data.max_prompt_tokens", "the model has 128 positions")
 }
 
 // TestJSONOnly: what a verb prints with --json is JSON whatever it is asked to do (ldalign checks each line).
