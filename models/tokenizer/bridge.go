@@ -11,12 +11,12 @@ import (
 	"unsafe"
 )
 
-// This file alone calls the library of bridge/, which ops/native/native.sh builds.
+// Only this file calls the library of bridge/, which ops/native/native.sh builds.
 
 // errRefused marks the error of a template that called raise_exception.
 var errRefused = errors.New("the template refuses the conversation")
 
-// take gives what a call left in out, and frees it.
+// take returns the result of a call, or its error, and frees out.
 func take(status C.int32_t, out *C.ldalign_buffer) ([]byte, error) {
 	defer C.ldalign_free(*out)
 	data := C.GoBytes(out.data, C.int(out.len))
@@ -29,7 +29,7 @@ func take(status C.int32_t, out *C.ldalign_buffer) ([]byte, error) {
 	return nil, errors.New(short(string(data)))
 }
 
-// takeIDs is take for a call that gives ids.
+// takeIDs is take for a call whose result is ids.
 func takeIDs(status C.int32_t, out *C.ldalign_buffer) ([]int64, error) {
 	if status != C.LDALIGN_OK {
 		_, err := take(status, out)
@@ -89,7 +89,7 @@ func (l *library) close() error {
 	return err
 }
 
-// id is the id of a token's text.
+// id returns the id of the token with a text.
 func (l *library) id(token string) (id int64, found bool, err error) {
 	var out C.ldalign_buffer
 	data, n := bytesOf(token)
@@ -133,7 +133,7 @@ func (c *compiled) close() error {
 	return err
 }
 
-// render gives the text for the values of the template's variables, as JSON.
+// render returns the text for variables, a JSON object.
 func (c *compiled) render(variables []byte) (string, error) {
 	var out C.ldalign_buffer
 	data, n := bytesOf(unsafe.String(unsafe.SliceData(variables), len(variables)))

@@ -26,8 +26,8 @@
 // Hugging Face's tokenizers and minijinja are Rust libraries behind a small C interface (bridge/bridge.h). A panic in them
 // is an error here; nothing in a file ends the process.
 //
-// A tokenizer.json is used once when it is loaded: a fault that the library finds only at work is an error of Load. Its
-// regular expressions have no bound on their time.
+// Load tries each part of a tokenizer.json once, so faults that the library finds only at work are errors of Load. The
+// time of the file's regular expressions is not bounded.
 //
 // A chat template is not trusted. It reaches no files, and what it does is bounded: in the size of its source and of one
 // tag, and at two million steps or 122 MiB of text for one rendering. It renders as transformers has jinja2 render it;

@@ -78,10 +78,11 @@ func readJSON(files fs.FS, name string, v any) (found bool, err error) {
 	return true, nil
 }
 
-// notNumbers are what Python writes for numbers that JSON has not, and text outside of which they stand.
+// notNumbers matches NaN and Infinity, which Python writes and JSON does not have, and also JSON's strings, which may hold
+// the same words.
 var notNumbers = regexp.MustCompile(`"(?:[^"\\]|\\.)*"|-?\bInfinity\b|\bNaN\b`)
 
-// quoteNotNumbers makes texts of NaN and Infinity, so that they do no harm where nobody reads them.
+// quoteNotNumbers makes strings of NaN and Infinity, so that they are errors only for keys that are read as numbers.
 func quoteNotNumbers(text []byte) []byte {
 	return notNumbers.ReplaceAllFunc(text, func(found []byte) []byte {
 		if found[0] == '"' {

@@ -17,8 +17,8 @@ type Message struct {
 	Content string `json:"content"`
 }
 
-// chatTemplate is a compiled Jinja chat template with transformers' settings and functions (see bridge/src). It comes
-// from wherever the weights come from, and is not trusted: it reaches no files, and its time and memory are bounded.
+// chatTemplate is a compiled Jinja chat template with transformers' settings and functions (see bridge/src). It is not
+// trusted: it reaches no files, and its time and memory are bounded.
 type chatTemplate struct {
 	compiled *compiled
 	tokens   map[string]string // bos_token, eos_token, ...

@@ -103,7 +103,7 @@ func (t *Tokenizer) Encode(text string, addSpecial bool) ([]int64, error) {
 }
 
 // Decode gives the text of ids, without the special tokens if skipSpecial. An id outside the vocabulary has no text.
-// Ids that the library fails on, though it did on none of them when the tokenizer was loaded, are one U+FFFD.
+// If the library fails on ids, which FromFS has tried one by one, the text is one U+FFFD.
 func (t *Tokenizer) Decode(ids []int64, skipSpecial bool) string {
 	list := make([]uint32, 0, len(ids))
 	for _, id := range ids {

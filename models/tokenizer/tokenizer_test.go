@@ -309,7 +309,7 @@ func TestLoadTellsWhatIsWrong(t *testing.T) {
 	}
 }
 
-// Whatever is in a tokenizer.json, the process goes on: what the library fails on is an error, by the time a run starts.
+// No tokenizer.json ends the process: what the library fails on is an error of FromFS.
 func TestOddFiles(t *testing.T) {
 	type object = map[string]any
 	deep := any(object{})
@@ -603,7 +603,7 @@ func TestFit(t *testing.T) {
 	}
 }
 
-// A template may come from anybody: it gets an error within bounded time and memory.
+// Templates are not trusted: each of these ends with an error in bounded time and memory.
 func TestHostileTemplates(t *testing.T) {
 	nested := func(begin, end string, n int) string { return strings.Repeat(begin, n) + "1" + strings.Repeat(end, n) }
 	grow := func(what string) string {
@@ -652,10 +652,10 @@ func TestHostileTemplates(t *testing.T) {
 		"much output":          {"{% for i in range(90000) %}{{ 'a' * 1000 }}{% endfor %}", "output"},
 		"long source":          {strings.Repeat("a", 1<<18), "limit"},
 		"deep brackets":        {"{{ " + nested("(", ")", 1000) + "}}", ""},
-		"deeper brackets":      {"{{ " + nested("[", "]", 30000) + "}}", "one tag"},
-		"many signs":           {"{{ " + nested("-", "", 60000) + "}}", "one tag"},
-		"many attributes":      {"{{ a" + strings.Repeat(".b", 50000) + "}}", "one tag"},
-		"many filters":         {"{{ a" + strings.Repeat("|upper", 15000) + "}}", "one tag"},
+		"deeper brackets":      {"{{ " + nested("[", "]", 30000) + "}}", "tokens in one tag"},
+		"many signs":           {"{{ " + nested("-", "", 60000) + "}}", "tokens in one tag"},
+		"many attributes":      {"{{ a" + strings.Repeat(".b", 50000) + "}}", "tokens in one tag"},
+		"many filters":         {"{{ a" + strings.Repeat("|upper", 15000) + "}}", "tokens in one tag"},
 		"blocks within blocks": {nested("{% if 1 %}", "{% endif %}", 5000), ""},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,4 +1,4 @@
-//! The C interface of bridge.h. Nothing here ends the process: a panic is an error of the call that met it.
+//! The C interface of bridge.h. A panic becomes an error of its call and does not end the process.
 
 mod python;
 mod template;
@@ -13,7 +13,7 @@ use std::sync::Once;
 use template::{Failure, Template};
 use tokens::Tokenizer;
 
-/// What a call gives: bytes or ids, which the caller gives back to ldalign_free.
+/// The result of a call, bytes or ids. The caller returns it to ldalign_free.
 #[repr(C)]
 pub struct Buffer {
     data: *mut u8,
@@ -43,7 +43,7 @@ thread_local! {
     static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Runs a call. Its error, as UTF-8, takes the place of its result.
+/// Runs a call and writes its result, or its error as UTF-8, to out.
 fn call<T: Copy>(out: *mut Buffer, work: impl FnOnce() -> Result<Vec<T>, (i32, String)>) -> i32 {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -59,7 +59,7 @@ fn call<T: Copy>(out: *mut Buffer, work: impl FnOnce() -> Result<Vec<T>, (i32, S
             (ERROR, Buffer::of(text.into_bytes()))
         }
     };
-    // SAFETY: bridge.h asks for a place to write to.
+    // SAFETY: bridge.h requires that out can be written to.
     unsafe { out.write(buffer) };
     status
 }
@@ -84,7 +84,7 @@ fn error(text: String) -> (i32, String) {
 }
 
 /// # Safety
-/// As of bridge.h: the pointer has that many values, or there are none.
+/// data points to len values, or len is 0.
 unsafe fn input<'a, T>(data: *const T, len: usize) -> &'a [T] {
     if len == 0 {
         &[]

@@ -7,7 +7,7 @@ use minijinja::value::{from_args, Kwargs, Rest, Tuple, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat;
 
-/// The names of filters that no template can name, for operators.
+/// Filters that stand for operators. No template can write their names.
 pub const REM: &str = "operator%";
 pub const SLICE: &str = "operator[:]";
 pub const IN: &str = "operator-in";
@@ -52,9 +52,16 @@ pub fn install(environment: &mut Environment<'static>) {
     environment.add_filter(LE, |a: &Value, b: &Value| comparable("<=", a, b).map(|()| a <= b));
     environment.add_filter(GT, |a: &Value, b: &Value| comparable(">", a, b).map(|()| a > b));
     environment.add_filter(GE, |a: &Value, b: &Value| comparable(">=", a, b).map(|()| a >= b));
-    environment.add_filter(LOOP, |value: Value| {
-        if value.is_none() { Err(invalid("none is not iterable")) } else { Ok(value) }
-    });
+    environment.add_filter(
+        LOOP,
+        |value: Value| {
+            if value.is_none() {
+                Err(invalid("none is not iterable"))
+            } else {
+                Ok(value)
+            }
+        },
+    );
     environment.add_filter("tojson", tojson);
     environment.add_filter("length", length);
     environment.add_filter("count", length);
@@ -98,7 +105,7 @@ impl fmt::Display for Raised {
 
 impl std::error::Error for Raised {}
 
-/// The message of raise_exception, if that is what ended a rendering.
+/// The message of raise_exception, if the error comes from it.
 pub fn raised(error: &Error) -> Option<String> {
     let mut cause = std::error::Error::source(error);
     while let Some(inner) = cause {
@@ -110,7 +117,7 @@ pub fn raised(error: &Error) -> Option<String> {
     None
 }
 
-/// The numbers' remainder, rounded as Python does, or a text with %s and its like.
+/// left % right: the remainder with the sign of the divisor, or a text with its %s and the like filled in.
 fn rem(left: &Value, right: &Value) -> Result<Value, Error> {
     let Some(text) = left.as_str() else {
         return remainder(left, right);
@@ -128,7 +135,8 @@ fn remainder(left: &Value, right: &Value) -> Result<Value, Error> {
         }
     }
     if let (Ok(a), Ok(b)) = (i128::try_from(left.clone()), i128::try_from(right.clone())) {
-        if left.is_integer() && right.is_integer() || left.kind() == ValueKind::Bool || right.kind() == ValueKind::Bool {
+        if left.is_integer() && right.is_integer() || left.kind() == ValueKind::Bool || right.kind() == ValueKind::Bool
+        {
             let r = a.checked_rem(b).ok_or_else(|| invalid("% by zero"))?;
             return Ok(Value::from(if r != 0 && (r < 0) != (b < 0) { r + b } else { r }));
         }
@@ -141,7 +149,7 @@ fn remainder(left: &Value, right: &Value) -> Result<Value, Error> {
     Ok(Value::from(if r != 0.0 && (r < 0.0) != (b < 0.0) { r + b } else { r }))
 }
 
-/// A format string's widths and precisions have at most four digits, which minijinja does not see to.
+/// Refuses widths and precisions of more than four digits: minijinja pads to them before it charges fuel.
 fn check_widths(format: &str) -> Result<(), Error> {
     let mut inside = false; // a field, from % or { to its letter or }
     let mut digits = 0;
@@ -168,8 +176,8 @@ fn item(state: &mut State, value: &Value, key: &Value) -> Result<Value, Error> {
     value.get_item(key)
 }
 
-/// A list of what minijinja would make on demand and again at every use, as it does of [1] * 1000000000 and of what most
-/// filters give.
+/// Makes a list of a lazy value, such as [1] * 1000000000 or the result of most filters. minijinja would compute its items at
+/// every use, without charging fuel for them.
 fn plain(state: &mut State, value: Value) -> Result<Value, Error> {
     if value.kind() != ValueKind::Iterable {
         return Ok(value);
@@ -184,8 +192,9 @@ fn plain(state: &mut State, value: Value) -> Result<Value, Error> {
     Ok(Value::from(list))
 }
 
-/// What a namespace is to keep, in place of the value if that is given on demand. A loop can nest what a namespace has in
-/// itself again and again, so there is a bound on that, and only data are kept.
+/// Checks a value that is set in a namespace, and returns what to set instead if a part of it is lazy. Namespaces are the only
+/// values that outlive a turn of a loop, so only through them can a loop nest values without end: at most MAX_LEVELS levels
+/// are kept, and only data.
 fn keep(state: &mut State, value: &Value, level: usize) -> Result<Option<Value>, Error> {
     if level > MAX_LEVELS {
         return Err(invalid(format!("more than {MAX_LEVELS} levels in a namespace")));
@@ -228,7 +237,7 @@ fn keep(state: &mut State, value: &Value, level: usize) -> Result<Option<Value>,
     }
 }
 
-/// Whether an operator of order knows both values.
+/// Refuses to order values that Python does not order.
 fn comparable(operator: &str, left: &Value, right: &Value) -> Result<(), Error> {
     let number = |value: &Value| matches!(value.kind(), ValueKind::Number | ValueKind::Bool);
     let list = |value: &Value| matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable);
@@ -249,7 +258,7 @@ fn contained(state: &mut State, left: &Value, right: &Value) -> Result<bool, Err
     }
 }
 
-/// The filters int and float, which give a default for what is no number.
+/// The filters int and float, which return a default for what is not a number.
 fn number(value: &Value, name: &str, default: Option<Value>, options: Kwargs, zero: Value) -> Result<Value, Error> {
     let default = default.or(options.get("default")?).unwrap_or(zero);
     let base: u32 = if name == "int" { options.get::<Option<u32>>("base")?.unwrap_or(10) } else { 10 };
@@ -284,7 +293,11 @@ fn number(value: &Value, name: &str, default: Option<Value>, options: Kwargs, ze
 /// value[start:stop:step], which is a list, a tuple or a text.
 fn slice(state: &mut State, value: &Value, start: &Value, stop: &Value, step: &Value) -> Result<Value, Error> {
     let index = |value: &Value| -> Result<Option<i64>, Error> {
-        if value.is_none() { Ok(None) } else { i64::try_from(value.clone()).map(Some) }
+        if value.is_none() {
+            Ok(None)
+        } else {
+            i64::try_from(value.clone()).map(Some)
+        }
     };
     let (start, stop, step) = (index(start)?, index(stop)?, index(step)?.unwrap_or(1));
     if step == 0 {
@@ -312,7 +325,7 @@ fn slice(state: &mut State, value: &Value, start: &Value, stop: &Value, step: &V
     match value.kind() {
         ValueKind::Seq | ValueKind::Iterable => {}
         ValueKind::Undefined => return Err(Error::new(ErrorKind::UndefinedError, "a slice of it")),
-        _ => return Ok(Value::UNDEFINED), // as jinja2 has it of any item that is not there
+        _ => return Ok(Value::UNDEFINED), // as in jinja2, for which it is an item that does not exist
     }
     state.consume_fuel(value.len().unwrap_or(0) as u64 / 2)?;
     let items: Vec<Value> = value.try_iter()?.collect();
@@ -580,7 +593,7 @@ fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Resul
     }
 }
 
-/// The methods of str that pycompat lacks, or has without Python's optional arguments; None for others.
+/// The methods of str that pycompat lacks or has without Python's optional arguments. None means another method.
 fn text_method(state: &mut State, text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Error> {
     let none = |args: &[Value]| from_args::<()>(args);
     let cased = |c: char| c.is_uppercase() || c.is_lowercase();
@@ -591,7 +604,13 @@ fn text_method(state: &mut State, text: &str, name: &str, args: &[Value]) -> Res
         }
         "swapcase" => {
             none(args)?;
-            let swap = |c: char| if c.is_uppercase() { c.to_lowercase().collect::<String>() } else { c.to_uppercase().collect() };
+            let swap = |c: char| {
+                if c.is_uppercase() {
+                    c.to_lowercase().collect::<String>()
+                } else {
+                    c.to_uppercase().collect()
+                }
+            };
             Value::from(text.chars().map(swap).collect::<String>())
         }
         "title" => {
@@ -610,7 +629,7 @@ fn text_method(state: &mut State, text: &str, name: &str, args: &[Value]) -> Res
         }
         "isdecimal" => {
             none(args)?;
-            Value::from(!text.is_empty() && text.chars().all(|c| c.is_numeric() && c.to_digit(10).is_some()))
+            Value::from(!text.is_empty() && text.chars().all(|c| c.is_ascii_digit()))
         }
         "istitle" => {
             none(args)?;
@@ -686,7 +705,8 @@ fn text_method(state: &mut State, text: &str, name: &str, args: &[Value]) -> Res
         "find" | "rfind" | "index" | "rindex" | "count" | "startswith" | "endswith" if args.len() > 1 => {
             let (what, start, stop): (Value, Option<i64>, Option<i64>) = from_args(args)?;
             let chars: Vec<char> = text.chars().collect();
-            let bound = |at: i64| (if at < 0 { (at + chars.len() as i64).max(0) } else { at } as usize).min(chars.len());
+            let bound =
+                |at: i64| (if at < 0 { (at + chars.len() as i64).max(0) } else { at } as usize).min(chars.len());
             let start = bound(start.unwrap_or(0));
             let stop = bound(stop.unwrap_or(i64::MAX)).max(start);
             let part: String = chars[start..stop].iter().collect();
@@ -755,7 +775,7 @@ fn list_method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> 
     }
 }
 
-/// The sandbox in which transformers runs templates allows no changes.
+/// transformers runs templates in a sandbox that allows no changes.
 fn sealed(kind: &str, name: &str) -> Error {
     invalid(format!("{kind}.{name} changes its object, which a chat template may not"))
 }
@@ -771,7 +791,7 @@ fn pad(text: &str, width: usize, fill: char, side: u8) -> Result<String, Error> 
         1 => missing,
         _ => missing / 2 + (missing & width & 1),
     };
-    let run = |n: usize| std::iter::repeat(fill).take(n).collect::<String>();
+    let run = |n: usize| std::iter::repeat_n(fill, n).collect::<String>();
     Ok(format!("{}{text}{}", run(left), run(missing - left)))
 }
 
@@ -816,9 +836,12 @@ fn is_space(c: char) -> bool {
 fn split_lines(text: &str, keep: bool) -> Vec<Value> {
     let mut list = Vec::new();
     let mut rest = text;
-    let breaks = |c: char| matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}');
+    let breaks = |c: char| {
+        matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}')
+    };
     while let Some(at) = rest.find(breaks) {
-        let width = if rest[at..].starts_with("\r\n") { 2 } else { rest[at..].chars().next().map_or(1, char::len_utf8) };
+        let width =
+            if rest[at..].starts_with("\r\n") { 2 } else { rest[at..].chars().next().map_or(1, char::len_utf8) };
         list.push(Value::from(&rest[..if keep { at + width } else { at }]));
         rest = &rest[at + width..];
     }

@@ -2,6 +2,7 @@
 //! and with Python's methods. What minijinja lacks is in python.rs.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use minijinja::machinery::{self, CompiledTemplate, Instruction, Instructions, TemplateConfig, Token};
 use minijinja::syntax::SyntaxConfig;
@@ -9,21 +10,21 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value};
 
 use crate::python;
 
-/// A template in use needs a thousandth of these.
+/// The bounds on a template. Templates in use stay far below them.
 const MAX_SOURCE: usize = 128 << 10;
 const MAX_OUTPUT: usize = 16 << 20;
-/// One unit pays for one instruction, or for 64 bytes of data: the bound on both time and memory of a rendering.
+/// One unit pays for one instruction or for 64 bytes of data, so it bounds both the time and the memory of a rendering.
 const FUEL: u64 = 2_000_000;
-/// Of one tag: minijinja's parser and what it makes of a tag go as deep as the tag is long.
+/// The tokens of one tag. minijinja's parser recurses once for each of them at worst.
 const MAX_TOKENS: usize = 2000;
-/// What these bounds can take of the stack, and the size of one of our own for a thread that has less left.
+/// The stack that a template within these bounds needs, and the size of a new one for a thread that has less left.
 const STACK: usize = 4 << 20;
 const OWN_STACK: usize = 16 << 20;
 
 pub struct Template {
-    program: CompiledTemplate<'static>, // borrows source, so it is dropped first
+    program: CompiledTemplate<'static>, // borrows _source
     environment: Environment<'static>,
-    _source: Box<str>,
+    _source: Arc<str>,
 }
 
 /// Why a template has no result.
@@ -42,16 +43,12 @@ impl Template {
         if source.len() > MAX_SOURCE {
             return Err(format!("{} bytes are over the limit of {MAX_SOURCE}", source.len()));
         }
-        let source = prepare(source)?.into_boxed_str();
-        // SAFETY: the text is on the heap and lives as long as the program, which is a private field beside it.
-        let text: &'static str = unsafe { &*(&*source as *const str) };
-        let syntax =
-            SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(|e| describe(&e))?;
+        let source: Arc<str> = prepare(source)?.into();
+        // SAFETY: the text is on the heap, and the fields keep it for as long as the program, which no method gives away.
+        let text: &'static str = unsafe { &*Arc::as_ptr(&source) };
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(|e| describe(&e))?;
         check_tags(text, &syntax)?;
-        let config = TemplateConfig {
-            syntax_config: syntax,
-            default_auto_escape: std::sync::Arc::new(|_| AutoEscape::None),
-        };
+        let config = TemplateConfig { syntax_config: syntax, default_auto_escape: Arc::new(|_| AutoEscape::None) };
         let mut program = CompiledTemplate::new("chat template", text, &config).map_err(|e| describe(&e))?;
         program.instructions = pythonic(&program.instructions);
         let mut environment = Environment::new();
@@ -79,9 +76,7 @@ impl Template {
             AutoEscape::None,
         );
         match done {
-            Ok(_) if text.len() > MAX_OUTPUT => {
-                Err(Failure::Error(format!("more than {MAX_OUTPUT} bytes of output")))
-            }
+            Ok(_) if text.len() > MAX_OUTPUT => Err(Failure::Error(format!("more than {MAX_OUTPUT} bytes of output"))),
             Ok(_) => Ok(text),
             Err(error) => Err(match python::raised(&error) {
                 Some(message) => Failure::Refused(message),
@@ -95,7 +90,7 @@ fn describe(error: &Error) -> String {
     let what = match error.kind() {
         ErrorKind::OutOfFuel => {
             return format!(
-                "line {}: it takes more than {FUEL} steps, or makes more than {} MiB of text",
+                "line {}: the template takes more than {FUEL} steps, or makes more than {} MiB of text",
                 error.line().unwrap_or(0),
                 (FUEL * 64) >> 20
             )
@@ -118,8 +113,8 @@ fn describe(error: &Error) -> String {
     text
 }
 
-/// The instructions with filters of python.rs in place of operators that are not Python's; before each loop, which in
-/// minijinja runs over none as over an empty list; and around what could make a value without bound that costs no fuel.
+/// Replaces operators by filters of python.rs where minijinja's are not Python's. It also adds filters before each loop, because
+/// minijinja loops over none as over an empty list, and wherever a value could grow without costing fuel.
 fn pythonic<'a>(program: &Instructions<'a>) -> Instructions<'a> {
     let filter = |name, arguments| Instruction::ApplyFilter(name, Some(arguments), !0);
     let change = |instruction: &Instruction<'a>| match instruction {
@@ -131,7 +126,9 @@ fn pythonic<'a>(program: &Instructions<'a>) -> Instructions<'a> {
         | Instruction::CallFunction(..)
         | Instruction::CallObject(..) => vec![instruction.clone(), filter(python::PLAIN, 1)],
         // The value is below the namespace.
-        Instruction::SetAttr(_) => vec![Instruction::Swap, filter(python::KEEP, 1), Instruction::Swap, instruction.clone()],
+        Instruction::SetAttr(_) => {
+            vec![Instruction::Swap, filter(python::KEEP, 1), Instruction::Swap, instruction.clone()]
+        }
         Instruction::Rem => vec![filter(python::REM, 2)],
         Instruction::GetItem => vec![filter(python::ITEM, 2)],
         Instruction::Slice => vec![filter(python::SLICE, 4)],
@@ -175,7 +172,7 @@ fn check_tags(source: &str, syntax: &SyntaxConfig) -> Result<(), String> {
             (_, span) => {
                 tokens += 1;
                 if tokens > MAX_TOKENS {
-                    return Err(format!("line {}: more than {MAX_TOKENS} words and signs in one tag", span.start_line));
+                    return Err(format!("line {}: more than {MAX_TOKENS} tokens in one tag", span.start_line));
                 }
             }
         }
@@ -183,8 +180,8 @@ fn check_tags(source: &str, syntax: &SyntaxConfig) -> Result<(), String> {
     Ok(())
 }
 
-/// The source as minijinja takes it: lines end with \n, and transformers' {% generation %} block, which marks the
-/// assistant's text, is a scope.
+/// Ends all lines with \n, as jinja2 does, and makes transformers' {% generation %} block, which marks the assistant's text, a
+/// {% with %} block, which has the same scope.
 fn prepare(source: &str) -> Result<String, String> {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     if !source.contains("generation") {

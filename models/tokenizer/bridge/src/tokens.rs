@@ -12,8 +12,7 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads a tokenizer.json. Truncation and padding are left out: a file that was saved with them would cut and fill
-    /// every text in silence.
+    /// Reads a tokenizer.json. It drops truncation and padding, with which a file would silently cut and fill every text.
     pub fn read(file: &[u8]) -> Result<Tokenizer, String> {
         let mut library = tokenizers::Tokenizer::from_bytes(file).map_err(|e| e.to_string())?;
         library.with_truncation(None).map_err(|e| e.to_string())?;
@@ -34,8 +33,8 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// Uses every part once: some faults of a file are not found by reading it, and the library panics when it comes to
-    /// them. That a text has no tokens is no fault.
+    /// Uses each part once, because the library panics at some faults of a file only when it comes to them. An error, such
+    /// as a text without tokens, is not a fault of the file.
     fn try_out(&self, all: &[u32]) -> Result<(), String> {
         let characters: String = ('\u{1}'..'\u{250}').chain("日本語 😀\u{200b}\u{feff}".chars()).collect();
         for text in [characters.as_str(), "The dog's 1999 cats,\n\n  and 12 mice.", " ", "a"] {
@@ -66,8 +65,8 @@ impl Tokenizer {
         self.library.token_to_id(token)
     }
 
-    /// What the other side has to know, as JSON: the size of the vocabulary, the ids that decoding may skip, and those
-    /// that a decoder with byte fallback reads as bytes.
+    /// Describes the vocabulary as JSON: its size, the ids that decoding may skip, and those that a decoder with byte
+    /// fallback reads as bytes.
     pub fn describe(&self) -> String {
         let special: BTreeSet<u32> = self
             .library
@@ -77,7 +76,9 @@ impl Tokenizer {
             .collect();
         let mut bytes = BTreeSet::new();
         if self.library.get_decoder().is_some_and(has_byte_fallback) {
-            bytes.extend(self.library.get_vocab(true).into_iter().filter_map(|(token, id)| is_byte(&token).then_some(id)));
+            bytes.extend(
+                self.library.get_vocab(true).into_iter().filter_map(|(token, id)| is_byte(&token).then_some(id)),
+            );
         }
         json!({ "vocab": self.vocab, "special": special, "bytes": bytes }).to_string()
     }
