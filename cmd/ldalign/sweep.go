@@ -51,15 +51,8 @@ func (c *sweepCommand) Run(ctx context.Context, e *env) error {
 		if parent, err = runs.Spec(ctx, s, c.Name); err != nil {
 			return err
 		}
-		if sweep, err = runs.PlanSweep(ctx, s, parent, request); err != nil {
-			return err
-		}
-		for i := range sweep {
-			if sweep[i].Done, err = s.Complete(ctx, sweep[i].Spec); err != nil {
-				return err
-			}
-		}
-		return nil
+		sweep, err = runs.PlanSweep(ctx, s, parent, request)
+		return err
 	})
 	if err != nil {
 		return err

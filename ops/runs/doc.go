@@ -5,8 +5,10 @@
 // them:
 //
 //	session.go                          the connections
-//	spec.go, lease.go                   a run's spec, and the right to change the run
-//	facts.go, intact.go                 what there is of a run
+//	spec.go, declared.go, lease.go      a run's spec, and the right to change the run
+//	facts.go, intact.go, results.go     what there is of a run
+//	stage.go, liveness.go, stall.go     who works on a run, and what it waits for
+//	status.go                           how far a run is
 //	audit.go, exact.go, sweep.go        proofs and estimates from logs and store
 //	export.go                           a policy as a folder
 //	backup.go, rename.go, restore.go    a copy of a run, and back

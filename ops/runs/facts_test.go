@@ -79,11 +79,23 @@ func TestReplayIsPlannedFromALog(t *testing.T) {
 	if s := spec.Source; s.First != 1 || s.Last != 2*pairsPerIteration || s.Policy != facts.Policies[0].Digest {
 		t.Errorf("source: %+v", s)
 	}
-	sweep, err := PlanSweep(t.Context(), w.Session, parent, derive.Sweep{Replay: derive.Replay{
+	combinations := derive.Sweep{Replay: derive.Replay{
 		As: "align", From: schemas.Scored, Set: []string{"training.epochs=1,3"}, OffPolicy: true,
-	}})
+	}}
+	sweep, err := PlanSweep(t.Context(), w.Session, parent, combinations)
 	w.must(err)
+	for i := range uint32(3) {
+		if done := sweep[0].Done || sweep[1].Done; done {
+			t.Errorf("with %d of 3 policies, done are %v and %v", i, sweep[0].Done, sweep[1].Done)
+		}
+		w.policy(sweep[0].Spec, i)
+		sweep, err = PlanSweep(t.Context(), w.Session, parent, combinations)
+		w.must(err)
+	}
 	one, three := sweep[0], sweep[1]
+	if !one.Done || three.Done {
+		t.Errorf("done are %v and %v, want the first alone", one.Done, three.Done)
+	}
 	if three.Run != "align-epochs-3" || three.Pairs != 2*pairsPerIteration || three.Steps != 3*one.Steps || one.Steps != pairsPerIteration ||
 		one.Seconds <= 0 || three.Seconds <= one.Seconds {
 		t.Errorf("sweep: %+v", sweep)

@@ -62,6 +62,9 @@ func PlanSweep(ctx context.Context, s *Session, parent schemas.Spec, request der
 			run.Steps += schedule.Steps(one.pairs, m.Spec.Training.Batch, m.Spec.Training.Epochs)
 			took += one.took
 		}
+		if run.Done, err = s.Complete(ctx, m.Spec); err != nil {
+			return nil, err
+		}
 		run.Seconds = (took * time.Duration(m.Spec.Training.Epochs) / time.Duration(parent.Training.Epochs)).Seconds()
 		sweep[k] = run
 	}
