@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 )
@@ -73,4 +74,17 @@ func (s Spec) Clone() Spec {
 		s.Source = &source
 	}
 	return s
+}
+
+// ResolveAll resolves and checks specs for this machine: compute.threads is 2 where it is not set, or the number of cores where
+// that is less.
+func ResolveAll(specs []Spec) ([]Spec, error) {
+	out := make([]Spec, len(specs))
+	for i, s := range specs {
+		out[i] = Resolve(s, min(2, runtime.NumCPU()))
+		if err := out[i].Validate(); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }

@@ -673,8 +673,8 @@ func TestStalledRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	relative(&specs[0], o.dir)
-	if specs, err = resolve(specs); err != nil {
+	specs[0].RelativeTo(o.dir)
+	if specs, err = schemas.ResolveAll(specs); err != nil {
 		t.Fatal(err)
 	}
 	e := testEnv(t, o.folder(), t.Output())

@@ -32,17 +32,16 @@ func (c *compareCommand) Run(ctx context.Context, e *env) error {
 }
 
 func (c *compareCommand) run(ctx context.Context, e *env, s *runs.Session) (err error) {
-	n := e.node(s)
-	specs, err := n.specsOf(ctx, c.Runs)
+	specs, err := runs.Specs(ctx, s, c.Runs)
 	if err != nil {
 		return err
 	}
-	return e.compare(ctx, n, specs)
+	return e.compare(ctx, s, specs)
 }
 
 // compare sets runs side by side: on the screen, and as a page with figures.
-func (e *env) compare(ctx context.Context, n *node, specs []schemas.Spec) error {
-	comparison, err := collect.SideBySide(ctx, n.Session, specs)
+func (e *env) compare(ctx context.Context, s *runs.Session, specs []schemas.Spec) error {
+	comparison, err := collect.SideBySide(ctx, s, specs)
 	if err != nil {
 		return err
 	}

@@ -60,7 +60,7 @@ func (c *demoCommand) Run(ctx context.Context, e *env) error {
 		}
 		all = append(all, specs...)
 	}
-	all, err := resolve(all)
+	all, err := schemas.ResolveAll(all)
 	if err != nil {
 		return err
 	}

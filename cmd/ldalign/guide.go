@@ -43,7 +43,7 @@ func (c *guideTrainCommand) Run(ctx context.Context, e *env) (err error) {
 	if err != nil {
 		return err
 	}
-	if specs, err = resolve(specs); err != nil {
+	if specs, err = schemas.ResolveAll(specs); err != nil {
 		return err
 	}
 	if len(specs) != 1 {
@@ -100,12 +100,11 @@ func (c *guideInspectCommand) Run(ctx context.Context, e *env) error {
 }
 
 func (c *guideInspectCommand) run(ctx context.Context, e *env, s *runs.Session) (err error) {
-	n := e.node(s)
-	specs, err := n.specsOf(ctx, []string{c.Name})
+	spec, err := runs.Spec(ctx, s, c.Name)
 	if err != nil {
 		return err
 	}
-	in, err := guides.Inspect(ctx, n.Session, specs[0])
+	in, err := guides.Inspect(ctx, s, spec)
 	if err != nil {
 		return err
 	}

@@ -127,7 +127,7 @@ func TestTrainerHeld(t *testing.T) {
 			await("the pause", func() bool { return ld("pause", run, "--stage", "trainer").code == 0 })
 		}
 		attached(t, dir, func(n *node) {
-			specs, err := n.specsOf(t.Context(), []string{run})
+			specs, err := runs.Specs(t.Context(), n.Session, []string{run})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -315,12 +315,15 @@ func outcomeOf(t *testing.T, dir string, runs ...string) outcome {
 	return out
 }
 
+// node is a session with what tests ask of it.
+type node struct{ *runs.Session }
+
 // attached calls f with a data folder that no process uses.
 func attached(t *testing.T, dir string, f func(n *node)) {
 	t.Helper()
 	e := testEnv(t, dir, t.Output())
 	err := e.attached(t.Context(), schemas.ServersSpec{}, func(s *runs.Session) error {
-		f(e.node(s))
+		f(&node{s})
 		return nil
 	})
 	if err != nil {

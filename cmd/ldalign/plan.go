@@ -37,7 +37,7 @@ func (c *planCommand) Run(ctx context.Context, e *env) (err error) {
 	if err != nil {
 		return err
 	}
-	if specs, err = resolve(specs); err != nil {
+	if specs, err = schemas.ResolveAll(specs); err != nil {
 		return err
 	}
 	p := &plan.Planner{

@@ -29,12 +29,11 @@ func (c *reportCommand) Run(ctx context.Context, e *env) error {
 }
 
 func (c *reportCommand) run(ctx context.Context, e *env, s *runs.Session) (err error) {
-	n := e.node(s)
-	specs, err := n.specsOf(ctx, c.Runs)
+	specs, err := runs.Specs(ctx, s, c.Runs)
 	if err != nil {
 		return err
 	}
-	in, err := e.report(ctx, n.Session, specs, c.Runs[0])
+	in, err := e.report(ctx, s, specs, c.Runs[0])
 	if err != nil {
 		return err
 	}

@@ -115,8 +115,3 @@ func (e *env) logger(file io.Writer) zerolog.Logger {
 func (e *env) player(s *runs.Session, engine *tensor.Engine, screen *telemetry.Screen) *play.Player {
 	return &play.Player{Session: s, Pipeline: e.pipeline, Engine: engine, Observer: screen, Patience: e.patience}
 }
-
-// node is a session, for what has not moved to ops yet.
-type node struct{ *runs.Session }
-
-func (e *env) node(s *runs.Session) *node { return &node{s} }

@@ -1,20 +1,12 @@
 package main
 
-import (
-	"context"
+import "github.com/ldalign/ldalign/schemas"
 
-	"github.com/ldalign/ldalign/ops/runs"
-	"github.com/ldalign/ldalign/schemas"
-)
-
-// specsOf are the specs of named runs; runs.ErrNoSuchRun names one that is not declared.
-func (n *node) specsOf(ctx context.Context, names []string) ([]schemas.Spec, error) {
-	specs := make([]schemas.Spec, len(names))
-	for i, name := range names {
-		var err error
-		if specs[i], err = runs.Spec(ctx, n.Session, name); err != nil {
-			return nil, err
-		}
+// loadSpecs reads a spec file with what the command line changes, before defaults are filled in.
+func loadSpecs(path string, set []string, servers serverFlags) ([]schemas.Spec, error) {
+	specs, err := schemas.LoadRuns(path, set)
+	for i := range specs {
+		specs[i].Servers = servers.over(specs[i].Servers)
 	}
-	return specs, nil
+	return specs, err
 }

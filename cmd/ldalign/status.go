@@ -34,13 +34,12 @@ func (c *statusCommand) Run(ctx context.Context, e *env) error {
 }
 
 func (c *statusCommand) run(ctx context.Context, e *env, s *runs.Session) (err error) {
-	n := e.node(s)
 	if c.Spec {
-		specs, err := n.specsOf(ctx, []string{c.Name})
+		spec, err := runs.Spec(ctx, s, c.Name)
 		if err != nil {
 			return err
 		}
-		return e.showSpec(specs[0])
+		return e.showSpec(spec)
 	}
 	if c.Watch {
 		return c.watch(ctx, e, s)

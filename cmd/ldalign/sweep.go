@@ -107,7 +107,7 @@ func (e *env) sweep(ctx context.Context, parent schemas.Spec, specs []schemas.Sp
 			}
 			e.notice("%d replays of %s, %.1f s, tensor work %.0f %% of it",
 				len(specs), parent.Run, time.Since(start).Seconds(), 100*engine.Busy().Seconds()/time.Since(start).Seconds())
-			return e.compare(ctx, e.node(s), append([]schemas.Spec{parent}, specs...))
+			return e.compare(ctx, s, append([]schemas.Spec{parent}, specs...))
 		})
 	})
 }

@@ -43,7 +43,7 @@ func (c *trainCommand) Run(ctx context.Context, e *env) error {
 			return err
 		}
 	}
-	if specs, err = resolve(specs); err != nil {
+	if specs, err = schemas.ResolveAll(specs); err != nil {
 		return err
 	}
 	if c.DryRun {
@@ -86,24 +86,6 @@ func fromFiles(s *schemas.Spec) error {
 			"set iterations: 1 (or use ldalign up, which samples anew in each)", errUsage, s.Iterations, s.Objective.Kind)
 	}
 	return nil
-}
-
-// loadSpecs reads a spec file with what the command line changes, before defaults are filled in.
-func loadSpecs(path string, set []string, servers serverFlags) ([]schemas.Spec, error) {
-	specs, err := schemas.LoadSpecs(path)
-	if err != nil {
-		return nil, err
-	}
-	for i := range specs {
-		for _, s := range set {
-			if err := schemas.Set(&specs[i], s); err != nil {
-				return nil, err
-			}
-		}
-		specs[i].Servers = servers.over(specs[i].Servers)
-		relative(&specs[i], filepath.Dir(path))
-	}
-	return specs, nil
 }
 
 // goesOn is the error of a run that was interrupted.

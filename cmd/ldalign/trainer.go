@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/models/tensor"
@@ -87,20 +86,14 @@ func (c *trainerCommand) spec() (schemas.Spec, error) {
 	if c.Spec == "" {
 		return schemas.Spec{}, nil
 	}
-	specs, err := schemas.LoadSpecs(c.Spec)
+	specs, err := schemas.LoadRuns(c.Spec, c.Set)
 	if err != nil {
 		return schemas.Spec{}, err
 	}
 	if len(specs) != 1 {
 		return schemas.Spec{}, fmt.Errorf("%w: %s holds %d runs, a trainer works on one", errUsage, c.Spec, len(specs))
 	}
-	for _, s := range c.Set {
-		if err := schemas.Set(&specs[0], s); err != nil {
-			return schemas.Spec{}, err
-		}
-	}
-	relative(&specs[0], filepath.Dir(c.Spec))
-	if specs, err = resolve(specs); err != nil {
+	if specs, err = schemas.ResolveAll(specs); err != nil {
 		return schemas.Spec{}, err
 	}
 	return specs[0], nil

@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"time"
 
@@ -49,7 +48,7 @@ func (c *upCommand) Run(ctx context.Context, e *env) error {
 	if err != nil {
 		return err
 	}
-	specs, err = resolve(specs)
+	specs, err = schemas.ResolveAll(specs)
 	if err != nil {
 		return err
 	}
@@ -61,46 +60,6 @@ func (c *upCommand) Run(ctx context.Context, e *env) error {
 	}
 	e.listen = c.Listen
 	return e.up(ctx, specs, filepath.Base(c.Spec))
-}
-
-// relative makes a spec's paths relative to the file that it stands in.
-func relative(spec *schemas.Spec, dir string) {
-	for _, list := range []*string{&spec.Data.Train, &spec.Data.Eval} {
-		parts := strings.Split(*list, ",")
-		for i := range parts {
-			parts[i] = relativePath(strings.TrimSpace(parts[i]), dir)
-		}
-		*list = strings.Join(parts, ",")
-	}
-	paths := []*string{&spec.Model.From, &spec.Guide.Encoder, &spec.Guide.Decoder}
-	if spec.Model.Scratch != nil {
-		paths = append(paths, &spec.Model.Scratch.Tokenizer)
-	}
-	for _, p := range paths {
-		*p = relativePath(*p, dir)
-	}
-}
-
-// relativePath is a path from the folder dir; what is no path stays as it is.
-func relativePath(p, dir string) string {
-	named := p == "" || p == "scratch" || p == "policy" || strings.HasPrefix(p, "run:") ||
-		strings.HasPrefix(p, "builtin:") || strings.HasPrefix(p, "scratch:")
-	if named || filepath.IsAbs(p) {
-		return p
-	}
-	return filepath.Join(dir, p)
-}
-
-// resolve fills in and checks specs.
-func resolve(specs []schemas.Spec) ([]schemas.Spec, error) {
-	out := make([]schemas.Spec, len(specs))
-	for i, s := range specs {
-		out[i] = schemas.Resolve(s, min(2, runtime.NumCPU()))
-		if err := out[i].Validate(); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
 }
 
 // showSpec prints a resolved spec as a document, or as an object with --json.
