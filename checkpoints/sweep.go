@@ -78,6 +78,9 @@ func (r *Repository) Size(ctx context.Context, run string) (manifests, objects i
 	}
 	for _, key := range keys {
 		size, err := r.store.Stat(ctx, key)
+		if errors.Is(err, ErrNotFound) { // whoever works on the run has removed it meanwhile
+			continue
+		}
 		if err != nil {
 			return 0, 0, 0, err
 		}
