@@ -11,10 +11,10 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// AddAdapter gives the model an adapter that changes nothing yet: A is uniform between ±1/√In (as PEFT has it from
-// kaiming_uniform with a = √5), B is 0. A is a function of the configuration, the seed and the layer's name. From then
-// on the adapter alone is trained, see Trainable. The error wraps architecture.ErrAdapter, or ErrPacked for a packed model; the
-// model is then unchanged.
+// AddAdapter adds an adapter that does not change what the model computes until it is trained: A is uniform between ±1/√In
+// (as in PEFT, which calls kaiming_uniform with a = √5) and B is 0. A is a function of the configuration, the seed and the
+// layer's name. From then on only the adapter is trained, see Trainable. The error wraps architecture.ErrAdapter, or
+// ErrPacked for a packed model; the model is then unchanged.
 func (m *Model) AddAdapter(ctx context.Context, cfg architecture.LoRA, seed uint64) error {
 	return m.addAdapter(ctx, cfg, nil, func(s *tensor.Scope, w architecture.Weight) (*tensor.Tensor, error) {
 		if w.Std == 0 {
@@ -24,10 +24,10 @@ func (m *Model) AddAdapter(ctx context.Context, cfg architecture.LoRA, seed uint
 	})
 }
 
-// LoadAdapter gives the model the adapter in a folder of PEFT's: adapter_config.json and adapter_model.safetensors.
-// Every layer that the configuration chooses must have its two matrices in the file, of the right shape, and nothing
-// else may be there: an adapter of another model is refused. Errors name the folder and wrap architecture.ErrAdapter, the errors of
-// safetensors, fs.ErrNotExist, or ErrPacked; the model is then unchanged.
+// LoadAdapter adds the adapter in a PEFT folder: adapter_config.json and adapter_model.safetensors. The file must hold
+// exactly the two matrices of every layer that the configuration chooses, in the right shapes, so an adapter of another
+// model is refused. Errors name the folder and wrap architecture.ErrAdapter, the errors of safetensors, fs.ErrNotExist, or
+// ErrPacked; the model is then unchanged.
 func (m *Model) LoadAdapter(ctx context.Context, dir string) error {
 	cfg, err := architecture.ReadLoRA(dir)
 	if err != nil {
@@ -47,9 +47,10 @@ func (m *Model) LoadAdapter(ctx context.Context, dir string) error {
 	return nil
 }
 
-// addAdapter makes an adapter of one tensor per matrix. src, if there is one, must hold exactly these.
+// addAdapter adds an adapter whose matrices tensorOf makes. src, unless nil, must hold exactly these matrices.
 func (m *Model) addAdapter(
-	ctx context.Context, cfg architecture.LoRA, src WeightSource, tensorOf func(s *tensor.Scope, w architecture.Weight) (*tensor.Tensor, error),
+	ctx context.Context, cfg architecture.LoRA, src WeightSource,
+	tensorOf func(s *tensor.Scope, w architecture.Weight) (*tensor.Tensor, error),
 ) error {
 	if m.packed != nil {
 		return fmt.Errorf("models: add an adapter: %w", ErrPacked)
@@ -90,8 +91,8 @@ func (m *Model) addAdapter(
 	})
 }
 
-// ReplaceAdapter replaces the matrices in place by those of src. When src does not fit, the error wraps architecture.ErrAdapter and
-// the adapter is unchanged.
+// ReplaceAdapter replaces the adapter's matrices in place by those of src. When src does not fit, the error wraps
+// architecture.ErrAdapter and the adapter is unchanged.
 func (m *Model) ReplaceAdapter(ctx context.Context, src WeightSource) error {
 	if m.adapter == nil {
 		return fmt.Errorf("%w: the model has none", architecture.ErrAdapter)
@@ -124,14 +125,13 @@ func (m *Model) ReplaceAdapter(ctx context.Context, src WeightSource) error {
 	})
 }
 
-// MergeAdapter adds the adapter to the weights, W += scale·B·A computed in Float32 (Float64 for a Float64 model), and
-// takes it off: the model computes what it did before, and is an ordinary one. The error wraps architecture.ErrAdapter when there is
-// none.
+// MergeAdapter adds the adapter to the weights, W += scale·B·A in Float32 (Float64 for a Float64 model), and removes it. The
+// model computes what it did before, without an adapter. When it has none, the error wraps architecture.ErrAdapter.
 func (m *Model) MergeAdapter(ctx context.Context) error {
 	if m.adapter == nil {
 		return fmt.Errorf("%w: the model has none to merge", architecture.ErrAdapter)
 	}
-	// One call of Do: nobody sees a model that is half merged, and ctx cannot end in the middle.
+	// One call of Do, so that nobody sees a half-merged model and ctx cannot end in the middle.
 	return m.eng.Do(ctx, func(s *tensor.Scope) error {
 		return s.NoGrad(func(s *tensor.Scope) error {
 			for _, l := range m.adapter.layers {

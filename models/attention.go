@@ -2,7 +2,7 @@ package models
 
 import "github.com/ldalign/ldalign/models/tensor"
 
-// attention lets one layer's queries meet keys and values: q [B, Heads, T, D], k and v [B, KVHeads, T, D] ->
+// attention is one layer's attention of queries to keys and values: q [B, Heads, T, D], k and v [B, KVHeads, T, D] ->
 // [B, Heads, T, D], in the layer's scope.
 type attention func(s *tensor.Scope, layer int, q, k, v *tensor.Tensor) *tensor.Tensor
 

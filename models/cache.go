@@ -7,29 +7,29 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// RowStep is what the number of rows of a batch should be a multiple of when a row may stand at any place in it. Matrix
-// products hand out their rows to threads in blocks: with 5, 6, 7, 9, 10 or 11 rows at two threads, the last rows go
-// through another kernel and get other last bits; with a multiple of 4 all rows go through the same one.
+// RowStep divides the number of rows of every batch whose rows must not depend on where they are in it. Matrix products give
+// blocks of rows to threads: with 5, 6, 7, 9, 10 or 11 rows and two threads, another kernel computes the last rows, to other
+// last bits. With a multiple of 4, one kernel computes all rows.
 const RowStep = 4
 
-// headRows is how many hidden states go through the output head together where the weights are not packed: [headRows, V] bounds
-// the memory, and one fixed number keeps what comes of one independent of how many others there are.
+// headRows is how many hidden states go through the output head together where the weights are not packed. [headRows, V]
+// bounds the memory, and a fixed number makes the logits of one state independent of how many others there are.
 const headRows = 64
 
-// Token is one token of a row: what it is, whose it is, and where it stands.
+// Token is one token of a row.
 type Token struct {
 	ID       int64
-	Slot     int // of the cache, the row's
-	Position int // 0 is the row's first token
+	Slot     int // the row's slot in the cache
+	Position int // in the row, from 0
 }
 
-// Cache holds the keys and values of rows that are computed token by token, each in a slot of its own. A step takes any
-// tokens of any rows: what it computes for one is a function of that token and those before it in its row. With a packed
-// model that holds to the last bit, whatever else is in the step. With another model it holds to the last bit between
-// steps of one number of rows, to which Step fills up.
+// Cache holds the keys and values of rows that are computed token by token, each row in its own slot. A step takes any
+// tokens of any rows. What it computes for a token is a function of that token and those before it in its row: with a packed
+// model to the last bit, whatever else is in the step; with another model to the last bit between steps of the same number
+// of rows, which Step fills up to.
 //
-// A slot is free for another row at any time: a row begins at position 0 and never sees what was there before. A layer
-// with a sliding window holds the window (and a step's tokens) instead of the whole row.
+// A slot can be given to another row at any time: a row begins at position 0 and never sees what the slot held before. A
+// layer with a sliding window holds the window (and a step's tokens) instead of the whole row.
 //
 // A cache lives on the engine until Free. Its methods are called inside Engine.Do.
 type Cache struct {
@@ -56,7 +56,7 @@ func (m *Model) NewCache(s *tensor.Scope, o architecture.CacheSize) *Cache {
 	}
 	m.net.reach(s, o.Length)
 	for layer := range m.cfg.Layers {
-		// One slot more: where Step puts the tokens that only fill up.
+		// One more slot, for the tokens with which Step fills up.
 		c.layers = append(c.layers, s.NewTokenCache(m.dtype, int64(o.Slots)+1, int64(m.cfg.KVHeads), int64(m.cfg.HeadDim),
 			int64(o.Columns(m.cfg, layer))))
 	}
@@ -70,9 +70,9 @@ func (c *Cache) Free() {
 	}
 }
 
-// Step computes tokens, the earlier ones of a row first, and keeps their keys and values -> the final hidden state of
-// each, [M, H]. All positions before a token's own must have been computed in its slot. A model that is not packed
-// computes M filled up to the given number of rows, and to a multiple of RowStep.
+// Step computes the final hidden state of each token, [M, H], and keeps its key and value. The earlier tokens of a row come
+// first, and every position before a token must have been computed in its slot. A model that is not packed fills up M to the
+// given number of rows, and to a multiple of RowStep.
 func (c *Cache) Step(s *tensor.Scope, tokens []Token, rows int) *tensor.Tensor {
 	n := len(tokens)
 	if rows = (max(rows, n) + RowStep - 1) / RowStep * RowStep; c.m.packed != nil {
@@ -110,8 +110,8 @@ func (c *Cache) Step(s *tensor.Scope, tokens []Token, rows int) *tensor.Tensor {
 	return h
 }
 
-// Logits are those of the next token, by the hidden states of a step: h [N, H] -> [N, V]. A model that is not packed computes
-// them in groups of a fixed size.
+// Logits are those of the next token, by the hidden states of a step: h [N, H] -> [N, V]. A model that is not packed
+// computes them in groups of a fixed size.
 func (c *Cache) Logits(s *tensor.Scope, h *tensor.Tensor) *tensor.Tensor {
 	if c.m.packed != nil {
 		return c.m.tokenLogits(h)

@@ -8,16 +8,16 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// canaryLength is how many tokens the canary has, where the model takes as many.
+// canaryLength is how many tokens the canary has, unless the model takes fewer.
 const canaryLength = 32
 
-// CanaryTolerance is by how much of its size the canary may differ between two machines, or between plain and packed
-// weights, that compute the same model in Float32. Plain and packed weights of seven models differed by 2e-7 of it at most,
-// policies of the demo that follow one another by 3e-3 at least.
+// CanaryTolerance is the greatest relative difference between the canaries of two machines, or of plain and packed weights,
+// that compute the same model in Float32. Plain and packed weights of seven models differed by at most 2e-7, successive
+// policies of the demo by at least 3e-3.
 const CanaryTolerance = 1e-4
 
-// Canary is the log-probability of a fixed text of the model's own vocabulary, a number that tells whether a process
-// computes with the weights it means to. The trainer notes it in a policy's manifest; workers compare after loading.
+// Canary is the log-probability of a fixed text of the model's vocabulary. It shows whether a process computes with the
+// weights that it should: the trainer records it in a policy's manifest, and workers compare theirs after loading.
 func (m *Model) Canary(ctx context.Context) (float64, error) {
 	n := min(canaryLength, m.cfg.MaxLength())
 	tokens, targets := make([]Token, n-1), make([]int64, n-1)

@@ -2,13 +2,13 @@ package models
 
 // Compute says how training computes. It decides the last bits, time and memory.
 type Compute struct {
-	// BFloat16 runs forward and backward in bfloat16. Weights, their gradients, norms and log-probs stay as they are.
+	// BFloat16 runs forward and backward passes in bfloat16. Weights, their gradients, norms and log-probs keep their types.
 	BFloat16 bool
-	// Recompute keeps nothing of a layer but its input, and runs the layer again on the way back, to equal bits.
+	// Recompute keeps only the input of each layer, and runs the layer again in the backward pass, to equal bits.
 	Recompute bool
 }
 
-// training is what a pass whose gradients flow has besides.
+// training holds what only a pass whose gradients flow needs.
 type training struct {
 	how     Compute
 	kernels bool // Float32 on the CPU

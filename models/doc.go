@@ -1,17 +1,17 @@
-// Package models computes the language models that models/architecture describes: Llama and the families that descend from it
-// (Mistral, Qwen, Gemma), and GPT-2. It reads them from and writes them to Hugging Face folders, or makes them from random weights,
-// and gives hidden states, logits, the log-probabilities of responses, and decoding steps over a cache of keys and values.
-// Decoding itself is in models/decode, the guiding auto-encoder in models/guide.
+// Package models computes the language models that models/architecture describes: Llama and the families that descend from
+// it (Mistral, Qwen, Gemma), and GPT-2. It reads them from and writes them to Hugging Face folders, or makes them from
+// random weights, and gives hidden states, logits, the log-probabilities of responses, and decoding steps over a cache of
+// keys and values. Decoding itself is in models/decode, the guiding auto-encoder in models/guide.
 //
 // # Shapes and exactness
 //
 // Shapes are written [B, T, H]: B rows, T positions, H the hidden width; V is the vocabulary, D the width of a head.
 //
-// Networks compute by token: a list of tokens of any sequences, each with its position in its own sequence. There are two ways.
-// A Cache is for decoding, log-probabilities (models/logprob) and encoding (models/guide), where a sequence's numbers must not
-// depend on its neighbours: they would flip a sampled token now and then, and a redelivered message would give another text. With
-// packed weights they do not, to the last bit. A PackedBatch is for training, where the last bits may depend on which sequences are
-// computed together, because that is a function of spec and data.
+// Networks compute by token: a list of tokens of any sequences, each with its position in its own sequence. There are two
+// ways. A Cache is for decoding, log-probabilities (models/logprob) and encoding (models/guide), where a sequence's numbers
+// must not depend on its neighbours: they would flip a sampled token now and then, and a redelivered message would give
+// another text. With packed weights they do not, to the last bit. A PackedBatch is for training, where the last bits may
+// depend on which sequences are computed together, because that is a function of spec and data.
 //
 // LogProbs and the rest of plain.go compute whole sequences: the plain form, which the tests compare the other two with.
 //

@@ -7,18 +7,18 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// errUnmerged is returned for what only a model without an adapter does.
+// errUnmerged is returned by operations that a model with an adapter does not support.
 var errUnmerged = fmt.Errorf("%w: the model has one: merge it first", architecture.ErrAdapter)
 
-// adapter is the low-rank updates that a model has besides its weights.
+// adapter is the low-rank updates of a model's weights.
 type adapter struct {
 	cfg    architecture.LoRA
 	layers []*lowRank // in the order of the architecture
 	of     map[*tensor.Tensor]*lowRank
 }
 
-// lowRank is the update scale·B·A of one linear layer. Its matrices are of the model's type, for half-precision models
-// Float32.
+// lowRank is the update scale·B·A of one linear layer. Its matrices have the model's type, or Float32 for a half-precision
+// model.
 type lowRank struct {
 	architecture.AdaptedLayer
 	weight *tensor.Tensor
@@ -31,7 +31,7 @@ func (l *lowRank) add(x, y *tensor.Tensor) *tensor.Tensor {
 	return y.To(l.a.DType()).Add(low.Linear(l.b, nil)).To(y.DType())
 }
 
-// byWeight are the updates by the weight that they add to.
+// byWeight maps each weight to its update.
 func (a *adapter) byWeight() map[*tensor.Tensor]*lowRank {
 	if a == nil {
 		return nil

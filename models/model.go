@@ -14,7 +14,7 @@ import (
 
 // Options say how a model is loaded.
 type Options struct {
-	// DType is what the weights are converted to and computed in. The zero value is Float32.
+	// DType is the type that the weights are converted to, and that the model computes in. The zero value is Float32.
 	DType tensor.DType
 	// Packed says that the model is for generating and log-probabilities only, see Model.Packed.
 	Packed bool
@@ -33,7 +33,8 @@ type Model struct {
 	adapter *adapter
 }
 
-// networks makes each network of a configuration from its weights, by name, of type dtype. Families differ in their Traits.
+// networks has a function for each network, which makes it from a configuration and its weights, by name, of type dtype.
+// Families with the same network differ in their Traits.
 var networks = map[architecture.Network]func(
 	s *tensor.Scope, cfg architecture.Config, dtype tensor.DType, weights map[string]*tensor.Tensor,
 ) network{
@@ -42,8 +43,8 @@ var networks = map[architecture.Network]func(
 }
 
 // Load reads a Hugging Face folder: config.json and model.safetensors, or the shards of model.safetensors.index.json.
-// Weights of another type are converted to opts.DType. Errors wrap architecture.ErrConfig, architecture.ErrWeights, the errors of safetensors, or
-// fs.ErrNotExist, and name the folder and the tensor.
+// Weights of another type are converted to opts.DType. Errors wrap architecture.ErrConfig, architecture.ErrWeights, the
+// errors of safetensors, or fs.ErrNotExist, and name the folder and the tensor.
 func Load(ctx context.Context, eng *tensor.Engine, dir string, opts Options) (*Model, error) {
 	cfg, err := architecture.ReadConfig(os.DirFS(dir))
 	if err != nil {
@@ -61,7 +62,7 @@ func Load(ctx context.Context, eng *tensor.Engine, dir string, opts Options) (*M
 	return m, nil
 }
 
-// Read makes a model of a configuration with the weights of src. Errors are those of Load.
+// Read makes a model from a configuration and the weights in src. Errors are those of Load.
 func Read(ctx context.Context, eng *tensor.Engine, cfg architecture.Config, src WeightSource, opts Options) (*Model, error) {
 	if !opts.DType.Floating() {
 		return nil, fmt.Errorf("models: a model cannot compute in %v", opts.DType)
@@ -80,8 +81,8 @@ func Read(ctx context.Context, eng *tensor.Engine, cfg architecture.Config, src 
 		})
 }
 
-// build makes a model from one tensor per weight, or, with opts.Packed, from a packed matrix where there is one. On an
-// error nothing stays on the engine.
+// build makes a model from one tensor for each weight, or, with opts.Packed, one packed matrix for each that is packed. When
+// it fails, it leaves nothing on the engine.
 func build(
 	ctx context.Context, eng *tensor.Engine, cfg architecture.Config, opts Options,
 	tensorOf func(s *tensor.Scope, w architecture.Weight) (*tensor.Tensor, error),
@@ -129,7 +130,7 @@ func build(
 	return m, err
 }
 
-// Clone is a model of its own with the same configuration and weights, on the same engine. A model with an adapter is not
+// Clone makes another model with the same configuration and weights, on the same engine. A model with an adapter cannot be
 // cloned.
 func (m *Model) Clone(ctx context.Context) (*Model, error) {
 	byName := make(map[string]*tensor.Tensor)
@@ -142,9 +143,10 @@ func (m *Model) Clone(ctx context.Context) (*Model, error) {
 	if m.adapter != nil {
 		return nil, fmt.Errorf("models: clone: %w", errUnmerged)
 	}
-	c, err := build(ctx, m.eng, m.cfg, Options{DType: m.dtype}, func(_ *tensor.Scope, w architecture.Weight) (*tensor.Tensor, error) {
+	copied := func(_ *tensor.Scope, w architecture.Weight) (*tensor.Tensor, error) {
 		return byName[w.Name].Detach().Clone(), nil
-	}, nil)
+	}
+	c, err := build(ctx, m.eng, m.cfg, Options{DType: m.dtype}, copied, nil)
 	if err != nil {
 		return nil, fmt.Errorf("models: clone: %w", err)
 	}
@@ -182,7 +184,7 @@ func (m *Model) Engine() *tensor.Engine { return m.eng }
 func (m *Model) DType() tensor.DType { return m.dtype }
 
 // Params are the weights under Hugging Face's names, in the order of the architecture. A tied head is not among them. A
-// packed model tells none.
+// packed model has none.
 func (m *Model) Params() []tensor.Named {
 	if m.packed != nil {
 		return nil
@@ -190,7 +192,7 @@ func (m *Model) Params() []tensor.Named {
 	return slices.Clone(m.params)
 }
 
-// SetTrainable says whether gradients are computed for what is trainable; a new model computes none.
+// SetTrainable says whether gradients are computed for Trainable. For a new model they are not.
 func (m *Model) SetTrainable(ctx context.Context, on bool) error {
 	if m.packed != nil {
 		return fmt.Errorf("models: train: %w", ErrPacked)
@@ -216,8 +218,8 @@ func (m *Model) Adapter() (architecture.LoRA, bool) {
 	return m.adapter.cfg, true
 }
 
-// Trainable is what training changes: with an adapter its matrices A and B, under PEFT's names, otherwise Params. The
-// order is that of the architecture.
+// Trainable is what training changes: the adapter's matrices A and B, under PEFT's names, or Params for a model without an
+// adapter. The order is that of the architecture.
 func (m *Model) Trainable() []tensor.Named {
 	if m.adapter == nil {
 		return m.Params()
@@ -225,13 +227,13 @@ func (m *Model) Trainable() []tensor.Named {
 	return m.adapter.params()
 }
 
-// Packed tells whether the weights are laid out for by-token inference: several times as fast as plain weights for the
-// few tokens of a decoding step, exact to the last bit whatever is computed beside (see Cache), and in half the memory
-// where the file holds bfloat16. A packed model has no plain weights: it cannot be trained, cloned or written, and
-// does not compute whole sequences. Only Float32 on the CPU is ever packed; elsewhere Options.Packed changes nothing.
+// Packed tells whether the weights are packed for inference by token: several times as fast as plain weights for the few
+// tokens of a decoding step, independent of what is computed beside to the last bit (see Cache), and in half the memory
+// where the file holds bfloat16. A packed model has no plain weights: it cannot be trained, cloned or written, and does not
+// compute whole sequences. Only Float32 on the CPU is packed; elsewhere Options.Packed has no effect.
 func (m *Model) Packed() bool { return m.packed != nil }
 
-// Pack makes a packed model of one with plain weights, which are freed one by one.
+// Pack packs the plain weights of a model, and frees them one by one.
 func (m *Model) Pack(ctx context.Context) error {
 	if m.packed != nil || !packable(m.eng, m.dtype) {
 		return nil
@@ -248,7 +250,7 @@ func (m *Model) Pack(ctx context.Context) error {
 	})
 }
 
-// pack packs the weight w, whose values t holds, and frees t, which stays what the network names the weight by.
+// pack packs the weight w, whose values t holds, and frees t. The network still refers to the weight by t.
 func (m *Model) pack(w architecture.Weight, t *tensor.Tensor) {
 	if !w.Multiplied() {
 		return

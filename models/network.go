@@ -12,8 +12,8 @@ type network interface {
 	hidden(x *tensor.Tensor, p pass) *tensor.Tensor
 	// head is the output matrix [V, H].
 	head() *tensor.Tensor
-	// reach makes ready for sequences of a length.
+	// reach prepares for sequences of a length.
 	reach(s *tensor.Scope, length int)
-	// constants are the tensors beside the weights.
+	// constants are the tensors that are no weights.
 	constants() []*tensor.Tensor
 }

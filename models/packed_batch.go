@@ -12,9 +12,10 @@ import (
 // headBytes bounds the logits that exist at a time in training: 512 positions of a vocabulary of 49,152.
 const headBytes = 96 << 20
 
-// PackedBatch is sequences that follow each other without padding, for computation whose gradients flow. Every position of it is a
-// row of x in Hidden: first the PackingOptions.Front positions of each sequence, then the Tokens. The last bits of a sequence's
-// numbers depend on the other sequences and their order. Backward adds gradients to the weights, see tensor.TrainLinear.
+// PackedBatch is sequences that follow each other without padding, for computation whose gradients flow. Every position of
+// it is a row of x in Hidden: first the PackingOptions.Front positions of each sequence, then the Tokens. The last bits of a
+// sequence's numbers depend on the other sequences and their order. Backward adds gradients to the weights, see
+// tensor.TrainLinear.
 type PackedBatch struct {
 	Tokens []Position
 	// Predictions are the response tokens; those of one sequence follow each other.
@@ -28,11 +29,12 @@ type PackedBatch struct {
 	segments  []tensor.Segment
 }
 
-// Position says which token stands at a position: token At of sequence Row. The tokens of a prompt that several sequences share
-// are those of the first of them.
+// Position says which token stands at a position: token At of sequence Row. The tokens of a prompt that several sequences
+// share are those of the first of them.
 type Position struct{ Row, At int }
 
-// Prediction is a response token of sequence Row. From is the position whose hidden state predicts it, a row of Hidden's result.
+// Prediction is a response token of sequence Row. From is the position whose hidden state predicts it, a row of Hidden's
+// result.
 type Prediction struct {
 	Row, From int
 	Token     int64
@@ -45,14 +47,14 @@ type PackingOptions struct {
 	Share bool
 	// Whole includes the last token of each response, which predicts nothing.
 	Whole bool
-	// Front is how many positions each sequence has in front of its tokens, for embeddings of the caller's own. Memory lets each
-	// sequence see one more key and value in every layer, see Hidden. At most one of Share, Front and Memory may be set.
+	// Front is how many positions each sequence has in front of its tokens, for embeddings of the caller's own. Memory lets
+	// each sequence see one more key and value in every layer, see Hidden. At most one of Share, Front and Memory may be set.
 	Front  int
 	Memory bool
 }
 
-// PackBatch packs rows; a row without a response adds no tokens. The error wraps ErrSequence and names a row that has no prompt, is
-// too long for the model, or has an id outside of the vocabulary.
+// PackBatch packs rows; a row without a response adds no tokens. The error wraps ErrSequence and names a row that has no
+// prompt, is too long for the model, or has an id outside of the vocabulary.
 func (m *Model) PackBatch(rows []Sequence, o PackingOptions) (*PackedBatch, error) {
 	if o.Share && (o.Front > 0 || o.Memory) || o.Front > 0 && o.Memory {
 		return nil, errors.New("models: pack a batch: set at most one of Share, Front and Memory")
@@ -151,10 +153,10 @@ func (b *PackedBatch) Embed(s *tensor.Scope) *tensor.Tensor {
 	return m.net.embed(s.FromInt64(b.ids, n, 1), pass{train: b.training()}).Reshape(n, int64(m.cfg.Hidden))
 }
 
-// Hidden runs the layers and the final norm: x [N, H], the embeddings of all N positions -> [N, H]. With PackingOptions.Memory,
-// memory [R, Layers, KVHeads·D] has a vector for each of the R sequences and each layer, which is both a key and its value for all
-// tokens of the sequence (Optimus' memory scheme). It has no position; a local layer sees it from within its window alone.
-// Otherwise memory is nil.
+// Hidden runs the layers and the final norm: x [N, H], the embeddings of all N positions -> [N, H]. With
+// PackingOptions.Memory, memory [R, Layers, KVHeads·D] has a vector for each of the R sequences and each layer, which is
+// both a key and its value for all tokens of the sequence (Optimus' memory scheme). It has no position; a local layer sees
+// it from within its window alone. Otherwise memory is nil.
 func (b *PackedBatch) Hidden(s *tensor.Scope, x, memory *tensor.Tensor) *tensor.Tensor {
 	m, n := b.model, int64(len(b.positions))
 	if n == 0 {

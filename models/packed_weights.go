@@ -7,7 +7,7 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// ErrPacked says that a packed model was asked for what only a model with plain weights does.
+// ErrPacked means an operation that needs plain weights, on a packed model.
 var ErrPacked = errors.New("the model is packed: it computes by token, for decoding and log-probabilities, and nothing else")
 
 func packable(eng *tensor.Engine, dtype tensor.DType) bool {

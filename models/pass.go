@@ -2,26 +2,26 @@ package models
 
 import "github.com/ldalign/ldalign/models/tensor"
 
-// linear is one linear layer. Networks hold their matrices as linears and apply them by a pass, so that what is added to
-// a layer (an adapter) or how it is computed (row by row) is decided in one place.
+// linear is one linear layer. Networks hold their matrices as linears and apply them by a pass, so that one place decides
+// what is added to a layer (an adapter) and how it is computed (packed, or in training).
 type linear struct {
 	weight  *tensor.Tensor // [Out, In]
 	bias    *tensor.Tensor // [Out], nil for none
 	inFirst bool           // weight is [In, Out], as GPT-2 stores it
 }
 
-// pass is one run of tokens through a network's layers. There are two kinds. By token, x [M, 1, H], each at a position of its
-// own in a row of its own: that is generating, scoring and encoding, see Cache, and training, see PackedBatch. Or whole sequences,
-// x [B, T, H] at positions 0 to T-1: that is the plain form, which the others are held against.
+// pass is one run of tokens through a network's layers. There are two kinds. A pass by token has x [M, 1, H], where each
+// token has its own row and position; inference (see Cache) and training (see PackedBatch) use it. A pass over whole
+// sequences has x [B, T, H] at positions 0 to T-1; it is the plain form, which tests compare the others with.
 type pass struct {
 	// scope is where a layer's result goes, see block.
 	scope  *tensor.Scope
 	attend attention
 	// positions is Int64 [M] by token, nil for whole sequences.
 	positions *tensor.Tensor
-	// packed are the weights of a packed model, by what they were packed from; nil for other models.
+	// packed are the packed weights, by the tensors that they were packed from; nil for a model that is not packed.
 	packed map[*tensor.Tensor]*tensor.Packed
-	// adapted are the low-rank updates of an adapter, by the weight that they add to; nil without an adapter.
+	// adapted are the updates of an adapter, by the weight that they update; nil without an adapter.
 	adapted map[*tensor.Tensor]*lowRank
 	// train is nil unless gradients flow by token, see PackedBatch.
 	train *training
@@ -30,8 +30,8 @@ type pass struct {
 // fast tells whether the by-token kernels are used: on the CPU in Float32, as a packed model is.
 func (p pass) fast() bool { return p.packed != nil || p.train != nil && p.train.kernels }
 
-// block is f(x) for one of a network's layers. Of it nothing stays but the result and, where gradients flow, what the way
-// back needs. x is freed.
+// block is f(x) for one of a network's layers. It keeps only the result and, where gradients flow, what the backward pass
+// needs. It frees x.
 func (p pass) block(
 	x *tensor.Tensor, f func(s *tensor.Scope, x *tensor.Tensor) *tensor.Tensor,
 ) *tensor.Tensor {
@@ -45,7 +45,7 @@ func (p pass) block(
 	return y
 }
 
-// linear is x·weightᵀ + bias, and the layer's low-rank update where an adapter has one: x [..., In] -> [..., Out].
+// linear is x·weightᵀ + bias, plus the layer's low-rank update if an adapter has one: x [..., In] -> [..., Out].
 func (p pass) linear(x *tensor.Tensor, l linear) *tensor.Tensor {
 	if w := p.packed[l.weight]; w != nil {
 		return x.PackedLinear(w, l.bias)

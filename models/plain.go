@@ -5,9 +5,9 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// The plain form: one whole sequence after the other, by libtorch's operations and its autograd, as the papers write it. Nothing
-// in the program calls it. What the program computes with, by token, packed or trained, is held against it by the tests here and
-// in the packages that build on this one.
+// The plain form computes one whole sequence after the other by libtorch's operations and its autograd, as the papers write
+// it. Only tests call it: those of this package and of the packages above compare with it what the program computes by
+// token, packed or in training.
 
 // LogProbs is the log-probability of each row's response, equation (1): log p(y|x) = Σ_j log p(y_j | x, y_<j) -> [len(rows)]
 // Float32 (Float64 for a Float64 model). Gradients flow to the model's weights unless the scope records none. A row that the
@@ -32,7 +32,7 @@ func TokenLogProbs(s *tensor.Scope, m *Model, row Sequence) *tensor.Tensor {
 	return logp.Gather(1, s.FromInt64(row.Response(), n, 1)).Squeeze(1)
 }
 
-// Embed looks up the tokens' embeddings: ids Int64 [B, T] -> [B, T, H]. Positions come in with Hidden.
+// Embed looks up the tokens' embeddings: ids Int64 [B, T] -> [B, T, H]. Hidden adds what depends on their positions.
 func (m *Model) Embed(ids *tensor.Tensor) *tensor.Tensor { return m.net.embed(ids, pass{}) }
 
 // Hidden runs the layers and the final norm: emb [B, T, H] -> [B, T, H]. Position t sees positions up to t.
@@ -42,15 +42,15 @@ func (m *Model) Hidden(s *tensor.Scope, emb *tensor.Tensor) *tensor.Tensor {
 
 func (m *Model) hidden(s *tensor.Scope, emb *tensor.Tensor, attend attention) *tensor.Tensor {
 	m.net.reach(s, int(emb.Size(1)))
-	emb = emb.Reshape(emb.Size(0), emb.Size(1), emb.Size(2)) // the caller's own is not for a pass to free
+	emb = emb.Reshape(emb.Size(0), emb.Size(1), emb.Size(2)) // a pass frees its input, and emb is the caller's
 	return m.net.hidden(emb, pass{scope: s, attend: attend, adapted: m.adapter.byWeight()})
 }
 
 // Logits are those of the next token: h [N, H] -> [N, V].
 func (m *Model) Logits(h *tensor.Tensor) *tensor.Tensor { return m.tokenLogits(h) }
 
-// causal is attention within whole sequences, each position to itself and those before it, in a local layer to no more
-// than the window.
+// causal is attention within whole sequences: each position attends to itself and those before it, in a local layer within
+// the window only.
 func causal(c architecture.Config) attention {
 	return func(s *tensor.Scope, layer int, q, k, v *tensor.Tensor) *tensor.Tensor {
 		if group := q.Size(1) / max(k.Size(1), 1); group > 1 { // each key-value head serves consecutive query heads

@@ -35,16 +35,16 @@ func uniform(s *tensor.Scope, seed uint64, name string, bound float64, shape ...
 	return s.FromFloat32(data, shape...)
 }
 
-// stream is the random numbers of a weight.
+// stream is the sequence of random numbers of a weight.
 func stream(seed uint64, name string) *rand.Rand {
 	h := fnv.New64a()
 	h.Write([]byte(name))
 	return rand.New(rand.NewPCG(seed, h.Sum64()))
 }
 
-// Uniform is the j-th random number (from 0) in [0, 1), a multiple of 2^-52, of a seed. It decides the j-th token of a
-// sampled response, so a text can be sampled again from any of its tokens on, anywhere. The function is SplitMix64's
-// finaliser, applied to the seed and then to its result plus (j+1) times 2^64/φ.
+// Uniform is the j-th random number of a seed, from 0: a multiple of 2^-52 in [0, 1). It decides the j-th token of a sampled
+// response, so any process can sample a text again from any of its tokens on. The function is SplitMix64's finaliser,
+// applied to the seed and then to its result plus (j+1) times 2^64/φ.
 func Uniform(seed uint64, j int) float64 {
 	const golden = 0x9e3779b97f4a7c15
 	return float64(mix(mix(seed)+golden*uint64(j+1))>>12) * 0x1p-52

@@ -7,8 +7,9 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// rope is the table of rotary position embeddings. Dimension i of a head turns with i+D/2 (the half-split form of
-// Hugging Face's weights) by the angle position·frequency, see architecture.Config.Frequencies. The table grows to the longest sequence that it was needed for.
+// rope is a table of rotary position embeddings. Dimension i of a head turns with i+D/2 (the half-split form of Hugging
+// Face's weights) by the angle position·frequency, see architecture.Config.Frequencies. The table grows to the longest
+// sequence so far.
 type rope struct {
 	frequencies []float32 // [D/2], radians a position
 	dtype       tensor.DType
@@ -42,7 +43,7 @@ func (r *rope) table(s *tensor.Scope, positions int) (cos, sin *tensor.Tensor) {
 	return s.FromFloat32(c, shape...).To(r.dtype), s.FromFloat32(d, shape...).To(r.dtype)
 }
 
-// reach makes the table go as far as a sequence of the given length.
+// reach extends the table to a sequence of the given length.
 func (r *rope) reach(s *tensor.Scope, length int) {
 	if s.Err() != nil || int64(length) <= r.cos.Size(0) {
 		return

@@ -9,8 +9,8 @@ import (
 )
 
 // rotary is the network of Llama and the families that descend from it: pre-norm blocks with RMSNorm, rotary positions,
-// grouped-query attention and a gated feed-forward layer. What a family has besides is there or nil: biases, norms of the
-// heads, norms behind a layer, local layers with a rotary embedding of their own.
+// grouped-query attention and a gated feed-forward layer. What only some families have is nil in the others: biases, norms
+// of the heads, norms after a layer, local layers with their own rotary embedding.
 type rotary struct {
 	cfg        architecture.Config
 	tokens     *tensor.Tensor // [V, H]
@@ -19,7 +19,7 @@ type rotary struct {
 	norm       rmsNorm
 	output     *tensor.Tensor // [V, H]
 	rope       *rope
-	localRope  *rope // rope, where local layers have no other
+	localRope  *rope // that of local layers; rope, if they share it
 }
 
 type rotaryLayer struct {
@@ -84,7 +84,7 @@ func newRotary(s *tensor.Scope, cfg architecture.Config, dtype tensor.DType, wei
 	return n
 }
 
-// rounded is x as transformers holds a constant beside weights of a type.
+// rounded is x as transformers rounds a constant to the type of the weights.
 func rounded(x float64, dtype tensor.DType) float64 {
 	x = float64(float32(x))
 	bits := map[tensor.DType]int{tensor.BFloat16: 8, tensor.Float16: 11}[dtype]

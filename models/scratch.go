@@ -10,9 +10,9 @@ import (
 
 // Scratch makes a model with random weights, as transformers initialises the family: normal with deviation
 // InitializerRange around 0, norms 1, biases 0; GPT-2's projections into the residual stream are smaller by
-// √(2·Layers). The weights are a function of the configuration and the seed: each weight has a stream of its own (PCG,
-// seeded by the seed and the weight's name), so neither the machine's threads nor the other weights matter. Defaults
-// are filled in.
+// √(2·Layers). The weights are a function of the configuration and the seed: each weight has its own stream of random
+// numbers (PCG, seeded by the seed and the weight's name), so neither threads nor other weights matter. Defaults are
+// filled in.
 func Scratch(ctx context.Context, eng *tensor.Engine, cfg architecture.Config, seed uint64) (*Model, error) {
 	cfg = cfg.WithDefaults()
 	if err := cfg.Validate(); err != nil {

@@ -8,8 +8,8 @@ import (
 	"github.com/ldalign/ldalign/models/architecture"
 )
 
-// ErrSequence means a sequence that does not fit what is asked of it: too long, without a prompt or response, or with a
-// token that is not in the vocabulary.
+// ErrSequence means a sequence that is too long, has no prompt or no response where one is needed, or has a token that is
+// not in the vocabulary.
 var ErrSequence = errors.New("models: sequence")
 
 // Sequence is a prompt followed by a response.
@@ -18,15 +18,15 @@ type Sequence struct {
 	PromptLen int // how many of IDs are the prompt
 }
 
-// Join is a prompt with its response.
+// Join makes a sequence of a prompt and its response.
 func Join(prompt, response []int64) Sequence {
 	return Sequence{IDs: slices.Concat(prompt, response), PromptLen: len(prompt)}
 }
 
-// Response are the tokens behind the prompt.
+// Response is the tokens after the prompt.
 func (q Sequence) Response() []int64 { return q.IDs[q.PromptLen:] }
 
-// fits tells why a model does not take the sequence after front positions of another kind. The error wraps ErrSequence.
+// fits tells why a model cannot take the sequence after front other positions. The error wraps ErrSequence.
 func (q Sequence) fits(cfg architecture.Config, front int) error {
 	if q.PromptLen < 1 || q.PromptLen > len(q.IDs) || front+len(q.IDs) > cfg.MaxLength() {
 		return fmt.Errorf("%w: it has %d tokens, %d of them prompt: want a prompt and at most %d tokens",

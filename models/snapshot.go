@@ -10,8 +10,8 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// Snapshot is a copy of tensors at one moment. It lies outside of Go's heap and of the engine, so any goroutine may write
-// it while the engine goes on changing the tensors. Free gives its memory back: as much as the tensors have.
+// Snapshot is a copy of tensors at one moment, outside of Go's heap and of the engine. So any goroutine may write it to a
+// file while the engine goes on changing the tensors. It takes as much memory as the tensors, until Free.
 type Snapshot struct {
 	infos  []safetensors.Info
 	memory []byte
@@ -67,7 +67,7 @@ func (s *Snapshot) reserve() error {
 	return nil
 }
 
-// Write writes a safetensors file, the same that WriteTensors would have written at that moment.
+// Write writes the safetensors file that WriteTensors would have written at that moment.
 func (s *Snapshot) Write(w io.Writer) error {
 	out, err := safetensors.NewWriter(w, s.infos, fileMetadata())
 	if err != nil {
@@ -82,10 +82,10 @@ func (s *Snapshot) Write(w io.Writer) error {
 	return out.Close()
 }
 
-// Free gives the memory back. It may be called more than once, and not while Write runs.
+// Free releases the memory. It may be called more than once, but not while Write runs.
 func (s *Snapshot) Free() {
 	if s.memory != nil {
-		_ = syscall.Munmap(s.memory) // fails for what was not mapped alone
+		_ = syscall.Munmap(s.memory) // it fails only for memory that Mmap did not return
 	}
 	s.memory, s.parts = nil, nil
 }

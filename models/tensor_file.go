@@ -40,7 +40,7 @@ func WriteTensors(ctx context.Context, eng *tensor.Engine, w io.Writer, tensors 
 	return out.Close()
 }
 
-// infosOf describes tensors as a file has them. It is called inside Do.
+// infosOf declares tensors for a file. It is called inside Do.
 func infosOf(tensors []tensor.Named) ([]safetensors.Info, error) {
 	infos := make([]safetensors.Info, len(tensors))
 	for i, p := range tensors {
@@ -53,5 +53,5 @@ func infosOf(tensors []tensor.Named) ([]safetensors.Info, error) {
 	return infos, nil
 }
 
-// fileMetadata is what transformers wants to see in a file of weights.
+// fileMetadata is the metadata that transformers expects in a file of weights.
 func fileMetadata() map[string]string { return map[string]string{"format": "pt"} }

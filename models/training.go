@@ -3,8 +3,8 @@ package models
 import "github.com/ldalign/ldalign/models/tensor"
 
 // TrainLogProbs is the log-probability of each row's response, equation (1): log p(y|x) = Σ_j log p(y_j | x, y_<j) ->
-// [len(rows)] Float32 (Float64 for a Float64 model); 0 for a row without one. It is for training: it computes a PackedBatch in which
-// rows with the same prompt share it.
+// [len(rows)] Float32 (Float64 for a Float64 model); 0 for a row without one. It is for training: it computes a PackedBatch
+// in which rows with the same prompt share it.
 //
 // A row without a prompt, a row that is too long for the model, or an id outside of its vocabulary makes the scope fail with
 // ErrSequence.

@@ -11,15 +11,15 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// walkStep is how many tokens a Walk computes together, where nothing else is asked for.
+// walkStep is how many tokens a Walk computes together by default.
 const walkStep = 256
 
-// Walk computes the final hidden state of every token of rows, by token (see Cache): rows follow each other without padding
-// in steps of a fixed number of tokens (0 is 256), so memory is bounded by the step and the longest row. visit gets a step's
-// states, h [len(at), H], inside Engine.Do, and the tokens that they are of. A row's tokens come in order; rows come in order of
-// length. ctx ends the walk between two steps.
+// Walk computes the final hidden state of every token of rows, by token (see Cache). Rows follow each other without padding
+// in steps of a fixed number of tokens (0 is 256), so the step and the longest row bound the memory. Walk calls visit inside
+// Engine.Do with the states of a step, h [len(at), H], and which tokens they belong to. The tokens of a row come in order;
+// rows come in order of length. The end of ctx ends the walk after the step in progress.
 //
-// The error wraps ErrSequence and names the row that has no token, is longer than the model takes, or has an id outside of the
+// The error wraps ErrSequence and names a row that has no token, is too long for the model, or has an id outside of the
 // vocabulary.
 func Walk(
 	ctx context.Context, m *Model, rows [][]int64, step int,
@@ -33,7 +33,7 @@ func Walk(
 			return fmt.Errorf("row %d: %w", i, err)
 		}
 	}
-	// Rows of like length come together: they share a cache whose slots they fill.
+	// Rows of similar length come together: they share a cache, and fill its slots.
 	slices.SortStableFunc(order, func(a, b int) int { return len(rows[a]) - len(rows[b]) })
 	for len(order) > 0 {
 		shortest := len(rows[order[0]])
@@ -49,13 +49,13 @@ func Walk(
 	return nil
 }
 
-// walk is Walk for rows of like length, one after the other in the given order.
+// walk is Walk for rows of similar length, one after the other in the given order.
 func walk(
 	ctx context.Context, m *Model, rows [][]int64, order []int, step int,
 	visit func(s *tensor.Scope, c *Cache, h *tensor.Tensor, at []Position) error,
 ) (err error) {
 	shortest, longest := len(rows[order[0]]), len(rows[order[len(order)-1]])
-	// A step touches the rows that begin in it, and one that began before.
+	// A step has tokens of the rows that begin in it, and of one that began before.
 	size := architecture.CacheSize{Slots: min(len(order), step/shortest+2), Length: longest, Burst: min(step, longest)}
 	var cache *Cache
 	defer func() {

@@ -13,21 +13,21 @@ import (
 // ErrNotFinite means a weight with a NaN or an infinity in it.
 var ErrNotFinite = errors.New("models: a weight is not finite: the file is damaged, or its training diverged")
 
-// WeightSource is where weights are read from: a safetensors file, the shards of a model, or a part of either.
+// WeightSource is what weights are read from: a safetensors file, the shards of a model, or a part of either.
 type WeightSource interface {
 	Tensors() []safetensors.Info
 	Tensor(name string) (safetensors.Tensor, error)
 }
 
-// elementTypes are the types of tensors in a file that are read and written.
+// elementTypes are the types in a file that can be read and written.
 var elementTypes = map[safetensors.DType]tensor.DType{
 	safetensors.F32: tensor.Float32, safetensors.BF16: tensor.BFloat16,
 	safetensors.F16: tensor.Float16, safetensors.F64: tensor.Float64,
 	safetensors.I64: tensor.Int64, // the step count of an optimizer
 }
 
-// ReadTensor copies a tensor of src to the engine, converted to dtype. The error wraps architecture.ErrWeights when its shape is
-// another one, and ErrNotFinite for numbers that are NaN or infinite.
+// ReadTensor copies a tensor of src to the engine, converted to dtype. The error wraps architecture.ErrWeights if the tensor
+// has another shape, and ErrNotFinite if one of its numbers is NaN or infinite.
 func ReadTensor(
 	s *tensor.Scope, src WeightSource, name string, dtype tensor.DType, shape ...int64,
 ) (*tensor.Tensor, error) {
@@ -38,7 +38,7 @@ func ReadTensor(
 	return out, err
 }
 
-// withData gives f the bytes of a tensor, which must be of the given shape, and gives their memory back behind it.
+// withData calls f with the bytes of a tensor, which must have the given shape, and releases their memory afterwards.
 func withData(
 	s *tensor.Scope, src WeightSource, name string, shape []int64, f func(dtype tensor.DType, data []byte),
 ) error {

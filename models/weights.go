@@ -10,8 +10,8 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// WriteWeights writes model.safetensors, one tensor after the other, as transformers opens it. A tied head is not
-// written twice. A model with an adapter is not written: merge it first.
+// WriteWeights writes model.safetensors, one tensor after the other, for transformers to open. It does not write a tied head
+// twice. A model with an adapter must be merged first.
 func (m *Model) WriteWeights(ctx context.Context, w io.Writer) error {
 	if m.packed != nil {
 		return fmt.Errorf("models: write weights: %w", ErrPacked)
@@ -25,9 +25,9 @@ func (m *Model) WriteWeights(ctx context.Context, w io.Writer) error {
 	return nil
 }
 
-// LoadWeights replaces the weights in place by those of a safetensors file with the same names and shapes. When the
-// file does not fit, the error wraps architecture.ErrWeights and the model is unchanged. Its numbers are read one tensor after the other:
-// after ErrNotFinite the model has a part of them, and is of use only when it is given others.
+// LoadWeights replaces the weights in place by those of a safetensors file with the same names and shapes. If the file does
+// not fit, the error wraps architecture.ErrWeights and the model is unchanged. It reads one tensor after the other, so after
+// ErrNotFinite the model has some of the file's weights, and must be given others before it is used.
 func (m *Model) LoadWeights(ctx context.Context, path string) error {
 	file, err := safetensors.Open(path)
 	if err != nil {
@@ -46,7 +46,7 @@ func (m *Model) Replace(ctx context.Context, src WeightSource) error {
 	if err != nil {
 		return err
 	}
-	// One call of Do: nobody computes with a model that is half the old one meanwhile, and ctx cannot end in the middle.
+	// One call of Do, so that nobody computes with a half-replaced model and ctx cannot end in the middle.
 	return m.eng.Do(ctx, func(s *tensor.Scope) error {
 		return s.NoGrad(func(s *tensor.Scope) error {
 			for i, w := range m.cfg.Weights() {
@@ -60,7 +60,7 @@ func (m *Model) Replace(ctx context.Context, src WeightSource) error {
 	})
 }
 
-// replace reads one weight into its tensor t, or packs it anew.
+// replace reads one weight into its tensor t, or packs the new one.
 func (m *Model) replace(s *tensor.Scope, src WeightSource, name string, w architecture.Weight, t *tensor.Tensor) error {
 	old := m.packed[t]
 	if old == nil {

@@ -491,7 +491,7 @@ func TestBadInputOfOfflineVerbs(t *testing.T) {
 		{"a missing shard", changed(func(dir string) {
 			remove(t, filepath.Join(dir, "model.safetensors"))
 			write(t, filepath.Join(dir, "model.safetensors.index.json"), `{"weight_map":{"a":"model-00001-of-00002.safetensors"}}`)
-		}), first, "names shard model-00001-of-00002.safetensors, which is not there", 0},
+		}), first, "names shard model-00001-of-00002.safetensors, which does not exist", 0},
 		{"a small vocabulary", changed(func(dir string) {
 			edit(t, filepath.Join(dir, "config.json"), `"vocab_size": 380`, `"vocab_size": 300`)
 		}), first, "they do not belong together", 0},

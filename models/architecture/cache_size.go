@@ -4,9 +4,9 @@ import "github.com/ldalign/ldalign/models/safetensors"
 
 // CacheSize is the size of a cache of keys and values.
 type CacheSize struct {
-	Slots  int // rows at the same time
-	Length int // positions of a row
-	Burst  int // tokens of one row in one step, at most
+	Slots  int // the most rows at the same time
+	Length int // the most positions of a row
+	Burst  int // the most tokens of one row in one step
 }
 
 // Columns is how many positions a layer of the configuration holds for each row.
@@ -30,6 +30,6 @@ func (c Config) CacheBytes(dtype safetensors.DType, size CacheSize) int64 {
 	for layer := range c.Layers {
 		numbers += up(size.Columns(c, layer), cacheColumns) * (int64(c.HeadDim) + up(c.HeadDim, cacheWidth))
 	}
-	// Two slots more: one for the tokens that fill up a step, one that the kernels read a little of.
+	// Two more slots: one for the tokens that fill up a step, one because the kernels read a little past the last slot.
 	return numbers * int64(size.Slots+2) * int64(c.KVHeads) * dtype.Size()
 }

@@ -6,11 +6,10 @@ import (
 	"math"
 )
 
-// ErrConfig means a config.json that cannot be read, that contradicts itself, or that asks for something which would
-// change the numbers and is not supported.
+// ErrConfig means a config.json that cannot be read, contradicts itself, or needs a computation that is not supported.
 var ErrConfig = errors.New("models: config")
 
-// Config describes a model: one type for all families.
+// Config describes a language model of any family.
 type Config struct {
 	Family string
 	Vocab  int // V
@@ -25,22 +24,22 @@ type Config struct {
 	Intermediate int
 	// MaxPositions is the greatest length of a sequence.
 	MaxPositions int
-	// SlidingWindow is how many positions a local layer attends to, the token's own among them; 0: there are no local
-	// layers. Not of Llama and GPT-2.
+	// SlidingWindow is how many positions a local layer attends to, including the token's own; 0 if there are no local
+	// layers. Llama and GPT-2 have none.
 	SlidingWindow int
-	// LocalLayers says of each layer whether it is local; nil: all are, when there is a SlidingWindow.
+	// LocalLayers says of each layer whether it is local. nil means that all are, if there is a SlidingWindow.
 	LocalLayers []bool
 	// NormEps is the epsilon of RMSNorm or LayerNorm. 0 means 1e-5.
 	NormEps float64
-	// RopeTheta is the base of the rotary embedding's wavelengths. 0 means 10000. Not of GPT-2.
+	// RopeTheta is the base of the rotary embedding's wavelengths. 0 means 10000. GPT-2 has none.
 	RopeTheta float64
 	// RopeScaling stretches the wavelengths.
 	RopeScaling RopeScaling
-	// LocalRopeTheta is the RopeTheta of Gemma 3's local layers, which are not stretched. 0 means 10000 there.
+	// LocalRopeTheta is the RopeTheta of Gemma 3's local layers, whose wavelengths are not stretched. 0 means 10000.
 	LocalRopeTheta float64
-	// QueryScalar is what the square root of divides Gemma 3's attention scores. 0 means HeadDim, as in all other families.
+	// QueryScalar is the number whose square root divides Gemma 3's attention scores. 0 means HeadDim, as in other families.
 	QueryScalar float64
-	// AttentionBias says that all projections of attention have biases. Qwen2's of query, key and value always have.
+	// AttentionBias says that all projections of attention have biases. Those of query, key and value always have in Qwen2.
 	AttentionBias bool
 	// ForwardBias says that Llama's feed-forward layers have biases.
 	ForwardBias bool
@@ -56,15 +55,15 @@ type Config struct {
 
 // The kinds of RopeScaling.
 const (
-	LinearRope = "linear" // all wavelengths are Factor times as long
-	Llama3Rope = "llama3" // the long ones are
+	LinearRope = "linear" // stretches all wavelengths
+	Llama3Rope = "llama3" // stretches long wavelengths
 )
 
-// RopeScaling stretches the wavelengths of the rotary embedding, so that a model goes on beyond the positions that it was
+// RopeScaling stretches the wavelengths of the rotary embedding, so that a model works beyond the positions that it was
 // first trained on.
 type RopeScaling struct {
 	Kind   string  // "" (none), LinearRope or Llama3Rope
-	Factor float64 // how many times as long
+	Factor float64 // of the stretched wavelengths
 	// Of Llama3Rope: a wavelength above Original/LowFreq is stretched, one below Original/HighFreq is not, and those in
 	// between are stretched by degrees.
 	LowFreq, HighFreq float64
@@ -95,8 +94,8 @@ func (c Config) AttentionScale() float64 {
 	return 1 / math.Sqrt(float64(c.HeadDim))
 }
 
-// The greatest sizes that a configuration may have: more than any model's, and so little that what is counted and named
-// by them costs nothing.
+// The greatest sizes that a configuration may have: larger than those of any model, and small enough that listing the
+// weights costs nothing.
 const (
 	maxLayers     = 1 << 12
 	maxSize       = 1 << 24

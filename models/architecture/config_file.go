@@ -13,8 +13,8 @@ import (
 // maxConfig bounds how much of a config.json is read.
 const maxConfig = 1 << 20
 
-// ReadConfig reads config.json from a Hugging Face folder. Keys that do not change the numbers are ignored; a value
-// that would change them and is not supported is refused. Errors wrap ErrConfig or fs.ErrNotExist.
+// ReadConfig reads config.json from a Hugging Face folder. It ignores keys that do not change what the model computes, and
+// refuses values that change it and are not supported. Errors wrap ErrConfig or fs.ErrNotExist.
 func ReadConfig(folder fs.FS) (Config, error) {
 	file, err := folder.Open("config.json")
 	if errors.Is(err, fs.ErrNotExist) {
@@ -75,7 +75,7 @@ func ParseConfig(data []byte) (Config, error) {
 	return c, c.Validate()
 }
 
-// JSON is the model's config.json, as transformers opens it.
+// JSON is the model's config.json, for transformers to open.
 func (c Config) JSON() ([]byte, error) {
 	c = c.WithDefaults()
 	if err := c.Validate(); err != nil {

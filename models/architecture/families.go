@@ -14,7 +14,7 @@ func families() []family {
 // Traits are those of the configuration's family.
 func (c Config) Traits() Traits { return c.family().Traits }
 
-// family is the row of the configuration's family; that of no family where there is none, as Validate tells.
+// family is the row of the configuration's family, or an empty one if there is no such family; Validate reports that.
 func (c Config) family() family {
 	for _, f := range families() {
 		if f.name == c.Family {
@@ -24,7 +24,7 @@ func (c Config) family() family {
 	return family{}
 }
 
-// lookup finds the family of a model_type, and says whether it is that of the family's wrapper.
+// lookup finds the family of a model_type, and tells whether the model_type is that of the family's wrapper.
 func lookup(modelType string) (f family, wrapped bool, err error) {
 	for _, f := range families() {
 		if f.name == modelType {
@@ -37,7 +37,7 @@ func lookup(modelType string) (f family, wrapped bool, err error) {
 	return family{}, false, errFamily(modelType)
 }
 
-// errFamily is of a model_type that is not supported.
+// errFamily is the error for a model_type that is not supported.
 func errFamily(modelType string) error {
 	var names, wrappers []string
 	for _, f := range families() {
@@ -46,5 +46,6 @@ func errFamily(modelType string) error {
 			wrappers = append(wrappers, f.wrapper.name)
 		}
 	}
-	return fmt.Errorf("%w: model_type is %q, supported are %s", ErrConfig, modelType, strings.Join(slices.Concat(names, wrappers), ", "))
+	supported := strings.Join(slices.Concat(names, wrappers), ", ")
+	return fmt.Errorf("%w: model_type is %q, supported are %s", ErrConfig, modelType, supported)
 }

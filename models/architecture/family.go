@@ -1,38 +1,38 @@
 package architecture
 
-// family is what is known about a family.
+// family describes a family.
 type family struct {
 	name  string // model_type in config.json, and Config.Family
 	class string // the class that transformers opens for it
 	Traits
-	// options are the settings that a configuration may have beside those of all families.
+	// options are the settings that a configuration may have in addition to those of all families.
 	options options
 	format  format
 	weights func(c Config, t Traits) []Weight
-	// rename gives the name in today's files of a tensor in a file, "" for a tensor that is no weight; nil changes no name.
+	// rename gives the current name of a tensor in a file, or "" for a tensor that is no weight; nil changes no name.
 	rename func(name string) string
-	// wrapper is a model that contains one of this family; nil for none.
+	// wrapper is a kind of model that contains one of this family; nil for none.
 	wrapper *wrapper
 }
 
-// Network says which computation a family has.
+// Network is a computation that families share.
 type Network int
 
-// The computations.
+// The networks.
 const (
 	RotaryNetwork Network = iota // Llama's: RMSNorm, rotary positions, gated feed-forward layers
 	GPT2Network                  // GPT-2's: LayerNorm, learned positions, biases everywhere
 )
 
-// Traits are what a family computes, beside the sizes and settings of a Config. Those after Network are of RotaryNetwork: what
-// is not set is as in Llama.
+// Traits are what a family computes, apart from the sizes and settings in a Config. All but Network concern RotaryNetwork;
+// their zero values are Llama's.
 type Traits struct {
 	Network Network
 	// QueryKeyValueBias says that the projections to query, key and value always have biases.
 	QueryKeyValueBias bool
 	// HeadNorms says that the heads of query and key are normalised.
 	HeadNorms bool
-	// OutputNorms says that the outputs of attention and of feed-forward layers are normalised, too.
+	// OutputNorms says that the outputs of attention and of feed-forward layers are normalised as well.
 	OutputNorms bool
 	// NormOffset is added to the weights of norms: Gemma stores them around 0.
 	NormOffset float64
@@ -40,7 +40,7 @@ type Traits struct {
 	ScaledEmbeddings bool
 	// GELU says that feed-forward layers are gated by GELU, in its form by tanh, instead of SiLU.
 	GELU bool
-	// LocalRope says that local layers have a rotary embedding of their own, see Config.LocalRopeTheta.
+	// LocalRope says that local layers have their own rotary embedding, see Config.LocalRopeTheta.
 	LocalRope bool
 }
 
@@ -53,9 +53,9 @@ type options struct {
 	queryScalar   bool
 }
 
-// format reads and writes config.json of a family.
+// format reads and writes a family's config.json.
 type format interface {
-	// parse gives a Config whose defaults need not be filled in.
+	// parse reads a Config. It need not fill in defaults.
 	parse(f family, data []byte) (Config, error)
 	// file is the content of config.json, for encoding/json.
 	file(f family, c Config) (any, error)

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// Gemma3 is the text model of Gemma 3: local and global layers with a rotary embedding each, and norms in front of a layer and
-// behind it.
+// Gemma3 is the text model of Gemma 3: local and global layers, each kind with its own rotary embedding, and norms before
+// and after a layer.
 const Gemma3 = "gemma3_text"
 
 func gemma3() family {
@@ -29,7 +29,7 @@ func gemma3() family {
 	}
 }
 
-// gemma3Defaults are the values for absent keys. Gemma 3 writes only what differs from them, sizes too.
+// gemma3Defaults sets the values for absent keys. Gemma 3 writes only what differs from them, even of sizes.
 func gemma3Defaults(f *rotaryFile) {
 	yes := true
 	f.Vocab, f.Hidden, f.Layers, f.Heads, f.KVHeads, f.HeadDim = 262208, 2304, 26, 8, 4, 256
@@ -37,7 +37,7 @@ func gemma3Defaults(f *rotaryFile) {
 	f.GELUActivation, f.TieEmbeddings = "gelu_pytorch_tanh", &yes
 }
 
-// gemma3Local tells whether a layer is local, where layer_types does not say it.
+// gemma3Local tells whether a layer is local, if there are no layer_types.
 func gemma3Local(f windowKeys, _, layer int) (bool, error) {
 	n := or(f.Pattern, 6)
 	if n < 1 {
@@ -46,7 +46,7 @@ func gemma3Local(f windowKeys, _, layer int) (bool, error) {
 	return (layer+1)%n != 0, nil
 }
 
-// gemma3Window are Gemma 3's keys. transformers wants a window, local layers or not.
+// gemma3Window are Gemma 3's keys. transformers expects a window even without local layers.
 func (c Config) gemma3Window() windowKeys {
 	f := c.slidingWindow()
 	if c.SlidingWindow == 0 {
@@ -72,8 +72,7 @@ func gemma3Rename(name string) string {
 	return name
 }
 
-// parseGemma3Text reads the text model out of a configuration that has a part for images as well: its text_config. The special
-// tokens may stand beside it.
+// parseGemma3Text reads the text model from the text_config of a model with images. The special tokens may be beside it.
 func parseGemma3Text(f family, head configHead, data []byte) (Config, error) {
 	if !isSet(head.Text) {
 		return Config{}, fmt.Errorf("%w: text_config is missing", ErrConfig)

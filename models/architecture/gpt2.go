@@ -18,7 +18,7 @@ func gpt2() family {
 	}
 }
 
-// gpt2Rename drops the attention masks of older files, and puts "transformer." in front of their names.
+// gpt2Rename drops the attention masks of older files, and adds the "transformer." that their names lack.
 func gpt2Rename(name string) string {
 	switch {
 	case strings.HasSuffix(name, ".attn.bias"), strings.HasSuffix(name, ".attn.masked_bias"):

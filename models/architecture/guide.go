@@ -27,13 +27,13 @@ const (
 // How the decoder gets the latent.
 const (
 	InjectPrefix    = "prefix"    // PrefixTokens input embeddings in front of the prompt
-	InjectMemory    = "memory"    // one vector a layer, as a key and as its value (models.PackingOptions)
+	InjectMemory    = "memory"    // one vector for each layer, both a key and its value (models.PackingOptions)
 	InjectEmbedding = "embedding" // one vector, added to the embedding of every token
 )
 
 // How a row's reconstruction loss adds up.
 const (
-	ReduceMean = "mean" // mean over the response's tokens: rows weigh the same whatever their length
+	ReduceMean = "mean" // mean over the response's tokens, so that rows of all lengths weigh the same
 	ReduceSum  = "sum"  // sum, as equation (2) is written
 )
 
@@ -43,9 +43,9 @@ const (
 	GuideDecoderPrefix = "decoder."
 )
 
-// The names of a guide's own weights. The latent is a linear layer, H of the encoder -> K; pooling is the w of PoolAttention;
-// prefix is a linear layer K -> P·H of the decoder, memory one K -> Layers·KVHeads·D and embedding one K -> H, both without a
-// bias; the hidden token, [H of the decoder], stands for a token that word dropout hides.
+// The names of a guide's own weights. The latent is a linear layer, H of the encoder -> K; pooling is the w of
+// PoolAttention; prefix is a linear layer K -> P·H of the decoder, memory one K -> Layers·KVHeads·D and embedding one K ->
+// H, both without a bias; the hidden token, [H of the decoder], stands for a token that word dropout hides.
 const (
 	GuideLatent      = "latent"
 	GuidePrefix      = "prefix"
@@ -108,9 +108,9 @@ type Guide struct {
 	Encoder, Decoder Config
 }
 
-// PlanGuide describes the guide of a policy. Encoder and decoder are each named as in a run spec: "policy" has the policy's
-// configuration; "scratch:N" has N layers, of the encoder like the policy's, of the decoder like the encoder's; anything else
-// is a Hugging Face folder. Errors name the key of the spec, guide.encoder or guide.decoder.
+// PlanGuide describes the guide that a run spec makes for a policy. Encoder and decoder are named as in the spec: "policy"
+// has the policy's configuration; "scratch:N" has N layers, like the policy's for the encoder and like the encoder's for the
+// decoder; anything else is a Hugging Face folder. Errors name the key of the spec, guide.encoder or guide.decoder.
 func PlanGuide(policy Config, encoder, decoder string, config GuideConfig) (g Guide, err error) {
 	g.Config = config
 	if g.Encoder, err = guidePart(encoder, policy, policy); err != nil {
@@ -134,7 +134,7 @@ func guidePart(from string, policy, like Config) (Config, error) {
 			return like, fmt.Errorf("%q: the number of layers must be at least 1", from)
 		}
 		like.Layers = n
-		if like.LocalLayers != nil { // a few layers have no pattern of local and global ones: each attends to all positions
+		if like.LocalLayers != nil { // N layers do not have the pattern of local layers, so all attend to all positions
 			like.SlidingWindow, like.LocalLayers = 0, nil
 		}
 		return like, nil

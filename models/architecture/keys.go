@@ -6,7 +6,7 @@ import (
 	"math"
 )
 
-// configHead are the keys that say how the others are to be read.
+// configHead has the keys that decide how to read the others.
 type configHead struct {
 	ModelType     string          `json:"model_type"`
 	Architectures []string        `json:"architectures"`
@@ -14,7 +14,7 @@ type configHead struct {
 	Text          json.RawMessage `json:"text_config"`
 }
 
-// isSet tells whether a key is there and not null.
+// isSet tells whether a key is present and not null.
 func isSet(value json.RawMessage) bool { return len(value) > 0 && !bytes.Equal(value, null) }
 
 // tokens is a token id or a list of them, as eos_token_id is.
@@ -56,7 +56,7 @@ const (
 	globalLayer = "full_attention"
 )
 
-// common are the keys of all families, as they are written.
+// common has the keys that all families have.
 type common struct {
 	Architectures    []string `json:"architectures"`
 	ModelType        string   `json:"model_type"`
@@ -69,7 +69,7 @@ type common struct {
 	TorchDType       string   `json:"torch_dtype"`
 }
 
-// common are the keys of a configuration; class is that of its family.
+// common gives the keys of a configuration; class is that of its family.
 func (c Config) common(class string) common {
 	return common{
 		Architectures: []string{class}, ModelType: c.Family, Vocab: c.Vocab,
@@ -78,7 +78,7 @@ func (c Config) common(class string) common {
 	}
 }
 
-// null is the value of a key that is there and says nothing.
+// null is the JSON value.
 var null = json.RawMessage("null")
 
 // or is *p, or d where the key is absent.

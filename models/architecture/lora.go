@@ -18,8 +18,7 @@ import (
 	"github.com/ldalign/ldalign/models/safetensors"
 )
 
-// ErrAdapter means an adapter that cannot be read, that asks for something which would change the numbers and is not
-// supported, or that was made for another model.
+// ErrAdapter means an adapter that cannot be read, needs a computation that is not supported, or was made for another model.
 var ErrAdapter = errors.New("models: adapter")
 
 // The files of an adapter, as PEFT names them.
@@ -28,7 +27,7 @@ const (
 	AdapterWeightsFile = "adapter_model.safetensors"
 )
 
-// adapterPrefix stands before a layer's name in PEFT's files.
+// adapterPrefix precedes a layer's name in PEFT's files.
 const adapterPrefix = "base_model.model."
 
 // AllLinear as a pattern of LoRA.Targets is every linear layer except the output head.
@@ -37,8 +36,8 @@ const AllLinear = "all-linear"
 // maxRank bounds what a configuration can make AddAdapter allocate.
 const maxRank = 1 << 16
 
-// LoRA describes a low-rank adapter (Hu et al. 2021): to the output W·x of a chosen linear layer it adds s·B·A·x, with
-// A [r, In], B [Out, r] and s = α/r, or s = α/√r (Kalajdzievski 2023). What it means is what PEFT's LoraConfig means.
+// LoRA describes a low-rank adapter (Hu et al. 2021): to the output W·x of a chosen linear layer it adds s·B·A·x, with A [r,
+// In], B [Out, r] and s = α/r, or s = α/√r (Kalajdzievski 2023). Its fields mean what those of PEFT's LoraConfig mean.
 type LoRA struct {
 	Rank  int     // r
 	Alpha float64 // α
@@ -48,31 +47,31 @@ type LoRA struct {
 	Targets Modules
 	// Exclude are layers that get none, although they are targets.
 	Exclude Modules
-	// Layers, unless empty, are the numbers of the blocks to which Targets is confined. Only with Targets.Names.
+	// Layers, unless empty, confines Targets to the blocks of these numbers. It needs Targets.Names.
 	Layers []int
-	// Ranks and Alphas are other values of r and α for some layers: the first pattern that fits counts.
+	// Ranks and Alphas are other values of r and α for some layers. The first pattern that matches counts.
 	Ranks  []RankPattern
 	Alphas []AlphaPattern
-	// Dropout is kept for PEFT, and never applied here: the policy and the reference must be the same function.
+	// Dropout is kept for PEFT, and never applied: the policy and the reference must be the same function.
 	Dropout float64
 }
 
 // Modules names linear layers as they are called in the Hugging Face model: model.layers.0.self_attn.q_proj.
 type Modules struct {
-	// Names are whole names or what stands behind a dot in them: q_proj, self_attn.q_proj.
+	// Names are whole names or their ends after a dot: q_proj, self_attn.q_proj.
 	Names []string
-	// Pattern, where there are no Names, is a regular expression that a whole name must match (Go's syntax: PEFT's
-	// look-around is refused), or AllLinear.
+	// Pattern, used without Names, is AllLinear or a regular expression that a whole name must match. It has Go's syntax, which
+	// lacks look-around.
 	Pattern string
 }
 
-// RankPattern is the rank of layers whose name, or what stands behind a dot in it, matches a regular expression.
+// RankPattern is the rank of layers whose name, or its end after a dot, matches a regular expression.
 type RankPattern struct {
 	Pattern string
 	Rank    int
 }
 
-// AlphaPattern is the α of layers whose name, or what stands behind a dot in it, matches a regular expression.
+// AlphaPattern is the α of layers whose name, or its end after a dot, matches a regular expression.
 type AlphaPattern struct {
 	Pattern string
 	Alpha   float64
@@ -87,7 +86,7 @@ func (l LoRA) Validate() error {
 // chooser is a LoRA whose patterns are compiled.
 type chooser struct {
 	LoRA
-	targets, exclude *regexp.Regexp // nil for names
+	targets, exclude *regexp.Regexp // nil for Modules with Names
 	ranks, alphas    []*regexp.Regexp
 }
 
@@ -135,7 +134,7 @@ func (l LoRA) compile() (chooser, error) {
 	return c, nil
 }
 
-// compile is the regular expression of modules that have one.
+// compile compiles the regular expression of modules that have one.
 func (m Modules) compile(key string) (*regexp.Regexp, error) {
 	if len(m.Names) > 0 || m.Pattern == "" || m.allLinear() {
 		return nil, nil
@@ -147,7 +146,7 @@ func (m Modules) allLinear() bool {
 	return len(m.Names) == 0 && strings.EqualFold(m.Pattern, AllLinear)
 }
 
-// compile reads a pattern on its own first, so that none can close the brackets around it.
+// compile first compiles the pattern alone, so that it cannot close the brackets around it.
 func compile(key, before, pattern, after string) (*regexp.Regexp, error) {
 	re, err := regexp.Compile(pattern)
 	if err == nil {
@@ -184,7 +183,7 @@ func (c chooser) chooses(name string, head bool) bool {
 	return err == nil && slices.Contains(c.Layers, n)
 }
 
-// hold tells whether a name is among the modules; re is their compiled pattern.
+// hold tells whether the modules include a name; re is their compiled pattern.
 func (m Modules) hold(name string, re *regexp.Regexp) bool {
 	if re != nil {
 		return re.MatchString(name)
@@ -214,7 +213,7 @@ func (c chooser) scale(name string) float64 {
 	return alpha / r
 }
 
-// adapterFile is adapter_config.json as it is written: the keys whose defaults would be others, or that readers expect.
+// adapterFile is adapter_config.json as it is written: the keys that differ from PEFT's defaults, or that readers expect.
 type adapterFile struct {
 	Alphas    alphaPatterns `json:"alpha_pattern"`
 	Base      *string       `json:"base_model_name_or_path"`
@@ -240,17 +239,17 @@ var adapterKeys = []string{
 	"target_modules", "use_rslora",
 }
 
-// ignoredAdapterKeys change no number: they say how matrices were first filled, which base they came from (its names
-// and shapes are checked instead), how a weight is stored (known from the family), or hold a setting of something that
+// ignoredAdapterKeys do not change what an adapter computes: they say how its matrices were initialised, which base it was
+// made for (names and shapes are checked instead), how a weight is stored (the family decides), or set details of what
 // another key turns on.
 var ignoredAdapterKeys = []string{
 	"auto_mapping", "base_model_name_or_path", "eva_config", "fan_in_fan_out", "inference_mode", "megatron_core",
 	"peft_version", "qalora_group_size", "revision", "task_type",
 }
 
-// ParseLoRA reads the content of PEFT's adapter_config.json. What would change the numbers and is not supported, such
-// as use_dora or modules_to_save, is an error that names key and value; so is every unknown key that is not empty, null
-// or false. The error wraps ErrAdapter.
+// ParseLoRA reads the content of PEFT's adapter_config.json. A setting that needs an unsupported computation, such as
+// use_dora or modules_to_save, is an error that names key and value, and so is an unknown key that is not empty, null or
+// false. The error wraps ErrAdapter.
 func ParseLoRA(data []byte) (LoRA, error) {
 	var keys map[string]json.RawMessage
 	if err := json.Unmarshal(data, &keys); err != nil {
@@ -293,7 +292,7 @@ func ParseLoRA(data []byte) (LoRA, error) {
 	return l, l.Validate()
 }
 
-// supported tells whether a key with this value leaves an adapter what this package takes it for.
+// supported tells whether a key may have this value.
 func supported(key string, value json.RawMessage) bool {
 	switch key {
 	case "peft_type":
@@ -308,7 +307,7 @@ func supported(key string, value json.RawMessage) bool {
 		slices.Contains(off, string(value))
 }
 
-// short is a value of the file for a message.
+// short is a value of the file, shortened for a message.
 func short(value json.RawMessage) string {
 	const most = 60
 	var b bytes.Buffer
@@ -355,7 +354,7 @@ func (m *Modules) UnmarshalJSON(data []byte) error {
 	return json.Unmarshal(data, &m.Pattern)
 }
 
-// layerNumbers are written as a list, null for none, and may be read from a single number.
+// layerNumbers are written as a list, or null for none; a single number can be read as well.
 type layerNumbers []int
 
 func (n *layerNumbers) UnmarshalJSON(data []byte) error {
@@ -371,7 +370,7 @@ func (n *layerNumbers) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// rankPatterns and alphaPatterns are JSON objects whose order counts.
+// rankPatterns and alphaPatterns are JSON objects whose order matters.
 type (
 	rankPatterns  []RankPattern
 	alphaPatterns []AlphaPattern
@@ -415,7 +414,7 @@ func marshalOrdered[T any](list []T, entry func(T) (string, any)) ([]byte, error
 	return append(b, '}'), nil
 }
 
-// unmarshalOrdered calls add for each entry of an object, in its order; a key may stand in it once.
+// unmarshalOrdered calls add for each entry of an object, in its order. A key that occurs twice is an error.
 func unmarshalOrdered[T any](data []byte, add func(key string, value T)) error {
 	d := json.NewDecoder(bytes.NewReader(data))
 	open, err := d.Token()
@@ -433,7 +432,7 @@ func unmarshalOrdered[T any](data []byte, add func(key string, value T)) error {
 		}
 		key, _ := token.(string)
 		if seen[key] {
-			return fmt.Errorf("%q stands in it twice", key)
+			return fmt.Errorf("%q occurs twice", key)
 		}
 		seen[key] = true
 		var value T
@@ -458,8 +457,8 @@ func ReadLoRA(dir string) (LoRA, error) {
 	return cfg, nil
 }
 
-// AdapterBase is the model that the adapter_config.json of a folder names as the adapter's base: a folder (relative to the
-// working directory, as in PEFT), ORG/NAME, or ORG/NAME@REVISION. It is empty when none is named.
+// AdapterBase is the model that the adapter_config.json in a folder names as the adapter's base: a folder (relative to the
+// working directory, as in PEFT), ORG/NAME, or ORG/NAME@REVISION. It is empty if the file names none.
 func AdapterBase(dir string) (string, error) {
 	data, err := readAdapterConfig(dir)
 	if err != nil {
@@ -481,8 +480,8 @@ func AdapterBase(dir string) (string, error) {
 	return base.Name + "@" + base.Revision, nil
 }
 
-// CheckAdapter tells what models.Model.LoadAdapter would refuse of the folder's adapter for a model of this configuration, from
-// adapter_config.json and the names and shapes in adapter_model.safetensors.
+// CheckAdapter tells why models.Model.LoadAdapter would refuse the adapter in a folder for a model of this configuration. It
+// reads adapter_config.json and the names and shapes in adapter_model.safetensors.
 func CheckAdapter(dir string, cfg Config) (LoRA, error) {
 	lora, err := ReadLoRA(dir)
 	if err != nil {
@@ -526,7 +525,7 @@ type AdaptedLayer struct {
 	Scale   float64 // s
 }
 
-// Fits tells whether an adapter of the configuration finds a layer in models of c. The error wraps ErrAdapter.
+// Fits tells why the configuration chooses no layer of models of c. The error wraps ErrAdapter.
 func (l LoRA) Fits(c Config) error {
 	_, err := l.Plan(c)
 	return err
@@ -570,7 +569,7 @@ func (l AdaptedLayer) A() string { return adapterPrefix + l.Module + ".lora_A.we
 // B is the name of the second matrix, see A.
 func (l AdaptedLayer) B() string { return adapterPrefix + l.Module + ".lora_B.weight" }
 
-// Matrices lists A [R, In] and B [Out, R] of each layer. A's Std is half the width of its first values, which are uniform.
+// Matrices lists A [R, In] and B [Out, R] of each layer. A starts with uniform values between -Std and Std.
 func Matrices(layers []AdaptedLayer) []Weight {
 	var matrices []Weight
 	for _, l := range layers {

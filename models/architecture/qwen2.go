@@ -13,10 +13,10 @@ func qwen2() family {
 	}
 }
 
-// qwenWindowed tells whether a file of the Qwen families has local layers at all.
+// qwenWindowed tells whether a file of the Qwen families turns on sliding_window.
 func qwenWindowed(f windowKeys) bool { return or(f.UseWindow, false) }
 
-// qwenLocal tells whether a layer is local, where layer_types does not say it.
+// qwenLocal tells whether a layer is local, if there are no layer_types.
 func qwenLocal(f windowKeys, window, layer int) (bool, error) {
 	return window > 0 && layer >= or(f.MaxWindowLayers, 28), nil
 }

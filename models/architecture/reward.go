@@ -29,18 +29,18 @@ type Reward struct {
 	Segments     int  // rows of the segment embeddings; 0 for none
 	Absolute     bool // absolute positions are added to the embeddings
 	NormEps      float64
-	// Labels is how many numbers a sequence gets.
+	// Labels is how many outputs the model has for a sequence.
 	Labels int
 	// Relative says that relative positions take part in the attention.
 	Relative bool
-	// C2P and P2C are the terms of content to position and of position to content.
+	// C2P and P2C say that attention has the terms of content to position and of position to content.
 	C2P, P2C bool
-	// ShareKey says that the positions are projected by the tokens' projections.
+	// ShareKey says that the projections of tokens also project positions.
 	ShareKey bool
-	// Buckets is the number of buckets on each side that distances fall into, by their logarithm from Buckets/2 on; 0
-	// takes distances as they are.
+	// Buckets is the number of buckets for distances on each side; from Buckets/2 on, distances fall into them by their
+	// logarithm. 0 takes distances as they are.
 	Buckets int
-	// MaxRelative is the greatest distance told apart.
+	// MaxRelative is the greatest distance that differs from all smaller ones.
 	MaxRelative int
 	// NormRelative says that the table of relative positions is normalised.
 	NormRelative bool
@@ -57,8 +57,8 @@ func (c Reward) RelativeSpan() int {
 	return c.MaxRelative
 }
 
-// ReadReward reads config.json of a reward model from a Hugging Face folder. Keys that do not change the numbers are ignored; a
-// value that would change them and is not supported is refused. Errors wrap ErrConfig or fs.ErrNotExist.
+// ReadReward reads config.json of a reward model from a Hugging Face folder. Keys that do not change the numbers are
+// ignored; a value that would change them and is not supported is refused. Errors wrap ErrConfig or fs.ErrNotExist.
 func ReadReward(folder fs.FS) (Reward, error) {
 	data, err := fs.ReadFile(folder, "config.json")
 	if err != nil {
@@ -67,7 +67,8 @@ func ReadReward(folder fs.FS) (Reward, error) {
 	return ParseReward(data)
 }
 
-// rewardFile is config.json of a reward model. A pointer stands for a key whose absence means something else than its zero value.
+// rewardFile is config.json of a reward model. A pointer stands for a key whose absence means something else than its zero
+// value.
 type rewardFile struct {
 	ModelType     string            `json:"model_type"`
 	Architectures []string          `json:"architectures"`
@@ -89,7 +90,7 @@ type rewardFile struct {
 	Buckets       *int              `json:"position_buckets"`
 	MaxRelative   *int              `json:"max_relative_positions"`
 	NormRelative  *words            `json:"norm_rel_ebd"`
-	// What only one value of is supported.
+	// Only one value of each of these is supported.
 	Act           *string `json:"hidden_act"`
 	PoolerAct     *string `json:"pooler_hidden_act"`
 	Conv          *int    `json:"conv_kernel_size"`
@@ -98,7 +99,7 @@ type rewardFile struct {
 	HeadSize      *int    `json:"attention_head_size"`
 }
 
-// words are a list, written as one or as "a|b".
+// words are a list, written as a JSON list or as "a|b".
 type words []string
 
 func (w *words) UnmarshalJSON(data []byte) error {
@@ -155,7 +156,7 @@ func (f rewardFile) config() (Reward, error) {
 		c.MaxRelative = c.MaxPositions
 	}
 	if c.Labels = len(f.LabelNames); c.Labels == 0 {
-		c.Labels = or(f.Labels, 2) // what transformers does not write
+		c.Labels = or(f.Labels, 2) // transformers does not write the default
 	} else if f.Labels != nil && *f.Labels != c.Labels {
 		return Reward{}, fmt.Errorf("num_labels is %d, id2label has %d", *f.Labels, c.Labels)
 	}

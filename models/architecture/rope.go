@@ -7,8 +7,8 @@ import (
 	"math"
 )
 
-// ropeKeys describe the rotary embeddings. Today's files have rope_parameters, older ones the other keys; ours have both,
-// so that older programs open them too.
+// ropeKeys describe the rotary embeddings. Current files have rope_parameters, older ones the other keys. This package
+// writes both, so that older programs can read its files.
 type ropeKeys struct {
 	Theta      *float64        `json:"rope_theta,omitempty"`
 	LocalTheta *float64        `json:"rope_local_base_freq,omitempty"`
@@ -29,13 +29,13 @@ type ropeParameters struct {
 	Original      *int     `json:"original_max_position_embeddings,omitempty"`
 }
 
-// layerParameters are the rope_parameters of a family whose local layers have a rotary embedding of their own.
+// layerParameters are the rope_parameters of a family whose local layers have their own rotary embedding.
 type layerParameters struct {
 	Local  json.RawMessage `json:"sliding_attention"`
 	Global json.RawMessage `json:"full_attention"`
 }
 
-// readRope reads the parameters under a key. A key among them that is not known would change the numbers.
+// readRope reads the parameters under a key. It refuses unknown keys among them, which would change the embedding.
 func readRope(key string, data json.RawMessage) (ropeParameters, error) {
 	var kind struct {
 		Type    *string `json:"rope_type"`
@@ -69,7 +69,7 @@ func strict(data []byte, into any) error {
 	return d.Decode(into)
 }
 
-// scaling is what the parameters say about wavelengths. positions is max_position_embeddings.
+// scaling is the scaling that the parameters describe. positions is max_position_embeddings.
 func (p ropeParameters) scaling(key string, positions int) (RopeScaling, error) {
 	kind := or(p.Type, or(p.OldType, "default"))
 	given := []*float64{p.Factor, p.LowFreq, p.HighFreq}
@@ -91,8 +91,8 @@ func (p ropeParameters) scaling(key string, positions int) (RopeScaling, error) 
 	return RopeScaling{}, nil
 }
 
-// ropes fills in the rotary embeddings of c. Two keys that say different things are refused: programs would differ in
-// which one they believe.
+// ropes sets the rotary embeddings of c; ownLocal says that local layers have their own. It refuses keys that contradict
+// each other, because programs differ in which one they follow.
 func (f ropeKeys) ropes(c *Config, ownLocal bool) error {
 	named := map[string]json.RawMessage{"rope_parameters": f.Parameters, "rope_scaling": f.Scaling}
 	c.RopeTheta = 10000
@@ -135,7 +135,7 @@ func (f ropeKeys) ropes(c *Config, ownLocal bool) error {
 	return nil
 }
 
-// takeLocal takes rope_parameters apart: it leaves those of the global layers in named and returns those of the local ones.
+// takeLocal splits rope_parameters: it leaves those of global layers in named and returns those of local layers.
 func (f ropeKeys) takeLocal(named map[string]json.RawMessage) (local ropeParameters, err error) {
 	const key = "rope_parameters"
 	var kinds layerParameters
@@ -193,11 +193,11 @@ func (r RopeScaling) parameters(theta float64) (json.RawMessage, error) {
 }
 
 // Frequencies are those of the rotary embedding, [D/2] radians a position: dimension i of a head turns with i+D/2 (the
-// half-split form of Hugging Face's weights) by the angle position·RopeTheta^(-2i/D), stretched as RopeScaling says. They are
-// computed in float32 as transformers does.
+// half-split form of Hugging Face's weights) by the angle position·RopeTheta^(-2i/D), stretched as RopeScaling says. They
+// are computed in float32 as transformers does.
 func (c Config) Frequencies() []float32 { return frequencies(c.RopeTheta, c.RopeScaling, c.HeadDim) }
 
-// LocalFrequencies are the Frequencies of local layers that have a rotary embedding of their own, by LocalRopeTheta and never
+// LocalFrequencies are the Frequencies of local layers that have their own rotary embedding, by LocalRopeTheta and never
 // stretched.
 func (c Config) LocalFrequencies() []float32 {
 	return frequencies(c.LocalRopeTheta, RopeScaling{}, c.HeadDim)
@@ -211,7 +211,7 @@ func frequencies(theta float64, scaling RopeScaling, dim int) []float32 {
 	return out
 }
 
-// stretch is the frequency that the scaling makes of one.
+// stretch scales a frequency.
 func (r RopeScaling) stretch(frequency float32) float32 {
 	f, wavelength := float64(frequency), 2*math.Pi/float64(frequency)
 	switch {

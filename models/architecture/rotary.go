@@ -7,23 +7,23 @@ import (
 	"slices"
 )
 
-// rotaryFormat is config.json of the families with Llama's network, and what a family has of it.
+// rotaryFormat is the config.json of the families with Llama's network. Its fields say how a family's differs.
 type rotaryFormat struct {
-	// defaults sets the values that transformers has for absent keys, where they are not those of all; nil for none.
+	// defaults sets the values that transformers has for absent keys and that differ from those in parse; nil if none do.
 	defaults func(f *rotaryFile)
 	// optionalKVHeads says that num_key_value_heads may be absent.
 	optionalKVHeads bool
-	// noBiasKey refuses attention_bias, which other families without that option ignore.
+	// noBiasKey says that attention_bias is refused. Other families without that option ignore it.
 	noBiasKey bool
-	// windowed tells whether sliding_window counts; nil: it never does.
+	// windowed tells whether the keys turn on sliding_window; nil means never.
 	windowed func(f windowKeys) bool
-	// local tells whether a layer is local, where layer_types does not say it.
+	// local tells whether a layer is local if there are no layer_types.
 	local func(f windowKeys, window, layer int) (bool, error)
 	// windowKeys writes what windowed and local read; nil writes nothing.
 	windowKeys func(c Config) windowKeys
 }
 
-// rotaryFile is the content of config.json. A key that is absent means what it means to transformers, see rotaryFormat.defaults.
+// rotaryFile is the content of config.json. An absent key means what it means to transformers, see rotaryFormat.defaults.
 type rotaryFile struct {
 	common
 	Hidden           int      `json:"hidden_size"`
@@ -50,18 +50,18 @@ type rotaryFile struct {
 
 // windowKeys say which layers are local.
 type windowKeys struct {
-	Window json.RawMessage `json:"sliding_window,omitempty"` // null is no window
+	Window json.RawMessage `json:"sliding_window,omitempty"` // null for no window
 	// Of Qwen: the layers from MaxWindowLayers on are local.
 	UseWindow       *bool `json:"use_sliding_window,omitempty"`
 	MaxWindowLayers *int  `json:"max_window_layers,omitempty"`
-	// Of Gemma: each layer is local whose number, from 1, is no multiple of this.
+	// Of Gemma: a layer is local unless its number, from 1, is a multiple of this.
 	Pattern *int `json:"sliding_window_pattern,omitempty"`
-	// Types, if there are any, say it for each layer instead.
+	// Types, if present, give the kind of each layer instead.
 	Types []string `json:"layer_types,omitempty"`
 }
 
 func (r rotaryFormat) parse(family family, data []byte) (Config, error) {
-	// A size that transformers takes from one certain model for all is left 0, and so refused.
+	// transformers takes some sizes from one particular model by default. They stay 0 here, so Validate refuses them.
 	f := rotaryFile{NormEps: 1e-6, Activation: "silu", MaxPositions: 32768}
 	if r.defaults != nil {
 		r.defaults(&f)
@@ -89,7 +89,7 @@ func (r rotaryFormat) parse(family family, data []byte) (Config, error) {
 	return c, f.ropes(&c, family.LocalRope)
 }
 
-// supported refuses what the networks here do not compute.
+// supported refuses what the networks do not compute.
 func (r rotaryFormat) supported(family family, f rotaryFile) error {
 	refuse := func(format string, args ...any) error {
 		return fmt.Errorf("%w: %s", ErrConfig, fmt.Sprintf(format, args...))

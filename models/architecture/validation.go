@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// WithDefaults fills in the fields whose zero value stands for another one.
+// WithDefaults replaces zero values that stand for a default by the default.
 func (c Config) WithDefaults() Config {
 	if c.KVHeads == 0 {
 		c.KVHeads = c.Heads
@@ -109,7 +109,7 @@ func (c Config) Validate() error {
 	return nil
 }
 
-// size is how many numbers weights are, which may be more than an int64 holds.
+// size is the number of parameters, which may exceed an int64.
 func size(weights []Weight) float64 {
 	total := 0.0
 	for _, w := range weights {

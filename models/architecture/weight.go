@@ -21,13 +21,15 @@ type Weight struct {
 	Std, Fill float64
 	// Linear says that this is the matrix of a linear layer, the output head's among them.
 	Linear bool
-	// Head says that this is the output head's matrix. A tied head's is the matrix of the token embeddings, which is not Linear.
+	// Head says that this is the output head's matrix. A tied head's is the matrix of the token embeddings, which is not
+	// Linear.
 	Head bool
 	// InFirst says that a matrix is [In, Out], as GPT-2 stores it.
 	InFirst bool
 }
 
-// Multiplied tells whether hidden states are multiplied by the weight: a packed model packs these. Other embeddings are looked up.
+// Multiplied tells whether hidden states are multiplied by the weight: a packed model packs these. Other embeddings are
+// looked up.
 func (w Weight) Multiplied() bool { return w.Linear || w.Head }
 
 // Readable tells whether weights may have an element type in a file.
@@ -39,8 +41,8 @@ func Readable(dtype safetensors.DType) bool {
 	return false
 }
 
-// misfits tells which of the wanted weights are missing, or of another shape or type, in what was found by name, and what else is
-// there; "" when all fits.
+// misfits tells which of the wanted weights are missing, or of another shape or type, in what was found by name, and what
+// else is there; "" when all fits.
 func misfits(want []Weight, found map[string]safetensors.Info, extra []string) string {
 	var missing, wrong []string
 	for _, w := range want {

@@ -7,7 +7,8 @@ import (
 	"github.com/ldalign/ldalign/models/safetensors"
 )
 
-// Weights are the parameters of the configuration under Hugging Face's names, in their fixed order. A tied head is not among them.
+// Weights are the parameters of the configuration under Hugging Face's names, in their fixed order. A tied head is not among
+// them.
 func (c Config) Weights() []Weight {
 	f := c.family()
 	if f.weights == nil { // no family, as Validate tells
@@ -25,15 +26,15 @@ func (c Config) Tensors(dtype safetensors.DType) []safetensors.Info {
 	return infos
 }
 
-// Fits tells whether the tensors of a file are exactly the weights of the configuration. The error wraps ErrWeights and names
-// what is missing, unknown or of another shape.
+// Fits tells whether the tensors of a file are exactly the weights of the configuration. The error wraps ErrWeights and
+// names what is missing, unknown or of another shape.
 func (c Config) Fits(tensors []safetensors.Info) error {
 	_, err := c.Match(tensors)
 	return err
 }
 
-// Match finds the name in a file of every weight of the configuration, by the weight's Name: older files have other names. The
-// error is that of Fits.
+// Match finds the name in a file of every weight of the configuration, by the weight's Name: older files have other names.
+// The error is that of Fits.
 func (c Config) Match(tensors []safetensors.Info) (map[string]string, error) {
 	found, known := make(map[string]safetensors.Info), make(map[string]bool)
 	want := c.Weights()
@@ -60,8 +61,8 @@ func (c Config) Match(tensors []safetensors.Info) (map[string]string, error) {
 	return names, nil
 }
 
-// canonical is a tensor's name as transformers writes it today, or "" for one that is no weight: buffers of old files, the copy of
-// a tied head, and what the family says.
+// canonical is a tensor's name as transformers writes it today, or "" for one that is no weight: buffers of old files, the
+// copy of a tied head, and what the family says.
 func (c Config) canonical(name string) string {
 	if rename := c.family().rename; rename != nil {
 		name = rename(name)

@@ -13,8 +13,7 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// Encoder is phi of a trained guide, which the encoder stage needs and nothing else of it. Its model is packed where models
-// are.
+// Encoder is phi of a trained guide, the only part that the encoder stage needs. Its model is packed wherever models can be.
 type Encoder struct {
 	cfg       architecture.GuideConfig
 	model     *models.Model
@@ -23,7 +22,7 @@ type Encoder struct {
 	latent, bias, pooling []float32
 }
 
-// LoadEncoder reads the encoder of a guide's folder. Errors are those of LoadWeights, and name the file.
+// LoadEncoder reads the encoder from a guide's folder. Errors are those of LoadWeights, and name the file.
 func LoadEncoder(ctx context.Context, eng *tensor.Engine, folder string) (*Encoder, error) {
 	e, err := loadEncoder(ctx, eng, folder)
 	if err != nil {
@@ -79,7 +78,7 @@ func (e *Encoder) MaxLength() int { return e.maxLength }
 // Close frees the encoder. It may be called after the engine was closed.
 func (e *Encoder) Close(ctx context.Context) error { return e.model.Close(ctx) }
 
-// Latents is h = phi(x, y) of each row, [K], in the order of rows. Every row must have a response. A row's numbers depend on
+// Latents is h = phi(x, y) of each row, [K], in the order of rows. Every row must have a response. A row's latent depends on
 // that row alone, to the last bit.
 func (e *Encoder) Latents(ctx context.Context, rows []models.Sequence) ([][]float32, error) {
 	ids := make([][]int64, len(rows))
@@ -112,7 +111,7 @@ func (e *Encoder) Latents(ctx context.Context, rows []models.Sequence) ([][]floa
 	return latents, nil
 }
 
-// pool makes one vector of the hidden states of a response, [n·width] -> [width].
+// pool combines the hidden states of a response into one vector, [n·width] -> [width].
 func (e *Encoder) pool(states []float32, width int) []float64 {
 	n := len(states) / width
 	shares := make([]float64, n)
@@ -147,7 +146,7 @@ func (e *Encoder) pool(states []float32, width int) []float64 {
 	return pooled
 }
 
-// project is the latent layer.
+// project applies the latent layer.
 func (e *Encoder) project(pooled []float64) []float32 {
 	latent, width := make([]float32, e.cfg.LatentDim), len(pooled)
 	for k := range latent {

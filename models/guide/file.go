@@ -84,11 +84,11 @@ func (g *Guide) replace(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	ctx = context.WithoutCancel(ctx) // the rest fits: no half of it
+	ctx = context.WithoutCancel(ctx) // the rest fits; do not stop halfway
 	return errors.Join(g.encoder.Replace(ctx, encoder), g.decoder.Replace(ctx, decoder))
 }
 
-// part is the tensors of a file whose names begin with a prefix, without it.
+// part is the tensors of a file whose names begin with a prefix, under their names without it.
 type part struct {
 	file   *safetensors.File
 	prefix string
@@ -107,5 +107,5 @@ func (p part) Tensors() []safetensors.Info {
 
 func (p part) Tensor(name string) (safetensors.Tensor, error) { return p.file.Tensor(p.prefix + name) }
 
-// Release is File.Release, without which the whole file would be in memory beside the models that are read from it.
+// Release calls File.Release. Without it the whole file would stay in memory beside the models that are read from it.
 func (p part) Release(name string) { p.file.Release(p.prefix + name) }

@@ -2,13 +2,13 @@
 // with a response y and gives a latent h; the decoder psi reconstructs y from x and h. Distances between latents then
 // say how far a sampled response is from the human one.
 //
-// Encoder and decoder are language models of any family. The encoder's last hidden states are pooled over the response
-// (a causal encoder's prompt positions have not seen it) and mapped to [K]. The decoder sees h in one of three ways: as a
-// soft prefix, h mapped to a few input embeddings in front of the prompt; as a memory, h mapped to one more key and value in
-// every layer; or added to every token's embedding. It sees the response's earlier tokens too, so it could ignore h; hiding
-// some of them (word dropout) makes it need h, and ShuffledLoss tells whether it does.
+// Encoder and decoder are language models of any family. The encoder's last hidden states are pooled over the response (a
+// causal encoder's prompt positions have not seen it) and mapped to [K]. The decoder sees h in one of three ways: as a soft
+// prefix, h mapped to a few input embeddings in front of the prompt; as a memory, h mapped to one more key and value in
+// every layer; or added to every token's embedding. It also sees the response's earlier tokens, so it could ignore h. Hiding
+// some of them (word dropout) makes it need h, and ShuffledLoss shows whether it uses h.
 //
-// A Guide is what is trained; an Encoder is the half of a trained one that the encoder stage needs.
+// A Guide is trained; an Encoder is the half of a trained guide that the encoder stage needs.
 package guide
 
 import (
@@ -46,8 +46,8 @@ func (g *Guide) apply(name string, x *tensor.Tensor) *tensor.Tensor {
 	return x.Linear(g.weight(name+".weight"), g.weight(name+".bias"))
 }
 
-// New makes a guide whose projections between the models are random: a function of the seed. Both models must live on
-// one engine; with success they belong to the guide, which closes them.
+// New makes a guide whose projections between the models are random, a function of the seed. Both models must live on one
+// engine. Once New succeeds they belong to the guide, which closes them.
 func New(ctx context.Context, encoder, decoder *models.Model, cfg architecture.GuideConfig, seed uint64) (*Guide, error) {
 	switch {
 	case encoder == decoder:
@@ -55,7 +55,8 @@ func New(ctx context.Context, encoder, decoder *models.Model, cfg architecture.G
 	case encoder.Engine() != decoder.Engine():
 		return nil, fmt.Errorf("%w: encoder and decoder live on different engines", architecture.ErrGuide)
 	case encoder.DType() != decoder.DType():
-		return nil, fmt.Errorf("%w: the encoder computes in %v, the decoder in %v", architecture.ErrGuide, encoder.DType(), decoder.DType())
+		return nil, fmt.Errorf("%w: the encoder computes in %v, the decoder in %v",
+			architecture.ErrGuide, encoder.DType(), decoder.DType())
 	}
 	described := architecture.Guide{Config: cfg, Encoder: encoder.Config(), Decoder: decoder.Config()}
 	if err := described.Validate(); err != nil {
@@ -66,9 +67,10 @@ func New(ctx context.Context, encoder, decoder *models.Model, cfg architecture.G
 		own := map[string]*tensor.Tensor{}
 		for _, w := range g.cfg.Own() {
 			switch w.Name {
-			case architecture.GuideLatent + ".weight": // latents of the hidden states' own scale
+			case architecture.GuideLatent + ".weight": // latents have the scale of hidden states
 				own[w.Name] = models.Normal(s, seed, w.Name, 1/math.Sqrt(float64(encoder.Config().Hidden)), w.Shape...)
-			case architecture.GuidePrefix + ".weight", architecture.GuideMemory, architecture.GuideEmbedding, architecture.GuideHiddenToken: // of the size of the decoder's own embeddings
+			case architecture.GuidePrefix + ".weight", architecture.GuideMemory, architecture.GuideEmbedding,
+				architecture.GuideHiddenToken: // of the size of the decoder's embeddings
 				own[w.Name] = models.Normal(s, seed, w.Name, decoder.Config().InitializerRange, w.Shape...)
 			default:
 				own[w.Name] = s.Zeros(tensor.Float32, w.Shape...)
@@ -142,8 +144,8 @@ func (g *Guide) Close(ctx context.Context) error {
 	return errors.Join(err, g.encoder.Close(ctx), g.decoder.Close(ctx))
 }
 
-// Encode is h = phi(x, y) of each row -> [len(rows), K]. Every row must have a response. What a row gets in its last bits
-// depends on the others, as in models.PackedBatch; that of Encoder.Latents does not.
+// Encode is h = phi(x, y) of each row -> [len(rows), K]. Every row must have a response. The last bits of a row's latent
+// depend on the other rows, as in models.PackedBatch; those of Encoder.Latents do not.
 func (g *Guide) Encode(s *tensor.Scope, rows []models.Sequence, how models.Compute) *tensor.Tensor {
 	batch, err := g.encoder.PackBatch(rows, models.PackingOptions{Compute: how, Share: true, Whole: true})
 	for i, row := range rows {
@@ -182,8 +184,8 @@ func noResponse(row int) error {
 	return fmt.Errorf("%w: row %d has no response to encode", models.ErrSequence, row)
 }
 
-// attention are the weights of PoolAttention, a softmax over the states of each row: h [N, H], of the rows [N], which are below
-// count -> [N, 1].
+// attention is the weight of each hidden state by PoolAttention, a softmax over the states of each row: h [N, H], whose rows
+// are rows [N], each below count -> [N, 1].
 func (g *Guide) attention(s *tensor.Scope, h *tensor.Tensor, rows []int64, count int) *tensor.Tensor {
 	energies := h.Mul(g.weight(architecture.GuidePooling)).SumDims(true, 1).Gelu()
 	most := make([]float64, count)
@@ -264,7 +266,7 @@ func (g *Guide) dropped(rows []models.Sequence, batch *models.PackedBatch, seeds
 
 // Loss is the reconstruction loss of each row by its own latent, with word dropout -> [len(rows)]. Equation (2) is the
 // mean over pairs of the sum of the losses of (x, y) and (x, y'): give both as rows. Row i draws its dropout from seed
-// and i. Its gradients are those that Backward adds, see models.PackedBatch.
+// and i. Backward adds its gradients to the weights, see models.PackedBatch.
 func (g *Guide) Loss(s *tensor.Scope, rows []models.Sequence, seed uint64, how models.Compute) *tensor.Tensor {
 	drop := make([]uint64, len(rows))
 	for i := range drop {
@@ -273,9 +275,9 @@ func (g *Guide) Loss(s *tensor.Scope, rows []models.Sequence, seed uint64, how m
 	return g.Reconstruct(s, rows, g.Encode(s, rows, how), drop, how)
 }
 
-// ShuffledLoss tells whether the decoder uses the latents [len(rows), K], those of the rows: the reconstruction loss of each
-// row by its own latent and by that of the next row (the last takes the first's), without word dropout -> [len(rows)]
-// twice. With one row both are equal. No difference means that the guide's distances mean nothing.
+// ShuffledLoss shows whether the decoder uses the latents of rows, [len(rows), K]. It gives the reconstruction loss of each
+// row by its own latent and by that of the next row (the last takes the first's), without word dropout -> [len(rows)] twice.
+// With one row both are equal. If they do not differ, the guide's distances mean nothing.
 func (g *Guide) ShuffledLoss(
 	s *tensor.Scope, rows []models.Sequence, latents *tensor.Tensor, how models.Compute,
 ) (own, shuffled *tensor.Tensor) {

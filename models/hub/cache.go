@@ -18,7 +18,7 @@ import (
 const (
 	dirMode  = 0o750
 	fileMode = 0o600
-	polling  = 200 * time.Millisecond // between looks whether another process still fetches a file
+	polling  = 200 * time.Millisecond // between checks whether another process still fetches a file
 )
 
 // cache is the folder of one repository (see the package).
@@ -81,7 +81,7 @@ func replace(path string, write func(temporary string) error) error {
 	return nil
 }
 
-// has says whether a whole file is there.
+// has tells whether a complete file is there.
 func (c cache) has(f remote) bool {
 	info, err := os.Stat(c.blob(f.digest))
 	return err == nil && info.Size() == f.size
@@ -122,7 +122,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// complete says what a snapshot lacks to be loaded. (Python may have fetched a part of it.)
+// complete tells what a snapshot lacks to be loaded. (Python may have fetched a part of it.)
 func complete(dir string) error {
 	exists := func(names ...string) bool {
 		return slices.ContainsFunc(names, func(name string) bool {

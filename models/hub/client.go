@@ -35,7 +35,7 @@ type remote struct {
 
 var digest = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
 
-// transient marks what may go away by itself.
+// transient marks an error that may go away by itself.
 type transient struct{ error }
 
 func (t transient) Unwrap() error { return t.error }
@@ -72,7 +72,7 @@ func (c *client) ask(ctx context.Context, method, address string, from int64) (*
 	return nil, c.refusal(resp)
 }
 
-// refusal says what a status means.
+// refusal tells what a status means.
 func (c *client) refusal(resp *http.Response) error {
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxMessage)) // the status says enough without it
 	message := resp.Header.Get("X-Error-Message")
@@ -90,7 +90,7 @@ func (c *client) refusal(resp *http.Response) error {
 	said := fmt.Errorf("%s answered %s: %s", resp.Request.URL.Redacted(), resp.Status, message)
 	switch status := resp.StatusCode; {
 	case code == "GatedRepo":
-		return fmt.Errorf("%w: its owner asks for terms to be accepted: do so on its page, and set HF_TOKEN (%s): %w",
+		return fmt.Errorf("%w: accept its terms on its page, and set HF_TOKEN (%s): %w",
 			ErrGated, sent, said)
 	case code == "RevisionNotFound":
 		return fmt.Errorf("%w: there is no such revision: %w", ErrNotFound, said)
@@ -104,8 +104,8 @@ func (c *client) refusal(resp *http.Response) error {
 	return fmt.Errorf("%w: %w", ErrProtocol, said)
 }
 
-// commitFiles resolves a revision to a commit, and lists its files. What the answer does not say of a file (some
-// mirrors leave it out) is asked for by wants.
+// commitFiles resolves a revision to a commit, and lists its files. Size and digest of
+// the wanted files that the answer does not give (some mirrors leave them out) are requested one by one.
 func (c *client) commitFiles(ctx context.Context, id, rev string, wanted func([]string) []string,
 ) (sha string, files []remote, err error) {
 	address := fmt.Sprintf("%s/api/models/%s/revision/%s?blobs=true", c.endpoint, id, url.PathEscape(rev))
@@ -187,7 +187,7 @@ func (c *client) fileURL(id, sha, name string) string {
 	return fmt.Sprintf("%s/%s/resolve/%s/%s", c.endpoint, id, sha, url.PathEscape(name))
 }
 
-// isTransient says whether it may help to try again.
+// isTransient tells whether trying again may help.
 func isTransient(err error) bool {
 	var t transient
 	return errors.As(err, &t)

@@ -13,15 +13,15 @@ import (
 
 // Options say where models come from. FromEnv gives those of the environment.
 type Options struct {
-	// Endpoint is the Hub's address, without a slash at its end.
+	// Endpoint is the Hub's address, without a slash at the end.
 	Endpoint string
 	// Token is sent to the endpoint, and to no other host. Empty for none.
 	Token string
 	// Cache is the folder that is shared with huggingface_hub.
 	Cache string
-	// Offline: the network is not used.
+	// Offline says not to use the network.
 	Offline bool
-	// Progress is called now and then while files come, and once for each when it is whole. Nil for none.
+	// Progress, if not nil, is called now and then during downloads, and once at the end of each file.
 	Progress func(Progress)
 }
 
@@ -40,7 +40,7 @@ func FromEnv(getenv func(string) string) (Options, error) {
 		caches := getenv("XDG_CACHE_HOME")
 		if caches == "" {
 			if getenv("HOME") == "" {
-				return Options{}, errors.New("hub: there is no cache: set HF_HOME")
+				return Options{}, errors.New("hub: no folder for the cache: set HF_HOME")
 			}
 			caches = filepath.Join(getenv("HOME"), ".cache")
 		}
@@ -65,10 +65,10 @@ func FromEnv(getenv func(string) string) (Options, error) {
 	return o, nil
 }
 
-// Resolve gives the folder of a model by its name (see the package). A folder that exists comes first, and needs no
-// options. Of a repository it fetches what is missing, and what has come stays when it fails or ctx ends: the next call
-// goes on from there. It may run in several processes at once. Errors wrap those of the package, fs.ErrNotExist for a
-// path that is not there, syscall.ENOSPC for a full disk, or ctx's.
+// Resolve gives the folder of a model by its name (see the package). A folder that exists comes first, and needs no options.
+// Resolve fetches what the cache lacks of a repository. If it fails or ctx ends, it keeps what it has fetched, and the next
+// call goes on from there. Several processes may call it at once. Errors wrap those of the package, fs.ErrNotExist for a
+// path that does not exist, syscall.ENOSPC for a full disk, or ctx's.
 func Resolve(ctx context.Context, name string, o Options) (Model, error) {
 	info, err := os.Stat(name)
 	switch {
@@ -107,7 +107,7 @@ func Resolve(ctx context.Context, name string, o Options) (Model, error) {
 	return m, nil
 }
 
-// isPath says that a name cannot be meant for the Hub.
+// isPath tells whether a name can only be a path.
 func isPath(name string) bool {
 	return name == "" || filepath.IsAbs(name) || strings.HasPrefix(name, ".") || strings.HasPrefix(name, "~") ||
 		strings.HasSuffix(name, "/")

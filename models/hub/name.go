@@ -22,10 +22,10 @@ func ParseName(name string) (id, rev string, err error) {
 	}
 	org, repo, ok := strings.Cut(id, "/")
 	if !ok || !goodPart(org) || !goodPart(repo) {
-		return "", "", fmt.Errorf("%w: %q is no folder here, and not of the form org/name[@revision]", ErrNotHub, name)
+		return "", "", fmt.Errorf("%w: %q is not a folder, and not of the form org/name[@revision]", ErrNotHub, name)
 	}
 	if !revision.MatchString(rev) || strings.Contains(rev, "..") || strings.Contains(rev, "//") {
-		return "", "", fmt.Errorf("%w: %q has an odd revision %q", ErrNotHub, name, rev)
+		return "", "", fmt.Errorf("%w: %q has an invalid revision %q", ErrNotHub, name, rev)
 	}
 	return id, rev, nil
 }

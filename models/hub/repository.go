@@ -20,7 +20,7 @@ import (
 	"time"
 )
 
-// Progress is where a download stands, in bytes.
+// Progress is that of a download, in bytes.
 type Progress struct {
 	File       string
 	Done, Size int64 // of the file
@@ -36,8 +36,8 @@ type Model struct {
 	ID, Revision string
 }
 
-// Times of a download: how long nothing may come, and how often and after what pause it is tried again without any
-// progress. The pause doubles.
+// The limits of a download: how long it may stall, how often it is tried again without any progress, and after what pause,
+// which doubles.
 const (
 	stalled = time.Minute
 	tries   = 5
@@ -63,7 +63,7 @@ var wantedNames = []string{
 // mainWeights are the weights that transformers loads; others beside them are copies in another form.
 var mainWeights = regexp.MustCompile(`^model(-\d+-of-\d+)?\.safetensors$`)
 
-// wanted picks of a repository's files what is to be fetched, in the order of the names but weights last.
+// wanted picks the files of a repository to fetch, in the order of their names but weights last.
 func wanted(names []string) []string {
 	var small, weights []string
 	for _, name := range names {
@@ -106,7 +106,7 @@ func (r *repository) cached(rev string) (Model, error) {
 	return m, complete(m.Dir)
 }
 
-// fetch brings what is missing of a revision.
+// fetch downloads the missing files of a revision.
 func (r *repository) fetch(ctx context.Context, rev string) (Model, error) {
 	var sha string
 	var files []remote
@@ -151,7 +151,7 @@ func (r *repository) tell(f remote, done, allDone int64) {
 	}
 }
 
-// again repeats what failed for a passing reason, until it fails too often without moving.
+// again repeats try after transient errors, until it fails too often without progress.
 func again(ctx context.Context, try func() (moved bool, err error)) error {
 	for failures := 0; ; {
 		moved, err := try()
@@ -170,7 +170,7 @@ func again(ctx context.Context, try func() (moved bool, err error)) error {
 	}
 }
 
-// fetchFile brings one file under its digest, unless it is there.
+// fetchFile downloads one file under its digest, unless it is there.
 func (r *repository) fetchFile(ctx context.Context, sha string, f remote) (err error) {
 	if r.cache.has(f) {
 		return nil
@@ -190,7 +190,7 @@ func (r *repository) fetchFile(ctx context.Context, sha string, f remote) (err e
 	partial := blob + ".incomplete"
 	if err := again(ctx, func() (bool, error) { return r.continueFile(ctx, sha, f, partial) }); err != nil {
 		if errors.Is(err, syscall.ENOSPC) {
-			err = fmt.Errorf("%w: the disk of %s is full; make room for %d bytes and ask again: what has come is kept",
+			err = fmt.Errorf("%w: the disk of %s is full; free %d bytes and try again: what was fetched is kept",
 				err, r.cache.dir, r.size-r.done)
 		}
 		return err
@@ -207,7 +207,7 @@ func (r *repository) fetchFile(ctx context.Context, sha string, f remote) (err e
 	return nil
 }
 
-// continueFile asks for what the partial file lacks, and appends it; moved says whether anything came.
+// continueFile requests the missing part of the partial file and appends it; moved tells whether it received anything.
 func (r *repository) continueFile(ctx context.Context, sha string, f remote, partial string) (moved bool, err error) {
 	file, err := os.OpenFile(partial, os.O_CREATE|os.O_WRONLY|os.O_APPEND, fileMode)
 	if err != nil {
@@ -249,9 +249,9 @@ func (r *repository) continueFile(ctx context.Context, sha string, f remote, par
 		}
 	}
 	if other {
-		return false, transient{fmt.Errorf("%w: another range was sent: %q", ErrProtocol, resp.Header.Get("Content-Range"))}
+		return false, transient{fmt.Errorf("%w: the server sent another range: %q", ErrProtocol, resp.Header.Get("Content-Range"))}
 	}
-	watchdog := time.AfterFunc(stalled, func() { cancel(transient{fmt.Errorf("hub: nothing came for %s", stalled)}) })
+	watchdog := time.AfterFunc(stalled, func() { cancel(transient{fmt.Errorf("hub: received nothing for %s", stalled)}) })
 	defer watchdog.Stop()
 	body := &watched{ctx: ctx, reader: io.LimitReader(resp.Body, f.size-have+1), moved: func() { watchdog.Reset(stalled) }}
 	out := &counted{writer: file, done: have, told: have, tell: func(done int64) { r.tell(f, done, r.done+done) }}
@@ -270,7 +270,7 @@ func (r *repository) continueFile(ctx context.Context, sha string, f remote, par
 	return true, nil
 }
 
-// watched is a reader that ends with its context, and whose other failures are passing ones.
+// watched is a reader that ends with its context, and whose other errors are transient.
 type watched struct {
 	ctx    context.Context //nolint:containedctx // it lives as long as the read
 	reader io.Reader
@@ -294,7 +294,7 @@ func (w *watched) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// counted tells how far a file is, each megabyte.
+// counted reports the progress of a file every megabyte.
 type counted struct {
 	writer     io.Writer
 	done, told int64
@@ -329,7 +329,7 @@ func verify(ctx context.Context, path string, f remote) error {
 		return err
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); got != f.digest {
-		return fmt.Errorf("%w: the file has %s where the Hub announced %s; it was removed, ask again",
+		return fmt.Errorf("%w: the file has %s where the Hub announced %s; it was removed, try again",
 			ErrDigest, got, f.digest)
 	}
 	return nil

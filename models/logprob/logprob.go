@@ -1,6 +1,7 @@
 // Package logprob computes the log-probabilities of given responses, equation (1), token by token as models/decode does, by
-// models.Walk. Logits exist only where a response token is predicted, a few at a time. So the step and the longest sequence bound
-// the memory, not the number of sequences or the vocabulary times the prompt, and a sequence's numbers do not depend on the others.
+// models.Walk. Logits exist only where a response token is predicted, a few at a time. So the step and the longest sequence
+// bound the memory, not the number of sequences or the vocabulary times the prompt, and a sequence's numbers do not depend
+// on the others.
 package logprob
 
 import (
@@ -12,14 +13,15 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// Options decide speed and memory only, never a number.
+// Options decide speed and memory, never a number.
 type Options struct {
 	Step int // tokens that are computed together; 0 is 256
 }
 
-// Tokens gives log p(token | all before) of every response token of every row, in the order of rows. A row needs a prompt and
-// at most Config.MaxLength tokens of the vocabulary; otherwise the error wraps models.ErrSequence and names the row. A step is one
-// call of Engine.Do; ctx ends the work after the step in progress. onProgress, if not nil, gets the number of tokens done so far.
+// Tokens gives log p(token | all before) of every response token of every row, in the order of rows. A row needs a prompt
+// and at most Config.MaxLength tokens of the vocabulary; otherwise the error wraps models.ErrSequence and names the row. A
+// step is one call of Engine.Do; ctx ends the work after the step in progress. onProgress, if not nil, gets the number of
+// tokens done so far.
 func Tokens(
 	ctx context.Context, m *models.Model, rows []models.Sequence, opts Options, onProgress func(tokens int),
 ) ([][]float32, error) {
@@ -28,7 +30,7 @@ func Tokens(
 			return nil, fmt.Errorf("logprob: row %d: %w", i, err)
 		}
 	}
-	var walked [][]int64 // all tokens that predict another
+	var walked [][]int64 // all tokens that another one follows
 	var index []int
 	for i, row := range rows {
 		if n := len(row.IDs) - 1; n > 0 {
@@ -37,7 +39,7 @@ func Tokens(
 	}
 	out := make([][]float32, len(rows))
 	done := 0
-	err := models.Walk(ctx, m, walked, opts.Step, func(s *tensor.Scope, c *models.Cache, h *tensor.Tensor, at []models.Position) error {
+	visit := func(s *tensor.Scope, c *models.Cache, h *tensor.Tensor, at []models.Position) error {
 		var wanted []prediction
 		for k, p := range at {
 			if row := rows[index[p.Row]]; p.At+1 >= row.PromptLen {
@@ -55,14 +57,14 @@ func Tokens(
 			onProgress(done)
 		}
 		return nil
-	})
-	if err != nil {
+	}
+	if err := models.Walk(ctx, m, walked, opts.Step, visit); err != nil {
 		return nil, fmt.Errorf("logprob: %w", err)
 	}
 	return out, nil
 }
 
-// prediction is a wanted number: that of the target token after the token at of the step.
+// prediction names a wanted log-probability: that of target after the token with index at in the step.
 type prediction struct {
 	row    int
 	target int64

@@ -7,13 +7,13 @@ import (
 	"github.com/ldalign/ldalign/models"
 )
 
-// PadRule fixes the shape of a batch: Rows rows of Length tokens, whatever is in it. Shorter sequences are padded on
-// the right, missing rows at the end. Two batches of one rule, its Rows a multiple of models.RowStep, give a row the same
-// numbers to the last bit.
+// PadRule fixes the shape of a batch: Rows rows of Length tokens. Shorter sequences are padded on the right, and missing
+// rows are added at the end. A row has the same numbers, to the last bit, in all batches of one rule whose Rows is a
+// multiple of models.RowStep.
 type PadRule struct{ Rows, Length int }
 
-// pad lays out sequences by the rule, row after row: [Rows·Length] ids, 0 where there is no token. Every sequence must
-// have a prompt and fit; the error wraps models.ErrSequence and names the row.
+// pad pads sequences by the rule, row after row: [Rows·Length] ids, 0 where there is no token. Every sequence must have a
+// prompt and fit; otherwise the error wraps models.ErrSequence and names the row.
 func (p PadRule) pad(rows []models.Sequence) ([]int64, error) {
 	if p.Rows < 1 || p.Length < 1 {
 		return nil, fmt.Errorf("reward: pad to %d rows of %d tokens: both must be at least 1", p.Rows, p.Length)
@@ -32,17 +32,17 @@ func (p PadRule) pad(rows []models.Sequence) ([]int64, error) {
 	return ids, nil
 }
 
-// batch is a few of many sequences, with the shape that they are computed in.
+// batch is some of many sequences, and the shape that they are computed in.
 type batch struct {
 	rows []models.Sequence
-	// index says which of the many each row is.
+	// index is that of each row in the many sequences.
 	index []int
 	pad   PadRule
 }
 
-// batches sorts sequences into batches of a fixed shape: at most size rows whose lengths round up to the same multiple
-// of step (but not above most). The shape that a sequence is computed in is then a function of its own length, so its
-// numbers do not depend on what else there is. Batches come in order of length, rows in the order given.
+// batches sorts sequences into batches of a fixed shape: at most size rows whose lengths round up to the same multiple of
+// step (but not above most). So the shape that a sequence is computed in is a function of its own length, and its numbers do
+// not depend on the other sequences. Batches come in order of length, rows in the order given.
 func batches(rows []models.Sequence, size, step, most int) []batch {
 	byLength := map[int][]int{}
 	var lengths []int

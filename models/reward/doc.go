@@ -1,6 +1,7 @@
-// Package reward scores responses by a reward model: a DeBERTa-v2 or -v3 encoder for sequence classification, as
-// OpenAssistant/reward-model-deberta-v3-large-v2 is one. A sequence is [CLS] prompt [SEP] response [SEP] (tokenizer.Pairs
-// makes it); what the model says of it is the logits of its head, without a sigmoid.
+// Package reward computes the rewards of responses by a reward model: a DeBERTa-v2 or -v3 encoder for sequence
+// classification, such as OpenAssistant/reward-model-deberta-v3-large-v2. A sequence is [CLS] prompt [SEP] response [SEP],
+// as tokenizer.Pairs makes it. The model's outputs are the logits of its head, without a sigmoid.
 //
-// A row's numbers depend on the row and on the shape alone (PadRule). Everything is computed in Float32; there are no gradients.
+// A row's outputs depend on the row and its batch's shape alone (PadRule). The package computes in Float32, without
+// gradients.
 package reward

@@ -21,8 +21,8 @@ type Model struct {
 }
 
 // Load reads a Hugging Face folder: config.json and model.safetensors, or the shards of model.safetensors.index.json.
-// Weights of another type become Float32. Errors wrap architecture.ErrConfig, architecture.ErrWeights, the errors of safetensors, or
-// fs.ErrNotExist, and name the folder.
+// Weights of another type become Float32. Errors wrap architecture.ErrConfig, architecture.ErrWeights, the errors of
+// safetensors, or fs.ErrNotExist, and name the folder.
 func Load(ctx context.Context, eng *tensor.Engine, dir string) (*Model, error) {
 	cfg, err := architecture.ReadReward(os.DirFS(dir))
 	if err != nil {
@@ -40,8 +40,8 @@ func Load(ctx context.Context, eng *tensor.Engine, dir string) (*Model, error) {
 	return m, nil
 }
 
-// Read makes a model of a configuration with the weights of src. Errors are those of Load; on an error nothing stays on
-// the engine.
+// Read makes a model from a configuration and the weights in src. Errors are those of Load. When it fails, it leaves nothing
+// on the engine.
 func Read(ctx context.Context, eng *tensor.Engine, cfg architecture.Reward, src models.WeightSource) (_ *Model, err error) {
 	if err := cfg.Fits(src.Tensors()); err != nil {
 		return nil, err
@@ -89,9 +89,9 @@ func (m *Model) Close(ctx context.Context) error {
 // Config is the model's configuration.
 func (m *Model) Config() architecture.Reward { return m.net.cfg }
 
-// Logits are the outputs of the model's head for a padded batch -> [pad.Rows, Labels], whatever for rows that pad adds.
-// A row's PromptLen counts the tokens of the first segment, [CLS] prompt [SEP]. Rows that do not fit make s fail with
-// models.ErrSequence. Call it within NoGrad.
+// Logits are the outputs of the model's head for a padded batch -> [pad.Rows, Labels]. Those of rows that pad adds mean
+// nothing. A row's PromptLen counts the tokens of the first segment, [CLS] prompt [SEP]. Rows that do not fit make s fail
+// with models.ErrSequence. Call it within NoGrad.
 func (m *Model) Logits(s *tensor.Scope, rows []models.Sequence, pad PadRule) *tensor.Tensor {
 	in, err := m.net.input(s, rows, pad)
 	if err != nil {

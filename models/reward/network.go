@@ -23,10 +23,10 @@ type norm struct {
 
 func (n norm) apply(x *tensor.Tensor) *tensor.Tensor { return x.LayerNorm(n.weight, n.bias, n.eps) }
 
-// layer is one layer of the encoder; its norms stand behind the residual sums.
+// layer is one layer of the encoder; its norms follow the residual sums.
 type layer struct {
 	query, key, value linear
-	// posKey and posQuery project the relative positions, where Reward.C2P and P2C of the configuration use them.
+	// posKey and posQuery project the relative positions, if Reward.C2P and Reward.P2C say that they are used.
 	posKey, posQuery linear
 	attentionOut     linear
 	attentionNorm    norm
@@ -82,7 +82,7 @@ func newNetwork(c architecture.Reward, weights map[string]*tensor.Tensor) *netwo
 // input is a padded batch.
 type input struct {
 	ids      *tensor.Tensor // Int64 [B, T]
-	segments *tensor.Tensor // Int64 [B, T]: 0, and 1 behind the prompt
+	segments *tensor.Tensor // Int64 [B, T]: 0 in the prompt, 1 after it
 	mask     *tensor.Tensor // Float32 [B, T]: 1 for a token, 0 for padding
 }
 
@@ -155,7 +155,7 @@ func (a attention) mix(s *tensor.Scope, l layer, x *tensor.Tensor) *tensor.Tenso
 			return a.byDistance(q, l.posKey, a.index)
 		}))
 	}
-	if a.p2c { // by key and query, turned round
+	if a.p2c { // by key and query, so transposed
 		score.Add_(s.Result(func(*tensor.Scope) *tensor.Tensor {
 			return a.byDistance(k, l.posQuery, a.index.Transpose(-1, -2)).Transpose(-1, -2)
 		}))
@@ -164,15 +164,15 @@ func (a attention) mix(s *tensor.Scope, l layer, x *tensor.Tensor) *tensor.Tenso
 	return share.Matmul(v).Transpose(1, 2).Reshape(batch, length, width)
 }
 
-// byDistance is the product of each token's vector, x [B, heads, T, D], with that of the relative position that index
-// [1, 1, T, T] names for it and another token -> [B, heads, T, T].
+// byDistance is the product of each token's vector, x [B, heads, T, D], with the vector of its relative position to every
+// other token, which index [1, 1, T, T] names -> [B, heads, T, T].
 func (a attention) byDistance(x *tensor.Tensor, l linear, index *tensor.Tensor) *tensor.Tensor {
 	length := x.Size(2)
 	positions := a.split(l.apply(a.relative)).Transpose(-1, -2) // [heads, D, 2·span]
 	return x.Matmul(positions).Gather(-1, index.Expand(x.Size(0), a.heads, length, length))
 }
 
-// scaleOf is one over the root of the head size times the number of terms that the configuration names, also where
+// scaleOf is one over the square root of the head size times the number of terms that the configuration names, even when
 // relative positions are off.
 func scaleOf(c architecture.Reward) float64 {
 	terms := 1
@@ -216,7 +216,7 @@ func bucket(c architecture.Reward, distance int) int64 {
 	return b
 }
 
-// input lays a batch out. Every row must have a prompt and fit; the error wraps models.ErrSequence and names the row.
+// input pads a batch. Every row must have a prompt and fit; otherwise the error wraps models.ErrSequence and names the row.
 func (n *network) input(s *tensor.Scope, rows []models.Sequence, pad PadRule) (input, error) {
 	if pad.Length > n.cfg.MaxLength() {
 		return input{}, fmt.Errorf("%w: %d positions, the model takes %d", models.ErrSequence, pad.Length, n.cfg.MaxLength())

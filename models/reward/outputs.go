@@ -10,7 +10,7 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// Options say in which shapes sequences are computed. They decide the last bits of the numbers, and the memory: about
+// Options decide the shapes that sequences are computed in, and so the last bits of the outputs and the memory: about
 // 4·Rows·Heads·Length² floats for the longest sequences.
 type Options struct {
 	Rows int // of a batch, a multiple of models.RowStep; 0 is 4
@@ -39,10 +39,10 @@ func (o Options) Validate() error {
 	return nil
 }
 
-// Outputs calls emit with the logits of every sequence, [Labels] each, and its index in rows: batch by batch, in the order of each
-// batch's first row. A sequence's numbers do not depend on the others. A row that does not fit is an error that wraps
-// models.ErrSequence, returned before anything is computed. A batch is one call of Engine.Do; the end of ctx or an error of emit
-// ends the work after the batch in progress.
+// Outputs calls emit with the logits of every sequence, [Labels] each, and its index in rows: batch by batch, in the order
+// of each batch's first row. A sequence's numbers do not depend on the others. A row that does not fit is an error that
+// wraps models.ErrSequence, returned before anything is computed. A batch is one call of Engine.Do; the end of ctx or an
+// error of emit ends the work after the batch in progress.
 func (m *Model) Outputs(
 	ctx context.Context, rows []models.Sequence, opts Options, emit func(i int, logits []float32) error,
 ) error {

@@ -3,8 +3,7 @@
 //
 // A File is a read-only memory map; its tensors are views on the map, so opening costs nothing but the header and a
 // 500 MB model is paged in as it is read. A Model is the same over all shards of a Hugging Face folder. A Writer
-// streams tensors in a declared order. The package deals in bytes and dtype names alone;
-// what they mean is up to its users.
+// streams tensors in a declared order. The package handles bytes and dtype names; it does not compute with them.
 package safetensors
 
 import "errors"

@@ -33,7 +33,7 @@ func Open(path string) (*File, error) {
 	}
 	head, err := parseHeader(data)
 	if err != nil {
-		_ = unmap(data) // the header's error is the one to tell
+		_ = unmap(data) // report the header's error
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	f := &File{path: path, data: data, head: head, byName: make(map[string]int, len(head.entries))}
@@ -107,7 +107,7 @@ func (f *File) Release(name string) {
 	page := int64(os.Getpagesize())
 	e := f.head.entries[i]
 	begin, end := (f.head.dataAt+e.begin)/page*page, f.head.dataAt+e.end
-	_ = unix.Madvise(f.data[begin:end], unix.MADV_DONTNEED) // advice: that it was not taken changes nothing
+	_ = unix.Madvise(f.data[begin:end], unix.MADV_DONTNEED) // only advice
 }
 
 // Close unmaps the file: every view becomes invalid, reading one crashes. A second Close does nothing.

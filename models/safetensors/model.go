@@ -59,7 +59,7 @@ func openShards(dir string) (_ *Model, err error) {
 	m := &Model{dir: dir, byName: make(map[string]*File, len(shardOf))}
 	defer func() {
 		if err != nil {
-			_ = m.Close() // the first error is the one to tell
+			_ = m.Close() // report the first error
 		}
 	}()
 	opened := map[string]*File{}
@@ -69,7 +69,7 @@ func openShards(dir string) (_ *Model, err error) {
 		}
 		file, err := Open(filepath.Join(dir, shard))
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("%w: %s names shard %s, which is not there", ErrNotFound, path, shard)
+			return nil, fmt.Errorf("%w: %s names shard %s, which does not exist", ErrNotFound, path, shard)
 		}
 		if err != nil {
 			return nil, err

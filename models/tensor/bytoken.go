@@ -134,9 +134,9 @@ func (t *Tensor) gate(op string, f C.int, u *Tensor) *Tensor {
 }
 
 // TokenCache holds keys and values of rows of tokens, for one layer. The token at position p of a row stands in column
-// p mod columns, so a cache with fewer columns than positions holds the newest ones. It lives until Free.
+// p mod columns, so a cache with fewer columns than positions holds the newest ones. A cache lives until Free.
 type TokenCache struct {
-	keys   *Tensor // [slots+1, heads, D, columns]; the kernels read a little behind a slot's end, so there is one more
+	keys   *Tensor // [slots+1, heads, D, columns]; one more slot, because the kernels read a little past the end of a slot
 	values *Tensor // [slots+1, heads, columns, D rounded up]
 }
 

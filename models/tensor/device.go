@@ -11,7 +11,7 @@ const CPU Device = 0
 // CUDA is the n-th GPU, counted from 0. The CUDA path is written, linked by the CUDA build, and not run on a GPU yet.
 func CUDA(n int) Device { return Device(n + 1) }
 
-// Next is the device of the n-th process beside one that has d: the CPU is for all, a GPU for one.
+// Next is the device of the n-th process after one that has d: all processes share the CPU, and each has its own GPU.
 func (d Device) Next(n int) Device {
 	if d <= CPU {
 		return d

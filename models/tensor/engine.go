@@ -71,7 +71,7 @@ func NewEngine(o Options) (*Engine, error) {
 		o.Threads = runtime.NumCPU()
 	}
 	if o.Device != CPU && !CUDAAvailable() {
-		return nil, fmt.Errorf("tensor: device %v asked for, but this build or machine has no CUDA", o.Device)
+		return nil, fmt.Errorf("tensor: device %v: this build or machine has no CUDA", o.Device)
 	}
 	e := &Engine{
 		device: o.Device,

@@ -13,7 +13,7 @@ import (
 	"unsafe"
 )
 
-// ErrGroup says that a group of processes cannot go on: a member has died, was late, or never came.
+// ErrGroup means that a group of processes cannot continue: a member died, was late, or never joined.
 var ErrGroup = errors.New("tensor: the group of processes is broken")
 
 // Meeting is where the members of a group find each other: a small store that one process, the host, keeps for all.
@@ -25,8 +25,8 @@ type Meeting struct {
 	Port int
 }
 
-// HostMeeting opens a meeting at an address of this process that the members can reach, on a free port. Whoever waits in
-// it or in its groups for longer than timeout gives up.
+// HostMeeting opens a meeting on a free port of an address of this process that the members can reach. Waiting in it or in
+// its groups fails after timeout.
 func HostMeeting(address string, timeout time.Duration) (*Meeting, error) {
 	return meet(address, 0, address, true, timeout)
 }
@@ -60,7 +60,7 @@ func (m *Meeting) Close() {
 // Group combines tensors of several processes, each with an engine of its own. Its operations are collective: every member
 // calls them in the same order, with tensors of the same types and shapes, within its engine's Do. When a member dies the
 // others' operations fail with ErrGroup, at once where its connections are seen to close, else by Abort or after the
-// timeout; the group is then of no more use.
+// timeout; the group cannot be used any more.
 type Group struct {
 	Rank, Size int
 
@@ -69,8 +69,8 @@ type Group struct {
 	group unsafe.Pointer
 }
 
-// Join makes this process a member of a group of the given size, and waits for all others. Each has a rank of its own,
-// from 0. On CPUs the members are connected by Gloo; on GPUs, of which each has one of its own, by NCCL, which only the CUDA
+// Join makes this process a member of a group of the given size, and waits for all others. Each has its own rank, from 0.
+// On CPUs the members are connected by Gloo; on GPUs, of which each has one of its own, by NCCL, which only the CUDA
 // build has, and which was not run on a GPU.
 func (m *Meeting) Join(rank, size int, where Device) (*Group, error) {
 	if rank < 0 || rank >= size {
@@ -121,8 +121,8 @@ func (g *Group) collective(s *Scope, op string, ts []*Tensor, f func(list []unsa
 	return nil
 }
 
-// Abort has an operation that is under way on GPUs, and all that follow, fail: NCCL does not see that a member has died, so
-// whoever knows has to say it. On CPUs the connections tell, and Abort does nothing. It may be called by any goroutine.
+// Abort makes the operation in progress on GPUs, and all later ones, fail: NCCL does not notice that a member has died, so
+// whoever knows must call Abort. On CPUs the connections show it, and Abort does nothing. Any goroutine may call it.
 func (g *Group) Abort() {
 	g.life.Lock()
 	defer g.life.Unlock()

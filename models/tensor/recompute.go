@@ -11,9 +11,8 @@ import (
 	lib "github.com/sugarme/gotch/libtch"
 )
 
-// Recompute is f(x), of which nothing is kept but x: Backward runs f again. f must give the same result from the same x, and
-// must not refer to tensors whose scope has ended by then, apart from kept ones. The way back has to happen within the
-// same Do.
+// Recompute is f(x), of which it keeps only x: Backward runs f again. f must give the same result from the same x, and must
+// not refer to tensors whose scope has ended by then, except kept ones. Backward must run within the same Do.
 func (s *Scope) Recompute(x *Tensor, f func(s *Scope, x *Tensor) *Tensor) *Tensor {
 	const op = "Recompute"
 	if !s.ready() || !s.takes(op, x) {
@@ -33,7 +32,7 @@ func goRecompute(engine C.uintptr_t, id C.uint64_t, x unsafe.Pointer, out *unsaf
 	outer := e.cur
 	if outer == nil || outer.err != nil || uint64(id) >= uint64(len(e.recomputed)) {
 		C.shim_free(&x, 1)
-		return C.CString("the way back of Recompute was left for another Do, or its scope has failed")
+		return C.CString("Backward of a Recompute runs in another Do, or its scope has failed")
 	}
 	var y unsafe.Pointer
 	slots := *e.out // the operation that called is still to read its result

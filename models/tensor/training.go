@@ -9,7 +9,7 @@ import (
 
 // The operations of training. They compute what their plain counterparts do, but the gradient of a weight is added to the
 // weight's Grad at once, in place: there is no second matrix of its size, and no pass over it to add the two. So Backward
-// works with them, and Grads does not see those weights. They keep as little as they can for the way back.
+// works with them. They keep as little as they can for the backward pass.
 
 // TrainLinear is Linear. The weight must be a leaf: [Out, In], or with inFirst [In, Out]. It may be of another type than
 // t: it is then converted to t's, and its gradient back.
@@ -33,14 +33,14 @@ func (t *Tensor) TrainEmbedding(ids *Tensor) *Tensor {
 	return s.shimResult(op, C.shim_train_embed(s.eng.slot0(), unsafe.Pointer(t.c), unsafe.Pointer(ids.c)))
 }
 
-// Segment is a sequence among packed rows: Length rows, which attend to each other from left to right, and before that to all
-// of PrefixLength rows from Prefix on, which may be another segment's or of keys that are no segment's.
+// Segment is a sequence among packed rows: Length rows. Each attends to the rows of the segment up to its own, and to all of
+// the PrefixLength rows from Prefix on, which may belong to another segment or to none.
 type Segment struct{ Prefix, PrefixLength, Length int }
 
-// PackedAttention is softmax(q·kᵀ·scale)·v within each of the segments, whose rows follow each other without gaps: q
-// [N, Heads, D], k and v [N, heads, D], Heads a multiple of heads, consecutive query heads sharing one -> [N, Heads, D].
-// More rows of k and v behind the N are seen by segments that have them as their prefix.
-// A row sees the newest window of its rows (0: all). Scores are computed in Float32 (Float64 for Float64).
+// PackedAttention is softmax(q·kᵀ·scale)·v within each of the segments, whose rows follow each other without gaps: q [N,
+// Heads, D], k and v [N, heads, D], Heads a multiple of heads, consecutive query heads sharing one -> [N, Heads, D]. k and v
+// may have more rows after the N, for segments whose prefix they are. A row attends to the newest window of its rows (0:
+// all). Attention is computed in Float32 (Float64 for Float64).
 func PackedAttention(q, k, v *Tensor, segments []Segment, window int, scale float64) *Tensor {
 	const op = "PackedAttention"
 	s := q.enter(op)
@@ -57,8 +57,8 @@ func PackedAttention(q, k, v *Tensor, segments []Segment, window int, scale floa
 }
 
 // TrainLogProbs is log softmax(t·weightᵀ)[i, target[i]] for an output head: t [N, H], weight a leaf [V, H], target Int64
-// [N] -> [N], Float32 (Float64 for Float64). Of the logits [N, V] no more than most rows exist at a time; on the way back
-// they are computed again, unless N is not above most.
+// [N] -> [N], Float32 (Float64 for Float64). At most most rows of the logits [N, V] exist at a time. If N is greater, the
+// backward pass computes them again.
 func (t *Tensor) TrainLogProbs(weight, target *Tensor, most int) *Tensor {
 	const op = "TrainLogProbs"
 	s := t.enter(op)
