@@ -380,7 +380,7 @@ func TestFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := hub.Resolve(t.Context(), id, o)
-	if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "free ") {
+	if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), " bytes and try again") {
 		t.Error(err)
 	}
 }
