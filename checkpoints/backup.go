@@ -99,10 +99,10 @@ func copyOnce(path string, size int64, onBytes func(int64), open func() (io.Read
 }
 
 // Restore puts the checkpoints of a backup into the store. Every blob is verified before it is stored; the manifests come
-// last, each as it was but for the cursor of a state, of which place says where it is now. It can be repeated. ErrCorrupt
-// names a file whose bytes have changed.
+// last, each as it was. It can be repeated. ErrCorrupt
+// names a file that is not what it was.
 func (r *Repository) Restore(
-	ctx context.Context, run, dir string, place func(stream string, sequence uint64) uint64, onBytes func(int64),
+	ctx context.Context, run, dir string, onBytes func(int64),
 ) error {
 	failed := func(err error) error { return fmt.Errorf("checkpoints: restore run %s: %w", run, err) }
 	for _, kind := range []struct{ folder, prefix string }{{"blobs", blobKey(run, "")}, {"details", detailKey(run, "")}} {
@@ -137,12 +137,6 @@ func (r *Repository) Restore(
 		m, err := ParseManifest(manifestPrefix(run)+name, data)
 		if err != nil {
 			return failed(err)
-		}
-		if m.Cursor != nil {
-			m.Cursor.Sequence = place(m.Cursor.Stream, m.Cursor.Sequence)
-			if data, err = m.encode(); err != nil {
-				return failed(err)
-			}
 		}
 		if err := r.store.Create(ctx, m.Key, data); err != nil {
 			return failed(err)

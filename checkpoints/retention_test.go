@@ -80,8 +80,7 @@ func TestExpire(t *testing.T) {
 		t.Fatal(err)
 	}
 	restored := checkpoints.New(elsewhere, t.TempDir(), zerolog.Nop())
-	place := func(_ string, sequence uint64) uint64 { return sequence }
-	if err := restored.Restore(ctx, "run", dir, place, func(int64) {}); err != nil {
+	if err := restored.Restore(ctx, "run", dir, func(int64) {}); err != nil {
 		t.Fatal(err)
 	}
 	check(restored)

@@ -80,8 +80,7 @@ func TestSegments(t *testing.T) {
 			t.Fatal(err)
 		}
 		elsewhere := checkpoints.New(store, filepath.Join(t.TempDir(), "cache"), zerolog.Nop())
-		place := func(_ string, sequence uint64) uint64 { return sequence }
-		if err := elsewhere.Restore(ctx, "other", renamed, place, func(int64) {}); err != nil {
+		if err := elsewhere.Restore(ctx, "other", renamed, func(int64) {}); err != nil {
 			t.Fatal(err)
 		}
 		m, err := elsewhere.ByDigest(ctx, "other", digests[two.Digest])

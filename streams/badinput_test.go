@@ -50,7 +50,7 @@ func badScored(t *testing.T) []badInput {
 // put stores raw bytes under the id of the i-th pair, as another program might.
 func put(t *testing.T, c *Conn, kind schemas.Kind, subject string, i int, data []byte) {
 	t.Helper()
-	id := messageID(kind, "r", pairID(i))
+	id := messageID(kind, pairID(i))
 	if err := c.send(testContext(t), kind, sealedAs(subject, id, data)); err != nil {
 		t.Fatal(err)
 	}

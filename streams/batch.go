@@ -16,6 +16,9 @@ type input struct {
 	body events.Message // nil until opened
 }
 
+// place is where the message stands.
+func (in *input) place() place { return place{in.meta.Stream, in.meta.Sequence.Stream} }
+
 // batch holds the messages in hand. From the moment a message is added until it is answered, the server is told again
 // and again that it is being worked on, so that a slow batch is not delivered to somebody else meanwhile.
 type batch struct {

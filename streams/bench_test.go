@@ -16,7 +16,7 @@ func openBench(b *testing.B) *Conn {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { c.Close() })
-	if err := c.EnsureTopology(b.Context()); err != nil {
+	if err := c.Declare(b.Context(), "r", c.limits); err != nil {
 		b.Fatal(err)
 	}
 	return c

@@ -68,7 +68,7 @@ func seal(kind schemas.Kind, m events.Message) (*nats.Msg, error) {
 	if len(data) > limit {
 		return nil, fmt.Errorf("%w: %s %s is %d bytes, the limit is %d", ErrTooLarge, kind, m.ID(), len(data), limit)
 	}
-	return envelope(schemas.Subject(kind, m.GetRun(), m.GetIteration()), messageID(kind, m.GetRun(), m.ID()), data), nil
+	return envelope(schemas.Subject(kind, m.GetRun(), m.GetIteration()), messageID(kind, m.ID()), data), nil
 }
 
 func envelope(subject, id string, data []byte) *nats.Msg {
@@ -111,8 +111,6 @@ const (
 	headerRedriven = "Ldalign-Redriven"
 	// headerParent names the message that a stage made this one from, see parent.
 	headerParent = "Ldalign-Parent"
-	// headerWas holds the sequences that a restored message had in former logs, the newest first, with commas.
-	headerWas = "Ldalign-Was"
 	// redriveMark ends the id proper in the message id of a redriven message.
 	redriveMark = "#"
 )
@@ -129,24 +127,15 @@ func parentOf(header nats.Header) (kind schemas.Kind, seq uint64, ok bool) {
 	return schemas.Kind(name), seq, err == nil && schemas.Kind(name).CarriesPair()
 }
 
-// messageID is what the stream deduplicates by: <kind>:<run>:<id>. The run is in it because ids such as a control
-// message's are unique in their run only. Where a run of that name was deleted before, it is sent as <run>~<incarnation>.
-func messageID(kind schemas.Kind, run, id string) string { return string(kind) + ":" + run + ":" + id }
-
-// splitID takes a messageID apart; ok is false when it is none of ours. run is without an incarnation, id may have a
-// redriveMark.
-func splitID(text string) (kind, run, id string, ok bool) {
-	parts := strings.SplitN(text, ":", 3)
-	if len(parts) != 3 {
-		return "", "", "", false
-	}
-	run, _, _ = strings.Cut(parts[1], incarnationMark)
-	return parts[0], run, parts[2], true
-}
+// messageID is what a stream deduplicates by: <kind>:<id>.
+func messageID(kind schemas.Kind, id string) string { return string(kind) + ":" + id }
 
 // idOf takes the id out of a messageID, also of a redriven message. Empty when the header holds none of ours.
 func idOf(header nats.Header) string {
-	_, _, id, _ := splitID(header.Get(headerID))
+	kind, id, _ := strings.Cut(header.Get(headerID), ":")
+	if newMessage(schemas.Kind(kind)) == nil {
+		return ""
+	}
 	id, _, _ = strings.Cut(id, redriveMark)
 	return id
 }

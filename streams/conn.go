@@ -64,8 +64,6 @@ type Conn struct {
 	log    zerolog.Logger
 	closed chan struct{} // closed when nc is
 	worker string        // host/pid of this process
-
-	incarnations incarnations
 }
 
 // Open connects to the server at o.URL, or starts the embedded one on o.Dir. Errors: ErrInUse (naming the holder),
@@ -142,7 +140,6 @@ func connect(ctx context.Context, o Options, url string, server *embedded, more 
 			}
 		}),
 		nats.ReconnectHandler(func(*nats.Conn) {
-			c.incarnations.forget("")
 			c.log.Info().Msg("reconnected to the NATS server")
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
@@ -204,7 +201,7 @@ func (c *Conn) checkStore(ctx context.Context) error {
 				Msg("the store has lost messages: run `ldalign audit` to see what is missing")
 		}
 		holes := info.State.NumDeleted
-		if holes > 0 && info.Config.DenyDelete && uint64(holes) > c.purged(ctx, info.Config.Name) {
+		if holes > 0 && info.Config.DenyDelete && uint64(holes) > purged(info.Config) {
 			c.log.Error().Str("stream", info.Config.Name).Int("holes", holes).
 				Msg("the log has holes: run `ldalign audit` to see what is missing")
 		}

@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/rs/zerolog"
 
 	"github.com/ldalign/ldalign/schemas"
@@ -37,7 +36,7 @@ func TestAttach(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := owner.EnsureTopology(testContext(t)); err != nil {
+	if err := owner.Declare(testContext(t), "r", owner.limits); err != nil {
 		t.Fatal(err)
 	}
 	publish(t, owner, schemas.Prompts, promptList("r", 0, 3)...)
@@ -169,16 +168,16 @@ func TestParseLimits(t *testing.T) {
 func TestTopology(t *testing.T) {
 	c := openQuick(t)
 	ctx := testContext(t)
-	if err := c.EnsureTopology(ctx); err != nil {
+	if err := c.Declare(ctx, "r", c.limits); err != nil {
 		t.Errorf("the second time: %v", err)
 	}
 	for _, kind := range schemas.Kinds() {
-		stream, err := c.js.Stream(ctx, StreamName(kind))
+		stream, err := c.js.Stream(ctx, StreamName(kind, "r"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		have := stream.CachedInfo().Config
-		if diff := differences(have, c.streamConfig(kind)); len(diff) > 0 {
+		if diff := differences(have, c.limits.stream(kind, "r")); len(diff) > 0 {
 			t.Errorf("%s: %v", kind, diff)
 		}
 		if have.Duplicates >= have.MaxAge || have.MaxBytes <= 0 {
@@ -188,15 +187,15 @@ func TestTopology(t *testing.T) {
 
 	// Higher limits are taken over, lower ones are not: they would discard.
 	c.limits.MaxAge *= 2
-	if err := c.EnsureTopology(ctx); err != nil {
+	if err := c.Declare(ctx, "r", c.limits); err != nil {
 		t.Fatal(err)
 	}
 	high := c.limits.MaxAge
 	c.limits.MaxAge /= 4
-	if err := c.EnsureTopology(ctx); err != nil {
+	if err := c.Declare(ctx, "r", c.limits); err != nil {
 		t.Fatal(err)
 	}
-	stream, err := c.js.Stream(ctx, StreamName(schemas.Pairs))
+	stream, err := c.js.Stream(ctx, StreamName(schemas.Pairs, "r"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,19 +207,19 @@ func TestTopology(t *testing.T) {
 func TestTopologyMismatch(t *testing.T) {
 	c := openQuick(t)
 	ctx := testContext(t)
-	if err := c.js.DeleteStream(ctx, StreamName(schemas.Scored)); err != nil {
+	if err := c.js.DeleteStream(ctx, StreamName(schemas.Scored, "r")); err != nil {
 		t.Fatal(err)
 	}
-	other := c.streamConfig(schemas.Scored)
+	other := c.limits.stream(schemas.Scored, "r")
 	other.MaxMsgs, other.NoAck = 100, true
 	if _, err := c.js.CreateStream(ctx, other); err != nil {
 		t.Fatal(err)
 	}
-	err := c.EnsureTopology(ctx)
+	err := c.Declare(ctx, "r", c.limits)
 	if !errors.Is(err, ErrTopology) {
 		t.Fatalf("got %v, want ErrTopology", err)
 	}
-	for _, want := range []string{"LDALIGN_SCORED", "max messages is 100", "no_ack is true"} {
+	for _, want := range []string{"LDALIGN_r_SCORED", "max messages is 100", "no_ack is true"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("error %q does not say %q", err, want)
 		}
@@ -245,7 +244,7 @@ func TestPublishStoresOnceOverARestart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.EnsureTopology(testContext(t)); err != nil {
+	if err := c.Declare(testContext(t), "r", c.limits); err != nil {
 		t.Fatal(err)
 	}
 	publish(t, c, schemas.Prompts, promptList("r", 0, 5)...)
@@ -266,7 +265,7 @@ func TestOpenAfterAKillIsQuiet(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.EnsureTopology(testContext(t)); err != nil {
+	if err := c.Declare(testContext(t), "r", c.limits); err != nil {
 		t.Fatal(err)
 	}
 	publish(t, c, schemas.Prompts, promptList("r", 0, 5)...)
@@ -316,8 +315,8 @@ func TestPublishRefuses(t *testing.T) {
 			t.Errorf("%s: published", name)
 		}
 	}
-	if runs, err := c.Runs(testContext(t)); err != nil || len(runs) != 0 {
-		t.Errorf("something was stored: runs %v, %v", runs, err)
+	if got := stored(t, c, schemas.Prompts, "r"); len(got) != 0 {
+		t.Errorf("something was stored: %v", got)
 	}
 }
 
@@ -328,8 +327,18 @@ func TestPublishToAMissingStream(t *testing.T) {
 	}
 	defer c.Close()
 	err = c.Publish(testContext(t), schemas.Prompts, prompt("r", 0, 0))
-	if !errors.Is(err, ErrStore) || !strings.Contains(err.Error(), "ldalign.prompts.r.0") {
-		t.Errorf("got %v, want ErrStore that names the subject", err)
+	if !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "run r") {
+		t.Errorf("got %v, want ErrNotFound that names the run", err)
+	}
+	// Nor does anything else that a worker does before its run is declared create a stream of it.
+	if err := c.RunStage(testContext(t), generator("r", 1), answer); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a stage: got %v, want ErrNotFound", err)
+	}
+	if err := c.Follow(testContext(t), schemas.Control, "r", 0, 0, nil); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a reader: got %v, want ErrNotFound", err)
+	}
+	if runs, err := c.Runs(testContext(t)); err != nil || len(runs) != 0 {
+		t.Errorf("runs %v, %v", runs, err)
 	}
 }
 
@@ -338,7 +347,7 @@ func TestRuns(t *testing.T) {
 	publish(t, c, schemas.Prompts, prompt("b", 0, 0), prompt("b", 1, 0), prompt("a-1", 0, 0))
 	publish(t, c, schemas.Control, closedAt("c", 0, 1))
 	runs, err := c.Runs(testContext(t))
-	if want := []string{"a-1", "b", "c"}; err != nil || !slices.Equal(runs, want) {
+	if want := []string{"a-1", "b", "c", "r"}; err != nil || !slices.Equal(runs, want) {
 		t.Errorf("got %v, %v, want %v", runs, err, want)
 	}
 }
@@ -362,11 +371,11 @@ func TestServerWithoutItsStore(t *testing.T) {
 	}()
 	<-working
 	<-following
-	if err := c.js.DeleteStream(testContext(t), StreamName(schemas.Prompts)); err != nil {
+	if err := c.js.DeleteStream(testContext(t), StreamName(schemas.Prompts, "r")); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if err := <-ended; !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "no stream LDALIGN_PROMPTS") ||
+		if err := <-ended; !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "no streams of run r") ||
 			!strings.Contains(err.Error(), "ldalign restore") {
 			t.Errorf("got %v", err)
 		}
@@ -379,7 +388,7 @@ func TestDedupWindow(t *testing.T) {
 	c := openQuick(t)
 	is := func(kind schemas.Kind, want time.Duration) {
 		t.Helper()
-		stream, err := c.js.Stream(ctx, StreamName(kind))
+		stream, err := c.js.Stream(ctx, StreamName(kind, "r"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -387,12 +396,12 @@ func TestDedupWindow(t *testing.T) {
 			t.Errorf("%s: %v, want %v", kind, got, want)
 		}
 	}
-	old := c.streamConfig(schemas.Prompts)
+	old := c.limits.stream(schemas.Prompts, "r")
 	old.Duplicates = otherWindow
 	if _, err := c.js.UpdateStream(ctx, old); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.EnsureTopology(ctx); err != nil {
+	if err := c.Declare(ctx, "r", c.limits); err != nil {
 		t.Fatal(err)
 	}
 	for _, kind := range schemas.PairKinds() {
@@ -402,27 +411,10 @@ func TestDedupWindow(t *testing.T) {
 		is(kind, otherWindow)
 	}
 	small := openIn(t, t.TempDir(), Limits{MaxAge: time.Minute})
-	if got := small.streamConfig(schemas.Control).Duplicates; got != 30*time.Second {
+	if got := small.limits.stream(schemas.Control, "r").Duplicates; got != 30*time.Second {
 		t.Errorf("of messages that are kept for a minute: %v", got)
 	}
 	if _, err := Open(ctx, Options{Dir: t.TempDir(), Limits: Limits{DedupWindow: time.Millisecond}}); err == nil {
 		t.Error("a window that no server takes is taken")
-	}
-}
-
-// Ids with and without an incarnation name the same message, and what is not ours is left alone.
-func TestIncarnate(t *testing.T) {
-	for id, want := range map[string][2]string{
-		"prompts:r:p1":     {"prompts:r:p1", "prompts:r~2:p1"},
-		"prompts:r~7:p1#3": {"prompts:r:p1#3", "prompts:r~2:p1#3"},
-		"foreign":          {"foreign", "foreign"},
-		"":                 {"", ""},
-	} {
-		if first, third := incarnate(id, 0), incarnate(id, 2); first != want[0] || third != want[1] {
-			t.Errorf("%q: %q and %q, want %q", id, first, third, want)
-		}
-	}
-	if id := idOf(nats.Header{headerID: {"pairs:r~2:p1#3"}}); id != "p1" {
-		t.Errorf("the pair is %q", id)
 	}
 }

@@ -68,7 +68,7 @@ func child(role string) int {
 	}
 	c, err := Open(ctx, options)
 	if err == nil {
-		err = c.EnsureTopology(ctx)
+		err = c.Declare(ctx, crashRun, c.limits)
 	}
 	if err == nil && role == "up" {
 		err = c.Publish(ctx, schemas.Prompts, promptList(crashRun, 0, crashPairs)...)
@@ -91,7 +91,7 @@ func fillDisk(ctx context.Context) int {
 	}
 	c, err := Open(ctx, Options{Dir: os.Getenv(dirEnv), Limits: durable, Log: log})
 	if err == nil {
-		err = c.EnsureTopology(ctx)
+		err = c.Declare(ctx, crashRun, c.limits)
 	}
 	for i := 0; err == nil && i < 100; i++ {
 		p := prompt(crashRun, 0, i)
@@ -210,7 +210,7 @@ func TestKilledWorkersLoseNothing(t *testing.T) {
 	server := serve(t, t.TempDir(), "127.0.0.1:0")
 	t.Cleanup(server.stop)
 	c := dial(t, server.address.URL)
-	if err := c.EnsureTopology(testContext(t)); err != nil {
+	if err := c.Declare(testContext(t), crashRun, c.limits); err != nil {
 		t.Fatal(err)
 	}
 	publish(t, c, schemas.Prompts, promptList(crashRun, 0, crashPairs)...)
@@ -284,7 +284,7 @@ func openOnce(t *testing.T, dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := c.EnsureTopology(testContext(t)); err != nil {
+	if err := c.Declare(testContext(t), crashRun, c.limits); err != nil {
 		return err
 	}
 	return c.Close()
@@ -295,7 +295,7 @@ func TestMessageThatKillsIsPoison(t *testing.T) {
 	server := serve(t, t.TempDir(), "127.0.0.1:0")
 	t.Cleanup(server.stop)
 	c := dial(t, server.address.URL)
-	if err := c.EnsureTopology(testContext(t)); err != nil {
+	if err := c.Declare(testContext(t), crashRun, c.limits); err != nil {
 		t.Fatal(err)
 	}
 	c.limits.MaxDeliver = 1 // as the children's, so that few of them have to die
@@ -346,7 +346,7 @@ func TestServerRestarts(t *testing.T) {
 	t.Cleanup(func() { server.stop() })
 	c := dial(t, server.address.URL)
 	ctx := testContext(t)
-	if err := c.EnsureTopology(ctx); err != nil {
+	if err := c.Declare(ctx, "r", c.limits); err != nil {
 		t.Fatal(err)
 	}
 	start(t, c, generator(crashRun, 4), answer)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -13,25 +14,11 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
-const (
-	// purgedBucket counts, by stream, the messages of deleted runs, and those that retention has removed: holes in the log
-	// that nobody need worry about.
-	purgedBucket = "ldalign-purged"
-)
-
-// DeleteRun removes a run from the streams: its messages, its stages' consumers, and what is kept of it beside them. The
-// caller holds the run's lease, and no worker of it is alive. The message that declares the run goes last, so that an
-// interrupted deletion can be repeated. A run of the same name may begin at once: see incarnation.
+// DeleteRun removes a run from the server: its streams with their consumers, its consumers in the log of its source, and what
+// is kept of it beside them. The caller holds the run's lease, and no worker of it is alive. The stream of the message that
+// declares the run goes last, so that an interrupted deletion can be repeated. A run of the same name may begin at once.
 func (c *Conn) DeleteRun(ctx context.Context, run string) error {
 	failed := func(err error) error { return fmt.Errorf("streams: delete run %s: %w", run, err) }
-	if err := c.reincarnate(ctx, run); err != nil {
-		return failed(err)
-	}
-	for _, kind := range schemas.Kinds() { // control is the last of them
-		if err := c.deleteKind(ctx, kind, run); err != nil {
-			return failed(err)
-		}
-	}
 	for _, beside := range []struct{ bucket, keys string }{
 		{trialBucket, "*." + run + ".>"}, {pauseBucket, run + ".*"}, {heartbeatBucket, run + ".>"},
 	} {
@@ -50,65 +37,84 @@ func (c *Conn) DeleteRun(ctx context.Context, run string) error {
 			return failed(err)
 		}
 	}
+	for _, log := range Logs() { // that of the declaration is the last of them
+		if err := c.leaveSource(ctx, log, run); err != nil {
+			return failed(err)
+		}
+		if err := c.js.DeleteStream(ctx, StreamName(log, run)); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+			return failed(err)
+		}
+	}
 	return nil
 }
 
-// deleteKind removes a run's consumers and messages of one kind.
-func (c *Conn) deleteKind(ctx context.Context, kind schemas.Kind, run string) error {
+// leaveSource removes a run's consumers in the log of its source.
+func (c *Conn) leaveSource(ctx context.Context, kind schemas.Kind, run string) error {
 	infos, err := c.consumers(ctx, kind, run)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	for _, info := range infos {
-		if err := c.js.DeleteConsumer(ctx, StreamName(kind), info.Name); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+	for _, own := range infos {
+		info, err := c.inSource(ctx, kind, run, own)
+		if err != nil {
+			return err
+		}
+		if info == nil {
+			continue
+		}
+		if err := c.js.DeleteConsumer(ctx, info.Stream, info.Name); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
 			return err
 		}
 	}
-	_, err = c.purge(ctx, kind, schemas.RunSubjects(kind, run))
-	return err
+	return nil
 }
 
-// addPurged notes that n messages more are missing from a stream on purpose.
-func (c *Conn) addPurged(ctx context.Context, kind schemas.Kind, n uint64) error {
-	kv, err := c.bucket(ctx, purgedBucket, "messages that were removed on purpose, by stream", 0)
-	for err == nil {
-		var entry jetstream.KeyValueEntry
-		if entry, err = kv.Get(ctx, StreamName(kind)); errors.Is(err, jetstream.ErrKeyNotFound) {
-			_, err = kv.Create(ctx, StreamName(kind), []byte(strconv.FormatUint(n, 10)))
-		} else if err == nil {
-			before, _ := strconv.ParseUint(string(entry.Value()), 10, 64) // what is none counts as 0
-			_, err = kv.Update(ctx, StreamName(kind), []byte(strconv.FormatUint(before+n, 10)), entry.Revision())
-		}
-		if !conflict(err) {
-			return err
-		}
-		err = nil // another process has counted meanwhile
-	}
-	return err
-}
+// purgedKey is the key of a stream's metadata that counts the messages which were removed on purpose.
+const purgedKey = "ldalign-purged"
 
-// conflict tells that a key was written by somebody else meanwhile.
-func conflict(err error) bool {
-	api := new(jetstream.APIError)
-	return errors.Is(err, jetstream.ErrKeyExists) ||
-		errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence
-}
-
-// purged is how many messages are missing from a stream on purpose; 0 when that is not known.
-func (c *Conn) purged(ctx context.Context, stream string) uint64 {
-	kv, err := c.js.KeyValue(ctx, purgedBucket)
+// purged is how many messages are missing from a stream on purpose.
+func purged(config jetstream.StreamConfig) uint64 {
+	n, err := strconv.ParseUint(config.Metadata[purgedKey], 10, 64)
 	if err != nil {
-		return 0
-	}
-	entry, err := kv.Get(ctx, stream)
-	if err != nil {
-		return 0
-	}
-	n, err := strconv.ParseUint(string(entry.Value()), 10, 64)
-	if err != nil {
-		return 0
+		return 0 // none was purged
 	}
 	return n
+}
+
+// addPurged notes that n messages more are to be removed from a stream on purpose. It is noted before they are removed: a count
+// that is too high hides a loss, one that is too low raises a false alarm.
+func (c *Conn) addPurged(ctx context.Context, stream jetstream.Stream, n uint64) error {
+	config := stream.CachedInfo().Config
+	config.Metadata = maps.Clone(config.Metadata)
+	if config.Metadata == nil {
+		config.Metadata = map[string]string{}
+	}
+	config.Metadata[purgedKey] = strconv.FormatUint(purged(config)+n, 10)
+	_, err := c.js.UpdateStream(ctx, config)
+	return err
+}
+
+// purge removes the messages on a subject from a run's log. Only the holder of the run's lease does.
+func (c *Conn) purge(ctx context.Context, kind schemas.Kind, run, subject string) (uint64, error) {
+	stream, err := c.stream(ctx, kind, run)
+	if err != nil {
+		return 0, err
+	}
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(subject))
+	if err != nil {
+		return 0, fmt.Errorf("streams: purge %s: %w", subject, err)
+	}
+	n := info.State.Subjects[subject]
+	if n == 0 {
+		return 0, nil
+	}
+	if err := c.addPurged(ctx, stream, n); err != nil {
+		return 0, fmt.Errorf("streams: purge %s: %w", subject, err)
+	}
+	return n, stream.Purge(ctx, jetstream.WithPurgeSubject(subject))
 }
 
 // ErrAtWork: somebody works on a run that is to be at rest.
@@ -126,28 +132,4 @@ func (c *Conn) Idle(ctx context.Context, run string) error {
 	}
 	return fmt.Errorf("%w: %s %s works on run %s: stop it first (a dead one is forgotten after %v)",
 		ErrAtWork, workers[i].Stage, workers[i].Worker, run, heartbeatTTL)
-}
-
-// purge removes the messages on the subjects that match from a kind's stream, and notes that holes are left.
-func (c *Conn) purge(ctx context.Context, kind schemas.Kind, subjects string) (uint64, error) {
-	stream, err := c.stream(ctx, kind)
-	if err != nil {
-		return 0, err
-	}
-	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(subjects))
-	if err != nil {
-		return 0, fmt.Errorf("streams: purge %s: %w", subjects, err)
-	}
-	var n uint64
-	for _, count := range info.State.Subjects {
-		n += count
-	}
-	if n == 0 {
-		return 0, nil
-	}
-	// Counted before they go: a count that is too high hides a loss, one that is too low raises a false alarm.
-	if err := c.addPurged(ctx, kind, n); err != nil {
-		return 0, err
-	}
-	return n, stream.Purge(ctx, jetstream.WithPurgeSubject(subjects))
 }

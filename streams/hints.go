@@ -42,7 +42,7 @@ func (c *Conn) OnHint(ctx context.Context, subject string, f func() error) error
 	next := stream.CachedInfo().State.LastSeq + 1
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		return c.scan(ctx, scan{stream: hintStream, subject: subject, from: next, follow: true}, hint)
+		return c.scan(ctx, scan{stream: hintStream, subjects: []string{subject}, from: next, follow: true}, hint)
 	})
 	group.Go(func() error {
 		for {

@@ -92,9 +92,9 @@ func TestAhead(t *testing.T) {
 	consumerIs(t, c, s, func(unread, unanswered int) bool { return unread+unanswered == 1 }) // given back
 
 	// another worker goes on from what the log has, whatever the server remembers of ids
-	if err := c.reincarnate(testContext(t), "r"); err != nil {
-		t.Fatal(err)
-	}
+	forget := c.limits
+	forget.DedupWindow = 100 * time.Millisecond
+	declare(t, c, "r", forget)
 	start(t, c, s, process)
 	want(14, rests(t, c, "r", 6))
 	taken(20)

@@ -59,7 +59,6 @@ type claim struct {
 //
 // Times are measured by each process on its own clock: a claim is dead when it did not change for its ttl.
 func (c *Conn) AcquireLease(ctx context.Context, run, holder string, ttl time.Duration) (*Lease, error) {
-	c.incarnations.forget(run)
 	kv, err := c.bucket(ctx, leaseBucket, "one trainer per run", 0)
 	if err != nil {
 		return nil, fmt.Errorf("streams: lease of run %s: %w", run, err)

@@ -35,7 +35,7 @@ func NewEntry(kind schemas.Kind, run string, iteration uint32, id, mark string, 
 	if mark != "" {
 		id += redriveMark + mark
 	}
-	msg := envelope(schemas.Subject(kind, run, iteration), messageID(kind, run, id), data)
+	msg := envelope(schemas.Subject(kind, run, iteration), messageID(kind, id), data)
 	return Entry{Subject: msg.Subject, Header: msg.Header, Data: data}
 }
 
@@ -54,13 +54,12 @@ func (e Entry) ID() string { return idOf(e.Header) }
 
 // Mark is the mark that the entry was stored with.
 func (e Entry) Mark() string {
-	_, _, id, _ := splitID(e.Header.Get(headerID))
-	_, mark, _ := strings.Cut(id, redriveMark)
+	_, mark, _ := strings.Cut(e.Key(), redriveMark)
 	return mark
 }
 
 // Key is what the log stores an entry once by.
-func (e Entry) Key() string { return incarnate(e.Header.Get(headerID), 0) }
+func (e Entry) Key() string { return e.Header.Get(headerID) }
 
 // Parent is the message that a stage made this one from: its kind and position. ok is false when the entry does not name one.
 func (e Entry) Parent() (kind schemas.Kind, seq uint64, ok bool) { return parentOf(e.Header) }
@@ -86,26 +85,6 @@ func (e Entry) As(other Entry) Entry {
 	return e
 }
 
-// Restored is an entry of a backup as it is to be stored again: it remembers the places that it had.
-func (e Entry) Restored() Entry {
-	msg := envelope(e.Subject, e.Key(), e.Data)
-	for _, name := range []string{headerRedriven, headerParent} {
-		if value := e.Header.Get(name); value != "" {
-			msg.Header.Set(name, value)
-		}
-	}
-	was := strconv.FormatUint(e.Seq, 10)
-	before := placesOf(e.Header)
-	for _, seq := range before[:min(len(before), maxPlaces)] {
-		was += "," + strconv.FormatUint(seq, 10)
-	}
-	msg.Header.Set(headerWas, was)
-	return Entry{Subject: e.Subject, Header: msg.Header, Data: e.Data}
-}
-
-// maxPlaces bounds how many logs before the newest a message remembers its place in.
-const maxPlaces = 15
-
 // Open decodes the message. A *schemas.Reject says why the bytes are not a message of their subject.
 func (e Entry) Open() (events.Message, error) { return open(e.Subject, e.Data) }
 
@@ -120,6 +99,8 @@ type Part struct {
 	Run  string
 	// Iteration is one iteration, or AllIterations.
 	Iteration int
+	// Log selects all kinds of the log that holds Kind.
+	Log bool
 	// First and Last bound the positions, both included; 0 is no bound.
 	First, Last uint64
 	// Headers leaves the bytes out.
@@ -131,15 +112,22 @@ type Part struct {
 // Scan calls f with the entries that p selects, in the order of the log and without gaps, whatever happens to server and
 // connection meanwhile. An error of f ends the scan and is returned, ErrStop as nil.
 func (c *Conn) Scan(ctx context.Context, p Part, f func(Entry) error) error {
-	return c.scan(ctx, scan{
-		stream: StreamName(p.Kind), subject: subjectOf(p.Kind, p.Run, p.Iteration), from: p.First, last: p.Last,
-		ids: p.Headers, follow: p.Follow,
-	}, f)
+	kinds := []schemas.Kind{p.Kind}
+	if p.Log {
+		kinds = kindsOf(LogOf(p.Kind))
+	}
+	s := scan{
+		run: p.Run, stream: StreamName(p.Kind, p.Run), from: p.First, last: p.Last, ids: p.Headers, follow: p.Follow,
+	}
+	for _, kind := range kinds {
+		s.subjects = append(s.subjects, subjectOf(kind, p.Run, p.Iteration))
+	}
+	return c.scan(ctx, s, f)
 }
 
 // Newest is the newest entry of a kind in a run and iteration (or AllIterations); ErrNotFound when there is none.
 func (c *Conn) Newest(ctx context.Context, kind schemas.Kind, run string, iteration int) (Entry, error) {
-	stream, err := c.stream(ctx, kind)
+	stream, err := c.stream(ctx, kind, run)
 	if err != nil {
 		return Entry{}, err
 	}
@@ -147,9 +135,9 @@ func (c *Conn) Newest(ctx context.Context, kind schemas.Kind, run string, iterat
 	return entryOf(stream, raw, err, fmt.Sprintf("%s in run %s", kind, run))
 }
 
-// At is the entry at a position; ErrNotFound when there is none.
-func (c *Conn) At(ctx context.Context, kind schemas.Kind, seq uint64) (Entry, error) {
-	stream, err := c.stream(ctx, kind)
+// At is the entry at a position of a run's log; ErrNotFound when there is none.
+func (c *Conn) At(ctx context.Context, kind schemas.Kind, run string, seq uint64) (Entry, error) {
+	stream, err := c.stream(ctx, kind, run)
 	if err != nil {
 		return Entry{}, err
 	}
@@ -170,14 +158,14 @@ func entryOf(stream jetstream.Stream, raw *jetstream.RawStreamMsg, err error, wh
 	}, nil
 }
 
-// stream opens the stream of a kind; ErrNotFound when the server has none.
-func (c *Conn) stream(ctx context.Context, kind schemas.Kind) (jetstream.Stream, error) {
-	stream, err := c.js.Stream(ctx, StreamName(kind))
+// stream opens the stream that holds a kind of a run; ErrNotFound when the server has none.
+func (c *Conn) stream(ctx context.Context, kind schemas.Kind, run string) (jetstream.Stream, error) {
+	stream, err := c.js.Stream(ctx, StreamName(kind, run))
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return nil, noStream(StreamName(kind))
+		return nil, noRun(run)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("streams: stream %s: %w", StreamName(kind), err)
+		return nil, fmt.Errorf("streams: stream %s: %w", StreamName(kind, run), err)
 	}
 	return stream, nil
 }
@@ -194,13 +182,13 @@ type State struct {
 
 // State tells what the log of a kind holds of a run.
 func (c *Conn) State(ctx context.Context, kind schemas.Kind, run string) (State, error) {
-	stream, err := c.stream(ctx, kind)
+	stream, err := c.stream(ctx, kind, run)
 	if err != nil {
 		return State{}, err
 	}
 	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(schemas.RunSubjects(kind, run)))
 	if err != nil {
-		return State{}, fmt.Errorf("streams: state of %s: %w", StreamName(kind), err)
+		return State{}, fmt.Errorf("streams: state of %s: %w", StreamName(kind, run), err)
 	}
 	state := State{
 		First: info.State.FirstSeq, Bytes: info.State.Bytes, Limit: uint64(max(info.Config.MaxBytes, 0)),
@@ -224,11 +212,11 @@ func (c *Conn) Store(ctx context.Context, kind schemas.Kind, entries ...Entry) e
 }
 
 // Remove removes entries of a log that allows it: that of dead letters. Those that are not there are passed over.
-func (c *Conn) Remove(ctx context.Context, kind schemas.Kind, seqs ...uint64) error {
+func (c *Conn) Remove(ctx context.Context, kind schemas.Kind, run string, seqs ...uint64) error {
 	if len(seqs) == 0 {
 		return nil
 	}
-	stream, err := c.stream(ctx, kind)
+	stream, err := c.stream(ctx, kind, run)
 	if err != nil {
 		return err
 	}
@@ -242,12 +230,14 @@ func (c *Conn) Remove(ctx context.Context, kind schemas.Kind, seqs ...uint64) er
 
 // Purge removes the entries of a kind and iteration from a run's log, and returns their number.
 func (c *Conn) Purge(ctx context.Context, kind schemas.Kind, run string, iteration uint32) (uint64, error) {
-	return c.purge(ctx, kind, schemas.Subject(kind, run, iteration))
+	return c.purge(ctx, kind, run, schemas.Subject(kind, run, iteration))
 }
 
-// Reader is a stage's place in the log of the kind that it reads.
+// Reader is a stage's place in a log of the kind that it reads.
 type Reader struct {
 	Stage string
+	// Source is the run in whose log that is, for the stage of a replay; empty for the stage's own run.
+	Source string
 	// Unread and Unanswered count the messages that no worker has had, and that some worker has and has not settled.
 	Unread, Unanswered int
 	// Settled is the position up to which everything is settled, by acknowledgements alone, and Floor the same where the log has
@@ -255,16 +245,28 @@ type Reader struct {
 	Settled, Floor uint64
 }
 
-// Readers lists the stages of a run that read a kind, by name.
+// Readers lists the stages of a run that read a kind, by name. The stage of a replay is there twice: it reads the log of its source
+// and, for redriven dead letters, that of its own run.
 func (c *Conn) Readers(ctx context.Context, kind schemas.Kind, run string) ([]Reader, error) {
 	infos, err := c.consumers(ctx, kind, run)
 	if err != nil {
 		return nil, err
 	}
-	readers := make([]Reader, len(infos))
-	for i, info := range infos {
-		stage, _, _ := strings.Cut(info.Name, "_")
-		readers[i] = Reader{stage, int(info.NumPending), info.NumAckPending, info.AckFloor.Stream, floorOf(info)}
+	var readers []Reader
+	add := func(info *jetstream.ConsumerInfo, stage, source string) {
+		readers = append(readers, Reader{
+			stage, source, int(info.NumPending), info.NumAckPending, info.AckFloor.Stream, floorOf(info),
+		})
+	}
+	for _, info := range infos {
+		add(info, info.Name, "")
+		source, err := c.inSource(ctx, kind, run, info)
+		if err != nil {
+			return nil, err
+		}
+		if source != nil {
+			add(source, info.Name, sourceOf(info))
+		}
 	}
 	return readers, nil
 }
@@ -277,39 +279,114 @@ func floorOf(info *jetstream.ConsumerInfo) uint64 {
 	return info.AckFloor.Stream
 }
 
-// SettleUpTo makes a stage, which must not run, begin behind a position of the log.
+// SettleUpTo makes a stage of a run that is restored begin behind a position of the log, which may not hold it yet.
 func (c *Conn) SettleUpTo(ctx context.Context, stage string, kind schemas.Kind, run string, seq uint64) error {
-	failed := func(err error) error { return fmt.Errorf("streams: settle %s of run %s: %w", stage, run, err) }
-	declared := Stage{Name: stage, In: kind, Run: run}
-	consumer, err := c.js.CreateOrUpdateConsumer(ctx, StreamName(kind), declared.consumer(c.limits))
-	if err != nil {
-		return failed(err)
+	config := Stage{Name: stage, In: kind, Run: run}.consumer(c.limits)
+	config.DeliverPolicy, config.OptStartSeq = jetstream.DeliverByStartSequencePolicy, seq+1
+	_, err := c.js.CreateConsumer(ctx, StreamName(kind, run), config)
+	if err != nil && !errors.Is(err, jetstream.ErrConsumerExists) {
+		return fmt.Errorf("streams: settle %s of run %s: %w", stage, run, err)
 	}
-	for done := consumer.CachedInfo().AckFloor.Stream; done < seq; {
-		batch, err := consumer.FetchNoWait(window) // all that it asks for is in the log
+	return nil
+}
+
+// lastSeq is the last position of a stream; 0 when nothing was ever stored.
+func (c *Conn) lastSeq(ctx context.Context, stream jetstream.Stream) (uint64, error) {
+	info, err := stream.Info(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return info.State.LastSeq, nil
+}
+
+// holeSubject is the iteration of the messages that stand for removed ones while a log is restored.
+const holeSubject = "hole"
+
+// StoreAt stores entries, which stand in the order of their positions, each at its position. The positions in between stay empty;
+// FillHoles says so to the log when it is whole. What the log has already, by an interrupted call, is passed over.
+func (c *Conn) StoreAt(ctx context.Context, kind schemas.Kind, run string, entries ...Entry) error {
+	failed := func(err error) error { return fmt.Errorf("streams: restore %s: %w", StreamName(kind, run), err) }
+	stream, err := c.stream(ctx, kind, run)
+	if err != nil {
+		return err
+	}
+	for try := 1; ; try++ {
+		last, err := c.lastSeq(ctx, stream)
 		if err != nil {
 			return failed(err)
 		}
-		got := 0
-		for msg := range batch.Messages() {
-			got++
-			meta, err := msg.Metadata()
-			if err != nil {
-				return failed(err)
-			}
-			if meta.Sequence.Stream > seq {
-				err = msg.Nak()
-			} else {
-				err = msg.Ack()
-			}
-			if err != nil {
-				return failed(err)
-			}
-			done = max(done, meta.Sequence.Stream)
+		there := 0
+		for there < len(entries) && entries[there].Seq <= last {
+			there++
 		}
-		if err := batch.Error(); err != nil || got == 0 {
-			return failed(errors.Join(err, fmt.Errorf("settled %d of %d", done, seq)))
+		if there > 0 {
+			e, err := c.At(ctx, kind, run, entries[there-1].Seq)
+			if err != nil || e.Key() != entries[there-1].Key() {
+				return failed(errors.Join(err, fmt.Errorf("position %d holds another message: delete the run first", entries[there-1].Seq)))
+			}
+		}
+		entries = entries[there:]
+		if len(entries) == 0 {
+			return nil
+		}
+		if last == 0 && entries[0].Seq > 1 { // nothing was stored before: the log begins there
+			if err := stream.Purge(ctx, jetstream.WithPurgeSequence(entries[0].Seq)); err != nil {
+				return failed(err)
+			}
+			continue
+		}
+		err = c.storeFrom(ctx, kind, run, last, entries)
+		if err == nil {
+			continue // and see that all is there
+		}
+		api := new(jetstream.APIError)
+		raced := errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == codeWrongLast)
+		if !passing(err) && !raced || try == maxRestoreTries {
+			return failed(explain(err))
+		}
+		if !pause(ctx, c.limits.backoff(try)) {
+			return ctx.Err()
 		}
 	}
-	return c.flush()
+}
+
+// maxRestoreTries bounds how often StoreAt goes on behind what was stored although something failed.
+const maxRestoreTries = 20
+
+// storeFrom stores entries, and a placeholder at each position between them, behind the last position of a log.
+func (c *Conn) storeFrom(ctx context.Context, kind schemas.Kind, run string, last uint64, entries []Entry) error {
+	var msgs []*nats.Msg
+	flush := func() error {
+		_, err := c.sendOnce(ctx, StreamName(kind, run), msgs)
+		msgs = msgs[:0]
+		return err
+	}
+	add := func(m *nats.Msg) error {
+		m.Header.Set(jetstream.ExpectedLastSeqHeader, strconv.FormatUint(last, 10))
+		msgs = append(msgs, m)
+		if last++; len(msgs) < window {
+			return nil
+		}
+		return flush()
+	}
+	hole := fmt.Sprintf("ldalign.%s.%s.%s", LogOf(kind), run, holeSubject)
+	for _, e := range entries {
+		for last+1 < e.Seq {
+			if err := add(&nats.Msg{Subject: hole, Header: nats.Header{}}); err != nil {
+				return err
+			}
+		}
+		header := nats.Header{}
+		maps.Copy(header, e.Header)
+		if err := add(&nats.Msg{Subject: e.Subject, Header: header, Data: e.Data}); err != nil {
+			return err
+		}
+	}
+	return flush()
+}
+
+// FillHoles ends a restore: it removes what StoreAt has put at empty positions.
+func (c *Conn) FillHoles(ctx context.Context, kind schemas.Kind, run string) error {
+	_, err := c.purge(ctx, kind, run, fmt.Sprintf("ldalign.%s.%s.%s", LogOf(kind), run, holeSubject))
+	return err
 }

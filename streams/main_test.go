@@ -60,10 +60,24 @@ func openIn(t *testing.T, dir string, limits Limits) *Conn {
 			t.Error(err)
 		}
 	})
-	if err := c.EnsureTopology(testContext(t)); err != nil {
+	declare(t, c, "r", limits)
+	return c
+}
+
+// declare makes the streams of a run.
+func declare(t *testing.T, c *Conn, run string, limits Limits) {
+	t.Helper()
+	if err := c.Declare(testContext(t), run, limits); err != nil {
 		t.Fatal(err)
 	}
-	return c
+}
+
+// declared makes the streams of a run that a test uses beside r.
+func declared(t *testing.T, c *Conn, run string) {
+	t.Helper()
+	if _, err := c.State(testContext(t), schemas.Control, run); errors.Is(err, ErrNotFound) {
+		declare(t, c, run, quick)
+	}
 }
 
 func openQuick(t *testing.T) *Conn { return openIn(t, t.TempDir(), quick) }
@@ -118,6 +132,11 @@ func closedAt(run string, iteration uint32, total int) *events.Control {
 
 func publish(t *testing.T, c *Conn, kind schemas.Kind, msgs ...events.Message) {
 	t.Helper()
+	for i, m := range msgs {
+		if i == 0 || m.GetRun() != msgs[i-1].GetRun() {
+			declared(t, c, m.GetRun())
+		}
+	}
 	if err := c.Publish(testContext(t), kind, msgs...); err != nil {
 		t.Fatal(err)
 	}
@@ -140,6 +159,7 @@ func generator(run string, batch int) Stage {
 // start runs a stage until stop is called, which returns what RunStage did; the test's end calls it too.
 func start(t *testing.T, c *Conn, s Stage, process Process) (stop func() error) {
 	t.Helper()
+	declared(t, c, s.Run)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- c.RunStage(ctx, s, process) }()
@@ -211,7 +231,7 @@ func consumerIs(t *testing.T, c *Conn, s Stage, right func(unread, unanswered in
 	ctx := testContext(t)
 	for {
 		var unread, unanswered int
-		consumer, err := c.js.Consumer(ctx, StreamName(s.In), s.consumer(c.limits).Durable)
+		consumer, err := c.js.Consumer(ctx, StreamName(s.In, s.Run), s.consumer(c.limits).Durable)
 		switch {
 		case err == nil:
 			info := consumer.CachedInfo()

@@ -58,7 +58,7 @@ func TestKilledWhileWritingAConfiguration(t *testing.T) {
 			if err := c.Close(); err != nil {
 				t.Fatal(err)
 			}
-			folder := filepath.Join(dir, storeDir, "$G", "streams", StreamName(schemas.Prompts))
+			folder := filepath.Join(dir, storeDir, "$G", "streams", StreamName(schemas.Prompts, "r"))
 			test.leave(t, filepath.Join(folder, "meta.inf"), filepath.Join(folder, "meta.sum"))
 
 			c, err := Attach(testContext(t), dir, Options{Limits: quick, Log: testLog(t)})
@@ -103,7 +103,7 @@ func TestKilledWhileWritingAConsumer(t *testing.T) {
 	if err := errors.Join(stop(), c.Close()); err != nil {
 		t.Fatal(err)
 	}
-	sums, err := filepath.Glob(filepath.Join(dir, storeDir, "$G", "streams", StreamName(schemas.Prompts), "obs", "*", "meta.sum"))
+	sums, err := filepath.Glob(filepath.Join(dir, storeDir, "$G", "streams", StreamName(schemas.Prompts, "r"), "obs", "*", "meta.sum"))
 	if err != nil || len(sums) != 1 {
 		t.Fatalf("%v, %v; want the checksum of one consumer", sums, err)
 	}

@@ -72,7 +72,7 @@ func (s *script) process(_ context.Context, in []events.Message) []Outcome {
 
 // crash is a worker that dies between storing its outputs and acknowledging its inputs, or before either.
 func crash(ctx context.Context, c *Conn, s *script, n int, stored bool) error {
-	consumer, err := c.js.Consumer(ctx, StreamName(schemas.Prompts), "generator_r")
+	consumer, err := c.js.Consumer(ctx, StreamName(schemas.Prompts, "r"), "generator_r")
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
 		return nil // no stage has run yet
 	}
@@ -114,7 +114,7 @@ func TestRunnerModel(t *testing.T) {
 			rt.Fatal(err)
 		}
 		defer c.Close()
-		if err := c.EnsureTopology(testContext(t)); err != nil {
+		if err := c.Declare(testContext(t), "r", c.limits); err != nil {
 			rt.Fatal(err)
 		}
 		s := &script{acts: map[string]behaviour{}, tries: map[string]int{}}

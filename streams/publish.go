@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -42,6 +41,7 @@ const (
 	codeResources   jetstream.ErrorCode = 10023 // insufficient resources
 	codeStorage     jetstream.ErrorCode = 10047 // insufficient storage resources
 	codeStoreFailed jetstream.ErrorCode = 10077 // the store's own words follow
+	codeWrongLast   jetstream.ErrorCode = 10164 // another last sequence than expected, of a stream with replicas
 )
 
 // Publish stores messages on the stream of their kind and returns when all of them are. Each is stored once under its
@@ -62,24 +62,25 @@ func (c *Conn) Publish(ctx context.Context, kind schemas.Kind, msgs ...events.Me
 
 // send stores sealed messages of one kind.
 func (c *Conn) send(ctx context.Context, kind schemas.Kind, msgs []*nats.Msg) error {
-	for _, m := range msgs {
-		id := m.Header.Get(headerID)
-		_, run, _, ok := splitID(id)
-		if !ok {
-			continue
+	for len(msgs) > 0 { // a window of one run after the other
+		run, n := runOf(msgs[0]), 1
+		for n < min(len(msgs), window) && runOf(msgs[n]) == run {
+			n++
 		}
-		n, err := c.incarnation(ctx, run)
-		if err != nil {
-			return err
+		if err := c.sendWindow(ctx, StreamName(kind, run), msgs[:n]); err != nil {
+			return fmt.Errorf("streams: publish to %s: %w", StreamName(kind, run), err)
 		}
-		m.Header.Set(headerID, incarnate(id, n))
-	}
-	for part := range slices.Chunk(msgs, window) {
-		if err := c.sendWindow(ctx, StreamName(kind), part); err != nil {
-			return fmt.Errorf("streams: publish to %s: %w", StreamName(kind), err)
-		}
+		msgs = msgs[n:]
 	}
 	return nil
+}
+
+// runOf is the run that a subject of ours names.
+func runOf(m *nats.Msg) string {
+	if tokens := strings.Split(m.Subject, "."); len(tokens) > 2 {
+		return tokens[2]
+	}
+	return ""
 }
 
 // sendWindow sends until every message is stored, again and again those of which that is unsure.
@@ -98,6 +99,9 @@ func (c *Conn) sendWindow(ctx context.Context, stream string, msgs []*nats.Msg) 
 		switch {
 		case errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, jetstream.ErrAsyncPublishTimeout):
 			if unanswered++; unanswered == patience && c.nc.IsConnected() {
+				if _, missing := c.js.Stream(ctx, stream); errors.Is(missing, jetstream.ErrStreamNotFound) {
+					return noRun(runOf(msgs[0]))
+				}
 				return fmt.Errorf("%w: nothing answers on %s, the server's log may say why: %w", ErrStore, msgs[0].Subject, err)
 			}
 		default:

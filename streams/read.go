@@ -42,7 +42,7 @@ type Received struct {
 func (c *Conn) Read(ctx context.Context, kind schemas.Kind, run string, iteration int, from uint64,
 	f func(Received) error,
 ) error {
-	s := scan{stream: StreamName(kind), subject: subjectOf(kind, run, iteration), from: from}
+	s := scan{run: run, stream: StreamName(kind, run), subjects: []string{subjectOf(kind, run, iteration)}, from: from}
 	return c.scan(ctx, s, c.decoded(f))
 }
 
@@ -50,7 +50,7 @@ func (c *Conn) Read(ctx context.Context, kind schemas.Kind, run string, iteratio
 func (c *Conn) Follow(ctx context.Context, kind schemas.Kind, run string, iteration int, from uint64,
 	f func(Received) error,
 ) error {
-	s := scan{stream: StreamName(kind), subject: subjectOf(kind, run, iteration), from: from, follow: true}
+	s := scan{run: run, stream: StreamName(kind, run), subjects: []string{subjectOf(kind, run, iteration)}, from: from, follow: true}
 	return c.scan(ctx, s, c.decoded(f))
 }
 
@@ -100,18 +100,32 @@ func (c *Conn) Tail(ctx context.Context, subject string, since time.Time, f func
 	if kind := schemas.Kind(subject); slices.Contains(schemas.Kinds(), kind) {
 		subject = schemas.KindSubjects(kind)
 	}
+	narrowed := map[schemas.Kind]string{}
+	for _, kind := range schemas.Kinds() {
+		if pattern, ok := narrow(subject, kind); ok {
+			narrowed[kind] = pattern
+		}
+	}
+	if len(narrowed) == 0 {
+		return fmt.Errorf("%w: subject %q matches no stream: want a kind (%v) or a pattern such as ldalign.scored.>",
+			ErrNotFound, subject, schemas.Kinds())
+	}
 	lines := make(chan Line)
 	group, scanning := errgroup.WithContext(ctx)
-	matched := false
-	for _, kind := range schemas.Kinds() {
-		narrowed, ok := narrow(subject, kind)
-		if !ok {
-			continue
+	tail := func(run string, log schemas.Kind) {
+		s := scan{run: run, stream: StreamName(log, run), since: since, follow: true}
+		for _, kind := range kindsOf(log) {
+			if pattern, ok := narrowed[kind]; ok {
+				if pattern, ok = inRun(pattern, run); ok {
+					s.subjects = append(s.subjects, pattern)
+				}
+			}
 		}
-		matched = true
-		s := scan{stream: StreamName(kind), subject: narrowed, since: since, follow: true}
+		if len(s.subjects) == 0 {
+			return
+		}
 		group.Go(func() error {
-			return c.scan(scanning, s, func(e Entry) error {
+			err := c.scan(scanning, s, func(e Entry) error {
 				select {
 				case lines <- lineOf(e):
 					return nil
@@ -119,12 +133,32 @@ func (c *Conn) Tail(ctx context.Context, subject string, since time.Time, f func
 					return scanning.Err()
 				}
 			})
+			if errors.Is(err, ErrNotFound) {
+				return nil // the run was deleted
+			}
+			return err
 		})
 	}
-	if !matched {
-		return fmt.Errorf("%w: subject %q matches no stream: want a kind (%v) or a pattern such as ldalign.scored.>",
-			ErrNotFound, subject, schemas.Kinds())
-	}
+	group.Go(func() error {
+		known := map[string]bool{}
+		for {
+			runs, err := c.Runs(scanning)
+			if err != nil {
+				return err
+			}
+			for _, run := range runs {
+				for _, log := range Logs() {
+					if !known[run] {
+						tail(run, log)
+					}
+				}
+				known[run] = true
+			}
+			if !pause(scanning, lookEvery) {
+				return scanning.Err()
+			}
+		}
+	})
 	group.Go(func() error {
 		for {
 			select {
@@ -138,6 +172,24 @@ func (c *Conn) Tail(ctx context.Context, subject string, since time.Time, f func
 		}
 	})
 	return stopped(group.Wait())
+}
+
+// lookEvery is how often Tail looks for runs that were declared meanwhile.
+const lookEvery = time.Second
+
+// inRun restricts a pattern of one kind to the subjects of one run; false when none match.
+func inRun(pattern, run string) (string, bool) {
+	tokens := strings.Split(pattern, ".")
+	switch {
+	case tokens[2] == ">":
+		return strings.Join([]string{tokens[0], tokens[1], run, "*"}, "."), true
+	case tokens[2] != "*" && tokens[2] != run || len(tokens) != 4:
+		return "", false
+	case tokens[3] == ">":
+		tokens[3] = "*"
+	}
+	tokens[2] = run
+	return strings.Join(tokens, "."), true
 }
 
 // subjectOf is the subject of one iteration of a run, or the pattern for all of them.
@@ -201,7 +253,8 @@ func (c *Conn) decoded(f func(Received) error) func(Entry) error {
 
 // scan says what to read of one stream.
 type scan struct {
-	stream, subject string
+	run, stream string
+	subjects    []string
 	// from and last are the first and the last position, since is the earliest time; zero is no bound.
 	from, last uint64
 	since      time.Time
@@ -248,7 +301,7 @@ func (c *Conn) scanOnce(ctx context.Context, s *scan, f func(Entry) error) error
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case errors.Is(err, jetstream.ErrStreamNotFound):
-			return noStream(name)
+			return noRun(s.run)
 		case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, jetstream.ErrMsgIteratorClosed):
 			return fmt.Errorf("streams: read %s: %w", name, err)
 		}
@@ -307,12 +360,12 @@ func (c *Conn) scanOnce(ctx context.Context, s *scan, f func(Entry) error) error
 
 func (s *scan) consumer() jetstream.ConsumerConfig {
 	config := jetstream.ConsumerConfig{
-		FilterSubject: s.subject,
-		DeliverPolicy: jetstream.DeliverAllPolicy,
-		AckPolicy:     jetstream.AckNonePolicy,
-		HeadersOnly:   s.ids,
-		MemoryStorage: true,
-		Replicas:      1,
+		FilterSubjects: s.subjects,
+		DeliverPolicy:  jetstream.DeliverAllPolicy,
+		AckPolicy:      jetstream.AckNonePolicy,
+		HeadersOnly:    s.ids,
+		MemoryStorage:  true,
+		Replicas:       1,
 		// It is deleted when done; this is for a process that dies.
 		InactiveThreshold: 5 * time.Minute,
 	}
@@ -338,10 +391,11 @@ func (c *Conn) discard(consumer jetstream.Consumer) {
 	}
 }
 
-// firsts are the positions of the entries on the subjects that match, by their keys; of one that was stored again, the first.
-func (c *Conn) firsts(ctx context.Context, kind schemas.Kind, subjects string) (map[string]uint64, error) {
+// firsts are the positions of an iteration's entries of a kind, by their keys; of one that was stored again, the first.
+func (c *Conn) firsts(ctx context.Context, kind schemas.Kind, run string, iteration uint32) (map[string]uint64, error) {
 	at := map[string]uint64{}
-	err := c.scan(ctx, scan{stream: StreamName(kind), subject: subjects, ids: true}, func(e Entry) error {
+	p := Part{Kind: kind, Run: run, Iteration: int(iteration), Headers: true}
+	err := c.Scan(ctx, p, func(e Entry) error {
 		if at[e.Key()] == 0 {
 			at[e.Key()] = e.Seq
 		}

@@ -26,7 +26,7 @@ func TestReadInOrderFromAnywhere(t *testing.T) {
 		t.Fatalf("%d prompts, want 40", len(all))
 	}
 	for i, r := range all {
-		if p := r.Message.(*events.Prompt); p.GetPosition() != uint64(i) || r.Seq != uint64(2*i+1) {
+		if p := r.Message.(*events.Prompt); p.GetPosition() != uint64(i) || r.Seq != uint64(i+1) {
 			t.Fatalf("place %d holds prompt %d at %d", i, p.GetPosition(), r.Seq)
 		}
 	}
@@ -128,15 +128,15 @@ func TestTail(t *testing.T) {
 	c := openQuick(t)
 	publish(t, c, schemas.Prompts, prompt("r", 0, 0), prompt("r", 1, 1), prompt("s", 0, 2))
 	publish(t, c, schemas.Scored, scoredOf(prompt("r", 0, 0)))
-	garbage := sealedAs("ldalign.prompts.r.0", "prompts:r:x", []byte("\xff"))
+	garbage := sealedAs("ldalign.prompts.r.0", "prompts:x", []byte("\xff"))
 	if err := c.send(testContext(t), schemas.Prompts, garbage); err != nil {
 		t.Fatal(err)
 	}
 	for subject, want := range map[string][]string{
-		"prompts":             {"PROMPTS 1", "PROMPTS 2", "PROMPTS 3", "PROMPTS 4"},
-		"ldalign.>":           {"PROMPTS 1", "PROMPTS 2", "PROMPTS 3", "PROMPTS 4", "SCORED 1"},
-		"ldalign.*.r.0":       {"PROMPTS 1", "PROMPTS 4", "SCORED 1"},
-		"ldalign.prompts.s.>": {"PROMPTS 3"},
+		"prompts":             {"r_PROMPTS 1", "r_PROMPTS 2", "r_PROMPTS 3", "s_PROMPTS 1"},
+		"ldalign.>":           {"r_PROMPTS 1", "r_PROMPTS 2", "r_PROMPTS 3", "r_SCORED 1", "s_PROMPTS 1"},
+		"ldalign.*.r.0":       {"r_PROMPTS 1", "r_PROMPTS 3", "r_SCORED 1"},
+		"ldalign.prompts.s.>": {"s_PROMPTS 1"},
 	} {
 		t.Run(subject, func(t *testing.T) {
 			var got []string
@@ -146,10 +146,10 @@ func TestTail(t *testing.T) {
 				if !json.Valid(l.JSON) {
 					t.Errorf("%s is not JSON: %s", place, l.JSON)
 				}
-				if (place == "PROMPTS 4") != strings.Contains(string(l.JSON), `"error":`) {
+				if (place == "r_PROMPTS 3") != strings.Contains(string(l.JSON), `"error":`) {
 					t.Errorf("%s: %s", place, l.JSON)
 				}
-				if place == "PROMPTS 2" && !strings.Contains(string(l.JSON), `"promptId":"p001"`) {
+				if place == "r_PROMPTS 2" && !strings.Contains(string(l.JSON), `"promptId":"p001"`) {
 					t.Errorf("%s: %s", place, l.JSON)
 				}
 				if len(got) == len(want) {

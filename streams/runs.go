@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -13,49 +12,71 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
-// Runs lists, in order, the runs of which the streams hold any message.
+// Runs lists, in order, the runs that have streams.
 func (c *Conn) Runs(ctx context.Context) ([]string, error) {
-	found := map[string]bool{}
-	for _, kind := range schemas.Kinds() {
-		stream, err := c.js.Stream(ctx, StreamName(kind))
-		if errors.Is(err, jetstream.ErrStreamNotFound) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("streams: runs: %w", err)
-		}
-		info, err := stream.Info(ctx, jetstream.WithSubjectFilter(schemas.KindSubjects(kind)))
-		if err != nil {
-			return nil, fmt.Errorf("streams: runs: %w", err)
-		}
-		for subject := range info.State.Subjects {
-			if _, run, _, err := schemas.ParseSubject(subject); err == nil {
-				found[run] = true
-			}
+	list := c.js.StreamNames(ctx, jetstream.WithStreamListSubject("ldalign.control.>"))
+	var runs []string
+	for name := range list.Name() {
+		run, ours := strings.CutPrefix(name, streamPrefix)
+		run, facts := strings.CutSuffix(run, "_FACTS")
+		if ours && facts && schemas.ValidRun(run) {
+			runs = append(runs, run)
 		}
 	}
-	return slices.Sorted(maps.Keys(found)), nil
+	if err := list.Err(); err != nil && !errors.Is(err, jetstream.ErrEndOfData) {
+		return nil, fmt.Errorf("streams: runs: %w", err)
+	}
+	slices.Sort(runs)
+	return slices.Compact(runs), nil
 }
 
-// consumers are the stages of a run that read a kind, in the order of their names.
+// consumers are the stages of a run that read a kind from its own log, in the order of their names.
 func (c *Conn) consumers(ctx context.Context, kind schemas.Kind, run string) ([]*jetstream.ConsumerInfo, error) {
-	stream, err := c.js.Stream(ctx, StreamName(kind))
+	stream, err := c.stream(ctx, kind, run)
 	if err != nil {
 		return nil, err
 	}
 	list := stream.ListConsumers(ctx)
 	var infos []*jetstream.ConsumerInfo
 	for info := range list.Info() {
-		// A stage's name has no underscore; an ephemeral reader's name is random.
-		name, of, ok := strings.Cut(info.Name, "_")
-		stage, _, _ := strings.Cut(name, "-") // that of a replay names its first iteration
-		if ok && of == run && validStage.MatchString(stage) {
+		// A stage's name has no underscore, which a reader's of another run has; the name of an ephemeral reader is random.
+		stage, _, _ := strings.Cut(info.Name, "-") // that of a replay names its first iteration
+		if info.Config.Durable != "" && validStage.MatchString(stage) && !strings.Contains(info.Name, "_") && reads(info.Config, kind) {
 			infos = append(infos, info)
 		}
 	}
 	if err := list.Err(); err != nil && !errors.Is(err, jetstream.ErrEndOfData) {
-		return nil, err
+		return nil, fmt.Errorf("streams: consumers of %s: %w", StreamName(kind, run), err)
 	}
 	slices.SortFunc(infos, func(a, b *jetstream.ConsumerInfo) int { return strings.Compare(a.Name, b.Name) })
 	return infos, nil
+}
+
+// reads tells whether a consumer reads a kind, of those that share a log.
+func reads(config jetstream.ConsumerConfig, kind schemas.Kind) bool {
+	return slices.ContainsFunc(append(config.FilterSubjects, config.FilterSubject), func(subject string) bool {
+		return strings.HasPrefix(subject, "ldalign."+string(kind)+".")
+	})
+}
+
+// sourceOf is the run whose log a stage of a replay reads, as its consumer notes; empty for other stages.
+func sourceOf(info *jetstream.ConsumerInfo) string { return info.Config.Metadata[sourceKey] }
+
+// sourceKey is the key of a consumer's metadata that names the run whose log the stage reads.
+const sourceKey = "ldalign-source"
+
+// inSource is the consumer of a replay's stage in the log of its source; nil when it has none.
+func (c *Conn) inSource(ctx context.Context, kind schemas.Kind, run string, own *jetstream.ConsumerInfo) (*jetstream.ConsumerInfo, error) {
+	source := sourceOf(own)
+	if source == "" {
+		return nil, nil
+	}
+	consumer, err := c.js.Consumer(ctx, StreamName(kind, source), own.Name+"_"+run)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("streams: consumer of run %s in %s: %w", run, StreamName(kind, source), err)
+	}
+	return consumer.CachedInfo(), nil
 }

@@ -157,8 +157,7 @@ func (s Stage) beyond(m events.Message) bool {
 // letter.
 func (s Stage) consumer(l Limits) jetstream.ConsumerConfig {
 	c := jetstream.ConsumerConfig{
-		// A stage's name has no underscore, so the pair is unambiguous.
-		Durable:       s.Name + "_" + s.Run,
+		Durable:       s.Name,
 		FilterSubject: schemas.RunSubjects(s.In, s.Run),
 		DeliverPolicy: jetstream.DeliverAllPolicy,
 		AckPolicy:     jetstream.AckExplicitPolicy,
@@ -168,13 +167,30 @@ func (s Stage) consumer(l Limits) jetstream.ConsumerConfig {
 		// together, waiting for the rest of a batch that the server may not give them.
 		MaxAckPending: -1,
 	}
-	if s.Source != nil {
-		// A name has no hyphen either.
-		c.Durable = fmt.Sprintf("%s-%d_%s", s.Name, s.Iterations[0], s.Run)
-		c.FilterSubject, c.FilterSubjects = "", s.subjects()
-		c.DeliverPolicy, c.OptStartSeq = jetstream.DeliverByStartSequencePolicy, s.Source.First
+	if s.Source != nil { // it has dead letters that were redriven
+		c.Durable = fmt.Sprintf("%s-%d", s.Name, s.Iterations[0]) // a stage's name has no hyphen
+		c.FilterSubject, c.FilterSubjects = "", s.subjects(s.Run)
+		c.Metadata = map[string]string{sourceKey: s.Source.Run}
 	}
 	return c
+}
+
+// sourceConsumer is the stage's durable in the log of its source.
+func (s Stage) sourceConsumer(l Limits) jetstream.ConsumerConfig {
+	c := s.consumer(l)
+	c.Durable, c.Metadata = c.Durable+"_"+s.Run, nil
+	c.FilterSubjects = s.subjects(s.Source.Run)
+	c.DeliverPolicy, c.OptStartSeq = jetstream.DeliverByStartSequencePolicy, s.Source.First
+	return c
+}
+
+// subjects are those of the stage's iterations in a run.
+func (s Stage) subjects(run string) []string {
+	var out []string
+	for _, i := range s.Iterations {
+		out = append(out, schemas.Subject(s.In, run, i))
+	}
+	return out
 }
 
 const (
@@ -205,23 +221,15 @@ func (c *Conn) RunRefilling(ctx context.Context, s Stage, process Refilling) err
 	if err != nil {
 		return err
 	}
-	c.incarnations.forget(s.Run)
-	if s.Source != nil {
-		located, err := c.Locate(ctx, *s.Source)
-		if err != nil {
-			return ended(ctx, err)
-		}
-		s.Source = &located
-	}
 	r := &runner{
-		Conn: c, stage: s, process: process, failures: map[uint64]int{}, ending: ctx.Done(),
+		Conn: c, stage: s, process: process, failures: map[place]int{}, ending: ctx.Done(),
 		log: c.log.With().Str("stage", s.Name).Str("run", s.Run).Logger(),
 	}
 	if r.heartbeat = s.Heartbeat; r.heartbeat == nil {
 		r.heartbeat = c.Announce(ctx, s.Run, s.Name)
 		defer r.heartbeat.Close()
 	}
-	if err := r.ensureConsumer(ctx); err != nil {
+	if err := r.ensureConsumers(ctx); err != nil {
 		return ended(ctx, err)
 	}
 	work, cancel := outlive(ctx, s.Grace)
@@ -276,24 +284,44 @@ func outlive(ctx context.Context, grace time.Duration) (context.Context, context
 // runner is the state of one RunStage. Only its goroutine touches it.
 type runner struct {
 	*Conn
-	stage    Stage
-	process  Refilling
-	consumer jetstream.Consumer
+	stage   Stage
+	process Refilling
+	// consumer is that in the run's own log, and source that in the log of a replay's source, nil for other stages.
+	consumer, source jetstream.Consumer
 	// failures counts, by position, how often a message failed here. An entry goes when the message is settled here;
 	// when another process settles it, the few bytes stay until the stage ends.
-	failures  map[uint64]int
+	failures  map[place]int
 	heartbeat *Heartbeat
 	// ending is closed when the stage is told to end.
 	ending <-chan struct{}
 	log    zerolog.Logger
 }
 
-// ensureConsumer creates the stage's consumer, or takes the one that exists, and asserts what comes back.
-func (r *runner) ensureConsumer(ctx context.Context) error {
-	want := r.stage.consumer(r.limits)
+// place is a position in one of the logs that a stage reads.
+type place struct {
+	stream string
+	seq    uint64
+}
+
+// ensureConsumers creates the stage's consumers, or takes those that exist.
+func (r *runner) ensureConsumers(ctx context.Context) (err error) {
+	if r.consumer, err = r.ensureConsumer(ctx, r.stage.Run, r.stage.consumer(r.limits)); err != nil || r.stage.Source == nil {
+		return err
+	}
+	r.source, err = r.ensureConsumer(ctx, r.stage.Source.Run, r.stage.sourceConsumer(r.limits))
+	return err
+}
+
+// ensureConsumer creates a consumer in the log of a run, or takes the one that exists, and asserts what comes back.
+func (r *runner) ensureConsumer(ctx context.Context, run string, want jetstream.ConsumerConfig) (jetstream.Consumer, error) {
+	name := StreamName(r.stage.In, run)
 	for try := 1; ; try++ {
 		asking, cancel := context.WithTimeout(ctx, askTimeout)
-		consumer, err := r.js.CreateOrUpdateConsumer(asking, StreamName(r.stage.In), want)
+		have, err := r.js.Consumer(asking, name, want.Durable)
+		if err == nil { // a restored one begins behind what was settled
+			want.DeliverPolicy, want.OptStartSeq = have.CachedInfo().Config.DeliverPolicy, have.CachedInfo().Config.OptStartSeq
+		}
+		consumer, err := r.js.CreateOrUpdateConsumer(asking, name, want)
 		var info *jetstream.ConsumerInfo
 		if err == nil { // asked anew: a server that has just restarted answers an update with what was there before
 			info, err = consumer.Info(asking)
@@ -303,21 +331,20 @@ func (r *runner) ensureConsumer(ctx context.Context) error {
 		case err == nil:
 			have := info.Config
 			if have.AckWait != want.AckWait || have.MaxDeliver != want.MaxDeliver || len(have.BackOff) > 0 {
-				return fmt.Errorf("%w: consumer %s: ack wait %v, max deliver %d, backoff %v",
+				return nil, fmt.Errorf("%w: consumer %s: ack wait %v, max deliver %d, backoff %v",
 					ErrTopology, want.Durable, have.AckWait, have.MaxDeliver, have.BackOff)
 			}
-			r.consumer = consumer
-			return nil
+			return consumer, nil
 		case errors.Is(err, jetstream.ErrStreamNotFound):
-			return fmt.Errorf("streams: stage %s: %w", r.stage.Name, noStream(StreamName(r.stage.In)))
+			return nil, fmt.Errorf("streams: stage %s: %w", r.stage.Name, noRun(run))
 		case ctx.Err() != nil:
-			return ctx.Err()
+			return nil, ctx.Err()
 		case r.nc.IsClosed():
-			return fmt.Errorf("streams: stage %s: %w", r.stage.Name, err)
+			return nil, fmt.Errorf("streams: stage %s: %w", r.stage.Name, err)
 		}
 		r.log.Warn().Err(err).Msg("cannot reach the stage's consumer, trying again")
 		if !pause(ctx, r.limits.backoff(try)) {
-			return ctx.Err()
+			return nil, ctx.Err()
 		}
 	}
 }
@@ -326,33 +353,62 @@ func (r *runner) ensureConsumer(ctx context.Context) error {
 // for no more than it has room for and lets the server end each request, so that nothing is under way that is not in
 // hand.
 func (r *runner) fill(ctx context.Context, b *batch) error {
-	if err := r.take(b, func() (jetstream.MessageBatch, error) {
-		return r.consumer.FetchNoWait(r.stage.Batch)
-	}); err != nil {
+	if err := r.takeThere(b, r.stage.Batch); err != nil {
 		return r.pullFailed(ctx, err)
 	}
 	for len(b.inputs) == 0 && !over(ctx) {
 		r.rest()
-		if err := r.take(b, func() (jetstream.MessageBatch, error) {
-			return r.consumer.Fetch(1, jetstream.FetchContext(ctx), jetstream.FetchHeartbeat(pullHeartbeat))
-		}); err != nil {
+		if err := r.take(b, func() (jetstream.MessageBatch, error) { return r.await(ctx) }); err != nil {
 			if err := r.pullFailed(ctx, err); err != nil {
 				return err
 			}
 		}
+		if r.source != nil && len(b.inputs) == 0 { // what was given back comes there
+			if err := r.takeThere(b, r.stage.Batch); err != nil {
+				return r.pullFailed(ctx, err)
+			}
+		}
 	}
-	room := r.stage.Batch - len(b.inputs)
-	if room == 0 || over(ctx) {
+	missing := r.stage.Batch - len(b.inputs)
+	if missing == 0 || over(ctx) {
 		return nil
 	}
-	err := r.take(b, func() (jetstream.MessageBatch, error) {
-		if r.stage.Linger > 0 {
-			return r.consumer.Fetch(room, jetstream.FetchMaxWait(r.stage.Linger))
-		}
-		return r.consumer.FetchNoWait(room)
-	})
+	err := r.linger(b, missing)
 	if err != nil {
 		r.log.Debug().Err(err).Msg("going on with a part-filled batch")
+	}
+	return nil
+}
+
+// linger takes what comes within the stage's Linger.
+func (r *runner) linger(b *batch, n int) error {
+	if r.stage.Linger == 0 || r.source != nil { // a source has all that it will have
+		return r.takeThere(b, n)
+	}
+	return r.take(b, func() (jetstream.MessageBatch, error) {
+		return r.consumer.Fetch(n, jetstream.FetchMaxWait(r.stage.Linger))
+	})
+}
+
+// await waits for a message: of a stage with a source, which is to look there again, not for long.
+func (r *runner) await(ctx context.Context) (jetstream.MessageBatch, error) {
+	if r.source != nil {
+		return r.consumer.Fetch(1, jetstream.FetchMaxWait(r.beat()))
+	}
+	return r.consumer.Fetch(1, jetstream.FetchContext(ctx), jetstream.FetchHeartbeat(pullHeartbeat))
+}
+
+// takeThere adds to the batch up to n messages that are there now: of a replay's source, then of the run's own log.
+func (r *runner) takeThere(b *batch, n int) error {
+	for _, consumer := range []jetstream.Consumer{r.source, r.consumer} {
+		had := len(b.inputs)
+		if consumer == nil || n <= 0 {
+			continue
+		}
+		if err := r.take(b, func() (jetstream.MessageBatch, error) { return consumer.FetchNoWait(n) }); err != nil {
+			return err
+		}
+		n -= len(b.inputs) - had
 	}
 	return nil
 }
@@ -401,7 +457,7 @@ func (r *runner) pullFailed(ctx context.Context, err error) error {
 		}
 	}
 	// A consumer that was deleted, or lost with its server, comes back from its declared form.
-	return ended(ctx, r.ensureConsumer(ctx))
+	return ended(ctx, r.ensureConsumers(ctx))
 }
 
 // settle decides the fate of every message of a batch. What it leaves undecided, because work has ended, the batch's
@@ -468,7 +524,7 @@ func (f *feed) more(n int) []events.Message {
 		return nil
 	}
 	had := len(f.batch.inputs)
-	if err := f.take(f.batch, func() (jetstream.MessageBatch, error) { return f.consumer.FetchNoWait(n) }); err != nil {
+	if err := f.takeThere(f.batch, n); err != nil {
 		f.log.Debug().Err(err).Msg("no refill")
 	}
 	healthy, suspect, letters := f.sort(f.batch.inputs[had:])
@@ -521,12 +577,12 @@ func (r *runner) run(work context.Context, in []*input, more *feed) error {
 			continue // failed by being told to end: given back, and no try counted
 		}
 		if reject := new(schemas.Reject); errors.As(o.Err, &reject) {
-			letters = append(letters, letter{in, o.Err, r.failures[in.meta.Sequence.Stream] + 1})
+			letters = append(letters, letter{in, o.Err, r.failures[in.place()] + 1})
 			continue
 		}
 		seq := in.meta.Sequence.Stream
-		r.failures[seq]++
-		switch tries := r.failures[seq]; {
+		r.failures[in.place()]++
+		switch tries := r.failures[in.place()]; {
 		case tries < r.limits.MaxDeliver:
 			r.log.Warn().Err(o.Err).Uint64("seq", seq).Int("try", tries).Msg("message failed, trying again later")
 			r.settled(in, Retried)
@@ -689,8 +745,11 @@ func (r *runner) unstored(work context.Context, out []sealed) ([]sealed, error) 
 	for _, s := range out {
 		subject := s.msg.Subject
 		if have[subject] == nil {
-			var err error
-			if have[subject], err = r.firsts(work, s.kind, subject); err != nil {
+			_, run, iteration, err := schemas.ParseSubject(subject)
+			if err == nil {
+				have[subject], err = r.firsts(work, s.kind, run, iteration)
+			}
+			if err != nil {
 				return nil, fmt.Errorf("streams: stage %s: what is stored on %s: %w", r.stage.Name, subject, err)
 			}
 		}
@@ -751,7 +810,7 @@ func (r *runner) bury(work context.Context, letters []letter) error {
 
 func (r *runner) acknowledge(in *input, outcome string) {
 	r.heartbeat.Did(1)
-	delete(r.failures, in.meta.Sequence.Stream)
+	delete(r.failures, in.place())
 	r.settled(in, outcome)
 	r.answer(in, in.Ack())
 }

@@ -200,7 +200,7 @@ func TestRejectIsADeadLetterAtOnce(t *testing.T) {
 	original := prompt("r", 3, 2)
 	want := &events.DeadLetter{
 		Schema: 1, Run: "r", Iteration: 3, Stage: "generator", Reason: "too_long", Error: "900 tokens",
-		Stream: "LDALIGN_PROMPTS", Sequence: 3, Subject: "ldalign.prompts.r.3", PairId: original.GetPairId(),
+		Stream: "LDALIGN_r_PROMPTS", Sequence: 3, Subject: "ldalign.prompts.r.3", PairId: original.GetPairId(),
 		Deliveries: 1, Tries: 1, Worker: thisWorker(), Original: marshal(t, original),
 	}
 	if diff := cmp.Diff(want, letter, protocmp()); diff != "" {
@@ -276,10 +276,10 @@ func TestWhatCannotBeReadIsADeadLetter(t *testing.T) {
 	newer.Schema = events.Version + 1
 	stranger := prompt("other", 0, 2)
 	for id, data := range map[string][]byte{
-		"prompts:r:garbage":  []byte("\xff\xff not protobuf"),
-		"prompts:r:newer":    marshal(t, newer),
-		"prompts:r:empty":    nil,
-		"prompts:r:stranger": marshal(t, stranger),
+		"prompts:garbage":  []byte("\xff\xff not protobuf"),
+		"prompts:newer":    marshal(t, newer),
+		"prompts:empty":    nil,
+		"prompts:stranger": marshal(t, stranger),
 	} {
 		if err := c.send(testContext(t), schemas.Prompts, sealedAs("ldalign.prompts.r.0", id, data)); err != nil {
 			t.Fatal(err)
@@ -431,7 +431,7 @@ func TestStopFinishesTheBatch(t *testing.T) {
 	if got := len(stored(t, c, schemas.Pairs, "r")); got != 4 {
 		t.Errorf("%d pairs, want the 4 of the batch under way", got)
 	}
-	consumer, err := c.js.Consumer(testContext(t), StreamName(s.In), "generator_r")
+	consumer, err := c.js.Consumer(testContext(t), StreamName(s.In, s.Run), "generator")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -476,7 +476,7 @@ func TestDeletedConsumerComesBack(t *testing.T) {
 	start(t, c, s, answer)
 	publish(t, c, schemas.Prompts, promptList("r", 0, 3)...)
 	await(t, c, schemas.Pairs, "r", 3)
-	if err := c.js.DeleteConsumer(testContext(t), StreamName(s.In), "generator_r"); err != nil {
+	if err := c.js.DeleteConsumer(testContext(t), StreamName(s.In, s.Run), "generator"); err != nil {
 		t.Fatal(err)
 	}
 	publish(t, c, schemas.Prompts, promptList("r", 0, 6)...)
@@ -506,7 +506,7 @@ func TestFullStreamEndsTheStage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.EnsureTopology(testContext(t)); err != nil {
+	if err := c.Declare(testContext(t), "r", c.limits); err != nil {
 		t.Fatal(err)
 	}
 	publish(t, c, schemas.Prompts, promptList("r", 0, n)...)
@@ -539,7 +539,7 @@ func TestBadStagesAreRefused(t *testing.T) {
 			t.Errorf("%s: accepted", name)
 		}
 	}
-	if err := c.js.DeleteStream(testContext(t), StreamName(schemas.Encoded)); err != nil {
+	if err := c.js.DeleteStream(testContext(t), StreamName(schemas.Encoded, "r")); err != nil {
 		t.Fatal(err)
 	}
 	err := c.RunStage(testContext(t), Stage{Name: "a", In: schemas.Encoded, Run: "r"}, answer)
@@ -641,7 +641,7 @@ func TestAckWaitChangesBetweenStarts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := c.EnsureTopology(testContext(t)); err != nil {
+		if err := c.Declare(testContext(t), "r", c.limits); err != nil {
 			t.Fatal(err)
 		}
 		publish(t, c, schemas.Prompts, promptList("r", uint32(i), 2)...)

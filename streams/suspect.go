@@ -59,7 +59,7 @@ func (r *runner) begin(ctx context.Context, in *input) (trial, error) {
 	if err != nil {
 		return trial{}, err
 	}
-	t := trial{kv: kv, key: fmt.Sprintf("%s.%s.%d", r.stage.Name, r.stage.Run, in.meta.Sequence.Stream)}
+	t := trial{kv: kv, key: fmt.Sprintf("%s.%s.%s.%d", r.stage.Name, r.stage.Run, in.meta.Stream, in.meta.Sequence.Stream)}
 	entry, err := kv.Get(ctx, t.key)
 	switch {
 	case errors.Is(err, jetstream.ErrKeyNotFound):

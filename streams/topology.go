@@ -19,29 +19,73 @@ var ErrTopology = errors.New("streams: stream has another configuration")
 // headerRoom is what a message may add to its payload: subject, id, lineage.
 const headerRoom = 4 << 10
 
-// StreamName is the stream of a kind: LDALIGN_ and the kind in upper case.
-func StreamName(kind schemas.Kind) string { return "LDALIGN_" + strings.ToUpper(string(kind)) }
+// streamPrefix begins the names of the streams of runs.
+const streamPrefix = "LDALIGN_"
 
-// EnsureTopology creates the eight streams, or checks those that exist and raises their limits where this connection's
-// are higher; limits are never lowered, for that would discard messages. How long a stream remembers ids is set as this
-// connection has it. It may run in many processes at once. Error: ErrTopology, naming the stream and what differs.
-func (c *Conn) EnsureTopology(ctx context.Context) error {
-	for _, kind := range schemas.Kinds() {
-		if err := c.ensureStream(ctx, kind); err != nil {
+// Logs lists the logs of a run, each by the first kind that it holds, in the order in which data flows. A kind has a log of its
+// own, but checkpoints, results and control messages, which are few, share one. See docs/adr/0025-each-run-has-its-own-streams.md.
+func Logs() []schemas.Kind {
+	return append(schemas.PairKinds(), schemas.DeadLetters, schemas.Checkpoints)
+}
+
+// LogOf is the log that holds a kind.
+func LogOf(kind schemas.Kind) schemas.Kind {
+	if kind == schemas.Results || kind == schemas.Control {
+		return schemas.Checkpoints
+	}
+	return kind
+}
+
+// kindsOf are the kinds in a log.
+func kindsOf(log schemas.Kind) []schemas.Kind {
+	if log == schemas.Checkpoints {
+		return []schemas.Kind{schemas.Checkpoints, schemas.Results, schemas.Control}
+	}
+	return []schemas.Kind{log}
+}
+
+// StreamName is the stream that holds the messages of a kind of a run: LDALIGN_<run>_<LOG>. A run's name has no capital letters.
+func StreamName(kind schemas.Kind, run string) string {
+	log := strings.ToUpper(string(LogOf(kind)))
+	if LogOf(kind) == schemas.Checkpoints {
+		log = "FACTS"
+	}
+	return streamPrefix + run + "_" + log
+}
+
+// Declare creates the streams of a run with limits of its own, or checks those that exist and raises their limits where these
+// are higher; limits are never lowered, for that would discard messages. How long a stream remembers ids is set as the limits
+// say. Whoever declares a run calls it; all others find the streams, or ErrNotFound. It may run in many processes at once.
+// Error: ErrTopology, naming the stream and what differs.
+func (c *Conn) Declare(ctx context.Context, run string, limits Limits) error {
+	limits = limits.withDefaults()
+	if err := limits.validate(); err != nil {
+		return err
+	}
+	if !schemas.ValidRun(run) {
+		return fmt.Errorf("streams: %q is not a run's name", run)
+	}
+	for _, log := range Logs() {
+		if err := c.ensureStream(ctx, limits.stream(log, run)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (c *Conn) streamConfig(kind schemas.Kind) jetstream.StreamConfig {
+// stream is the configuration of the stream of a log.
+func (l Limits) stream(kind schemas.Kind, run string) jetstream.StreamConfig {
 	size := MaxMessage
 	if kind == schemas.DeadLetters {
 		size = maxLetter
 	}
+	var subjects []string
+	for _, k := range kindsOf(LogOf(kind)) {
+		subjects = append(subjects, schemas.RunSubjects(k, run))
+	}
 	return jetstream.StreamConfig{
-		Name:     StreamName(kind),
-		Subjects: []string{schemas.KindSubjects(kind)},
+		Name:     StreamName(kind, run),
+		Subjects: subjects,
 		// A log: messages stay when they were read, and so do their ids, over a restart.
 		Retention: jetstream.LimitsPolicy,
 		Storage:   jetstream.FileStorage,
@@ -50,21 +94,20 @@ func (c *Conn) streamConfig(kind schemas.Kind) jetstream.StreamConfig {
 		MaxConsumers:      -1,
 		MaxMsgs:           -1,
 		MaxMsgsPerSubject: -1,
-		MaxBytes:          c.limits.MaxBytes,
-		MaxAge:            c.limits.MaxAge,
+		MaxBytes:          l.MaxBytes,
+		MaxAge:            l.MaxAge,
 		MaxMsgSize:        int32(size + headerRoom),
-		Duplicates:        c.limits.dedupWindow(kind, c.limits.MaxAge),
-		Replicas:          c.limits.Replicas,
+		Duplicates:        l.dedupWindow(kind, l.MaxAge),
+		Replicas:          l.Replicas,
 		AllowDirect:       true,
-		// Dead letters that are redriven or dropped are removed one by one. Of other kinds only a purge removes anything: that of a
-		// deleted run, or of an iteration by retention.
+		// Dead letters that are redriven or dropped are removed one by one. From other logs only the purge of an iteration by
+		// retention removes anything.
 		DenyDelete: kind != schemas.DeadLetters,
 	}
 }
 
-// ensureStream makes the stream of a kind be as streamConfig says, reads it back and asserts it.
-func (c *Conn) ensureStream(ctx context.Context, kind schemas.Kind) error {
-	want := c.streamConfig(kind)
+// ensureStream makes a stream be as wanted, reads it back and asserts it.
+func (c *Conn) ensureStream(ctx context.Context, want jetstream.StreamConfig) error {
 	stream, err := c.js.CreateStream(ctx, want)
 	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 		stream, err = c.js.Stream(ctx, want.Name)
@@ -76,7 +119,7 @@ func (c *Conn) ensureStream(ctx context.Context, kind schemas.Kind) error {
 	raised := have
 	raised.MaxBytes = raise(have.MaxBytes, want.MaxBytes)
 	raised.MaxAge = time.Duration(raise(int64(have.MaxAge), int64(want.MaxAge)))
-	raised.Duplicates = c.limits.dedupWindow(kind, raised.MaxAge)
+	raised.Duplicates = want.Duplicates
 	if raised.MaxBytes != have.MaxBytes || raised.MaxAge != have.MaxAge || raised.Duplicates != have.Duplicates {
 		if stream, err = c.js.UpdateStream(ctx, raised); err != nil {
 			return streamError(want, err)
@@ -84,7 +127,7 @@ func (c *Conn) ensureStream(ctx context.Context, kind schemas.Kind) error {
 		have = stream.CachedInfo().Config
 	}
 	if diff := differences(have, want); len(diff) > 0 {
-		return fmt.Errorf("%w: %s: %s; remove the stream or use another server",
+		return fmt.Errorf("%w: %s: %s; delete the run or use another server",
 			ErrTopology, want.Name, strings.Join(diff, ", "))
 	}
 	return nil
@@ -131,10 +174,10 @@ func differences(have, want jetstream.StreamConfig) []string {
 	return diff
 }
 
-// noStream says that a stream is not there, which a server has from the first run on it on.
-func noStream(name string) error {
-	return fmt.Errorf("%w: the server has no stream %s: no run was started on it, or it came back without its store: restore that, "+
-		"or each run from a backup (`ldalign restore`)", ErrNotFound, name)
+// noRun says that a server has no streams of a run.
+func noRun(run string) error {
+	return fmt.Errorf("%w: the server has no streams of run %s: it is not declared, was deleted, or the server came back without its "+
+		"store: restore that, or the run from a backup (`ldalign restore`)", ErrNotFound, run)
 }
 
 func streamError(want jetstream.StreamConfig, err error) error {

@@ -32,6 +32,9 @@ func handMadePrompt(run string, i int) *events.Prompt {
 
 func (w *world) publish(kind schemas.Kind, messages ...events.Message) {
 	w.t.Helper()
+	for _, m := range messages {
+		w.declare(m.GetRun())
+	}
 	if err := w.streams.Publish(w.t.Context(), kind, messages...); err != nil {
 		w.t.Fatal(err)
 	}
@@ -71,7 +74,7 @@ func (w *world) redrive(run string) {
 		w.t.Fatal(err)
 	}
 	for _, l := range letters {
-		if err := ledger.Redrive(w.t.Context(), w.streams, l.Seq); err != nil {
+		if err := ledger.Redrive(w.t.Context(), w.streams, run, l.Seq); err != nil {
 			w.t.Fatal(err)
 		}
 	}

@@ -16,7 +16,6 @@ import (
 	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
-	"github.com/ldalign/ldalign/streams"
 	"github.com/ldalign/ldalign/trainer/curves"
 	"github.com/ldalign/ldalign/trainer/fit"
 	"github.com/ldalign/ldalign/trainer/loop"
@@ -51,7 +50,7 @@ func (t *Trainer) trainGuide(ctx context.Context) (err error) {
 		return examples.Probe(context.WithoutCancel(ctx), t.Engine, most)
 	}}
 	c.Observer = watch
-	read := func() (string, uint64) { return streams.StreamName(schemas.Pairs), upTo }
+	read := func() (string, uint64) { return string(schemas.Pairs), upTo }
 	p, err := t.run(ctx, c, t.states(architecture.GuideWeightsFile, g.model.Weights(), g.model.LoadWeights, read))
 	defer func() { err = closePhase(ctx, p, err) }()
 	if err := errors.Join(err, watch.failed); err != nil {

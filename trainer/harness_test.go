@@ -78,10 +78,15 @@ func (w *world) openStreams(dir string) {
 			w.t.Error(err)
 		}
 	})
-	if err := conn.EnsureTopology(w.t.Context()); err != nil {
+	w.streams = conn
+}
+
+// declare creates the streams of a run.
+func (w *world) declare(run string) {
+	w.t.Helper()
+	if err := w.streams.Declare(w.t.Context(), run, streams.Limits{}); err != nil {
 		w.t.Fatal(err)
 	}
-	w.streams = conn
 }
 
 // refusingStore is a store that can be told to write no more: a trainer that ends with it leaves what a killed one does.
@@ -175,6 +180,7 @@ func (w *world) work(ctx context.Context, spec schemas.Spec, meter meterFunc) er
 // startStages plays the stages of a run as `ldalign up` does.
 func (w *world) startStages(ctx context.Context, group *errgroup.Group, spec schemas.Spec) {
 	w.t.Helper()
+	w.declare(spec.Run)
 	player := &pipeline.Player{
 		Streams: w.streams, Checkpoints: w.checkpoints, Engine: w.engine, Grace: 10 * time.Millisecond, Log: w.log,
 	}

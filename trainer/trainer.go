@@ -115,6 +115,13 @@ func (t *Trainer) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	limits, err := streams.ParseLimits(t.Spec.Streams)
+	if err == nil {
+		err = t.Streams.Declare(ctx, t.Spec.Run, limits)
+	}
+	if err != nil {
+		return err
+	}
 	// A run is declared only when it can begin: until then its spec may change under the same name.
 	defer func() { err = errors.Join(err, t.close(context.WithoutCancel(ctx))) }()
 	if err := t.begin(ctx); err != nil {

@@ -127,12 +127,8 @@ func (b *bench) start(ctx context.Context) (stop func() error, err error) {
 
 // connect is one more client, as another process would be.
 func (b *bench) connect(ctx context.Context) (*streams.Conn, error) {
-	limits := streams.Limits{MaxBytes: 32 << 30}
 	for try := 0; ; try++ {
-		c, err := streams.Open(ctx, streams.Options{URL: b.url, Name: "bench", Log: zerolog.Nop(), Limits: limits})
-		if err == nil {
-			err = c.EnsureTopology(ctx)
-		}
+		c, err := streams.Open(ctx, streams.Options{URL: b.url, Name: "bench", Log: zerolog.Nop(), Limits: limits()})
 		if err == nil {
 			return c, nil
 		}
@@ -142,6 +138,9 @@ func (b *bench) connect(ctx context.Context) (*streams.Conn, error) {
 		time.Sleep(100 * time.Millisecond)
 	}
 }
+
+// limits of a run; a server that stores 512 GB takes more than ten such runs.
+func limits() streams.Limits { return streams.Limits{MaxBytes: 8 << 30} }
 
 // stage is one of the three between prompts and the trainer.
 type stage struct {
@@ -189,6 +188,9 @@ func stages(run string, batch int, work time.Duration) []stage {
 
 // prompts publishes n prompts of the given size, and that there are no more.
 func (b *bench) prompts(ctx context.Context, c *streams.Conn, run string, n int) error {
+	if err := c.Declare(ctx, run, limits()); err != nil {
+		return err
+	}
 	text := strings.Repeat("lorem ipsum ", b.bytes/12)
 	const part = 4096
 	for at := 0; at < n; at += part {

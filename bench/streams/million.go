@@ -37,6 +37,9 @@ func (b *bench) million(ctx context.Context) error {
 	}
 	defer c.Close()
 	const name = "m"
+	if err := c.Declare(ctx, name, limits()); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	group, working := errgroup.WithContext(ctx)

@@ -278,11 +278,11 @@ not json
 		letters[0].Worker == "" || letters[0].Number != 1 {
 		t.Errorf("dead letters: %+v", letters)
 	}
-	shown := lines[letterStatus](t, ldalign(t, "deadletters", "show", "1", "--dir", data))
+	shown := lines[letterStatus](t, ldalign(t, "deadletters", "show", "strict", "1", "--dir", data))
 	if len(shown) != 1 || !strings.Contains(string(shown[0].Original), letters[0].PairID) {
 		t.Errorf("shown: %+v", shown)
 	}
-	ldalign(t, "deadletters", "show", "99", "--dir", data).want(t, exitFailed, "not found: dead letter 99")
+	ldalign(t, "deadletters", "show", "strict", "99", "--dir", data).want(t, exitFailed, "dead letter 99")
 	ldalign(t, "deadletters", "list", "own", "--dir", data).want(t, 0, "no dead letters")
 	audits := lines[ledger.Balance](t, ldalign(t, "audit", "strict", "--json", "--dir", data))
 	if len(audits) != 1 || audits[0].Trained != 2 || audits[0].DeadTotal() != 1 || !audits[0].Recorded || !audits[0].Balances() {
@@ -290,8 +290,8 @@ not json
 	}
 	ld := func(args string) output { return ldalign(t, append(strings.Fields(args), "--dir", data)...) }
 	ld("audit strict --iteration 7").want(t, exitFailed, "no iteration 7")
-	ld("deadletters redrive").want(t, exitUsage, "numbers of letters, or --run")
-	ld("deadletters redrive 1 --reason poison").want(t, exitUsage, "numbers of letters, or --run")
+	ld("deadletters redrive").want(t, exitUsage, "give --run")
+	ld("deadletters redrive --run strict 1 --reason poison").want(t, exitUsage, "give --run, with numbers of letters or")
 	ld("deadletters redrive --run strict --reason poison").want(t, 0)
 	ld("deadletters redrive --run strict --stage generator --dry-run").want(t, 0, letters[0].PairID)
 	// what is redriven when its iteration has been trained comes too late, and is named until it is there
@@ -322,7 +322,7 @@ func TestDroppedLetters(t *testing.T) {
 	if dropped.DroppedBy == "" || dropped.Reason != "too_long" {
 		t.Errorf("%+v", dropped)
 	}
-	ld(fmt.Sprint("deadletters redrive ", dropped.Number)).want(t, exitFailed, "was dropped by")
+	ld(fmt.Sprint("deadletters redrive --run own ", dropped.Number)).want(t, exitFailed, "was dropped by")
 }
 
 func TestChangedSpecIsRefused(t *testing.T) {
@@ -419,7 +419,7 @@ func TestJSONOnly(t *testing.T) {
 		"runs prune tiny-ld --keep-iterations 1",
 		"runs delete tiny-ld",
 		"checkpoints gc",
-		"deadletters show 1",
+		"deadletters show tiny-ld 1",
 		"deadletters redrive",
 		"deadletters redrive --run tiny-ld",
 		"deadletters drop --run tiny-ld",
@@ -679,7 +679,7 @@ func TestStalledRun(t *testing.T) {
 	}
 	e := testEnv(t, o.folder(), t.Output())
 	err = e.opened(t.Context(), runs.Options{Limits: specs[0].Streams, Name: "test"}, func(s *runs.Session) error {
-		if err := s.Streams.EnsureTopology(t.Context()); err != nil {
+		if err := s.Declare(t.Context(), specs[0]); err != nil {
 			return err
 		}
 		return play.WithEngine(specs[0].Compute, func(engine *tensor.Engine) error {

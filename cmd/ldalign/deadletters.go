@@ -114,17 +114,18 @@ func (e *env) printLetters(letters []ledger.Letter) error {
 }
 
 type deadLettersShowCommand struct {
+	Name   string `arg:"" name:"run" help:"Name of the run."`
 	Number uint64 `arg:"" help:"Number of the dead letter, from list."`
 	serverFlags
 }
 
 func (deadLettersShowCommand) Help() string {
-	return "Example:\n\n    ldalign deadletters show 17\n    ldalign deadletters show 17 | jq -r .original.prompt"
+	return "Example:\n\n    ldalign deadletters show my-run 17\n    ldalign deadletters show my-run 17 | jq -r .original.prompt"
 }
 
 func (c *deadLettersShowCommand) Run(ctx context.Context, e *env) error {
 	return e.attached(ctx, c.servers(), func(s *runs.Session) error {
-		letter, err := ledger.DeadLetter(ctx, s.Streams, c.Number)
+		letter, err := ledger.DeadLetter(ctx, s.Streams, c.Name, c.Number)
 		if err != nil {
 			return err
 		}
@@ -150,21 +151,20 @@ func (e *env) printLetter(letter ledger.Letter) error {
 	return encode.Encode(shown)
 }
 
-// letterChoice names letters by their numbers, or by a run and a filter.
+// letterChoice names letters of a run by their numbers, or by a filter.
 type letterChoice struct {
-	Numbers []uint64 `arg:"" name:"number" optional:"" help:"Numbers of dead letters, from list."`
-	Name    string   `name:"run" help:"All letters of this run that the other flags select, instead of numbers." placeholder:"RUN"`
+	Numbers []uint64 `arg:"" name:"number" optional:"" help:"Numbers of dead letters, from list; without any, all that the flags select."`
+	Name    string   `name:"run" help:"Name of the run." placeholder:"RUN"`
 	letterFilter
 }
 
 // letters are those chosen, without those that were dropped.
 func (c letterChoice) letters(ctx context.Context, s *runs.Session) ([]ledger.Letter, error) {
-	if (len(c.Numbers) == 0) == (c.Name == "") || c.Name == "" && c.filter().Narrow() {
-		return nil, fmt.Errorf("%w: give either numbers of letters, or --run with or without --reason, --stage, --iteration",
-			errUsage)
+	if c.Name == "" || len(c.Numbers) > 0 && c.filter().Narrow() {
+		return nil, fmt.Errorf("%w: give --run, with numbers of letters or with --reason, --stage, --iteration", errUsage)
 	}
-	if c.Name == "" {
-		return runs.LettersAt(ctx, s, c.Numbers)
+	if len(c.Numbers) > 0 {
+		return runs.LettersAt(ctx, s, c.Name, c.Numbers)
 	}
 	letters, err := runs.Letters(ctx, s, c.Name, c.filter())
 	return slices.DeleteFunc(letters, func(l ledger.Letter) bool { return l.GetDroppedBy() != "" }), err
@@ -179,7 +179,7 @@ type deadLettersRedriveCommand struct {
 func (deadLettersRedriveCommand) Help() string {
 	return `Example:
 
-    ldalign deadletters redrive 17 18
+    ldalign deadletters redrive --run my-run 17 18
     ldalign deadletters redrive --run my-run --reason poison --dry-run
 
 Each original goes back on its subject, where its stage finds it as a new message. If it is interrupted, the command can be

@@ -134,9 +134,6 @@ func (c cluster) reader(t *testing.T) *node {
 		}
 	})
 	n := &node{Session: s}
-	if err := n.Streams.EnsureTopology(t.Context()); err != nil {
-		t.Fatal(err)
-	}
 	return n
 }
 

@@ -140,7 +140,7 @@ func planText(r plan.Run, s schemas.Spec, stages []string) string {
 		}
 		before := ""
 		if l.Filled > l.Bytes {
-			before = fmt.Sprintf(", %s with the runs before", plan.Size(l.Filled))
+			before = fmt.Sprintf(", %s with what shares its log", plan.Size(l.Filled))
 		}
 		line("  "+string(l.Kind), "%d, %s%s: %.1f %%", l.Messages, plan.Size(l.Bytes), before, 100*float64(l.Filled)/float64(l.Limit))
 	}

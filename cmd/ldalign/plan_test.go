@@ -85,26 +85,29 @@ func TestPlanIsWhatARunMakes(t *testing.T) {
 	if r := runs[1]; r.Pairs != 32 || r.AllPairs != 64 || r.Steps != 2 || r.GuideSteps != 2 || runs[0].Steps != 8 {
 		t.Errorf("work: %+v", r)
 	}
-	both := logOf(t, runs[0], schemas.Prompts).Bytes + logOf(t, runs[1], schemas.Prompts).Bytes
-	if l := logOf(t, runs[1], schemas.Prompts); l.Filled != both || l.Bytes == both {
-		t.Errorf("two runs share the log of prompts, of %d bytes: %+v", both, l)
+	if l := logOf(t, runs[1], schemas.Prompts); l.Filled != l.Bytes {
+		t.Errorf("a run has its log of prompts for itself: %+v", l)
+	}
+	facts := logOf(t, runs[1], schemas.Checkpoints).Bytes + logOf(t, runs[1], schemas.Results).Bytes + logOf(t, runs[1], schemas.Control).Bytes
+	if l := logOf(t, runs[1], schemas.Results); l.Filled != facts || l.Bytes == facts {
+		t.Errorf("checkpoints, results and control messages share a log, of %d bytes: %+v", facts, l)
 	}
 	if runs[0].Time.TrainSeconds != nil {
 		t.Error("a time is told though nothing ran in that folder")
 	}
 	attached(t, dir, func(n *node) {
-		uses, err := ledger.Uses(t.Context(), n.Streams, runs[0].Run)
+		uses, err := ledger.Uses(t.Context(), n.Streams, runs[1].Run)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, u := range uses {
-			l := logOf(t, runs[1], u.Kind)
+			l := logOf(t, runs[1], u.Log)
 			// y' is planned at its full length, and records have other lengths than their mean
 			if got := int64(u.Bytes); got > l.Filled || got < l.Filled/4 {
-				t.Errorf("%s: %d bytes are stored, planned %d", u.Kind, got, l.Filled)
+				t.Errorf("%s: %d bytes are stored, planned %d", u.Log, got, l.Filled)
 			}
 			if l.Limit != 2e9 {
-				t.Errorf("%s: limit %d", u.Kind, l.Limit)
+				t.Errorf("%s: limit %d", u.Log, l.Limit)
 			}
 		}
 		for _, r := range runs {

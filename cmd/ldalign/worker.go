@@ -67,9 +67,6 @@ func (e *env) onServers(ctx context.Context, o runs.Options, f func(*runs.Sessio
 			"`ldalign up` runs everything in one process without servers", errUsage)
 	}
 	return e.opened(ctx, o, func(s *runs.Session) error {
-		if err := s.Streams.EnsureTopology(ctx); err != nil {
-			return err
-		}
 		return f(s)
 	})
 }

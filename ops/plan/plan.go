@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/streams"
 	"github.com/ldalign/ldalign/trainer/schedule"
 )
 
@@ -34,12 +35,12 @@ type Run struct {
 	Problems []Problem `json:"problems"`
 }
 
-// Log is what a run puts into one stream.
+// Log is the messages of one kind that a run has.
 type Log struct {
 	Kind     schemas.Kind `json:"kind"`
 	Messages int          `json:"messages"`
 	Bytes    int64        `json:"bytes"`
-	// Filled is Bytes with those of the runs before this one in the plan: they share the stream.
+	// Filled is Bytes with those of the run's other kinds in the same log, which Limit bounds.
 	Filled int64 `json:"filled_bytes"`
 	Limit  int64 `json:"limit_bytes"`
 }
@@ -83,17 +84,18 @@ const nearlyFull = 0.8
 // Estimate is the plan of runs that are made one after the other in one folder.
 func Estimate(runs []Input, m Machine) []Run {
 	out := make([]Run, 0, len(runs))
-	filled := map[schemas.Kind]int64{}
+	var logs int64 // bytes of the logs of this run and earlier ones
 	var kept int64 // bytes of earlier runs' checkpoints, without the states that their last policy made superfluous
 	for _, in := range runs {
 		r := in.work()
 		r.Logs = in.logs(r)
-		var logs int64
+		filled := map[schemas.Kind]int64{}
+		for _, l := range r.Logs {
+			filled[streams.LogOf(l.Kind)] += l.Bytes
+			logs += l.Bytes
+		}
 		for i := range r.Logs {
-			l := &r.Logs[i]
-			filled[l.Kind] += l.Bytes
-			l.Filled = filled[l.Kind]
-			logs += l.Filled
+			r.Logs[i].Filled = filled[streams.LogOf(r.Logs[i].Kind)]
 		}
 		r.Checkpoints = in.checkpoints(r)
 		r.Disk = in.disk(logs, kept+r.Checkpoints.TotalBytes, m)

@@ -48,9 +48,6 @@ func (p *Player) Stage(ctx context.Context, row pipeline.Row, spec schemas.Spec)
 
 // Run plays everything of a run until it is complete and evaluated.
 func (p *Player) Run(ctx context.Context, spec schemas.Spec) error {
-	if err := p.Streams.EnsureTopology(ctx); err != nil {
-		return err
-	}
 	if err := p.Intact(ctx, spec.Run); err != nil { // before what is left of a run is taken for a complete one
 		return err
 	}
@@ -59,6 +56,9 @@ func (p *Player) Run(ctx context.Context, spec schemas.Spec) error {
 		return err
 	}
 	if err := CheckData(spec); err != nil {
+		return err
+	}
+	if err := p.Declare(ctx, spec); err != nil {
 		return err
 	}
 	if err := p.play(ctx, spec, p.Pipeline.Of(spec), runs.ExpectedResults(spec), false); err != nil {
@@ -74,7 +74,7 @@ func (p *Player) Run(ctx context.Context, spec schemas.Spec) error {
 
 // Guide plays what trains the guide of a run, and the evaluation of policy 0 where the spec wants one.
 func (p *Player) Guide(ctx context.Context, spec schemas.Spec) error {
-	if err := errors.Join(CheckData(spec), p.Streams.EnsureTopology(ctx)); err != nil {
+	if err := errors.Join(CheckData(spec), p.Declare(ctx, spec)); err != nil {
 		return err
 	}
 	needed := []schemas.Kind{schemas.Prompts, schemas.Pairs}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/ldalign/ldalign/ops/runs/derive"
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/streams"
 	"github.com/ldalign/ldalign/streams/ledger"
 )
 
@@ -21,7 +22,7 @@ import (
 const BackupFile = "backup.json"
 
 // backupFormat is the version of a backup's layout.
-const backupFormat = 1
+const backupFormat = 2
 
 // Saved is what BackupFile holds. Beside it are streams/<kind>.jsonl, blobs/<sha256>, details/<sha256> and
 // checkpoints/<number>.json.
@@ -68,7 +69,7 @@ func Backup(ctx context.Context, s *Session, spec schemas.Spec, dir string, onIt
 	if saved.Progress, err = ledger.ProgressOf(ctx, s.Streams, spec.Run); err != nil {
 		return err
 	}
-	for _, kind := range restoreOrder() {
+	for _, kind := range streams.Logs() {
 		stream, err := saveStream(ctx, s, kind, spec.Run, dir, onItem)
 		if err != nil {
 			return err
@@ -76,15 +77,6 @@ func Backup(ctx context.Context, s *Session, spec schemas.Spec, dir string, onIt
 		saved.Streams = append(saved.Streams, stream)
 	}
 	return saved.write(dir)
-}
-
-// restoreOrder is the order in which kinds are restored: what names another message comes after it, and what declares the
-// run comes last, so that a run which is declared is whole.
-func restoreOrder() []schemas.Kind {
-	return []schemas.Kind{
-		schemas.Checkpoints, schemas.Prompts, schemas.Pairs, schemas.Encoded, schemas.Scored, schemas.DeadLetters,
-		schemas.Results, schemas.Control,
-	}
 }
 
 func streamFile(dir string, kind schemas.Kind) string {
@@ -146,7 +138,7 @@ func parseBackup(dir string, data []byte) (s Saved, err error) {
 	case !schemas.ValidRun(s.Run):
 		return s, fmt.Errorf("%s: %q is not a run's name", dir, s.Run)
 	}
-	want := restoreOrder()
+	want := streams.Logs()
 	if len(s.Streams) != len(want) {
 		return s, fmt.Errorf("%s names %d streams, want %d", dir, len(s.Streams), len(want))
 	}

@@ -121,7 +121,7 @@ func TestDamagedBackup(t *testing.T) {
 // renamed.
 func FuzzParseBackup(f *testing.F) {
 	b := Saved{Format: backupFormat, Run: "r", Spec: "run: r\nmodel: {from: x}\ndata: {train: y}\n"}
-	for _, kind := range restoreOrder() {
+	for _, kind := range streams.Logs() {
 		b.Streams = append(b.Streams, SavedStream{kind, 3, strings.Repeat("ab", 32)})
 	}
 	b.Progress = []ledger.Progress{{Stage: "generator", Kind: schemas.Prompts, Settled: 7}}

@@ -45,5 +45,8 @@ func (s *Session) Announced(ctx context.Context, run string) (count int, err err
 		count++
 		return nil
 	})
+	if errors.Is(err, streams.ErrNotFound) {
+		return 0, nil
+	}
 	return count, err
 }

@@ -35,12 +35,12 @@ func Letters(ctx context.Context, s *Session, run string, f LetterFilter) ([]led
 	return slices.DeleteFunc(letters, func(l ledger.Letter) bool { return !f.Matches(l) }), err
 }
 
-// LettersAt are the dead letters of some numbers.
-func LettersAt(ctx context.Context, s *Session, numbers []uint64) ([]ledger.Letter, error) {
+// LettersAt are the dead letters of a run that have some numbers.
+func LettersAt(ctx context.Context, s *Session, run string, numbers []uint64) ([]ledger.Letter, error) {
 	letters := make([]ledger.Letter, len(numbers))
 	for i, number := range numbers {
 		var err error
-		if letters[i], err = ledger.DeadLetter(ctx, s.Streams, number); err != nil {
+		if letters[i], err = ledger.DeadLetter(ctx, s.Streams, run, number); err != nil {
 			return nil, err
 		}
 	}
@@ -49,12 +49,16 @@ func LettersAt(ctx context.Context, s *Session, numbers []uint64) ([]ledger.Lett
 
 // Redrive puts the originals of letters back on their subjects. done is told of each. Interrupted, it can be repeated.
 func Redrive(ctx context.Context, s *Session, letters []ledger.Letter, done func(ledger.Letter) error) error {
-	return each(letters, "redriven", done, func(l ledger.Letter) error { return ledger.Redrive(ctx, s.Streams, l.Seq, l.Copies...) })
+	return each(letters, "redriven", done, func(l ledger.Letter) error {
+		return ledger.Redrive(ctx, s.Streams, l.GetRun(), l.Seq, l.Copies...)
+	})
 }
 
 // Drop says of letters that their pairs are not wanted any more. done is told of each. Interrupted, it can be repeated.
 func Drop(ctx context.Context, s *Session, letters []ledger.Letter, by string, done func(ledger.Letter) error) error {
-	return each(letters, "dropped", done, func(l ledger.Letter) error { return ledger.Drop(ctx, s.Streams, l.Seq, by, l.Copies...) })
+	return each(letters, "dropped", done, func(l ledger.Letter) error {
+		return ledger.Drop(ctx, s.Streams, l.GetRun(), l.Seq, by, l.Copies...)
+	})
 }
 
 func each(letters []ledger.Letter, what string, done, do func(ledger.Letter) error) error {

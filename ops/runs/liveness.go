@@ -74,7 +74,7 @@ func (s *Session) Liveness(ctx context.Context, spec schemas.Spec, p Pipeline) (
 
 // NearlyFull says how full a stream is, and what to do about it.
 func NearlyFull(u ledger.Use) string {
-	return fmt.Sprintf("stream %s holds %d of %d bytes: raise streams.max_bytes or delete runs", u.Kind, u.Bytes, u.Limit)
+	return fmt.Sprintf("log %s holds %d of %d bytes: raise streams.max_bytes", u.Log, u.Bytes, u.Limit)
 }
 
 // fill adds what the server says.

@@ -20,9 +20,6 @@ type RestoreProgress struct{ Message, File func() }
 func Restore(
 	ctx context.Context, s *Session, dir string, request derive.Restore, on RestoreProgress,
 ) (spec schemas.Spec, err error) {
-	if err := s.Streams.EnsureTopology(ctx); err != nil {
-		return spec, err
-	}
 	saved, err := ReadBackup(dir)
 	if err != nil {
 		return spec, err
@@ -38,7 +35,7 @@ func Restore(
 		return spec, err
 	}
 	if request.As == "" {
-		return spec, restore(ctx, s, dir, on)
+		return spec, restore(ctx, s, spec, dir, on)
 	}
 	renamed, err := os.MkdirTemp("", "ldalign-restore-")
 	if err != nil {
@@ -48,24 +45,26 @@ func Restore(
 	if err := renameBackup(dir, renamed, spec.Run); err != nil {
 		return spec, err
 	}
-	return spec, restore(ctx, s, renamed, on)
+	return spec, restore(ctx, s, spec, renamed, on)
 }
 
 // restore restores the run of a backup under its own name.
-func restore(ctx context.Context, s *Session, dir string, on RestoreProgress) error {
+func restore(ctx context.Context, s *Session, spec schemas.Spec, dir string, on RestoreProgress) error {
 	saved, err := ReadBackup(dir)
 	if err != nil {
 		return err
 	}
 	return holding(ctx, s, saved.Run, func() error {
-		moved := ledger.Moved{}
+		if err := s.Declare(ctx, spec); err != nil {
+			return err
+		}
 		for _, stream := range saved.Streams {
-			if stream.Kind == schemas.Control {
-				if err := restoreRest(ctx, s, dir, saved, moved, on.File); err != nil {
+			if stream.Kind == streams.LogOf(schemas.Control) { // the last: a run that is declared is whole
+				if err := restoreRest(ctx, s, dir, saved, on.File); err != nil {
 					return err
 				}
 			}
-			if err := loadStream(ctx, s, dir, stream, saved.Run, moved, on.Message); err != nil {
+			if err := loadStream(ctx, s, dir, stream, saved.Run, on.Message); err != nil {
 				return err
 			}
 		}
@@ -74,20 +73,12 @@ func restore(ctx context.Context, s *Session, dir string, on RestoreProgress) er
 }
 
 // restoreRest restores what stands between the messages and their declaration: checkpoints, and how far the stages are.
-func restoreRest(ctx context.Context, s *Session, dir string, saved Saved, moved ledger.Moved, onFile func()) error {
-	place := func(stream string, sequence uint64) uint64 {
-		for _, kind := range schemas.Kinds() {
-			if streams.StreamName(kind) == stream {
-				return moved.To(kind, sequence)
-			}
-		}
-		return sequence
-	}
-	if err := s.Checkpoints.Restore(ctx, saved.Run, dir, place, func(int64) { onFile() }); err != nil {
+func restoreRest(ctx context.Context, s *Session, dir string, saved Saved, onFile func()) error {
+	if err := s.Checkpoints.Restore(ctx, saved.Run, dir, func(int64) { onFile() }); err != nil {
 		return err
 	}
 	for _, p := range saved.Progress {
-		if err := s.Streams.SettleUpTo(ctx, p.Stage, p.Kind, saved.Run, moved.To(p.Kind, p.Settled)); err != nil {
+		if err := s.Streams.SettleUpTo(ctx, p.Stage, p.Kind, saved.Run, p.Settled); err != nil {
 			return err
 		}
 	}
@@ -96,12 +87,12 @@ func restoreRest(ctx context.Context, s *Session, dir string, saved Saved, moved
 
 // loadStream verifies a file of messages and restores it.
 func loadStream(
-	ctx context.Context, s *Session, dir string, saved SavedStream, run string, moved ledger.Moved, onMessage func(),
+	ctx context.Context, s *Session, dir string, saved SavedStream, run string, onMessage func(),
 ) error {
 	f, err := openSaved(dir, saved)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	return ledger.Load(ctx, s.Streams, saved.Kind, run, f, moved, onMessage)
+	return ledger.Load(ctx, s.Streams, saved.Kind, run, f, onMessage)
 }

@@ -173,6 +173,15 @@ func openStore(ctx context.Context, dir string, servers schemas.ServersSpec) (ch
 	})
 }
 
+// Declare creates the streams of a run by its spec, or raises their limits to those of the spec.
+func (s *Session) Declare(ctx context.Context, spec schemas.Spec) error {
+	limits, err := streams.ParseLimits(spec.Streams)
+	if err != nil {
+		return err
+	}
+	return s.Streams.Declare(ctx, spec.Run, limits)
+}
+
 // Close disconnects from the streams. Whoever works in the session has ended before.
 func (s *Session) Close() error {
 	if s.Streams == nil {

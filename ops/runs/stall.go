@@ -36,8 +36,8 @@ func (s *Session) WatchStall(ctx context.Context, spec schemas.Spec, p Pipeline)
 			continue // the server is away: who needs it says so
 		}
 		for _, full := range l.Full {
-			if !warned[full.Kind] {
-				warned[full.Kind] = true
+			if !warned[full.Log] {
+				warned[full.Log] = true
 				s.Log.Warn().Str("run", spec.Run).Msg(NearlyFull(full))
 			}
 		}

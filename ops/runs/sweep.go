@@ -91,13 +91,9 @@ func trainedIn(
 // It includes whatever interrupted the run meanwhile.
 func trainingTook(ctx context.Context, s *Session, spec schemas.Spec, iteration uint32) (time.Duration, error) {
 	feed, _ := lineage.Feed(spec, objective.TrainsFrom(spec.Objective.Kind))
-	feed, err := s.Streams.Locate(ctx, feed)
-	if err != nil {
-		return 0, err
-	}
 	var last, made time.Time
 	seen := map[string]bool{}
-	err = s.Streams.Read(ctx, feed.Kind, feed.Run, int(iteration), feed.First, func(r streams.Received) error {
+	err := s.Streams.Read(ctx, feed.Kind, feed.Run, int(iteration), feed.First, func(r streams.Received) error {
 		if id := r.Message.ID(); !seen[id] { // not what was stored again
 			seen[id], last = true, r.Time
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/streams"
 	"github.com/ldalign/ldalign/streams/ledger"
 	"github.com/ldalign/ldalign/trainer/curves"
 )
@@ -32,7 +33,6 @@ func newWorld(t *testing.T) world {
 	}
 	w := world{s, t}
 	t.Cleanup(func() { w.must(s.Close()) })
-	w.must(s.Streams.EnsureTopology(t.Context()))
 	return w
 }
 
@@ -73,6 +73,9 @@ func (w world) finished(run string) schemas.Spec {
 
 func (w world) publish(kind schemas.Kind, messages ...events.Message) {
 	w.t.Helper()
+	for _, m := range messages {
+		w.must(w.Streams.Declare(w.t.Context(), m.GetRun(), streams.Limits{}))
+	}
 	w.must(w.Streams.Publish(w.t.Context(), kind, messages...))
 }
 

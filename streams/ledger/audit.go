@@ -1,8 +1,10 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -192,13 +194,6 @@ func Audit(ctx context.Context, conn *streams.Conn, run string, o AuditOptions) 
 	if o.Names == 0 {
 		o.Names = 20
 	}
-	if o.Given != nil {
-		located, err := conn.Locate(ctx, *o.Given)
-		if err != nil {
-			return nil, fmt.Errorf("streams: audit %s: %w", run, err)
-		}
-		o.Given = &located
-	}
 	a := auditor{
 		Conn: conn, run: run, o: o, announced: map[uint32]int{}, expired: map[uint32]bool{}, first: map[schemas.Kind]uint64{},
 	}
@@ -277,6 +272,13 @@ func (a *auditor) survey(ctx context.Context) ([]uint32, error) {
 			a.total += n
 		}
 	}
+	if from := a.o.Given; from != nil {
+		state, err := a.State(ctx, from.Kind, from.Run)
+		if err != nil && !errors.Is(err, streams.ErrNotFound) { // what a deleted source gave is missing
+			return nil, err
+		}
+		a.first[from.Kind] = state.First
+	}
 	iterations := slices.Sorted(maps.Keys(found))
 	return slices.DeleteFunc(iterations, func(i uint32) bool { return !found[i] }), nil
 }
@@ -306,6 +308,9 @@ func (a *auditor) audit(ctx context.Context, iteration uint32) (Balance, error) 
 			policy := ""
 			if bodies {
 				policy = record.Policy
+			}
+			if a.o.Given != nil && kind == a.o.Given.Kind {
+				e.Seq += a.o.Given.Last // the run's own log of that kind goes on behind its source
 			}
 			b.see(kind, e, policy)
 			a.tick()
@@ -350,7 +355,7 @@ func (a *auditor) given(ctx context.Context, iteration uint32, b *book, record R
 		Kind: from.Kind, Run: from.Run, Iteration: int(iteration), First: from.First, Last: from.Last,
 		Headers: from.Kind != a.o.Source || from.Kind == schemas.Prompts,
 	}
-	return a.Scan(ctx, p, func(e streams.Entry) error {
+	err := a.Scan(ctx, p, func(e streams.Entry) error {
 		policy := ""
 		if !p.Headers {
 			policy = record.Policy
@@ -359,6 +364,10 @@ func (a *auditor) given(ctx context.Context, iteration uint32, b *book, record R
 		a.tick()
 		return nil
 	})
+	if errors.Is(err, streams.ErrNotFound) {
+		return nil
+	}
+	return err
 }
 
 // tick tells of one message more.
@@ -369,21 +378,46 @@ func (a *auditor) tick() {
 	}
 }
 
-// floors are, by stream, the positions up to which the run's stages have acknowledged everything.
-func (a *auditor) floors(ctx context.Context) (map[schemas.Kind]uint64, error) {
-	floors := map[schemas.Kind]uint64{}
+// floors are the run's.
+func (a *auditor) floors(ctx context.Context) (floors, error) {
+	f := floors{own: map[schemas.Kind]uint64{}, given: a.o.Given}
 	for _, kind := range schemas.PairKinds() {
 		readers, err := a.Readers(ctx, kind, a.run)
 		if err != nil {
-			return nil, err
+			return f, err
 		}
-		for i, r := range readers {
-			if i == 0 || r.Floor < floors[kind] {
-				floors[kind] = r.Floor
-			}
+		if own := slices.DeleteFunc(slices.Clone(readers), func(r streams.Reader) bool { return r.Source != "" }); len(own) > 0 {
+			f.own[kind] = lowest(own)
+		}
+		if source := slices.DeleteFunc(readers, func(r streams.Reader) bool { return r.Source == "" }); len(source) > 0 {
+			f.source = lowest(source)
 		}
 	}
-	return floors, nil
+	return f, nil
+}
+
+// lowest is the lowest of the readers' floors.
+func lowest(readers []streams.Reader) uint64 {
+	return slices.MinFunc(readers, func(a, b streams.Reader) int { return cmp.Compare(a.Floor, b.Floor) }).Floor
+}
+
+// floors are the positions up to which a run's stages have acknowledged everything: in the run's own logs and, of a replay, in
+// that of its source.
+type floors struct {
+	own    map[schemas.Kind]uint64
+	source uint64
+	given  *streams.Source
+}
+
+// acknowledged tells whether what stands at a place of the book is below the floor.
+func (f floors) acknowledged(kind schemas.Kind, at uint64) bool {
+	if f.given == nil || f.given.Kind != kind {
+		return at <= f.own[kind]
+	}
+	if at <= f.given.Last {
+		return at <= f.source
+	}
+	return at-f.given.Last <= f.own[kind]
 }
 
 // kindBefore is the kind that a pair has before it has this one.

@@ -116,7 +116,7 @@ func TestAuditProperty(t *testing.T) {
 			publish(t, c, kind, batch[kind]...)
 		}
 		for i, p := range again { // past the window within which the stream knows its ids
-			id := fmt.Sprintf("late%d:%s:%s", i, name, p.GetPairId())
+			id := fmt.Sprintf("prompts:%s#late%d", p.GetPairId(), i)
 			foreign(t, c, schemas.Prompts, name, p.GetIteration(), id, marshal(t, p))
 		}
 		got, err := Audit(testContext(t), c, name, ledgerOf(records...))
@@ -197,7 +197,7 @@ func TestAuditOfStrangers(t *testing.T) {
 	if diff := gocmp.Diff(want, b.Findings); b.Prompts != 1 || b.Scored != 3 || b.Unnamed != 1 || diff != "" {
 		t.Errorf("%+v (-want +got):\n%s", b, diff)
 	}
-	if none, err := Audit(testContext(t), c, "nobody", scoredLedger); err != nil || len(none) != 0 {
+	if none, err := Audit(testContext(t), c, "nobody", scoredLedger); !errors.Is(err, streams.ErrNotFound) || len(none) != 0 {
 		t.Errorf("a run that does not exist: %v, %v", none, err)
 	}
 	if _, err := Audit(testContext(t), c, "r", AuditOptions{Source: schemas.Control}); err == nil {
@@ -278,7 +278,7 @@ func TestAuditOfTheRecord(t *testing.T) {
 // loose makes the stream of a kind like the real one, but for messages that can be removed from its middle.
 func loose(t *testing.T, c *streams.Conn, kind schemas.Kind) {
 	t.Helper()
-	js, name := raw(t, c), streams.StreamName(kind)
+	js, name := raw(t, c), streams.StreamName(kind, "r")
 	stream, err := js.Stream(testContext(t), name)
 	if err != nil {
 		t.Fatal(err)
@@ -312,7 +312,7 @@ func TestAuditTellsLossFromRetention(t *testing.T) {
 	}
 	remove := func(kind schemas.Kind, seq uint64) {
 		t.Helper()
-		stream, err := raw(t, c).Stream(ctx, streams.StreamName(kind))
+		stream, err := raw(t, c).Stream(ctx, streams.StreamName(kind, "r"))
 		if err == nil {
 			err = stream.DeleteMsg(ctx, seq)
 		}
@@ -371,27 +371,27 @@ func TestDrop(t *testing.T) {
 		l.Original = marshal(t, prompt("r", 0, i))
 		publish(t, c, schemas.DeadLetters, l)
 	}
-	if err := Drop(ctx, c, 1, "somebody"); err != nil {
+	if err := Drop(ctx, c, "r", 1, "somebody"); err != nil {
 		t.Fatal(err)
 	}
-	if err := Drop(ctx, c, 1, "somebody"); !errors.Is(err, streams.ErrNotFound) {
+	if err := Drop(ctx, c, "r", 1, "somebody"); !errors.Is(err, streams.ErrNotFound) {
 		t.Errorf("dropped twice: %v", err)
 	}
 	letters, err := DeadLetters(ctx, c, "r")
 	if err != nil || len(letters) != 2 || letters[1].GetDroppedBy() != "somebody" || letters[1].GetOriginal() != nil {
 		t.Fatalf("%v, %v", letters, err)
 	}
-	if err := Redrive(ctx, c, letters[1].Seq); err == nil || !strings.Contains(err.Error(), "dropped by somebody") {
+	if err := Redrive(ctx, c, "r", letters[1].Seq); err == nil || !strings.Contains(err.Error(), "dropped by somebody") {
 		t.Errorf("a dropped letter was redriven: %v", err)
 	}
-	if err := Drop(ctx, c, letters[1].Seq, "another"); err != nil {
+	if err := Drop(ctx, c, "r", letters[1].Seq, "another"); err != nil {
 		t.Errorf("dropped again: %v", err)
 	}
 	b := auditOne(t, c, scoredLedger)
 	if b.Dropped != 1 || b.DeadTotal() != 2 || len(b.Findings) > 0 {
 		t.Errorf("%+v", b)
 	}
-	stream, err := raw(t, c).Stream(ctx, streams.StreamName(schemas.DeadLetters))
+	stream, err := raw(t, c).Stream(ctx, streams.StreamName(schemas.DeadLetters, "r"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -409,7 +409,7 @@ func TestAuditOfLettersThatNobodyAskedFor(t *testing.T) {
 	publishAll(t, c, schemas.PairKinds(), 0, 1, 2)
 	publish(t, c, schemas.Encoded, at(schemas.Encoded, prompt("r", 0, 8)))
 	letter := letterFor(prompt("r", 0, 8), n+1, "invalid")
-	letter.Stream, letter.Subject = streams.StreamName(schemas.Encoded), schemas.Subject(schemas.Encoded, "r", 0)
+	letter.Stream, letter.Subject = streams.StreamName(schemas.Encoded, "r"), schemas.Subject(schemas.Encoded, "r", 0)
 	publish(t, c, schemas.DeadLetters, letter, letterFor(prompt("r", 0, 9), 77, "invalid"))
 	record := Record{Done: true, Known: true, Pairs: []string{pairID(0), pairID(1), pairID(2)}}
 	b := auditOne(t, c, ledgerOf(record))
@@ -435,7 +435,7 @@ func TestAuditOfALetterWhosePromptIsRemoved(t *testing.T) {
 	publish(t, c, schemas.Prompts, prompt("r", 1, 0))
 	publish(t, c, schemas.DeadLetters, letterFor(prompt("r", 1, 1), 3, "too_long"))
 	publish(t, c, schemas.Control, closedAt("r", 1, 1))
-	stream, err := raw(t, c).Stream(testContext(t), streams.StreamName(schemas.Prompts))
+	stream, err := raw(t, c).Stream(testContext(t), streams.StreamName(schemas.Prompts, "r"))
 	if err == nil {
 		err = stream.Purge(testContext(t), jetstream.WithPurgeSequence(4))
 	}

@@ -173,7 +173,7 @@ func (b *book) letter(l *events.DeadLetter) {
 	if kind, _, _, err := schemas.ParseSubject(l.GetSubject()); err == nil && m.on == 0 && l.GetSequence() < b.first[kind] {
 		m.flags |= expired
 	}
-	if l.GetStream() == streams.StreamName(b.source) {
+	if kind, _, _, err := schemas.ParseSubject(l.GetSubject()); err == nil && kind == b.source {
 		m.flags |= unwanted
 	}
 	b.marks[k] = m
@@ -235,7 +235,7 @@ func (n *names) sorted() []string {
 }
 
 // settle decides every pair's fate.
-func (b *book) settle(out *Balance, r Record, floors map[schemas.Kind]uint64, most int) {
+func (b *book) settle(out *Balance, r Record, below floors, most int) {
 	kinds := schemas.PairKinds()
 	found := func() *names { return &names{most: most} }
 	lost, unfinished, untrained, twiceTrained, unknown, weights := found(), found(), found(), found(), found(), found()
@@ -294,7 +294,7 @@ func (b *book) settle(out *Balance, r Record, floors map[schemas.Kind]uint64, mo
 			untrained.add(id())
 		case m.on&source != 0:
 			out.Ready++
-		case m.seq <= floors[m.furthest()]:
+		case below.acknowledged(m.furthest(), m.seq):
 			lost.add(id())
 		default:
 			out.InFlight++

@@ -48,14 +48,14 @@ func letters(ctx context.Context, conn *streams.Conn, run string, iteration int)
 	return letters, err
 }
 
-// DeadLetter is the dead letter of that number; streams.ErrNotFound when there is none, or it was redriven. Of a copy it is the
+// DeadLetter is the dead letter of a run that has a number; streams.ErrNotFound when there is none, or it was redriven. Of a copy it is the
 // letter itself.
-func DeadLetter(ctx context.Context, conn *streams.Conn, seq uint64) (Letter, error) {
-	letter, err := letterAt(ctx, conn, seq)
+func DeadLetter(ctx context.Context, conn *streams.Conn, run string, seq uint64) (Letter, error) {
+	letter, err := letterAt(ctx, conn, run, seq)
 	if err != nil {
 		return letter, err
 	}
-	all, err := letters(ctx, conn, letter.GetRun(), int(letter.GetIteration()))
+	all, err := letters(ctx, conn, run, int(letter.GetIteration()))
 	if err != nil {
 		return letter, fmt.Errorf("streams: dead letter %d: %w", seq, err)
 	}
@@ -68,8 +68,8 @@ func DeadLetter(ctx context.Context, conn *streams.Conn, seq uint64) (Letter, er
 }
 
 // letterAt reads one letter, and not whether it has copies.
-func letterAt(ctx context.Context, conn *streams.Conn, seq uint64) (Letter, error) {
-	e, err := conn.At(ctx, schemas.DeadLetters, seq)
+func letterAt(ctx context.Context, conn *streams.Conn, run string, seq uint64) (Letter, error) {
+	e, err := conn.At(ctx, schemas.DeadLetters, run, seq)
 	if err != nil {
 		return Letter{}, fmt.Errorf("dead letter %d: %w", seq, err)
 	}
@@ -83,29 +83,29 @@ func letterAt(ctx context.Context, conn *streams.Conn, seq uint64) (Letter, erro
 // Redrive puts the original of a dead letter back on its subject, where its stage finds it as a new message, and
 // removes the letter with its copies: its pair is in flight again. Interrupted in between, it can be repeated; later than
 // the stream remembers ids, the stage then does the work twice, and readers take the first result.
-func Redrive(ctx context.Context, conn *streams.Conn, seq uint64, copies ...uint64) error {
-	letter, err := letterAt(ctx, conn, seq)
+func Redrive(ctx context.Context, conn *streams.Conn, run string, seq uint64, copies ...uint64) error {
+	letter, err := letterAt(ctx, conn, run, seq)
 	if err != nil {
 		return err
 	}
 	if by := letter.GetDroppedBy(); by != "" {
 		return fmt.Errorf("streams: redrive %d: it was dropped by %s, and its original with it", seq, by)
 	}
-	kind, run, iteration, err := schemas.ParseSubject(letter.GetSubject())
+	kind, of, iteration, err := schemas.ParseSubject(letter.GetSubject())
 	if err != nil {
 		return fmt.Errorf("streams: redrive %d: %w", seq, err)
 	}
 	number := strconv.FormatUint(seq, 10)
-	e := streams.NewEntry(kind, run, iteration, letter.GetPairId(), number, letter.GetOriginal())
+	e := streams.NewEntry(kind, of, iteration, letter.GetPairId(), number, letter.GetOriginal())
 	e.SetRedriven(number)
 	// The copies first: what an interruption leaves is the letter of that number.
-	if err := conn.Remove(ctx, schemas.DeadLetters, copies...); err != nil {
+	if err := conn.Remove(ctx, schemas.DeadLetters, run, copies...); err != nil {
 		return fmt.Errorf("streams: redrive %d: a copy of it: %w", seq, err)
 	}
 	if err := conn.Store(ctx, kind, e); err != nil {
 		return fmt.Errorf("streams: redrive %d: %w", seq, err)
 	}
-	if err := conn.Remove(ctx, schemas.DeadLetters, seq); err != nil {
+	if err := conn.Remove(ctx, schemas.DeadLetters, run, seq); err != nil {
 		return fmt.Errorf("streams: redrive %d: the message is back on %s, the letter not removed: %w",
 			seq, letter.GetSubject(), err)
 	}
@@ -115,8 +115,8 @@ func Redrive(ctx context.Context, conn *streams.Conn, seq uint64, copies ...uint
 // Drop says that the pair of a dead letter is not wanted: the letter stays in the ledger with who said so, its original
 // is removed, its copies too, and it cannot be redriven any more. Interrupted in between, it can be repeated. by names who
 // drops it.
-func Drop(ctx context.Context, conn *streams.Conn, seq uint64, by string, copies ...uint64) error {
-	letter, err := letterAt(ctx, conn, seq)
+func Drop(ctx context.Context, conn *streams.Conn, run string, seq uint64, by string, copies ...uint64) error {
+	letter, err := letterAt(ctx, conn, run, seq)
 	if err != nil {
 		return err
 	}
@@ -131,7 +131,7 @@ func Drop(ctx context.Context, conn *streams.Conn, seq uint64, by string, copies
 	if err != nil {
 		return fmt.Errorf("streams: drop %d: %w", seq, err)
 	}
-	if err := conn.Remove(ctx, schemas.DeadLetters, append(slices.Clone(copies), seq)...); err != nil {
+	if err := conn.Remove(ctx, schemas.DeadLetters, run, append(slices.Clone(copies), seq)...); err != nil {
 		return fmt.Errorf("streams: drop %d: the letter is marked, its first copy not removed: %w", seq, err)
 	}
 	return nil

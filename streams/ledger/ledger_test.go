@@ -18,7 +18,7 @@ import (
 func letterFor(p *events.Prompt, seq uint64, reason string) *events.DeadLetter {
 	return &events.DeadLetter{
 		Schema: 1, Run: p.GetRun(), Iteration: p.GetIteration(), Stage: "generator", Reason: reason,
-		Stream: streams.StreamName(schemas.Prompts), Sequence: seq, PairId: p.GetPairId(),
+		Stream: streams.StreamName(schemas.Prompts, "r"), Sequence: seq, PairId: p.GetPairId(),
 		Subject: schemas.Subject(schemas.Prompts, p.GetRun(), p.GetIteration()),
 	}
 }
@@ -50,7 +50,7 @@ func TestCollectWaitsUntilComplete(t *testing.T) {
 			t.Fatalf("place %d holds position %d", i, events.PromptOf(m).GetPosition())
 		}
 	}
-	if len(got.Messages) != n || got.Dead != 0 || got.First != 3 || got.Last != n+2 {
+	if len(got.Messages) != n || got.Dead != 0 || got.First != 2 || got.Last != n+1 {
 		t.Errorf("%d messages, %d dead, %d to %d", len(got.Messages), got.Dead, got.First, got.Last)
 	}
 	if !slices.IsSorted(haves) || haves[len(haves)-1] != n {
@@ -98,7 +98,7 @@ func TestCollectWaitsForWhatIsRedriven(t *testing.T) {
 		switch {
 		case have == 2 && total == 2 && !redriven:
 			redriven = true
-			if err := Redrive(testContext(t), c, 1); err != nil {
+			if err := Redrive(testContext(t), c, "r", 1); err != nil {
 				t.Error(err)
 			}
 		case have == 1 && redriven:
@@ -166,14 +166,14 @@ func TestRedrive(t *testing.T) {
 	if err != nil || len(letters) != 2 {
 		t.Fatalf("%d letters, %v", len(letters), err)
 	}
-	shown, err := DeadLetter(ctx, c, letters[0].Seq)
+	shown, err := DeadLetter(ctx, c, "r", letters[0].Seq)
 	if diff := gocmp.Diff(letters[0].DeadLetter, shown.DeadLetter, protocmp()); err != nil || diff != "" {
 		t.Errorf("%v (-listed +shown):\n%s", err, diff)
 	}
-	if err := Redrive(ctx, c, letters[0].Seq); err != nil {
+	if err := Redrive(ctx, c, "r", letters[0].Seq); err != nil {
 		t.Fatal(err)
 	}
-	if err := Redrive(ctx, c, letters[0].Seq); !errors.Is(err, streams.ErrNotFound) {
+	if err := Redrive(ctx, c, "r", letters[0].Seq); !errors.Is(err, streams.ErrNotFound) {
 		t.Errorf("redriven twice: got %v, want streams.ErrNotFound", err)
 	}
 	audit := func() Balance {
@@ -220,7 +220,7 @@ func TestRedrivenMessageMayDieAgain(t *testing.T) {
 		return []streams.Outcome{{Err: &schemas.Reject{Reason: schemas.ReasonEmpty, Err: errFlaky}}}
 	})
 	first := await(t, c, schemas.DeadLetters, "r", 1)[0]
-	if err := Redrive(testContext(t), c, first.Seq); err != nil {
+	if err := Redrive(testContext(t), c, "r", first.Seq); err != nil {
 		t.Fatal(err)
 	}
 	second := await(t, c, schemas.DeadLetters, "r", 1)[0]

@@ -76,7 +76,7 @@ func (n *Renaming) Rename(r io.Reader, w io.Writer) error {
 		}
 		e := s.entry()
 		if id := e.ID(); id != "" {
-			e = e.As(streams.NewEntry(kind, n.To, iteration, n.Pair(renamed(n.Digests, id)), e.Mark(), s.Data))
+			e = e.As(streams.NewEntry(kind, n.To, iteration, n.id(kind, id), e.Mark(), s.Data))
 		}
 		s.Subject, s.Header = schemas.Subject(kind, n.To, iteration), e.Header
 		return encode.Encode(s)
@@ -89,6 +89,25 @@ func (n *Renaming) Rename(r io.Reader, w io.Writer) error {
 
 func decode(subject string, data []byte) (events.Message, error) {
 	return streams.Entry{Subject: subject, Data: data}.Open()
+}
+
+// id renames the id of a message.
+func (n *Renaming) id(kind schemas.Kind, id string) string {
+	if kind != schemas.DeadLetters {
+		return n.Pair(renamed(n.Digests, id))
+	}
+	at := strings.LastIndex(id, "-") // a letter's is <stream>-<sequence>
+	return n.stream(id[:max(at, 0)]) + id[max(at, 0):]
+}
+
+// stream renames a stream of the run; others stay.
+func (n *Renaming) stream(name string) string {
+	for _, log := range streams.Logs() {
+		if name == streams.StreamName(log, n.From) {
+			return streams.StreamName(log, n.To)
+		}
+	}
+	return name
 }
 
 // data renames a message. Bytes that are none stay as they are.
@@ -137,7 +156,7 @@ func (n *Renaming) pair(p *events.Pair) {
 }
 
 func (n *Renaming) letter(m *events.DeadLetter) (err error) {
-	m.Run, m.PairId = n.To, n.Pair(m.GetPairId())
+	m.Run, m.PairId, m.Stream = n.To, n.Pair(m.GetPairId()), n.stream(m.GetStream())
 	kind, run, iteration, err := schemas.ParseSubject(m.GetSubject())
 	if err != nil || run != n.From {
 		return nil //nolint:nilerr // of no message of the run

@@ -13,7 +13,7 @@ import (
 // alone. streams.ErrIncomplete, with what is missing, when an iteration is open, has pairs in flight in front of this log, or has
 // lost some from it.
 func Survey(ctx context.Context, conn *streams.Conn, kind schemas.Kind, run string, first, end uint32) (streams.Source, error) {
-	out := streams.Source{Run: run, Kind: kind, Begin: first, End: end}
+	out := streams.Source{Run: run, Kind: kind}
 	if !kind.CarriesPair() {
 		return out, fmt.Errorf("streams: survey: %s has no pairs", kind)
 	}
@@ -80,7 +80,7 @@ func surveyed(ctx context.Context, conn *streams.Conn, kind schemas.Kind, run st
 	}
 	if begins > 1 {
 		return fmt.Errorf("%w: iteration %d of run %s lacks %d of %d %s: sequences 1 to %d of stream %s are gone "+
-			"(streams.max_age, or a retention rule)", streams.ErrIncomplete, iteration, run, missing, total, kind, begins-1, streams.StreamName(kind))
+			"(streams.max_age, or a retention rule)", streams.ErrIncomplete, iteration, run, missing, total, kind, begins-1, streams.StreamName(kind, run))
 	}
 	return fmt.Errorf("%w: iteration %d of run %s has %d of %d %s: the others are in flight, or were deleted "+
 		"(`ldalign audit %s` tells which)", streams.ErrIncomplete, iteration, run, len(seen), total, kind, run)
@@ -88,10 +88,6 @@ func surveyed(ctx context.Context, conn *streams.Conn, kind schemas.Kind, run st
 
 // CountIn is the number of pairs of an iteration in a source.
 func CountIn(ctx context.Context, conn *streams.Conn, s streams.Source, iteration uint32) (int, error) {
-	s, err := conn.Locate(ctx, s)
-	if err != nil {
-		return 0, err
-	}
 	seen, _, err := idsIn(ctx, conn, s, iteration)
 	return len(seen), err
 }
@@ -130,10 +126,6 @@ func idsIn(ctx context.Context, conn *streams.Conn, s streams.Source, iteration 
 func Recall(
 	ctx context.Context, conn *streams.Conn, s streams.Source, run string, iteration uint32, want int, onProgress func(have int),
 ) (Collected, error) {
-	s, err := conn.Locate(ctx, s)
-	if err != nil {
-		return Collected{}, err
-	}
 	begins, err := begins(ctx, conn, s.Kind, s.Run)
 	if err != nil {
 		return Collected{}, err
@@ -170,7 +162,7 @@ func Recall(
 			streams.ErrIncomplete, s.Kind, s.Run, iteration, have, want, reason)
 	case begins > s.First:
 		return Collected{}, fmt.Errorf("%w: %s of run %s: sequences %d to %d of stream %s are gone "+
-			"(streams.max_age, or a retention rule)", streams.ErrIncomplete, s.Kind, s.Run, s.First, min(begins-1, s.Last), streams.StreamName(s.Kind))
+			"(streams.max_age, or a retention rule)", streams.ErrIncomplete, s.Kind, s.Run, s.First, min(begins-1, s.Last), streams.StreamName(s.Kind, s.Run))
 	}
 	return Collected{}, fmt.Errorf("%w: %s of run %s, iteration %d: %d of %d are left between sequences %d and %d: "+
 		"restore the stream", streams.ErrIncomplete, s.Kind, s.Run, iteration, have, want, s.First, s.Last)

@@ -32,10 +32,10 @@ func TestSurvey(t *testing.T) {
 	c := openQuick(t)
 	filled(t, c, 5)
 	got, err := Survey(testContext(t), c, schemas.Pairs, "r", 0, 2)
-	if want := (streams.Source{Run: "r", Kind: schemas.Pairs, First: 1, Last: 19, End: 2}); err != nil || got != want {
+	if want := (streams.Source{Run: "r", Kind: schemas.Pairs, First: 1, Last: 10}); err != nil || got != want {
 		t.Errorf("got %+v, %v; want %+v", got, err, want)
 	}
-	if got, err := Survey(testContext(t), c, schemas.Pairs, "r", 1, 2); err != nil || got.First != 11 || got.Last != 19 {
+	if got, err := Survey(testContext(t), c, schemas.Pairs, "r", 1, 2); err != nil || got.First != 6 || got.Last != 10 {
 		t.Errorf("iteration 1: %+v, %v", got, err)
 	}
 	for _, bad := range []struct {
@@ -126,7 +126,7 @@ func TestRecallBuriesBadInput(t *testing.T) {
 func TestTrimmedLog(t *testing.T) {
 	c := openQuick(t)
 	filled(t, c, 5)
-	stream, err := raw(t, c).Stream(testContext(t), streams.StreamName(schemas.Pairs))
+	stream, err := raw(t, c).Stream(testContext(t), streams.StreamName(schemas.Pairs, "r"))
 	if err == nil {
 		err = stream.Purge(testContext(t), jetstream.WithPurgeSequence(4))
 	}
@@ -134,11 +134,11 @@ func TestTrimmedLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = Survey(testContext(t), c, schemas.Pairs, "r", 0, 1)
-	if !errors.Is(err, streams.ErrIncomplete) || !strings.Contains(err.Error(), "lacks 2 of 5 pairs: sequences 1 to 3") {
+	if !errors.Is(err, streams.ErrIncomplete) || !strings.Contains(err.Error(), "lacks 3 of 5 pairs: sequences 1 to 3") {
 		t.Errorf("survey: %v", err)
 	}
 	_, err = Recall(testContext(t), c, streams.Source{Run: "r", Kind: schemas.Pairs, First: 1, Last: 9}, "again", 0, -1, nil)
-	if !errors.Is(err, streams.ErrIncomplete) || !strings.Contains(err.Error(), "sequences 1 to 3 of stream LDALIGN_PAIRS are gone") {
+	if !errors.Is(err, streams.ErrIncomplete) || !strings.Contains(err.Error(), "sequences 1 to 3 of stream LDALIGN_r_PAIRS are gone") {
 		t.Errorf("recall: %v", err)
 	}
 	if _, err := Survey(testContext(t), c, schemas.Pairs, "r", 1, 2); err != nil {
@@ -202,7 +202,7 @@ func TestStageWithASource(t *testing.T) {
 		t.Fatalf("letters %v, %v", letters, err)
 	}
 	// mended and redriven, it is worked on; the source is as it was
-	if err := Redrive(testContext(t), c, letters[0].Seq); err != nil {
+	if err := Redrive(testContext(t), c, "again", letters[0].Seq); err != nil {
 		t.Fatal(err)
 	}
 	if own := await(t, c, schemas.Pairs, "again", 1); own[0].Message.ID() != pairID(2) {
@@ -211,6 +211,12 @@ func TestStageWithASource(t *testing.T) {
 	settled(t, c, s)
 	if letters, err = DeadLetters(testContext(t), c, "again"); err != nil || len(letters) != 1 {
 		t.Errorf("worked on again it is bad again: %v, %v", letters, err)
+	}
+	if readers, err := c.Readers(testContext(t), schemas.Pairs, "r"); err != nil || len(readers) > 0 {
+		t.Errorf("a replay's stage counts as one of its source: %+v, %v", readers, err)
+	}
+	if readers, err := c.Readers(testContext(t), schemas.Pairs, "again"); err != nil || len(readers) != 2 || readers[1].Source != "r" {
+		t.Errorf("the stage of a replay: %+v, %v", readers, err)
 	}
 	after := stored(t, c, schemas.Pairs, "r")
 	if fmt.Sprint(idsOf(before)) != fmt.Sprint(idsOf(after)) || !proto.Equal(before[0].Message, after[0].Message) {

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -64,7 +65,7 @@ func Stages(ctx context.Context, conn *streams.Conn, run string) ([]StageState, 
 		}
 		for _, r := range readers {
 			s := stage(r.Stage)
-			s.In, s.Unread, s.Unanswered = kind, r.Unread, r.Unanswered
+			s.In, s.Unread, s.Unanswered = kind, s.Unread+r.Unread, s.Unanswered+r.Unanswered
 		}
 	}
 	for _, w := range workers {
@@ -87,10 +88,11 @@ func Stages(ctx context.Context, conn *streams.Conn, run string) ([]StageState, 
 	return stages, nil
 }
 
-// Use is how full a kind's stream is.
+// Use is how full a log of a run is.
 type Use struct {
-	Kind schemas.Kind `json:"stream"`
-	// Bytes are stored, of all runs; Limit is streams.max_bytes, past which the stream refuses what is more.
+	// Log is one of streams.Logs.
+	Log schemas.Kind `json:"log"`
+	// Bytes are stored; Limit is streams.max_bytes, past which the log refuses what is more.
 	Bytes uint64 `json:"bytes"`
 	Limit uint64 `json:"limit"`
 }
@@ -101,15 +103,15 @@ const nearlyFull = 0.8
 // NearlyFull tells that four fifths of the limit are used.
 func (u Use) NearlyFull() bool { return u.Limit > 0 && float64(u.Bytes) >= nearlyFull*float64(u.Limit) }
 
-// Uses tells of every stream how full it is, in the order in which data flows.
+// Uses tells of every log of a run how full it is, in the order in which data flows.
 func Uses(ctx context.Context, conn *streams.Conn, run string) ([]Use, error) {
 	var uses []Use
-	for _, kind := range schemas.Kinds() {
-		state, err := conn.State(ctx, kind, run)
+	for _, log := range streams.Logs() {
+		state, err := conn.State(ctx, log, run)
 		if err != nil {
 			return nil, err
 		}
-		uses = append(uses, Use{kind, state.Bytes, state.Limit})
+		uses = append(uses, Use{log, state.Bytes, state.Limit})
 	}
 	return uses, nil
 }
@@ -125,6 +127,9 @@ func SizeOf(ctx context.Context, conn *streams.Conn, run string) ([]RunSize, err
 	var sizes []RunSize
 	for _, kind := range schemas.Kinds() {
 		state, err := conn.State(ctx, kind, run)
+		if errors.Is(err, streams.ErrNotFound) { // deleted in part
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}

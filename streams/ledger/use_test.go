@@ -29,7 +29,7 @@ func TestAFullStream(t *testing.T) {
 		if useErr != nil {
 			t.Fatal(useErr)
 		}
-		if uses[0].Kind == schemas.Prompts && uses[0].NearlyFull() {
+		if uses[0].Log == schemas.Prompts && uses[0].NearlyFull() {
 			warned++
 		} else if warned > 0 {
 			t.Error("it is no longer nearly full")

@@ -82,7 +82,7 @@ func (in *Iteration) Arrivals() loop.Arrivals {
 // Read says how far the log is read.
 func (in *Iteration) Read() (stream string, sequence uint64) {
 	feed, _ := lineage.Feed(in.reader.Spec, in.kind)
-	return streams.StreamName(feed.Kind), in.upTo
+	return string(feed.Kind), in.upTo
 }
 
 // Close ends the reading of what is still to come.

@@ -36,9 +36,6 @@ func TestReplayOfAReplay(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	if err := conn.EnsureTopology(t.Context()); err != nil {
-		t.Fatal(err)
-	}
 	policy := func(run string, iteration uint32, metrics ...checkpoints.Metric) checkpoints.Manifest {
 		t.Helper()
 		m, err := repository.Commit(t.Context(), run, checkpoints.Draft{
@@ -59,6 +56,9 @@ func TestReplayOfAReplay(t *testing.T) {
 		spec = schemas.Resolve(spec, 1)
 		text, err := spec.YAML()
 		if err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.Declare(t.Context(), run, streams.Limits{}); err != nil {
 			t.Fatal(err)
 		}
 		err = conn.Publish(t.Context(), schemas.Control, &events.Control{

@@ -85,7 +85,7 @@ func Feed(spec schemas.Spec, need schemas.Kind) (feed streams.Source, replayed b
 	}
 	s := spec.Source
 	return streams.Source{
-		Run: s.Run, Kind: kind, First: s.First, Last: s.Last, Begin: uint32(s.Iteration), End: uint32(spec.Iterations),
+		Run: s.Run, Kind: kind, First: s.First, Last: s.Last,
 	}, true
 }
 

@@ -104,7 +104,7 @@ func highWater(pid int) int {
 
 // fill makes the run: an iteration of pairs on all streams, trained in batches of 64.
 func fill(ctx context.Context, conn *streams.Conn, pairs int, dir string) error {
-	if err := conn.EnsureTopology(ctx); err != nil {
+	if err := conn.Declare(ctx, run, streams.Limits{}); err != nil {
 		return err
 	}
 	store, err := checkpoints.OpenDir(dir)

@@ -129,11 +129,7 @@ func (c *collector) distances(ctx context.Context, spec schemas.Spec) error {
 	byIteration := make([][]*events.Scored, spec.Iterations)
 	seen := map[string]bool{}
 	feed, replayed := lineage.Feed(spec, schemas.Scored)
-	feed, err := c.Streams.Locate(ctx, feed)
-	if err != nil {
-		return err
-	}
-	err = c.Streams.Read(ctx, feed.Kind, feed.Run, streams.AllIterations, feed.First, func(r streams.Received) error {
+	err := c.Streams.Read(ctx, feed.Kind, feed.Run, streams.AllIterations, feed.First, func(r streams.Received) error {
 		if replayed && r.Seq > feed.Last {
 			return streams.ErrStop
 		}
