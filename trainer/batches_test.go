@@ -75,7 +75,11 @@ func TestOtherPairsAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.openStreams(t.TempDir()) // the log was lost, and filled again with one pair less
-	w.publish(schemas.Prompts, handMadePrompt("before", 0), handMadePrompt("before", 1))
+	for i := range 2 { // of another iteration, so that the log is no shorter
+		p := handMadePrompt("others", i)
+		p.Iteration, p.PairId = 1, schemas.PairID("others", 1, p.GetPromptId(), 0)
+		w.publish(schemas.Prompts, p)
+	}
 	w.publishPrompts("others", 5, 0, 1, 2, 3)
 	err := w.trainer(handMade("others"), silent).Run(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "trained on 6 pairs, but the log gives 4") {

@@ -83,10 +83,10 @@ func TestManyLetters(t *testing.T) {
 	if told != 3 || len(letters) != 2 || letters[0].DroppedBy != "somebody" || letters[1].DroppedBy != "somebody" {
 		t.Errorf("told of %d, dropped are %+v", told, letters)
 	}
-	if _, err := LettersAt(t.Context(), w.Session, "r", []uint64{letters[0].Seq, 99}); !errors.Is(err, streams.ErrNotFound) {
+	if _, err := LettersAt(t.Context(), w.Session, "align", []uint64{letters[0].Seq, 99}); !errors.Is(err, streams.ErrNotFound) {
 		t.Errorf("letter 99: %v", err)
 	}
-	if at, err := LettersAt(t.Context(), w.Session, "r", []uint64{letters[1].Seq, letters[0].Seq}); err != nil || len(at) != 2 || at[1].Seq != letters[0].Seq {
+	if at, err := LettersAt(t.Context(), w.Session, "align", []uint64{letters[1].Seq, letters[0].Seq}); err != nil || len(at) != 2 || at[1].Seq != letters[0].Seq {
 		t.Errorf("by number: %+v, %v", at, err)
 	}
 }
