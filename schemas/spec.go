@@ -341,7 +341,7 @@ type RetentionSpec struct {
 type StreamsSpec struct {
 	// MaxAge is how long a message stays on its log.
 	MaxAge string `yaml:"max_age"`
-	// MaxBytes bounds each of the eight logs; a full one refuses what is more. A number with B, KB, MB, GB, KiB, MiB or
+	// MaxBytes bounds each of the run's six logs; a full one refuses what is more. A number with B, KB, MB, GB, KiB, MiB or
 	// GiB.
 	MaxBytes string `yaml:"max_bytes"`
 	// AckWait is how long a silent stage keeps a message before another gets it.
