@@ -64,11 +64,6 @@ func (e Entry) Key() string { return e.Header.Get(headerID) }
 // Parent is the message that a stage made this one from: its kind and position. ok is false when the entry does not name one.
 func (e Entry) Parent() (kind schemas.Kind, seq uint64, ok bool) { return parentOf(e.Header) }
 
-// SetParent is the inverse of Parent.
-func (e Entry) SetParent(kind schemas.Kind, seq uint64) {
-	e.Header.Set(headerParent, parent(kind, seq))
-}
-
 // Redriven is the number of the dead letter that the message was taken from; empty for none.
 func (e Entry) Redriven() string { return e.Header.Get(headerRedriven) }
 
