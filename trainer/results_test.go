@@ -23,7 +23,7 @@ func TestResultsThatCannotBeStored(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	if err := conn.EnsureTopology(t.Context()); err != nil {
+	if err := conn.Declare(t.Context(), "r", streams.Limits{}); err != nil {
 		t.Fatal(err)
 	}
 	r := results{conn: conn, wake: make(chan struct{}, 1)}
