@@ -75,7 +75,7 @@ func TestOtherPairsAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.openStreams(t.TempDir()) // the log was lost, and filled again with one pair less
-	for i := range 2 { // of another iteration, so that the log is no shorter
+	for i := range 2 {         // of another iteration, so that the log is no shorter
 		p := handMadePrompt("others", i)
 		p.Iteration, p.PairId = 1, schemas.PairID("others", 1, p.GetPromptId(), 0)
 		w.publish(schemas.Prompts, p)
