@@ -45,7 +45,8 @@ type SavedStream struct {
 // the checkpoints is not copied again. The run may go on meanwhile. onItem is told of each message and each file.
 func Backup(ctx context.Context, s *Session, spec schemas.Spec, dir string, onItem func()) error {
 	if spec.Replays() {
-		return fmt.Errorf("run %s reads the log of run %s, whose positions a backup does not keep: back up that run, and replay it again",
+		return fmt.Errorf("run %s reads the log of run %s, whose positions a backup does not keep: "+
+			"back up that run, and replay it again",
 			spec.Run, spec.Source.Run)
 	}
 	if err := s.Intact(ctx, spec.Run); err != nil { // a copy of half a run is no backup
