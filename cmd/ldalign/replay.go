@@ -102,7 +102,8 @@ func (e *env) printPlan(parent, child schemas.Spec) error {
 		for _, d := range differences {
 			changed[d.Key] = [2]string{d.Values[0], d.Values[1]}
 		}
-		return e.printSpecJSON(child, property{"lineage", lineage.Describe(child)}, property{"changed", changed}, property{"stages", e.workers(&child)})
+		return e.printSpecJSON(child, property{"lineage", lineage.Describe(child)}, property{"changed", changed},
+			property{"stages", e.workers(&child)})
 	}
 	fmt.Fprintf(e.stdout, "---\n# %s\n", lineage.Describe(child))
 	for _, d := range differences {
