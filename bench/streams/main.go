@@ -4,12 +4,13 @@
 //	go run ./bench/streams scaling -server …
 //	go run ./bench/streams million -server …	(about 10 minutes and 4 GB of disk)
 //	go run ./bench/streams redelivery -server …
+//	go run ./bench/streams runs		(2 GB of disk)
 //
 // It starts a real nats-server that syncs every message, as the embedded one does. transport puts pairs of 4 KiB through
 // the stages by 1 to 16 workers, each with a connection of its own, beside `nats bench` on the same server in the same
 // run; scaling has each pair take 50 ms; million puts 1,000,000 pairs through stages that are processes of their own,
 // looks at the memory of every process, and reads the log again as a replay does; redelivery kills a worker that holds a
-// batch, and times until another has done it.
+// batch, and times until another has done it; runs looks at a server that holds 500 finished runs, and deletes a large one.
 package main
 
 import (
@@ -57,7 +58,7 @@ type bench struct {
 
 func run(ctx context.Context, args []string) (err error) {
 	if len(args) == 0 {
-		return errors.New("name a measurement: transport, scaling, million, redelivery")
+		return errors.New("name a measurement: transport, scaling, million, redelivery, runs")
 	}
 	var b bench
 	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
@@ -74,6 +75,10 @@ func run(ctx context.Context, args []string) (err error) {
 		return hold(ctx)
 	case "work":
 		return work(ctx)
+	case "hold-runs":
+		return holdRuns(ctx)
+	case "runs": // it starts the embedded server
+		return b.runs(ctx)
 	}
 	stop, err := b.start(ctx)
 	if err != nil {
