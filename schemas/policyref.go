@@ -23,7 +23,8 @@ func ParsePolicyRef(text string) (PolicyRef, error) {
 		ok, ref.Iteration = ok && err == nil, int(n)
 	}
 	if !ok {
-		return PolicyRef{}, fmt.Errorf("%s names no policy; expected RUN, or RUN@ITERATION with a whole number, such as demo@2", quoteShort(text))
+		return PolicyRef{}, fmt.Errorf("%s names no policy; expected RUN, or RUN@ITERATION with a whole number, such as demo@2",
+			quoteShort(text))
 	}
 	return ref, nil
 }

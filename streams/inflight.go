@@ -12,9 +12,9 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 )
 
-// TrainerProgress stores that the trainer has taken n pairs of an iteration: trained them, skipped them, or found them dead. Stages
-// with MaxInFlight go on by it. It may be told again, and a smaller number after a greater one, as by a trainer that goes on from
-// an earlier state: the greatest counts.
+// TrainerProgress stores that the trainer has taken n pairs of an iteration: trained them, skipped them, or found them
+// dead. Stages with MaxInFlight go on by it. It may be told again, and a smaller number after a greater one, as by a
+// trainer that goes on from an earlier state: the greatest counts.
 func (c *Conn) TrainerProgress(ctx context.Context, run string, iteration uint32, n int) error {
 	return c.Publish(ctx, schemas.Control, &events.Control{
 		Schema: events.Version, Run: run, Kind: events.ControlTrainerProgress, Iteration: iteration, Total: uint64(n),

@@ -240,8 +240,8 @@ type Reader struct {
 	Settled, Floor uint64
 }
 
-// Readers lists the stages of a run that read a kind, by name. The stage of a replay is there twice: it reads the log of its source
-// and, for redriven dead letters, that of its own run.
+// Readers lists the stages of a run that read a kind, by name. The stage of a replay is there twice: it reads the log of
+// its source and, for redriven dead letters, that of its own run.
 func (c *Conn) Readers(ctx context.Context, kind schemas.Kind, run string) ([]Reader, error) {
 	infos, err := c.consumers(ctx, kind, run)
 	if err != nil {

@@ -66,7 +66,9 @@ func sourceOf(info *jetstream.ConsumerInfo) string { return info.Config.Metadata
 const sourceKey = "ldalign-source"
 
 // inSource is the consumer of a replay's stage in the log of its source; nil when it has none.
-func (c *Conn) inSource(ctx context.Context, kind schemas.Kind, run string, own *jetstream.ConsumerInfo) (*jetstream.ConsumerInfo, error) {
+func (c *Conn) inSource(
+	ctx context.Context, kind schemas.Kind, run string, own *jetstream.ConsumerInfo,
+) (*jetstream.ConsumerInfo, error) {
 	source := sourceOf(own)
 	if source == "" {
 		return nil, nil

@@ -40,9 +40,9 @@ type Stage struct {
 	End uint32
 
 	// MaxInFlight, not nil, bounds what lies before the trainer. Of the pairs that come of a message of an iteration, no more than
-	// that many are on the log beyond those that the trainer has taken (TrainerProgress), and the message stays in hand until all are;
-	// 0 is no bound. Batch must be 1. That workers died with such a message, which may be in hand for days, tells nothing of
-	// it: it becomes no dead letter for that.
+	// that many are on the log beyond those that the trainer has taken (TrainerProgress), and the message stays in hand until
+	// all are; 0 is no bound. Batch must be 1. That workers died with such a message, which may be in hand for days, tells
+	// nothing of it: it becomes no dead letter for that.
 	MaxInFlight func(iteration uint32) int
 
 	// Source, not nil in a replay, is where the stage finds most of its messages: in the log of another run. They are
@@ -88,14 +88,14 @@ const (
 // StageID names a stage of a run.
 type StageID struct{ Run, Stage string }
 
-// BatchDone: Process worked on messages together.
+// BatchDone says that Process worked on messages together.
 type BatchDone struct {
 	StageID
 	Messages int
 	Took     time.Duration
 }
 
-// MessageSettled: one message is Done, Retried, or a dead letter for a reason (schemas.Reason…).
+// MessageSettled says that one message is Done, Retried, or a dead letter for a reason (schemas.Reason…).
 type MessageSettled struct {
 	StageID
 	Iteration uint32

@@ -23,7 +23,8 @@ const headerRoom = 4 << 10
 const streamPrefix = "LDALIGN_"
 
 // Logs lists the logs of a run, each by the first kind that it holds, in the order in which data flows. A kind has a log of its
-// own, but checkpoints, results and control messages, which are few, share one. See docs/adr/0025-each-run-has-its-own-streams.md.
+// own, but checkpoints, results and control messages, which are few, share one. See
+// docs/adr/0025-each-run-has-its-own-streams.md.
 func Logs() []schemas.Kind {
 	return append(schemas.PairKinds(), schemas.DeadLetters, schemas.Checkpoints)
 }
@@ -176,8 +177,8 @@ func differences(have, want jetstream.StreamConfig) []string {
 
 // noRun says that a server has no streams of a run.
 func noRun(run string) error {
-	return fmt.Errorf("%w: the server has no streams of run %s: it is not declared, was deleted, or the server came back without its "+
-		"store: restore that, or the run from a backup (`ldalign restore`)", ErrNotFound, run)
+	return fmt.Errorf("%w: the server has no streams of run %s: it is not declared, was deleted, or the server came back without "+
+		"its store: restore that, or the run from a backup (`ldalign restore`)", ErrNotFound, run)
 }
 
 func streamError(want jetstream.StreamConfig, err error) error {

@@ -26,14 +26,6 @@ func newEngine(t *testing.T) *tensor.Engine {
 	return engine
 }
 
-// do runs f on the engine and fails the test when it returns an error.
-func do(t *testing.T, engine *tensor.Engine, f func(s *tensor.Scope) error) {
-	t.Helper()
-	if err := engine.Do(t.Context(), f); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func within(t testing.TB, what string, got, want, tolerance float64) {
 	t.Helper()
 	if !(math.Abs(got-want) <= tolerance) { // so that NaN fails

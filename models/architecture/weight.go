@@ -37,8 +37,9 @@ func Readable(dtype safetensors.DType) bool {
 	switch dtype {
 	case safetensors.F32, safetensors.BF16, safetensors.F16, safetensors.F64, safetensors.I64:
 		return true
+	default:
+		return false
 	}
-	return false
 }
 
 // misfits tells which of the wanted weights are missing, or of another shape or type, in what was found by name, and what

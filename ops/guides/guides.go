@@ -57,6 +57,7 @@ type Distances struct {
 	Histogram []Bin   `json:"histogram"`
 }
 
+// Bin is one bar of a histogram.
 type Bin struct {
 	UpTo  float64 `json:"up_to"`
 	Count int     `json:"count"`

@@ -230,7 +230,9 @@ func (w *rewarding) finish(r *Item, logits [][]float32) error {
 	}
 	if len(logits) > 1 {
 		fields = []Count{
-			{"reward_chosen", logits[0][w.options.Label]}, {"reward_rejected", logits[1][w.options.Label]}, {"margin", rewards[0] - rewards[1]},
+			{"reward_chosen", logits[0][w.options.Label]},
+			{"reward_rejected", logits[1][w.options.Label]},
+			{"margin", rewards[0] - rewards[1]},
 		}
 		if several {
 			fields = append(fields, Count{"logits_chosen", logits[0]}, Count{"logits_rejected", logits[1]})

@@ -108,7 +108,8 @@ func (in Input) messages() map[schemas.Kind]int64 {
 	}
 	pair := &events.Pair{
 		Schema: events.Version, Prompt: prompt, Rejected: text(rejected), PromptIds: ids(promptTokens), ChosenIds: ids(chosenTokens),
-		RejectedIds: ids(rejectedTokens), ChosenLogp: number, RejectedLogp: number, PolicyDigest: hash, FinishReason: "length", Truncated: 1,
+		RejectedIds: ids(rejectedTokens), ChosenLogp: number, RejectedLogp: number, PolicyDigest: hash,
+		FinishReason: "length", Truncated: 1,
 	}
 	if spec.Objective.Reference == "initial" {
 		pair.Reference = hash

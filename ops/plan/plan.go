@@ -1,6 +1,6 @@
 // Package plan estimates what runs will need before they begin: messages, checkpoints, memory, steps. It is arithmetic
-// over spec, sizes of models and counts of data, which a Planner reads; nothing is loaded or started. Where a figure is not known before
-// (how long y' gets), it takes the greatest.
+// over spec, sizes of models and counts of data, which a Planner reads; nothing is loaded or started. Where a figure is not
+// known before (how long y' gets), it takes the greatest.
 package plan
 
 import (

@@ -47,8 +47,8 @@ func (r Rank) args() []string {
 	}
 }
 
-// Follow computes with rank 0 until that says that the work is over. In and out are the pipes to rank 0, for signs of life; gone is
-// called when rank 0 gives none any more.
+// Follow computes with rank 0 until that says that the work is over. In and out are the pipes to rank 0, for signs of life;
+// gone is called when rank 0 gives none any more.
 func (r Rank) Follow(ctx context.Context, in io.Reader, out io.Writer, gone func(error)) error {
 	where, err := Device(r.Compute.Device)
 	if err != nil {

@@ -240,7 +240,7 @@ func (s *Stage) sample(ctx context.Context, b *batch, indices []int) ([]int, err
 			i := pending[k]
 			if r.Err != nil {
 				b.out[i], b.errs[i] = nil, fmt.Errorf("generator: checkpoint %.12s: %w", s.policy.Digest, r.Err)
-				return nil
+				return nil //nolint:nilerr // the error is this pair's alone; the feed goes on
 			}
 			pair := b.out[i]
 			pair.RejectedIds, pair.FinishReason = r.IDs, r.Reason

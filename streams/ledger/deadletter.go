@@ -48,8 +48,8 @@ func letters(ctx context.Context, conn *streams.Conn, run string, iteration int)
 	return letters, err
 }
 
-// DeadLetter is the dead letter of a run that has a number; streams.ErrNotFound when there is none, or it was redriven. Of a copy it is the
-// letter itself.
+// DeadLetter is the dead letter of a run that has a number; streams.ErrNotFound when there is none, or it was redriven. Of
+// a copy it is the letter itself.
 func DeadLetter(ctx context.Context, conn *streams.Conn, run string, seq uint64) (Letter, error) {
 	letter, err := letterAt(ctx, conn, run, seq)
 	if err != nil {

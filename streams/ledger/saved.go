@@ -46,7 +46,8 @@ func ProgressOf(ctx context.Context, conn *streams.Conn, run string) ([]Progress
 	return out, nil
 }
 
-// Save writes the messages in a log of a run (streams.Logs), in its order, as JSON lines that Load reads. It returns their number.
+// Save writes the messages in a log of a run (streams.Logs), in its order, as JSON lines that Load reads. It returns their
+// number.
 func Save(
 	ctx context.Context, conn *streams.Conn, log schemas.Kind, run string, w io.Writer, onMessage func(),
 ) (int, error) {
@@ -69,8 +70,8 @@ func Save(
 }
 
 // Load stores what Save has written, each message at its place and under its id, so that whatever names a place holds: another
-// run's source, a trainer's cursor, a dead letter's number. Of a message that stood twice in the log the first copy is stored. Interrupted,
-// it goes on when it is called again. ErrBackup when the bytes are not of that run and log.
+// run's source, a trainer's cursor, a dead letter's number. Of a message that stood twice in the log the first copy is
+// stored. Interrupted, it goes on when it is called again. ErrBackup when the bytes are not of that run and log.
 func Load(
 	ctx context.Context, conn *streams.Conn, log schemas.Kind, run string, r io.Reader, onMessage func(),
 ) error {

@@ -26,7 +26,8 @@ func Survey(ctx context.Context, conn *streams.Conn, kind schemas.Kind, run stri
 			return out, err
 		}
 		if len(seen) == 0 {
-			return out, fmt.Errorf("%w: iteration %d of run %s has no %s: all its pairs are dead-lettered", streams.ErrIncomplete, i, run, kind)
+			return out, fmt.Errorf("%w: iteration %d of run %s has no %s: all its pairs are dead-lettered",
+				streams.ErrIncomplete, i, run, kind)
 		}
 		if out.First == 0 || span.First < out.First {
 			out.First = span.First
@@ -37,7 +38,9 @@ func Survey(ctx context.Context, conn *streams.Conn, kind schemas.Kind, run stri
 }
 
 // surveyed holds an iteration's ids in a log against the ledger.
-func surveyed(ctx context.Context, conn *streams.Conn, kind schemas.Kind, run string, iteration uint32, seen map[string]bool) error {
+func surveyed(
+	ctx context.Context, conn *streams.Conn, kind schemas.Kind, run string, iteration uint32, seen map[string]bool,
+) error {
 	total, closed := 0, false
 	err := conn.Read(ctx, schemas.Control, run, int(iteration), 0, func(r streams.Received) error {
 		if m, ok := r.Message.(*events.Control); ok && m.GetKind() == events.ControlClosed {
@@ -80,7 +83,8 @@ func surveyed(ctx context.Context, conn *streams.Conn, kind schemas.Kind, run st
 	}
 	if begins > 1 {
 		return fmt.Errorf("%w: iteration %d of run %s lacks %d of %d %s: sequences 1 to %d of stream %s are gone "+
-			"(streams.max_age, or a retention rule)", streams.ErrIncomplete, iteration, run, missing, total, kind, begins-1, streams.StreamName(kind, run))
+			"(streams.max_age, or a retention rule)", streams.ErrIncomplete, iteration, run, missing, total, kind, begins-1,
+			streams.StreamName(kind, run))
 	}
 	return fmt.Errorf("%w: iteration %d of run %s has %d of %d %s: the others are in flight, or were deleted "+
 		"(`ldalign audit %s` tells which)", streams.ErrIncomplete, iteration, run, len(seen), total, kind, run)
@@ -121,8 +125,8 @@ func idsIn(ctx context.Context, conn *streams.Conn, s streams.Source, iteration 
 
 // Recall returns an iteration of a source, for the run that reads it, as Collect returns one of a run's own: unique by id and
 // in the order of the prompts' positions, and bytes that are no message become dead letters, of that run. It waits for
-// nothing. want is how many pairs there were when the source was chosen, negative when that is not known; streams.ErrIncomplete when
-// the log has lost some since then. onProgress, nil for none, gets the number of pairs so far.
+// nothing. want is how many pairs there were when the source was chosen, negative when that is not known;
+// streams.ErrIncomplete when the log has lost some since then. onProgress, nil for none, gets the number of pairs so far.
 func Recall(
 	ctx context.Context, conn *streams.Conn, s streams.Source, run string, iteration uint32, want int, onProgress func(have int),
 ) (Collected, error) {
@@ -162,7 +166,8 @@ func Recall(
 			streams.ErrIncomplete, s.Kind, s.Run, iteration, have, want, reason)
 	case begins > s.First:
 		return Collected{}, fmt.Errorf("%w: %s of run %s: sequences %d to %d of stream %s are gone "+
-			"(streams.max_age, or a retention rule)", streams.ErrIncomplete, s.Kind, s.Run, s.First, min(begins-1, s.Last), streams.StreamName(s.Kind, s.Run))
+			"(streams.max_age, or a retention rule)", streams.ErrIncomplete, s.Kind, s.Run, s.First, min(begins-1, s.Last),
+			streams.StreamName(s.Kind, s.Run))
 	}
 	return Collected{}, fmt.Errorf("%w: %s of run %s, iteration %d: %d of %d are left between sequences %d and %d: "+
 		"restore the stream", streams.ErrIncomplete, s.Kind, s.Run, iteration, have, want, s.First, s.Last)

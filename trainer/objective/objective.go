@@ -1,3 +1,6 @@
+// Package objective holds what the objectives are, as pure functions of numbers: losses of pairs with their statistics, and the
+// weights of an iteration (w = s / normaliser, arXiv 2404.06390). It needs no tensors; package loss has the
+// same losses on tensors.
 package objective
 
 import (

@@ -183,9 +183,6 @@ func TestLearningRateIsTransformers(t *testing.T) {
 	}
 }
 
-// near compares numbers up to rounding.
-var near = cmpopts.EquateApprox(0, 1e-12)
-
 func within(t *testing.T, what string, got, want, tolerance float64) {
 	t.Helper()
 	if !(math.Abs(got-want) <= tolerance) { // so that NaN fails

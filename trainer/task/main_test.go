@@ -44,11 +44,3 @@ func within(t testing.TB, what string, got, want, tolerance float64) {
 		t.Errorf("%s: %.12g, want %.12g within %g", what, got, want, tolerance)
 	}
 }
-
-func mean(x []float64) float64 {
-	var sum float64
-	for _, v := range x {
-		sum += v
-	}
-	return sum / float64(len(x))
-}
