@@ -44,6 +44,7 @@ func ofPairs(of func(*curves.Pairs) *float64) value {
 
 func margin() value       { return ofPairs(func(p *curves.Pairs) *float64 { return &p.Margin }) }
 func chosenChange() value { return ofPairs(func(p *curves.Pairs) *float64 { return &p.ChosenChange }) }
+
 func rejectedChange() value {
 	return ofPairs(func(p *curves.Pairs) *float64 { return &p.RejectedChange })
 }
