@@ -14,10 +14,10 @@ import (
 	"strings"
 )
 
-// Backup copies the checkpoints of a run into a folder: manifests, the blobs that they name, details, and notes of what
-// retention has removed. Blobs are verified on the way; one that is there already is not copied again, so an interrupted
-// backup goes on. Manifests of superseded states, and of policies whose weights were removed, are copied although their blobs
-// are gone. onBytes is told of what was copied.
+// Backup copies the checkpoints of a run into a folder: manifests, the blobs that they name, details, and the notes that
+// retention writes when it removes weights. It verifies each blob while copying. A file that the folder already has is not
+// copied again, so an interrupted backup can be resumed. The manifests of superseded states, and of policies whose weights
+// were removed, are copied without those blobs. Backup calls onBytes with the size of each file that it has copied.
 func (r *Repository) Backup(ctx context.Context, run, dir string, onBytes func(int64)) error {
 	failed := func(err error) error { return fmt.Errorf("checkpoints: back up run %s: %w", run, err) }
 	manifests, err := r.List(ctx, run)
@@ -70,7 +70,7 @@ func (r *Repository) Backup(ctx context.Context, run, dir string, onBytes func(i
 	return nil
 }
 
-// copyOnce writes a file unless one of that size is there; it is there whole or not at all.
+// copyOnce writes a file, whole or not at all, unless one of that size already exists.
 func copyOnce(path string, size int64, onBytes func(int64), open func() (io.ReadCloser, error)) error {
 	if info, err := os.Stat(path); err == nil && info.Size() == size {
 		return nil
@@ -98,9 +98,9 @@ func copyOnce(path string, size int64, onBytes func(int64), open func() (io.Read
 	return os.Rename(path+".partial", path)
 }
 
-// Restore puts the checkpoints of a backup into the store. Every blob is verified before it is stored; the manifests come
-// last, each as it was. It can be repeated. ErrCorrupt
-// names a file that is not what it was.
+// Restore copies the checkpoints of a backup into the store. It verifies each blob before storing it, and stores the
+// manifests last and unchanged. It can be repeated. The error wraps ErrCorrupt and names the file if a file of the backup
+// is damaged.
 func (r *Repository) Restore(
 	ctx context.Context, run, dir string, onBytes func(int64),
 ) error {
@@ -157,7 +157,7 @@ func (r *Repository) restoreNote(ctx context.Context, run, dir, digest string) e
 		return err
 	}
 	if !validSHA256.MatchString(digest) || info.Size() > maxReason {
-		return fmt.Errorf("%w: %s is no note of a checkpoint", ErrCorrupt, f.Name())
+		return fmt.Errorf("%w: %s is not a note of a checkpoint", ErrCorrupt, f.Name())
 	}
 	return r.store.Put(ctx, expiredKey(run, digest), f, info.Size())
 }
@@ -187,7 +187,8 @@ func (r *Repository) restoreFile(ctx context.Context, path, sum, key string, onB
 	return nil
 }
 
-// filesIn are the names of a folder's files, in order, without what an interrupted backup left; none for no folder.
+// filesIn returns the sorted names of a folder's files, without the partial files of an interrupted backup. It returns none
+// if the folder does not exist.
 func filesIn(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, os.ErrNotExist) {

@@ -10,34 +10,34 @@ import (
 	"io"
 )
 
-// BatchesFile is the file of a policy, a guide or a state that says which pairs each optimizer step was made of: the
-// trainer's side of an audit. Batches reads it.
+// BatchesFile is the file of a policy, a guide or a state that lists the pairs of each optimizer step. An audit compares it
+// with the log. Repository.Batches reads it.
 //
 // It is JSON lines of three kinds:
 //
-//	{"pair":ID}                          a pair that is trained on; pairs count from 0 in the order of their lines. With
-//	                                     "earlier":true it is of the iteration before, and trained once more
+//	{"pair":ID}                          a pair that is trained on; the first such line is pair 0, the next pair 1, and so on.
+//	                                     "earlier":true marks a pair of the previous iteration that is trained on once more
 //	{"skipped":ID,"reason":REASON}       a pair that was read from the log and is not trained on
 //	{"step":N,"epoch":E,"pairs":[4,0,7]} an optimizer step, with the numbers of its pairs, each from a line above it
 //
-// That of a state may be in segments (Manifest.Segments), pairs before steps.
+// A state may keep the file in segments (Manifest.Segments), pairs before steps.
 //
-// Steps count from 1 within the iteration (of a policy or a state of its phase) or within the guide's training. The file
-// tells of one iteration: that which made the policy, so Iteration-1 of a policy's manifest, and the cursor's of a state.
-// Ids are those of the messages, so pairs of an earlier iteration or of another run are told apart from its own. It holds
-// no positions in the log, which depend on what else is in it.
+// Steps count from 1 within the iteration (for a policy, or a state of the policy phase) or within the guide's training.
+// The file describes one iteration: Iteration-1 of a policy's manifest, because that iteration made the policy, or the
+// iteration of a state's cursor. The ids are those of the messages, so they also tell pairs of an earlier iteration or of
+// another run from the run's own.
 const BatchesFile = "batches.jsonl"
 
 // ErrBatches says that a record of batches is unreadable, or that a pair was trained twice or left out.
 var ErrBatches = errors.New("checkpoints: bad record of batches")
 
-// Batches is what BatchesFile says.
+// Batches is the content of BatchesFile.
 type Batches struct {
-	// Pairs are the ids of all pairs that are trained on; steps count in it.
+	// Pairs are the ids of all pairs that are trained on. Batch.Pairs are indices in it.
 	Pairs []string
-	// Earlier is how many of Pairs, at its end, are of the iteration before and trained once more.
+	// Earlier is how many pairs at the end of Pairs belong to the previous iteration and are trained on once more.
 	Earlier int
-	// Skipped are the pairs that were read and are not trained on.
+	// Skipped are the pairs that were read from the log and are not trained on.
 	Skipped []Skipped
 	Steps   []Batch
 }
@@ -58,9 +58,9 @@ type Skipped struct {
 	Reason string
 }
 
-// Batches reads and checks the BatchesFile of a checkpoint. ErrBatches if it has none (policy 0, which no training has
-// made, has none) or does not verify; ErrCorrupt as Open. The record of a policy or guide has all its epochs, that of a
-// state may end within one.
+// Batches reads and verifies the BatchesFile of a checkpoint. The error wraps ErrBatches if the checkpoint has no such file
+// (policy 0 has none, because no training made it) or the file does not verify, and ErrCorrupt as for Open. The record of a
+// policy or a guide has all epochs; that of a state may end within one.
 func (r *Repository) Batches(ctx context.Context, m Manifest) (Batches, error) {
 	if _, ok := m.File(BatchesFile); !ok {
 		return Batches{}, fmt.Errorf("%w: checkpoint %s has no %s", ErrBatches, m.Key, BatchesFile)
@@ -79,9 +79,8 @@ func (r *Repository) Batches(ctx context.Context, m Manifest) (Batches, error) {
 	return b, nil
 }
 
-// Verify tells whether steps count from 1, epochs from 0, and each epoch is made of each pair exactly once: none twice
-// and none skipped. Only when complete is false may the last epoch lack pairs. The error wraps ErrBatches and names the
-// pair.
+// Verify checks that steps count from 1, epochs count from 0, and each epoch trains on each pair exactly once. The last
+// epoch may lack pairs only if complete is false. The error wraps ErrBatches and names the pair.
 func (b Batches) Verify(complete bool) error {
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("%w: "+format, append([]any{ErrBatches}, args...)...)
@@ -98,7 +97,7 @@ func (b Batches) Verify(complete bool) error {
 			return bad("pair %s is both trained on and skipped", s.ID)
 		}
 	}
-	at := make([]int, len(b.Pairs)) // the step that trained a pair in this epoch; 0 for none
+	at := make([]int, len(b.Pairs)) // by pair: the step of this epoch that trains on it; 0 for none
 	whole := func(epoch int) error {
 		for i, step := range at {
 			if step == 0 {
@@ -177,7 +176,7 @@ func (b Batches) Write(w io.Writer) error {
 	return nil
 }
 
-// ReadBatches is the inverse of Write. It checks the form of each line, not what Verify checks.
+// ReadBatches parses what Write writes. It checks the form of each line; use Verify to check the content.
 func ReadBatches(data []byte) (Batches, error) {
 	var b Batches
 	decode := json.NewDecoder(bytes.NewReader(data))
@@ -192,7 +191,7 @@ func ReadBatches(data []byte) (Batches, error) {
 		switch kinds := line; {
 		case kinds.Pair != "" && kinds.Skipped == "" && kinds.Step == 0:
 			if b.Earlier > 0 && !line.Earlier {
-				return b, fmt.Errorf("%w: line %d is a pair of the iteration itself behind those of the one before", ErrBatches, n)
+				return b, fmt.Errorf("%w: line %d: a pair of this iteration follows pairs of the previous one", ErrBatches, n)
 			}
 			b.Pairs = append(b.Pairs, line.Pair)
 			if line.Earlier {

@@ -14,11 +14,11 @@ import (
 	"sync"
 )
 
-// maxReadFile bounds what ReadFile and ReadBlob take into memory.
+// maxReadFile is the greatest size in bytes that ReadFile and ReadBlob read into memory.
 const maxReadFile = 256 << 20
 
-// Open opens a file of a checkpoint. Its reader checks size and sha256: at the end, where others give io.EOF, it gives
-// ErrCorrupt if they are not those of the manifest. ErrCorrupt also if the blob is missing.
+// Open opens a file of a checkpoint. The reader verifies size and sha256: at the end it returns ErrCorrupt in place of
+// io.EOF if they differ from the manifest's. Open returns ErrCorrupt if the blob is missing.
 func (r *Repository) Open(ctx context.Context, run string, f File) (io.ReadCloser, error) {
 	if err := checkRun(run); err != nil {
 		return nil, err
@@ -49,7 +49,7 @@ func (r *Repository) ReadFile(ctx context.Context, run string, f File) ([]byte, 
 	return io.ReadAll(body)
 }
 
-// ReadBlob reads and verifies what PutBlob has kept. ErrNotFound if the run has no such blob.
+// ReadBlob reads and verifies a blob that PutBlob stored. The error wraps ErrNotFound if the run has no such blob.
 func (r *Repository) ReadBlob(ctx context.Context, run, sum string) ([]byte, error) {
 	if err := checkRun(run); err != nil {
 		return nil, err
@@ -72,7 +72,7 @@ func (r *Repository) ReadBlob(ctx context.Context, run, sum string) ([]byte, err
 	return data, nil
 }
 
-// verifier hashes what is read through it and compares at the end.
+// verifier returns a reader that hashes what is read and compares the sum at the end.
 type verifier struct {
 	io.ReadCloser
 	repository *Repository
@@ -100,8 +100,7 @@ func (v *verifier) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// setDamaged notes that a blob has other bytes than its name says, or that it was written anew: Commit writes such a one
-// although it is there.
+// setDamaged notes whether a blob's bytes differ from its name. Commit writes a damaged blob again although the store has it.
 func (r *Repository) setDamaged(key string, damaged bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -118,9 +117,9 @@ func (r *Repository) isDamaged(key string) bool {
 	return r.damaged[key]
 }
 
-const remedy = "put a copy of the file with that sha256 in its place; or end all processes of the run, move this blob" +
-	" and the manifests that name it, with all later ones, out of the store, and start again: the run goes on from the" +
-	" checkpoint before them and arrives at the same weights"
+const remedy = "replace it with a copy of the file that has the expected sha256; or end all processes of the run, move this" +
+	" blob, the manifests that name it and all later manifests out of the store, and start again: the run resumes from the" +
+	" checkpoint before them and computes the same weights"
 
 func corrupt(run string, f File, n int64, sum string) error {
 	return fmt.Errorf("%w: file %s (%s): expected %d bytes with sha256 %s, found %d with %s: %s", ErrCorrupt, f.Name,
@@ -128,11 +127,11 @@ func corrupt(run string, f File, n int64, sum string) error {
 }
 
 func missing(run string, f File) error {
-	return fmt.Errorf("%w: file %s (%s): expected %d bytes with sha256 %s, found none, or of another size: %s", ErrCorrupt,
-		f.Name, blobKey(run, f.SHA256), f.Bytes, f.SHA256, remedy)
+	return fmt.Errorf("%w: file %s (%s): expected %d bytes with sha256 %s, found no file, or one of another size: %s",
+		ErrCorrupt, f.Name, blobKey(run, f.SHA256), f.Bytes, f.SHA256, remedy)
 }
 
-// folder is a store whose objects are files already.
+// folder is implemented by a store that keeps its objects as local files.
 type folder interface{ local(key string) string }
 
 // locals remembers which local files this process has verified.
@@ -142,13 +141,13 @@ type locals struct {
 }
 
 type localFile struct {
-	turn     chan struct{} // holds one token: who has it verifies or downloads
+	turn     chan struct{} // holds one token: whoever has it verifies or downloads
 	verified bool
 }
 
-// Local gives the path of a verified file with a checkpoint file's bytes, to be read or mapped but never written. In a
-// directory store that is the blob itself; otherwise it is downloaded into the cache folder, once however many ask. A
-// file is verified once per process. ErrCorrupt as Open.
+// Local returns the path of a local file with the bytes of a checkpoint's file. The caller may read or map the file but must
+// not write to it. A directory store returns the blob itself. Other stores download it into the cache folder, once however
+// many callers ask. A process verifies each file once. The error wraps ErrCorrupt as for Open.
 func (r *Repository) Local(ctx context.Context, run string, f File) (string, error) {
 	if err := validateFiles([]File{f}); err != nil {
 		return "", err
@@ -193,7 +192,7 @@ func (r *Repository) Local(ctx context.Context, run string, f File) (string, err
 	return path, nil
 }
 
-// verify reads a local file through the check.
+// verify reads a local file and checks its size and sha256.
 func (r *Repository) verify(ctx context.Context, run string, f File, path string) error {
 	file, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -210,7 +209,7 @@ func (r *Repository) verify(ctx context.Context, run string, f File, path string
 	return nil
 }
 
-// download puts a verified copy at path, whole or not at all.
+// download writes a verified copy to path, whole or not at all.
 func (r *Repository) download(ctx context.Context, run string, f File, path string) error {
 	tmp, err := r.temp()
 	if err != nil {
@@ -227,7 +226,7 @@ func (r *Repository) download(ctx context.Context, run string, f File, path stri
 	return nil
 }
 
-// copyTo copies a file of a checkpoint, verified, into an open file.
+// copyTo verifies a file of a checkpoint and copies it into an open file.
 func (r *Repository) copyTo(ctx context.Context, run string, f File, w *os.File) error {
 	body, err := r.Open(ctx, run, f)
 	if err != nil {
@@ -245,9 +244,9 @@ func (r *Repository) copyTo(ctx context.Context, run string, f File, w *os.File)
 	return nil
 }
 
-// Folder gives a folder below the cache folder in which the checkpoint's files stand under their names: a Hugging Face
-// folder to load from, made of links to Local files. It must not be written to. ErrExpired when its weights were removed by
-// retention.
+// Folder returns a folder below the cache folder that has the checkpoint's files under their names, in the layout of a
+// Hugging Face model. The files are links to those of Local and must not be written to. The error wraps ErrExpired if
+// retention has removed the checkpoint's weights.
 func (r *Repository) Folder(ctx context.Context, m Manifest) (string, error) {
 	if r.cache == "" {
 		return "", errors.New("checkpoints: no cache folder was given")
@@ -276,9 +275,9 @@ func (r *Repository) Folder(ctx context.Context, m Manifest) (string, error) {
 	return dir, nil
 }
 
-// Materialise writes the checkpoint's files under their names into a folder, which is made if it is missing: the layout
-// of Hugging Face. The files are verified copies, the caller's to change. Each is whole or not there; one that stands
-// there under the same name is replaced. ErrExpired as Folder.
+// Materialise writes verified copies of the checkpoint's files under their names into a folder, in the layout of a Hugging
+// Face model. It creates the folder if necessary, and replaces files of the same names. Each file is written whole or not at
+// all. The caller may change the files. The error wraps ErrExpired as for Folder.
 func (r *Repository) Materialise(ctx context.Context, m Manifest, dir string) error {
 	err := r.place(m, dir, func(f File, path string) error {
 		w, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)

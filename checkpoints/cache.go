@@ -9,22 +9,22 @@ import (
 	"time"
 )
 
-// inUse is how long a local file is safe from LimitCache after somebody asked for it: until then it is opened.
+// inUse is how long LimitCache keeps a local file after a caller asked for it, so that the caller has time to open it.
 const inUse = time.Minute
 
-// LimitCache bounds the files that Local keeps for a store that is no folder: after a download, it removes the least
-// recently used until the rest takes at most that many bytes; 0 is no bound. Processes may share the folder. A file that
-// somebody has open or mapped stays readable, and one that is needed again is downloaded again. Files of the last
-// minute stay whatever they take, so a checkpoint larger than the bound still loads.
+// LimitCache limits the files that Local keeps for a store that is not a folder. After each download it removes the least
+// recently used files until the rest takes at most bytes; 0 means no limit. Processes may share the folder. A file that is
+// open or mapped stays readable, and a removed file is downloaded again when it is needed. Files that were used within the
+// last minute are kept whatever their size, so a checkpoint that is larger than the limit still loads.
 func (r *Repository) LimitCache(bytes int64) { r.cacheBytes = bytes }
 
-// used notes that a local file was asked for now.
+// used notes that a caller asked for a local file now.
 func used(path string) {
 	now := time.Now()
-	_ = os.Chtimes(path, now, now) // at worst the file is removed too early
+	_ = os.Chtimes(path, now, now) // if this fails, the file may be removed too early and is downloaded again
 }
 
-// trim enforces LimitCache. A file that cannot be removed stays and costs space, no more.
+// trim enforces LimitCache. It ignores a file that cannot be removed.
 func (r *Repository) trim(ctx context.Context) {
 	if r.cacheBytes <= 0 {
 		return

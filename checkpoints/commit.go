@@ -15,7 +15,7 @@ import (
 	"strings"
 )
 
-// Draft is a checkpoint to be committed: a Manifest whose files are still to be written.
+// Draft is a checkpoint to be committed: a Manifest whose files are not written yet.
 type Draft struct {
 	Kind       Kind
 	Iteration  uint32
@@ -24,24 +24,24 @@ type Draft struct {
 	SpecDigest string
 	Cursor     *Cursor
 	Metrics    []Metric
-	// Machine is noted beside the manifest, see Repository.Machine; nil for no note.
+	// Machine is stored beside the manifest (see Repository.Machine); nil stores nothing.
 	Machine *Machine
 	// Files in any order.
 	Files []Source
 }
 
-// Source is a file of a Draft: either Write gives its bytes, or Blob names a blob that the run already has. Write must
-// give the same bytes each time if the commit is to be repeatable.
+// Source is a file of a Draft: either Write writes its bytes, or Blob names a blob that the run already has. Write must
+// write the same bytes each time, or the commit cannot be repeated.
 type Source struct {
 	Name  string
 	Write func(io.Writer) error
 	Blob  *File
 }
 
-// Carry is a file of an earlier checkpoint of the run, taken over under its name without being written again.
+// Carry returns a Source that reuses a file of an earlier checkpoint of the run under the same name, without writing it again.
 func Carry(f File) Source { return Source{Name: f.Name, Blob: &f} }
 
-// FromBytes is a file with these bytes.
+// FromBytes returns a Source with these bytes.
 func FromBytes(name string, data []byte) Source {
 	return Source{Name: name, Write: func(w io.Writer) error {
 		_, err := w.Write(data)
@@ -49,9 +49,9 @@ func FromBytes(name string, data []byte) Source {
 	}}
 }
 
-// Claim takes the run's newest manifest as the one that this Repository builds upon. A trainer calls it after it has
-// acquired the lease and before it reads the state to go on from. A manifest that another process adds from then on makes
-// Commit fail. Without a Claim the first Commit claims.
+// Claim notes the run's newest manifest as the one that this Repository builds upon. A trainer calls it after it has acquired
+// the lease and before it reads the state from which it resumes. If another process adds a manifest after that, Commit
+// fails. The first Commit claims if Claim was not called.
 func (r *Repository) Claim(ctx context.Context, run string) error {
 	r.writing.Lock()
 	defer r.writing.Unlock()
@@ -70,9 +70,9 @@ func (r *Repository) claim(ctx context.Context, run string) error {
 	return nil
 }
 
-// Commit writes the draft's blobs, sees that they are all there, and creates the run's next manifest. It can be
-// repeated after any error. ErrConflict if another process has created that manifest with other contents; ErrManifest
-// if the draft cannot be a manifest, in which case nothing is written.
+// Commit writes the draft's blobs, checks that the store has them all, and creates the run's next manifest. It can be
+// repeated after any error. The error wraps ErrConflict if another process has created that manifest with other contents, and
+// ErrManifest if the draft is invalid, in which case nothing is written.
 func (r *Repository) Commit(ctx context.Context, run string, d Draft) (Manifest, error) {
 	r.writing.Lock()
 	defer r.writing.Unlock()
@@ -124,7 +124,7 @@ func (r *Repository) Commit(ctx context.Context, run string, d Draft) (Manifest,
 	return m, nil
 }
 
-// PutBlob keeps data that no manifest names (details of an evaluation) and gives its sha256 for an event to carry.
+// PutBlob stores data that no manifest names (details of an evaluation) and returns its sha256, which an event then carries.
 func (r *Repository) PutBlob(ctx context.Context, run string, data []byte) (string, error) {
 	if err := checkRun(run); err != nil {
 		return "", err
@@ -134,7 +134,7 @@ func (r *Repository) PutBlob(ctx context.Context, run string, data []byte) (stri
 	return sum, r.store.Put(ctx, detailKey(run, sum), bytes.NewReader(data), int64(len(data)))
 }
 
-// manifest checks everything about the draft that can be checked before its files are written.
+// manifest checks whatever of the draft can be checked before its files are written.
 func (d Draft) manifest(run string) (Manifest, error) {
 	m := Manifest{
 		Schema:     Schema,
@@ -165,14 +165,14 @@ func (d Draft) manifest(run string) (Manifest, error) {
 	return m, nil
 }
 
-// stager is a store that can take over a file of its own file system.
+// stager is a store that can adopt a file of its own file system.
 type stager interface {
 	stage() (*os.File, error)
 	adopt(ctx context.Context, key string, f *os.File) error
 }
 
-// writeSource makes sure that the store has the source's blob: the bytes are hashed on their way to a temporary file
-// and go to the store unless it has them, undamaged as far as this process has seen.
+// writeSource makes sure that the store has the source's blob. It hashes the bytes while writing them to a temporary file,
+// which goes to the store unless the store has the blob and this process has not found it damaged.
 func (r *Repository) writeSource(ctx context.Context, run string, s Source) (File, error) {
 	if s.Blob != nil {
 		return File{Name: s.Name, Bytes: s.Blob.Bytes, SHA256: s.Blob.SHA256}, nil
@@ -213,7 +213,7 @@ func (r *Repository) writeSource(ctx context.Context, run string, s Source) (Fil
 	return file, err
 }
 
-// has reports whether the store holds an object of this size under the key.
+// has reports whether the store has an object of this size under the key.
 func (r *Repository) has(ctx context.Context, key string, size int64) (bool, error) {
 	found, err := r.store.Stat(ctx, key)
 	if errors.Is(err, ErrNotFound) {
@@ -229,10 +229,10 @@ func (r *Repository) stage() (*os.File, error) {
 	return r.temp()
 }
 
-// temp makes a temporary file in the cache folder.
+// temp creates a temporary file in the cache folder.
 func (r *Repository) temp() (*os.File, error) {
 	if r.cache == "" {
-		return nil, errors.New("checkpoints: a store that is no folder needs a cache folder, and none was given")
+		return nil, errors.New("checkpoints: this store needs a cache folder, and none was given")
 	}
 	r.sweep.Do(r.scratch.sweep)
 	f, err := r.scratch.create()

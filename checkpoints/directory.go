@@ -29,8 +29,8 @@ type directory struct {
 
 const temporary = ".tmp" // no key segment starts with a dot
 
-// OpenDir opens the store in a folder, which is made if it is missing, and removes what processes that were killed have
-// left in it. The file system must know hard links and flock, as local ones do.
+// OpenDir opens the store in a folder. It creates the folder if necessary, and removes the temporary files of processes that
+// were killed. The file system must support hard links and flock, as local ones do.
 func OpenDir(path string) (Store, error) {
 	root, err := filepath.Abs(path)
 	if err != nil {
@@ -165,7 +165,7 @@ func (d *directory) Delete(ctx context.Context, key string) error {
 	return nil
 }
 
-// stage makes a temporary file that adopt can turn into an object without a copy.
+// stage creates a temporary file that adopt can turn into an object without copying it.
 func (d *directory) stage() (*os.File, error) {
 	f, err := d.scratch.create()
 	if err != nil {
@@ -174,7 +174,7 @@ func (d *directory) stage() (*os.File, error) {
 	return f, nil
 }
 
-// adopt makes a staged file the object with the key. It consumes the file, also when it fails.
+// adopt turns a staged file into the object with the key. The staged file is gone afterwards, even if adopt fails.
 func (d *directory) adopt(ctx context.Context, key string, f *os.File) error {
 	defer discard(f)
 	if err := checkKey(key); err != nil {
@@ -189,10 +189,10 @@ func (d *directory) adopt(ctx context.Context, key string, f *os.File) error {
 	return d.sync(path.Dir(key))
 }
 
-// local is the file of an object.
+// local returns the path of an object's file.
 func (d *directory) local(key string) string { return d.path(key) }
 
-// write puts the bytes of r into a temporary file.
+// write writes the bytes of r to a temporary file.
 func (d *directory) write(ctx context.Context, key string, r io.Reader, size int64) (*os.File, error) {
 	if size < 0 {
 		return nil, fmt.Errorf("%w: %s: %d bytes announced", ErrSize, key, size)
@@ -238,8 +238,8 @@ func (d *directory) seal(ctx context.Context, key string, f *os.File) error {
 	return nil
 }
 
-// makeFolder makes a key's folder and its parents and, once per process, makes each durable: the one who made it may
-// have died before it did. A folder that somebody has removed since, as the deletion of a run does, is made again.
+// makeFolder creates a key's folder and its parents. Once per process it also syncs each of them, because the process that
+// created the folder may have died before its sync. It creates a folder again that was removed since, as DeleteRun does.
 func (d *directory) makeFolder(folder string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

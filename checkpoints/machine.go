@@ -9,22 +9,22 @@ import (
 	"io"
 )
 
-// Machine describes where a checkpoint was made, as far as that may decide the last bit of a result. It is kept beside the
-// manifest and not in it, so that equal work gives equal manifests on every machine.
+// Machine describes the machine that made a checkpoint, as far as it may affect the last bits of a result. It is stored beside
+// the manifest, so that equal work gives equal manifests on every machine.
 type Machine struct {
-	// CPU is the processor's name, empty where the system does not say.
+	// CPU is the processor's name; empty if the system does not tell.
 	CPU string `json:"cpu"`
-	// Device is where tensors are: cpu or cuda:N.
+	// Device is the device of the tensors: cpu or cuda:N.
 	Device string `json:"device"`
-	// Threads of one operation.
+	// Threads is the number of threads of one operation.
 	Threads int `json:"threads"`
-	// Ranks is the number of processes that trained together; 0 when the note does not say.
+	// Ranks is the number of processes that trained together; 0 if the note does not tell.
 	Ranks int `json:"ranks,omitempty"`
-	// Libtorch is its version.
+	// Libtorch is the version of libtorch.
 	Libtorch string `json:"libtorch"`
 }
 
-// Differences names what of two machines differs, as "3 threads, here 2"; none where they agree.
+// Differences lists what differs between two machines, for example "3 threads, here 2". It is empty if they agree.
 func (m Machine) Differences(here Machine) []string {
 	var out []string
 	for _, d := range []struct{ name, was, is string }{
@@ -41,14 +41,14 @@ func (m Machine) Differences(here Machine) []string {
 	return out
 }
 
-// maxNote bounds a note's bytes.
+// maxNote is the greatest size of a note in bytes.
 const maxNote = 64 << 10
 
 func machineKey(run string, number uint64) string {
 	return fmt.Sprintf("runs/%s/machines/%08d.json", run, number)
 }
 
-// note keeps a machine under the number of a manifest that is about to be created.
+// note stores a machine under the number of a manifest that is about to be created.
 func (r *Repository) note(ctx context.Context, run string, number uint64, m *Machine) error {
 	if m == nil {
 		return nil
@@ -61,7 +61,7 @@ func (r *Repository) note(ctx context.Context, run string, number uint64, m *Mac
 	return r.store.Put(ctx, machineKey(run, number), bytes.NewReader(data), int64(len(data)))
 }
 
-// Machine is what a checkpoint was made on. ok is false when that was not noted, or the note is unreadable.
+// Machine returns the machine that a checkpoint was made on. ok is false if there is no note, or it is unreadable.
 func (r *Repository) Machine(ctx context.Context, m Manifest) (machine Machine, ok bool, err error) {
 	body, err := r.store.Get(ctx, machineKey(m.Run, m.Number))
 	if errors.Is(err, ErrNotFound) {

@@ -19,20 +19,20 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 )
 
-// ErrManifest says that bytes are not a manifest that this build can read, or that a draft would make such a one.
+// ErrManifest means that bytes are not a manifest that this build can read, or that a draft would make such a manifest.
 var ErrManifest = errors.New("checkpoints: bad manifest")
 
 // Schema is the manifest version that this build writes, and the newest that it reads.
 const Schema = 1
 
-// maxManifest bounds a manifest's bytes: it is created in one piece and read into memory.
+// maxManifest is the greatest size of a manifest in bytes. A manifest is created in one piece and read into memory.
 const maxManifest = 4 << 20
 
 // Kind is what a checkpoint is for.
 type Kind string
 
-// The kinds. Policy and Guide are results, announced to the other stages; State is a point from which a killed trainer
-// resumes; nobody else reads it.
+// The kinds. A Policy or a Guide is a result and is announced to the other stages. A State is a point from which a trainer
+// resumes; only the trainer reads it.
 const (
 	Policy Kind = "policy"
 	Guide  Kind = "guide"
@@ -42,42 +42,42 @@ const (
 // WeightsFile is the file of a policy that holds its weights.
 const WeightsFile = "model.safetensors"
 
-// Cursor is where the trainer stands: what of the log it has taken in, and where in the shuffled pairs it is.
+// Cursor is the trainer's position: how far it has read the log, and where it is in the shuffled pairs.
 type Cursor struct {
 	Stream string `json:"stream"`
-	// Sequence is the last one of the stream whose message is among the iteration's pairs.
+	// Sequence is the greatest stream sequence of the messages that were read as the iteration's pairs.
 	Sequence  uint64 `json:"sequence"`
 	Iteration uint32 `json:"iteration"`
-	// Open tells that pairs were still arriving when the state was taken: what the stream holds behind Sequence is the
-	// iteration's too.
+	// Open means that pairs were still arriving when the state was taken, so messages after Sequence also belong to the
+	// iteration.
 	Open bool `json:"open,omitempty"`
 	// Phase is guide or policy.
 	Phase string `json:"phase"`
 	Epoch int    `json:"epoch"`
-	// Position in the epoch's shuffle, in pairs.
+	// Position counts the pairs of the epoch's shuffle that are done.
 	Position int `json:"position"`
 	// Step counts optimizer steps in this phase of the iteration.
 	Step int `json:"step"`
-	// Pending are the ids of the pairs of the step that comes next, in their order; none at the end of a phase, or
-	// when they have not arrived yet. A trainer that goes on must make the same batch of its log.
+	// Pending are the ids of the next step's pairs, in order. It is empty at the end of a phase, and when the pairs have not
+	// arrived yet. A trainer that resumes must build the same batch from the log.
 	Pending []string `json:"pending,omitempty"`
 }
 
 // File is one file of a checkpoint: a blob under a name.
 type File struct {
-	// Name is the file's place in the exported folder, e.g. model.safetensors or guide/config.json.
+	// Name is the file's path in the exported folder, e.g. model.safetensors or guide/config.json.
 	Name   string `json:"name"`
 	Bytes  int64  `json:"bytes"`
 	SHA256 string `json:"sha256"`
 }
 
-// Metric is one small number worth showing next to a checkpoint. It must not be a measurement of time: see the package comment.
+// Metric is one small number to show next to a checkpoint. It must not be a measurement of time: see the package comment.
 type Metric struct {
 	Name  string  `json:"name"`
 	Value float64 `json:"value"`
 }
 
-// Manifest is a checkpoint: what it is and the files it consists of.
+// Manifest describes a checkpoint and lists its files.
 type Manifest struct {
 	Schema    int    `json:"schema"`
 	Run       string `json:"run"`
@@ -92,10 +92,10 @@ type Manifest struct {
 	Cursor  *Cursor  `json:"cursor,omitempty"`
 	Metrics []Metric `json:"metrics,omitempty"`
 
-	// Number orders a run's manifests, from 1. It stands in the key and not in the bytes: how many states were written
-	// before a policy (one more after each Ctrl-C) must not show in the policy's digest.
+	// Number orders a run's manifests, from 1. It is part of the key and not of the bytes, because a policy's digest must not
+	// depend on how many states were written before it (each Ctrl-C adds one).
 	Number uint64 `json:"-"`
-	// Digest is the sha256 of the manifest's bytes. It names the checkpoint everywhere else.
+	// Digest is the sha256 of the manifest's bytes. Everything else names the checkpoint by it.
 	Digest string `json:"-"`
 	Key    string `json:"-"`
 }
@@ -109,8 +109,8 @@ func (m Manifest) File(name string) (File, bool) {
 	return m.Files[i], true
 }
 
-// CanaryMetric is the log-probability that a policy gives a fixed text, see models.Model.Canary. A worker that loads the policy
-// compares its own.
+// CanaryMetric is the log-probability that a policy gives a fixed text (models.Model.Canary). A worker that loads the policy
+// computes it again and compares.
 const CanaryMetric = "canary"
 
 // Metric finds a metric by name.
@@ -123,7 +123,7 @@ func (m Manifest) Metric(name string) (float64, bool) {
 	return 0, false
 }
 
-// Event announces the checkpoint.
+// Event returns the event that announces the checkpoint.
 func Event(m Manifest) *events.Checkpoint {
 	return &events.Checkpoint{
 		Schema:    events.Version,
@@ -137,7 +137,7 @@ func Event(m Manifest) *events.Checkpoint {
 	}
 }
 
-// encode gives the manifest's bytes: indented JSON with fixed order and a newline at the end.
+// encode returns the manifest's bytes: indented JSON in a fixed order, with a newline at the end.
 func (m Manifest) encode() ([]byte, error) {
 	if err := m.validate(); err != nil {
 		return nil, err
@@ -157,10 +157,9 @@ func (m Manifest) encode() ([]byte, error) {
 	return data, nil
 }
 
-// ParseManifest reads the manifest stored under key. It is strict: a manifest has one encoding, and bytes that this
-// build would not write itself (an unknown or repeated field, a value out of range) are ErrManifest. A reader that
-// passed over a field it does not know could go on from the wrong place; a newer layout gets a newer schema number
-// instead.
+// ParseManifest parses the manifest stored under key. It is strict: a manifest has exactly one encoding, and bytes that this
+// build would not write itself (an unknown or repeated field, a value out of range) are ErrManifest. A reader that ignored
+// an unknown field could resume from the wrong place, so a newer layout gets a newer schema number.
 func ParseManifest(key string, data []byte) (Manifest, error) {
 	run, number, ok := parseManifestKey(key)
 	if !ok {
@@ -188,7 +187,7 @@ func ParseManifest(key string, data []byte) (Manifest, error) {
 		return bad("%w", err)
 	}
 	if _, err := decoder.Token(); err != io.EOF {
-		return bad("something follows the manifest")
+		return bad("data follows the manifest: restore it from a copy")
 	}
 	if m.Run != run {
 		return bad("belongs to run %q", m.Run)
@@ -199,7 +198,7 @@ func ParseManifest(key string, data []byte) (Manifest, error) {
 		return bad("%w", err)
 	}
 	if !bytes.Equal(canonical, data) {
-		return bad("was changed by hand or cut off (it is not in the one form that is written): restore it from a copy")
+		return bad("was changed by hand or cut off (these are not the bytes that were written): restore it from a copy")
 	}
 	sum := sha256.Sum256(data)
 	m.Digest = hex.EncodeToString(sum[:])
@@ -240,7 +239,7 @@ func (m Manifest) validate() error {
 			return bad("metric named %q", x.Name)
 		}
 		if math.IsNaN(x.Value) || math.IsInf(x.Value, 0) {
-			return bad("metric %s is %v, which JSON has no form for: leave it out", x.Name, x.Value)
+			return bad("metric %s is %v, which JSON cannot represent: leave it out", x.Name, x.Value)
 		}
 	}
 	return validateFiles(m.Files)
@@ -268,7 +267,7 @@ func validateFiles(files []File) error {
 	}
 	for _, f := range files {
 		if folders[f.Name] {
-			return fmt.Errorf("%w: file %s is also the folder of another", ErrManifest, f.Name)
+			return fmt.Errorf("%w: file %s is also the folder of another file", ErrManifest, f.Name)
 		}
 	}
 	return nil
@@ -280,7 +279,7 @@ func blobKey(run, sha256 string) string   { return "runs/" + run + "/blobs/" + s
 func detailKey(run, sha256 string) string { return "runs/" + run + "/details/" + sha256 }
 func manifestPrefix(run string) string    { return "runs/" + run + "/checkpoints/" }
 
-// manifestKey pads the number, so that listings by name are in order; readers compare numbers all the same.
+// manifestKey pads the number so that a listing by name is in order. Readers compare the numbers.
 func manifestKey(run string, number uint64) string {
 	return fmt.Sprintf("%s%08d.json", manifestPrefix(run), number)
 }

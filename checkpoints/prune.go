@@ -6,10 +6,10 @@ import (
 	"slices"
 )
 
-// Prune deletes the blobs that only superseded states name and gives the bytes freed. A state is superseded by a later
-// policy, or by as many later states as are to be kept, which is at least 1: more than one lets a run go on from an older
-// state when the newest is damaged. What a policy or a guide names is kept, and so are blobs that no manifest names (a
-// writer may be about to) and all manifests. Only the run's writer may call it.
+// Prune deletes the blobs that only superseded states name, and returns the bytes freed. A state is superseded by a later
+// policy, or by keep later states (at least 1). With more than one, a run can resume from an older state when the
+// newest is damaged. Prune keeps the blobs of policies and guides, blobs that no manifest names (a writer may be about to
+// name them), and all manifests. Only the run's writer may call it.
 func (r *Repository) Prune(ctx context.Context, run string, keep int) (freed int64, err error) {
 	r.writing.Lock()
 	defer r.writing.Unlock()
@@ -54,7 +54,7 @@ func (r *Repository) Prune(ctx context.Context, run string, keep int) (freed int
 			if _, found := slices.BinarySearch(there, key); !found || live[key] {
 				continue
 			}
-			live[key] = true // counted once, though several states may name it
+			live[key] = true // count a blob once, though several states may name it
 			if err := r.store.Delete(ctx, key); err != nil {
 				return freed, fmt.Errorf("checkpoints: prune run %s: %w", run, err)
 			}
@@ -69,7 +69,7 @@ func (r *Repository) Prune(ctx context.Context, run string, keep int) (freed int
 	return freed, nil
 }
 
-// forget notes that a superseded state is pruned: the files that are left of it are named by others and pruned with those.
+// forget notes that a superseded state is pruned. Its remaining files belong to other checkpoints and are pruned with those.
 func (r *Repository) forget(key string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -77,7 +77,7 @@ func (r *Repository) forget(key string) {
 	delete(r.manifests, key)
 }
 
-// isPruned tells whether a manifest is that of a state of which Prune has nothing left to delete.
+// isPruned reports whether a manifest is of a superseded state that Prune has finished with.
 func (r *Repository) isPruned(key string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -11,10 +11,10 @@ import (
 	"path/filepath"
 )
 
-// RenameBackup copies the checkpoints of a backup to another folder under another name of the run, as that run's trainer would
-// have committed them. It writes manifests and records of batches anew, because they name the run and its pairs; pair gives the
-// new id of a pair. Other files become links to those of the backup. It returns the digests of the new manifests by the old
-// ones.
+// RenameBackup copies the checkpoints of a backup to another folder and gives the run another name. The result is what that
+// run's trainer would have committed. RenameBackup rewrites manifests and records of batches, because they name the run and
+// its pairs; pair returns the new id of a pair. Other files become links to those of the backup. RenameBackup returns the
+// digests of the new manifests by the old ones.
 func RenameBackup(dir, to, run, as string, pair func(id string) string) (map[string]string, error) {
 	failed := func(err error) error { return fmt.Errorf("checkpoints: rename run %s: %w", run, err) }
 	for _, folder := range []string{"blobs", "details", "expired", "checkpoints"} {
@@ -89,7 +89,7 @@ func renameManifest(
 	return out, os.WriteFile(filepath.Join(to, "checkpoints", name), data, 0o644) //nolint:gosec // the name is a file's in a folder
 }
 
-// renameBatches writes a record of batches anew. That of a superseded state may be gone, and its file stays as it was.
+// renameBatches rewrites a record of batches. The record of a superseded state may be gone; then the file is unchanged.
 func renameBatches(dir, to string, f File, pair func(string) string) (File, error) {
 	data, err := os.ReadFile(filepath.Join(dir, "blobs", f.SHA256))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -136,7 +136,7 @@ func copyNote(dir, to, old, digest string) error {
 	return os.WriteFile(filepath.Join(to, "expired", digest), data, 0o644) //nolint:gosec // the name is a sha256
 }
 
-// link links a file to another path.
+// link makes another path a hard link to a file.
 func link(from, to string) error {
 	from, err := filepath.Abs(from)
 	if err != nil {

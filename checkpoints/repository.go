@@ -18,11 +18,11 @@ import (
 )
 
 var (
-	// ErrNoCheckpoint says that a run has no manifest of the kind asked for.
+	// ErrNoCheckpoint means that a run has no manifest of the requested kind.
 	ErrNoCheckpoint = errors.New("checkpoints: no such checkpoint")
-	// ErrConflict says that another process has written the run's next manifest: this one no longer owns the run.
+	// ErrConflict means that another process has written the run's next manifest: this one no longer owns the run.
 	ErrConflict = errors.New("checkpoints: another writer owns the run")
-	// ErrCorrupt says that a blob is missing or that its bytes are not those that its manifest names.
+	// ErrCorrupt means that a blob is missing, or that its bytes differ from the manifest's sha256.
 	ErrCorrupt = errors.New("checkpoints: corrupt blob")
 )
 
@@ -48,8 +48,9 @@ type Repository struct {
 	damaged   map[string]bool   // by key: blobs that were found not to have the bytes of their name
 }
 
-// New makes a Repository over a store. Files that must be local and are not (Local on S3) are kept in cacheDir, which
-// may be shared by processes and is made when it is needed. It may be deleted at any time.
+// New returns a Repository over a store. If the store does not keep local files, as S3, the Repository keeps local copies and
+// temporary files in cacheDir. It creates the folder when it needs it. Processes may share the folder, and it may be deleted
+// at any time.
 func New(store Store, cacheDir string, log zerolog.Logger) *Repository {
 	return &Repository{
 		store:     store,
@@ -80,7 +81,7 @@ func (r *Repository) Runs(ctx context.Context) ([]string, error) {
 	return slices.Compact(runs), nil
 }
 
-// List gives all manifests of a run by number; none is no error.
+// List returns all manifests of a run, by number. A run without manifests is no error.
 func (r *Repository) List(ctx context.Context, run string) ([]Manifest, error) {
 	keys, err := r.keys(ctx, run)
 	if err != nil {
@@ -95,7 +96,7 @@ func (r *Repository) List(ctx context.Context, run string) ([]Manifest, error) {
 	return manifests, nil
 }
 
-// Latest gives the newest manifest of a run that is of one of the kinds, or of any kind if none is named.
+// Latest returns the newest manifest of a run that is of one of the kinds, or of any kind if none is given. The error wraps
 // ErrNoCheckpoint if there is none.
 func (r *Repository) Latest(ctx context.Context, run string, kinds ...Kind) (Manifest, error) {
 	states := len(kinds) == 0 || slices.Contains(kinds, State)
@@ -106,7 +107,7 @@ func (r *Repository) Latest(ctx context.Context, run string, kinds ...Kind) (Man
 	return m, err
 }
 
-// ByDigest gives the manifest with a digest. ErrNoCheckpoint if the run has none.
+// ByDigest returns the manifest with a digest. The error wraps ErrNoCheckpoint if the run has none.
 func (r *Repository) ByDigest(ctx context.Context, run, digest string) (Manifest, error) {
 	m, err := r.newest(ctx, run, true, func(m Manifest) bool { return m.Digest == digest })
 	if errors.Is(err, ErrNoCheckpoint) {
@@ -115,7 +116,7 @@ func (r *Repository) ByDigest(ctx context.Context, run, digest string) (Manifest
 	return m, err
 }
 
-// Policy gives the newest policy of an iteration. ErrNoCheckpoint if there is none.
+// Policy returns the newest policy of an iteration. The error wraps ErrNoCheckpoint if there is none.
 func (r *Repository) Policy(ctx context.Context, run string, iteration uint32) (Manifest, error) {
 	m, err := r.newest(ctx, run, false, func(m Manifest) bool { return m.Kind == Policy && m.Iteration == iteration })
 	if errors.Is(err, ErrNoCheckpoint) {
@@ -124,7 +125,7 @@ func (r *Repository) Policy(ctx context.Context, run string, iteration uint32) (
 	return m, err
 }
 
-// PolicyOf gives the policy that a reference names. ErrNoCheckpoint if there is none.
+// PolicyOf returns the policy that a reference names. The error wraps ErrNoCheckpoint if there is none.
 func (r *Repository) PolicyOf(ctx context.Context, ref schemas.PolicyRef) (Manifest, error) {
 	if ref.Newest() {
 		return r.Latest(ctx, ref.Run, Policy)
@@ -132,8 +133,8 @@ func (r *Repository) PolicyOf(ctx context.Context, ref schemas.PolicyRef) (Manif
 	return r.Policy(ctx, ref.Run, uint32(ref.Iteration))
 }
 
-// Reconcile emits the event of every policy and guide of a run in order, except those that announced knows by digest
-// (nil: none is known). An event's id is the manifest's digest, so to emit one twice does no harm.
+// Reconcile emits the events of a run's policies and guides in order, except those whose digest announced reports as known; a
+// nil announced knows none. An event's id is the manifest's digest, so emitting an event twice does no harm.
 func (r *Repository) Reconcile(ctx context.Context, run string, announced func(digest string) bool,
 	emit func(context.Context, *events.Checkpoint) error,
 ) error {
@@ -153,7 +154,7 @@ func (r *Repository) Reconcile(ctx context.Context, run string, announced func(d
 	return nil
 }
 
-// newest gives the newest manifest that matches, reading no older one; without states none of a state that is pruned.
+// newest returns the newest manifest that matches, and reads no older one. Without states it skips states that are pruned.
 func (r *Repository) newest(ctx context.Context, run string, states bool, match func(Manifest) bool) (Manifest, error) {
 	keys, err := r.keys(ctx, run)
 	if err != nil {
@@ -171,7 +172,7 @@ func (r *Repository) newest(ctx context.Context, run string, states bool, match 
 	return Manifest{}, ErrNoCheckpoint
 }
 
-// keys lists a run's manifests by number. Files that are no manifests by their name are passed over.
+// keys returns the keys of a run's manifests, by number. It ignores files whose name is not that of a manifest.
 func (r *Repository) keys(ctx context.Context, run string) ([]string, error) {
 	if err := checkRun(run); err != nil {
 		return nil, err

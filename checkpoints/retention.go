@@ -9,19 +9,20 @@ import (
 	"strings"
 )
 
-// ErrExpired says that a policy's weights are not in the store any more, because retention has removed them.
+// ErrExpired means that retention has removed a policy's weights from the store.
 var ErrExpired = errors.New("checkpoints: removed by retention")
 
-// maxReason bounds the bytes of a note that says why weights were removed.
+// maxReason is the greatest size in bytes of a note that says why weights were removed.
 const maxReason = 4 << 10
 
 // expiredKey is the key of the note that says why the weights of a manifest were removed.
 func expiredKey(run, digest string) string { return "runs/" + run + "/expired/" + digest }
 
-// expires tells which files of a policy retention removes: weights. The others are small, and audits and reports read them.
+// expires reports whether retention removes a file of a policy. It removes weights only: the other files are small, and audits
+// and reports read them.
 func expires(f File) bool { return strings.HasSuffix(f.Name, ".safetensors") }
 
-// Expired tells why a checkpoint's weights were removed; ok is false when they were not.
+// Expired returns why a checkpoint's weights were removed; ok is false if they were not.
 func (r *Repository) Expired(ctx context.Context, m Manifest) (reason string, ok bool, err error) {
 	body, err := r.store.Get(ctx, expiredKey(m.Run, m.Digest))
 	if errors.Is(err, ErrNotFound) {
@@ -38,7 +39,7 @@ func (r *Repository) Expired(ctx context.Context, m Manifest) (reason string, ok
 	return strings.TrimSpace(string(data)), true, nil
 }
 
-// Whole returns ErrExpired when the checkpoint's weights were removed, and nil otherwise.
+// Whole returns an error that wraps ErrExpired if the checkpoint's weights were removed, and nil otherwise.
 func (r *Repository) Whole(ctx context.Context, m Manifest) error {
 	reason, expired, err := r.Expired(ctx, m)
 	if err == nil && expired {
@@ -58,16 +59,16 @@ func (r *Repository) explained(ctx context.Context, m Manifest, err error) error
 	return err
 }
 
-// Expiry is what Expire has removed, or would remove: files of policies, by iteration.
+// Expiry counts the files of policies that Expire has removed, or would remove, by iteration.
 type Expiry struct {
 	Policies []uint32 `json:"policies"`
 	Files    int      `json:"files"`
 	Bytes    int64    `json:"bytes"`
 }
 
-// Expire removes the weights of policies, but for blobs that another checkpoint of the run names. It writes a note with the
-// reason first, so that missing weights are not taken for damage, and can be repeated. With dry it only counts. The caller
-// holds the run's lease, as for Prune.
+// Expire removes the weights of policies, except blobs that another checkpoint of the run names. It first writes a note with
+// the reason, so that missing weights are not taken for damage. It can be repeated. With dry it only counts. The caller must
+// hold the run's lease, as for Prune.
 func (r *Repository) Expire(
 	ctx context.Context, run string, policies []Manifest, reason string, dry bool,
 ) (out Expiry, err error) {
@@ -90,7 +91,7 @@ func (r *Repository) Expire(
 	}
 	for _, m := range policies {
 		if m.Kind != Policy || m.Run != run {
-			return out, failed(fmt.Errorf("%s is no policy of it", m.Key))
+			return out, failed(fmt.Errorf("%s is not a policy of this run", m.Key))
 		}
 		going := func(f File) bool { return expires(f) && !live[blobKey(run, f.SHA256)] }
 		if !dry && slices.ContainsFunc(m.Files, going) {

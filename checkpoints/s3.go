@@ -17,22 +17,22 @@ import (
 	"github.com/minio/minio-go/v7/pkg/notification"
 )
 
-// S3Options says where an S3 store is.
+// S3Options locate an S3 store.
 type S3Options struct {
-	// Endpoint is host:port, or http(s)://host:port, which then decides Secure.
+	// Endpoint is host:port, or http(s)://host:port, whose scheme then replaces Secure.
 	Endpoint string
 	Bucket   string
 	// Region defaults to us-east-1, MinIO's.
 	Region    string
 	AccessKey string
 	SecretKey string
-	// Secure speaks TLS.
+	// Secure uses TLS.
 	Secure bool
-	// MaxRetries is how often a request is tried that fails for the moment, about a second apart; 0 means 5.
+	// MaxRetries is how often a request is retried after a temporary failure, about once a second; 0 means 5.
 	MaxRetries int
 }
 
-// s3 is the store in a bucket of any S3 server that knows If-None-Match (MinIO, AWS, and most others).
+// s3 is the store in a bucket of any S3 server that supports If-None-Match (MinIO, AWS, and most others).
 type s3 struct {
 	client    *minio.Client
 	transport *http.Transport
@@ -41,7 +41,7 @@ type s3 struct {
 	region    string
 }
 
-// OpenS3 opens the store in a bucket, which is made if it is missing.
+// OpenS3 opens the store in a bucket. It creates the bucket if necessary.
 func OpenS3(ctx context.Context, o S3Options) (Store, error) {
 	s, err := openS3(ctx, o)
 	if err != nil {
@@ -100,16 +100,17 @@ func (s *s3) makeBucket(ctx context.Context) error {
 	return s.explain(ctx, "make", "", err)
 }
 
-// targetsLoaded is how long after its start a server may need to know the targets of its configuration.
+// targetsLoaded is how long a server that has just started may take to load the targets of its configuration.
 const targetsLoaded = 10 * time.Second
 
-// EnableNotifications lets the server announce every new manifest to a target of its configuration, named by its ARN
-// (arn:minio:sqs::<ID>:nats). The announcements are hints: they come late, twice or not at all. Only for an S3 store.
-// That the server knows no such target is an error after ten seconds, in which one that has just started may load it.
+// EnableNotifications makes the server announce every new manifest to a target of its configuration, named by its ARN
+// (arn:minio:sqs::<ID>:nats). The announcements are hints: they may come late, twice or not at all. The store must be an S3
+// store. If the server does not know the target, EnableNotifications waits ten seconds, because a server that has just
+// started may still be loading it, and then returns an error.
 func EnableNotifications(ctx context.Context, store Store, arn string) error {
 	s, ok := store.(*s3)
 	if !ok {
-		return errors.New("checkpoints: bucket notifications: the store is no S3 bucket")
+		return errors.New("checkpoints: bucket notifications: the store is not an S3 bucket")
 	}
 	target, err := notification.NewArnFromString(arn)
 	if err != nil {
@@ -130,7 +131,7 @@ func EnableNotifications(ctx context.Context, store Store, arn string) error {
 	queue.AddFilterPrefix("runs/")
 	queue.AddFilterSuffix(".json")
 	config.AddQueue(queue)
-	// MinIO answers before it has loaded its targets; until then it knows none of them
+	// MinIO answers before it has loaded its targets, and until then knows none of them.
 	patience := time.After(targetsLoaded)
 	for {
 		err = s.client.SetBucketNotification(ctx, s.bucket, config)
@@ -174,10 +175,10 @@ func (s *s3) Create(ctx context.Context, key string, data []byte) error {
 		if code != "PreconditionFailed" && code != "ConditionalRequestConflict" {
 			return s.explain(ctx, "create", key, err)
 		}
-		// Something is there. It may be ours: a try whose answer was lost is repeated by the client.
+		// An object exists. It may be ours: the client repeats a request whose answer was lost.
 		found, err := s.read(ctx, key)
 		if errors.Is(err, ErrNotFound) {
-			continue // a racing creation did not come about
+			continue // another writer's creation failed
 		}
 		if err != nil {
 			return err
@@ -187,7 +188,8 @@ func (s *s3) Create(ctx context.Context, key string, data []byte) error {
 		}
 		return nil
 	}
-	return fmt.Errorf("checkpoints: create %s in bucket %s: it is said to exist and not to exist", key, s.bucket)
+	return fmt.Errorf("checkpoints: create %s in bucket %s: the server says both that it exists and that it does not: try again",
+		key, s.bucket)
 }
 
 func (s *s3) read(ctx context.Context, key string) ([]byte, error) {
@@ -271,7 +273,7 @@ func (s *s3) explain(ctx context.Context, verb, key string, err error) error {
 	case minio.NoSuchKey:
 		return fmt.Errorf("%w: %s in bucket %s", ErrNotFound, key, s.bucket)
 	case minio.NoSuchBucket:
-		return fmt.Errorf("%s: the bucket is gone: restore it, or start again to have an empty one made: %w", what, err)
+		return fmt.Errorf("%s: the bucket is gone: restore it, or start again to create an empty one: %w", what, err)
 	case minio.InvalidAccessKeyID, minio.SignatureDoesNotMatch, minio.AccessDenied:
 		return fmt.Errorf("%s: the server refuses the credentials: check LDALIGN_S3_ACCESS_KEY and LDALIGN_S3_SECRET_KEY,"+
 			" and that they may read and write the bucket: %w", what, err)
@@ -284,7 +286,7 @@ func (s *s3) explain(ctx context.Context, verb, key string, err error) error {
 	return fmt.Errorf("%s: %w", what, err)
 }
 
-// exactly refuses readers that do not hold exactly size bytes: at once where that can be known, else with the last
+// exactly refuses readers that do not have exactly size bytes: at once if the size can be found out, else with the last
 // bytes.
 func exactly(key string, r io.Reader, size int64) (io.Reader, error) {
 	if size < 0 {
@@ -312,7 +314,7 @@ func exactly(key string, r io.Reader, size int64) (io.Reader, error) {
 	return r, nil
 }
 
-// exactReader holds the last bytes back until the reader below has ended where it should.
+// exactReader passes on the last bytes only after it has seen that the underlying reader ends there.
 type exactReader struct {
 	r    io.Reader
 	left int64
@@ -333,7 +335,7 @@ func (e *exactReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// ended looks, when size bytes are read, whether more come.
+// ended checks, after size bytes, that the reader has no more.
 func (e *exactReader) ended() error {
 	if e.left > 0 {
 		return nil

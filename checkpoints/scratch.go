@@ -9,9 +9,8 @@ import (
 	"syscall"
 )
 
-// scratch makes temporary files in a folder of its own below root. The folder is locked as long as its process lives
-// (the kernel drops the lock however the process ends), so another process can tell what a dead one has left and remove
-// it.
+// scratch creates temporary files in its own folder below root. The process locks the folder as long as it lives, and the
+// kernel drops the lock however the process ends. So another process can recognise and remove what a dead one left.
 type scratch struct {
 	root string
 
@@ -19,7 +18,7 @@ type scratch struct {
 	dir *os.File // open and locked; nil before the first file
 }
 
-// create makes an empty temporary file. The caller renames or removes it.
+// create creates an empty temporary file. The caller renames or removes it.
 func (s *scratch) create() (*os.File, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -54,11 +53,11 @@ func (s *scratch) open() (*os.File, error) {
 		} else if err == nil && s.same(dir) {
 			return dir, nil
 		}
-		_ = dir.Close() // a sweeper was faster: it has taken the new folder for a dead process's
+		_ = dir.Close() // another process swept the new folder before it was locked
 	}
 }
 
-// same reports whether the folder is still in its place.
+// same reports whether the open folder is still the one at its path.
 func (s *scratch) same(dir *os.File) bool {
 	opened, err := dir.Stat()
 	if err != nil {
@@ -68,7 +67,7 @@ func (s *scratch) same(dir *os.File) bool {
 	return err == nil && os.SameFile(opened, found)
 }
 
-// sweep removes the temporary files of processes that are gone. A file that cannot be removed stays and costs space, no more.
+// sweep removes the temporary files of processes that have ended. It ignores a file that cannot be removed.
 func (s *scratch) sweep() {
 	entries, err := os.ReadDir(s.root)
 	if err != nil {

@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// Segments are the files that hold what comes before a checkpoint's file of lines, in their order: those of NAME.jsonl are
-// called NAME/…. A state has them, so that lines which will not change any more are written once and named by all later
-// states; what a policy or guide has is in one file.
+// Segments returns the files that hold the earlier lines of a checkpoint's file of lines, in order. The segments of NAME.jsonl
+// are called NAME/…. A state has them: lines that will not change are written once, and all later states name that segment.
+// A policy or guide has all its lines in one file.
 func (m Manifest) Segments(name string) []File {
 	var segments []File
 	for _, f := range m.Files {
@@ -19,12 +19,12 @@ func (m Manifest) Segments(name string) []File {
 	return segments
 }
 
-// SegmentOf tells whether a file is a segment of the file of lines called name.
+// SegmentOf reports whether a file is a segment of the file of lines called name.
 func SegmentOf(file, name string) bool {
 	return strings.HasPrefix(file, strings.TrimSuffix(name, ".jsonl")+"/")
 }
 
-// ReadLines reads a file of lines with its segments before it, verified, as ReadFile does.
+// ReadLines reads and verifies a file of lines, with its segments before it, as ReadFile does.
 func (r *Repository) ReadLines(ctx context.Context, m Manifest, name string) ([]byte, error) {
 	last, ok := m.File(name)
 	if !ok {

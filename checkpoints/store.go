@@ -10,13 +10,13 @@ import (
 )
 
 var (
-	// ErrNotFound says that no object has the key.
+	// ErrNotFound means that no object has the key.
 	ErrNotFound = errors.New("checkpoints: not found")
-	// ErrExists says that an object with the key and other bytes is already there.
+	// ErrExists means that the key already has an object with other bytes.
 	ErrExists = errors.New("checkpoints: already exists")
-	// ErrKey says that a key cannot name an object.
+	// ErrKey means that a key is not allowed for an object.
 	ErrKey = errors.New("checkpoints: bad key")
-	// ErrSize says that a reader held more or fewer bytes than announced.
+	// ErrSize means that a reader had more or fewer bytes than announced.
 	ErrSize = errors.New("checkpoints: size differs from the one announced")
 )
 
@@ -24,20 +24,21 @@ var (
 // letter or a digit; anything else is ErrKey. A key must not be the folder of another (a and a/b). All methods may be
 // called from many goroutines and processes at once, and return the context's error when it ends first.
 type Store interface {
-	// Put stores the size bytes of r under key, replacing what is there. The object is visible whole or not at all, and
-	// durable when Put returns. ErrSize if r holds more or fewer bytes; nothing is stored then.
+	// Put stores the size bytes of r under key, replacing what is there. Readers see the whole object or none of it, and it is
+	// durable when Put returns. If r has more or fewer bytes, Put returns ErrSize and stores nothing.
 	Put(ctx context.Context, key string, r io.Reader, size int64) error
-	// Create stores data under key if the key is free; of several callers with different data one succeeds. ErrExists if
-	// the key holds other bytes; if it holds the same bytes that is success, for a creation that was cut off may have
-	// arrived. Whole and durable like Put. For small objects: data is sent in one piece.
+	// Create stores data under key if the key is free; of several callers with different data one succeeds. If the key has
+	// other bytes, Create returns ErrExists. If it has the same bytes, Create succeeds, because an earlier call may have
+	// stored them without learning of it. The object is whole and durable as for Put. Data is sent in one piece, so it should
+	// be small.
 	Create(ctx context.Context, key string, data []byte) error
-	// Get opens an object, or ErrNotFound.
+	// Get opens an object. ErrNotFound if there is none.
 	Get(ctx context.Context, key string) (io.ReadCloser, error)
-	// Stat gives an object's size in bytes, or ErrNotFound. An object that Stat has seen is durable.
+	// Stat returns an object's size in bytes. ErrNotFound if there is none. An object that Stat has seen is durable.
 	Stat(ctx context.Context, key string) (int64, error)
-	// List gives the keys that start with prefix, sorted by bytes. The empty prefix lists all.
+	// List returns the keys that start with prefix, sorted by bytes. The empty prefix lists all.
 	List(ctx context.Context, prefix string) ([]string, error)
-	// Delete removes an object; to remove one that is not there is success.
+	// Delete removes an object. It returns nil if there is none.
 	Delete(ctx context.Context, key string) error
 }
 
@@ -50,7 +51,7 @@ func checkKey(key string) error {
 	}
 	for segment := range strings.SplitSeq(key, "/") {
 		if !cleanSegment(segment) {
-			return fmt.Errorf("%w: %q: segment %q is not letters, digits, and . _ - after a letter or digit", ErrKey, key,
+			return fmt.Errorf("%w: %q: segment %q: letters, digits, and . _ -, starting with a letter or digit", ErrKey, key,
 				segment)
 		}
 	}
@@ -84,12 +85,12 @@ func alphanumeric(c byte) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
 }
 
-// diskFull reports whether a local write failed for want of room: full disk, quota, or the process's file size limit.
+// diskFull reports whether a local write failed because the disk, a quota or the process's file size limit is exhausted.
 func diskFull(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG)
 }
 
-// writeError explains a failed local write of what to below dir.
+// writeError explains why writing what below dir failed.
 func writeError(what, dir string, err error) error {
 	if diskFull(err) {
 		return fmt.Errorf("checkpoints: no room for %s in %s: free some space there and start again; nothing was kept: %w",

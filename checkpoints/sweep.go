@@ -12,18 +12,18 @@ import (
 	"github.com/minio/minio-go/v7"
 )
 
-// Swept is what a sweep found, or removed.
+// Swept counts what a sweep removed, or would remove.
 type Swept struct {
-	// Blobs and Bytes are of blobs that no manifest names.
+	// Blobs and Bytes count the blobs that no manifest names.
 	Blobs int   `json:"blobs"`
 	Bytes int64 `json:"bytes"`
-	// Young counts those that were left because they are younger than the grace.
+	// Young counts the blobs that were kept because they are younger than the grace period.
 	Young int `json:"young"`
 }
 
-// Sweep removes the blobs that no manifest of the run names: what a writer left that died before its manifest. Readers
-// follow manifests alone, so nobody reads them; grace, their least age, is for a writer that is about to name them. With
-// dry it only counts. The caller holds the run's lease, as for Prune.
+// Sweep removes the blobs that no manifest of the run names. A writer leaves them when it dies before it creates its manifest.
+// Readers follow manifests alone, so nobody reads them. Sweep keeps blobs younger than grace, because a writer may be about
+// to name them. With dry it only counts. The caller must hold the run's lease, as for Prune.
 func (r *Repository) Sweep(ctx context.Context, run string, grace time.Duration, dry bool) (Swept, error) {
 	r.writing.Lock()
 	defer r.writing.Unlock()
@@ -70,7 +70,7 @@ func (r *Repository) Sweep(ctx context.Context, run string, grace time.Duration,
 	return out, nil
 }
 
-// Size is the number of checkpoints of a run, of its objects, and of their bytes.
+// Size returns the number of a run's checkpoints, the number of its objects, and the size of the objects in bytes.
 func (r *Repository) Size(ctx context.Context, run string) (manifests, objects int, bytes int64, err error) {
 	keys, err := r.objects(ctx, run)
 	if err != nil {
@@ -78,7 +78,7 @@ func (r *Repository) Size(ctx context.Context, run string) (manifests, objects i
 	}
 	for _, key := range keys {
 		size, err := r.store.Stat(ctx, key)
-		if errors.Is(err, ErrNotFound) { // whoever works on the run has removed it meanwhile
+		if errors.Is(err, ErrNotFound) { // the run's writer has removed it since
 			continue
 		}
 		if err != nil {
@@ -93,8 +93,9 @@ func (r *Repository) Size(ctx context.Context, run string) (manifests, objects i
 	return manifests, objects, bytes, nil
 }
 
-// DeleteRun removes all checkpoints of a run: the manifests first, the newest before the others, so that at no time a
-// manifest names what is gone; it can be repeated. The caller holds the run's lease and knows that nobody reads it.
+// DeleteRun removes all checkpoints of a run. It removes the manifests first, the newest before the older ones, so that no
+// manifest ever names a missing file. It can be repeated. The caller must hold the run's lease and know that nobody reads
+// the run.
 func (r *Repository) DeleteRun(ctx context.Context, run string) error {
 	r.writing.Lock()
 	defer r.writing.Unlock()
@@ -120,7 +121,7 @@ func (r *Repository) DeleteRun(ctx context.Context, run string) error {
 	return nil
 }
 
-// objects are the keys of everything that the repository keeps of a run.
+// objects returns the keys of all objects that the repository keeps for a run.
 func (r *Repository) objects(ctx context.Context, run string) ([]string, error) {
 	if err := checkRun(run); err != nil {
 		return nil, err
@@ -139,7 +140,7 @@ func (r *Repository) objects(ctx context.Context, run string) ([]string, error) 
 	return keys, nil
 }
 
-// writtenAt is when an object was written, by the store's clock.
+// writtenAt returns when an object was written, by the store's clock.
 func writtenAt(ctx context.Context, s Store, key string) (time.Time, error) {
 	switch s := s.(type) {
 	case *directory:
@@ -158,5 +159,5 @@ func writtenAt(ctx context.Context, s Store, key string) (time.Time, error) {
 		}
 		return info.LastModified, nil
 	}
-	return time.Now(), nil // a store without a clock: nothing in it is old
+	return time.Now(), nil // the store has no clock, so none of its objects is old
 }
