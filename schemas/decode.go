@@ -15,14 +15,14 @@ import (
 // position is a place in a text, both from 1.
 type position struct{ line, column int }
 
-// decoder puts one YAML document over a Spec, notes where each key stands, and collects all that is wrong.
+// decoder reads one YAML document into a Spec, records the position of each key, and collects all problems.
 type decoder struct {
 	file     string
 	line     int // added to the parser's line numbers
 	problems []Problem
-	// at is the place of each key, by path; "" is that of the document.
+	// at is the position of each key, by path; "" is the document.
 	at map[string]position
-	// failed holds the keys whose value could not be used, so that checking says nothing more about them.
+	// failed is the set of keys whose value could not be used, so that checking reports nothing more about them.
 	failed  map[string]bool
 	anchors map[string]ast.Node
 }
@@ -55,7 +55,7 @@ func (d *decoder) decodeSpec(body ast.Node, spec *Spec) {
 	d.value("", body, reflect.ValueOf(spec).Elem())
 }
 
-// find is the place of a key, or of the nearest section around it that the document has; failed tells that the value
+// find returns the position of a key, or of the nearest enclosing section in the document. failed reports that the value
 // of one of these could not be used.
 func (d *decoder) find(key string) (at position, failed bool) {
 	for {
@@ -69,7 +69,7 @@ func (d *decoder) find(key string) (at position, failed bool) {
 	}
 }
 
-// value puts a node into a field. path is the field's key path.
+// value reads a node into a field. path is the field's key path.
 func (d *decoder) value(path string, node ast.Node, into reflect.Value) {
 	switch n := node.(type) {
 	case *ast.AnchorNode:
@@ -80,7 +80,7 @@ func (d *decoder) value(path string, node ast.Node, into reflect.Value) {
 		name := n.Value.GetToken().Value
 		target, ok := d.anchors[name]
 		if !ok {
-			d.problem(d.position(node), path, "*%s is not anchored by &%s above it in this document", name, name)
+			d.problem(d.position(node), path, "*%s has no anchor &%s above it in this document", name, name)
 			return
 		}
 		d.value(path, target, into)
@@ -107,7 +107,7 @@ func (d *decoder) value(path string, node ast.Node, into reflect.Value) {
 	}
 }
 
-// mapping puts the keys of a mapping into the fields of a struct.
+// mapping reads the keys of a mapping into the fields of a struct.
 func (d *decoder) mapping(path string, node ast.Node, into reflect.Value) {
 	mapping, ok := node.(*ast.MappingNode)
 	if !ok {
@@ -141,7 +141,7 @@ func (d *decoder) mapping(path string, node ast.Node, into reflect.Value) {
 	}
 }
 
-// keyText is a key as written, in quotes where it would confuse a message.
+// keyText is a key as written, in quotes if it would make a message hard to read.
 func keyText(key ast.MapKeyNode) string {
 	text := key.String()
 	if tk := key.GetToken(); tk != nil && key.Type() == ast.StringType {
@@ -160,8 +160,8 @@ var (
 	decimalNumber = regexp.MustCompile(`^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$`)
 )
 
-// setScalar puts a scalar into a field of kind string, int, uint64 or float64. Numbers are read from their text, in
-// decimal: YAML's octal 010 and text-typed 5e-7 surprise people. The error reads "found …, expected …".
+// setScalar reads a scalar into a field of kind string, bool, int, uint64 or float64. It reads numbers from their text as
+// decimals, because YAML would read 010 as octal and 5e-7 as a text. The error reads "found …, expected …".
 func setScalar(node ast.Node, into reflect.Value) error {
 	text, plain := plainText(node)
 	switch into.Kind() {
@@ -175,7 +175,7 @@ func setScalar(node ast.Node, into reflect.Value) error {
 			return nil
 		}
 		if plain && node.Type() != ast.NullType {
-			return fmt.Errorf("found %s, expected text: write %q, or a text", describe(node), text)
+			return fmt.Errorf("found %s, expected text: write %q in quotes, or another text", describe(node), text)
 		}
 		return fmt.Errorf("found %s, expected a text", describe(node))
 	case reflect.Bool:
@@ -215,7 +215,7 @@ func setScalar(node ast.Node, into reflect.Value) error {
 		}
 		return fmt.Errorf("found %s, expected a number", describe(node))
 	}
-	return fmt.Errorf("a field of type %s can't be read", into.Type())
+	return fmt.Errorf("a field of type %s cannot be read", into.Type())
 }
 
 // plainText is the source text of a scalar without quotes.
@@ -245,9 +245,9 @@ func describe(node ast.Node) string {
 		return fmt.Sprintf("the text %s", quoteShort(node.GetToken().Value))
 	}
 	if plain {
-		return text // a number, true or false: short by nature, or the parser would have made it a text
+		return text // a number, true or false; these are short
 	}
-	return "a value with a tag or sign that a run spec does not know"
+	return "a value with a YAML tag or sign that a run spec cannot have"
 }
 
 // quoteShort quotes a text and cuts a long one.

@@ -16,8 +16,8 @@ import (
 	"github.com/goccy/go-yaml/parser"
 )
 
-// maxSpecBytes bounds a spec file, so that any run's resolved spec fits a message and a hostile file can't exhaust
-// memory.
+// maxSpecBytes is the largest spec file that is read, so that every resolved spec fits a message and a hostile file
+// cannot exhaust memory.
 const maxSpecBytes = 64 << 10
 
 // LoadSpecs reads a file of run specs. See ParseSpecs.
@@ -34,18 +34,18 @@ func LoadSpecs(path string) ([]Spec, error) {
 	return ParseSpecs(path, data)
 }
 
-// ParseSpecs reads run specs from YAML: one document per run, separated by ---, to be run in this order. Keys that
-// are absent take their Default. The specs returned are valid but not resolved. The error is a *SpecError with all
-// problems found; name stands for the file in it.
+// ParseSpecs reads run specs from YAML: one document per run, separated by ---, in the order in which the runs are to be
+// executed. Keys that are absent take their Default. The specs returned are valid but not resolved. The error is a
+// *SpecError with all problems found, which uses name as the name of the file.
 func ParseSpecs(name string, data []byte) ([]Spec, error) {
 	whole := func(message string) ([]Spec, error) {
 		return nil, &SpecError{Problems: []Problem{{File: name, Message: message}}}
 	}
 	switch {
 	case len(data) > maxSpecBytes:
-		return whole(fmt.Sprintf("longer than %d bytes: not a run spec", maxSpecBytes))
+		return whole(fmt.Sprintf("is longer than %d bytes, which no run spec is", maxSpecBytes))
 	case !utf8.Valid(data):
-		return whole("not UTF-8 text")
+		return whole("is not UTF-8 text")
 	}
 	var (
 		specs    []Spec
@@ -60,7 +60,7 @@ func ParseSpecs(name string, data []byte) ([]Spec, error) {
 		problems = append(problems, d.problems...)
 		if at, ok := d.at["run"]; ok && spec.Run != "" {
 			if first, ok := firstRun[spec.Run]; ok {
-				message := fmt.Sprintf("%q is already the run at line %d; each document needs its own name", spec.Run, first.line)
+				message := fmt.Sprintf("%q is already the name of the run at line %d; each run needs its own", spec.Run, first.line)
 				problems = append(problems, Problem{name, at.line, at.column, "run", message})
 			} else {
 				firstRun[spec.Run] = at
@@ -75,7 +75,7 @@ func ParseSpecs(name string, data []byte) ([]Spec, error) {
 		return nil, &SpecError{Problems: problems}
 	}
 	if len(specs) == 0 {
-		return whole("holds no run; a spec needs at least run, model.from and data.train")
+		return whole("declares no run; a spec needs at least run, model.from and data.train")
 	}
 	return specs, nil
 }
@@ -87,11 +87,11 @@ type document struct {
 	line int
 }
 
-// documentMarker starts (---) or ends (...) a document. YAML lets neither stand at the start of a line within a
-// document, not even in a quoted text.
+// documentMarker starts (---) or ends (...) a document. YAML allows neither at the start of a line within a document,
+// not even in a quoted text.
 var documentMarker = regexp.MustCompile(`^(---|\.\.\.)([ \t\r\n]|$)`)
 
-// splitDocuments cuts at the markers, so that a syntax error in one document leaves the others to be checked.
+// splitDocuments cuts at the markers, so that the other documents can be checked when one has a syntax error.
 func splitDocuments(text string) []document {
 	docs := []document{{}}
 	for i, line := range strings.SplitAfter(strings.TrimPrefix(text, "\uFEFF"), "\n") {
@@ -136,7 +136,7 @@ func parseDocument(name string, doc document) (Spec, *decoder) {
 func parseYAML(text string) (body ast.Node, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = fmt.Errorf("the YAML parser gave up: %v", r)
+			err = fmt.Errorf("the YAML parser failed: %v", r)
 		}
 	}()
 	if strings.TrimSpace(text) == "" {
@@ -158,7 +158,7 @@ func parseYAML(text string) (body ast.Node, err error) {
 	return body, nil
 }
 
-// syntax records what the YAML parser says.
+// syntax records an error of the YAML parser as a problem.
 func (d *decoder) syntax(err error) {
 	p := Problem{File: d.file, Message: err.Error()}
 	var ye yaml.Error
@@ -168,6 +168,6 @@ func (d *decoder) syntax(err error) {
 			p.Line, p.Column = tk.Position.Line+d.line, tk.Position.Column
 		}
 	}
-	p.Message = "not YAML: " + p.Message
+	p.Message = "invalid YAML: " + p.Message
 	d.problems = append(d.problems, p)
 }

@@ -36,8 +36,8 @@ func TestWherePairsComeFrom(t *testing.T) {
 		}
 	}
 	for change, want := range map[string]string{
-		"data.subset=5":            "not with data.limit",
-		"objective.distance=given": "only with objective.kind: ldalign",
+		"data.subset=5":            "cannot be combined with data.limit",
+		"objective.distance=given": "only allowed with objective.kind: ldalign",
 		"generation.from=policy":   "generation.from",
 		"guide.injection=drip":     "guide.injection",
 		"data.train=builtin:demo":  "generation.from: data need",

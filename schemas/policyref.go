@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// PolicyRef names a policy of a run. It is written RUN, for the newest, or RUN@ITERATION.
+// PolicyRef names a policy of a run. It is written RUN, for the newest policy, or RUN@ITERATION.
 type PolicyRef struct {
 	Run string
-	// Iteration is negative for the newest.
+	// Iteration is negative for the newest policy.
 	Iteration int
 }
 
@@ -23,23 +23,23 @@ func ParsePolicyRef(text string) (PolicyRef, error) {
 		ok, ref.Iteration = ok && err == nil, int(n)
 	}
 	if !ok {
-		return PolicyRef{}, fmt.Errorf("%s names no policy; expected RUN, or RUN@ITERATION with a whole number, such as demo@2",
+		return PolicyRef{}, fmt.Errorf("%s is not a policy; expected RUN, or RUN@ITERATION with a whole number, such as demo@2",
 			quoteShort(text))
 	}
 	return ref, nil
 }
 
-// ParseRunReference reads run:RUN or run:RUN@ITERATION, as keys of a spec have it.
+// ParseRunReference reads run:RUN or run:RUN@ITERATION, the form that keys of a spec use.
 func ParseRunReference(text string) (PolicyRef, error) {
 	rest, ok := strings.CutPrefix(text, runPrefix)
 	ref, err := ParsePolicyRef(rest)
 	if !ok || err != nil {
-		return PolicyRef{}, fmt.Errorf("%s is no run; expected run:NAME or run:NAME@ITERATION such as run:demo@2", quoteShort(text))
+		return PolicyRef{}, fmt.Errorf("%s is not a run; expected run:NAME or run:NAME@ITERATION such as run:demo@2", quoteShort(text))
 	}
 	return ref, nil
 }
 
-// FromRun reads the value of a key that may name a run, among other things. It tells whether it does.
+// FromRun reads the value of a key that can name a run or something else. It reports whether the value names a run.
 func FromRun(text string) (PolicyRef, bool) {
 	ref, err := ParseRunReference(text)
 	return ref, err == nil
@@ -47,10 +47,10 @@ func FromRun(text string) (PolicyRef, bool) {
 
 const runPrefix = "run:"
 
-// Newest tells whether it names no iteration.
+// Newest reports whether r is the run's newest policy, because it names no iteration.
 func (r PolicyRef) Newest() bool { return r.Iteration < 0 }
 
-// String is RUN or RUN@ITERATION.
+// String returns RUN or RUN@ITERATION.
 func (r PolicyRef) String() string {
 	if r.Newest() {
 		return r.Run
@@ -58,5 +58,5 @@ func (r PolicyRef) String() string {
 	return r.Run + "@" + strconv.Itoa(r.Iteration)
 }
 
-// Reference is the value of a key that names the policy: run:RUN or run:RUN@ITERATION.
+// Reference returns run:RUN or run:RUN@ITERATION, the form that keys of a spec use.
 func (r PolicyRef) Reference() string { return runPrefix + r.String() }

@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// Set changes one key by an assignment as training.batch=32, the form of the command line's --set. The value is read
-// as in the file, but a text needs no quotes. On error (a *SpecError) the spec is unchanged. Validate it when all is
-// set.
+// Set changes one key by an assignment such as training.batch=32, the form of the command line's --set. The value is read
+// as in a file, but a text needs no quotes. On error (a *SpecError) the spec is unchanged. Set does not check ranges and
+// combinations: call Validate after the last change.
 func Set(spec *Spec, assignment string) error {
 	key, text, ok := strings.Cut(assignment, "=")
 	if !ok {
@@ -19,7 +19,7 @@ func Set(spec *Spec, assignment string) error {
 	into, path := reflect.ValueOf(&changed).Elem(), ""
 	for name := range strings.SplitSeq(key, ".") {
 		if into.Kind() != reflect.Struct {
-			return setError(key, fmt.Sprintf("%s holds a value, not keys", path))
+			return setError(key, fmt.Sprintf("%s has a value and no keys below it", path))
 		}
 		index, known := fieldOf(into.Type(), name)
 		if !known {
@@ -48,7 +48,7 @@ func Set(spec *Spec, assignment string) error {
 	case err != nil:
 		d.syntax(err)
 	case body == nil:
-		return setError(key, fmt.Sprintf("found nothing after =, expected a value such as %s", example(key)))
+		return setError(key, fmt.Sprintf("found no value after =, expected one such as %s", example(key)))
 	default:
 		d.value(key, body, into)
 	}
@@ -62,7 +62,7 @@ func Set(spec *Spec, assignment string) error {
 	return nil
 }
 
-// setFile stands for the file in problems of Set.
+// setFile takes the place of the file name in the problems of Set.
 const setFile = "--set"
 
 func setError(key, message string) error {

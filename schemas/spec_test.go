@@ -162,10 +162,10 @@ func TestBadFiles(t *testing.T) {
 
 func TestProblemsOfTheWholeText(t *testing.T) {
 	for _, c := range []struct{ name, text, want string }{
-		{"empty", "", "f: holds no run; a spec needs at least run, model.from and data.train"},
-		{"comments alone", "# run: demo\n---\n", "f: holds no run; a spec needs at least run, model.from and data.train"},
-		{"not text", "run: \xff\n", "f: not UTF-8 text"},
-		{"huge", strings.Repeat("# a\n", 20_000), "f: longer than 65536 bytes: not a run spec"},
+		{"empty", "", "f: declares no run; a spec needs at least run, model.from and data.train"},
+		{"comments alone", "# run: demo\n---\n", "f: declares no run; a spec needs at least run, model.from and data.train"},
+		{"not text", "run: \xff\n", "f: is not UTF-8 text"},
+		{"huge", strings.Repeat("# a\n", 20_000), "f: is longer than 65536 bytes, which no run spec is"},
 	} {
 		_, err := schemas.ParseSpecs("f", []byte(c.text))
 		var bad *schemas.SpecError
@@ -292,13 +292,13 @@ func TestSetErrors(t *testing.T) {
 		{"training.batch", `--set: "training.batch" is not key=value, such as training.batch=32`},
 		{"training.bacth=3", "--set: training.bacth: unknown key; did you mean batch?"},
 		{"trainer.beta=3", "--set: trainer.beta: unknown key; did you mean objective.beta?"},
-		{"training.batch.size=3", "--set: training.batch.size: training.batch holds a value, not keys"},
+		{"training.batch.size=3", "--set: training.batch.size: training.batch has a value and no keys below it"},
 		{"training.batch=many", `--set: training.batch: found the text "many", expected a whole number such as 64`},
-		{"training.batch=", "--set: training.batch: found nothing after =, expected a value such as 64"},
+		{"training.batch=", "--set: training.batch: found no value after =, expected one such as 64"},
 		{"optimizer.lr=[1]", "--set: optimizer.lr: found a list, expected a number such as 5e-7"},
 		{"training=5", "--set: training: found 5, expected keys: schedule, epochs, batch, micro_batch, micro_tokens, " +
 			"gradient_checkpointing, precision, checkpoint_every, keep_states, ranks, lora"},
-		{"training.batch={", "--set: training.batch: not YAML: could not find flow mapping end token '}'"},
+		{"training.batch={", "--set: training.batch: invalid YAML: could not find flow mapping end token '}'"},
 		{"=5", "--set: unknown key; expected one of " +
 			"run, seed, iterations, model, data, objective, guide, generation, optimizer, training, evaluation, compute, " +
 			"source, retention, streams, servers"},

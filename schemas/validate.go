@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Validate checks ranges, names and combinations. The error is a *SpecError with all problems, without places:
-// ParseSpecs has already checked what it read and knows the places.
+// Validate checks ranges, names and combinations. The error is a *SpecError with all problems. They have no lines and
+// columns; ParseSpecs, which makes the same checks, reports these too.
 func (s Spec) Validate() error {
 	if problems := check(&s); len(problems) > 0 {
 		return &SpecError{Problems: problems}
@@ -69,7 +69,7 @@ func check(s *Spec) []Problem {
 	case s.Run == "":
 		c.problem("run", "is required: a name such as run: demo")
 	case !ValidRun(s.Run):
-		c.problem("run", "%s can't be a name; use lower-case letters, digits, - and _, at most 63, no - or _ in front",
+		c.problem("run", "%s is not a valid name; use at most 63 lower-case letters, digits, - and _, beginning with a letter or digit",
 			quoteShort(s.Run))
 	}
 	c.atLeast("iterations", s.Iterations, 1)
@@ -107,15 +107,15 @@ func (c *checker) model(s *Spec) {
 		c.problem("model.from", "scratch needs a model.scratch section that describes the model")
 	}
 	if m.Scratch != nil {
-		c.must(m.From == "scratch", "model.scratch", "only with model.from: scratch")
+		c.must(m.From == "scratch", "model.scratch", "is only allowed with model.from: scratch")
 		c.scratch(m.Scratch, &s.Data)
 	}
 	if !slices.Contains([]string{"auto", "chat", "raw"}, m.Template) {
 		c.must(strings.Count(m.Template, "{prompt}") == 1, "model.template",
-			"%s is neither auto, chat nor raw, nor a text that holds {prompt} once", quoteShort(m.Template))
+			"%s is unknown; expected auto, chat, raw, or a text that contains {prompt} once", quoteShort(m.Template))
 	}
 	c.must(m.System == "" || m.Template == "auto" || m.Template == "chat", "model.system",
-		"needs a chat template: model.template is %s", quoteShort(m.Template))
+		"needs a chat template, but model.template is %s", quoteShort(m.Template))
 }
 
 func (c *checker) scratch(m *ScratchSpec, data *DataSpec) {
@@ -131,13 +131,14 @@ func (c *checker) scratch(m *ScratchSpec, data *DataSpec) {
 		case m.Hidden%m.Heads != 0:
 			c.problem(at+"heads", "%d does not divide hidden %d", m.Heads, m.Hidden)
 		case m.Family == "llama" && size%2 != 0:
-			c.problem(at+"heads", "hidden %d over %d heads is %d a head; llama rotates pairs and needs an even number",
+			c.problem(at+"heads", "hidden %d divided by %d heads is %d per head; llama needs an even number per head",
 				m.Hidden, m.Heads, size)
 		}
 	}
 	if m.Heads > 0 && m.KVHeads > 0 {
 		c.must(m.Heads%m.KVHeads == 0, at+"kv_heads", "%d does not divide heads %d", m.KVHeads, m.Heads)
-		c.must(m.Family != "gpt2" || m.KVHeads == m.Heads, at+"kv_heads", "gpt2 has as many as heads: leave the key out")
+		c.must(m.Family != "gpt2" || m.KVHeads == m.Heads, at+"kv_heads",
+			"gpt2 needs as many key and value heads as query heads: leave the key out")
 	}
 	longest := data.MaxPromptTokens + data.MaxResponseTokens
 	c.must(m.MaxPositions >= longest, at+"max_positions",
@@ -147,10 +148,10 @@ func (c *checker) scratch(m *ScratchSpec, data *DataSpec) {
 
 func (c *checker) data(s *Spec) {
 	d := &s.Data
-	c.must(d.Train != "", "data.train", "is required: a Parquet or JSONL file, builtin:demo/base or builtin:demo/align")
+	c.must(d.Train != "", "data.train", "is required: a Parquet or JSONL file or a folder, builtin:demo/base or builtin:demo/align")
 	c.atLeast("data.limit", d.Limit, 0)
 	c.atLeast("data.subset", d.Subset, 0)
-	c.must(d.Limit == 0 || d.Subset == 0, "data.subset", "not with data.limit: one takes the first records, the other any")
+	c.must(d.Limit == 0 || d.Subset == 0, "data.subset", "cannot be combined with data.limit: set one of them to 0")
 	c.atLeast("data.max_prompt_tokens", d.MaxPromptTokens, 1)
 	c.atLeast("data.max_response_tokens", d.MaxResponseTokens, 1)
 	c.oneOf("data.overlong", d.Overlong, "truncate", "reject")
@@ -166,34 +167,35 @@ func (c *checker) objective(s *Spec) {
 	c.must(o.LabelSmoothing >= 0 && o.LabelSmoothing < 0.5, "objective.label_smoothing",
 		"%v is out of range; expected 0 or more, and less than 0.5", o.LabelSmoothing)
 	c.must(o.LabelSmoothing == 0 || o.Loss == "sigmoid" || o.Loss == "robust", "objective.label_smoothing",
-		"only with objective.loss: sigmoid or robust, not %s", o.Loss)
+		"is only allowed with objective.loss: sigmoid or robust, not %s", o.Loss)
 	c.oneOf("objective.distance", o.Distance, "l2", "l2_squared", "cosine", "given")
-	c.must(o.Distance != "given" || o.Kind == "ldalign", "objective.distance", "given is only with objective.kind: ldalign")
+	c.must(o.Distance != "given" || o.Kind == "ldalign", "objective.distance", "given is only allowed with objective.kind: ldalign")
 	c.oneOf("objective.normaliser", o.Normaliser, "per_iteration", "fixed_first", "running")
 	c.oneOf("objective.reference", o.Reference, "previous", "initial")
 	c.oneOf("objective.mix", o.Mix, "current", "previous")
 	c.must(o.Mix == "current" || s.Samples(), "objective.mix",
-		"%s trains on the same pairs in every iteration: there are no others to mix in", o.Kind)
+		"previous needs sampled responses: this run takes the same ones from the data in every iteration")
 	c.must(o.Mix == "current" || s.Training.Schedule == "exact", "objective.mix",
-		"needs training.schedule: exact: the weights are over both iterations")
+		"previous needs training.schedule: exact, because the pairs of both iterations are weighted together")
 	c.oneOf("objective.weight", o.Weight, "distance", "one", "shuffled")
 	c.must(o.Weight != "shuffled" || o.Normaliser != "running", "objective.weight",
-		"shuffled deals the weights of a whole iteration, which normaliser: running does not wait for")
+		"shuffled needs the weights of a whole iteration: choose another objective.normaliser than running")
 	c.positive("objective.weight_power", o.WeightPower)
 	c.must(o.WeightClip == 0 || o.WeightClip >= 1 && !math.IsInf(o.WeightClip, 0), "objective.weight_clip",
-		"%v is out of range; expected 0 for none, or 1 and more: the mean weight is 1", o.WeightClip)
+		"%v is out of range; expected at least 1, or 0 for no bound", o.WeightClip)
 	if o.Kind != "ldalign" {
-		c.must(o.Weight == "distance", "objective.weight", "only with objective.kind: ldalign, not %s", o.Kind)
-		c.must(o.WeightPower == 1, "objective.weight_power", "only with objective.kind: ldalign, not %s", o.Kind)
-		c.must(o.WeightClip == 0, "objective.weight_clip", "only with objective.kind: ldalign, not %s", o.Kind)
+		const only = "is only allowed with objective.kind: ldalign, not %s"
+		c.must(o.Weight == "distance", "objective.weight", only, o.Kind)
+		c.must(o.WeightPower == 1, "objective.weight_power", only, o.Kind)
+		c.must(o.WeightClip == 0, "objective.weight_clip", only, o.Kind)
 	}
 	c.must(s.Training.Schedule != "streaming" || o.Kind != "ldalign" || o.Weight == "one" || o.Normaliser == "running",
-		"objective.normaliser", "%s needs the whole iteration, which training.schedule: streaming does not wait for: take running",
-		o.Normaliser)
+		"objective.normaliser", "%s needs the whole iteration, but training.schedule is streaming: use running", o.Normaliser)
 	if o.Kind == "sft" {
-		c.must(o.Loss == "sigmoid", "objective.loss", "only with pairs: objective.kind is sft")
-		c.must(o.Reference == "previous", "objective.reference", "only with pairs: objective.kind is sft")
-		c.must(o.LabelSmoothing == 0, "objective.label_smoothing", "only with pairs: objective.kind is sft")
+		const pairs = "is not allowed with objective.kind: sft, which trains on single responses"
+		c.must(o.Loss == "sigmoid", "objective.loss", pairs)
+		c.must(o.Reference == "previous", "objective.reference", pairs)
+		c.must(o.LabelSmoothing == 0, "objective.label_smoothing", pairs)
 	}
 }
 
@@ -206,7 +208,7 @@ func (c *checker) guide(g *GuideSpec) {
 		case part.from == "":
 			c.problem(part.key, "is empty; expected a Hugging Face folder, policy, or scratch:N")
 		case part.from == "scratch", fresh && (err != nil || n < 1):
-			c.problem(part.key, "%s names no layers; expected scratch:N with N of 1 or more", quoteShort(part.from))
+			c.problem(part.key, "%s has no number of layers; expected scratch:N with N at least 1", quoteShort(part.from))
 		}
 	}
 	c.atLeast("guide.latent_dim", g.LatentDim, 1)
@@ -241,15 +243,16 @@ func (c *checker) generation(s *Spec) {
 	c.must(g.TopP > 0 && g.TopP <= 1, "generation.top_p", "%v is out of range; expected more than 0, at most 1", g.TopP)
 	c.atLeast("generation.max_new_tokens", g.MaxNewTokens, 0)
 	c.must(g.MaxNewTokens <= s.Data.MaxResponseTokens, "generation.max_new_tokens",
-		"%d is more than data.max_response_tokens %d, to which responses are cut", g.MaxNewTokens, s.Data.MaxResponseTokens)
+		"%d is more than data.max_response_tokens, which is %d", g.MaxNewTokens, s.Data.MaxResponseTokens)
 	c.atLeast("generation.samples_per_prompt", g.SamplesPerPrompt, 1)
 	if g.SamplesPerPrompt > 1 {
-		c.must(s.Samples(), "generation.samples_per_prompt", "nothing is sampled: leave it at 1")
-		c.must(g.Temperature > 0, "generation.samples_per_prompt", "all samples are equal at temperature 0: leave it at 1")
+		c.must(s.Samples(), "generation.samples_per_prompt", "this run samples no responses: leave it at 1")
+		c.must(g.Temperature > 0, "generation.samples_per_prompt",
+			"all samples would be equal at generation.temperature 0: leave it at 1")
 	}
 	c.atLeast("generation.slots", g.Slots, 1)
 	c.must(g.Slots <= 1 || g.Slots%4 == 0, "generation.slots",
-		"%d rows; expected 1 or a multiple of 4, with which a row's numbers do not depend on its place", g.Slots)
+		"%d would make a row's numbers depend on its slot; expected 1 or a multiple of 4", g.Slots)
 }
 
 func (c *checker) optimizer(at string, o *OptimizerSpec) {
@@ -265,7 +268,7 @@ func (c *checker) optimizer(at string, o *OptimizerSpec) {
 	c.share(at+".beta2", o.Beta2)
 	c.positive(at+".eps", o.Eps)
 	c.notNegative(at+".weight_decay", o.WeightDecay)
-	c.must(o.WeightDecay == 0 || o.Kind != "rmsprop", at+".weight_decay", "only with kind: adamw")
+	c.must(o.WeightDecay == 0 || o.Kind != "rmsprop", at+".weight_decay", "is only allowed with kind: adamw")
 }
 
 func (c *checker) training(t *TrainingSpec) {
@@ -276,12 +279,13 @@ func (c *checker) training(t *TrainingSpec) {
 	c.atLeast("training.micro_tokens", t.MicroTokens, 1)
 	c.oneOf("training.precision", t.Precision, "float32", "bfloat16")
 	c.must(t.Batch < 1 || t.MicroBatch <= t.Batch, "training.micro_batch",
-		"%d is more than training.batch %d, of which it is a part", t.MicroBatch, t.Batch)
+		"%d is more than training.batch, which is %d", t.MicroBatch, t.Batch)
 	c.atLeast("training.checkpoint_every", t.CheckpointEvery, 0)
 	c.atLeast("training.keep_states", t.KeepStates, 1)
 	c.atLeast("training.ranks", t.Ranks, 1)
-	c.must(t.Ranks <= 1 || t.Ranks <= t.Batch, "training.ranks", "%d processes cannot share training.batch %d", t.Ranks, t.Batch)
-	c.must(t.Ranks <= 1 || t.Schedule == "exact", "training.ranks", "only 1 with training.schedule: %s", t.Schedule)
+	c.must(t.Ranks <= 1 || t.Ranks <= t.Batch, "training.ranks",
+		"%d processes cannot share a training.batch of %d", t.Ranks, t.Batch)
+	c.must(t.Ranks <= 1 || t.Schedule == "exact", "training.ranks", "must be 1 with training.schedule: %s", t.Schedule)
 	if t.LoRA != nil {
 		c.lora(t.LoRA)
 	}
@@ -294,12 +298,12 @@ func (c *checker) lora(l *LoRASpec) {
 	if _, pattern := l.Modules(); pattern != AllLinear {
 		_, err := regexp.Compile(pattern)
 		c.must(err == nil && l.Targets != "", at+"targets",
-			"%s is neither %s, nor names such as q_proj,v_proj, nor a regular expression", quoteShort(l.Targets), AllLinear)
+			"%s is not valid; expected %s, names such as q_proj,v_proj, or a regular expression", quoteShort(l.Targets), AllLinear)
 	}
 	c.oneOf(at+"scaling", l.Scaling, "lora", "rslora")
 }
 
-// source checks what a run begins with.
+// source checks the section of a run that is a replay or a fork.
 func (c *checker) source(s *Spec) {
 	from := s.Source
 	if from == nil {
@@ -318,19 +322,20 @@ func (c *checker) source(s *Spec) {
 		c.must(from.Policy != "" || from.From != FromPolicy, "source.policy", "is required with source.from: policy")
 		return
 	}
-	c.must(from.Iteration < s.Iterations, "source.iteration", "%d is none of the run's %d iterations", from.Iteration, s.Iterations)
+	c.must(from.Iteration < s.Iterations, "source.iteration",
+		"%d is too large; the run has %d iterations, numbered from 0", from.Iteration, s.Iterations)
 	c.must(from.First > 0 && from.First <= from.Last, "source.first",
-		"%d to source.last %d is no part of a log", from.First, from.Last)
+		"%d to source.last %d is not a range of sequences; expected 1 or more, and source.last not less", from.First, from.Last)
 	c.must(s.Objective.Kind != "sft" || from.From == string(Prompts), "source.from",
-		"objective.kind: sft trains from prompts: start from them")
+		"objective.kind: sft trains from prompts: use source.from: prompts")
 	c.must(from.Policy != "" || from.From == string(Prompts), "source.policy", "is required with source.from: %s", from.From)
 	c.must(from.Policy != "" || from.Iteration == 0, "source.policy",
-		"is required with source.iteration %d: model.from is what iteration 0 starts from", from.Iteration)
+		"is required with source.iteration %d, because only iteration 0 starts from model.from", from.Iteration)
 	_, measured := s.ReadsFrom(Encoded)
 	if s.TrainsGuide() {
-		c.must(!measured, "guide.from", "is required with source.from: %s, whose latents a guide has made already", from.From)
+		c.must(!measured, "guide.from", "is required with source.from: %s, whose latents come from a trained guide", from.From)
 		c.must(measured || from.Iteration == 0, "guide.from",
-			"is required with source.iteration %d: a guide is trained in iteration 0", from.Iteration)
+			"is required with source.iteration %d, because a guide is trained in iteration 0", from.Iteration)
 	}
 }
 
@@ -354,7 +359,7 @@ func (c *checker) streams(s *Spec) {
 	c.atLeast("streams.max_deliver", st.MaxDeliver, 1)
 	c.must(slices.Contains([]int{1, 3, 5}, st.Replicas), "streams.replicas", "%d is not 1, 3 or 5", st.Replicas)
 	c.must(st.Replicas <= 1 || s.Servers.NATS != "", "streams.replicas",
-		"%d need a cluster: set servers.nats, the embedded server is one", st.Replicas)
+		"%d replicas need a cluster: set servers.nats", st.Replicas)
 	if st.Sync != "always" {
 		c.duration("streams.sync", st.Sync)
 	}
@@ -366,11 +371,11 @@ func (c *checker) streams(s *Spec) {
 
 func (c *checker) duration(key, text string) {
 	d, err := time.ParseDuration(text)
-	c.must(err == nil && d > 0, key, "%s is no duration; expected a number with a unit (ms, s, m or h) such as %s",
+	c.must(err == nil && d > 0, key, "%s is not a duration; expected a number with a unit (ms, s, m or h) such as %s",
 		quoteShort(text), durationExample(key))
 }
 
-// durationExample is the default of a key, if that is a duration.
+// durationExample is the default of a key; streams.sync, whose default is no duration, has an example of its own.
 func durationExample(key string) string {
 	if e := example(key); e != "always" {
 		return e
@@ -385,13 +390,13 @@ func (c *checker) servers(s *ServersSpec) {
 		}
 	}
 	if s.S3 == "" {
-		c.must(s.Bucket == "", "servers.bucket", "only with servers.s3")
-		c.must(s.Region == "", "servers.region", "only with servers.s3")
+		c.must(s.Bucket == "", "servers.bucket", "is only allowed with servers.s3")
+		c.must(s.Region == "", "servers.region", "is only allowed with servers.s3")
 		return
 	}
 	c.server("servers.s3", s.S3, "LDALIGN_S3_ACCESS_KEY and LDALIGN_S3_SECRET_KEY", "http", "https")
 	c.must(validBucket.MatchString(s.Bucket), "servers.bucket",
-		"%s can't be a bucket; expected 3 to 63 lower-case letters, digits, - and .", quoteShort(s.Bucket))
+		"%s is not a bucket name; expected 3 to 63 lower-case letters, digits, - and .", quoteShort(s.Bucket))
 }
 
 var validBucket = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$`)
@@ -401,9 +406,9 @@ func (c *checker) server(key, text, environment string, schemes ...string) {
 	u, err := url.Parse(text)
 	switch {
 	case err == nil && u.User != nil:
-		c.problem(key, "holds credentials, which would be stored with the run: take them out and set %s", environment)
+		c.problem(key, "contains credentials, which would be stored with the run: remove them and set %s", environment)
 	case err != nil || !slices.Contains(schemes, u.Scheme) || u.Hostname() == "" || strings.Trim(u.Path, "/") != "":
-		c.problem(key, "is no server; expected %s://HOST:PORT (or %s) such as %s",
+		c.problem(key, "is not a server's URL; expected %s://HOST:PORT (or %s) such as %s",
 			schemes[0], strings.Join(schemes[1:], ", "), example(key))
 	}
 }
@@ -419,7 +424,7 @@ func ParseSize(text string) (int64, error) {
 	unit, known := sizeUnits[strings.TrimSpace(text[len(digits):])]
 	n, err := strconv.ParseInt(digits, 10, 64)
 	if err != nil || n < 0 || !known || n > math.MaxInt64/unit {
-		return 0, fmt.Errorf("%s is no size; expected a whole number with a unit such as 2GB or 512MiB", quoteShort(text))
+		return 0, fmt.Errorf("%s is not a size; expected a whole number with a unit such as 2GB or 512MiB", quoteShort(text))
 	}
 	return n * unit, nil
 }
