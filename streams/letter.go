@@ -13,6 +13,36 @@ import (
 // maxErrorText bounds the error that a dead letter carries.
 const maxErrorText = 4 << 10
 
+// letter is a message that is to be a dead letter, and why.
+type letter struct {
+	in  *input
+	err error
+	// tries is how often this process tried it; 0 means once.
+	tries int
+}
+
+// bury publishes dead letters and acknowledges their originals.
+func (r *runner) bury(work context.Context, letters []letter) error {
+	out := make([]sealed, len(letters))
+	for i, l := range letters {
+		msg, err := seal(schemas.DeadLetters, r.deadLetter(l))
+		if err != nil {
+			return fmt.Errorf("streams: stage %s: dead letter: %w", r.stage.Name, err)
+		}
+		out[i] = sealed{schemas.DeadLetters, msg}
+	}
+	if err := r.publish(work, out); err != nil {
+		return err
+	}
+	for _, l := range letters {
+		reason := reasonOf(l.err)
+		r.log.Error().Err(l.err).Str("reason", reason).Uint64("seq", l.in.meta.Sequence.Stream).
+			Str("pair", idOf(l.in.Headers())).Msg("dead letter")
+		r.acknowledge(l.in, reason)
+	}
+	return nil
+}
+
 // deadLetter writes the letter of a message that its stage gives up.
 func (r *runner) deadLetter(l letter) *events.DeadLetter {
 	meta := l.in.meta
@@ -76,3 +106,5 @@ func text(v any, limit int) string {
 	s := fmt.Sprint(v)
 	return strings.ToValidUTF8(s[:min(len(s), limit)], "\uFFFD")
 }
+
+func poison(err error) error { return &schemas.Reject{Reason: schemas.ReasonPoison, Err: err} }

@@ -1,0 +1,87 @@
+package streams
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/ldalign/ldalign/schemas"
+)
+
+// sealed is a message ready for the stream of a kind.
+type sealed struct {
+	kind schemas.Kind
+	msg  *nats.Msg
+}
+
+// sealAll makes the messages of one input's outcome ready, all or none.
+func sealAll(out []Emit, from schemas.Kind, in *input) ([]sealed, error) {
+	all := make([]sealed, len(out))
+	for i, e := range out {
+		msg, err := seal(e.Kind, e.Msg)
+		if errors.Is(err, ErrTooLarge) {
+			return nil, &schemas.Reject{Reason: schemas.ReasonTooLarge, Err: err}
+		}
+		if err != nil {
+			return nil, fmt.Errorf("streams: output: %w", err)
+		}
+		if e.Kind.CarriesPair() {
+			msg.Header.Set(headerParent, parent(from, in.meta.Sequence.Stream))
+		}
+		all[i] = sealed{e.Kind, msg}
+	}
+	return all, nil
+}
+
+// publishUnstored publishes the outputs of a batch. Of many that one message has, those that the log holds are left out. Few
+// are published again whatever the log holds: looking would cost more than what a reader then drops.
+func (r *runner) publishUnstored(work context.Context, done []*input, out []sealed) error {
+	if len(done) == 1 && len(out) > window {
+		var err error
+		if out, err = r.unstored(work, out); err != nil {
+			return err
+		}
+	}
+	return r.publish(work, out)
+}
+
+// unstored are the outputs that the log does not hold: it holds all that a stage had stored which died before it acknowledged
+// the message, perhaps longer ago than ids are remembered.
+func (r *runner) unstored(work context.Context, out []sealed) ([]sealed, error) {
+	have := map[string]map[string]uint64{} // by subject
+	var rest []sealed
+	for _, s := range out {
+		subject := s.msg.Subject
+		if have[subject] == nil {
+			_, run, iteration, err := schemas.ParseSubject(subject)
+			if err == nil {
+				have[subject], err = r.firsts(work, s.kind, run, iteration)
+			}
+			if err != nil {
+				return nil, fmt.Errorf("streams: stage %s: what is stored on %s: %w", r.stage.Name, subject, err)
+			}
+		}
+		if _, stored := have[subject][s.msg.Header.Get(headerID)]; !stored {
+			rest = append(rest, s)
+		}
+	}
+	return rest, nil
+}
+
+// publish stores outputs in order: a kind's messages go out together, and the next kind's when they are stored, so that
+// a message that closes an iteration never stands before what it closes.
+func (r *runner) publish(work context.Context, out []sealed) error {
+	for len(out) > 0 {
+		kind := out[0].kind
+		var same []*nats.Msg
+		for len(out) > 0 && out[0].kind == kind {
+			same, out = append(same, out[0].msg), out[1:]
+		}
+		if err := r.send(work, kind, same); err != nil {
+			return fmt.Errorf("streams: stage %s: %w", r.stage.Name, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,42 @@
+package streams
+
+import "github.com/ldalign/ldalign/schemas/events"
+
+// feed gives a stage more messages of its batch's kind while it works.
+type feed struct {
+	*runner
+	batch *batch
+	room  int
+	// in are those that the stage got; suspect and letters are settled after them.
+	in, suspect []*input
+	letters     []letter
+}
+
+// more pulls what is there, n messages at most. A pull that fails gives nothing: the next batch waits the failure out.
+func (f *feed) more(n int) []events.Message {
+	n = min(n, f.room)
+	select {
+	case <-f.ending:
+		return nil
+	default:
+	}
+	if n <= 0 {
+		return nil
+	}
+	had := len(f.batch.inputs)
+	if err := f.takeThere(f.batch, n); err != nil {
+		f.log.Debug().Err(err).Msg("no refill")
+	}
+	healthy, suspect, letters := f.sort(f.batch.inputs[had:])
+	f.room -= len(f.batch.inputs) - had
+	f.in, f.suspect, f.letters = append(f.in, healthy...), append(f.suspect, suspect...), append(f.letters, letters...)
+	return bodies(healthy)
+}
+
+func bodies(in []*input) []events.Message {
+	messages := make([]events.Message, len(in))
+	for i := range in {
+		messages[i] = in[i].body
+	}
+	return messages
+}

@@ -1,0 +1,117 @@
+package streams
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rs/zerolog"
+
+	"github.com/ldalign/ldalign/schemas/events"
+)
+
+// RunStage runs a stage until ctx ends: it pulls at most a batch at a time, keeps it from being redelivered while
+// Process works on it, publishes the outputs, waits until they are stored, and only then acknowledges the inputs. When
+// ctx ends it finishes the batch within Stage.Grace or gives it back, and returns nil.
+//
+// It waits out a lost server and recreates a deleted consumer. A batch that fails as a whole, by panic or by an error
+// for every message, is processed again one by one to find the message at fault. Messages that cannot be decoded or
+// were written by a newer program become dead letters without being processed.
+//
+// Errors: a stage that is not valid, ErrNotFound for a stream that does not exist, outputs that the server refuses to
+// store (ErrFull, ErrStore), and a *schemas.Unavailable that lasts; inputs are then given back.
+func (c *Conn) RunStage(ctx context.Context, s Stage, process Process) error {
+	return c.RunRefilling(ctx, s, func(ctx context.Context, in []events.Message, _ func(int) []events.Message) []Outcome {
+		return process(ctx, in)
+	})
+}
+
+// RunRefilling is RunStage for a stage that takes more messages while it works.
+func (c *Conn) RunRefilling(ctx context.Context, s Stage, process Refilling) error {
+	s, err := s.withDefaults()
+	if err != nil {
+		return err
+	}
+	r := &runner{
+		Conn: c, stage: s, process: process, failures: map[place]int{}, ending: ctx.Done(),
+		log: c.log.With().Str("stage", s.Name).Str("run", s.Run).Logger(),
+	}
+	if r.heartbeat = s.Heartbeat; r.heartbeat == nil {
+		r.heartbeat = c.Announce(ctx, s.Run, s.Name)
+		defer r.heartbeat.Close()
+	}
+	if err := r.ensureConsumers(ctx); err != nil {
+		return ended(ctx, err)
+	}
+	work, cancel := outlive(ctx, s.Grace)
+	defer cancel()
+	pulling, cancelPull := outlive(ctx, 0) // without ctx's deadline: nats.go refuses to pull shortly before one
+	defer cancelPull()
+	for r.heartbeat.Hold(ctx) == nil && !over(ctx) {
+		b := newBatch(c.limits.AckWait / 3)
+		err = r.fill(pulling, b)
+		// What came although the stage was paused meanwhile goes back.
+		if _, paused := r.heartbeat.Paused(); err == nil && !paused && !over(ctx) {
+			r.heartbeat.Say(StateWorking, fmt.Sprintf("on %d %s", len(b.inputs), s.In))
+			err = r.settle(work, b)
+		}
+		b.release()
+		if err != nil {
+			break
+		}
+	}
+	err = ended(ctx, err)
+	if c.nc.IsConnected() {
+		err = errors.Join(err, c.flush())
+	}
+	return err
+}
+
+// runner is the state of one RunStage. Only its goroutine touches it.
+type runner struct {
+	*Conn
+	stage   Stage
+	process Refilling
+	// consumer is that in the run's own log, and source that in the log of a replay's source, nil for other stages.
+	consumer, source jetstream.Consumer
+	// failures counts, by position, how often a message failed here. An entry goes when the message is settled here;
+	// when another process settles it, the few bytes stay until the stage ends.
+	failures  map[place]int
+	heartbeat *Heartbeat
+	// ending is closed when the stage is told to end.
+	ending <-chan struct{}
+	log    zerolog.Logger
+}
+
+// place is a position in one of the logs that a stage reads.
+type place struct {
+	stream string
+	seq    uint64
+}
+
+// over reports that ctx has ended.
+func over(ctx context.Context) bool { return ctx.Err() != nil }
+
+// ended drops an error that is only the end of ctx.
+func ended(ctx context.Context, err error) error {
+	if over(ctx) && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
+		return nil
+	}
+	return err
+}
+
+// outlive gives a context that ends grace after ctx has.
+func outlive(ctx context.Context, grace time.Duration) (context.Context, context.CancelFunc) {
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		if pause(work, grace) {
+			cancel()
+		}
+	})
+	return work, func() {
+		stop()
+		cancel()
+	}
+}

@@ -1,0 +1,187 @@
+package streams
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/schemas/events"
+)
+
+// settle decides the fate of every message of a batch. What it leaves undecided, because work has ended, the batch's
+// release gives back.
+func (r *runner) settle(work context.Context, b *batch) error {
+	healthy, suspect, letters := r.sort(b.inputs)
+	if err := r.bury(work, letters); err != nil {
+		return err
+	}
+	if len(healthy) > 0 {
+		feed := &feed{runner: r, batch: b, room: r.stage.Refill}
+		if err := r.run(work, healthy, feed); err != nil {
+			return err
+		}
+		if err := r.bury(work, feed.letters); err != nil {
+			return err
+		}
+		suspect = append(suspect, feed.suspect...)
+	}
+	return r.try(work, suspect)
+}
+
+// sort opens messages, and tells those that can be worked on together from those that whoever had them may have died of,
+// and those that nobody can work with.
+func (r *runner) sort(inputs []*input) (healthy, suspect []*input, letters []letter) {
+	for _, in := range inputs {
+		var err error
+		switch in.body, err = open(in.Subject(), in.Data()); {
+		case err == nil && !r.stage.adopted(in):
+			r.acknowledge(in, Done)
+		case err != nil:
+			letters = append(letters, letter{in: in, err: err})
+		case r.stage.beyond(in.body):
+			letters = append(letters, letter{in: in, err: &schemas.Reject{Reason: schemas.ReasonIteration, Err: fmt.Errorf(
+				"iteration %d of a run that has %d", in.body.GetIteration(), r.stage.End)}})
+		case in.meta.NumDelivered > uint64(r.limits.MaxDeliver) && r.stage.MaxInFlight == nil:
+			suspect = append(suspect, in)
+		default:
+			healthy = append(healthy, in)
+		}
+	}
+	return healthy, suspect, letters
+}
+
+// run processes messages together, with those that the feed gives (nil for none), and settles them by their outcomes.
+func (r *runner) run(work context.Context, in []*input, more *feed) error {
+	if over(work) {
+		return nil
+	}
+	in, outcomes := r.call(work, in, more)
+	for try := 1; !over(work); try++ {
+		cause := unable(outcomes)
+		if cause == nil {
+			break
+		}
+		if giveUp, err := r.wait(work, cause, in, try); giveUp || err != nil {
+			return err // the batch's release gives everything back
+		}
+		in, outcomes = r.call(work, in, nil)
+	}
+	if len(in) > 1 && allFailed(outcomes) && !over(work) {
+		r.log.Warn().Err(outcomes[0].Err).Int("messages", len(in)).Msg("whole batch failed, processing it one by one")
+		return r.runSingly(work, in)
+	}
+	var done, alone []*input
+	var out []sealed
+	var letters []letter
+	for i, o := range outcomes {
+		in := in[i]
+		if o.Err == nil {
+			var more []sealed
+			if more, o.Err = sealAll(o.Out, r.stage.In, in); o.Err == nil {
+				done, out = append(done, in), append(out, more...)
+				continue
+			}
+		}
+		if over(work) {
+			continue // failed by being told to end: given back, and no try counted
+		}
+		if reject := new(schemas.Reject); errors.As(o.Err, &reject) {
+			letters = append(letters, letter{in, o.Err, r.failures[in.place()] + 1})
+			continue
+		}
+		seq := in.meta.Sequence.Stream
+		r.failures[in.place()]++
+		switch tries := r.failures[in.place()]; {
+		case tries < r.limits.MaxDeliver:
+			r.log.Warn().Err(o.Err).Uint64("seq", seq).Int("try", tries).Msg("message failed, trying again later")
+			r.settled(in, Retried)
+			r.answer(in, in.NakWithDelay(r.limits.backoff(tries)))
+		case len(outcomes) > 1:
+			alone = append(alone, in)
+		default:
+			letters = append(letters, letter{in, poison(o.Err), tries})
+		}
+	}
+	if all, err := r.pace(work, done, out); err != nil || !all {
+		return err // the batch's release gives back what is not all published
+	}
+	for _, in := range done {
+		r.acknowledge(in, Done)
+	}
+	if err := r.bury(work, letters); err != nil {
+		return err
+	}
+	return r.runSingly(work, alone)
+}
+
+func (r *runner) runSingly(work context.Context, in []*input) error {
+	for _, one := range in {
+		if err := r.run(work, []*input{one}, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// call calls Process and makes a panic, or a wrong number of outcomes, a failure of every message.
+func (r *runner) call(work context.Context, in []*input, more *feed) (all []*input, out []Outcome) {
+	start := time.Now()
+	defer func() {
+		if more != nil {
+			in = append(in, more.in...)
+			more.in = nil
+		}
+		if cause := recover(); cause != nil {
+			out = failed(len(in), fmt.Errorf("panic: %v\n%s", cause, debug.Stack()))
+		} else {
+			r.stage.Observer.Batch(BatchDone{r.stage.id(), len(in), time.Since(start)})
+		}
+		if len(out) != len(in) {
+			out = failed(len(in), fmt.Errorf("stage %s gave %d outcomes for %d messages", r.stage.Name, len(out), len(in)))
+		}
+		all = in
+	}()
+	out = r.process(work, bodies(in), func(n int) []events.Message {
+		if more == nil {
+			return nil
+		}
+		return more.more(n)
+	})
+	return in, out
+}
+
+// failed is the same error for n messages.
+func failed(n int, err error) []Outcome {
+	out := make([]Outcome, n)
+	for i := range out {
+		out[i].Err = err
+	}
+	return out
+}
+
+func allFailed(outcomes []Outcome) bool {
+	for _, o := range outcomes {
+		reject := new(schemas.Reject)
+		if o.Err == nil || errors.As(o.Err, &reject) {
+			return false
+		}
+	}
+	return true
+}
+
+func (r *runner) acknowledge(in *input, outcome string) {
+	r.heartbeat.Did(1)
+	delete(r.failures, in.place())
+	r.settled(in, outcome)
+	r.answer(in, in.Ack())
+}
+
+// answer logs an answer that could not be sent. The server will deliver the message again, which is harmless.
+func (r *runner) answer(in *input, err error) {
+	if err != nil {
+		r.log.Warn().Err(err).Uint64("seq", in.meta.Sequence.Stream).Msg("answer not sent")
+	}
+}
