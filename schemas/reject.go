@@ -20,8 +20,6 @@ const (
 	ReasonInvalid = "invalid"
 	// ReasonWeights: the message names weights that do not exist or do not fit.
 	ReasonWeights = "weights"
-	// ReasonStale: the weights that made the pair are older than the run allows.
-	ReasonStale = "stale"
 	// ReasonIteration: the message is of an iteration that its run does not have.
 	ReasonIteration = "iteration"
 	// ReasonPoison: the message failed, processed alone, in its last allowed try.

@@ -24,7 +24,7 @@ func (auditCommand) Help() string {
 
 For each iteration, by pair ids:
 
-    prompts = trained + dead + stale + skipped + ready + in flight + lost
+    prompts = trained + dead + skipped + ready + in flight + lost
 
 The trainer's record of its batches says what is trained and skipped, the logs say the rest. An audit finds and names pairs
 that are lost, trained twice or not at all, or made by other weights than the iteration's policy, and messages missing in the
@@ -92,8 +92,8 @@ func printBalances(w io.Writer, run string, balances []ledger.Balance) error {
 		if !a.Balances() {
 			verdict = "DOES NOT BALANCE"
 		}
-		fmt.Fprintf(&b, "  %s = %d trained + %d dead + %d stale + %d skipped + %d ready + %d in flight + %d lost: %s\n",
-			prompts, a.Trained, a.DeadTotal(), a.Stale, a.SkippedTotal(), a.Ready, a.InFlight, a.Lost, verdict)
+		fmt.Fprintf(&b, "  %s = %d trained + %d dead + %d skipped + %d ready + %d in flight + %d lost: %s\n",
+			prompts, a.Trained, a.DeadTotal(), a.SkippedTotal(), a.Ready, a.InFlight, a.Lost, verdict)
 		if a.Trained > 0 && !a.Recorded {
 			fmt.Fprintln(&b, "  its policy has no record of batches: trained is what the log held for the trainer")
 		}

@@ -59,7 +59,7 @@ type Skip struct {
 
 // Balance is the ledger of one iteration. Every pair has one fate:
 //
-//	Prompts + Expired = Trained + Dead + Stale + Skipped + Ready + InFlight + Lost
+//	Prompts + Expired = Trained + Dead + Skipped + Ready + InFlight + Lost
 //
 // each counted by unique pair ids. What contradicts that, or should not be, is a Finding.
 type Balance struct {
@@ -83,8 +83,6 @@ type Balance struct {
 	Dead []ReasonCount `json:"dead_by,omitempty"`
 	// Dropped is how many of the dead ones somebody has said to be unwanted.
 	Dropped int `json:"dropped"`
-	// Stale counts the pairs whose weights were too old to train on.
-	Stale int `json:"stale"`
 	// Skipped counts the other pairs that the trainer had and did not train on, in the reasons' order.
 	Skipped []ReasonCount `json:"skipped_by,omitempty"`
 	// Ready counts the pairs that wait to be trained.
@@ -161,7 +159,7 @@ func (b Balance) SkippedTotal() int { return sum(b.Skipped) }
 
 // Balances tells that every pair is accounted for, the sum holds and nothing is wrong.
 func (b Balance) Balances() bool {
-	fates := b.Trained + b.DeadTotal() + b.Stale + b.SkippedTotal() + b.Ready + b.InFlight + b.Lost
+	fates := b.Trained + b.DeadTotal() + b.SkippedTotal() + b.Ready + b.InFlight + b.Lost
 	return len(b.Findings) == 0 && fates == b.Prompts+b.Expired
 }
 

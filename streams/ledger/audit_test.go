@@ -77,18 +77,14 @@ func TestAuditProperty(t *testing.T) {
 					l := letterFor(p, uint64(10*iteration)+uint64(i), reason)
 					batch[schemas.DeadLetters] = append(batch[schemas.DeadLetters], l)
 				}
-				skip := rapid.SampledFrom([]string{"", "", schemas.ReasonTooLong, schemas.ReasonStale}).Draw(rt, "skip")
+				skip := rapid.SampledFrom([]string{"", "", schemas.ReasonTooLong}).Draw(rt, "skip")
 				switch {
 				case reached == 3 && r.Done && skip == "":
 					r.Pairs = append(r.Pairs, p.GetPairId())
 					b.Trained++
 				case reached == 3 && r.Done:
 					r.Skipped = append(r.Skipped, Skip{p.GetPairId(), skip})
-					if skip == schemas.ReasonStale {
-						b.Stale++
-					} else {
-						skipped[skip]++
-					}
+					skipped[skip]++
 				case reached < 3 && reason != "":
 					dead[reason]++
 				case reached == 3:
@@ -127,7 +123,7 @@ func TestAuditProperty(t *testing.T) {
 			rt.Errorf("(-want +got):\n%s", diff)
 		}
 		for _, b := range got {
-			if b.Prompts != b.Trained+b.DeadTotal()+b.Stale+b.SkippedTotal()+b.Ready+b.InFlight+b.Lost {
+			if b.Prompts != b.Trained+b.DeadTotal()+b.SkippedTotal()+b.Ready+b.InFlight+b.Lost {
 				rt.Errorf("iteration %d does not balance: %+v", b.Iteration, b)
 			}
 		}

@@ -284,8 +284,6 @@ func (b *book) settle(out *Balance, r Record, below floors, most int) {
 			if m.flags&dropped != 0 {
 				out.Dropped++
 			}
-		case m.skip != 0 && b.reasons[m.skip-1] == schemas.ReasonStale:
-			out.Stale++
 		case m.skip != 0:
 			skipped[b.reasons[m.skip-1]]++
 		case m.on&source != 0 && r.Done && m.seq > newest:
