@@ -9,23 +9,23 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 )
 
-// input is a message in hand.
+// input is a message that the stage holds.
 type input struct {
 	jetstream.Msg
 	meta *jetstream.MsgMetadata
 	body events.Message // nil until opened
 }
 
-// place is where the message stands.
+// place is the position of the message.
 func (in *input) place() place { return place{in.meta.Stream, in.meta.Sequence.Stream} }
 
-// batch holds the messages in hand. From the moment a message is added until it is answered, the server is told again
-// and again that it is being worked on, so that a slow batch is not delivered to somebody else meanwhile.
+// batch holds the messages that a stage works on. From the moment a message is added until it is answered, a heartbeat tells the
+// server that it is in progress, so that the server does not deliver a slow batch to another worker.
 type batch struct {
-	inputs []*input // of the stage's goroutine
+	inputs []*input // used by the stage's goroutine only
 
 	mu   sync.Mutex
-	held []jetstream.Msg // the same, of the heartbeat
+	held []jetstream.Msg // the same messages, for the heartbeat
 	stop chan struct{}
 	done chan struct{} // nil until the heartbeat runs
 	beat time.Duration
@@ -58,16 +58,16 @@ func (b *batch) heartbeat() {
 		held := b.held
 		b.mu.Unlock()
 		for _, msg := range held {
-			// Answered already, or no connection: either way there is nothing to do, the next beat tries again.
+			// An error means that the message is answered or the connection is lost; the next beat tries again.
 			_ = msg.InProgress()
 		}
 	}
 }
 
-// release gives back what was not answered, at once, and ends the heartbeat.
+// release gives back the messages that were not answered and ends the heartbeat.
 func (b *batch) release() {
 	for _, in := range b.inputs {
-		// Refused by nats.go for a message that was answered, which is the point.
+		// nats.go refuses this for a message that was answered, so only the others are given back.
 		_ = in.Nak()
 	}
 	if b.done != nil {

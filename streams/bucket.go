@@ -8,7 +8,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// bucket opens a KV bucket, and creates it when it is not there. Entries expire after ttl; 0 keeps them.
+// bucket opens a key-value bucket, and creates it if it does not exist. Entries expire after ttl; 0 keeps them.
 func (c *Conn) bucket(ctx context.Context, name, description string, ttl time.Duration) (jetstream.KeyValue, error) {
 	kv, err := c.js.KeyValue(ctx, name)
 	if !errors.Is(err, jetstream.ErrBucketNotFound) {

@@ -13,13 +13,13 @@ import (
 )
 
 const (
-	// MaxMessage is the size in bytes under which a message stays; what is larger goes to the checkpoint store.
+	// MaxMessage is the maximum size of a message in bytes. Larger data goes to the checkpoint store.
 	MaxMessage = 256 << 10
-	// maxLetter leaves a dead letter room for the largest original.
+	// maxLetter is the maximum size of a dead letter in bytes. It leaves room for the largest original.
 	maxLetter = 2 * MaxMessage
 )
 
-// newMessage is an empty message of a kind, nil for a kind that does not exist.
+// newMessage returns an empty message of a kind, or nil for an unknown kind.
 func newMessage(kind schemas.Kind) events.Message {
 	switch kind {
 	case schemas.Prompts:
@@ -42,7 +42,7 @@ func newMessage(kind schemas.Kind) events.Message {
 	return nil
 }
 
-// seal makes the stored form of a message: subject, id and bytes.
+// seal returns the stored form of a message: subject, id and bytes.
 func seal(kind schemas.Kind, m events.Message) (*nats.Msg, error) {
 	like := newMessage(kind)
 	switch {
@@ -107,30 +107,31 @@ func open(subject string, data []byte) (events.Message, error) {
 
 const (
 	headerID = nats.MsgIdHdr
-	// headerRedriven names the dead letter that a message was taken from.
+	// headerRedriven holds the number of the dead letter that a redriven message was taken from.
 	headerRedriven = "Ldalign-Redriven"
-	// headerParent names the message that a stage made this one from, see parent.
+	// headerParent names the message that a stage made this one from; see parent.
 	headerParent = "Ldalign-Parent"
-	// redriveMark ends the id proper in the message id of a redriven message.
+	// redriveMark separates the id from the mark in the message id of a redriven message.
 	redriveMark = "#"
 )
 
-// parent is a message's place in the log, as headerParent holds it: <kind>:<position>.
+// parent formats a message's position in the log for headerParent: <kind>:<position>.
 func parent(kind schemas.Kind, seq uint64) string {
 	return string(kind) + ":" + strconv.FormatUint(seq, 10)
 }
 
-// parentOf is the inverse of parent; false when a message does not say what pair it was made from.
+// parentOf is the inverse of parent. ok is false when the header does not name a message of a pair.
 func parentOf(header nats.Header) (kind schemas.Kind, seq uint64, ok bool) {
 	name, number, _ := strings.Cut(header.Get(headerParent), ":")
 	seq, err := strconv.ParseUint(number, 10, 64)
 	return schemas.Kind(name), seq, err == nil && schemas.Kind(name).CarriesPair()
 }
 
-// messageID is what a stream deduplicates by: <kind>:<id>.
+// messageID is the key by which a stream removes duplicates: <kind>:<id>.
 func messageID(kind schemas.Kind, id string) string { return string(kind) + ":" + id }
 
-// idOf takes the id out of a messageID, also of a redriven message. Empty when the header holds none of ours.
+// idOf returns the id in a messageID, without the mark of a redriven message. It is empty when this program did not write the
+// header.
 func idOf(header nats.Header) string {
 	kind, id, _ := strings.Cut(header.Get(headerID), ":")
 	if newMessage(schemas.Kind(kind)) == nil {

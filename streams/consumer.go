@@ -10,7 +10,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
-// ensureConsumers creates the stage's consumers, or takes those that exist.
+// ensureConsumers creates the stage's consumers, or opens those that exist.
 func (r *runner) ensureConsumers(ctx context.Context) (err error) {
 	if r.consumer, err = r.ensureConsumer(ctx, r.stage.Run, r.stage.consumer(r.limits)); err != nil || r.stage.Source == nil {
 		return err
@@ -19,18 +19,18 @@ func (r *runner) ensureConsumers(ctx context.Context) (err error) {
 	return err
 }
 
-// ensureConsumer creates a consumer in the log of a run, or takes the one that exists, and asserts what comes back.
+// ensureConsumer creates a consumer in the log of a run, or opens the one that exists, and checks its configuration.
 func (r *runner) ensureConsumer(ctx context.Context, run string, want jetstream.ConsumerConfig) (jetstream.Consumer, error) {
 	name := StreamName(r.stage.In, run)
 	for try := 1; ; try++ {
 		asking, cancel := context.WithTimeout(ctx, askTimeout)
 		have, err := r.js.Consumer(asking, name, want.Durable)
-		if err == nil { // a restored one begins behind what was settled
+		if err == nil { // a restored consumer begins after what was settled: keep its start
 			want.DeliverPolicy, want.OptStartSeq = have.CachedInfo().Config.DeliverPolicy, have.CachedInfo().Config.OptStartSeq
 		}
 		consumer, err := r.js.CreateOrUpdateConsumer(asking, name, want)
 		var info *jetstream.ConsumerInfo
-		if err == nil { // asked anew: a server that has just restarted answers an update with what was there before
+		if err == nil { // ask again: a server that has just restarted answers an update with the old configuration
 			info, err = consumer.Info(asking)
 		}
 		cancel()
@@ -56,9 +56,8 @@ func (r *runner) ensureConsumer(ctx context.Context, run string, want jetstream.
 	}
 }
 
-// consumer is the durable that all processes of the stage share. The server never gives a message up (MaxDeliver -1):
-// it would then stay in the log, neither processed nor accounted. Giving up is the runner's, which writes a dead
-// letter.
+// consumer is the durable that all processes of the stage share. The server never gives up a message (MaxDeliver -1), because
+// the message would then stay in the log unprocessed and uncounted. The runner gives it up, by writing a dead letter.
 func (s Stage) consumer(l Limits) jetstream.ConsumerConfig {
 	c := jetstream.ConsumerConfig{
 		Durable:       s.Name,
@@ -67,11 +66,11 @@ func (s Stage) consumer(l Limits) jetstream.ConsumerConfig {
 		AckPolicy:     jetstream.AckExplicitPolicy,
 		AckWait:       l.AckWait,
 		MaxDeliver:    -1,
-		// What is in hand is bounded by what each worker asks for. A bound here would leave workers that have asked for more,
-		// together, waiting for the rest of a batch that the server may not give them.
+		// Each worker bounds the messages that it holds by what it asks for. With a bound here, workers that together ask for
+		// more would wait for the rest of a batch that the server may not give them.
 		MaxAckPending: -1,
 	}
-	if s.Source != nil { // it has dead letters that were redriven
+	if s.Source != nil { // in a replay, the run's own log has only redriven dead letters
 		c.Durable = fmt.Sprintf("%s-%d", s.Name, s.Iterations[0]) // a stage's name has no hyphen
 		c.FilterSubject, c.FilterSubjects = "", s.subjects(s.Run)
 		c.Metadata = map[string]string{sourceKey: s.Source.Run}
@@ -88,7 +87,7 @@ func (s Stage) sourceConsumer(l Limits) jetstream.ConsumerConfig {
 	return c
 }
 
-// subjects are those of the stage's iterations in a run.
+// subjects returns the subjects of the stage's iterations in a run.
 func (s Stage) subjects(run string) []string {
 	var out []string
 	for _, i := range s.Iterations {

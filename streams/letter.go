@@ -10,14 +10,14 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 )
 
-// maxErrorText bounds the error that a dead letter carries.
+// maxErrorText bounds the error text of a dead letter, in bytes.
 const maxErrorText = 4 << 10
 
-// letter is a message that is to be a dead letter, and why.
+// letter is a message that becomes a dead letter, with the reason.
 type letter struct {
 	in  *input
 	err error
-	// tries is how often this process tried it; 0 means once.
+	// tries is how often this process tried the message; 0 counts as once.
 	tries int
 }
 
@@ -43,13 +43,13 @@ func (r *runner) bury(work context.Context, letters []letter) error {
 	return nil
 }
 
-// deadLetter writes the letter of a message that its stage gives up.
+// deadLetter builds the dead letter of a message that the stage gives up.
 func (r *runner) deadLetter(l letter) *events.DeadLetter {
 	meta := l.in.meta
 	d := LetterOf(r.stage.Name, Entry{
 		Stream: meta.Stream, Subject: l.in.Subject(), Seq: meta.Sequence.Stream, Header: l.in.Headers(), Data: l.in.Data(),
 	}, l.err)
-	if d.GetRun() != "" && d.GetRun() != r.stage.Run { // a source is only read: redriven, it goes to the run's own subject
+	if d.GetRun() != "" && d.GetRun() != r.stage.Run { // nothing is written to a source: redriving stores the message on the run's own subject
 		d.Subject = schemas.Subject(r.stage.In, r.stage.Run, d.GetIteration())
 		d.Original = r.stage.original(l.in)
 	}
@@ -57,9 +57,9 @@ func (r *runner) deadLetter(l letter) *events.DeadLetter {
 	return d
 }
 
-// LetterOf is the dead letter of a message on a log that a stage, or a reader that is named as one, cannot use because of err.
-// Its run and iteration are those of the subject, its pair that of the header, which names it even when the bytes cannot be
-// read; a message of another program, without that header, stands for no pair.
+// LetterOf returns the dead letter of an entry that a stage cannot use because of err; a reader may also name itself as the
+// stage. The run and iteration come from the subject. The pair id comes from the header, so it is known even when the bytes cannot
+// be decoded. A message of another program has no such header, and its letter has no pair id.
 func LetterOf(stage string, e Entry, err error) *events.DeadLetter {
 	d := &events.DeadLetter{
 		Schema: events.Version, Stage: stage, Reason: reasonOf(err), Error: Text(causeOf(err)),
@@ -75,7 +75,7 @@ func LetterOf(stage string, e Entry, err error) *events.DeadLetter {
 	return d
 }
 
-// Bury publishes the dead letter of a message that a reader cannot use. Published again it is stored once.
+// Bury publishes the dead letter of a message that a reader cannot use. Publishing it again stores nothing new.
 func (c *Conn) Bury(ctx context.Context, d *events.DeadLetter) error {
 	d.Worker, d.Deliveries = c.worker, 1
 	c.log.Error().Str("error", d.GetError()).Str("stage", d.GetStage()).Str("run", d.GetRun()).Str("reason", d.GetReason()).
@@ -90,7 +90,7 @@ func reasonOf(err error) string {
 	return schemas.ReasonPoison
 }
 
-// causeOf is the error without the reason, which has its own field.
+// causeOf returns the error without the reason, which has a field of its own.
 func causeOf(err error) error {
 	if reject := new(schemas.Reject); errors.As(err, &reject) && reject.Err != nil {
 		return reject.Err
@@ -98,10 +98,10 @@ func causeOf(err error) error {
 	return err
 }
 
-// Text is a text, or an error's, as a dead letter carries it: valid UTF-8 of bounded length.
+// Text returns v's text as a dead letter carries it: valid UTF-8 of bounded length.
 func Text(v any) string { return text(v, maxErrorText) }
 
-// text is an error's text as protobuf takes it: valid UTF-8, and no longer than limit.
+// text returns v's text as valid UTF-8, cut to limit bytes.
 func text(v any, limit int) string {
 	s := fmt.Sprint(v)
 	return strings.ToValidUTF8(s[:min(len(s), limit)], "\uFFFD")

@@ -6,7 +6,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
-// What becomes of a message, apart from the reasons of dead letters.
+// Outcomes of a message other than becoming a dead letter.
 const (
 	Done    = "done"
 	Retried = "retried"
@@ -15,25 +15,26 @@ const (
 // StageID names a stage of a run.
 type StageID struct{ Run, Stage string }
 
-// BatchDone says that Process worked on messages together.
+// BatchDone reports one call of Process.
 type BatchDone struct {
 	StageID
 	Messages int
 	Took     time.Duration
 }
 
-// MessageSettled says that one message is Done, Retried, or a dead letter for a reason (schemas.Reason…).
+// MessageSettled reports what became of one message. Outcome is Done, Retried, or the reason of a dead letter
+// (schemas.Reason…).
 type MessageSettled struct {
 	StageID
 	Iteration uint32
 	Outcome   string
 }
 
-// Observer is told what a stage does. Its methods are called by the stage's goroutine and must not block.
+// Observer receives what a stage does. The stage's goroutine calls its methods, which must not block.
 type Observer interface {
 	Batch(BatchDone)
 	Settled(MessageSettled)
-	// Silent: the server missed its heartbeats.
+	// Silent reports that the server missed its heartbeats.
 	Silent(StageID)
 }
 
@@ -43,7 +44,7 @@ func (unobserved) Batch(BatchDone)        {}
 func (unobserved) Settled(MessageSettled) {}
 func (unobserved) Silent(StageID)         {}
 
-// id names the stage to its observer.
+// id identifies the stage in the observer's events.
 func (s Stage) id() StageID { return StageID{s.Run, s.Name} }
 
 // settled tells the observer what became of a message.

@@ -9,12 +9,12 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
-// holdTries is how often a stage that is unable tries again with the messages in hand, before it gives them back for
-// another process to try. Pauses double, so that is 15 s with the default Limits.Retry; and as each return counts as a
-// delivery, an outage of minutes does not make suspects of messages.
+// holdTries is how often a stage that is unable to work tries again before it gives its messages back to other processes. The
+// pauses double, so it holds them for 15 s with the default Limits.Retry. Each return counts as a delivery; holding the messages
+// keeps an outage of minutes from making them suspects.
 const holdTries = 4
 
-// unable is the first outcome that says that the stage cannot work, whatever the message.
+// unable returns the first *schemas.Unavailable among the outcomes, or nil: the stage cannot work, whatever the message.
 func unable(outcomes []Outcome) *schemas.Unavailable {
 	for _, o := range outcomes {
 		if u := new(schemas.Unavailable); errors.As(o.Err, &u) {
@@ -24,14 +24,14 @@ func unable(outcomes []Outcome) *schemas.Unavailable {
 	return nil
 }
 
-// wait pauses because the stage cannot work, and tells whether to give the batch back: messages that it has worked on
-// too, for doing them again stores the same. The error is that of a stage that will not get well.
+// wait pauses because the stage cannot work, and reports whether to give the whole batch back, including the messages that
+// were processed: processing them again stores the same outputs. It returns an error when the cause is permanent.
 func (r *runner) wait(work context.Context, cause *schemas.Unavailable, in []*input, try int) (giveUp bool, err error) {
 	if cause.Permanent {
-		return true, fmt.Errorf("streams: stage %s of run %s gives its work back and ends: %w", r.stage.Name, r.stage.Run, cause.Err)
+		return true, fmt.Errorf("streams: stage %s of run %s cannot work and stops; its messages are given back: %w", r.stage.Name, r.stage.Run, cause.Err)
 	}
 	r.log.Warn().Err(cause.Err).Int("messages", len(in)).Int("try", try).
-		Msg("cannot work now, through no fault of the messages: waiting")
+		Msg("the stage cannot work now: waiting (no try of its messages is counted)")
 	r.heartbeat.Say(StateWaiting, text(cause.Err, maxDetail))
 	if try > holdTries {
 		for _, one := range in {

@@ -16,7 +16,7 @@ type sealed struct {
 	msg  *nats.Msg
 }
 
-// sealAll makes the messages of one input's outcome ready, all or none.
+// sealAll seals the outputs of one input, all or none.
 func sealAll(out []Emit, from schemas.Kind, in *input) ([]sealed, error) {
 	all := make([]sealed, len(out))
 	for i, e := range out {
@@ -35,8 +35,8 @@ func sealAll(out []Emit, from schemas.Kind, in *input) ([]sealed, error) {
 	return all, nil
 }
 
-// publishUnstored publishes the outputs of a batch. Of many that one message has, those that the log holds are left out. Few
-// are published again whatever the log holds: looking would cost more than what a reader then drops.
+// publishUnstored publishes the outputs of a batch. When one input has more outputs than a window, it leaves out those that the
+// log already holds. Fewer outputs are published again in any case: looking them up costs more than the copies that readers drop.
 func (r *runner) publishUnstored(work context.Context, done []*input, out []sealed) error {
 	if len(done) == 1 && len(out) > window {
 		var err error
@@ -47,8 +47,8 @@ func (r *runner) publishUnstored(work context.Context, done []*input, out []seal
 	return r.publish(work, out)
 }
 
-// unstored are the outputs that the log does not hold: it holds all that a stage had stored which died before it acknowledged
-// the message, perhaps longer ago than ids are remembered.
+// unstored returns the outputs that the log does not hold. The log may hold outputs of a worker that died before it acknowledged
+// the input, perhaps so long ago that the server has forgotten their ids.
 func (r *runner) unstored(work context.Context, out []sealed) ([]sealed, error) {
 	have := map[string]map[string]uint64{} // by subject
 	var rest []sealed
@@ -60,7 +60,7 @@ func (r *runner) unstored(work context.Context, out []sealed) ([]sealed, error) 
 				have[subject], err = r.firsts(work, s.kind, run, iteration)
 			}
 			if err != nil {
-				return nil, fmt.Errorf("streams: stage %s: what is stored on %s: %w", r.stage.Name, subject, err)
+				return nil, fmt.Errorf("streams: stage %s: list what is stored on %s: %w", r.stage.Name, subject, err)
 			}
 		}
 		if _, stored := have[subject][s.msg.Header.Get(headerID)]; !stored {
@@ -70,8 +70,8 @@ func (r *runner) unstored(work context.Context, out []sealed) ([]sealed, error) 
 	return rest, nil
 }
 
-// publish stores outputs in order: a kind's messages go out together, and the next kind's when they are stored, so that
-// a message that closes an iteration never stands before what it closes.
+// publish stores outputs in order. It sends consecutive messages of one kind together and waits until they are stored before it
+// sends the next kind, so that a message that closes an iteration never precedes the iteration's prompts.
 func (r *runner) publish(work context.Context, out []sealed) error {
 	for len(out) > 0 {
 		kind := out[0].kind

@@ -10,14 +10,13 @@ import (
 )
 
 const (
-	// pullHeartbeat is how often the server tells a waiting stage that it is there; two misses and the stage asks
-	// again.
+	// pullHeartbeat is how often the server sends a heartbeat to a waiting stage. After two missed ones the stage pulls again.
 	pullHeartbeat = time.Second
 )
 
-// fill takes a batch: what is there; else it waits for a first message; then it lingers for more. It asks the server
-// for no more than it has room for and lets the server end each request, so that nothing is under way that is not in
-// hand.
+// fill fills a batch. It takes the messages that are there, waits for the first one when there are none, and then lingers for
+// more. It asks for no more messages than fit into the batch and lets the server end each request, so that no message is
+// delivered after fill has returned.
 func (r *runner) fill(ctx context.Context, b *batch) error {
 	if err := r.takeThere(b, r.stage.Batch); err != nil {
 		return r.pullFailed(ctx, err)
@@ -29,7 +28,7 @@ func (r *runner) fill(ctx context.Context, b *batch) error {
 				return err
 			}
 		}
-		if r.source != nil && len(b.inputs) == 0 { // what was given back comes there
+		if r.source != nil && len(b.inputs) == 0 { // the source delivers messages that were given back
 			if err := r.takeThere(b, r.stage.Batch); err != nil {
 				return r.pullFailed(ctx, err)
 			}
@@ -41,12 +40,12 @@ func (r *runner) fill(ctx context.Context, b *batch) error {
 	}
 	err := r.linger(b, missing)
 	if err != nil {
-		r.log.Debug().Err(err).Msg("going on with a part-filled batch")
+		r.log.Debug().Err(err).Msg("continuing with a partly filled batch")
 	}
 	return nil
 }
 
-// takeThere adds to the batch up to n messages that are there now: of a replay's source, then of the run's own log.
+// takeThere adds up to n messages that are available now to the batch: from a replay's source, then from the run's own log.
 func (r *runner) takeThere(b *batch, n int) error {
 	for _, consumer := range []jetstream.Consumer{r.source, r.consumer} {
 		had := len(b.inputs)
@@ -61,7 +60,7 @@ func (r *runner) takeThere(b *batch, n int) error {
 	return nil
 }
 
-// await waits for a message: of a stage with a source, which is to look there again, not for long.
+// await waits for a message. A stage with a source waits only for a short time, because it also has to look into the source.
 func (r *runner) await(ctx context.Context) (jetstream.MessageBatch, error) {
 	if r.source != nil {
 		return r.consumer.Fetch(1, jetstream.FetchMaxWait(r.beat()))
@@ -69,9 +68,9 @@ func (r *runner) await(ctx context.Context) (jetstream.MessageBatch, error) {
 	return r.consumer.Fetch(1, jetstream.FetchContext(ctx), jetstream.FetchHeartbeat(pullHeartbeat))
 }
 
-// linger takes what comes within the stage's Linger.
+// linger takes what arrives within the stage's Linger.
 func (r *runner) linger(b *batch, n int) error {
-	if r.stage.Linger == 0 || r.source != nil { // a source has all that it will have
+	if r.stage.Linger == 0 || r.source != nil { // a source does not grow
 		return r.takeThere(b, n)
 	}
 	return r.take(b, func() (jetstream.MessageBatch, error) {
@@ -79,7 +78,7 @@ func (r *runner) linger(b *batch, n int) error {
 	})
 }
 
-// take adds to the batch what one request brings.
+// take adds the messages of one request to the batch.
 func (r *runner) take(b *batch, fetch func() (jetstream.MessageBatch, error)) error {
 	got, err := fetch()
 	if err != nil {
@@ -95,7 +94,7 @@ func (r *runner) take(b *batch, fetch func() (jetstream.MessageBatch, error)) er
 	return got.Error()
 }
 
-// rest says why the stage has nothing in hand.
+// rest announces why the stage has no messages.
 func (r *runner) rest() {
 	if n := len(r.failures); n > 0 {
 		r.heartbeat.Say(StateRetrying, fmt.Sprintf("%d messages that failed", n))
@@ -104,7 +103,7 @@ func (r *runner) rest() {
 	r.heartbeat.Say(StateIdle, "waiting for "+string(r.stage.In))
 }
 
-// pullFailed does what an error of a request calls for; it returns the error when nothing can be done.
+// pullFailed handles the error of a request. It returns an error only when the stage cannot continue.
 func (r *runner) pullFailed(ctx context.Context, err error) error {
 	switch {
 	case over(ctx):
@@ -122,6 +121,6 @@ func (r *runner) pullFailed(ctx context.Context, err error) error {
 			return nil
 		}
 	}
-	// A consumer that was deleted, or lost with its server, comes back from its declared form.
+	// Recreate a consumer that was deleted or lost with its server.
 	return ended(ctx, r.ensureConsumers(ctx))
 }

@@ -2,17 +2,17 @@ package streams
 
 import "github.com/ldalign/ldalign/schemas/events"
 
-// feed gives a stage more messages of its batch's kind while it works.
+// feed takes more messages for a Refilling while it works on a batch.
 type feed struct {
 	*runner
 	batch *batch
 	room  int
-	// in are those that the stage got; suspect and letters are settled after them.
+	// in are the messages that the stage got. suspect and letters are settled after them.
 	in, suspect []*input
 	letters     []letter
 }
 
-// more pulls what is there, n messages at most. A pull that fails gives nothing: the next batch waits the failure out.
+// more pulls at most n messages that are available now. When the pull fails it returns none; the next batch handles the failure.
 func (f *feed) more(n int) []events.Message {
 	n = min(n, f.room)
 	select {

@@ -12,16 +12,16 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 )
 
-// RunStage runs a stage until ctx ends: it pulls at most a batch at a time, keeps it from being redelivered while
-// Process works on it, publishes the outputs, waits until they are stored, and only then acknowledges the inputs. When
-// ctx ends it finishes the batch within Stage.Grace or gives it back, and returns nil.
+// RunStage runs a stage until ctx ends. It pulls at most one batch at a time, keeps the server from redelivering it while
+// Process works on it, publishes the outputs, waits until they are stored, and only then acknowledges the inputs. When ctx
+// ends, RunStage finishes the batch within Stage.Grace or gives it back, and returns nil.
 //
-// It waits out a lost server and recreates a deleted consumer. A batch that fails as a whole, by panic or by an error
-// for every message, is processed again one by one to find the message at fault. Messages that cannot be decoded or
-// were written by a newer program become dead letters without being processed.
+// When the server is lost, RunStage waits for it to return; it recreates a deleted consumer. When a whole batch fails, by a
+// panic or by an error for every message, RunStage processes the messages again one by one to find the one at fault. Messages
+// that cannot be decoded, or were written by a newer program, become dead letters without being processed.
 //
-// Errors: a stage that is not valid, ErrNotFound for a stream that does not exist, outputs that the server refuses to
-// store (ErrFull, ErrStore), and a *schemas.Unavailable that lasts; inputs are then given back.
+// RunStage returns an error for an invalid stage, for a stream that does not exist (ErrNotFound), when the server refuses to
+// store outputs (ErrFull, ErrStore), and for a permanent *schemas.Unavailable. It then gives the inputs back.
 func (c *Conn) RunStage(ctx context.Context, s Stage, process Process) error {
 	return c.RunRefilling(ctx, s, func(ctx context.Context, in []events.Message, _ func(int) []events.Message) []Outcome {
 		return process(ctx, in)
@@ -52,7 +52,7 @@ func (c *Conn) RunRefilling(ctx context.Context, s Stage, process Refilling) err
 	for r.heartbeat.Hold(ctx) == nil && !over(ctx) {
 		b := newBatch(c.limits.AckWait / 3)
 		err = r.fill(pulling, b)
-		// What came although the stage was paused meanwhile goes back.
+		// If the stage was paused while it waited, release gives back what it got.
 		if _, paused := r.heartbeat.Paused(); err == nil && !paused && !over(ctx) {
 			r.heartbeat.Say(StateWorking, fmt.Sprintf("on %d %s", len(b.inputs), s.In))
 			err = r.settle(work, b)
@@ -74,13 +74,13 @@ type runner struct {
 	*Conn
 	stage   Stage
 	process Refilling
-	// consumer is that in the run's own log, and source that in the log of a replay's source, nil for other stages.
+	// consumer reads the run's own log. source reads the log of a replay's source; it is nil for other stages.
 	consumer, source jetstream.Consumer
-	// failures counts, by position, how often a message failed here. An entry goes when the message is settled here;
-	// when another process settles it, the few bytes stay until the stage ends.
+	// failures counts, by position, how often a message failed in this process. An entry is removed when this process settles
+	// the message; when another process settles it, the entry stays until the stage ends.
 	failures  map[place]int
 	heartbeat *Heartbeat
-	// ending is closed when the stage is told to end.
+	// ending is closed when RunStage's context ends.
 	ending <-chan struct{}
 	log    zerolog.Logger
 }
@@ -94,7 +94,7 @@ type place struct {
 // over reports that ctx has ended.
 func over(ctx context.Context) bool { return ctx.Err() != nil }
 
-// ended drops an error that is only the end of ctx.
+// ended turns err into nil when it only says that ctx has ended.
 func ended(ctx context.Context, err error) error {
 	if over(ctx) && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
 		return nil
@@ -102,7 +102,7 @@ func ended(ctx context.Context, err error) error {
 	return err
 }
 
-// outlive gives a context that ends grace after ctx has.
+// outlive returns a context that ends the duration grace after ctx has ended.
 func outlive(ctx context.Context, grace time.Duration) (context.Context, context.CancelFunc) {
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() {

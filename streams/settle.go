@@ -11,8 +11,8 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 )
 
-// settle decides the fate of every message of a batch. What it leaves undecided, because work has ended, the batch's
-// release gives back.
+// settle processes every message of a batch and settles it. Messages that it leaves unsettled because work has ended are given
+// back by the batch's release.
 func (r *runner) settle(work context.Context, b *batch) error {
 	healthy, suspect, letters := r.sort(b.inputs)
 	if err := r.bury(work, letters); err != nil {
@@ -31,8 +31,8 @@ func (r *runner) settle(work context.Context, b *batch) error {
 	return r.try(work, suspect)
 }
 
-// sort opens messages, and tells those that can be worked on together from those that whoever had them may have died of,
-// and those that nobody can work with.
+// sort decodes messages and divides them: healthy ones are processed together, suspect ones may have killed a worker and are
+// processed alone, and letters cannot be processed.
 func (r *runner) sort(inputs []*input) (healthy, suspect []*input, letters []letter) {
 	for _, in := range inputs {
 		var err error
@@ -53,7 +53,7 @@ func (r *runner) sort(inputs []*input) (healthy, suspect []*input, letters []let
 	return healthy, suspect, letters
 }
 
-// run processes messages together, with those that the feed gives (nil for none), and settles them by their outcomes.
+// run processes messages together, with those that more adds (nil for none), and settles them by their outcomes.
 func (r *runner) run(work context.Context, in []*input, more *feed) error {
 	if over(work) {
 		return nil
@@ -65,7 +65,7 @@ func (r *runner) run(work context.Context, in []*input, more *feed) error {
 			break
 		}
 		if giveUp, err := r.wait(work, cause, in, try); giveUp || err != nil {
-			return err // the batch's release gives everything back
+			return err // the batch's release gives back everything
 		}
 		in, outcomes = r.call(work, in, nil)
 	}
@@ -86,7 +86,7 @@ func (r *runner) run(work context.Context, in []*input, more *feed) error {
 			}
 		}
 		if over(work) {
-			continue // failed by being told to end: given back, and no try counted
+			continue // it failed because work ended: it is given back and no try is counted
 		}
 		if reject := new(schemas.Reject); errors.As(o.Err, &reject) {
 			letters = append(letters, letter{in, o.Err, r.failures[in.place()] + 1})
@@ -106,7 +106,7 @@ func (r *runner) run(work context.Context, in []*input, more *feed) error {
 		}
 	}
 	if all, err := r.pace(work, done, out); err != nil || !all {
-		return err // the batch's release gives back what is not all published
+		return err // the batch's release gives back messages whose outputs are not all published
 	}
 	for _, in := range done {
 		r.acknowledge(in, Done)
@@ -126,7 +126,7 @@ func (r *runner) runSingly(work context.Context, in []*input) error {
 	return nil
 }
 
-// call calls Process and makes a panic, or a wrong number of outcomes, a failure of every message.
+// call calls Process. It turns a panic, or a wrong number of outcomes, into a failure of every message.
 func (r *runner) call(work context.Context, in []*input, more *feed) (all []*input, out []Outcome) {
 	start := time.Now()
 	defer func() {
@@ -153,7 +153,7 @@ func (r *runner) call(work context.Context, in []*input, more *feed) (all []*inp
 	return in, out
 }
 
-// failed is the same error for n messages.
+// failed returns n outcomes with the same error.
 func failed(n int, err error) []Outcome {
 	out := make([]Outcome, n)
 	for i := range out {
@@ -179,7 +179,7 @@ func (r *runner) acknowledge(in *input, outcome string) {
 	r.answer(in, in.Ack())
 }
 
-// answer logs an answer that could not be sent. The server will deliver the message again, which is harmless.
+// answer logs an acknowledgement that could not be sent. The server then delivers the message again, which is harmless.
 func (r *runner) answer(in *input, err error) {
 	if err != nil {
 		r.log.Warn().Err(err).Uint64("seq", in.meta.Sequence.Stream).Msg("answer not sent")

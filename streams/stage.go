@@ -14,56 +14,54 @@ import (
 type Stage struct {
 	// Name of the stage, lower-case letters and digits: "generator".
 	Name string
-	// In is the kind of message that it takes, of all iterations of Run.
+	// In is the kind of message that the stage takes, from all iterations of Run.
 	In  schemas.Kind
 	Run string
-	// Batch is the most messages that Process gets at once. Default 1.
+	// Batch is the maximum number of messages that Process gets at once. Default 1.
 	Batch int
-	// Refill is how many messages more a Refilling may take while it works on a batch. Default 0.
+	// Refill is how many more messages a Refilling may take while it works on a batch. Default 0.
 	Refill int
-	// Linger is how long a part-filled batch waits for more. Default 0: it takes what is there.
+	// Linger is how long a partly filled batch waits for more messages. Default 0: the batch takes what is there.
 	Linger time.Duration
-	// Grace is how long work under way may go on when the stage is told to end; then Process's context ends. Default 20
-	// s.
+	// Grace is how long Process may continue after RunStage's context has ended; then Process's own context ends. Default 20 s.
 	Grace time.Duration
-	// Observer is told what happens; nil for none.
+	// Observer is called when a batch is processed and a message is settled; nil for none.
 	Observer Observer
-	// Heartbeat is told what the stage does, and tells it when to pause; nil has RunStage announce it by itself.
+	// Heartbeat publishes what the stage does and tells it when to pause. When it is nil, RunStage calls Announce.
 	Heartbeat *Heartbeat
-	// End is the run's number of iterations: a message of a later one is a dead letter. 0 takes any.
+	// End is the run's number of iterations. A message of a later iteration becomes a dead letter. 0 means no bound.
 	End uint32
 
-	// MaxInFlight, not nil, bounds what lies before the trainer. Of the pairs that come of a message of an iteration, no more than
-	// that many are on the log beyond those that the trainer has taken (TrainerProgress), and the message stays in hand until
-	// all are; 0 is no bound. Batch must be 1. That workers died with such a message, which may be in hand for days, tells
-	// nothing of it: it becomes no dead letter for that.
+	// MaxInFlight, if not nil, bounds how many pairs of an iteration are published ahead of the trainer: at most that many more
+	// than the trainer has taken (TrainerProgress). 0 means no bound. The stage holds the input message until all its outputs
+	// are published, which may take days. Batch must be 1. Worker deaths do not count as tries of such a message.
 	MaxInFlight func(iteration uint32) int
 
-	// Source, not nil in a replay, is where the stage finds most of its messages: in the log of another run. They are
-	// adopted, which is to say processed as messages of Run under the ids that they have, and what was written of them
-	// stays as it is. Those of Iterations are read; Adopt, if not nil, changes each beside its run.
+	// Source is set in a replay. It is the part of another run's log from which the stage reads the messages of Iterations. The
+	// stage adopts them: it processes them as messages of Run under their own ids, and leaves the source's log unchanged. Adopt,
+	// if not nil, may change each adopted message further.
 	Source     *Source
 	Iterations []uint32
 	Adopt      func(events.Message)
 }
 
-// Process is the work of a stage: one outcome for each message, in the same order. It is called by one goroutine. ctx
-// ends only when the stage was told to end and its grace is over; whatever then fails is given back unprocessed.
+// Process does the work of a stage. It returns one outcome for each message, in the same order. One goroutine calls it. Its ctx
+// ends Stage.Grace after RunStage's context has ended; messages that fail after that are given back, and no try is counted.
 type Process func(ctx context.Context, in []events.Message) []Outcome
 
-// Refilling is a Process that takes more messages while it works, as the places of finished ones get free. more gives
-// those that are there now, n at most, and nothing when there are none, when Stage.Refill is used up, or when the stage was
-// told to end. Their outcomes follow those of in, in the order in which they were given. So a stage holds no more than it
-// works on, and what it has not taken is there for others.
+// Refilling is a Process that takes more messages while it works, whenever it has finished some. more returns at most n messages
+// that are available now. It returns none when the log has none, when Stage.Refill is used up, or when RunStage's context has
+// ended. The outcomes of these messages follow those of in, in the order in which more returned them. So a worker holds only the
+// messages that it works on, and leaves the others to other workers.
 type Refilling func(ctx context.Context, in []events.Message, more func(n int) []events.Message) []Outcome
 
-// Outcome of one message.
+// Outcome is the result of processing one message.
 type Outcome struct {
-	// Out is published, in order and before the message is acknowledged, when Err is nil.
+	// Out is published in order before the message is acknowledged. It is ignored when Err is not nil.
 	Out []Emit
-	// Err: a *schemas.Reject makes the message a dead letter at once; a *schemas.Unavailable has it given back as if it had not
-	// been tried; any other error has it tried again, after a growing pause, until it failed Limits.MaxDeliver times, the
-	// last time alone, and is a dead letter for poison.
+	// Err decides what happens to a message that failed. A *schemas.Reject makes it a dead letter at once. A
+	// *schemas.Unavailable gives it back and counts no try. After any other error it is tried again after a growing pause. When
+	// it has failed Limits.MaxDeliver times, the last time alone, it becomes a dead letter with schemas.ReasonPoison.
 	Err error
 }
 
@@ -102,8 +100,8 @@ func (s Stage) withDefaults() (Stage, error) {
 	return s, nil
 }
 
-// beyond tells that a message is of an iteration that the run does not have. Pairs belong to the iteration that is
-// trained from them, checkpoints also to the one that follows the last.
+// beyond reports whether a message is of an iteration that the run does not have. The last pairs belong to iteration End-1; a
+// checkpoint may also belong to iteration End.
 func (s Stage) beyond(m events.Message) bool {
 	i := m.GetIteration()
 	return s.End > 0 && (i > s.End || i == s.End && s.In.CarriesPair())

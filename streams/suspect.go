@@ -9,16 +9,16 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// trialBucket counts how often a process began to work on a suspect and did not come back.
+// trialBucket counts how often a process began to work on a suspect and did not finish.
 const trialBucket = "ldalign-trials"
 
-// deadlyFactor times MaxDeliver is how many processes in a row may die of one message.
+// deadlyFactor times MaxDeliver is how many processes in a row may die while working on one message.
 const deadlyFactor = 2
 
-// try processes suspects: messages that were delivered more than MaxDeliver times and never settled, because whoever
-// worked on them died. Most are innocent, victims of restarts or of a neighbour in their batch. So each is processed
-// alone, and the server is told before and after: a message whose processing was begun again and again and never came
-// to an end is what the processes died of.
+// try processes suspects: messages that were delivered more than MaxDeliver times and never settled, because the workers that
+// had them died. Most suspects are harmless; their workers were restarted or died of another message in the batch. So try
+// processes each suspect alone and records the beginning and the end in the server's store. A message whose processing begins
+// again and again but never ends is the one that kills the workers.
 func (r *runner) try(work context.Context, suspects []*input) error {
 	for _, in := range suspects {
 		if over(work) {
@@ -26,13 +26,13 @@ func (r *runner) try(work context.Context, suspects []*input) error {
 		}
 		trial, err := r.begin(work, in)
 		if err != nil {
-			r.log.Warn().Err(err).Uint64("seq", in.meta.Sequence.Stream).Msg("cannot count a trial, giving it back")
+			r.log.Warn().Err(err).Uint64("seq", in.meta.Sequence.Stream).Msg("cannot record the trial of a message, giving it back")
 			pause(work, r.limits.backoff(1))
 			return nil
 		}
 		if trial.deaths >= deadlyFactor*r.limits.MaxDeliver {
 			err = r.bury(work, []letter{{in, poison(fmt.Errorf(
-				"delivered %d times and never settled: %d processes in a row died of it",
+				"delivered %d times and never settled: %d processes in a row died while working on it",
 				in.meta.NumDelivered, trial.deaths)), trial.deaths}})
 		} else {
 			err = r.run(work, []*input{in}, nil)
@@ -49,11 +49,11 @@ func (r *runner) try(work context.Context, suspects []*input) error {
 type trial struct {
 	kv  jetstream.KeyValue
 	key string
-	// deaths is how many trials before this one did not end.
+	// deaths is how many earlier trials did not end.
 	deaths int
 }
 
-// begin counts a trial, in the server's store, so that this process may die of it.
+// begin counts a trial in the server's store, where the count survives the death of this process.
 func (r *runner) begin(ctx context.Context, in *input) (trial, error) {
 	kv, err := r.bucket(ctx, trialBucket, "messages that processes may have died of", r.limits.MaxAge)
 	if err != nil {
@@ -74,7 +74,7 @@ func (r *runner) begin(ctx context.Context, in *input) (trial, error) {
 	return t, err
 }
 
-// end takes the count back: the process lives. If that fails the count is one too high, which harms nobody.
+// end deletes the count, because the process survived. If that fails the count is one too high, which is harmless.
 func (t trial) end(ctx context.Context) {
 	_ = t.kv.Purge(context.WithoutCancel(ctx), t.key)
 }
