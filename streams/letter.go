@@ -49,7 +49,7 @@ func (r *runner) deadLetter(l letter) *events.DeadLetter {
 	d := LetterOf(r.stage.Name, Entry{
 		Stream: meta.Stream, Subject: l.in.Subject(), Seq: meta.Sequence.Stream, Header: l.in.Headers(), Data: l.in.Data(),
 	}, l.err)
-	if d.GetRun() != "" && d.GetRun() != r.stage.Run { // nothing is written to a source: redriving stores the message on the run's own subject
+	if d.GetRun() != "" && d.GetRun() != r.stage.Run { // redriving stores it on the run's own subject: sources stay unchanged
 		d.Subject = schemas.Subject(r.stage.In, r.stage.Run, d.GetIteration())
 		d.Original = r.stage.original(l.in)
 	}
@@ -58,8 +58,8 @@ func (r *runner) deadLetter(l letter) *events.DeadLetter {
 }
 
 // LetterOf returns the dead letter of an entry that a stage cannot use because of err; a reader may also name itself as the
-// stage. The run and iteration come from the subject. The pair id comes from the header, so it is known even when the bytes cannot
-// be decoded. A message of another program has no such header, and its letter has no pair id.
+// stage. The run and iteration come from the subject. The pair id comes from the header, so it is known even when the bytes
+// cannot be decoded. A message of another program has no such header, and its letter has no pair id.
 func LetterOf(stage string, e Entry, err error) *events.DeadLetter {
 	d := &events.DeadLetter{
 		Schema: events.Version, Stage: stage, Reason: reasonOf(err), Error: Text(causeOf(err)),

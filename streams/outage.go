@@ -28,7 +28,8 @@ func unable(outcomes []Outcome) *schemas.Unavailable {
 // were processed: processing them again stores the same outputs. It returns an error when the cause is permanent.
 func (r *runner) wait(work context.Context, cause *schemas.Unavailable, in []*input, try int) (giveUp bool, err error) {
 	if cause.Permanent {
-		return true, fmt.Errorf("streams: stage %s of run %s cannot work and stops; its messages are given back: %w", r.stage.Name, r.stage.Run, cause.Err)
+		return true, fmt.Errorf("streams: stage %s of run %s stops and gives its messages back: %w",
+			r.stage.Name, r.stage.Run, cause.Err)
 	}
 	r.log.Warn().Err(cause.Err).Int("messages", len(in)).Int("try", try).
 		Msg("the stage cannot work now: waiting (no try of its messages is counted)")
