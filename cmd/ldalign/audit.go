@@ -26,10 +26,10 @@ For each iteration, by pair ids:
 
     prompts = trained + dead + skipped + ready + in flight + lost
 
-The trainer's record of its batches says what is trained and skipped, the logs say the rest. An audit finds and names pairs
-that are lost, trained twice or not at all, or made by other weights than the iteration's policy, and messages missing in the
-middle of a log; what retention has removed is counted separately. The exit code is 1 when anything is found. The screen
-names 20 pairs of each finding, --json all of them. The run may go on meanwhile.`
+The numbers of trained and skipped pairs come from the trainer's record of its batches, all others from the logs. An audit
+finds and names pairs that are lost, trained twice, not trained, or sampled by weights other than the iteration's policy, and
+messages missing in the middle of a log. Pairs removed by retention are counted separately. The exit code is 1 if anything is
+found. The text output names up to 20 pairs of each finding, --json all of them. The run may continue meanwhile.`
 }
 
 func (c *auditCommand) Run(ctx context.Context, e *env) error {
@@ -59,7 +59,7 @@ func (c *auditCommand) Run(ctx context.Context, e *env) error {
 	})
 }
 
-// printAudit prints the ledger of each iteration, and fails when one does not balance.
+// printAudit prints the ledger of each iteration, and returns an error if one does not balance.
 func (e *env) printAudit(run string, balances []ledger.Balance) error {
 	var err error
 	if e.json {
@@ -95,13 +95,13 @@ func printBalances(w io.Writer, run string, balances []ledger.Balance) error {
 		fmt.Fprintf(&b, "  %s = %d trained + %d dead + %d skipped + %d ready + %d in flight + %d lost: %s\n",
 			prompts, a.Trained, a.DeadTotal(), a.SkippedTotal(), a.Ready, a.InFlight, a.Lost, verdict)
 		if a.Trained > 0 && !a.Recorded {
-			fmt.Fprintln(&b, "  its policy has no record of batches: trained is what the log held for the trainer")
+			fmt.Fprintln(&b, "  its policy has no record of batches: the number trained is that of the pairs in the log")
 		}
 		for _, r := range a.Dead {
 			fmt.Fprintf(&b, "  dead: %d %s (`ldalign deadletters list %s`)\n", r.Count, r.Reason, run)
 		}
 		if a.Unnamed > 0 {
-			fmt.Fprintf(&b, "  beside them: %d dead letters of no pair that was asked for\n", a.Unnamed)
+			fmt.Fprintf(&b, "  in addition: %d dead letters that belong to no pair of the iteration\n", a.Unnamed)
 		}
 		for _, r := range a.Skipped {
 			fmt.Fprintf(&b, "  skipped: %d %s\n", r.Count, r.Reason)

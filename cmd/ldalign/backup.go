@@ -16,7 +16,7 @@ import (
 
 type backupCommand struct {
 	Name string `arg:"" name:"run" help:"Name of the run."`
-	To   string `required:"" help:"Folder to write; one of an interrupted backup goes on." type:"path" placeholder:"FOLDER"`
+	To   string `required:"" help:"Folder to write; an interrupted backup in it is continued." type:"path" placeholder:"FOLDER"`
 	serverFlags
 }
 
@@ -26,8 +26,8 @@ func (backupCommand) Help() string {
     ldalign backup my-run --to ./my-run-backup
     ldalign restore ./my-run-backup --dir elsewhere
 
-Copies the run's messages and checkpoints, and how far each stage is. The run may go on meanwhile: what it does after its
-checkpoints were copied is done again after a restore, with the same result.`
+Copies the run's messages and checkpoints, and the position of each stage. The run may continue meanwhile: after a restore
+it repeats the work that it did after its checkpoints were copied, with the same result.`
 }
 
 func (c *backupCommand) Run(ctx context.Context, e *env) error {
@@ -44,12 +44,12 @@ func (c *backupCommand) Run(ctx context.Context, e *env) error {
 		if e.json {
 			return printJSON(e.stdout, []transferred{{c.Name, c.To}})
 		}
-		_, err = fmt.Fprintf(e.stdout, "%s: run %s; `ldalign restore %s` puts it back\n", c.To, c.Name, pasted(c.To))
+		_, err = fmt.Fprintf(e.stdout, "%s: run %s; `ldalign restore %s` restores it\n", c.To, c.Name, pasted(c.To))
 		return err
 	})
 }
 
-// pasted is a path as a shell takes it from a command that was printed.
+// pasted quotes a path, if needed, so that a printed command can be pasted into a shell.
 func pasted(path string) string {
 	if plain.MatchString(path) {
 		return path
@@ -67,7 +67,7 @@ type transferred struct {
 
 type restoreCommand struct {
 	Folder string `arg:"" help:"Folder of a backup." type:"existingdir"`
-	As     string `help:"Restore it as a run of another name: a copy beside the original." placeholder:"NAME"`
+	As     string `help:"Restore the run under another name, as a copy beside the original." placeholder:"NAME"`
 	DryRun bool   `help:"Print the spec that the run would have, and stop."`
 	serverFlags
 }
@@ -79,9 +79,9 @@ func (restoreCommand) Help() string {
     ldalign restore ./my-run-backup --nats nats://10.0.0.5:4222 --s3 http://10.0.0.6:9000
     ldalign restore ./my-run-backup --as my-copy --dry-run
 
-Restores the run where no run of its name exists. With --as it is a copy under another name, as if the run had always had
-that name: ids and digests that contain the name are computed anew, the weights are the same. If it is interrupted, the same
-command goes on. Afterwards ` + "`ldalign up`" + ` with the run's spec goes on from the newest checkpoint.`
+A run of the same name must not exist. With --as the run is restored as a copy under another name, as if it had always had
+that name: ids and digests that contain the name are computed anew, the weights are the same. If it is interrupted, run the
+same command again. Afterwards ` + "`ldalign up`" + ` with the run's spec continues from the newest checkpoint.`
 }
 
 func (c *restoreCommand) Run(ctx context.Context, e *env) error {
@@ -112,7 +112,7 @@ func (c *restoreCommand) Run(ctx context.Context, e *env) error {
 		if e.json {
 			return printJSON(e.stdout, []transferred{{Run: spec.Run}})
 		}
-		_, err = fmt.Fprintf(e.stdout, "run %s is restored: `ldalign audit %s` counts it, `ldalign up` with its spec goes on\n",
+		_, err = fmt.Fprintf(e.stdout, "run %s is restored: `ldalign audit %s` checks it, `ldalign up` with its spec continues it\n",
 			spec.Run, spec.Run)
 		return err
 	})

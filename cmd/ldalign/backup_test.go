@@ -37,7 +37,7 @@ func TestBackupRestoreDelete(t *testing.T) {
 	for _, run := range []string{"tiny-sft", "tiny-ld"} {
 		folder := filepath.Join(to, run)
 		ld(elsewhere, "restore "+to).want(t, exitUsage, "no complete backup")
-		ld(dir, "backup "+run+" --to "+folder).want(t, 0, "puts it back")
+		ld(dir, "backup "+run+" --to "+folder).want(t, 0, "` restores it")
 		ld(dir, "backup "+run+" --to "+folder).want(t, exitUsage, "complete backup")
 		if got := lines[transferred](t, ld(elsewhere, "restore "+folder+" --json")); len(got) != 1 || got[0].Run != run {
 			t.Errorf("restore --json: %+v, want run %s", got, run)
@@ -93,9 +93,9 @@ func TestBackupSaysHowItIsRestored(t *testing.T) {
 	dir, _ := finished(t)
 	folder := filepath.Join(t.TempDir(), "Anna's backup ü")
 	ldalign(t, "backup", "tiny-sft", "--to", folder, "--dir", dir).
-		want(t, 0, "`ldalign restore '"+strings.ReplaceAll(folder, "'", `'\''`)+"'` puts it back")
+		want(t, 0, "`ldalign restore '"+strings.ReplaceAll(folder, "'", `'\''`)+"'` restores it")
 	plain := filepath.Join(t.TempDir(), "backup-ü_1")
-	ldalign(t, "backup", "tiny-sft", "--to", plain, "--dir", dir).want(t, 0, "`ldalign restore "+plain+"` puts it back")
+	ldalign(t, "backup", "tiny-sft", "--to", plain, "--dir", dir).want(t, 0, "`ldalign restore "+plain+"` restores it")
 }
 
 // A run that was killed and restored under another name, beside the original or elsewhere, goes on there and ends as a run that

@@ -201,7 +201,7 @@ func TestInterrupted(t *testing.T) {
 			t.Fatal(err)
 		}
 		code := p.wait(t)
-		output{code, p.stdout.String(), p.stderr.String()}.want(t, exitInterrupted, "goes on with the same command")
+		output{code, p.stdout.String(), p.stderr.String()}.want(t, exitInterrupted, "run the same command to continue")
 	}
 	ldalign(t, "up", tiny, "--dir", dir).want(t, 0, "LD-Align 1")
 	sameAs(t, want, dir)

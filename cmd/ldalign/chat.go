@@ -30,18 +30,18 @@ func (chatCommand) Help() string {
     ldalign chat --model ./smollm2 --temperature 0.7 --top-p 0.9
     echo "Name a colour." | ldalign chat --model my-run@3
 
-A line is a message; a backslash at its end continues it on the next line. The model reads the whole conversation through
-its chat template. Ctrl-C ends an answer and keeps the part that was given; at the prompt it ends the program, as
-/quit and the end of the input do. -v shows the speed of each answer.
+Each line is a message; a backslash at its end continues it on the next line. The model reads the whole conversation through
+its chat template. During an answer, Ctrl-C ends the answer and keeps its beginning; at the prompt it ends the program, like
+/quit and the end of the input. -v shows the speed of each answer.
 
     /reset           forget the conversation
-    /system TEXT     set the system message and forget the conversation; without TEXT there is none
-    /save FILE       append the conversation to FILE as a line of JSON with "messages", which generate reads
+    /system TEXT     set the system message and forget the conversation; without TEXT, remove the system message
+    /save FILE       append the conversation to FILE as a line of JSON with "messages", as ldalign generate reads it
     /quit            end
     //text           a message that begins with a slash
 
 When a conversation and --max-tokens no longer fit the model's context, chat drops the oldest messages and says so.
-With --json each complete answer is one object on a line.`
+With --json each complete answer is printed as one object per line.`
 }
 
 func (c *chatCommand) Run(ctx context.Context, e *env) (err error) {
@@ -73,10 +73,10 @@ type chat struct {
 	quit     context.CancelFunc
 
 	mu     sync.Mutex
-	cancel context.CancelFunc // of the answer that is being given, nil between answers
+	cancel context.CancelFunc // ends the current answer; nil between answers
 }
 
-// interrupt is what Ctrl-C does: it ends the answer, or at the prompt the program.
+// interrupt handles Ctrl-C: it ends the current answer or, between answers, the program.
 func (c *chat) interrupt() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -87,8 +87,8 @@ func (c *chat) interrupt() {
 	c.quit()
 }
 
-// run answers until the input ends. The goroutine that reads it may outlive run, blocked in a read of a terminal, which
-// nothing but the end of the process interrupts.
+// run answers messages until the input ends. The goroutine that reads the input may outlive run: it can be blocked in a read of
+// the terminal, which only the end of the process interrupts.
 func (c *chat) run(ctx context.Context, in io.Reader) error {
 	type input struct {
 		text string
@@ -111,7 +111,7 @@ func (c *chat) run(ctx context.Context, in io.Reader) error {
 		}
 	}()
 	if c.terminal {
-		fmt.Fprintf(c.stderr, "%s; /help tells the commands, Ctrl-D ends.\n", c.model)
+		fmt.Fprintf(c.stderr, "%s; /help lists the commands, Ctrl-D ends.\n", c.model)
 	}
 	for {
 		if c.terminal {
@@ -137,7 +137,7 @@ func (c *chat) run(ctx context.Context, in io.Reader) error {
 	}
 }
 
-// readMessage reads a line, and those that it continues on.
+// readMessage reads a line and its continuation lines.
 func readMessage(in *bufio.Reader) (string, error) {
 	var text strings.Builder
 	for {
@@ -154,7 +154,7 @@ func readMessage(in *bufio.Reader) (string, error) {
 	}
 }
 
-// take does what a line says; end says that it was the last one.
+// take carries out a line: a command, or a message to answer. end reports that the user wants to quit.
 func (c *chat) take(ctx context.Context, line string) (end bool, err error) {
 	command, rest, _ := strings.Cut(line, " ")
 	rest = strings.TrimSpace(rest)
@@ -180,14 +180,14 @@ func (c *chat) take(ctx context.Context, line string) (end bool, err error) {
 	return false, nil
 }
 
-// say tells what went wrong with a line; the conversation goes on.
+// say prints what went wrong with a line; the conversation continues.
 func (c *chat) say(err error) {
 	if err != nil {
 		announce(c.stderr, c.json, "error", err.Error())
 	}
 }
 
-// tellUser is a notice in a conversation: a plain line, or with --json an object.
+// tellUser prints a notice within a conversation: a plain line, or an object with --json.
 func (c *chat) tellUser(format string, args ...any) {
 	if c.json {
 		c.notice(format, args...)
@@ -229,14 +229,14 @@ func (c *chat) save(path string) (err error) {
 	return nil
 }
 
-// answer asks the model. What is wrong with the message is said, and the conversation is as before; an error is the
-// model's.
+// answer asks the model. If the message itself is wrong, answer says so, leaves the conversation as it was, and returns nil. An
+// error that it returns is the model's.
 func (c *chat) answer(ctx context.Context, question string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	c.answering(cancel)
 	defer c.answering(nil)
-	dropped := func(n int) { c.tellUser("(the %d oldest messages no longer fit, and are left out)", n) }
+	dropped := func(n int) { c.tellUser("(the %d oldest messages no longer fit and are dropped)", n) }
 	out, err := c.Ask(ctx, question, dropped, func(text string) {
 		if !c.json {
 			fmt.Fprint(c.stdout, text)
@@ -250,20 +250,20 @@ func (c *chat) answer(ctx context.Context, question string) error {
 	if !c.json {
 		fmt.Fprintln(c.stdout)
 	}
-	if err != nil || (out.Text == "" && out.Reason == "") { // interrupted before anything came
+	if err != nil || (out.Text == "" && out.Reason == "") { // interrupted before the first token
 		return err
 	}
 	return c.tell(out)
 }
 
-// answering sets what ends the answer that is being given.
+// answering sets the function that ends the current answer.
 func (c *chat) answering(cancel context.CancelFunc) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.cancel = cancel
 }
 
-// tell says what there is to say behind an answer.
+// tell prints what follows an answer: why it ended and, with --verbose, its speed.
 func (c *chat) tell(out offline.Reply) error {
 	if out.Reason == "" {
 		out.Reason = "interrupted"

@@ -13,8 +13,8 @@ import (
 
 type checkpointsCommand struct {
 	List   checkpointsListCommand   `cmd:"" help:"List a run's checkpoints."`
-	Export checkpointsExportCommand `cmd:"" help:"Write a policy as a Hugging Face folder, which transformers opens."`
-	GC     checkpointsGCCommand     `cmd:"" name:"gc" help:"Remove blobs that no checkpoint names."`
+	Export checkpointsExportCommand `cmd:"" help:"Write a policy as a Hugging Face folder that transformers can open."`
+	GC     checkpointsGCCommand     `cmd:"" name:"gc" help:"Remove files that no checkpoint uses."`
 }
 
 // store opens the checkpoint store alone.
@@ -33,7 +33,8 @@ func (checkpointsListCommand) Help() string {
     ldalign checkpoints list my-run
     ldalign checkpoints list my-run --json | jq -r 'select(.kind == "policy") | .digest'
 
-A policy is what an iteration made, a guide measures distances, a state is a point within an iteration to go on from.`
+A policy is the model that an iteration produced, a guide measures distances, and a state is a point within an iteration from
+which the trainer can resume.`
 }
 
 func (c *checkpointsListCommand) Run(ctx context.Context, e *env) error {
@@ -67,7 +68,7 @@ func (c *checkpointsListCommand) Run(ctx context.Context, e *env) error {
 	return w.Flush()
 }
 
-// listedCheckpoint is a manifest with what its key and its bytes say beside it.
+// listedCheckpoint is a manifest with its number and digest.
 type listedCheckpoint struct {
 	Number uint64 `json:"number"`
 	Digest string `json:"digest"`
@@ -78,7 +79,7 @@ type checkpointsExportCommand struct {
 	Name      string `arg:"" name:"run" help:"Name of the run."`
 	Folder    string `arg:"" help:"Folder to write; it must not exist." type:"path"`
 	Iteration int    `help:"Policy of this iteration; -1 is the newest." default:"-1"`
-	Guide     bool   `help:"Export the run's guide instead: guide.json and guide.safetensors, and the tokenizer where guide.encoder is a folder; else the guide reads by the policy's."`
+	Guide     bool   `help:"Export the run's guide instead: guide.json, guide.safetensors and, if guide.encoder is a folder, the tokenizer. Other guides use the policy's tokenizer."`
 	serverFlags
 }
 
@@ -124,9 +125,9 @@ type exported struct {
 }
 
 type checkpointsGCCommand struct {
-	Runs  []string      `arg:"" name:"run" optional:"" help:"Names of runs; none looks at all."`
-	Grace time.Duration `help:"Leave what is younger: a writer may be about to name it." default:"24h"`
-	Yes   bool          `help:"Remove them; without it they are only counted."`
+	Runs  []string      `arg:"" name:"run" optional:"" help:"Names of runs (default: all runs)."`
+	Grace time.Duration `help:"Keep files younger than this: a trainer may be about to use them in a checkpoint." default:"24h"`
+	Yes   bool          `help:"Remove them; without it, only count them."`
 	serverFlags
 }
 
@@ -136,9 +137,9 @@ func (checkpointsGCCommand) Help() string {
     ldalign checkpoints gc
     ldalign checkpoints gc my-run --yes
 
-Removes what a process left that died between writing a checkpoint's files and its manifest. What a manifest names is never
-removed, so no reader loses anything. A run that a trainer works on is passed over: the trainer itself removes the files of
-states that it no longer needs.`
+Removes the files that a process left behind when it died after writing a checkpoint's files and before writing its manifest.
+Files that a manifest names are never removed, so every checkpoint stays readable. Skips runs that a trainer is working on: the
+trainer itself removes the files of states that it no longer needs.`
 }
 
 func (c *checkpointsGCCommand) Run(ctx context.Context, e *env) error {
@@ -153,11 +154,11 @@ func (c *checkpointsGCCommand) Run(ctx context.Context, e *env) error {
 		for _, u := range all {
 			switch {
 			case u.Held != "":
-				fmt.Fprintf(e.stdout, "run %s: passed over, %s works on it\n", u.Run, u.Held)
+				fmt.Fprintf(e.stdout, "run %s: skipped, %s is working on it\n", u.Run, u.Held)
 			case u.Removed:
-				fmt.Fprintf(e.stdout, "run %s: removed %d blobs of %d bytes, left %d younger ones\n", u.Run, u.Blobs, u.Bytes, u.Young)
+				fmt.Fprintf(e.stdout, "run %s: removed %d files of %d bytes, kept %d younger ones\n", u.Run, u.Blobs, u.Bytes, u.Young)
 			default:
-				fmt.Fprintf(e.stdout, "run %s: would remove %d blobs of %d bytes, and leave %d younger ones; --yes does it\n",
+				fmt.Fprintf(e.stdout, "run %s: would remove %d files of %d bytes, and keep %d younger ones; --yes does it\n",
 					u.Run, u.Blobs, u.Bytes, u.Young)
 			}
 		}

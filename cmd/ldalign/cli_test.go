@@ -291,7 +291,7 @@ not json
 	ld := func(args string) output { return ldalign(t, append(strings.Fields(args), "--dir", data)...) }
 	ld("audit strict --iteration 7").want(t, exitFailed, "no iteration 7")
 	ld("deadletters redrive").want(t, exitUsage, "give --run")
-	ld("deadletters redrive --run strict 1 --reason poison").want(t, exitUsage, "give --run, with numbers of letters or")
+	ld("deadletters redrive --run strict 1 --reason poison").want(t, exitUsage, "give --run, and either numbers of letters or")
 	ld("deadletters redrive --run strict --reason poison").want(t, 0)
 	ld("deadletters redrive --run strict --stage generator --dry-run").want(t, 0, letters[0].PairID)
 	// what is redriven when its iteration has been trained comes too late, and is named until it is there

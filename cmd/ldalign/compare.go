@@ -12,7 +12,7 @@ import (
 )
 
 type compareCommand struct {
-	Runs []string `arg:"" name:"run" help:"Runs that are set side by side, in the order of the table."`
+	Runs []string `arg:"" name:"run" help:"Runs to compare, in the order of the table."`
 	serverFlags
 }
 
@@ -22,9 +22,9 @@ func (compareCommand) Help() string {
     ldalign compare align-1 align-1-beta-0_05 align-1-beta-0_5
     ldalign compare align-1 align-1-low --json | jq .scores
 
-Prints, for each run, the settings in which the runs differ, how its last measured policy did, and how its training ended
-(means over the last tenth of the steps). Writes DIR/compare/RUN, RUN being the first: index.html, table.md and every figure
-as SVG and PNG.`
+Prints for each run the settings in which the runs differ, the held-out values of its last evaluated policy, and the values at
+the end of its training (means over the last tenth of the steps). Writes index.html, table.md and every figure as SVG and PNG
+to DIR/compare/RUN, where RUN is the first run.`
 }
 
 func (c *compareCommand) Run(ctx context.Context, e *env) error {
@@ -39,7 +39,7 @@ func (c *compareCommand) run(ctx context.Context, e *env, s *runs.Session) (err 
 	return e.compare(ctx, s, specs)
 }
 
-// compare sets runs side by side: on the screen, and as a page with figures.
+// compare prints runs side by side, and writes a page with figures.
 func (e *env) compare(ctx context.Context, s *runs.Session, specs []schemas.Spec) error {
 	comparison, err := collect.SideBySide(ctx, s, specs)
 	if err != nil {

@@ -14,15 +14,15 @@ import (
 )
 
 type dataCommand struct {
-	Inspect dataInspectCommand `cmd:"" help:"Show what a file of prompts holds, and what would be dropped."`
+	Inspect dataInspectCommand `cmd:"" help:"Show the records of a data set, and which rows would be dropped."`
 }
 
 type dataInspectCommand struct {
-	Source   string            `arg:"" name:"file" help:"A Parquet or JSONL file, a folder, a pattern, or several with commas."`
-	Columns  map[string]string `help:"Names of columns, as data.columns in a spec, e.g. --columns prompt=question,response=answer." mapsep:"," placeholder:"KEY=NAME"`
+	Source   string            `arg:"" name:"file" help:"A Parquet or JSONL file, a folder, a pattern, or several of these separated by commas."`
+	Columns  map[string]string `help:"Names of columns, as in data.columns of a spec, e.g. --columns prompt=question,response=answer." mapsep:"," placeholder:"KEY=NAME"`
 	Pairs    bool              `help:"Take only records with a rejected response, as dpo and ldalign train do."`
 	Limit    int               `help:"Read only the first N records; 0 reads all." default:"0"`
-	Examples int               `help:"How many records to show." default:"2"`
+	Examples int               `help:"Number of records to show." default:"2"`
 	Model    string            `help:"Count lengths in tokens of this model's tokenizer, not in characters: a folder, RUN@ITERATION or ORG/NAME." placeholder:"MODEL"`
 	serverFlags
 }
@@ -33,8 +33,8 @@ func (dataInspectCommand) Help() string {
     ldalign data inspect 'data/train_sft-*.parquet' --model models/zephyr-7b-sft-full
     ldalign data inspect qa.jsonl --columns prompt=question,response=answer --json | jq .dropped
 
-docs/data.md lists the forms of records that are recognised. Lengths are those of the texts alone, without what a chat template
-adds. The exit code is 1 when no record is usable.`
+docs/data.md lists the recognised formats of records. Lengths do not include what a chat template adds. The exit code is 1 if no
+record is usable.`
 }
 
 func (c *dataInspectCommand) Run(ctx context.Context, e *env) (err error) {
@@ -135,7 +135,7 @@ func printData(w io.Writer, in dataset.Inspection) {
 	}
 }
 
-// oneLine is the beginning of a text on one line of a terminal.
+// oneLine returns the beginning of a text, as one line for a terminal.
 func oneLine(text string) string {
 	const most = 100
 	r := []rune(strings.Join(strings.Fields(text), " "))

@@ -19,8 +19,8 @@ import (
 type deadLettersCommand struct {
 	List    deadLettersListCommand    `cmd:"" help:"List a run's dead letters."`
 	Show    deadLettersShowCommand    `cmd:"" help:"Show one dead letter with its original."`
-	Redrive deadLettersRedriveCommand `cmd:"" help:"Put originals back on their subject, once the cause is gone."`
-	Drop    deadLettersDropCommand    `cmd:"" help:"Say that pairs are not wanted any more; they stay accounted for."`
+	Redrive deadLettersRedriveCommand `cmd:"" help:"Publish the original messages again, once the cause is fixed."`
+	Drop    deadLettersDropCommand    `cmd:"" help:"Give up the pairs of dead letters; the audit still counts them."`
 }
 
 // letterFilter selects some of a run's dead letters.
@@ -32,7 +32,7 @@ type letterFilter struct {
 
 func (f letterFilter) filter() runs.LetterFilter { return runs.LetterFilter(f) }
 
-// letterStatus is what list prints of a letter with --json, and show with its original.
+// letterStatus is a letter as list --json prints it, and as show prints it with its original.
 type letterStatus struct {
 	Number     uint64    `json:"number"`
 	Time       time.Time `json:"time"`
@@ -49,7 +49,7 @@ type letterStatus struct {
 	Sequence   uint64    `json:"sequence"`
 	PairID     string    `json:"pair_id,omitempty"`
 	DroppedBy  string    `json:"dropped_by,omitempty"`
-	// Original is the message, or Bytes where they are none.
+	// Original is the message. If it cannot be decoded, Bytes holds its bytes.
 	Original json.RawMessage `json:"original,omitempty"`
 	Bytes    []byte          `json:"bytes,omitempty"`
 }
@@ -106,7 +106,7 @@ func (e *env) printLetters(letters []ledger.Letter) error {
 		if l.GetDroppedBy() != "" {
 			reason += " (dropped)"
 		}
-		first, _, _ := strings.Cut(l.GetError(), "\n") // a panic has its stack behind it: show has it whole
+		first, _, _ := strings.Cut(l.GetError(), "\n") // an error from a panic includes a stack trace, which only show prints
 		fmt.Fprintf(w, "%d\t%d\t%s\t%s\t%d\t%s\t%s\n",
 			l.Seq, l.GetIteration(), l.GetStage(), reason, l.GetTries(), l.GetPairId(), first)
 	}
@@ -133,7 +133,7 @@ func (c *deadLettersShowCommand) Run(ctx context.Context, e *env) error {
 	})
 }
 
-// printLetter prints a letter with its original: the message, or its bytes where they are none.
+// printLetter prints a letter with its original: the message, or its bytes if they cannot be decoded.
 func (e *env) printLetter(letter ledger.Letter) error {
 	shown := letterStatusOf(letter)
 	if m, err := letter.Message(); err == nil {
@@ -151,17 +151,17 @@ func (e *env) printLetter(letter ledger.Letter) error {
 	return encode.Encode(shown)
 }
 
-// letterChoice names letters of a run by their numbers, or by a filter.
+// letterChoice selects letters of a run by their numbers, or by a filter.
 type letterChoice struct {
-	Numbers []uint64 `arg:"" name:"number" optional:"" help:"Numbers of dead letters, from list; without any, all that the flags select."`
+	Numbers []uint64 `arg:"" name:"number" optional:"" help:"Numbers of dead letters, from list; if none is given, the flags select them."`
 	Name    string   `name:"run" help:"Name of the run." placeholder:"RUN"`
 	letterFilter
 }
 
-// letters are those chosen, without those that were dropped.
+// letters returns the chosen letters. A filter leaves out those that were dropped.
 func (c letterChoice) letters(ctx context.Context, s *runs.Session) ([]ledger.Letter, error) {
 	if c.Name == "" || len(c.Numbers) > 0 && c.filter().Narrow() {
-		return nil, fmt.Errorf("%w: give --run, with numbers of letters or with --reason, --stage, --iteration", errUsage)
+		return nil, fmt.Errorf("%w: give --run, and either numbers of letters or --reason, --stage, --iteration", errUsage)
 	}
 	if len(c.Numbers) > 0 {
 		return runs.LettersAt(ctx, s, c.Name, c.Numbers)
@@ -182,8 +182,8 @@ func (deadLettersRedriveCommand) Help() string {
     ldalign deadletters redrive --run my-run 17 18
     ldalign deadletters redrive --run my-run --reason poison --dry-run
 
-Each original goes back on its subject, where its stage finds it as a new message. If it is interrupted, the command can be
-repeated.`
+Publishes each original message again on its subject, where its stage receives it as a new message. If it is interrupted, run
+the same command again.`
 }
 
 func (c *deadLettersRedriveCommand) Run(ctx context.Context, e *env) error {
@@ -206,7 +206,7 @@ func (c *deadLettersRedriveCommand) Run(ctx context.Context, e *env) error {
 
 type deadLettersDropCommand struct {
 	letterChoice
-	Yes bool `help:"Drop them; without it they are only listed."`
+	Yes bool `help:"Drop them; without it, only list them."`
 	serverFlags
 }
 
@@ -216,7 +216,7 @@ func (deadLettersDropCommand) Help() string {
     ldalign deadletters drop --run my-run --reason too_long
     ldalign deadletters drop --run my-run --reason too_long --yes
 
-A dropped letter keeps its place in the ledger, with who dropped it, and loses its original: it cannot be redriven.`
+The ledger keeps a dropped letter and notes who dropped it. The original message is deleted, so the letter cannot be redriven.`
 }
 
 func (c *deadLettersDropCommand) Run(ctx context.Context, e *env) error {
@@ -226,7 +226,7 @@ func (c *deadLettersDropCommand) Run(ctx context.Context, e *env) error {
 			return err
 		}
 		if !c.Yes {
-			e.notice("would drop %d letters, with their originals; --yes does it", len(letters))
+			e.notice("would drop %d letters and delete their originals; --yes does it", len(letters))
 			return e.printLetters(letters)
 		}
 		task := e.display.Task("drop", int64(len(letters)), "letters")
@@ -238,7 +238,7 @@ func (c *deadLettersDropCommand) Run(ctx context.Context, e *env) error {
 	})
 }
 
-// printDone says what was done to a letter: key as --json has it, says for people.
+// printDone prints what was done to a letter: key is the JSON key, says the text for people.
 func (e *env) printDone(l ledger.Letter, key, says string) error {
 	if e.json {
 		return printJSON(e.stdout, []map[string]any{{"number": l.Seq, key: true}})
@@ -247,7 +247,7 @@ func (e *env) printDone(l ledger.Letter, key, says string) error {
 	return err
 }
 
-// person names who runs this command, and on which machine.
+// person returns USER@HOST of whoever runs this command.
 func person() string {
 	host, _, _ := strings.Cut(runs.Holder(), "/")
 	if u, err := user.Current(); err == nil {

@@ -10,14 +10,14 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
-// demoSpec is the demo: five runs, the later ones starting from the earlier.
+// demoSpec is the spec of the demo: five runs, where later ones start from earlier ones.
 //
 //go:embed demo.yaml
 var demoSpec []byte
 
 type demoCommand struct {
-	Seeds     int      `help:"Run everything with this many seeds and report mean and spread." default:"1"`
-	PrintSpec bool     `help:"Print the demo's run spec and stop: it is an ordinary spec for ldalign up."`
+	Seeds     int      `help:"Repeat all runs with this many seeds, and report mean and spread." default:"1"`
+	PrintSpec bool     `help:"Print the demo's spec and stop. ldalign up can run it."`
 	Set       []string `help:"Override a key of every run." placeholder:"KEY=VALUE" sep:"none"`
 }
 
@@ -28,9 +28,9 @@ func (demoCommand) Help() string {
     ldalign demo --seeds 3
     ldalign demo --print-spec > demo.yaml
 
-Trains a small base model on noisy answers, fine-tunes it lightly on clean ones, and aligns it by LD-Align on the same
-clean data, next to SPIN and to more fine-tuning. Every answer is checked by a program. Whatever comes out is printed.
-Stopped in any way, the demo goes on by the same command; a finished one prints its table again.`
+Trains a small base model on noisy answers, fine-tunes it briefly on clean ones, and aligns it with LD-Align on the same clean
+data. For comparison it also aligns it with SPIN, and fine-tunes it further. A program checks every answer. The demo prints the
+result, good or bad. However it was stopped, the same command continues; a finished demo prints its table again.`
 }
 
 func (c *demoCommand) Run(ctx context.Context, e *env) error {
@@ -75,7 +75,7 @@ func (c *demoCommand) Run(ctx context.Context, e *env) error {
 	return e.up(ctx, all, "LD-Align demo")
 }
 
-// renumber gives the runs of a further seed names of their own, also where they name each other: demo-x becomes demo2-x.
+// renumber renames the runs of a further seed, also where they refer to each other: demo-x becomes demo2-x.
 func renumber(spec *schemas.Spec, seed int) {
 	for _, name := range []*string{&spec.Run, &spec.Model.From, &spec.Guide.From, &spec.Evaluation.Guide} {
 		*name = strings.Replace(*name, "demo-", "demo"+strconv.Itoa(seed)+"-", 1)

@@ -10,8 +10,8 @@ import (
 )
 
 type forkCommand struct {
-	From   string   `arg:"" name:"run@iteration" help:"Run and policy to go on from, as align-1@2; align-1 alone is its newest."`
-	As     string   `help:"Name of the new run; RUN-fork-ITERATION when left out." placeholder:"NAME"`
+	From   string   `arg:"" name:"run@iteration" help:"Run and policy to start from, such as align-1@2; align-1 alone means its newest policy."`
+	As     string   `help:"Name of the new run (default RUN-fork-ITERATION)." placeholder:"NAME"`
 	Set    []string `help:"Change a key of the run's spec, e.g. --set optimizer.lr=1e-7." placeholder:"KEY=VALUE" sep:"none"`
 	DryRun bool     `help:"Print the spec of the new run, and stop."`
 	serverFlags
@@ -23,9 +23,9 @@ func (forkCommand) Help() string {
     ldalign fork align-1@2 --set objective.beta=0.05 --as align-1-low
     ldalign fork align-1 --set iterations=5
 
-The policy becomes policy 0 of a new run, which samples and trains on its own; its iterations count from there. The new run
-makes as many iterations as the other run had left, or as many as that made if none were left. It keeps the other run's
-guide unless a key of the guide is changed. If it is interrupted, the same command goes on.`
+The policy becomes policy 0 of a new run, which samples and trains by itself and numbers its iterations from 0. By default, the
+new run makes the iterations that the other run still had to make after this policy, or all of its iterations if none were
+left. It uses the other run's guide unless you change a key of the guide. If it is interrupted, the same command continues.`
 }
 
 func (c *forkCommand) Run(ctx context.Context, e *env) error {

@@ -17,7 +17,7 @@ import (
 
 type guideCommand struct {
 	Train   guideTrainCommand   `cmd:"" help:"Sample iteration 0, train and publish the guide, and stop."`
-	Inspect guideInspectCommand `cmd:"" help:"Show whether a guide's distances mean something."`
+	Inspect guideInspectCommand `cmd:"" help:"Show whether a guide's distances are meaningful."`
 }
 
 type guideTrainCommand struct {
@@ -33,9 +33,9 @@ func (guideTrainCommand) Help() string {
     ldalign guide train run.yaml
     ldalign guide inspect my-run
 
-Generates the samples of iteration 0, trains the guide on them and publishes it. With data.eval the first policy is evaluated
-too, for the two-sample test. ldalign up on the same spec then goes on with this guide, and other runs take it by
-guide.from: run:NAME. Stopped in any way, the same command goes on.`
+Samples the responses of iteration 0, trains the guide on them and publishes it. If data.eval is set, it also evaluates the first
+policy, for the two-sample test. Afterwards ldalign up with the same spec continues with this guide, and other runs can use it
+with guide.from: run:NAME. However it was stopped, the same command continues.`
 }
 
 func (c *guideTrainCommand) Run(ctx context.Context, e *env) (err error) {
@@ -47,12 +47,12 @@ func (c *guideTrainCommand) Run(ctx context.Context, e *env) (err error) {
 		return err
 	}
 	if len(specs) != 1 {
-		return fmt.Errorf("%w: %s holds %d runs; a guide is trained for one", errUsage, c.Spec, len(specs))
+		return fmt.Errorf("%w: %s has %d runs, want one", errUsage, c.Spec, len(specs))
 	}
 	spec := specs[0]
 	if !spec.NeedsGuide() || spec.Guide.From != "" {
-		return fmt.Errorf("%w: run %s trains no guide of its own: that takes objective.kind: ldalign, distances that are not "+
-			"given, and an empty guide.from", errUsage, spec.Run)
+		return fmt.Errorf("%w: run %s trains no guide of its own: set objective.kind: ldalign, an objective.distance "+
+			"other than given, and an empty guide.from", errUsage, spec.Run)
 	}
 	if c.DryRun {
 		return e.dryRun(specs)
@@ -90,9 +90,9 @@ func (guideInspectCommand) Help() string {
     ldalign guide inspect my-run
     ldalign guide inspect my-run --json | jq .gap
 
-Three things make a guide useful. Its decoder needs the latent: reconstruction by another prompt's latent is worse than by the
-own (the gap). Latents differ: distances do not shrink to 0. And distances mean something: of two samples for one held-out
-prompt, the nearer one is the better one by the program's score more often than not (the two-sample test).`
+Three things make a guide useful. Its decoder uses the latent: reconstruction with another prompt's latent is worse than with
+the right one (the gap). Latents differ: distances do not shrink to 0. And distances agree with quality: of two samples for one
+held-out prompt, the nearer one has the better score more often than not (the two-sample test).`
 }
 
 func (c *guideInspectCommand) Run(ctx context.Context, e *env) error {
@@ -124,7 +124,8 @@ func writeGuide(w io.Writer, in guides.Guide) {
 	fmt.Fprintf(w, "guide of run %s (digest %.12s), %s\n", in.GuideRun, in.Digest, progress.Count(int64(in.Steps), "steps"))
 	fmt.Fprintf(w, "latent: %d numbers, pooling %s, injection %s\nencoder: %s\ndecoder: %s\n",
 		in.LatentDim, in.Pooling, in.Injection, in.Encoder, in.Decoder)
-	fmt.Fprintf(w, "reconstruction: %.4f nats by the own latent, %.4f by another prompt's: gap %.4f\n", in.True, in.Shuffled, in.Gap)
+	fmt.Fprintf(w, "reconstruction: %.4f nats with the right latent, %.4f with another prompt's: gap %.4f\n",
+		in.True, in.Shuffled, in.Gap)
 	d := in.Distances
 	fmt.Fprintf(w, "\ndistances of %d pairs of iteration 0 (%s), %.1f %% of them identical; of the others: mean %.4g, p10 %.4g, "+
 		"p50 %.4g, p90 %.4g, max %.4g; mean norm of a latent %.4g\n",

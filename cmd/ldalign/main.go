@@ -44,43 +44,43 @@ const (
 
 type cli struct {
 	Dir     string `help:"Folder for streams, checkpoints, caches and reports." default:"ldalign-data" env:"LDALIGN_DIR" type:"path"`
-	Cache   string `help:"Most bytes of DIR/cache, the checkpoints that were downloaded from S3; what was used longest ago goes (50GB unless set)." default:"50GB" env:"LDALIGN_CACHE" placeholder:"SIZE"`
-	JSON    bool   `help:"Print JSON, one object a line: results on standard output; progress, notices and errors on standard error." name:"json"`
+	Cache   string `help:"Size limit of DIR/cache, which holds checkpoints downloaded from S3; the least recently used are removed first (50GB unless set)." default:"50GB" env:"LDALIGN_CACHE" placeholder:"SIZE"`
+	JSON    bool   `help:"Print JSON, one object per line: results on standard output; progress, notices and errors on standard error." name:"json"`
 	Verbose bool   `help:"Show the log on the screen too; it is always in DIR/ldalign.log." short:"v"`
 
-	Demo        demoCommand        `cmd:"" help:"Align a small model in front of your eyes, in a few minutes, and print whether it worked."`
-	Up          upCommand          `cmd:"" help:"Run a spec with all roles in one process; started again, it goes on where it was."`
+	Demo        demoCommand        `cmd:"" help:"Align a small model in a few minutes, and print whether it worked."`
+	Up          upCommand          `cmd:"" help:"Run a spec with all stages and the trainer in one process; started again, it continues."`
 	Plan        planCommand        `cmd:"" help:"Estimate what a spec's runs will need, before anything is loaded or started."`
 	Train       trainCommand       `cmd:"" help:"Train from files alone: sft, dpo, spin or ldalign, without sampling."`
-	Guide       guideCommand       `cmd:"" help:"Train a guide alone, or see how good one is."`
-	Data        dataCommand        `cmd:"" help:"See what a file of prompts or pairs holds."`
+	Guide       guideCommand       `cmd:"" help:"Train only a guide, or check how good one is."`
+	Data        dataCommand        `cmd:"" help:"Show what a file of prompts or pairs contains."`
 	Worker      workerCommand      `cmd:"" help:"Run one stage as a process of its own against real servers."`
 	Trainer     trainerCommand     `cmd:"" help:"Run the trainer as a process of its own against real servers."`
 	TrainerRank rankCommand        `cmd:"" name:"trainer-rank" hidden:"" help:"One of several trainer processes; the trainer starts it."`
-	Replay      replayCommand      `cmd:"" help:"Run part of a run again with other settings, from what is in its log."`
+	Replay      replayCommand      `cmd:"" help:"Repeat part of a run with other settings, from the messages in its log."`
 	Sweep       sweepCommand       `cmd:"" help:"Replay a run with every combination of some settings, and compare the results."`
 	Compare     compareCommand     `cmd:"" help:"Set runs side by side: differing settings, held-out values, curves."`
-	Fork        forkCommand        `cmd:"" help:"Go on from a policy of a run with other settings, as a new run."`
-	Status      statusCommand      `cmd:"" help:"Show how far a run is."`
-	Pause       pauseCommand       `cmd:"" help:"Let a run, or a stage of it, rest until it is resumed."`
-	Resume      resumeCommand      `cmd:"" help:"Let a paused run or stage go on."`
-	Runs        runsCommand        `cmd:"" help:"List runs, delete one."`
+	Fork        forkCommand        `cmd:"" help:"Start a new run from a policy of another run, with other settings."`
+	Status      statusCommand      `cmd:"" help:"Show the progress of a run."`
+	Pause       pauseCommand       `cmd:"" help:"Pause a run, or one of its stages, until it is resumed."`
+	Resume      resumeCommand      `cmd:"" help:"Resume a paused run or stage."`
+	Runs        runsCommand        `cmd:"" help:"List, prune and delete runs."`
 	Tail        tailCommand        `cmd:"" help:"Print messages of a subject as JSON."`
 	Audit       auditCommand       `cmd:"" help:"Prove that no pair of a run was lost or trained twice, and name what is missing."`
-	Backup      backupCommand      `cmd:"" help:"Copy a run, messages and checkpoints, into a folder."`
-	Restore     restoreCommand     `cmd:"" help:"Put a run back that backup has copied."`
-	Report      reportCommand      `cmd:"" help:"Write the report of runs again."`
-	DeadLetters deadLettersCommand `cmd:"" name:"deadletters" help:"List, show and redrive what could not be processed."`
-	Checkpoints checkpointsCommand `cmd:"" help:"List checkpoints, export one as a Hugging Face folder."`
+	Backup      backupCommand      `cmd:"" help:"Copy a run's messages and checkpoints into a folder."`
+	Restore     restoreCommand     `cmd:"" help:"Restore a run from a backup."`
+	Report      reportCommand      `cmd:"" help:"Write the report of one or more runs."`
+	DeadLetters deadLettersCommand `cmd:"" name:"deadletters" help:"List, show, redrive and drop messages that could not be processed."`
+	Checkpoints checkpointsCommand `cmd:"" help:"List checkpoints, export one as a Hugging Face folder, remove unused files."`
 	Generate    generateCommand    `cmd:"" help:"Generate responses to prompts in a file."`
 	Score       scoreCommand       `cmd:"" help:"Compute the log-probabilities of responses in a file."`
-	Reward      rewardCommand      `cmd:"" help:"Score responses in a file by a reward model."`
+	Reward      rewardCommand      `cmd:"" help:"Score responses in a file with a reward model."`
 	Chat        chatCommand        `cmd:"" help:"Talk to a model in the terminal."`
-	Models      modelsCommand      `cmd:"" help:"Look into a model without loading it."`
+	Models      modelsCommand      `cmd:"" help:"Inspect a model without loading it."`
 	Version     versionCommand     `cmd:"" help:"Print the versions of this build."`
 }
 
-const epilogue = "Exit codes: 0 done, 1 failed, 2 wrong usage or spec, 3 interrupted (the same command goes on), " +
+const epilogue = "Exit codes: 0 done, 1 failed, 2 wrong usage or spec, 3 interrupted (the same command continues), " +
 	"4 in use by another process."
 
 func main() {
@@ -91,9 +91,9 @@ func main() {
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr, pipeline.Default()))
 }
 
-// waitPassively has the threads of libtorch's OpenMP spin for a few microseconds and then sleep while they wait. Spinning
-// on beside a busy neighbour was measured to cost a factor of 14, not to spin at all 40 % on an idle machine
-// (docs/adr/0006). OpenMP reads the settings before main, so the program starts itself again, in place, unless the user
+// waitPassively makes the threads of libtorch's OpenMP spin for a few microseconds before they sleep. Measured: unlimited
+// spinning on a machine with another busy process costs a factor of 14, and no spinning costs 40 % on an idle machine
+// (docs/adr/0006). OpenMP reads these settings before main, so the program re-executes itself with them, unless the user
 // has set them.
 func waitPassively() error {
 	const policy, spin = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
@@ -102,7 +102,7 @@ func waitPassively() error {
 	}
 	self, err := os.Executable()
 	if err != nil {
-		return nil //nolint:nilerr // it runs as well, only slower beside busy neighbours
+		return nil //nolint:nilerr // without the settings the program only runs slower
 	}
 	return syscall.Exec(self, os.Args, append(os.Environ(), policy+"=PASSIVE", spin+"=2000")) //nolint:gosec // it is this program
 }
@@ -117,7 +117,7 @@ func run(args []string, stdout, stderr io.Writer, stages pipeline.Table) int {
 	parser, err := kong.New(&c, kong.Name("ldalign"), kong.UsageOnError(), kong.Writers(stdout, stderr),
 		kong.Description("Latent distance guided alignment over streams.\n\n"+epilogue),
 		kong.Exit(func(code int) { exited = code }),
-		stageVars(stages.Stages().Names()),
+		vars(stages.Stages().Names()),
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}))
 	if err != nil {
@@ -149,15 +149,31 @@ func run(args []string, stdout, stderr io.Writer, stages pipeline.Table) int {
 	return exitCode(err)
 }
 
-// stageVars are the names of the stages for the texts of flags.
-func stageVars(names []string) kong.Vars {
-	last := len(names) - 1
+// vars returns the names of the stages and of the kinds of messages, for the help texts and enums of flags.
+func vars(names []string) kong.Vars {
 	return kong.Vars{
-		"stages": strings.Join(names, ","), "stage_list": strings.Join(names[:last], ", ") + " or " + names[last],
+		"stages": strings.Join(names, ","), "stage_list": orList(names),
+		"kinds":      strings.Join(kindNames(schemas.Kinds()), ", "),
+		"pair_kinds": strings.Join(kindNames(schemas.PairKinds()), ","), "pair_kind_list": orList(kindNames(schemas.PairKinds())),
+		"replay_from": string(schemas.Scored), "trainer": runs.Trainer,
 	}
 }
 
-// asksJSON tells whether --json is among the arguments of a command line that cannot be parsed.
+// orList joins words as "a, b or c".
+func orList(words []string) string {
+	last := len(words) - 1
+	return strings.Join(words[:last], ", ") + " or " + words[last]
+}
+
+func kindNames(kinds []schemas.Kind) []string {
+	names := make([]string, len(kinds))
+	for i, k := range kinds {
+		names[i] = string(k)
+	}
+	return names
+}
+
+// asksJSON reports whether --json is among the arguments. It serves command lines that cannot be parsed.
 func asksJSON(args []string) bool {
 	if end := slices.Index(args, "--"); end >= 0 {
 		args = args[:end]
@@ -165,12 +181,12 @@ func asksJSON(args []string) bool {
 	return slices.Contains(args, "--json")
 }
 
-// notice tells on stderr what is no result.
+// notice prints a message for the user on stderr.
 func (e *env) notice(format string, args ...any) {
 	announce(e.stderr, e.json, "notice", fmt.Sprintf(format, args...))
 }
 
-// announce prints a message on stderr, with --json as an object.
+// announce prints a message on stderr, as a JSON object if asJSON is set.
 func announce(stderr io.Writer, asJSON bool, kind, text string) {
 	if asJSON {
 		text = strings.ReplaceAll(text, "\nldalign: ", "\n")
@@ -182,7 +198,7 @@ func announce(stderr io.Writer, asJSON bool, kind, text string) {
 	fmt.Fprintln(stderr, "ldalign:", text)
 }
 
-// where is the command whose --help tells what an error of parsing is about.
+// where returns the command whose --help explains a parse error.
 func where(err error) string {
 	var parsing *kong.ParseError
 	if errors.As(err, &parsing) && parsing.Context != nil {
@@ -193,7 +209,7 @@ func where(err error) string {
 	return "ldalign"
 }
 
-// exitCode maps an error to what a script can branch on.
+// exitCode returns the exit code for an error.
 func exitCode(err error) int {
 	var spec *schemas.SpecError
 	var held *streams.ErrHeld
@@ -214,8 +230,8 @@ func exitCode(err error) int {
 
 var errUsage = errors.New("wrong usage")
 
-// interruptible returns a context that ends at the first Ctrl-C or SIGTERM; the second ends the process at once, which
-// loses nothing either: the next start repeats what was not yet committed.
+// interruptible returns a context that is cancelled at the first Ctrl-C or SIGTERM. The second ends the process at once. That
+// loses nothing: the next start repeats what was not yet committed.
 func interruptible(stderr io.Writer, who *interrupts) (context.Context, func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 2)
@@ -235,7 +251,7 @@ func interruptible(stderr io.Writer, who *interrupts) (context.Context, func()) 
 				if !asJSON {
 					fmt.Fprintln(stderr) // behind the terminal's ^C
 				}
-				announce(stderr, asJSON, "notice", "finishing the step at hand and saving (Ctrl-C again ends at once) ...")
+				announce(stderr, asJSON, "notice", "finishing the current step and saving (Ctrl-C again ends at once) ...")
 				cancel()
 			case <-done:
 				return
@@ -249,14 +265,14 @@ func interruptible(stderr io.Writer, who *interrupts) (context.Context, func()) 
 	}
 }
 
-// interrupts is where a verb may take Ctrl-C for something else than the end of the program.
+// interrupts lets a verb handle Ctrl-C itself, in place of ending the program.
 type interrupts struct {
 	json atomic.Bool // --json
 	mu   sync.Mutex
 	do   func()
 }
 
-// take has do called at Ctrl-C until release.
+// take makes Ctrl-C call do, until release is called.
 func (i *interrupts) take(do func()) (release func()) {
 	set := func(f func()) {
 		i.mu.Lock()
@@ -267,7 +283,7 @@ func (i *interrupts) take(do func()) (release func()) {
 	return func() { set(nil) }
 }
 
-// handle tells whether somebody took it.
+// handle calls the function that take has set, and reports whether there is one.
 func (i *interrupts) handle() bool {
 	i.mu.Lock()
 	do := i.do
@@ -278,27 +294,27 @@ func (i *interrupts) handle() bool {
 	return do != nil
 }
 
-// env is what every verb gets.
+// env holds the global flags, the outputs and the stages; every verb receives it.
 type env struct {
 	dir string
 	// listen is the embedded server's address; empty for a random port that only verbs on the same folder can use.
 	listen string
-	// cache is the bound of the folder of downloaded checkpoints; empty for none.
+	// cache is the size limit of the folder of downloaded checkpoints; empty for no limit.
 	cache string
-	// patience is how long one of a trainer's processes may give no sign of life; 0 for play.Patience.
+	// patience is how long a trainer process may be silent before it counts as dead; 0 for play.Patience.
 	patience       time.Duration
 	json, verbose  bool
 	stdout, stderr io.Writer
 	interrupts     *interrupts
 	display        *progress.Display
-	// pipeline is the stages of runs.
+	// pipeline is the table of the stages.
 	pipeline pipeline.Table
 }
 
-// reportDir is where a run's report goes.
+// reportDir returns the folder of a run's report.
 func (e *env) reportDir(run string) string { return filepath.Join(e.dir, "runs", run) }
 
-// version is set at link time; a plain build says what Go knows.
+// version is set at link time. Without it, the version comes from Go's build information.
 var version = ""
 
 func buildVersion() string {
@@ -311,5 +327,5 @@ func buildVersion() string {
 	return "devel"
 }
 
-// generatedBy is the program as a report names it.
+// generatedBy returns the program's name and version, for reports.
 func generatedBy() string { return "ldalign " + buildVersion() }

@@ -11,10 +11,10 @@ import (
 	"github.com/ldalign/ldalign/ops/progress"
 )
 
-// findModel finds a model by its name, see modelname.Finder, and shows the progress of a download.
+// findModel finds a model by its name (see modelname.Finder), and shows the progress of a download.
 func (e *env) findModel(ctx context.Context, name string, servers serverFlags) (modelname.Folder, error) {
 	const mega = 1_000_000
-	var task *progress.Task // none where nothing is downloaded
+	var task *progress.Task // nil if nothing is downloaded
 	finder := modelname.Finder{
 		Getenv: os.Getenv,
 		Store: func(ctx context.Context) (modelname.Store, error) {
@@ -40,7 +40,7 @@ func (e *env) findModel(ctx context.Context, name string, servers serverFlags) (
 	return folder, err
 }
 
-// tokenizer loads the tokenizer of a model that is found by its name.
+// tokenizer finds a model by its name and loads its tokenizer.
 func (e *env) tokenizer(ctx context.Context, name string, servers serverFlags) (*tokenizer.Tokenizer, error) {
 	folder, err := e.findModel(ctx, name, servers)
 	if err != nil {

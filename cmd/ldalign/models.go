@@ -13,13 +13,13 @@ import (
 )
 
 type modelsCommand struct {
-	Inspect modelsInspectCommand `cmd:"" help:"Show what a model is, what memory it takes, and what would be refused."`
+	Inspect modelsInspectCommand `cmd:"" help:"Show a model's kind and size, the memory that it needs, and what ldalign would refuse."`
 }
 
 type modelsInspectCommand struct {
 	Model  string `arg:"" help:"A model's or adapter's folder, RUN@ITERATION (RUN@ is the newest), or a Hugging Face id (ORG/NAME or ORG/NAME@REVISION)."`
-	Length int    `help:"Tokens of prompt and response to compute the memory of a row for; 0 is 1024, or the context if that is shorter." default:"0" placeholder:"N"`
-	Rank   int    `help:"Rank of the adapter to compute the memory of training for." default:"16" placeholder:"R"`
+	Length int    `help:"Length of a row, prompt and response together, for which memory is computed; 0 is 1024, or the model's context if that is shorter." default:"0" placeholder:"N"`
+	Rank   int    `help:"Rank of the adapter for which the memory of training is computed." default:"16" placeholder:"R"`
 	serverFlags
 }
 
@@ -29,14 +29,15 @@ func (modelsInspectCommand) Help() string {
     ldalign models inspect ./smollm2
     ldalign models inspect --json my-run@3
 
-It reads the configuration, the tokenizer and the headers of the weights, but no weights. Memory is that of what has a fixed
-size: weights, keys and values, gradients and the optimizer's state in float32. Activations come on top in training; they
-grow with the tokens of a micro-batch. The exit code is 1 when something would be refused.`
+Reads the configuration, the tokenizer and the headers of the weights, but no weights. The memory shown covers everything of
+fixed size: weights, keys and values, gradients and the optimizer's state in float32. Training also needs memory for
+activations, which grows with the tokens of a micro-batch. The exit code is 1 if ldalign would refuse any part of the model.`
 }
 
 func (c *modelsInspectCommand) Run(ctx context.Context, e *env) error {
 	if c.Length < 0 || c.Rank < 1 {
-		return fmt.Errorf("%w: --length is %d and --rank %d", errUsage, c.Length, c.Rank)
+		return fmt.Errorf("%w: --length is %d and --rank is %d: want --length 0 or more, and --rank 1 or more",
+			errUsage, c.Length, c.Rank)
 	}
 	place, err := e.findModel(ctx, c.Model, c.serverFlags)
 	if err != nil {
@@ -58,7 +59,7 @@ func (c *modelsInspectCommand) Run(ctx context.Context, e *env) error {
 	return nil
 }
 
-// inspectedTokenizer opens a tokenizer for an inspection.
+// inspectedTokenizer opens the tokenizer of a model that is inspected.
 func inspectedTokenizer(files fs.FS) (inspection.Tokenizer, error) {
 	t, err := tokenizer.FromFS(files)
 	if err != nil {
@@ -67,10 +68,10 @@ func inspectedTokenizer(files fs.FS) (inspection.Tokenizer, error) {
 	return templateTokenizer{t}, nil
 }
 
-// templateTokenizer is a tokenizer that tries its chat template.
+// templateTokenizer is a tokenizer with methods that try its chat template.
 type templateTokenizer struct{ *tokenizer.Tokenizer }
 
-// Example is a conversation, up to where the answer begins.
+// Example returns a conversation as the chat template writes it, up to where the answer begins.
 func (t templateTokenizer) Example() (string, error) {
 	return t.Render([]tokenizer.Message{{Role: "user", Content: "Hello"}}, true)
 }
@@ -84,7 +85,7 @@ func (t templateTokenizer) Trains() error {
 	return err
 }
 
-// modelText is the inspection for people.
+// modelText formats an inspection for people.
 func modelText(in inspection.Model) string {
 	var b strings.Builder
 	line := func(name, format string, args ...any) {
@@ -149,11 +150,11 @@ func modelText(in inspection.Model) string {
 		for _, s := range m.Generating {
 			slots = append(slots, fmt.Sprintf("%s at %d", size(s.Bytes), s.Slots))
 		}
-		line("memory", "besides about 0.2 GB of the program and libtorch")
+		line("memory", "in addition to about 0.2 GB for the program and libtorch")
 		line("  generating", "%s slots, rows of %d tokens", strings.Join(slots, ", "), m.Length)
 		line("  scoring", "%s", size(m.Scoring))
-		line("  training", "%s by AdamW, %s by RMSprop, and activations", size(m.AdamW), size(m.RMSprop))
-		line("  adapter", "%s by AdamW at rank %d (%s parameters), and activations", size(m.LoRA), m.LoRARank,
+		line("  training", "%s with AdamW, %s with RMSprop, plus activations", size(m.AdamW), size(m.RMSprop))
+		line("  adapter", "%s with AdamW at rank %d (%s parameters), plus activations", size(m.LoRA), m.LoRARank,
 			numbers(m.LoRASize))
 	}
 	if len(in.Refused) == 0 {
@@ -165,7 +166,7 @@ func modelText(in inspection.Model) string {
 	return b.String()
 }
 
-// added says which tokens the tokenizer puts around a text.
+// added returns which tokens the tokenizer puts around a text.
 func added(t *inspection.TokenizerInfo) string {
 	if len(t.AddedBefore)+len(t.AddedBehind) == 0 {
 		return "nothing is added"
@@ -173,7 +174,7 @@ func added(t *inspection.TokenizerInfo) string {
 	return strings.Join(slices.Concat(t.AddedBefore, []string{"text"}, t.AddedBehind), " ")
 }
 
-// numbers is how many numbers, for people.
+// numbers formats a number of parameters for people.
 func numbers(n int64) string {
 	if n < 1e6 {
 		return fmt.Sprint(n)
@@ -181,7 +182,7 @@ func numbers(n int64) string {
 	return fmt.Sprintf("%.1f M", float64(n)/1e6)
 }
 
-// size is a number of bytes for people.
+// size formats a number of bytes for people.
 func size(bytes int64) string {
 	if bytes >= 1e9 {
 		return fmt.Sprintf("%.2f GB", float64(bytes)/1e9)

@@ -10,11 +10,11 @@ import (
 	"github.com/ldalign/ldalign/ops/play"
 )
 
-// The offline verbs (generate, score, reward, chat) use the code of the stages on files instead of streams.
+// The offline verbs (generate, score, reward, chat) run the code of the stages on files.
 
-// computeFlags say where a verb computes.
+// computeFlags choose the device and the number of threads.
 type computeFlags struct {
-	Threads int    `help:"Threads of the tensor library; 0 is all cores. It changes no number." default:"0"`
+	Threads int    `help:"Threads of the tensor library; 0 is all cores. It does not change the results." default:"0"`
 	Device  string `help:"cpu or cuda:N (not run on a GPU by the project)." default:"cpu"`
 }
 
@@ -25,10 +25,10 @@ type modelFlags struct {
 	serverFlags
 }
 
-// templateFlags say how a prompt becomes what the model reads; they are an offline.Template.
+// templateFlags say how a prompt becomes the model's input. They convert to offline.Template.
 type templateFlags struct {
-	Raw    bool   `help:"Take prompts as they are; special tokens are those that the tokenizer itself adds." xor:"template"`
-	Chat   bool   `help:"Put prompts into the model's chat template. The default is to do so where there is one." xor:"template"`
+	Raw    bool   `help:"Use prompts as they are; only the tokenizer's own special tokens are added." xor:"template"`
+	Chat   bool   `help:"Put prompts into the model's chat template (the default if the model has one)." xor:"template"`
 	System string `help:"System message before every prompt." placeholder:"TEXT"`
 }
 
@@ -49,7 +49,7 @@ func (f computeFlags) engine() (*tensor.Engine, error) {
 	return tensor.NewEngine(tensor.Options{Device: where, Threads: f.Threads})
 }
 
-// convert does a verb's work on files, shows its progress, and prints its summary on the screen, which is not the output.
+// convert does a verb's work on files, shows its progress, and prints its summary on stderr, since stdout may be the output.
 func (e *env) convert(verb, input, output string, work func(offline.Files) (offline.Summary, error)) error {
 	summary, err := work(offline.Files{Input: input, Output: output, Stdout: e.stdout, Display: e.display})
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 
 type pauseCommand struct {
 	Name  string `arg:"" name:"run" help:"Name of the run."`
-	Stage string `help:"Pause this stage only: ${stage_list} or trainer." enum:",${stages},trainer" default:""`
+	Stage string `help:"Pause only this stage: ${stage_list} or ${trainer}." enum:",${stages},${trainer}" default:""`
 	serverFlags
 }
 
@@ -20,8 +20,8 @@ func (pauseCommand) Help() string {
     ldalign pause my-run --stage generator
     ldalign resume my-run
 
-Workers finish the messages that they hold and then rest; the trainer rests between two steps. The pause also holds for
-workers that start later, and after a restart, until it is resumed.`
+Workers finish the messages that they hold and then pause; the trainer pauses between two steps. A pause also applies to
+workers that start later, and survives restarts. It ends with ldalign resume.`
 }
 
 func (c *pauseCommand) Run(ctx context.Context, e *env) error {
@@ -32,13 +32,13 @@ func (c *pauseCommand) Run(ctx context.Context, e *env) error {
 
 type resumeCommand struct {
 	Name  string `arg:"" name:"run" help:"Name of the run."`
-	Stage string `help:"Resume this stage only." enum:",${stages},trainer" default:""`
+	Stage string `help:"Resume only this stage." enum:",${stages},${trainer}" default:""`
 	serverFlags
 }
 
 func (resumeCommand) Help() string {
 	return "Example:\n\n    ldalign resume my-run\n    ldalign resume my-run --stage generator\n\n" +
-		"A stage that was paused by its name is resumed by its name."
+		"To resume a stage that was paused with --stage, give the same --stage."
 }
 
 func (c *resumeCommand) Run(ctx context.Context, e *env) error {
@@ -47,7 +47,7 @@ func (c *resumeCommand) Run(ctx context.Context, e *env) error {
 	})
 }
 
-// pausing is what pause and resume have in common.
+// pausing checks that the run exists, calls do to pause or resume it, and prints the result.
 func (e *env) pausing(ctx context.Context, f serverFlags, run, stage, done string, do func(*runs.Session) error) error {
 	err := e.attached(ctx, f.servers(), func(s *runs.Session) error {
 		if _, err := runs.Spec(ctx, s, run); err != nil {

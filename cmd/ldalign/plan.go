@@ -27,9 +27,9 @@ func (planCommand) Help() string {
     ldalign plan run.yaml
     ldalign plan run.yaml --set streams.max_bytes=8GB --json
 
-It reads the data, the model's configuration and its tokenizer, no weights, and starts no server. All figures are estimates
-of whole runs from their beginning: a sampled response counts at its full length. The exit code is 1 when the streams' limit,
-the disk or the memory is too small; the plan names the key to change.`
+Reads the data, the model's configuration and its tokenizer, but no weights, and starts no server. All figures are estimates for
+a complete run, from its beginning; a sampled response counts with the greatest possible length. The exit code is 1 if the
+limit of the streams, the disk or the memory is too small; the plan then names the key to change.`
 }
 
 func (c *planCommand) Run(ctx context.Context, e *env) (err error) {
@@ -107,13 +107,13 @@ type plannedTokenizer struct {
 	limits tokenizer.Limits
 }
 
-// Lengths are those of what the model reads of a pair.
+// Lengths returns the numbers of tokens that the model reads of a prompt and its response.
 func (t plannedTokenizer) Lengths(prompt, response string) (promptTokens, responseTokens int, err error) {
 	tokens, err := t.format.Fit(prompt, response, t.limits)
 	return len(tokens.Prompt), len(tokens.Response), err
 }
 
-// planText is the estimate for people.
+// planText formats an estimate for people.
 func planText(r plan.Run, s schemas.Spec, stages []string) string {
 	var b strings.Builder
 	line := func(name, format string, args ...any) {
@@ -140,7 +140,7 @@ func planText(r plan.Run, s schemas.Spec, stages []string) string {
 		}
 		before := ""
 		if l.Filled > l.Bytes {
-			before = fmt.Sprintf(", %s with what shares its log", plan.Size(l.Filled))
+			before = fmt.Sprintf(", %s with the other messages in its log", plan.Size(l.Filled))
 		}
 		line("  "+string(l.Kind), "%d, %s%s: %.1f %%", l.Messages, plan.Size(l.Bytes), before, 100*float64(l.Filled)/float64(l.Limit))
 	}
@@ -159,7 +159,7 @@ func planText(r plan.Run, s schemas.Spec, stages []string) string {
 	line("disk", "%s of %s free in %s", plan.Size(r.Disk.Need), plan.Size(r.Disk.Free), r.Disk.Folder)
 	machine := plan.Size(r.Memory.Machine)
 	if r.Memory.Machine == 0 {
-		machine = "what is not known"
+		machine = "an unknown amount"
 	}
 	line("memory", "%s of %s, for %s", plan.Size(r.Memory.Need), machine, r.Memory.Of)
 	for _, role := range r.Memory.Roles {
@@ -170,10 +170,11 @@ func planText(r plan.Run, s schemas.Spec, stages []string) string {
 		line("  "+role.Name, "%s: %s", plan.Size(role.Bytes), strings.Join(parts, ", "))
 	}
 	if r.Time.TrainSeconds == nil {
-		line("time", "not known before the first iteration")
+		line("time", "unknown before the first iteration")
 	} else {
 		took := time.Duration(*r.Time.TrainSeconds * float64(time.Second)).Round(time.Second)
-		line("time", "about %v for an iteration's optimizer steps, as fast as run %s; sampling is not known", took, r.Time.From)
+		line("time", "about %v for an iteration's optimizer steps, at the speed of run %s; the time for sampling is unknown",
+			took, r.Time.From)
 	}
 	for _, w := range r.Warnings {
 		line("warning", "%s", w)
@@ -182,7 +183,7 @@ func planText(r plan.Run, s schemas.Spec, stages []string) string {
 		line("not met", "%s", p.Text)
 	}
 	if len(r.Problems) == 0 {
-		line("all met", "logs, disk and memory suffice, by this estimate")
+		line("all met", "logs, disk and memory are sufficient by this estimate")
 	}
 	return b.String()
 }

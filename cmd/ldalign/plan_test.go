@@ -151,7 +151,7 @@ func TestPlanForPeople(t *testing.T) {
 	o := newOwn(t)
 	ldalign(t, "plan", o.spec, "--dir", o.folder()).want(t, 0, "an estimate", "3 records of 3 rows", "1, each of 3 pairs; 3 pairs in all",
 		"1 in each iteration, 1 of the guide", "limit of each log 2.00 GB", "all roles in one process", "gradients",
-		"not known before the first iteration", "all met")
+		"unknown before the first iteration", "all met")
 	if _, err := os.Stat(o.folder()); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a plan made the data folder: %v", err)
 	}

@@ -12,22 +12,23 @@ import (
 
 type runsPruneCommand struct {
 	Name           string `arg:"" name:"run" help:"Name of the run."`
-	KeepIterations int    `help:"Finished iterations that keep their messages, the newest; 0 keeps all." placeholder:"N" default:"-1"`
-	KeepPolicies   int    `help:"Policies that keep their weights, the newest; 0 keeps all." placeholder:"N" default:"-1"`
-	Yes            bool   `help:"Remove them; without it only what would go is shown."`
+	KeepIterations int    `help:"Keep the messages of the N newest finished iterations; 0 keeps all." placeholder:"N" default:"-1"`
+	KeepPolicies   int    `help:"Keep the weights of the N newest policies; 0 keeps all." placeholder:"N" default:"-1"`
+	Yes            bool   `help:"Remove them; without it, only show what would be removed."`
 	serverFlags
 }
 
 func (runsPruneCommand) Help() string {
 	return `Example:
 
-    ldalign runs prune my-run --keep-iterations 1                      # what would go
+    ldalign runs prune my-run --keep-iterations 1                      # shows what would be removed
     ldalign runs prune my-run --keep-iterations 1 --keep-policies 2 --yes
 
-Does once what the section retention of a spec has the trainer do after each iteration; without --keep flags, by what the
-run's spec says. What is still needed stays, and is named: messages that a stage has not settled, a policy that is not
-evaluated, what a replay or fork of the run reads. What is removed cannot be replayed, forked or exported any more; results,
-manifests and the trainer's records stay, and an audit still balances. A run that a trainer works on is refused.`
+Removes messages and weights once, as the trainer does after each iteration if the spec has a section retention. Without --keep
+flags, the run's spec says what to keep. Everything that is still needed is kept and listed: messages that a stage has not
+finished, policies that are not yet evaluated, and what a replay or fork of the run reads. What is removed can no longer be
+replayed, forked or exported. Results, manifests and the trainer's records are kept, and an audit still balances. The command
+fails while a trainer is working on the run.`
 }
 
 func (c *runsPruneCommand) Run(ctx context.Context, e *env) error {
@@ -42,7 +43,7 @@ func (c *runsPruneCommand) Run(ctx context.Context, e *env) error {
 			reason = "ldalign runs prune by " + runs.Holder()
 		}
 		if keep == (schemas.RetentionSpec{}) {
-			return fmt.Errorf("%w: say what stays, by --keep-iterations N or --keep-policies N: the spec of run %s keeps all",
+			return fmt.Errorf("%w: say what to keep, with --keep-iterations N or --keep-policies N: the spec of run %s keeps everything",
 				errUsage, c.Name)
 		}
 		got, err := runs.Prune(ctx, s, spec, keep, reason, !c.Yes)
@@ -65,7 +66,7 @@ func (e *env) printPruned(got retention.Removed) error {
 		got.Messages, progress.Count(int64(len(got.Iterations)), "iterations"), progress.Count(int64(len(got.Policies)), "policies"),
 		got.Files, got.Bytes)
 	for _, stay := range got.Stays {
-		fmt.Fprintf(e.stdout, "  stays: %s of iteration %d: %s\n", stay.What, stay.Iteration, stay.Why)
+		fmt.Fprintf(e.stdout, "  kept: %s of iteration %d: %s\n", stay.What, stay.Iteration, stay.Why)
 	}
 	if !got.Done {
 		fmt.Fprintln(e.stdout, "nothing was changed; --yes does it")

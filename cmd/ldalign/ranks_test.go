@@ -73,7 +73,7 @@ func TestTrainerRanks(t *testing.T) {
 	if err := p.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
-	output{p.wait(t), p.stdout.String(), p.stderr.String()}.want(t, exitInterrupted, "goes on with the same command")
+	output{p.wait(t), p.stdout.String(), p.stderr.String()}.want(t, exitInterrupted, "run the same command to continue")
 
 	p = start(t, command("up", ranksSpec, "--dir", dir))
 	output{p.wait(t), p.stdout.String(), p.stderr.String()}.want(t, 0)

@@ -15,20 +15,20 @@ type replayCommand struct {
 	Name string `arg:"" name:"run" help:"Name of the run whose log is replayed."`
 	As   string `required:"" help:"Name of the new run." placeholder:"NAME"`
 	replayFlags
-	Exact  bool `help:"Prove that the same spec gives the same weights: compare with the run's policies, and end with exit code 1 where they differ."`
-	DryRun bool `help:"Print the spec of the new run and what it would do, and stop."`
+	Exact  bool `help:"Prove that the same spec gives the same weights: compare the new policies with the run's, and exit with code 1 if one differs."`
+	DryRun bool `help:"Print the spec of the new run and the stages that would run, and stop."`
 	serverFlags
 }
 
-// replayFlags say what of a run is replayed and what is changed.
+// replayFlags select the part of a run to replay, and the settings to change.
 type replayFlags struct {
-	From      string   `enum:"prompts,pairs,encoded,scored" default:"scored" help:"Log that is read: prompts, pairs, encoded or scored. Only the stages behind it run."`
-	Iteration string   `help:"Iteration to replay, or all. Left out: all when nothing changes or with --from prompts, else 0." placeholder:"N"`
+	From      string   `enum:"${pair_kinds}" default:"${replay_from}" help:"Log to read: ${pair_kind_list}. Only the stages after it run."`
+	Iteration string   `help:"Iteration to replay, or all. Default: all if no setting changes or with --from prompts, else 0." placeholder:"N"`
 	Set       []string `help:"Change a key of the run's spec, e.g. --set objective.beta=0.5." placeholder:"KEY=VALUE" sep:"none"`
-	OffPolicy bool     `help:"Accept pairs that were sampled by other weights than those that an iteration starts from."`
+	OffPolicy bool     `help:"Accept pairs that were not sampled by the policy that an iteration starts from."`
 }
 
-// request is what the flags ask for under a name.
+// request returns the replay that the flags ask for, under the name as.
 func (f replayFlags) request(as string) derive.Replay {
 	return derive.Replay{As: as, From: schemas.Kind(f.From), Iteration: f.Iteration, Set: f.Set, OffPolicy: f.OffPolicy}
 }
@@ -40,10 +40,10 @@ func (replayCommand) Help() string {
     ldalign replay align-1 --from pairs --set guide.latent_dim=8 --as align-1-guide
     ldalign replay align-1 --exact --as align-1-again
 
-The new run reads the messages of the other run where they are: it copies nothing, and no stage in front of that log runs
-again. From scored, only the trainer works (another beta, weight, optimizer, number of epochs); from encoded, distance and
-the trainer (another metric); from pairs also the encoder (another guide); from prompts all stages but the prompter. If it
-is interrupted, the same command goes on. docs/replay.md says what can be changed, and why one iteration is the default.`
+The new run reads the messages in the log of the other run. It copies nothing, and the stages before that log do not run.
+--from scored runs only the trainer (to change beta, weights, optimizer, epochs); encoded also runs the stage distance (to
+change the metric); pairs also the encoder (to change the guide); prompts all stages except the prompter. If it is
+interrupted, the same command continues. docs/replay.md says which settings can change, and why one iteration is the default.`
 }
 
 func (c *replayCommand) Run(ctx context.Context, e *env) error {
@@ -78,7 +78,7 @@ func (c *replayCommand) Run(ctx context.Context, e *env) error {
 	return e.attached(ctx, child.Servers, func(s *runs.Session) error { return e.proveExact(ctx, s, child) })
 }
 
-// proveExact prints each policy of a replay that is its source's, and fails at the first that is not.
+// proveExact prints each policy of a replay that equals its source's, and returns an error for the first that differs.
 func (e *env) proveExact(ctx context.Context, s *runs.Session, spec schemas.Spec) error {
 	same, failed := runs.Exact(ctx, s, spec)
 	if e.json {
@@ -94,7 +94,7 @@ func (e *env) proveExact(ctx context.Context, s *runs.Session, spec schemas.Spec
 	return failed
 }
 
-// printPlan says what a new run would do, and prints its spec.
+// printPlan prints what a new run would do, and its spec.
 func (e *env) printPlan(parent, child schemas.Spec) error {
 	differences := schemas.Differences(parent, child)
 	if e.json {
@@ -113,7 +113,7 @@ func (e *env) printPlan(parent, child schemas.Spec) error {
 	return e.printSpec(child)
 }
 
-// workers are the names of the stages that a run has, of all stages for nil, and of the trainer.
+// workers returns the names of a run's stages (of all stages if spec is nil), followed by the trainer's.
 func (e *env) workers(spec *schemas.Spec) []string {
 	stages := e.pipeline.Stages()
 	if spec != nil {
@@ -122,7 +122,7 @@ func (e *env) workers(spec *schemas.Spec) []string {
 	return append(stages.Names(), runs.Trainer)
 }
 
-// shown is a value as a sentence shows it.
+// shown returns a value of a spec for use in a sentence.
 func shown(value string) string {
 	if value == "" {
 		return "nothing"

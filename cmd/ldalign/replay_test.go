@@ -302,7 +302,7 @@ func TestSweep(t *testing.T) {
 		"sweep", "tiny-ld", "--set", "objective.beta=0.05,0.2", "--set", "training.epochs=1,10", "--set", "optimizer.lr=2e-4", "--dir", dir,
 	}
 	ldalign(t, append(args, "--dry-run")...).want(t, 0, "tiny-ld-beta-0_05-epochs-10", "objective.beta=0.2 training.epochs=1 optimizer.lr=2e-4",
-		"stages that run: evaluator, trainer", "training that is left: about")
+		"stages that run: evaluator, trainer", "remaining training: about")
 	dry := lines[struct {
 		Run          string
 		Pairs, Steps int

@@ -10,7 +10,7 @@ import (
 )
 
 type reportCommand struct {
-	Runs []string `arg:"" name:"run" help:"Runs that go into one report, in the order of its table."`
+	Runs []string `arg:"" name:"run" help:"Runs to put into one report, in the order of its table."`
 	serverFlags
 }
 
@@ -20,8 +20,8 @@ func (reportCommand) Help() string {
     ldalign report my-run
     ldalign report demo-ldalign demo-spin
 
-Writes DIR/runs/RUN/report, RUN being the first that aligns: index.html, table.md, table.json and every figure as SVG and
-PNG, also of a run that is not finished. Prints the table.`
+Writes index.html, table.md, table.json and every figure as SVG and PNG to DIR/runs/RUN/report, where RUN is the first of the
+runs whose objective is not sft. A run need not be finished. Prints the table.`
 }
 
 func (c *reportCommand) Run(ctx context.Context, e *env) error {
@@ -40,7 +40,7 @@ func (c *reportCommand) run(ctx context.Context, e *env, s *runs.Session) (err e
 	return e.writeReport(specs, in)
 }
 
-// report collects the report of some runs.
+// report collects the data of a report on some runs.
 func (e *env) report(ctx context.Context, s *runs.Session, specs []schemas.Spec, title string) (report.Input, error) {
 	in, err := collect.Report(ctx, s, specs, title)
 	in.GeneratedBy = generatedBy()

@@ -13,7 +13,7 @@ import (
 type runsCommand struct {
 	List   runsListCommand   `cmd:"" default:"withargs" help:"List the runs in a folder or on a server."`
 	Delete runsDeleteCommand `cmd:"" help:"Delete a run: its messages, its checkpoints, its reports."`
-	Prune  runsPruneCommand  `cmd:"" help:"Remove what past iterations of a run have left on the logs and in the store."`
+	Prune  runsPruneCommand  `cmd:"" help:"Remove messages and weights of past iterations of a run."`
 }
 
 type runsListCommand struct{ serverFlags }
@@ -57,18 +57,18 @@ func (c *runsListCommand) run(ctx context.Context, e *env, s *runs.Session) (err
 
 type runsDeleteCommand struct {
 	Name string `arg:"" name:"run" help:"Name of the run."`
-	Yes  bool   `help:"Delete it; without it only what would go is shown."`
+	Yes  bool   `help:"Delete it; without it, only show what would be deleted."`
 	serverFlags
 }
 
 func (runsDeleteCommand) Help() string {
 	return `Example:
 
-    ldalign runs delete my-run          # what would go
+    ldalign runs delete my-run          # shows what would be deleted
     ldalign runs delete my-run --yes
 
-Refused while anybody works on the run, and while another run names it: a replay or fork reads its log, others start from
-its checkpoints or use its guide. If in doubt, make a copy by ` + "`ldalign backup`" + ` first.`
+The command fails while a process is working on the run, and while another run needs it: a replay or fork that reads its log,
+or a run that starts from its checkpoints or uses its guide. If in doubt, make a copy with ` + "`ldalign backup`" + ` first.`
 }
 
 func (c *runsDeleteCommand) Run(ctx context.Context, e *env) error {

@@ -13,7 +13,7 @@ type scoreCommand struct {
 	Input    string `help:"JSON lines with prompt and response; - is standard input." required:"" placeholder:"FILE"`
 	Out      string `help:"JSON lines to write; an existing file is continued." placeholder:"FILE"`
 	Overlong string `help:"What to do with a record that is too long for the model: cut drops the first tokens of the prompt, reject ends the verb." enum:"cut,reject" default:"cut"`
-	Step     int    `help:"Tokens that are computed together. It changes no number." default:"256" placeholder:"N"`
+	Step     int    `help:"Number of tokens that are computed together. It does not change the results." default:"256" placeholder:"N"`
 }
 
 func (scoreCommand) Help() string {
@@ -22,11 +22,11 @@ func (scoreCommand) Help() string {
     ldalign score --model ./smollm2 --input pairs.jsonl --out scored.jsonl
     ldalign score --raw --model ./smollm2 --input '-' < pairs.jsonl
 
-A line in is {"id": …, "prompt": "…", "response": "…"}. A line out adds logprob (log p(response | prompt), the sum over the
-response's tokens), tokens (their number) and token_logprobs. With a chat template the response's end token counts, as in
-training; with --raw prompt and response are joined as they are, and only the tokenizer's own special tokens are added. The
-token_ids that generate wrote are scored themselves, where the response is still their text.
-After Ctrl-C the records that are done are written; with --out the same command continues there. See docs/models.md.`
+An input line is {"id": …, "prompt": "…", "response": "…"}. An output line adds logprob (log p(response | prompt), the sum over
+the response's tokens), tokens (their number) and token_logprobs. With a chat template the response's end token counts, as in
+training; with --raw prompt and response are joined as they are, and only the tokenizer's own special tokens are added. If a
+record has token_ids from generate and its response is still their text, these tokens are scored. After Ctrl-C the finished
+records are written; with --out the same command continues there. See docs/models.md.`
 }
 
 func (c *scoreCommand) Run(ctx context.Context, e *env) (err error) {

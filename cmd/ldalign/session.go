@@ -26,7 +26,7 @@ type serverFlags struct {
 	Region string `help:"S3 region." env:"LDALIGN_S3_REGION" default:"us-east-1"`
 }
 
-// over replaces what the spec says by what the flags say.
+// over returns s with the values of the flags in place of its own, where flags are given.
 func (f serverFlags) over(s schemas.ServersSpec) schemas.ServersSpec {
 	if f.NATS != "" {
 		s.NATS = f.NATS
@@ -43,18 +43,18 @@ func (f serverFlags) over(s schemas.ServersSpec) schemas.ServersSpec {
 	return s
 }
 
-// servers are those of the flags alone.
+// servers returns the servers that the flags name.
 func (f serverFlags) servers() schemas.ServersSpec { return f.over(schemas.ServersSpec{}) }
 
-// attached calls f with a session that reads: over the servers, the process that works in the folder, or the folder itself.
+// attached calls f with a session for reading: over the servers, over the process that works in the folder, or over the folder.
 func (e *env) attached(ctx context.Context, servers schemas.ServersSpec, f func(*runs.Session) error) error {
-	if err := runs.Any(e.dir, servers); err != nil { // before the log makes the folder
+	if err := runs.Any(e.dir, servers); err != nil { // before opening the log creates the folder
 		return err
 	}
 	return e.session(ctx, runs.Options{Servers: servers, Name: "ldalign-reader"}, runs.Attach, f)
 }
 
-// opened calls f with a session that works: over the servers, or over embedded ones in the folder.
+// opened calls f with a session for working on runs: over the servers, or over embedded ones in the folder.
 func (e *env) opened(ctx context.Context, o runs.Options, f func(*runs.Session) error) error {
 	o.Listen = e.listen
 	return e.session(ctx, o, runs.Open, f)
@@ -69,11 +69,11 @@ func (e *env) session(
 		return err
 	}
 	if err := os.MkdirAll(e.dir, 0o755); err != nil {
-		return fmt.Errorf("cannot make the data folder: %w (choose another by --dir)", err)
+		return fmt.Errorf("cannot create the data folder: %w (choose another with --dir)", err)
 	}
 	file, err := os.OpenFile(filepath.Join(e.dir, "ldalign.log"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
 	if err != nil {
-		return fmt.Errorf("cannot open the log: %w (choose another folder by --dir)", err)
+		return fmt.Errorf("cannot open the log: %w (choose another folder with --dir)", err)
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
 	o.Dir, o.Log = e.dir, e.logger(file)
@@ -85,7 +85,7 @@ func (e *env) session(
 	return f(s)
 }
 
-// cacheBytes is --cache in bytes; 0 for no bound.
+// cacheBytes returns --cache in bytes; 0 for no limit.
 func (e *env) cacheBytes() (int64, error) {
 	if e.cache == "" {
 		return 0, nil
@@ -111,7 +111,7 @@ func (e *env) logger(file io.Writer) zerolog.Logger {
 	return zerolog.New(zerolog.MultiLevelWriter(file, shown)).With().Timestamp().Logger()
 }
 
-// player plays runs in a session, and shows what they do on a screen.
+// player returns a player of runs in a session, which shows their progress on a screen.
 func (e *env) player(s *runs.Session, engine *tensor.Engine, screen *telemetry.Screen) *play.Player {
 	return &play.Player{Session: s, Pipeline: e.pipeline, Engine: engine, Observer: screen, Patience: e.patience}
 }

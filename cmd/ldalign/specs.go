@@ -2,7 +2,7 @@ package main
 
 import "github.com/ldalign/ldalign/schemas"
 
-// loadSpecs reads a spec file with what the command line changes, before defaults are filled in.
+// loadSpecs reads a spec file and applies the command line's changes. It does not fill in defaults.
 func loadSpecs(path string, set []string, servers serverFlags) ([]schemas.Spec, error) {
 	specs, err := schemas.LoadRuns(path, set)
 	for i := range specs {

@@ -12,7 +12,7 @@ type statusCommand struct {
 	Spec bool   `help:"Print the run's resolved spec instead."`
 
 	Watch bool          `help:"Repeat until the run is complete or Ctrl-C." short:"w"`
-	Every time.Duration `help:"Time between two reports." default:"2s"`
+	Every time.Duration `help:"Time between two updates." default:"2s"`
 	serverFlags
 }
 
@@ -24,9 +24,9 @@ func (statusCommand) Help() string {
     ldalign status my-run --json | jq .iterations
     ldalign status my-run --spec > run.yaml
 
-It works while the run goes on and after it has ended. For each stage it shows how many messages wait for it (lag), how many
-it processes a second (rate), how long the rest will take (eta), and what each worker does or why it does nothing; then the
-stage that the run waits for.`
+Works during a run and after its end. For each stage it shows the number of waiting messages (lag), the messages processed per
+second (rate), the time that the remaining ones will take (eta), and what each worker is doing or why it is idle. Below it
+names the stage that the run is waiting for.`
 }
 
 func (c *statusCommand) Run(ctx context.Context, e *env) error {

@@ -22,9 +22,9 @@ import (
 
 type sweepCommand struct {
 	Name string `arg:"" name:"run" help:"Name of the run whose log is replayed."`
-	As   string `help:"Beginning of the new runs' names; the run's own name when left out." placeholder:"NAME"`
+	As   string `help:"Prefix of the new runs' names (default: the run's name)." placeholder:"NAME"`
 	replayFlags
-	Parallel int  `help:"Replays at the same time. They share the tensor engine, so that more of them take more memory and no less time on one CPU." default:"1"`
+	Parallel int  `help:"Number of replays that run at the same time. They share one tensor engine: more of them take more memory, and save no time on one CPU." default:"1"`
 	DryRun   bool `help:"List the runs and what they would do, and stop."`
 	serverFlags
 }
@@ -36,13 +36,13 @@ func (sweepCommand) Help() string {
     ldalign sweep align-1 --set objective.beta=0.05,0.1 --set optimizer.lr=1e-7,5e-7 --dry-run
 
 Replays a run once for each combination of the values, all from the same log. Put a value that contains a comma in double
-quotes. The runs are named RUN-KEY-VALUE, by the last part of each key that has several values. If it is interrupted, the
-same command goes on with what is left. At the end it prints the runs side by side, as ` + "`ldalign compare`" + ` does.`
+quotes. The runs are named RUN-KEY-VALUE, where KEY is the last part of a key with several values. If it is interrupted, the
+same command continues with the remaining runs. At the end it prints the runs side by side, as ` + "`ldalign compare`" + ` does.`
 }
 
 func (c *sweepCommand) Run(ctx context.Context, e *env) error {
 	if c.Parallel < 1 {
-		return fmt.Errorf("%w: --parallel %d: at least 1", errUsage, c.Parallel)
+		return fmt.Errorf("%w: --parallel is %d, want at least 1", errUsage, c.Parallel)
 	}
 	request := derive.Sweep{Replay: c.request(cmp.Or(c.As, c.Name))}
 	var parent schemas.Spec
@@ -91,12 +91,12 @@ func (e *env) printSweep(sweep []runs.SweepRun) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(e.stdout, "stages that run: %s\ntraining that is left: about %s, and what the other stages take\n",
+	_, err := fmt.Fprintf(e.stdout, "stages that run: %s\nremaining training: about %s, plus the time of the other stages\n",
 		strings.Join(e.workers(&sweep[0].Spec), ", "), left)
 	return err
 }
 
-// sweep runs what is not done, and compares all.
+// sweep plays the runs that are not complete, and compares all.
 func (e *env) sweep(ctx context.Context, parent schemas.Spec, specs []schemas.Spec, parallel int) error {
 	o := runs.Options{Servers: specs[0].Servers, Limits: specs[0].Streams, Name: "ldalign-sweep"}
 	return e.opened(ctx, o, func(s *runs.Session) error {
@@ -136,7 +136,7 @@ func (e *env) playAll(ctx context.Context, s *runs.Session, engine *tensor.Engin
 	}
 	err := errors.Join(failures...)
 	if ctx.Err() != nil && err == nil {
-		return fmt.Errorf("%w\nldalign: the sweep goes on with the same command", trainer.ErrInterrupted)
+		return fmt.Errorf("%w\nldalign: run the same command to continue the sweep", trainer.ErrInterrupted)
 	}
 	return err
 }

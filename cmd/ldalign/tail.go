@@ -11,9 +11,9 @@ import (
 )
 
 type tailCommand struct {
-	Subject string        `arg:"" help:"Kind of message (prompts, pairs, encoded, scored, checkpoints, deadletters, results, control) or a NATS subject with wildcards."`
-	Since   time.Duration `help:"Start this far back; 0 starts at the beginning of the log." default:"0"`
-	Count   int           `help:"Stop after this many messages; 0 goes on until Ctrl-C." short:"n" default:"0"`
+	Subject string        `arg:"" help:"Kind of message (${kinds}), or a NATS subject, which may have wildcards."`
+	Since   time.Duration `help:"Print messages from this far back, e.g. 10m; 0 starts at the beginning of the log." default:"0"`
+	Count   int           `help:"Stop after this many messages; 0 continues until Ctrl-C." short:"n" default:"0"`
 	serverFlags
 }
 
@@ -23,7 +23,7 @@ func (tailCommand) Help() string {
     ldalign tail scored -n 5
     ldalign tail 'ldalign.*.my-run.0' --since 10m | jq .message.distance
 
-Prints one JSON object a line: stream, subject, seq, time and the message.`
+Prints one JSON object per line: stream, subject, seq, time and the message.`
 }
 
 func (c *tailCommand) Run(ctx context.Context, e *env) error {
@@ -37,7 +37,7 @@ func (c *tailCommand) run(ctx context.Context, e *env, s *runs.Session) (err err
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	defer e.interrupts.take(stop)() // Ctrl-C is how one leaves a tail: there is nothing to save
+	defer e.interrupts.take(stop)() // Ctrl-C ends tail at once: there is nothing to save
 	encode := json.NewEncoder(e.stdout)
 	printed := 0
 	err = s.Streams.Tail(ctx, c.Subject, since, func(line streams.Line) error {

@@ -15,7 +15,7 @@ import (
 type trainCommand struct {
 	Spec   string   `arg:"" help:"Run spec (YAML; several documents are several runs, in order)." type:"existingfile"`
 	Set    []string `help:"Override a key of every run, e.g. --set training.batch=16." placeholder:"KEY=VALUE" sep:"none"`
-	Out    string   `help:"Write the last run's newest policy into this folder, as transformers opens it." type:"path" placeholder:"FOLDER"`
+	Out    string   `help:"Write the last run's newest policy into this folder, in the format of transformers." type:"path" placeholder:"FOLDER"`
 	DryRun bool     `help:"Check the spec and its files, print the resolved spec, and stop."`
 	serverFlags
 }
@@ -26,11 +26,11 @@ func (trainCommand) Help() string {
     ldalign train dpo.yaml --out ./aligned
     ldalign train spin.yaml --set objective.kind=spin --set iterations=1
 
-Only the trainer, from files: nothing is sampled. Objective sft takes prompts with responses; dpo, spin and ldalign take
-pairs, with the rejected (or generated) responses of data.train. Reference log-probabilities are computed from the model
-that the run starts with, or taken from columns of the data; ldalign measures distances with a guide, or takes them from a
-column (objective.distance: given). docs/training.md says more. Stopped in any way, the same command goes on; logs, audit and
-metrics are those of ldalign up.`
+Runs the trainer on files; nothing is sampled. Objective sft takes prompts with responses; dpo, spin and ldalign take pairs,
+with the rejected (or generated) responses of data.train. Reference log-probabilities are computed with the model that the
+run starts from, or read from columns of the data; ldalign measures distances with a guide, or reads them from a column
+(objective.distance: given). See docs/training.md. However the command was stopped, the same command continues. Log, audit and
+metrics are as with ldalign up.`
 }
 
 func (c *trainCommand) Run(ctx context.Context, e *env) error {
@@ -75,20 +75,21 @@ func (c *trainCommand) Run(ctx context.Context, e *env) error {
 	return nil
 }
 
-// fromFiles makes a spec take its pairs from the data. Pairs that no policy sampled are worth one iteration.
+// fromFiles makes a spec take its pairs from the data. It returns an error for more than one iteration: every iteration would
+// train on the same pairs.
 func fromFiles(s *schemas.Spec) error {
 	if s.Objective.Kind != "spin" && s.Objective.Kind != "ldalign" {
 		return nil
 	}
 	s.Generation.From = "data"
 	if s.Iterations != 1 {
-		return fmt.Errorf("%w: iterations: %d: nothing is sampled here, so later iterations of %s would train on the same pairs: "+
-			"set iterations: 1 (or use ldalign up, which samples anew in each)", errUsage, s.Iterations, s.Objective.Kind)
+		return fmt.Errorf("%w: iterations is %d, but ldalign train samples nothing, so later iterations of %s would train on the same "+
+			"pairs: set iterations: 1, or use ldalign up, which samples new pairs in each iteration", errUsage, s.Iterations, s.Objective.Kind)
 	}
 	return nil
 }
 
-// goesOn is the error of a run that was interrupted.
+// goesOn returns the error of an interrupted run.
 func goesOn(run string) error {
-	return fmt.Errorf("%w\nldalign: run %s goes on with the same command", trainer.ErrInterrupted, run)
+	return fmt.Errorf("%w\nldalign: run the same command to continue run %s", trainer.ErrInterrupted, run)
 }

@@ -13,11 +13,11 @@ import (
 )
 
 type trainerCommand struct {
-	Spec string   `arg:"" optional:"" help:"Run spec (YAML, one run): declares the run." type:"existingfile"`
-	Name string   `name:"run" help:"Name of a run that is declared already, instead of a spec." placeholder:"RUN"`
+	Spec string   `arg:"" optional:"" help:"Run spec (YAML, one run); the trainer declares the run with it." type:"existingfile"`
+	Name string   `name:"run" help:"Name of a run that is already declared, instead of a spec." placeholder:"RUN"`
 	Set  []string `help:"Override a key of the spec." placeholder:"KEY=VALUE" sep:"none"`
 
-	BucketEvents string `help:"ARN of the S3 server's notification target that publishes below ldalign-bucket on this NATS server: a new manifest then makes the trainer look for checkpoints to announce." env:"LDALIGN_BUCKET_EVENTS" placeholder:"ARN"`
+	BucketEvents string `help:"ARN of the S3 server's notification target. It must publish below the subject ldalign-bucket on this NATS server. At each new manifest the trainer then looks for checkpoints to announce." env:"LDALIGN_BUCKET_EVENTS" placeholder:"ARN"`
 	serverFlags
 }
 
@@ -27,8 +27,9 @@ func (trainerCommand) Help() string {
     ldalign trainer run.yaml --nats nats://10.0.0.5:4222 --s3 http://10.0.0.6:9000
     ldalign trainer run.yaml ... --bucket-events arn:minio:sqs::LDALIGN:nats
 
-One trainer works on a run at a time; a second one is refused. Stopped in any way, it goes on by the same command. Bucket
-events are optional: a checkpoint's own message follows its manifest, and each start announces what was missed.`
+Only one trainer works on a run at a time; a second one ends with an error. However a trainer was stopped, the same command
+continues. Bucket events are optional: the trainer announces each checkpoint after writing its manifest, and at each start it
+announces those that were missed.`
 }
 
 func (c *trainerCommand) Run(ctx context.Context, e *env) error {
@@ -54,7 +55,7 @@ func (c *trainerCommand) Run(ctx context.Context, e *env) error {
 	})
 }
 
-// trainAlone plays the trainer of a run, and no stage.
+// trainAlone runs only the trainer of a run, without stages.
 func (e *env) trainAlone(ctx context.Context, s *runs.Session, engine *tensor.Engine, spec schemas.Spec, hints string) error {
 	screen := telemetry.NewScreen(e.display)
 	defer screen.End(spec.Run)
@@ -69,8 +70,8 @@ func (e *env) trainAlone(ctx context.Context, s *runs.Session, engine *tensor.En
 	return nil
 }
 
-// bucketEvents has the bucket announce new manifests to a target of its server and returns the subject that they come
-// on; empty for no target.
+// bucketEvents makes the bucket announce new manifests to a notification target of its server. It returns the subject on which
+// they arrive, or "" if arn is empty.
 func bucketEvents(ctx context.Context, s *runs.Session, arn string) (string, error) {
 	if arn == "" {
 		return "", nil
@@ -78,7 +79,7 @@ func bucketEvents(ctx context.Context, s *runs.Session, arn string) (string, err
 	return "ldalign-bucket.>", checkpoints.EnableNotifications(ctx, s.Store, arn)
 }
 
-// spec reads and resolves the spec file, when there is one.
+// spec reads and resolves the spec file, if there is one.
 func (c *trainerCommand) spec() (schemas.Spec, error) {
 	if (c.Spec == "") == (c.Name == "") {
 		return schemas.Spec{}, fmt.Errorf("%w: give either a spec file or --run", errUsage)

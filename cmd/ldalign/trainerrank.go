@@ -10,18 +10,18 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
-// rankCommand is play.RankVerb, which the trainer starts.
+// rankCommand is the verb play.RankVerb. The trainer starts it.
 type rankCommand struct {
-	Port     int           `required:"" help:"Where rank 0 waits, on this machine."`
+	Port     int           `required:"" help:"Port on this machine on which rank 0 is waiting."`
 	Rank     int           `required:"" help:"This process's number, from 1."`
 	Ranks    int           `required:"" help:"Number of processes."`
 	Threads  int           `default:"1" help:"Threads of the tensor library."`
 	Device   string        `default:"cpu" help:"cpu or cuda:N."`
-	Patience time.Duration `default:"30s" help:"How long rank 0 may give no sign of life."`
+	Patience time.Duration `default:"30s" help:"How long rank 0 may be silent before it counts as dead."`
 }
 
 func (rankCommand) Help() string {
-	return `The trainer starts these processes where training.ranks is more than 1. They compute their part of each step, and end
+	return `The trainer starts these processes if training.ranks is greater than 1. Each computes its part of every step, and ends
 with the trainer.
 
 Example:

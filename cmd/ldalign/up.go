@@ -28,7 +28,7 @@ import (
 type upCommand struct {
 	Spec   string   `arg:"" help:"Run spec (YAML; several documents are several runs, in order)." type:"existingfile"`
 	Set    []string `help:"Override a key of every run, e.g. --set training.batch=16." placeholder:"KEY=VALUE" sep:"none"`
-	Listen string   `help:"Address of the embedded NATS server for other programs, e.g. 127.0.0.1:4222." placeholder:"HOST:PORT"`
+	Listen string   `help:"Address on which the embedded NATS server accepts other programs, e.g. 127.0.0.1:4222." placeholder:"HOST:PORT"`
 	DryRun bool     `help:"Check the spec and its files, print the resolved spec, and stop."`
 	serverFlags
 }
@@ -39,8 +39,8 @@ func (upCommand) Help() string {
     ldalign up run.yaml
     ldalign up run.yaml --set objective.beta=0.5 --set run=beta-05
 
-Without servers everything is embedded: a NATS server and a checkpoint store in the folder that --dir names. A run that
-was stopped in any way goes on by the same command. docs/spec.md explains every key of the spec.`
+Without --nats and --s3, ldalign uses an embedded NATS server and a checkpoint store in the folder that --dir names. However
+a run was stopped, the same command continues it. docs/spec.md explains every key of the spec.`
 }
 
 func (c *upCommand) Run(ctx context.Context, e *env) error {
@@ -81,7 +81,7 @@ func (e *env) printSpec(s schemas.Spec) error {
 	return err
 }
 
-// printSpecJSON prints a resolved spec as an object: its run, its digest, more, and under "spec" all of its keys.
+// printSpecJSON prints a resolved spec as an object: its run, its digest, the properties in more, and all keys under "spec".
 func (e *env) printSpecJSON(s schemas.Spec, more ...property) error {
 	keys, err := s.JSON()
 	if err != nil {
@@ -97,7 +97,7 @@ func (e *env) printSpecJSON(s schemas.Spec, more ...property) error {
 	return printJSON(e.stdout, []jsonl.Object{o})
 }
 
-// dryRun prints the resolved specs, each with what it would do, after looking at the files that it names.
+// dryRun checks the files that the specs name, and prints each resolved spec with its numbers of pairs and steps.
 func (e *env) dryRun(specs []schemas.Spec) error {
 	for _, s := range specs {
 		set, err := prompter.Load(s)
@@ -136,7 +136,7 @@ func (e *env) dryRun(specs []schemas.Spec) error {
 	return nil
 }
 
-// filesOf looks at the held-out data and the model's folder of a spec; nil where it names none.
+// filesOf reads the held-out data and the model's configuration; each is nil if the spec names none.
 func filesOf(s schemas.Spec) (held *dataset.Set, model *architecture.Config, err error) {
 	if s.Data.Eval != "" {
 		set, err := prompter.LoadEval(s)
@@ -158,7 +158,7 @@ func filesOf(s schemas.Spec) (held *dataset.Set, model *architecture.Config, err
 	return held, model, nil
 }
 
-// up runs the specs one after the other and writes a report over all of them into each run's folder.
+// up plays the runs one after the other, and writes a report on all of them.
 func (e *env) up(ctx context.Context, specs []schemas.Spec, title string) error {
 	o := runs.Options{Servers: specs[0].Servers, Limits: specs[0].Streams, Name: "ldalign-up"}
 	return e.opened(ctx, o, func(s *runs.Session) error {
@@ -168,7 +168,7 @@ func (e *env) up(ctx context.Context, specs []schemas.Spec, title string) error 
 	})
 }
 
-// played plays the runs and reports on them.
+// played plays the runs with an engine, and writes the report.
 func (e *env) played(ctx context.Context, s *runs.Session, engine *tensor.Engine, specs []schemas.Spec, title string) error {
 	start := time.Now()
 	screen := telemetry.NewScreen(e.display)
@@ -193,7 +193,7 @@ func (e *env) played(ctx context.Context, s *runs.Session, engine *tensor.Engine
 	return e.writeReport(specs, in)
 }
 
-// reportRun is the run whose folder holds the report over several: the first that aligns, else the last.
+// reportRun returns the run whose folder holds the report on several runs: the first whose objective is not sft, else the last.
 func reportRun(specs []schemas.Spec) string {
 	for _, s := range specs {
 		if s.Objective.Kind != "sft" {

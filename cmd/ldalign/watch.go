@@ -17,11 +17,11 @@ import (
 	"github.com/ldalign/ldalign/streams"
 )
 
-// watch shows the status again and again: on a terminal in place, elsewhere as a line for each stage, or as JSON.
+// watch shows the status repeatedly: in place on a terminal, else as a line for each stage, or as JSON.
 func (c *statusCommand) watch(ctx context.Context, e *env, session *runs.Session) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	defer e.interrupts.take(stop)() // Ctrl-C is how one leaves it: there is nothing to save
+	defer e.interrupts.take(stop)() // Ctrl-C ends it at once: there is nothing to save
 	tick := time.NewTicker(max(c.Every, 100*time.Millisecond))
 	defer tick.Stop()
 	for {
@@ -37,7 +37,7 @@ func (c *statusCommand) watch(ctx context.Context, e *env, session *runs.Session
 			err = printJSON(e.stdout, []runs.Status{s})
 		case isTerminal(e.stdout):
 			var b strings.Builder
-			b.WriteString("\x1b[H\x1b[J") // from the top, with nothing below
+			b.WriteString("\x1b[H\x1b[J") // cursor to the top left, then clear the screen
 			if err = printStatus(&b, s); err == nil {
 				_, err = io.WriteString(e.stdout, b.String())
 			}
@@ -60,7 +60,7 @@ func isTerminal(w io.Writer) bool {
 	return ok && isatty.IsTerminal(f.Fd()) && os.Getenv("TERM") != "dumb"
 }
 
-// policies is how far the policies are, for people.
+// policies says which policy the run has reached, for people.
 func policies(s runs.Status) string {
 	if s.Policy < 0 {
 		return fmt.Sprintf("no policy yet of %d", s.Of)
@@ -149,7 +149,7 @@ func printLines(w io.Writer, s runs.Status, now time.Time) error {
 	return err
 }
 
-// doing says what a worker does, and for how long where that is long.
+// doing says what a worker is doing and, from ten seconds on, for how long.
 func doing(w streams.Worker) string {
 	text := w.State
 	if w.Detail != "" {
@@ -163,7 +163,7 @@ func doing(w streams.Worker) string {
 
 func unattended(s runs.StageLiveness) string {
 	if s.Lag > 0 {
-		return "nobody works on what is before it"
+		return "messages are waiting, but no worker is running"
 	}
 	return ""
 }

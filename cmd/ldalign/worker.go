@@ -24,9 +24,9 @@ func (workerCommand) Help() string {
     export LDALIGN_S3_ACCESS_KEY=... LDALIGN_S3_SECRET_KEY=...
     ldalign worker generator --run align-1 --nats nats://10.0.0.5:4222 --s3 http://10.0.0.6:9000
 
-Start as many as you like, on any machine, and stop any of them at any time: another worker processes the messages that a
-stopped one held, and each result is stored once. The worker waits until a trainer has declared the run, and takes the spec
-from the run.`
+You can start any number of workers, on any machine, and stop them at any time: another worker processes the messages that a
+stopped one held, and each result is stored once. A worker waits until a trainer has declared the run, and then reads the
+run's spec from the server.`
 }
 
 func (c *workerCommand) Run(ctx context.Context, e *env) error {
@@ -48,19 +48,19 @@ func (c *workerCommand) Run(ctx context.Context, e *env) error {
 	})
 }
 
-// work plays one stage of a run.
+// work runs one stage of a run.
 func (e *env) work(ctx context.Context, s *runs.Session, engine *tensor.Engine, row pipeline.Row, spec schemas.Spec) error {
 	screen := telemetry.NewScreen(e.display)
 	defer screen.End(spec.Run)
-	e.notice("%s of run %s is ready; Ctrl-C drains and ends it", row.Name, spec.Run)
+	e.notice("%s of run %s is ready; Ctrl-C finishes its messages and ends it", row.Name, spec.Run)
 	err := e.player(s, engine, screen).Stage(ctx, row, spec)
 	for _, sum := range screen.Stages([]string{row.Name}) {
-		e.notice("%s worked on %d %s in %.1f s", sum.Name, sum.Items, sum.Unit, sum.BusySeconds)
+		e.notice("%s processed %d %s in %.1f s", sum.Name, sum.Items, sum.Unit, sum.BusySeconds)
 	}
 	return err
 }
 
-// onServers is opened for verbs that make no sense without real servers.
+// onServers is like opened, and fails unless real servers are named.
 func (e *env) onServers(ctx context.Context, o runs.Options, f func(*runs.Session) error) error {
 	if o.Servers.NATS == "" || o.Servers.S3 == "" {
 		return fmt.Errorf("%w: this verb needs --nats and --s3 (or LDALIGN_NATS and LDALIGN_S3); "+
@@ -71,7 +71,8 @@ func (e *env) onServers(ctx context.Context, o runs.Options, f func(*runs.Sessio
 	})
 }
 
-// declared connects to wait until a run is declared, and disconnects: how to connect for work is part of the spec.
+// declared waits until a run is declared and returns its spec. It uses a connection of its own, because the settings of the
+// connection for work are part of the spec.
 func (e *env) declared(ctx context.Context, servers schemas.ServersSpec, run string) (spec schemas.Spec, err error) {
 	o := runs.Options{Servers: servers, Limits: schemas.Default().Streams, Name: "ldalign-waiting"}
 	err = e.onServers(ctx, o, func(s *runs.Session) (err error) {
