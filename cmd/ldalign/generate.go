@@ -40,10 +40,10 @@ func (generateCommand) Help() string {
     ldalign generate --model my-run@3 --input prompts.jsonl --out answers.jsonl
 
 An input line is {"id": …, "prompt": "…"} or {"id": …, "messages": [{"role": "user", "content": "…"}]}. It may set
-max_tokens and seed. An output line adds response, token_ids, logprob (of the response's tokens under the model) and finish_reason (stop or
-length); with --logprobs also token_logprobs. A response depends only on its record and the settings, and not on other records
-or --slots. After Ctrl-C the finished records are written; with --out the same command continues, and skips the ids that the
-file already has. See docs/models.md.`
+max_tokens and seed. An output line adds response, token_ids, logprob (of the response's tokens under the model) and
+finish_reason (stop or length); with --logprobs also token_logprobs. A response depends only on its record and
+the settings, and not on other records or --slots. After Ctrl-C the finished records are written; with --out the same command
+continues, and skips the ids that the file already has. See docs/models.md.`
 }
 
 func (c *generateCommand) Run(ctx context.Context, e *env) (err error) {

@@ -152,7 +152,7 @@ func run(args []string, stdout, stderr io.Writer, stages pipeline.Table) int {
 // vars returns the names of the stages and of the kinds of messages, for the help texts and enums of flags.
 func vars(names []string) kong.Vars {
 	return kong.Vars{
-		"stages": strings.Join(names, ","), "stage_list": orList(names),
+		"stages": strings.Join(names, ","), "stage_list": orList(names), "worker_list": orList(append(names, runs.Trainer)),
 		"kinds":      strings.Join(kindNames(schemas.Kinds()), ", "),
 		"pair_kinds": strings.Join(kindNames(schemas.PairKinds()), ","), "pair_kind_list": orList(kindNames(schemas.PairKinds())),
 		"replay_from": string(schemas.Scored), "trainer": runs.Trainer,

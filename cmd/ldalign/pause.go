@@ -9,7 +9,7 @@ import (
 
 type pauseCommand struct {
 	Name  string `arg:"" name:"run" help:"Name of the run."`
-	Stage string `help:"Pause only this stage: ${stage_list} or ${trainer}." enum:",${stages},${trainer}" default:""`
+	Stage string `help:"Pause only this stage: ${worker_list}." enum:",${stages},${trainer}" default:""`
 	serverFlags
 }
 

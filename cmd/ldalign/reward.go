@@ -25,9 +25,9 @@ The model must be a DeBERTa-v2 or -v3 for sequence classification with its token
 not supported.
 
 An input line is {"id": …, "prompt": "…", "response": "…"}. The output line adds reward (higher is better), tokens and
-truncated. For a line with "chosen" and "rejected" it adds reward_chosen, reward_rejected and margin, their difference. The error for a bad
-line names file, line and key; the records before it are written. After Ctrl-C the current batch is finished; with --out the
-same command continues there. See docs/models.md.`
+truncated. For a line with "chosen" and "rejected" it adds reward_chosen, reward_rejected and margin, their difference. The error
+for a bad line names file, line and key; the records before it are written. After Ctrl-C the current batch is finished; with
+--out the same command continues there. See docs/models.md.`
 }
 
 func (c *rewardCommand) Run(ctx context.Context, e *env) (err error) {

@@ -22,8 +22,8 @@ func (scoreCommand) Help() string {
     ldalign score --model ./smollm2 --input pairs.jsonl --out scored.jsonl
     ldalign score --raw --model ./smollm2 --input '-' < pairs.jsonl
 
-An input line is {"id": …, "prompt": "…", "response": "…"}. An output line adds logprob (log p(response | prompt), the sum over
-the response's tokens), tokens (their number) and token_logprobs. With a chat template the response's end token counts, as in
+An input line is {"id": …, "prompt": "…", "response": "…"}. An output line adds logprob (log p(response | prompt), the sum
+over the response's tokens), tokens (their number) and token_logprobs. With a chat template the response's end token counts, as in
 training; with --raw prompt and response are joined as they are, and only the tokenizer's own special tokens are added. If a
 record has token_ids from generate and its response is still their text, these tokens are scored. After Ctrl-C the finished
 records are written; with --out the same command continues there. See docs/models.md.`

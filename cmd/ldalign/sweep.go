@@ -3,13 +3,10 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"text/tabwriter"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/ops/play"
@@ -102,7 +99,12 @@ func (e *env) sweep(ctx context.Context, parent schemas.Spec, specs []schemas.Sp
 	return e.opened(ctx, o, func(s *runs.Session) error {
 		return play.WithEngine(specs[0].Compute, func(engine *tensor.Engine) error {
 			start := time.Now()
-			if err := e.playAll(ctx, s, engine, specs, parallel); err != nil {
+			screen := telemetry.NewScreen(e.display)
+			err := e.player(s, engine, screen).RunAll(ctx, specs, parallel, screen.End)
+			if play.Interrupted(err) {
+				return fmt.Errorf("%w\nldalign: run the same command to continue the sweep", trainer.ErrInterrupted)
+			}
+			if err != nil {
 				return err
 			}
 			e.notice("%d replays of %s, %.1f s, tensor work %.0f %% of it",
@@ -110,33 +112,4 @@ func (e *env) sweep(ctx context.Context, parent schemas.Spec, specs []schemas.Sp
 			return e.compare(ctx, s, append([]schemas.Spec{parent}, specs...))
 		})
 	})
-}
-
-// playAll plays runs, some at the same time. One that fails leaves the others alone.
-func (e *env) playAll(ctx context.Context, s *runs.Session, engine *tensor.Engine, specs []schemas.Spec, parallel int) error {
-	screen := telemetry.NewScreen(e.display)
-	player := e.player(s, engine, screen)
-	failures := make([]error, len(specs))
-	group := errgroup.Group{}
-	group.SetLimit(parallel)
-	for i, spec := range specs {
-		group.Go(func() error {
-			if ctx.Err() != nil {
-				return nil
-			}
-			defer screen.End(spec.Run)
-			if err := player.Run(ctx, spec); err != nil && !play.Interrupted(err) {
-				failures[i] = fmt.Errorf("run %s: %w", spec.Run, err)
-			}
-			return nil
-		})
-	}
-	if err := group.Wait(); err != nil {
-		return err
-	}
-	err := errors.Join(failures...)
-	if ctx.Err() != nil && err == nil {
-		return fmt.Errorf("%w\nldalign: run the same command to continue the sweep", trainer.ErrInterrupted)
-	}
-	return err
 }

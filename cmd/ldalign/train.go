@@ -83,8 +83,9 @@ func fromFiles(s *schemas.Spec) error {
 	}
 	s.Generation.From = "data"
 	if s.Iterations != 1 {
-		return fmt.Errorf("%w: iterations is %d, but ldalign train samples nothing, so later iterations of %s would train on the same "+
-			"pairs: set iterations: 1, or use ldalign up, which samples new pairs in each iteration", errUsage, s.Iterations, s.Objective.Kind)
+		return fmt.Errorf("%w: iterations is %d, but ldalign train samples nothing, so later iterations of %s would train on "+
+			"the same pairs: set iterations: 1, or use ldalign up, which samples new pairs in each iteration",
+			errUsage, s.Iterations, s.Objective.Kind)
 	}
 	return nil
 }

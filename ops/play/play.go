@@ -72,6 +72,34 @@ func (p *Player) Run(ctx context.Context, spec schemas.Spec) error {
 	return err
 }
 
+// RunAll plays runs to their ends, at most parallel of them at a time, and calls ended after each. A failed run does not stop the
+// others. RunAll returns the errors of all runs that failed; trainer.ErrInterrupted if ctx ended and none failed.
+func (p *Player) RunAll(ctx context.Context, specs []schemas.Spec, parallel int, ended func(run string)) error {
+	failures := make([]error, len(specs))
+	group := errgroup.Group{}
+	group.SetLimit(parallel)
+	for i, spec := range specs {
+		group.Go(func() error {
+			if ctx.Err() != nil {
+				return nil
+			}
+			defer ended(spec.Run)
+			if err := p.Run(ctx, spec); err != nil && !Interrupted(err) {
+				failures[i] = fmt.Errorf("run %s: %w", spec.Run, err)
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	err := errors.Join(failures...)
+	if ctx.Err() != nil && err == nil {
+		return trainer.ErrInterrupted
+	}
+	return err
+}
+
 // Guide plays what trains the guide of a run, and the evaluation of policy 0 where the spec wants one.
 func (p *Player) Guide(ctx context.Context, spec schemas.Spec) error {
 	if err := errors.Join(CheckData(spec), p.Declare(ctx, spec)); err != nil {
