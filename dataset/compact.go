@@ -5,11 +5,11 @@ import (
 	"errors"
 )
 
-// errCompact says that bytes are no Thrift message.
+// errCompact is the error of bytes that are not a Thrift message.
 var errCompact = errors.New("not a Thrift message")
 
 // checkCompact walks a message in Thrift's compact protocol and fails where a text or a list is longer than the rest of the
-// message. The Parquet library makes room for a list by the length that is written there, before it reads it.
+// message, because the Parquet library allocates memory for a list before it reads it.
 func checkCompact(data []byte) error {
 	c := compact{data}
 	return c.structure(0)

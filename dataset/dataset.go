@@ -18,7 +18,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
-// ErrNoRecords says that a source holds nothing to train on. The wrapping error tells why.
+// ErrNoRecords is the error of a source without a usable record. The wrapping error says why.
 var ErrNoRecords = errors.New("dataset: no usable record")
 
 // Record is a prompt with its human response.
@@ -29,43 +29,43 @@ type Record struct {
 	Prompt string `json:"prompt"`
 	// Response is y, the human response.
 	Response string `json:"response"`
-	// Rejected is an annotated worse response (DPO, SPIN); empty where there is none.
+	// Rejected is the rejected response, if the data has one (DPO, SPIN).
 	Rejected string `json:"rejected,omitempty"`
-	// Contains lists the words that a right answer holds, in their order; empty where no program can tell.
+	// Contains lists the phrases that a right answer contains, in this order; empty if no program can check the answer.
 	Contains []string `json:"contains,omitempty"`
-	// Distance is the latent distance that the data gives; nil where it gives none.
+	// Distance is the latent distance from the data; nil if the data has none.
 	Distance *float64 `json:"distance,omitempty"`
-	// Reference are the log-probabilities of Response and Rejected under the model that the run starts from, sums over
-	// response tokens; nil where the data does not give both.
+	// Reference holds the log-probabilities of Response and Rejected under the model that the run starts from, summed over
+	// response tokens; nil if the data does not have both.
 	Reference *[2]float64 `json:"reference,omitempty"`
-	// Line is the record's line in its file or its row in a table, from 1, or its number in built-in data.
+	// Line is the record's line in a JSONL file, its row in a Parquet file, or its number in built-in data, from 1.
 	Line int `json:"line"`
 }
 
-// Options say how records are taken from a source.
+// Options say which records Load takes from a source.
 type Options struct {
-	// Columns names columns that have not the usual names.
+	// Columns names columns that do not have the usual names.
 	Columns schemas.ColumnsSpec
 	// Pairs takes only records with a rejected response that differs from the response, Distances only those with a distance.
 	Pairs, Distances bool
-	// Limit takes only the first records; 0 takes all. What comes behind them is not read.
+	// Limit is how many records to take; 0 takes all. Reading ends there.
 	Limit int
-	// Subset takes this many of the records, chosen by Seed and record id; 0 takes all.
+	// Subset is how many records to choose at random, by Seed and record id; 0 takes all.
 	Subset int
 	Seed   uint64
-	// Progress, if not nil, is told now and then how many rows were read; its error ends the reading.
+	// Progress, if not nil, is called now and then with the number of rows read; its error ends the reading.
 	Progress func(rows int) error
 }
 
-// Set is the usable records of one source in its order, and what became of the others.
+// Set holds the usable records of one source, in its order, and a report about the others.
 type Set struct {
 	Records []Record
 	Report  Report
 }
 
-// Load reads a source: a file, a folder or a pattern of files, several of these with commas, or data built in
-// (builtin:demo/base, builtin:demo/align, builtin:demo/heldout). A file is Parquet, or JSONL as it is or compressed by
-// gzip. The error is ErrNoRecords when nothing is left, or names what cannot be read.
+// Load reads a source: a file, a folder or a pattern of files, several of these separated by commas, or built-in data
+// (builtin:demo/base, builtin:demo/align, builtin:demo/heldout). A file is Parquet, JSONL or gzipped JSONL. The error wraps
+// ErrNoRecords if there is no usable record; otherwise it names the file that cannot be read.
 func Load(source string, o Options) (Set, error) {
 	c := newCollector(source, o)
 	if name, ok := strings.CutPrefix(source, "builtin:"); ok {
@@ -98,7 +98,7 @@ func Load(source string, o Options) (Set, error) {
 	return c.finish()
 }
 
-// file takes the records of one file, whose beginning says what it is. It returns whether more records are wanted.
+// file takes the records of one file; the first bytes of a file show its format. It reports whether more records are wanted.
 func (c *collector) file(name string) (more bool, err error) {
 	f, err := os.Open(name)
 	if err != nil {
@@ -128,7 +128,7 @@ func (c *collector) file(name string) (more bool, err error) {
 	return c.lines(text)
 }
 
-// Digest is the sha256, in hexadecimal, of all that the records say, in their order. Line numbers don't count.
+// Digest is the sha256, in hexadecimal, of all records in their order, without their line numbers.
 func (s Set) Digest() string {
 	h := sha256.New()
 	write := func(text string) {
@@ -161,7 +161,7 @@ func (s Set) Digest() string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// WriteJSONL writes the records in the form that Load takes.
+// WriteJSONL writes the records as a JSONL file that Load reads.
 func (s Set) WriteJSONL(w io.Writer) error {
 	out := bufio.NewWriter(w)
 	enc := json.NewEncoder(out)
@@ -190,7 +190,7 @@ func (s Set) WriteJSONL(w io.Writer) error {
 	return nil
 }
 
-// promptID is the id of a record that names none: the same prompt always gets the same id.
+// promptID is the id of a record without one: the same prompt always gets the same id.
 func promptID(prompt string) string {
 	sum := sha256.Sum256([]byte(prompt))
 	return hex.EncodeToString(sum[:8])

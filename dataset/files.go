@@ -11,14 +11,14 @@ import (
 	"strings"
 )
 
-// extensions are those of files that a folder is searched for.
+// extensions are the file name endings that are read from a folder.
 var extensions = []string{".parquet", ".jsonl", ".jsonl.gz"}
 
-// shard is the name of one of several files that hold a split together, as the Hugging Face Hub has them.
+// shard matches the name of one of several files that make up a split, as on the Hugging Face Hub.
 var shard = regexp.MustCompile(`^(.+)-\d{5}-of-\d{5}\b`)
 
-// Files lists the files of a source, in the order in which they are read: those of a folder and of a pattern by their
-// names. A folder that holds more than one split or more than one format is refused, for its files may repeat one another.
+// Files lists the files of a source, in the order in which they are read. The files of a folder or a pattern are sorted by
+// name. A folder with several splits or several formats is an error, because its files may contain the same records.
 func Files(source string) ([]string, error) {
 	var out []string
 	for part := range strings.SplitSeq(source, ",") {
@@ -32,7 +32,7 @@ func Files(source string) ([]string, error) {
 		}
 		for _, name := range files {
 			if slices.Contains(out, name) {
-				return nil, fmt.Errorf("dataset: %s is named twice by %s", name, source)
+				return nil, fmt.Errorf("dataset: %s appears twice in %s", name, source)
 			}
 			out = append(out, name)
 		}
@@ -58,7 +58,7 @@ func filesOf(part string) ([]string, error) {
 		return nil, fmt.Errorf("%s: %w", part, err)
 	}
 	if len(files) == 0 {
-		return nil, fmt.Errorf("%s: no file has such a name: %w", part, fs.ErrNotExist)
+		return nil, fmt.Errorf("%s: no file matches: %w", part, fs.ErrNotExist)
 	}
 	return files, nil // sorted by name
 }
@@ -88,12 +88,12 @@ func filesIn(dir string) ([]string, error) {
 	}
 	switch {
 	case len(files) == 0:
-		return nil, fmt.Errorf("%s holds no %s", dir, strings.Join(extensions, ", "))
+		return nil, fmt.Errorf("%s contains no file that ends with %s", dir, strings.Join(extensions, ", "))
 	case len(splits) > 1:
-		return nil, fmt.Errorf("%s holds the splits %s: name one of them, as %s",
+		return nil, fmt.Errorf("%s contains the splits %s: name one of them, such as %s",
 			dir, strings.Join(splits, ", "), filepath.Join(dir, splits[0]+"-*"))
 	case len(formats) > 1:
-		return nil, fmt.Errorf("%s holds files with the endings %s: name those to read, as %s",
+		return nil, fmt.Errorf("%s contains files that end with %s: name those to read, such as %s",
 			dir, strings.Join(formats, ", "), filepath.Join(dir, "*"+formats[0]))
 	}
 	return files, nil

@@ -6,18 +6,18 @@ import (
 	"slices"
 )
 
-// Inspection is what a set holds, for people and scripts to look at.
+// Inspection describes the contents of a set.
 type Inspection struct {
 	Report
 	Digest string `json:"digest"`
-	// Unit is what lengths are counted in: tokens or characters.
+	// Unit is the unit of lengths: tokens or characters.
 	Unit string `json:"unit"`
-	// Lengths are those of prompts, responses and rejected responses, where there are any.
+	// Lengths are the lengths of prompts, responses and rejected responses, as far as there are any.
 	Lengths  []Lengths `json:"lengths"`
 	Examples []Record  `json:"examples"`
 }
 
-// Lengths are those of one of the texts of records.
+// Lengths summarises the lengths of one text of the records.
 type Lengths struct {
 	Of     string  `json:"of"` // prompt, response or rejected
 	Count  int     `json:"count"`
@@ -27,7 +27,7 @@ type Lengths struct {
 	P99    int     `json:"p99"`
 	Max    int     `json:"max"`
 	Mean   float64 `json:"mean"`
-	// Histogram counts by powers of two: the first bin is of lengths up to 1, each other one up to twice the one before.
+	// Histogram counts lengths by powers of two: the first bin goes up to 1, each other bin up to twice the one before.
 	Histogram []LengthBin `json:"histogram"`
 }
 
@@ -48,8 +48,8 @@ func Characters() Measure {
 	return Measure{"characters", func(text string) (int, error) { return len([]rune(text)), nil }}
 }
 
-// Inspect measures the texts of a set, without what a chat template adds. It shows the first records as examples, and tells
-// done, if not nil, of each record that it has measured.
+// Inspect measures the texts of a set, without what a chat template adds. It returns the first records as examples. It calls
+// done, if not nil, after each record.
 func Inspect(ctx context.Context, set Set, by Measure, examples int, done func(int64)) (Inspection, error) {
 	in := Inspection{
 		Report: set.Report, Digest: set.Digest(), Unit: by.Unit,

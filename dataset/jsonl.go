@@ -14,11 +14,11 @@ import (
 	"unicode/utf8"
 )
 
-// maxLine bounds a line of JSONL, in bytes. A conversation may be long where its first turn is not.
+// maxLine is the longest line of JSONL, in bytes. It leaves room for a long conversation whose first turn is short.
 const maxLine = 8 << 20
 
-// Text is what a file of lines holds: unzipped where it is gzip, and without a byte order mark. What cannot be read is told when
-// it is read; the error is that of a bad gzip header.
+// Text returns a reader of a file's text, which unzips gzip and skips a byte order mark. The error is that of a bad gzip
+// header; other errors come from the reader.
 func Text(r io.Reader) (*bufio.Reader, error) {
 	const size, zipped, mark = 64 << 10, "\x1f\x8b", "\uFEFF"
 	text := bufio.NewReaderSize(r, size)
@@ -37,8 +37,8 @@ func Text(r io.Reader) (*bufio.Reader, error) {
 	return text, nil
 }
 
-// lines takes records from JSONL, an object a line. A bad line is dropped, counted and told with its number. It returns
-// whether more records are wanted; the error is the reader's own.
+// lines takes records from JSONL, one object per line. A bad line is dropped, counted and reported with its number. It
+// reports whether more records are wanted; the error is that of reading.
 func (c *collector) lines(lines *bufio.Reader) (more bool, err error) {
 	c.container = "JSONL"
 	for number := 1; ; number++ {
@@ -58,8 +58,8 @@ func (c *collector) lines(lines *bufio.Reader) (more bool, err error) {
 	}
 }
 
-// readLine reads up to a line's end. Of a line that is longer than maxLine it returns only the beginning, and long is
-// true. The last line comes with io.EOF.
+// readLine reads one line. If the line is longer than maxLine, it returns only its beginning and long is true. It returns
+// the last line with io.EOF.
 func readLine(r *bufio.Reader) (line []byte, long bool, err error) {
 	for {
 		part, err := r.ReadSlice('\n')
@@ -88,7 +88,7 @@ func (c *collector) line(line []byte, long bool, number int) (more bool) {
 	case !utf8.Valid(line):
 		return drop(notText, "not UTF-8 text")
 	case line[0] == '[' && number == 1:
-		return drop(malformed, "not a JSON object: a file is one object a line, not one list (jq -c '.[]' makes lines of it)")
+		return drop(malformed, "not a JSON object but a list: write one object per line (jq -c '.[]' converts the list)")
 	case line[0] != '{':
 		return drop(malformed, "not a JSON object")
 	}

@@ -17,20 +17,19 @@ import (
 // parquetMagic begins and ends a Parquet file.
 const parquetMagic = "PAR1"
 
-// Bounds on what a file may ask to hold at once. Writers' own limits are about 1 MiB a page.
+// Limits on the memory that a file can make the reader allocate. Writers usually make pages of about 1 MiB.
 const (
 	maxFooter     = 64 << 20
 	maxPage       = 256 << 20
 	maxPageValues = 16 << 20
 )
 
-// table takes records from a Parquet file: of the columns that a record is made of, row group by row group and page by
-// page, so memory holds a page of each. It returns whether more records are wanted. A file without the columns of a
-// record, or one that is damaged, is an error.
+// table takes records from a Parquet file. It reads only the columns that a record is made of, row group by row group and
+// page by page, so memory holds one page of each. It reports whether more records are wanted. A damaged file, or one without
+// the columns of a record, is an error.
 func (c *collector) table(r io.ReaderAt, size int64) (more bool, err error) {
 	c.container = "Parquet"
-	// What is wrong with a file beyond what the library finds ends in a panic of its own, or in a read outside of a page:
-	// both become errors here.
+	// On some damaged files the library panics or reads outside of a page. Both become errors here.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
@@ -82,11 +81,11 @@ func closeAll(readers []*columnReader) (errs []error) {
 	return errs
 }
 
-// openParquet reads the footer, whose length is checked first: the library takes it at its word.
+// openParquet reads the footer. It checks the footer's length first, because the library does not.
 func openParquet(r io.ReaderAt, size int64) (*parquet.File, error) {
 	var tail [8]byte
 	if size < 12 {
-		return nil, errors.New("ends within its first bytes")
+		return nil, errors.New("is too short for a Parquet file")
 	}
 	if _, err := r.ReadAt(tail[:], size-8); err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
@@ -94,9 +93,9 @@ func openParquet(r io.ReaderAt, size int64) (*parquet.File, error) {
 	footer := int64(tail[0]) | int64(tail[1])<<8 | int64(tail[2])<<16 | int64(tail[3])<<24
 	switch {
 	case string(tail[4:]) != parquetMagic:
-		return nil, errors.New("begins as a Parquet file and does not end as one: it was cut off, or is still being written")
+		return nil, errors.New("does not end like a Parquet file: it was cut off, or is still being written")
 	case footer > size-12 || footer > maxFooter:
-		return nil, fmt.Errorf("a footer of %d bytes does not fit: the file is damaged", footer)
+		return nil, fmt.Errorf("its footer cannot have %d bytes: the file is damaged", footer)
 	}
 	data := make([]byte, footer)
 	if _, err := r.ReadAt(data, size-8-footer); err != nil {
@@ -109,7 +108,7 @@ func openParquet(r io.ReaderAt, size int64) (*parquet.File, error) {
 		parquet.ReadBufferSize(64<<10), parquet.OptimisticRead(false))
 }
 
-// readers finds the columns that records are made of. The error names those that the file has.
+// readers finds the columns that records are made of. The error lists the columns of the file.
 func (c *collector) readers(root *parquet.Column) ([]*columnReader, error) {
 	var readers []*columnReader
 	var have []string
@@ -134,7 +133,7 @@ func (c *collector) readers(root *parquet.Column) ([]*columnReader, error) {
 		return false
 	}
 	missing := func(what string, col column) error {
-		return fmt.Errorf("has no column for %s (%s); it has %s: name the right one by data.columns.%s",
+		return fmt.Errorf("has no column for %s (%s); its columns are %s: name the right one in data.columns.%s",
 			what, strings.Join(col.names, ", "), strings.Join(have, ", "), col.key)
 	}
 	of := c.columns
@@ -156,7 +155,7 @@ func (c *collector) readers(root *parquet.Column) ([]*columnReader, error) {
 	return readers, nil
 }
 
-// conversations tells whether a column can hold the prompt beside the response.
+// conversations reports whether a column is a conversation, which can contain the prompt too.
 func conversations(readers []*columnReader) bool {
 	for _, r := range readers {
 		if r.kind == messagesValue {
@@ -176,7 +175,7 @@ type columnReader struct {
 	entry int
 }
 
-// leaf is a column of single values in Parquet's form: each with the level at which it repeats the row before.
+// leaf is a column of single values in Parquet's form; each value has a repetition and a definition level.
 type leaf struct {
 	index, defined int
 	chunk          parquet.ColumnChunkValueReader
@@ -184,8 +183,8 @@ type leaf struct {
 	at, n          int
 }
 
-// newColumnReader tells what a column holds: a text, a number, a list of texts, or a conversation. What is anything else is
-// read as such, and dropped where a record would need it.
+// newColumnReader finds out the type of a column: a text, a number, a list of texts, or a conversation. A row that needs a
+// column of any other type is dropped.
 func newColumnReader(col *parquet.Column) *columnReader {
 	r := &columnReader{name: strings.Clone(col.Name()), kind: otherValue}
 	switch list, item := listOf(col); {
@@ -209,8 +208,8 @@ func newColumnReader(col *parquet.Column) *columnReader {
 	return r
 }
 
-// listOf finds the repeated group of a list and what it repeats; nil for a column that is none. Lists are written as
-// a group with a repeated group with the element, or as a repeated column alone.
+// listOf finds the repeated group of a list and its element; nil if the column is not a list. A list is written as a group
+// that contains a repeated group with the element, or as a repeated column.
 func listOf(col *parquet.Column) (list, item *parquet.Column) {
 	if col.Repeated() {
 		return col, col
@@ -243,7 +242,7 @@ func newLeaf(col *parquet.Column) *leaf {
 	return &leaf{index: col.Index(), defined: col.MaxDefinitionLevel(), buffer: make([]parquet.Value, 64)}
 }
 
-// open begins a row group, after a look at what its pages ask for.
+// open begins a row group, after checking the headers of its pages.
 func (r *columnReader) open(group parquet.RowGroup, chunks []format.ColumnChunk, file io.ReaderAt, size int64) error {
 	columns := group.ColumnChunks()
 	for _, l := range r.leaves {
@@ -258,11 +257,11 @@ func (r *columnReader) open(group parquet.RowGroup, chunks []format.ColumnChunk,
 	return nil
 }
 
-// checkPages walks the headers of a chunk's pages: the library takes the sizes that they name at their word.
+// checkPages checks the sizes in the headers of a chunk's pages, because the library does not.
 func checkPages(chunk format.ColumnMetaData, file io.ReaderAt, size int64) error {
 	at := chunk.DataPageOffset
 	if d := chunk.DictionaryPageOffset; d > 0 {
-		at = d // as the library has it
+		at = d // as in the library
 	}
 	end := at + chunk.TotalCompressedSize
 	if at < int64(len(parquetMagic)) || end < at || end > size {
@@ -286,7 +285,7 @@ func checkPages(chunk format.ColumnMetaData, file io.ReaderAt, size int64) error
 			header.DictionaryPageHeader.V.NumValues)
 		if header.CompressedPageSize < 0 || int64(header.CompressedPageSize) > end-at ||
 			header.UncompressedPageSize < 0 || header.UncompressedPageSize > maxPage || values < 0 || values > maxPageValues {
-			return fmt.Errorf("a page of %d bytes (%d unpacked) with %d values does not fit: the file is damaged",
+			return fmt.Errorf("a page cannot have %d bytes (%d unpacked) and %d values: the file is damaged",
 				header.CompressedPageSize, header.UncompressedPageSize, values)
 		}
 		at += int64(header.CompressedPageSize)
@@ -361,7 +360,7 @@ func (l *leaf) peek() (v parquet.Value, ok bool, err error) {
 	return l.buffer[l.at], true, nil
 }
 
-// single is the value of a row in a column that repeats nothing; ok is false for null.
+// single is the value of a row in a column without repetition; ok is false for null.
 func (l *leaf) single() (text string, ok bool, err error) {
 	v, more, err := l.peek()
 	if err != nil {
@@ -377,7 +376,8 @@ func (l *leaf) single() (text string, ok bool, err error) {
 	return textOf(v), true, nil
 }
 
-// list is the values of a row in a list whose entries exist from a definition level on; listed is false for null.
+// list is the values of a row in a list. entry is the definition level from which on an entry exists. listed is false for
+// null.
 func (l *leaf) list(entry int) (texts []string, listed bool, err error) {
 	for first := true; ; first = false {
 		v, more, err := l.peek()
@@ -402,7 +402,7 @@ func (l *leaf) list(entry int) (texts []string, listed bool, err error) {
 	}
 }
 
-// textOf is a value as text: numbers as they read back to the same number.
+// textOf is a value as text. A number is written so that it reads back as the same number.
 func textOf(v parquet.Value) string {
 	switch v.Kind() {
 	case parquet.Int32:

@@ -144,12 +144,12 @@ func TestFiles(t *testing.T) {
 		t.Errorf("a folder: %v, %v", files, err)
 	}
 	for _, c := range []struct{ source, want string }{
-		{folder("train-00000-of-00001.parquet", "test-00000-of-00001.parquet"), "holds the splits test, train"},
-		{folder("a.jsonl", "a.parquet"), "the endings .jsonl, .parquet"},
-		{folder(), "holds no .parquet"},
-		{filepath.Join(dir, "none-*.parquet"), "no file has such a name"},
+		{folder("train-00000-of-00001.parquet", "test-00000-of-00001.parquet"), "contains the splits test, train"},
+		{folder("a.jsonl", "a.parquet"), "end with .jsonl, .parquet"},
+		{folder(), "contains no file that ends with .parquet"},
+		{filepath.Join(dir, "none-*.parquet"), "no file matches"},
 		{filepath.Join(dir, "none.parquet"), "no such file"},
-		{"testdata/spin.parquet, testdata/s*.parquet", "named twice"},
+		{"testdata/spin.parquet, testdata/s*.parquet", "appears twice"},
 		{" , ", "names no file"},
 	} {
 		if _, err := dataset.Files(c.source); err == nil || !strings.Contains(err.Error(), c.want) {

@@ -5,8 +5,8 @@ import (
 	"math/rand/v2"
 )
 
-// random draws from a seeded PCG. Its own few methods keep the draws the same in every Go version: the standard
-// library promises that for the generator alone.
+// random draws from a seeded PCG. It has methods of its own because the standard library guarantees the same draws in every
+// Go version for the generator only.
 type random struct{ pcg *rand.PCG }
 
 func newRandom(seed uint64) random { return random{rand.NewPCG(seed, 0)} }

@@ -66,14 +66,14 @@ func TestRead(t *testing.T) {
 			Problems: []dataset.Problem{
 				{Source: "train.jsonl", Line: 5, Reason: `same id "a" as line 3`},
 				{Source: "train.jsonl", Line: 6, Reason: `same prompt as line 1; give each an "id" to keep both`},
-				{Source: "train.jsonl", Line: 7, Reason: `no "response": alignment contrasts the model's answer with a human one`},
+				{Source: "train.jsonl", Line: 7, Reason: `no "response": every record needs a human response`},
 				{Source: "train.jsonl", Line: 8, Reason: `no "prompt"`},
 				{Source: "train.jsonl", Line: 9, Reason: `"prompt" is not a text or a list of {"role", "content"}`},
 				{Source: "train.jsonl", Line: 10, Reason: "not JSON: unexpected end of JSON input"},
 				{Source: "train.jsonl", Line: 11, Reason: "not a JSON object"},
 				{Source: "train.jsonl", Line: 12, Reason: "not UTF-8 text"},
 				{Source: "train.jsonl", Line: 13, Reason: "not a JSON object"},
-				{Source: "train.jsonl", Line: 15, Reason: "its texts are longer than 128 KiB, which no message can carry"},
+				{Source: "train.jsonl", Line: 15, Reason: "its texts are longer than 128 KiB together"},
 				{Source: "train.jsonl", Line: 17, Reason: `no assistant turn in "messages"`},
 				{Source: "train.jsonl", Line: 18, Reason: `"messages" is not a text or a list of {"role", "content"}`},
 				{Source: "train.jsonl", Line: 19, Reason: `"id" is not a text or a whole number`},
@@ -96,12 +96,12 @@ func TestReadNothingUsable(t *testing.T) {
 		{"empty", "", "dataset: no usable record in f: 0 records of 0 rows"},
 		{"prompts alone", `{"prompt": "a"}` + "\n" + `{"prompt": "b"}`, "dataset: no usable record in f: " +
 			"0 records of 2 rows; dropped: 2 empty response\n" +
-			"f:1: no \"response\": alignment contrasts the model's answer with a human one\n" +
-			"f:2: no \"response\": alignment contrasts the model's answer with a human one"},
+			"f:1: no \"response\": every record needs a human response\n" +
+			"f:2: no \"response\": every record needs a human response"},
 		{"other columns", `{"prompt": "a", "answer": "b"}`, "dataset: no usable record in f: " +
 			"0 records of 1 rows; dropped: 1 empty response; ignored: columns answer\n" +
-			"f:1: no \"response\": alignment contrasts the model's answer with a human one\n" +
-			"if one of these columns holds it: data.columns of a spec, or --columns of `ldalign data inspect`, says so (docs/data.md)"},
+			"f:1: no \"response\": every record needs a human response\n" +
+			"if an ignored column contains what is missing, name it by data.columns in the spec, or by --columns of `ldalign data inspect` (docs/data.md)"},
 	} {
 		_, err := dataset.Read("f", strings.NewReader(c.text), dataset.Options{})
 		if !errors.Is(err, dataset.ErrNoRecords) || err.Error() != c.want {
@@ -265,7 +265,7 @@ func TestSubset(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if set.Report.String() != "100 records of 1500 rows, a subset of 1500" || !want[set.Records[0].ID] {
+	if set.Report.String() != "100 records of 1500 rows, chosen at random from 1500" || !want[set.Records[0].ID] {
 		t.Errorf("built-in data: %s", set.Report)
 	}
 }

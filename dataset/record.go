@@ -13,11 +13,11 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
-// maxText bounds the texts of a record together, in bytes. They travel in messages of under 256 KiB, with token ids and
-// latents.
+// maxText is the most bytes that the texts of a record may have together. They travel in messages of under 256 KiB, with
+// token ids and latents.
 const maxText = 128 << 10
 
-// value is what a column has in a row.
+// value is the value of a column in a row.
 type value struct {
 	kind     valueKind
 	text     string // of a text, or of a number as it is written
@@ -42,14 +42,14 @@ type message struct{ role, content string }
 // row holds the values of the known columns that a row has.
 type row map[string]value
 
-// column is what a record is made of, under the names that a file may have for it.
+// column is a part of a record, with the names that its column may have in a file.
 type column struct {
 	// key is the column's key in data.columns.
 	key   string
 	names []string
 }
 
-// columns are those of a record.
+// columns are all columns that a record may be made of.
 type columns struct{ id, prompt, response, rejected, messages, contains, distance, refChosen, refRejected column }
 
 func newColumns(spec schemas.ColumnsSpec) columns {
@@ -76,12 +76,12 @@ func (c columns) all() []column {
 	return []column{c.id, c.prompt, c.response, c.rejected, c.messages, c.contains, c.distance, c.refChosen, c.refRejected}
 }
 
-// known tells whether a record may be made of a column.
+// known reports whether records use a column.
 func (c columns) known(name string) bool {
 	return slices.ContainsFunc(c.all(), func(col column) bool { return slices.Contains(col.names, name) })
 }
 
-// find is the first of a column's names that the row has a value for.
+// find returns the row's value for the first of a column's names that has one, and that name.
 func (r row) find(c column) (value, string) {
 	for _, name := range c.names {
 		if v := r[name]; v.kind != noValue {
@@ -91,7 +91,7 @@ func (r row) find(c column) (value, string) {
 	return value{}, c.names[0]
 }
 
-// dropped says why there is no record.
+// dropped is the error of a row that becomes no record.
 type dropped struct {
 	why  reason
 	text string
@@ -103,7 +103,7 @@ func drop(why reason, format string, args ...any) error {
 	return dropped{why, fmt.Sprintf(format, args...)}
 }
 
-// made is a record with what it was made of.
+// made is a record, with what the report says about it.
 type made struct {
 	Record
 	from           string
@@ -139,7 +139,7 @@ func (c columns) record(r row, o Options) (m made, err error) {
 	if err != nil {
 		return m, err
 	}
-	// the user's turn of a conversation is what was answered; a column of its own stands for it where it has none
+	// The prompt is the user's turn of the chosen conversation, or the prompt column if the conversation has no such turn.
 	m.Prompt, m.from = asked.asked(), promptName
 	if chosen.prompt != "" {
 		m.Prompt, m.from = chosen.prompt, answerName
@@ -153,13 +153,13 @@ func (c columns) record(r row, o Options) (m made, err error) {
 	case answer.kind == messagesValue && !chosen.answered:
 		return m, drop(noAnswer, "no assistant turn in %q", answerName)
 	case strings.TrimSpace(m.Response) == "":
-		return m, drop(noResponse, "no %q: alignment contrasts the model's answer with a human one", answerName)
+		return m, drop(noResponse, "no %q: every record needs a human response", answerName)
 	case rejected.prompt != "" && chosen.prompt != "" && rejected.prompt != chosen.prompt:
 		return m, drop(otherPrompt, "%q and %q answer different prompts", answerName, worseName)
 	case !utf8.ValidString(m.ID + m.Prompt + m.Response + m.Rejected):
 		return m, drop(notText, "not UTF-8 text")
 	case len(m.Prompt)+len(m.Response)+len(m.Rejected) > maxText:
-		return m, drop(tooLong, "its texts are longer than %d KiB, which no message can carry", maxText>>10)
+		return m, drop(tooLong, "its texts are longer than %d KiB together", maxText>>10)
 	}
 	if worse.kind != noValue {
 		m.from += ", rejected from " + worseName
@@ -176,7 +176,7 @@ func (c columns) record(r row, o Options) (m made, err error) {
 	return m, err
 }
 
-// given takes what a row says about its pair.
+// given reads the distance and the reference log-probs of a row.
 func (m *made) given(r row, c columns) error {
 	var err error
 	if m.Distance, err = r.number(c.distance); err != nil {
@@ -199,13 +199,13 @@ func (m *made) given(r row, c columns) error {
 	return nil
 }
 
-// fits drops a record that lacks what the options ask for.
+// fits returns why a record lacks what the options ask for, or nil.
 func (o Options) fits(r Record) error {
 	switch {
 	case o.Pairs && strings.TrimSpace(r.Rejected) == "":
-		return drop(noRejected, `no "rejected": pairs need a worse response`)
+		return drop(noRejected, `no "rejected": every pair needs a rejected response`)
 	case o.Pairs && r.Rejected == r.Response:
-		return drop(equalResponses, "both responses are the same, which says nothing about either")
+		return drop(equalResponses, "the response and the rejected response are equal")
 	case o.Distances && r.Distance == nil:
 		return drop(badNumber, `no "distance", which objective.distance: given needs`)
 	}
@@ -256,7 +256,7 @@ type turn struct {
 	system           int
 }
 
-// asked is what a prompt column says.
+// asked is the prompt in a prompt column.
 func (t turn) asked() string {
 	if t.text {
 		return t.response
@@ -298,7 +298,7 @@ func conversation(v value, name string) (turn, error) {
 	return t, nil
 }
 
-// speaker is a role by its usual name; empty for one that is unknown.
+// speaker is the usual name of a role; empty for an unknown role.
 func speaker(role string) string {
 	switch strings.ToLower(role) {
 	case "user", "human":
@@ -313,13 +313,13 @@ func speaker(role string) string {
 	return ""
 }
 
-// place is where a record stands.
+// place is the file and line of a record.
 type place struct {
 	file string
 	line int
 }
 
-// chosen is a record of a subset, under the number that it was drawn by.
+// chosen is a record of a subset, with the random number that chose it.
 type chosen struct {
 	rank   uint64
 	serial int
@@ -348,9 +348,9 @@ type collector struct {
 	columns columns
 	report  Report
 	dropped [reasons]int
-	// name and container are of the file at hand.
+	// name and container are the name and the format of the file that is being read.
 	name, container string
-	// first has the place of each id.
+	// first is the place of each id.
 	first   map[string]place
 	records []Record
 	drawn   draw
@@ -374,7 +374,7 @@ func (c *collector) ignore(name string) {
 	}
 }
 
-// row takes one row, or drops it. It returns whether more are wanted.
+// row takes one row, or drops it. It reports whether more are wanted.
 func (c *collector) row(r row, at place) (more bool) {
 	if c.o.Progress != nil && c.report.Read%1000 == 0 {
 		if c.stopped = c.o.Progress(c.report.Read); c.stopped != nil {
@@ -423,7 +423,7 @@ func (c *collector) drop(at place, err error) (more bool) {
 	return true
 }
 
-// take takes a record that is whole.
+// take adds a complete record.
 func (c *collector) take(r Record, at place) (more bool) {
 	if err := c.o.fits(r); err != nil {
 		return c.drop(at, err)
@@ -444,7 +444,7 @@ func (c *collector) take(r Record, at place) (more bool) {
 	return true
 }
 
-// finish is what was collected.
+// finish returns what was collected.
 func (c *collector) finish() (Set, error) {
 	if c.stopped != nil {
 		return Set{}, fmt.Errorf("dataset: %s: %w", c.report.Source, c.stopped)
@@ -468,8 +468,8 @@ func (c *collector) finish() (Set, error) {
 			err = fmt.Errorf("%w\n%s", err, p)
 		}
 		if len(c.report.Ignored) > 0 {
-			err = fmt.Errorf("%w\nif one of these columns holds it: data.columns of a spec, or --columns of `ldalign data inspect`, "+
-				"says so (docs/data.md)", err)
+			err = fmt.Errorf("%w\nif an ignored column contains what is missing, name it by data.columns in the spec, or by --columns of "+
+				"`ldalign data inspect` (docs/data.md)", err)
 		}
 		return Set{}, err
 	}

@@ -5,13 +5,13 @@ import (
 	"strings"
 )
 
-// Bounds of the lists in a report. All that is dropped is counted.
+// The most entries that the lists of a report have. Every dropped row is counted, also beyond them.
 const (
 	maxProblems = 20
 	maxIgnored  = 40
 )
 
-// reason is why a record is dropped.
+// reason is why a row is dropped.
 type reason int
 
 // The reasons, in the order of a report.
@@ -36,7 +36,7 @@ var reasonNames = [reasons]string{
 	"equal responses", "other prompt in the rejected conversation", "bad number", "too long", "duplicate",
 }
 
-// Dropped is how many records were dropped for a reason.
+// Dropped is how many rows were dropped for a reason.
 type Dropped struct {
 	Reason string `json:"reason"`
 	Count  int    `json:"count"`
@@ -44,28 +44,28 @@ type Dropped struct {
 
 // Report says what became of the rows of a source: Read = Kept + Left + the sum of Dropped.
 type Report struct {
-	// Source is what was asked for.
+	// Source is the source as it was given to Load.
 	Source string `json:"source"`
-	// Format tells what the files are and which columns the first record was made of.
+	// Format names the files' format and the columns of the first record.
 	Format string `json:"format"`
-	// Files are those that were read.
+	// Files are the files that were read.
 	Files []string `json:"files,omitempty"`
-	// Read counts rows and lines with content; Kept those that became records.
+	// Read counts the rows, and the lines with content; Kept counts those that became records.
 	Read int `json:"read"`
 	Kept int `json:"kept"`
 	// Left counts usable records that are not in the subset.
 	Left int `json:"left,omitempty"`
-	// Limited says that reading ended with the last record that was asked for.
+	// Limited says that reading ended at Options.Limit.
 	Limited bool `json:"limited,omitempty"`
 	// Dropped are the reasons that occurred, in a fixed order.
 	Dropped []Dropped `json:"dropped,omitempty"`
-	// Ignored names columns that no record is made of.
+	// Ignored names columns that are not used.
 	Ignored []string `json:"ignored,omitempty"`
-	// SystemMessages counts messages of the role system, which are ignored: a run's system message is its spec's.
-	// LaterTurns counts conversations that go on after the first answer, where they are cut.
+	// SystemMessages counts messages of the role system, which are ignored: a run takes its system message from the spec.
+	// LaterTurns counts conversations that were cut after the first answer.
 	SystemMessages int `json:"system_messages,omitempty"`
 	LaterTurns     int `json:"later_turns,omitempty"`
-	// Problems tells of the first rows that were dropped.
+	// Problems describes the first rows that were dropped.
 	Problems []Problem `json:"problems,omitempty"`
 }
 
@@ -76,10 +76,10 @@ type Problem struct {
 	Reason string `json:"reason"`
 }
 
-// String is source:line: reason.
+// String returns source:line: reason.
 func (p Problem) String() string { return fmt.Sprintf("%s:%d: %s", p.Source, p.Line, p.Reason) }
 
-// String is one line for people, as "1500 records of 1503 rows; dropped: 2 malformed, 1 duplicate".
+// String returns one line such as "1500 records of 1503 rows; dropped: 2 malformed, 1 duplicate".
 func (r Report) String() string {
 	text := fmt.Sprintf("%d records of %d rows", r.Kept, r.Read)
 	if r.Limited {
@@ -89,7 +89,7 @@ func (r Report) String() string {
 		text += fmt.Sprintf(" in %d files", len(r.Files))
 	}
 	if r.Left > 0 {
-		text += fmt.Sprintf(", a subset of %d", r.Kept+r.Left)
+		text += fmt.Sprintf(", chosen at random from %d", r.Kept+r.Left)
 	}
 	var dropped, ignored []string
 	for _, d := range r.Dropped {

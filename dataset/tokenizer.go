@@ -30,7 +30,7 @@ func TokenizerFolder(name string) (fs.FS, error) {
 		return DemoTokenizer(), nil
 	}
 	if info, err := os.Stat(name); err != nil || !info.IsDir() {
-		return nil, fmt.Errorf("model.scratch.tokenizer: %q is no folder with a tokenizer.json", name)
+		return nil, fmt.Errorf("model.scratch.tokenizer: %q is not a folder with a tokenizer.json", name)
 	}
 	return os.DirFS(name), nil
 }

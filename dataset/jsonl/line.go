@@ -15,7 +15,7 @@ type Line struct {
 	fields map[string]json.RawMessage
 }
 
-// Error says what is wrong with a line of a JSONL file, and with which key of it.
+// Error is the error of a line of a JSONL file, or of one of its keys.
 type Error struct {
 	File   string
 	Line   int
@@ -30,7 +30,7 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s:%d:%s: %s", e.File, e.Line, e.Key, e.Reason)
 }
 
-// Errorf is an *Error about a key of the line; an empty key stands for the line as a whole.
+// Errorf returns an *Error about a key of the line, or about the whole line if key is empty.
 func (l Line) Errorf(key, format string, args ...any) error {
 	return &Error{File: l.File, Line: l.Number, Key: key, Reason: fmt.Sprintf(format, args...)}
 }

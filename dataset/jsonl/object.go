@@ -38,7 +38,7 @@ func ParseObject(line []byte) (Object, error) {
 	return o, nil
 }
 
-// Set sets the value of a key; a new key goes behind the others.
+// Set sets the value of a key; a new key is added at the end.
 func (o *Object) Set(key string, value any) error {
 	raw, err := Marshal(value)
 	if err != nil {

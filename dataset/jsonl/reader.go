@@ -72,8 +72,8 @@ func (r *Reader) Next() (Line, error) {
 	}
 }
 
-// NextID is Next for files in which each line has an id of its own; it returns the id as well. An id that is missing or
-// that an earlier line has is an *Error.
+// NextID is like Next, for files in which each line has a unique id, and also returns the id. A missing or repeated id is an
+// *Error.
 func (r *Reader) NextID() (Line, string, error) {
 	l, err := r.Next()
 	if err != nil {

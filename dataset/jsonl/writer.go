@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrInUse: another process writes the file.
+// ErrInUse is the error of a file that another process is writing.
 var ErrInUse = errors.New("in use by another process")
 
 // Writer appends records to a JSONL file, or prints them.
@@ -23,8 +23,8 @@ type Writer struct {
 }
 
 // OpenWriter opens the file at path for appending, or creates it; an empty path or "-" prints to stdout instead. It cuts
-// off a last line without a newline, which a crash has left. A line without an id is an *Error: the file is the output of
-// something else. The file is locked until Close; the error wraps ErrInUse when another process holds the lock.
+// off a last line without a newline, which a crash has left. A line without an id is an *Error: another program wrote the
+// file. The file is locked until Close; the error wraps ErrInUse when another process has locked it.
 func OpenWriter(path string, stdout io.Writer) (_ *Writer, err error) {
 	w := &Writer{out: stdout, done: map[string]bool{}}
 	if path == "" || path == "-" {
@@ -88,13 +88,13 @@ func (r *Reader) outputID(line []byte) (id string, err error) {
 		id, err = l.ID()
 	}
 	if err != nil {
-		return "", fmt.Errorf("the output file exists and holds something else (name another one): %w", err)
+		return "", fmt.Errorf("the output file exists and contains something else (choose another name): %w", err)
 	}
 	return id, nil
 }
 
-// checkPartial returns an error if the last line of a file, which has no newline, is not the beginning of a record: then
-// something else wrote it, and it must not be cut off. Zeros are what some file systems leave after a crash of the machine.
+// checkPartial returns an error if the last line of a file, which has no newline, is not the beginning of a record: another
+// program wrote it, and it must not be cut off. Some file systems leave zeros after a crash of the machine.
 func (r *Reader) checkPartial(line []byte) error {
 	if len(bytes.Trim(line, "\x00")) == 0 || (line[0] == '{' && !json.Valid(line)) {
 		return nil
@@ -103,7 +103,7 @@ func (r *Reader) checkPartial(line []byte) error {
 	return err
 }
 
-// cut truncates the file behind its whole lines and seeks there.
+// cut truncates the file after its last whole line and seeks there.
 func (w *Writer) cut() error {
 	if err := w.file.Truncate(w.size); err != nil {
 		return err
