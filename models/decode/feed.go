@@ -7,30 +7,30 @@ import (
 	"github.com/ldalign/ldalign/models"
 )
 
-// source is a Feed at work. After it is registered, the scheduler's goroutine alone touches it until ended is closed.
+// source is a running Feed. Once it is registered, only the scheduler's goroutine touches it until ended is closed.
 type source struct {
 	next      func() (Request, bool, error)
 	done      func(i int, r Result) error
 	cancelled func() error
 	weights   *loaded
 
-	taken     int  // requests that next gave
-	running   int  // of them, those that have a slot
-	exhausted bool // next is not asked any more
-	cut       bool // because the scheduler closes
+	taken     int  // how many requests next has returned
+	running   int  // how many of these have a slot
+	exhausted bool // next is not called any more
+	cut       bool // exhausted because the scheduler closes
 	err       error
 	ended     chan struct{}
 }
 
-// Feed decodes the requests of a source, in the slots that no submitted request waits for: next gives the next request, or
-// false when there are no more, and is asked only when a slot is free for it; done gets the result of request i, counted
-// from 0 in the order of next, as soon as it has ended. All are decoded by the weights that are current when Feed is called.
-// A request that cannot be decoded has a result with Reason Failed, and the others go on.
+// Feed decodes the requests of a source, in the slots that no submitted request is waiting for. The scheduler calls next when a
+// slot is free; next returns a request, or false when there are no more. The scheduler calls done with the result of request i as
+// soon as it has ended; i counts the requests from 0 in the order of next. All are decoded by the weights that are current when
+// Feed is called. A request that cannot be decoded gives a result with the Reason Failed, and the others continue.
 //
-// Feed returns when the source has no more requests and all have ended. When ctx ends, when next or done returns an error, or
-// when a step fails, it returns that error between two steps; requests that have not ended are lost then, and come out the
-// same when they are asked for again. Both functions are called on the scheduler's goroutine, as Request.OnToken is. A panic
-// of theirs is an error.
+// Feed returns when the source has no more requests and all of them have ended. When ctx ends, next or done returns an error, or
+// a step fails, Feed returns that error between two steps. Requests that have not ended then are lost; decoding them again gives
+// the same responses. next and done run on the scheduler's goroutine, as Request.OnToken does. If one panics, Feed returns an
+// error.
 func (s *Scheduler) Feed(
 	ctx context.Context, next func() (Request, bool, error), done func(i int, r Result) error,
 ) error {
@@ -59,7 +59,7 @@ func (s *Scheduler) Feed(
 	return f.err
 }
 
-// take asks for the next row; nil says that there is none.
+// take asks the source for a request and returns its row; nil if there is none.
 func (f *source) take() *row {
 	for !f.exhausted && f.err == nil {
 		var request Request
@@ -87,7 +87,7 @@ func (f *source) take() *row {
 	return nil
 }
 
-// deliver tells the source of a result, unless the source itself has come to an end.
+// deliver passes a result to the source, unless the source itself has ended with an error.
 func (f *source) deliver(i int, result Result) {
 	if f.err != nil || result.Reason == Cancelled {
 		return
@@ -97,8 +97,8 @@ func (f *source) deliver(i int, result Result) {
 	}
 }
 
-// Generate decodes requests with a scheduler of their own, and returns their results in the same order. onProgress, if not
-// nil, is told how many requests are done. The first request that fails ends all with its error.
+// Generate decodes requests with a scheduler of its own, and returns their results in the same order. It calls onProgress, if not
+// nil, with the number of requests that are done. The first request that fails ends all of them with its error.
 func Generate(
 	ctx context.Context, m *models.Model, requests []Request, opts Options, onProgress func(done int),
 ) ([]Result, error) {
@@ -106,10 +106,10 @@ func Generate(
 	for _, r := range requests {
 		longest = max(longest, len(r.IDs)+r.MaxNew)
 	}
-	if opts.Length == 0 && longest <= m.Config().MaxLength() { // a longer one is told of by its number
+	if opts.Length == 0 && longest <= m.Config().MaxLength() { // Feed reports a longer request by its number
 		opts.Length = longest
 	}
-	if m.Packed() { // another model's last bit depends on the slots
+	if m.Packed() { // the last bits of another model depend on the number of slots
 		opts.Slots = min(opts.Slots, max(1, len(requests)))
 	}
 	s, err := New(opts, Weights{Model: m})

@@ -7,16 +7,16 @@ import (
 	"github.com/ldalign/ldalign/models/architecture"
 )
 
-// Options are the size of a scheduler. With a packed model they decide speed and memory only, never a text; with another one
-// Slots and Prefill decide the last bit.
+// Options is the size of a scheduler. With a packed model it affects speed and memory only. With another model, Slots and Prefill
+// also affect the last bits of scores, and so possibly a text.
 type Options struct {
 	Slots   int // rows that decode together, at least 1
-	Length  int // tokens of a prompt and its response; 0 is the model's limit
-	Prefill int // prompt tokens of one step at most; 0 is 256
-	Queue   int // submitted requests that wait for a slot at most; 0 is 1024
+	Length  int // tokens of a prompt and its response; 0 means the model's limit
+	Prefill int // most prompt tokens in one step; 0 means 256
+	Queue   int // most submitted requests that wait for a slot; 0 means 1024
 }
 
-// withDefaults fills in what is 0 for a model, and checks the rest.
+// withDefaults replaces zeros by the defaults for a model, and checks the result.
 func (o Options) withDefaults(cfg architecture.Config) (Options, error) {
 	if o.Prefill == 0 {
 		o.Prefill = 256
@@ -37,12 +37,12 @@ func (o Options) withDefaults(cfg architecture.Config) (Options, error) {
 	return o, nil
 }
 
-// cache is the size of the cache that the options ask for.
+// cache returns the size of the cache.
 func (o Options) cache() architecture.CacheSize {
 	return architecture.CacheSize{Slots: o.Slots, Length: o.Length, Burst: min(o.Prefill, o.Length)}
 }
 
-// CacheBytes is the memory of the keys and values of a model that decodes with these options.
+// CacheBytes returns the bytes that the cache of a model takes with these options.
 func (o Options) CacheBytes(m *models.Model) int64 {
 	if o.Prefill == 0 {
 		o.Prefill = 256
@@ -53,7 +53,7 @@ func (o Options) CacheBytes(m *models.Model) int64 {
 	return m.CacheBytes(o.cache())
 }
 
-// SlotsFor is the greatest number of slots, up to most, whose cache fits the memory budget in bytes; at least 1.
+// SlotsFor returns the greatest number of slots, at least 1 and at most most, whose cache fits budget bytes.
 func (o Options) SlotsFor(m *models.Model, budget int64, most int) int {
 	o.Slots = 1
 	one := o.CacheBytes(m)

@@ -7,10 +7,10 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// history holds what a row's penalties count: only what its settings need.
+// history counts the tokens of a row as its penalties need them. Fields that no setting needs are nil.
 type history struct {
-	seen   []int64       // prompt and response, for the repetition penalty
-	counts map[int64]int // of the response's tokens, for the presence and frequency penalties
+	seen   []int64       // tokens of prompt and response, for the repetition penalty
+	counts map[int64]int // of each token in the response, for the presence and frequency penalties
 }
 
 func newHistory(s Sampling, prompt []int64) history {
@@ -34,7 +34,7 @@ func (h *history) add(id int64) {
 	}
 }
 
-// repetition is the repetition penalty, with 1 for none.
+// repetition returns the repetition penalty; 1 means none.
 func (s Sampling) repetition() float64 {
 	if s.RepetitionPenalty == 0 {
 		return 1
@@ -42,8 +42,8 @@ func (s Sampling) repetition() float64 {
 	return s.RepetitionPenalty
 }
 
-// additions are what is added to logits, in the order of tokens: the bias, less the presence and frequency penalties of a
-// response with these counts of tokens.
+// additions returns what to add to logits, sorted by token: the bias, minus the presence and frequency penalties for a response
+// with these counts of tokens.
 func (s Sampling) additions(counts map[int64]int) []tensor.Scored {
 	if len(s.Bias) == 0 && len(counts) == 0 {
 		return nil

@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// Reply is the response to a submitted request while it comes. Its methods may be called from any goroutine, but not from
-// Request.OnToken.
+// Reply is the response to a submitted request while it is being decoded. Its methods may be called from any goroutine, but not
+// from Request.OnToken.
 type Reply struct {
 	digest string
 
@@ -23,11 +23,11 @@ func newReply(digest string) *Reply {
 	return r
 }
 
-// Digest names the weights that answer.
+// Digest returns the digest of the weights that decode the response.
 func (r *Reply) Digest() string { return r.digest }
 
-// Tokens are the response's tokens from the first one on, each as soon as it is sampled. They end with the response: cancel
-// the request's context to end it early. To stop reading loses nothing, and holds up nobody.
+// Tokens yields the response's tokens from the first one on, each as soon as it is sampled, until the response ends. To end it
+// early, cancel the request's context. A caller may stop reading at any time: no token is lost, and decoding continues.
 func (r *Reply) Tokens() iter.Seq[Token] {
 	return func(yield func(Token) bool) {
 		for i := 0; ; i++ {
@@ -39,7 +39,7 @@ func (r *Reply) Tokens() iter.Seq[Token] {
 	}
 }
 
-// token waits for the i-th token; false says that the response ended before it.
+// token waits for the i-th token. It returns false if the response ended before it.
 func (r *Reply) token(i int) (Token, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -52,7 +52,7 @@ func (r *Reply) token(i int) (Token, bool) {
 	return r.tokens[i], true
 }
 
-// Result waits for the end of the response.
+// Result waits until the response has ended, and returns it.
 func (r *Reply) Result() Result {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -9,24 +9,24 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// row is a request on its way through the scheduler.
+// row is a request in the scheduler, from the queue to its end.
 type row struct {
 	request Request
 	weights *loaded
-	// cancelled is the error of the context that the row depends on, nil while it has not ended.
+	// cancelled returns the error of the context that the row depends on; nil while that has not ended.
 	cancelled func() error
 	onEnd     func(Result)
 	onToken   func(Token) // nil for none
-	serving   bool        // somebody waits for it
+	serving   bool        // the request was submitted, so a caller waits for it
 
-	slot   int // of the cache
-	number int // counts the rows that got a slot
-	fed    int // tokens of the prompt that the cache holds
+	slot   int // the row's slot in the cache
+	number int // counts the rows that got a slot, to tell older ones from newer ones
+	fed    int // how many tokens of the prompt are in the cache
 	history
 	result Result
 }
 
-// draw says how the row's next token is sampled.
+// draw returns how to sample the row's next token.
 func (r *row) draw() tensor.Draw {
 	s := r.request.Sampling
 	return tensor.Draw{
@@ -35,7 +35,7 @@ func (r *row) draw() tensor.Draw {
 	}
 }
 
-// take appends a sampled token and tells why the response ends with it; "" says that it goes on.
+// take appends a sampled token. It returns why the response ends with it, or "" if the response continues.
 func (r *row) take(d tensor.Drawn) (reason string, err error) {
 	if d.Token < 0 {
 		return Failed, fmt.Errorf("%w: token %d of the response", ErrNotFinite, len(r.result.IDs))
@@ -68,14 +68,14 @@ func (r *row) take(d tensor.Drawn) (reason string, err error) {
 	return "", nil
 }
 
-// end tells that the response has ended.
+// end reports the end of the response.
 func (r *row) end(reason string, err error) {
 	r.result.Reason, r.result.Err, r.result.Digest = reason, err, r.weights.Digest
 	r.onEnd(r.result)
 }
 
-// guard calls a function of the scheduler's user, and makes an error of its panic: on the scheduler's goroutine the user could
-// not recover it.
+// guard calls a function that the scheduler's user has given, and returns its panic as an error. The user cannot recover a panic
+// on the scheduler's goroutine.
 func guard(name string, f func()) (err error) {
 	defer func() {
 		if cause := recover(); cause != nil {

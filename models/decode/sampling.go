@@ -6,14 +6,14 @@ import (
 	"slices"
 )
 
-// Sampling says how a token is drawn from the model's logits. The steps follow each other in the order of the fields: the
-// penalties and the bias change logits, the temperature divides them, and the last three leave tokens out.
+// Sampling is how to draw a token from the model's logits. The steps are applied in the order of the fields: the penalties and
+// the bias change logits, the temperature divides them, and the last three restrict which tokens may be drawn.
 type Sampling struct {
-	// RepetitionPenalty θ is that of CTRL (Keskar et al., 2019): the logit of a token that the prompt or the response has
-	// becomes logit/θ where it is positive, and logit·θ where it is negative. 0 and 1 are none.
+	// RepetitionPenalty θ is that of CTRL (Keskar et al., 2019): the logit of a token in the prompt or the response becomes
+	// logit/θ if it is positive, and logit·θ if it is negative. 0 and 1 mean no penalty.
 	RepetitionPenalty float64
-	// PresencePenalty and FrequencyPenalty are those of OpenAI's API: with c[j] the number of times that the response has
-	// token j, its logit becomes logit − c[j]·FrequencyPenalty − (1 if c[j] > 0)·PresencePenalty.
+	// PresencePenalty and FrequencyPenalty are those of OpenAI's API: if token j occurs c[j] times in the response, its logit
+	// becomes logit − c[j]·FrequencyPenalty − (1 if c[j] > 0)·PresencePenalty.
 	PresencePenalty, FrequencyPenalty float64
 	// Bias is added to the logits of tokens.
 	Bias map[int64]float64
@@ -24,13 +24,13 @@ type Sampling struct {
 	MinP        float64 // samples among tokens with this share of the greatest probability; 0 takes all
 }
 
-// Bounds that are far beyond what is useful, so that no logit overflows.
+// Bounds that are far beyond useful values, so that no logit overflows.
 const (
 	maxPenalty = 100
 	maxBias    = 1e4
 )
 
-// Validate tells what is wrong with the settings.
+// Validate returns an error if a setting is out of range.
 func (s Sampling) Validate() error {
 	within := func(x, most float64) bool { return math.Abs(x) <= most } // false for NaN
 	switch {

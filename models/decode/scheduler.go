@@ -11,34 +11,34 @@ import (
 )
 
 var (
-	// ErrQueueFull means that as many requests wait as may wait.
+	// ErrQueueFull means that the queue already has Options.Queue requests.
 	ErrQueueFull = errors.New("decode: the queue is full")
-	// ErrClosed means that the scheduler takes no more requests, or was closed before one had ended.
+	// ErrClosed means that the scheduler takes no more requests, or was closed before the request ended.
 	ErrClosed = errors.New("decode: the scheduler is closed")
 )
 
-// Scheduler decodes requests together, as they come. Its methods may be called from any goroutine.
+// Scheduler decodes requests together. Its methods may be called from any goroutine.
 type Scheduler struct {
 	opts   Options
 	engine *tensor.Engine
-	woken  chan struct{}      // tells the goroutine that there is something to look at
-	kill   context.CancelFunc // ends what is being decoded
+	woken  chan struct{}      // wakes the goroutine: there is something to do
+	kill   context.CancelFunc // ends all rows
 	done   chan struct{}      // closed when the goroutine has ended
 
 	mu      sync.Mutex
 	weights []*loaded // in memory, the current ones last
-	queue   []*row    // submitted and without a slot, the oldest first
-	sources []*source // that have not ended, the oldest first
+	queue   []*row    // submitted requests without a slot, the oldest first
+	sources []*source // sources that have not ended, the oldest first
 	closing bool
 
-	// Below: the goroutine's alone until done is closed.
-	slots     []*row // nil where one is free
-	admitted  int    // rows that got a slot so far
-	unreserve func() // gives the engine up; nil while it is not reserved
-	err       error  // of what was released
+	// The fields below belong to the goroutine until done is closed.
+	slots     []*row // by slot; nil if it is free
+	admitted  int    // how many rows have got a slot
+	unreserve func() // ends the engine's reservation; nil while there is none
+	err       error  // of releasing weights
 }
 
-// New starts a scheduler; Close ends it. Its first weights say which engine it works on.
+// New starts a scheduler with its first weights, which also determine its engine. The caller must Close it.
 func New(opts Options, w Weights) (*Scheduler, error) {
 	first, err := newLoaded(w, opts)
 	if err != nil {
@@ -53,9 +53,9 @@ func New(opts Options, w Weights) (*Scheduler, error) {
 	return s, nil
 }
 
-// Submit queues a request for the next free slot; those that came before it go first. The response is decoded by the weights
-// that are current now. When ctx ends, the response ends before the next step, with the reason Cancelled. Errors are
-// ErrRequest, ErrQueueFull and ErrClosed.
+// Submit queues a request for the next free slot, behind the requests that were submitted earlier. The current weights decode the
+// response, even if they are swapped meanwhile. When ctx ends, the response ends before the next step with the reason Cancelled.
+// The error wraps ErrRequest, ErrQueueFull or ErrClosed.
 func (s *Scheduler) Submit(ctx context.Context, request Request) (*Reply, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -85,19 +85,19 @@ func (s *Scheduler) Submit(ctx context.Context, request Request) (*Reply, error)
 	return reply, nil
 }
 
-// current are the weights of requests that come now. The caller holds mu.
+// current returns the weights for new requests. The caller holds mu.
 func (s *Scheduler) current() *loaded { return s.weights[len(s.weights)-1] }
 
-// leave tells that a user of weights has ended.
+// leave notes that a request has ended that used the weights.
 func (s *Scheduler) leave(w *loaded) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	w.users--
 }
 
-// Swap makes w the weights of the requests that come from now on, between two steps. Requests that came before are decoded
-// to their end by the weights that they came to, which are released then. An error leaves all as it was, and w to the
-// caller. The model of w may be that of the weights before once no request of theirs is left.
+// Swap makes w the weights of all later requests. Earlier requests keep theirs. Old weights are released when their last
+// request has ended. On an error nothing changes, and w still belongs to the caller. Once no request uses the previous weights, w
+// may have the same model as they.
 func (s *Scheduler) Swap(w Weights) error {
 	next, err := newLoaded(w, s.opts)
 	if err != nil {
@@ -116,7 +116,7 @@ func (s *Scheduler) Swap(w Weights) error {
 	return nil
 }
 
-// Digest names the current weights; "" once the scheduler is closed.
+// Digest returns the digest of the current weights, or "" once the scheduler is closed.
 func (s *Scheduler) Digest() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -126,8 +126,8 @@ func (s *Scheduler) Digest() string {
 	return s.current().Digest
 }
 
-// Close takes no more requests, waits until all that came have ended, and releases the weights. When ctx ends before that, what
-// is left ends with ErrClosed; Close still waits for the step that is being computed. A source is asked for no more requests.
+// Close waits until all requests have ended, releases the weights, and returns the errors of that. No new requests are taken, and
+// sources are not asked for more. If ctx ends first, the remaining responses end with ErrClosed after the step in progress.
 func (s *Scheduler) Close(ctx context.Context) error {
 	s.mu.Lock()
 	s.closing = true
@@ -145,7 +145,7 @@ func (s *Scheduler) wake() {
 	}
 }
 
-// run decodes until the scheduler is closed. ctx ends to end all that is being decoded.
+// run decodes until the scheduler is closed and all requests have ended. The end of ctx ends them early.
 func (s *Scheduler) run(ctx context.Context) {
 	defer close(s.done)
 	defer s.kill()
@@ -164,7 +164,7 @@ func (s *Scheduler) run(ctx context.Context) {
 	}
 }
 
-// sweep ends the rows that must not go on: their context has ended, or the scheduler was told to end at once.
+// sweep ends the rows whose context has ended, and all rows if ctx has ended.
 func (s *Scheduler) sweep(ctx context.Context) {
 	stopped := func(r *row) error {
 		if ctx.Err() != nil {
@@ -202,7 +202,7 @@ func (s *Scheduler) sweep(ctx context.Context) {
 	}
 }
 
-// admit gives free slots to the requests that wait: first to submitted ones, then to those of sources.
+// admit gives free slots to waiting requests: first to submitted ones, then to those of sources.
 func (s *Scheduler) admit() {
 	for slot := range s.slots {
 		if s.slots[slot] != nil {
@@ -218,7 +218,7 @@ func (s *Scheduler) admit() {
 	}
 }
 
-// next is the row that the next free slot is for; nil says that there is none.
+// next returns the row for the next free slot; nil if no request is waiting.
 func (s *Scheduler) next() *row {
 	s.mu.Lock()
 	sources := slices.Clone(s.sources)
@@ -229,7 +229,7 @@ func (s *Scheduler) next() *row {
 		return r
 	}
 	s.mu.Unlock()
-	for _, f := range sources { // without mu, for next may call Submit
+	for _, f := range sources { // without mu, because next may call Submit
 		if r := f.take(); r != nil {
 			return r
 		}
@@ -237,8 +237,8 @@ func (s *Scheduler) next() *row {
 	return nil
 }
 
-// retire ends the sources that have nothing left, and releases the weights that nobody uses any more. It tells whether there
-// may be more to do: a closing scheduler with nothing left has released everything.
+// retire ends the sources that have no requests left, and releases the weights that nobody uses any more. It returns false when
+// a closing scheduler has released all its weights.
 func (s *Scheduler) retire(ctx context.Context) (more bool) {
 	var unused []*loaded
 	s.mu.Lock()
@@ -261,7 +261,7 @@ func (s *Scheduler) retire(ctx context.Context) (more bool) {
 	more = len(s.weights) > 0
 	s.mu.Unlock()
 	for _, w := range unused {
-		s.reserve(false) // Release may wait for the engine in Do
+		s.reserve(false) // Release may wait in Do
 		s.err = errors.Join(s.err, w.release(ctx))
 	}
 	return more
@@ -280,7 +280,7 @@ func (s *Scheduler) step(ctx context.Context) {
 		for _, b := range w.batches(s.rows(w)) {
 			drawn, err := w.compute(ctx, do, b)
 			if ctx.Err() != nil {
-				return // and sweep ends the rows
+				return // sweep ends the rows
 			}
 			if err != nil {
 				s.fail(ctx, w, err)
@@ -295,7 +295,7 @@ func (s *Scheduler) step(ctx context.Context) {
 	}
 }
 
-// rows are the rows that weights decode, in the order of their slots.
+// rows returns the rows of weights, in the order of their slots.
 func (s *Scheduler) rows(w *loaded) []*row {
 	var rows []*row
 	for _, r := range s.slots {
@@ -306,8 +306,8 @@ func (s *Scheduler) rows(w *loaded) []*row {
 	return rows
 }
 
-// fail ends all rows of weights whose step has failed, for what their cache holds is not known, and their sources: the
-// requests that these have left would fail too.
+// fail ends all rows of weights whose step has failed, because their cache is in an unknown state. It also ends the sources that
+// use these weights, because their next requests would fail too.
 func (s *Scheduler) fail(ctx context.Context, w *loaded, err error) {
 	s.mu.Lock()
 	for _, f := range s.sources {
@@ -328,14 +328,14 @@ func (s *Scheduler) end(r *row, reason string, err error) {
 	r.end(reason, err)
 }
 
-// serving tells whether somebody waits for a row.
+// serving reports whether a caller waits for any row.
 func (s *Scheduler) serving() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.queue) > 0 || slices.ContainsFunc(s.slots, func(r *row) bool { return r != nil && r.serving })
 }
 
-// reserve keeps the engine for the scheduler's steps, or gives it up. It returns on.
+// reserve reserves the engine for the scheduler's steps, or ends the reservation. It returns on.
 func (s *Scheduler) reserve(on bool) bool {
 	switch {
 	case on && s.unreserve == nil:

@@ -9,17 +9,17 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// batch is the tokens of a step, and which of them the next token of a row is sampled behind.
+// batch is the tokens of a step, and the positions in it behind which a token is sampled.
 type batch struct {
 	tokens []models.Token
 	at     []int64
 	rows   []*row
-	fill   int // rows of the model's matrices, where those decide the last bit
+	fill   int // number of rows in the model's matrices, where that affects the last bits
 }
 
-// batches are the tokens of rows, in the order of their slots, that can be computed now: the last sampled one of every row in
-// its response, and prompts, older requests first, up to Options.Prefill tokens. A packed model takes them together; another
-// one, whose last bit depends on the number of tokens in a step, takes each kind in steps of its own size.
+// batches returns the tokens to compute in the next step: the last sampled token of each row in its response, in the order
+// of slots, and up to Options.Prefill tokens of prompts, those of older requests first. A packed model computes them together.
+// For another model the last bits depend on the number of tokens in a step, so each kind gets steps of its own fixed size.
 func (w *loaded) batches(rows []*row) []batch {
 	response, prompt := batch{fill: w.opts.Slots}, batch{fill: w.opts.Prefill}
 	waiting := make([]*row, 0, len(rows))
@@ -56,7 +56,7 @@ func (b *batch) add(r *row, id int64, position int) {
 	b.tokens = append(b.tokens, models.Token{ID: id, Slot: r.slot, Position: position})
 }
 
-// sample asks for the token behind the last one added.
+// sample requests a token behind the last one added.
 func (b *batch) sample(r *row) {
 	b.at = append(b.at, int64(len(b.tokens)-1))
 	b.rows = append(b.rows, r)

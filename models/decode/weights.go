@@ -9,21 +9,21 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// Weights are a model and the name of what is in it.
+// Weights are a model with the digest that identifies its weights.
 type Weights struct {
 	Model  *models.Model
-	Digest string // results name it
-	// Release, if not nil, is called once, when other weights have replaced these and their last request has ended, or when
-	// the scheduler closes: Model.Close, for one that the scheduler alone uses.
+	Digest string // results have it
+	// Release, if not nil, is called once: when other weights have replaced these and their last request has ended, or when
+	// the scheduler closes. For a model that only the scheduler uses, set it to Model.Close.
 	Release func(context.Context) error
 }
 
-// loaded are weights that a scheduler holds, with the keys and values of their rows.
+// loaded are weights that a scheduler uses, with the cache of their rows.
 type loaded struct {
 	Weights
 	opts  Options       // with the model's defaults
 	cache *models.Cache // nil before the first step
-	// users counts the requests and sources that have not ended; Scheduler.mu guards it.
+	// users counts the requests and sources that have not ended. Scheduler.mu guards it.
 	users int
 }
 
@@ -35,10 +35,10 @@ func newLoaded(w Weights, opts Options) (*loaded, error) {
 	return &loaded{Weights: w, opts: opts}, err
 }
 
-// check tells why a request cannot be decoded with these weights.
+// check returns an error if these weights cannot decode a request.
 func (w *loaded) check(r *Request) error { return r.check(w.Model.Config(), w.opts.Length) }
 
-// freeCache frees the keys and values; the next step begins with new ones.
+// freeCache frees the cache; the next step creates a new one.
 func (w *loaded) freeCache(ctx context.Context) error {
 	if w.cache == nil {
 		return nil
@@ -49,13 +49,13 @@ func (w *loaded) freeCache(ctx context.Context) error {
 		cache.Free()
 		return nil
 	})
-	if errors.Is(err, tensor.ErrClosed) { // it freed everything
+	if errors.Is(err, tensor.ErrClosed) { // the engine has freed everything
 		return nil
 	}
 	return err
 }
 
-// release gives up what the weights hold.
+// release frees the cache and calls Release.
 func (w *loaded) release(ctx context.Context) error {
 	err := w.freeCache(ctx)
 	if w.Release != nil {
