@@ -71,7 +71,8 @@ func (r *Request) check(cfg architecture.Config, length int) error {
 	case len(r.IDs) == 0:
 		return fmt.Errorf("%w: the prompt has no tokens", ErrRequest)
 	case n > length:
-		return fmt.Errorf("%w: prompt of %d tokens, response of up to %d: together at most %d fit", ErrRequest, len(r.IDs), r.MaxNew, length)
+		return fmt.Errorf("%w: prompt of %d tokens, response of up to %d: together at most %d fit", ErrRequest, len(r.IDs), r.MaxNew,
+			length)
 	case r.Top < 0 || r.Top > cfg.Vocab:
 		return fmt.Errorf("%w: Top is %d, want 0 to %d", ErrRequest, r.Top, cfg.Vocab)
 	}

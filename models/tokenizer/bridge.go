@@ -11,7 +11,7 @@ import (
 	"unsafe"
 )
 
-// Only this file calls the library of bridge/, which ops/native/native.sh builds.
+// This file alone calls the library of bridge/, which ops/native/native.sh builds.
 
 // errRefused marks the error of a template that called raise_exception.
 var errRefused = errors.New("the template refuses the conversation")

@@ -20,16 +20,15 @@ const (
 	modelFile      = "config.json"
 )
 
-// Files names what FromFS reads, in a fixed order: a checkpoint that keeps those that exist keeps the tokenizer.
+// Files lists the files that FromFS reads, in a fixed order. A checkpoint with those that exist has the whole tokenizer.
 func Files() []string {
 	return []string{tokenizerFile, configFile, specialFile, templateFile, generationFile, modelFile}
 }
 
-// specialNames are the special tokens by their key in tokenizer_config.json, which is also their name in a chat
-// template.
+// specialNames are the keys of the special tokens in tokenizer_config.json. A chat template uses the same names.
 var specialNames = []string{"bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"}
 
-// folder is what the files beside tokenizer.json say.
+// folder is the content of the files beside tokenizer.json.
 type folder struct {
 	library  *library
 	special  map[string]string // bos_token, eos_token, ... to the token's text
@@ -40,7 +39,7 @@ type folder struct {
 
 func readFolder(files fs.FS, l *library) (*folder, error) {
 	f := &folder{library: l, special: map[string]string{}, ids: map[string]int64{}}
-	// special_tokens_map.json first: tokenizer_config.json has the last word.
+	// tokenizer_config.json is read after special_tokens_map.json and overrides it.
 	for _, name := range []string{specialFile, configFile} {
 		if err := f.readSpecial(files, name); err != nil {
 			return nil, err
@@ -49,7 +48,7 @@ func readFolder(files fs.FS, l *library) (*folder, error) {
 	if err := f.readTemplate(files); err != nil {
 		return nil, err
 	}
-	// As transformers does: the model's config counts only where the generation config is silent.
+	// As in transformers, the model's config is used only if the generation config has no such ids.
 	for _, name := range []string{generationFile, modelFile} {
 		if len(f.stop) == 0 {
 			if err := f.readStop(files, name); err != nil {
@@ -60,7 +59,7 @@ func readFolder(files fs.FS, l *library) (*folder, error) {
 	return f, nil
 }
 
-// readJSON reads an optional file into v; found is false where there is none.
+// readJSON reads an optional file into v. found is false if the file does not exist.
 func readJSON(files fs.FS, name string, v any) (found bool, err error) {
 	text, err := fs.ReadFile(files, name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -78,11 +77,11 @@ func readJSON(files fs.FS, name string, v any) (found bool, err error) {
 	return true, nil
 }
 
-// notNumbers matches NaN and Infinity, which Python writes and JSON does not have, and also JSON's strings, which may hold
-// the same words.
+// notNumbers matches NaN and Infinity, which Python writes although JSON does not allow them. It also matches JSON's strings,
+// which may contain the same words.
 var notNumbers = regexp.MustCompile(`"(?:[^"\\]|\\.)*"|-?\bInfinity\b|\bNaN\b`)
 
-// quoteNotNumbers makes strings of NaN and Infinity, so that they are errors only for keys that are read as numbers.
+// quoteNotNumbers turns NaN and Infinity into strings, so that they are errors only for keys that are read as numbers.
 func quoteNotNumbers(text []byte) []byte {
 	return notNumbers.ReplaceAllFunc(text, func(found []byte) []byte {
 		if found[0] == '"' {
@@ -92,7 +91,7 @@ func quoteNotNumbers(text []byte) []byte {
 	})
 }
 
-// readSpecial takes the special tokens of one file, each a text or an object with its content.
+// readSpecial reads the special tokens of one file. Each is a text, or an object with the text as its content.
 func (f *folder) readSpecial(files fs.FS, file string) error {
 	var fields map[string]json.RawMessage
 	if _, err := readJSON(files, file, &fields); err != nil {
@@ -130,8 +129,8 @@ func (f *folder) readSpecial(files fs.FS, file string) error {
 	return nil
 }
 
-// readTemplate takes chat_template.jinja, or else chat_template of tokenizer_config.json: a text, or several by their
-// names, of which "default" counts.
+// readTemplate reads chat_template.jinja or, if there is none, chat_template of tokenizer_config.json: a text, or several
+// texts by name, of which it takes "default".
 func (f *folder) readTemplate(files fs.FS) error {
 	text, err := fs.ReadFile(files, templateFile)
 	if err == nil {
@@ -178,7 +177,7 @@ func (f *folder) readTemplate(files fs.FS) error {
 	return nil
 }
 
-// readStop takes eos_token_id of one file: an id, a list of ids, or null.
+// readStop reads eos_token_id of one file: an id, a list of ids, or null.
 func (f *folder) readStop(files fs.FS, file string) error {
 	var config struct {
 		EOS json.RawMessage `json:"eos_token_id"`

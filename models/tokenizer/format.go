@@ -6,28 +6,28 @@ import (
 	"strings"
 )
 
-// FormatOptions say how a prompt becomes text. The zero value is auto without a system message.
+// FormatOptions determine how a prompt becomes text. The zero value means auto without a system message.
 type FormatOptions struct {
-	// Template is
-	//   - auto (or empty): chat where the tokenizer has a chat template, else raw;
-	//   - chat: the chat template, prompt as user's turn and response as assistant's;
-	//   - raw: prompt and response joined with nothing between;
-	//   - a text with {prompt} once: the prompt set into it, and the response joined to its end.
+	// Template is one of
+	//   - auto (or empty): chat if the tokenizer has a chat template, else raw;
+	//   - chat: the chat template, with the prompt as the user's turn and the response as the assistant's;
+	//   - raw: the prompt, followed directly by the response;
+	//   - a text with {prompt} once: the text with the prompt in that place, followed directly by the response.
 	Template string
-	// System is the system message before every prompt, empty for none. Only with a chat template.
+	// System is the system message before every prompt; empty for none. It needs a chat template.
 	System string
-	// CutAtEnd has a response end at the first end-of-sequence token that is written out in it, instead of being refused.
+	// CutAtEnd ends a response at the first end-of-sequence token that is written out in it. Otherwise such a response is an error.
 	CutAtEnd bool
 }
 
-// Format turns a prompt and a response into token ids by the package's rule. It may be used from several goroutines,
+// Format turns a prompt and a response into token ids by the rule in the package comment. It may be used by several goroutines,
 // until the tokenizer is closed.
 type Format struct {
 	tokenizer *Tokenizer
 	chat      bool
 	system    string
 	cutAtEnd  bool
-	// before and after stand around the prompt where there is no chat template.
+	// before and after are the texts around the prompt without a chat template.
 	before, after string
 }
 
@@ -49,7 +49,7 @@ func NewFormat(t *Tokenizer, options FormatOptions) (*Format, error) {
 	case strings.Count(template, placeholder) == 1:
 		f.before, f.after, _ = strings.Cut(template, placeholder)
 	default:
-		return nil, fmt.Errorf("%w: %q is not auto, chat, raw or a text that holds %s once",
+		return nil, fmt.Errorf("%w: %q is not auto, chat, raw or a text with %s in it once",
 			ErrTemplate, template, placeholder)
 	}
 	if f.system != "" && !f.chat {
@@ -58,7 +58,7 @@ func NewFormat(t *Tokenizer, options FormatOptions) (*Format, error) {
 	return f, nil
 }
 
-// Text is what the model reads of a prompt, up to where the response begins.
+// Text returns the text of a prompt as the model reads it, up to where the response begins.
 func (f *Format) Text(prompt string) (string, error) {
 	if !f.chat {
 		return f.before + prompt + f.after, nil
@@ -66,7 +66,7 @@ func (f *Format) Text(prompt string) (string, error) {
 	return f.tokenizer.Render(f.messages(prompt), true)
 }
 
-// Prompt gives the ids that generation starts from.
+// Prompt returns the ids that generation starts from.
 func (f *Format) Prompt(prompt string) ([]int64, error) {
 	text, err := f.Text(prompt)
 	if err != nil {
@@ -75,9 +75,9 @@ func (f *Format) Prompt(prompt string) ([]int64, error) {
 	return f.encodePrompt(text)
 }
 
-// Pair gives the ids of a prompt, equal to Prompt's, and of a response to it, which end with one end-of-sequence token.
-// Errors wrap ErrTemplate, ErrEncode (also for a response that holds an end-of-sequence token, see FormatOptions) or
-// ErrNotPrefix.
+// Pair returns the ids of a prompt, equal to Prompt's, and of a response to it, which end with exactly one end-of-sequence token.
+// The error wraps ErrTemplate, ErrNotPrefix, or ErrEncode (also for a response that contains an end-of-sequence token, see
+// FormatOptions.CutAtEnd).
 func (f *Format) Pair(prompt, response string) (promptIDs, responseIDs []int64, err error) {
 	if !f.cutAtEnd {
 		if err := f.checkResponse(response); err != nil {
@@ -108,14 +108,14 @@ func (f *Format) Pair(prompt, response string) (promptIDs, responseIDs []int64, 
 		parted := f.tokenizer.Decode(slices.Concat(promptIDs, responseIDs), false)
 		if parted != f.tokenizer.Decode(wholeIDs, false) {
 			return nil, nil, fmt.Errorf(
-				"%w: the tokenizer merges over the boundary of %q and %q; end the template with a newline",
+				"%w: the tokenizer merges the end of %q and the beginning of %q into one token; end the template with a newline",
 				ErrNotPrefix, tail(text, edge), short(whole[len(text):]))
 		}
 	}
 	return promptIDs, f.end(responseIDs), nil
 }
 
-// wholeText is the prompt's text with the response and what the template writes after it.
+// wholeText returns the text of prompt and response, with whatever the template writes after the response.
 func (f *Format) wholeText(text, prompt, response string) (string, error) {
 	if !f.chat {
 		return text + response, nil
@@ -125,7 +125,7 @@ func (f *Format) wholeText(text, prompt, response string) (string, error) {
 		return "", err
 	}
 	if !strings.HasPrefix(whole, text) {
-		return "", fmt.Errorf("%w: the chat template writes the prompt otherwise once there is a response: %q became %q",
+		return "", fmt.Errorf("%w: the chat template writes the prompt differently when a response follows: %q became %q",
 			ErrNotPrefix, tail(text, edge), tail(whole, edge))
 	}
 	return whole, nil
@@ -147,14 +147,14 @@ func (f *Format) encodePrompt(text string) ([]int64, error) {
 	return ids, err
 }
 
-// checkResponse refuses a response in which sampling would have stopped before its end.
+// checkResponse returns an error for a response in which sampling would have stopped early.
 func (f *Format) checkResponse(response string) error {
 	ids, err := f.tokenizer.Encode(response, false)
 	if err != nil {
 		return err
 	}
 	if i := slices.IndexFunc(ids, f.ends); i >= 0 {
-		return fmt.Errorf("%w: the response holds the end-of-sequence token %q; take it out of the data", ErrEncode,
+		return fmt.Errorf("%w: the response contains the end-of-sequence token %q; remove it from the data", ErrEncode,
 			f.tokenizer.Decode(ids[i:i+1], false))
 	}
 	return nil
@@ -162,7 +162,7 @@ func (f *Format) checkResponse(response string) error {
 
 func (f *Format) ends(id int64) bool { return slices.Contains(f.tokenizer.eos, id) }
 
-// end cuts after the first end-of-sequence token, or adds one.
+// end cuts the ids after the first end-of-sequence token, or adds one if there is none.
 func (f *Format) end(ids []int64) []int64 {
 	if i := slices.IndexFunc(ids, f.ends); i >= 0 {
 		return ids[:i+1]

@@ -6,14 +6,14 @@ import (
 )
 
 var (
-	// ErrEmpty says that a prompt or a response is the empty string.
+	// ErrEmpty means that a prompt or a response is the empty string.
 	ErrEmpty = errors.New("tokenizer: empty prompt or response")
-	// ErrTooLong says that a prompt or a response is longer than its limit, and that the rule is to refuse such.
+	// ErrTooLong means that a prompt or a response is longer than its limit and Limits.Reject is set.
 	ErrTooLong = errors.New("tokenizer: longer than its limit")
 )
 
-// Limits is the length rule: a prompt keeps its last Prompt tokens and a response its first Response tokens, or, with
-// Reject, both are refused.
+// Limits is the length rule. A longer prompt keeps its last Prompt tokens, and a longer response its first Response tokens. With
+// Reject they are refused instead.
 type Limits struct {
 	Prompt, Response int
 	Reject           bool
@@ -21,13 +21,13 @@ type Limits struct {
 
 // Tokens are a prompt and a response as the model sees them, after the length rule.
 type Tokens struct {
-	// Response ends with the end token unless it was cut.
+	// Response ends with the end-of-sequence token unless it was cut.
 	Prompt, Response []int64
-	// Cut is the number of tokens that the length rule took away.
+	// Cut is how many tokens the length rule removed.
 	Cut int
 }
 
-// Fit is Pair under a length rule. Besides Pair's errors it returns ErrEmpty and ErrTooLong.
+// Fit returns Pair's ids after a length rule. Besides Pair's errors it returns ErrEmpty and ErrTooLong.
 func (f *Format) Fit(prompt, response string, limits Limits) (Tokens, error) {
 	if prompt == "" || response == "" {
 		return Tokens{}, ErrEmpty

@@ -6,16 +6,16 @@ import (
 	"slices"
 )
 
-// Pairs makes sequences of two texts, as the post-processor of tokenizer.json puts them together: for DeBERTa
-// [CLS] first [SEP] second [SEP]. Its methods may be called from several goroutines.
+// Pairs joins two texts into one sequence, by the post-processor of tokenizer.json: for DeBERTa [CLS] first [SEP] second [SEP].
+// Its methods may be called from several goroutines.
 type Pairs struct {
 	tokenizer *Tokenizer
 	pieces    []pairPiece
-	special   int // how many tokens the pieces add
+	special   int // how many special tokens the pieces add
 	fromLeft  bool
 }
 
-// pairPiece is one of the two texts, or a special token.
+// pairPiece is one of the two texts, or the ids of a special token.
 type pairPiece struct {
 	text int // 1 or 2; 0 for ids
 	ids  []int64
@@ -26,14 +26,14 @@ type pairPiece struct {
 // PairTokens are the tokens of a pair.
 type PairTokens struct {
 	IDs []int64
-	// First is how many of IDs are the first segment: up to and with the separator behind the first text, for DeBERTa.
+	// First is how many of IDs belong to the first segment, including the separator behind the first text for DeBERTa.
 	First int
-	// Cut is how many tokens of the texts were taken away.
+	// Cut is how many tokens of the texts were removed.
 	Cut int
 }
 
-// NewPairs reads how t joins two texts, from the files that t was made of: the post-processor of tokenizer.json, and
-// truncation_side of tokenizer_config.json. ErrFormat if it is no template for pairs.
+// NewPairs reads from a tokenizer's files how it joins two texts: the post-processor of tokenizer.json, and truncation_side of
+// tokenizer_config.json. t must be the tokenizer of the same files. The error wraps ErrFormat if there is no template for pairs.
 func NewPairs(t *Tokenizer, files fs.FS) (*Pairs, error) {
 	p := &Pairs{tokenizer: t}
 	var config struct {
@@ -84,7 +84,7 @@ type pairPart struct {
 
 func (p *Pairs) read(from processor) error {
 	if from.Type != "TemplateProcessing" {
-		return fmt.Errorf("it is %q; TemplateProcessing is what joins two texts", from.Type)
+		return fmt.Errorf("it is %q; only TemplateProcessing joins two texts", from.Type)
 	}
 	texts := []int{}
 	for i, piece := range from.Pair {
@@ -118,17 +118,17 @@ func (p *Pairs) read(from processor) error {
 	return nil
 }
 
-// Special is how many tokens a pair has besides those of its texts: the least that Encode can be asked for.
+// Special returns how many special tokens a pair has. Encode cannot be asked for fewer tokens.
 func (p *Pairs) Special() int { return p.special }
 
-// Encode gives the tokens of a pair, at most most of them: the longer text is cut first, both to equal parts where both
-// are too long, as the truncation "longest_first" of transformers does. most 0 cuts nothing. A special token written out
-// in a text becomes its id. An empty text has no tokens, and its separator stays, as in a batch of transformers (given
-// single texts, it takes an empty second one for none). Errors are ErrTooLong for a most below Special, and those of
+// Encode returns the tokens of a pair, at most most of them; 0 cuts nothing. It cuts as the truncation "longest_first" of
+// transformers does: the longer text first, and both to equal lengths if both are too long. A special token written out in a text
+// becomes its id. An empty text has no tokens but keeps its separator, as in a batch of transformers (given single texts,
+// transformers treats an empty second one as missing). The error wraps ErrTooLong if most is below Special, or is one of
 // Tokenizer.Encode.
 func (p *Pairs) Encode(first, second string, most int) (PairTokens, error) {
 	if most != 0 && most < p.special {
-		return PairTokens{}, fmt.Errorf("%w: %d tokens for a pair that has %d special ones", ErrTooLong, most, p.special)
+		return PairTokens{}, fmt.Errorf("%w: at most %d tokens, but a pair has %d special ones", ErrTooLong, most, p.special)
 	}
 	var texts [2][]int64
 	for i, text := range []string{first, second} {
@@ -157,7 +157,7 @@ func (p *Pairs) Encode(first, second string, most int) (PairTokens, error) {
 	return out, nil
 }
 
-// keep is the n tokens of a text that truncation leaves.
+// keep returns the n tokens of a text that remain after truncation.
 func (p *Pairs) keep(ids []int64, n int) []int64 {
 	if p.fromLeft {
 		return ids[len(ids)-n:]
@@ -165,9 +165,9 @@ func (p *Pairs) keep(ids []int64, n int) []int64 {
 	return ids[:n]
 }
 
-// longestFirst is how many tokens of two texts of a and b tokens are kept, together at most room: only the longer one is
-// cut while that is enough; else each gets half, and the odd token goes to the longer one, of two equal ones to the
-// second.
+// longestFirst returns how many tokens of two texts of a and b tokens to keep, together at most room. It cuts only the longer
+// text if that is enough. Otherwise each gets half, and the odd token goes to the longer text, or to the second of two equal
+// ones.
 func longestFirst(a, b, room int) (int, int) {
 	switch half := room / 2; {
 	case a+b <= room:

@@ -5,15 +5,15 @@ import (
 	"strings"
 )
 
-// StopMatcher finds the first stop string in a text that comes in pieces (of a Stream, say), also where it lies over
-// several of them. What it finds does not depend on how the text was cut. It belongs to one goroutine.
+// StopMatcher finds the first stop string in a text that comes in pieces (those of a Stream, for example), even if it spans
+// several pieces. The result does not depend on how the text is cut. A StopMatcher must be used by one goroutine at a time.
 type StopMatcher struct {
 	stops   []string
-	held    string // the end of the text, which may be the beginning of a stop string
+	held    string // the end of the text, if it may be the beginning of a stop string
 	stopped string
 }
 
-// NewStopMatcher takes the stop strings: any number of them, none empty.
+// NewStopMatcher returns a matcher for any number of stop strings. None may be empty.
 func NewStopMatcher(stops ...string) (*StopMatcher, error) {
 	for _, stop := range stops {
 		if stop == "" {
@@ -23,9 +23,9 @@ func NewStopMatcher(stops ...string) (*StopMatcher, error) {
 	return &StopMatcher{stops: stops}, nil
 }
 
-// Push takes the next piece and gives what of the text can be shown: all before the stop string where there is one
-// (stopped is true), else all but an end with which a stop string may begin. The stop string is the one that is
-// complete first; of several that end at the same place, the longest. After it Push gives nothing more.
+// Push takes the next piece and returns the text that can be shown. If a stop string is complete (stopped is true), that is all
+// text before it. Otherwise it is all text except an end that may be the beginning of a stop string. The stop string is the one
+// that is complete first; of several that end at the same place, the longest. After a stop string, Push returns no more text.
 func (m *StopMatcher) Push(piece string) (show string, stopped bool) {
 	if m.stopped != "" {
 		return "", true
@@ -57,7 +57,7 @@ func (m *StopMatcher) Push(piece string) (show string, stopped bool) {
 	return show, false
 }
 
-// Flush gives what was held back of a text that ended without a stop string.
+// Flush returns the text that was held back when the text ended without a stop string.
 func (m *StopMatcher) Flush() string {
 	rest := m.held
 	m.held = ""

@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-const maxErrorBytes = 400 // of a text that an error quotes
+const maxErrorBytes = 400 // the most that an error quotes of a text
 
 // Message is one turn of a conversation.
 type Message struct {
@@ -18,13 +18,13 @@ type Message struct {
 }
 
 // chatTemplate is a compiled Jinja chat template with transformers' settings and functions (see bridge/src). It is not
-// trusted: it reaches no files, and its time and memory are bounded.
+// trusted: it cannot read files, and its time and memory are limited.
 type chatTemplate struct {
 	compiled *compiled
 	tokens   map[string]string // bos_token, eos_token, ...
 }
 
-// compileTemplate compiles source; tokens are the special tokens' names and texts. Errors wrap ErrTemplate.
+// compileTemplate compiles source. tokens are the special tokens' texts by name. Errors wrap ErrTemplate.
 func compileTemplate(source string, tokens map[string]string) (*chatTemplate, error) {
 	c, err := compile(source)
 	if err != nil {
@@ -33,7 +33,7 @@ func compileTemplate(source string, tokens map[string]string) (*chatTemplate, er
 	return &chatTemplate{compiled: c, tokens: tokens}, nil
 }
 
-// render gives the conversation as text. Errors wrap ErrTemplate.
+// render returns the conversation as text. Errors wrap ErrTemplate.
 func (t *chatTemplate) render(messages []Message, addGenerationPrompt bool) (string, error) {
 	variables := map[string]any{
 		"messages": messages, "add_generation_prompt": addGenerationPrompt, "tools": nil, "documents": nil,
@@ -54,7 +54,7 @@ func (t *chatTemplate) render(messages []Message, addGenerationPrompt bool) (str
 	return text, nil
 }
 
-// short and tail are the beginning and the end of what may be too long for an error.
+// short and tail return the beginning and the end of a text, as much as an error quotes.
 func short(text string) string {
 	if len(text) > maxErrorBytes {
 		return strings.ToValidUTF8(text[:maxErrorBytes], "") + "…"

@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// Tokenizer is a loaded tokenizer with its chat template. Its methods may be called from several goroutines; Close
-// comes last.
+// Tokenizer is a loaded tokenizer with its chat template. Its methods may be called from several goroutines, but not after
+// Close.
 type Tokenizer struct {
 	library     *library
 	special     map[string]int64
@@ -30,9 +30,9 @@ func Load(dir string) (*Tokenizer, error) {
 	return t, nil
 }
 
-// FromFS reads the tokenizer from files that are named as in a Hugging Face folder (see Files). Errors wrap
-// ErrNoTokenizer or ErrFormat and name the file. A chat template that cannot be compiled is told by Render and
-// NewFormat, not here: a run may do without it.
+// FromFS reads the tokenizer from files that are named as in a Hugging Face folder (see Files). Errors wrap ErrNoTokenizer or
+// ErrFormat and name the file. FromFS does not fail for a chat template that cannot be compiled, because a run may not need it;
+// Render and NewFormat do.
 func FromFS(files fs.FS) (*Tokenizer, error) {
 	file, err := fs.ReadFile(files, tokenizerFile)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -53,7 +53,7 @@ func FromFS(files fs.FS) (*Tokenizer, error) {
 	return t, nil
 }
 
-// fromFolder adds to the library what the other files say.
+// fromFolder returns the tokenizer of the library and the other files.
 func fromFolder(files fs.FS, l *library) (*Tokenizer, error) {
 	f, err := readFolder(files, l)
 	if err != nil {
@@ -80,7 +80,7 @@ func fromFolder(files fs.FS, l *library) (*Tokenizer, error) {
 	return t, nil
 }
 
-// Close frees the library's memory. No method may be called after it.
+// Close frees the library's memory. No method may be called after Close.
 func (t *Tokenizer) Close() error {
 	var err error
 	if t.template != nil {
@@ -89,8 +89,8 @@ func (t *Tokenizer) Close() error {
 	return errors.Join(err, t.library.close())
 }
 
-// Encode gives the ids of text. With addSpecial the tokenizer's post-processor adds its own (a BOS, say); a special
-// token written out in text becomes its id either way. ErrEncode if there are no ids for a text that is not blank.
+// Encode returns the ids of text. With addSpecial the tokenizer's post-processor adds its special tokens (a BOS, for example). A
+// special token written out in text becomes its id in any case. The error wraps ErrEncode if a text that is not blank has no ids.
 func (t *Tokenizer) Encode(text string, addSpecial bool) ([]int64, error) {
 	ids, err := t.library.encode(text, addSpecial)
 	if err != nil {
@@ -102,8 +102,8 @@ func (t *Tokenizer) Encode(text string, addSpecial bool) ([]int64, error) {
 	return ids, nil
 }
 
-// Decode gives the text of ids, without the special tokens if skipSpecial. An id outside the vocabulary has no text.
-// If the library fails on ids, which FromFS has tried one by one, the text is one U+FFFD.
+// Decode returns the text of ids, without special tokens if skipSpecial. An id outside the vocabulary has no text. If the
+// library fails, the text is one U+FFFD; FromFS has tried each id alone.
 func (t *Tokenizer) Decode(ids []int64, skipSpecial bool) string {
 	list := make([]uint32, 0, len(ids))
 	for _, id := range ids {
@@ -118,21 +118,21 @@ func (t *Tokenizer) Decode(ids []int64, skipSpecial bool) string {
 	return text
 }
 
-// Vocab is the greatest id + 1: the rows that an embedding needs.
+// Vocab returns the greatest id + 1, which is the number of rows that an embedding needs.
 func (t *Tokenizer) Vocab() int { return int(t.library.size) }
 
-// BOS is the begin-of-sequence id; false where there is none.
+// BOS returns the id of the begin-of-sequence token; false if there is none.
 func (t *Tokenizer) BOS() (int64, bool) {
 	id, ok := t.special["bos_token"]
 	return id, ok
 }
 
-// EOS lists the ids that end a sequence, at least one: the tokenizer's eos_token first, which is the one that a
-// response ends with, then those of generation_config.json (or, where that names none, of config.json).
+// EOS returns the ids that end a sequence, at least one. The first is the tokenizer's eos_token, with which a response ends.
+// Those of generation_config.json follow, or of config.json if it has none.
 func (t *Tokenizer) EOS() []int64 { return slices.Clone(t.eos) }
 
-// PAD is the padding id: pad_token, or the first of EOS where there is none. Padding is always masked, so its id
-// reaches no result.
+// PAD returns the padding id: that of pad_token, or the first of EOS if there is none. Padding is always masked, so its id does
+// not affect results.
 func (t *Tokenizer) PAD() int64 {
 	if id, ok := t.special["pad_token"]; ok {
 		return id
@@ -140,11 +140,11 @@ func (t *Tokenizer) PAD() int64 {
 	return t.eos[0]
 }
 
-// HasTemplate tells whether the tokenizer has a chat template, be it one that can be used or not.
+// HasTemplate reports whether the tokenizer has a chat template, even one that cannot be compiled.
 func (t *Tokenizer) HasTemplate() bool { return t.hasTemplate }
 
-// Render gives a conversation as the chat template writes it, with addGenerationPrompt up to where the assistant
-// begins. ErrTemplate if there is no template, it cannot be compiled, or it refuses the conversation.
+// Render returns a conversation as the chat template writes it; with addGenerationPrompt, up to where the assistant's turn
+// begins. The error wraps ErrTemplate if there is no template, it cannot be compiled, or it refuses the conversation.
 func (t *Tokenizer) Render(messages []Message, addGenerationPrompt bool) (string, error) {
 	if t.templateErr != nil {
 		return "", t.templateErr
@@ -152,8 +152,8 @@ func (t *Tokenizer) Render(messages []Message, addGenerationPrompt bool) (string
 	return t.template.render(messages, addGenerationPrompt)
 }
 
-// Lead is what the chat template writes between a prompt and the content of its answer, where that is blank: a sampled
-// answer begins with it, the content of a turn does not. Empty where there is nothing of the kind.
+// Lead returns the white space that the chat template writes between a prompt and the content of its answer. A sampled answer
+// begins with it; the content of a turn does not. It is empty if the template writes nothing or other text there.
 func (t *Tokenizer) Lead() string {
 	const answer = "answer"
 	turns := []Message{{Role: "user", Content: "question"}, {Role: "assistant", Content: answer}}

@@ -5,17 +5,17 @@ import (
 	"slices"
 )
 
-// Fits returns an error if the tokenizer has ids that a model with so many tokens lacks.
+// Fits returns an error if the tokenizer has ids outside a model's vocabulary of the given size.
 func (t *Tokenizer) Fits(vocabulary int) error {
 	if got := t.Vocab(); got > vocabulary {
-		return fmt.Errorf("the tokenizer has ids up to %d, the model's vocabulary %d tokens: they do not belong together",
+		return fmt.Errorf("the tokenizer has ids up to %d, but the model's vocabulary has %d tokens: they do not belong together",
 			got-1, vocabulary)
 	}
 	return nil
 }
 
-// Parts encodes a text with the special tokens that the tokenizer adds: before are those in front of the text, own the
-// text's, behind those that follow. Where the text's own tokens are not found among them, own is all.
+// Parts encodes a text with the special tokens that the tokenizer adds, in three parts: those before the text, the text's own
+// tokens, and those behind it. If the text's tokens cannot be found among all tokens, own has all of them.
 func (t *Tokenizer) Parts(text string) (before, own, behind []int64, err error) {
 	whole, err := t.Encode(text, true)
 	if err != nil {
