@@ -66,18 +66,9 @@ func (f *Format) Text(prompt string) (string, error) {
 	return f.tokenizer.Render(f.messages(prompt), true)
 }
 
-// Prompt returns the ids that generation starts from.
-func (f *Format) Prompt(prompt string) ([]int64, error) {
-	text, err := f.Text(prompt)
-	if err != nil {
-		return nil, err
-	}
-	return f.encodePrompt(text)
-}
-
-// Pair returns the ids of a prompt, equal to Prompt's, and of a response to it, which end with exactly one end-of-sequence token.
-// The error wraps ErrTemplate, ErrNotPrefix, or ErrEncode (also for a response that contains an end-of-sequence token, see
-// FormatOptions.CutAtEnd).
+// Pair returns the ids of a prompt, from which generation starts, and of a response to it, which end with exactly one
+// end-of-sequence token. The error wraps ErrTemplate, ErrNotPrefix, or ErrEncode (also for a response that contains an
+// end-of-sequence token, see FormatOptions.CutAtEnd).
 func (f *Format) Pair(prompt, response string) (promptIDs, responseIDs []int64, err error) {
 	if !f.cutAtEnd {
 		if err := f.checkResponse(response); err != nil {

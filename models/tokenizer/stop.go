@@ -63,6 +63,3 @@ func (m *StopMatcher) Flush() string {
 	m.held = ""
 	return rest
 }
-
-// Stopped is the stop string that was found, "" for none.
-func (m *StopMatcher) Stopped() string { return m.stopped }
