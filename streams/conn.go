@@ -17,23 +17,23 @@ import (
 )
 
 var (
-	// ErrInUse: another process runs the embedded server of this folder.
+	// ErrInUse: another process runs the embedded server on this folder.
 	ErrInUse = errors.New("streams: folder in use")
-	// ErrBeingRead, which wraps ErrInUse: that process only reads, see Attach, and leaves the folder when it has read.
+	// ErrBeingRead wraps ErrInUse: the other process only reads (see Attach) and releases the folder when it has finished.
 	ErrBeingRead = fmt.Errorf("%w for reading", ErrInUse)
 	// ErrServerTooOld: the NATS server is older than minServer.
 	ErrServerTooOld = errors.New("streams: NATS server too old")
-	// ErrNotFound: no message, dead letter or store of that name.
+	// ErrNotFound: the named run, message, dead letter or store does not exist.
 	ErrNotFound = errors.New("streams: not found")
 )
 
 const (
 	connectTimeout = 5 * time.Second
-	// closeTimeout bounds how long Close waits for what is still being sent.
+	// closeTimeout bounds how long Close waits until buffered messages are sent.
 	closeTimeout = 5 * time.Second
-	// requestTimeout bounds one question to the server when the caller's context has no deadline.
+	// requestTimeout bounds one request to the server when the caller's context has no deadline.
 	requestTimeout = 10 * time.Second
-	// askTimeout is the same for questions that are simply asked again: a server that stops leaves them unanswered.
+	// askTimeout bounds a request that the caller repeats: a server that stops does not answer it.
 	askTimeout = 3 * time.Second
 )
 
@@ -41,21 +41,21 @@ const (
 type Options struct {
 	// URL of a NATS server with JetStream, 2.10 or newer. Empty runs the embedded server on Dir.
 	URL string
-	// Dir is the embedded server's folder. It is created when missing; one process at a time may use it.
+	// Dir is the embedded server's folder. It is created if it does not exist. One process at a time may use it.
 	Dir string
-	// Listen is the embedded server's host:port. Empty listens on a random loopback port which only this user can use,
-	// by Attach.
+	// Listen is the embedded server's host:port. When it is empty, the server listens on a random loopback port that requires a
+	// token. Only processes of this user can read the token, and use it through Attach.
 	Listen string
 	// Creds is the path of a NATS credentials file; empty for none.
 	Creds  string
 	Limits Limits
 	Log    zerolog.Logger
-	// Name of this client, as the server lists it.
+	// Name of this client in the server's list of connections.
 	Name string
 }
 
 // Conn is a connection to the streams, and to the embedded server when there is one. It is safe for concurrent use.
-// Every method that talks to the server waits out a reconnect until its context ends.
+// A method that needs the server waits for a lost connection to return until its context ends.
 type Conn struct {
 	nc     *nats.Conn
 	js     jetstream.JetStream
@@ -66,8 +66,8 @@ type Conn struct {
 	worker string        // host/pid of this process
 }
 
-// Open connects to the server at o.URL, or starts the embedded one on o.Dir. Errors: ErrInUse (naming the holder),
-// ErrServerTooOld, a port in use, a folder that cannot be written, a server that does not answer.
+// Open connects to the server at o.URL, or starts the embedded one on o.Dir. It returns ErrInUse, naming the process that uses
+// the folder; ErrServerTooOld; or an error when the port is in use, the folder cannot be written, or the server does not answer.
 func Open(ctx context.Context, o Options) (*Conn, error) {
 	o.Limits = o.Limits.withDefaults()
 	if err := o.Limits.validate(); err != nil {
@@ -79,7 +79,7 @@ func Open(ctx context.Context, o Options) (*Conn, error) {
 	return openEmbedded(ctx, o, false)
 }
 
-// openEmbedded starts the embedded server; reads says that it is for reading alone.
+// openEmbedded starts the embedded server. reads marks it as started for reading only.
 func openEmbedded(ctx context.Context, o Options, reads bool) (*Conn, error) {
 	server, err := startEmbedded(o, reads)
 	if err != nil {
@@ -94,8 +94,8 @@ func openEmbedded(ctx context.Context, o Options, reads bool) (*Conn, error) {
 	return c, nil
 }
 
-// Attach connects to the embedded server that another process runs on dir, or, when none does, starts it on the store
-// found there. ErrNotFound when dir holds no store.
+// Attach connects to the embedded server that another process runs on dir. When none runs there, it starts one on the existing
+// store. It returns ErrNotFound when dir holds no store.
 func Attach(ctx context.Context, dir string, o Options) (*Conn, error) {
 	if _, err := os.Stat(filepath.Join(dir, storeDir)); errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: no streams in %s", ErrNotFound, dir)
@@ -118,7 +118,7 @@ func Attach(ctx context.Context, dir string, o Options) (*Conn, error) {
 		if readErr == nil {
 			return c, nil
 		}
-		// The holder is starting or stopping: its address is not written yet, or nobody listens any more.
+		// The other process is starting or stopping: its address is not written yet, or its server no longer listens.
 		if !pause(ctx, 50*time.Millisecond) {
 			return nil, fmt.Errorf("%w; its server does not answer: %w", err, readErr)
 		}
@@ -162,7 +162,7 @@ func connect(ctx context.Context, o Options, url string, server *embedded, more 
 	return c, nil
 }
 
-// thisWorker names this process where others see it.
+// thisWorker is this process's name in heartbeats and dead letters: host/pid.
 func thisWorker() string {
 	host, err := os.Hostname()
 	if err != nil {
@@ -171,7 +171,7 @@ func thisWorker() string {
 	return fmt.Sprintf("%s/%d", host, os.Getpid())
 }
 
-// check asserts the server's version, opens JetStream and reports what the store knows to have lost.
+// check verifies the server's version, opens JetStream, and logs the messages that the store reports as lost.
 func (c *Conn) check(ctx context.Context) error {
 	if version := c.nc.ConnectedServerVersion(); !atLeast(version, minServer) {
 		return fmt.Errorf("%w: %s runs %s, want %d.%d or newer",
@@ -191,8 +191,8 @@ func (c *Conn) check(ctx context.Context) error {
 	return c.checkStore(ctx)
 }
 
-// checkStore logs, for each of our streams, the messages that the server's store says it has lost. They are not hidden
-// by going on: Audit names every pair that they leave missing.
+// checkStore logs, for each stream of a run, the messages that the server's store reports as lost. It is safe to continue after
+// that: an audit names every pair that is missing because of them.
 func (c *Conn) checkStore(ctx context.Context) error {
 	list := c.js.ListStreams(ctx, jetstream.WithStreamListSubject("ldalign.>"))
 	for info := range list.Info() {
@@ -212,7 +212,7 @@ func (c *Conn) checkStore(ctx context.Context) error {
 	return nil
 }
 
-// URL of the server. The embedded server's default address asks for a token which only Attach knows.
+// URL returns the server's URL. The embedded server's default address requires a token, which Attach reads.
 func (c *Conn) URL() string {
 	if c.server != nil {
 		return c.server.address.URL
@@ -220,8 +220,8 @@ func (c *Conn) URL() string {
 	return c.nc.ConnectedUrlRedacted()
 }
 
-// Close sends what is still buffered, disconnects, and stops the embedded server and waits for it. Stages and readers
-// must have ended: their contexts, not Close, end them.
+// Close sends what is buffered, disconnects, stops the embedded server and waits for it. End the contexts of stages and readers
+// and wait for them before calling Close.
 func (c *Conn) Close() error {
 	var err error
 	if c.nc.IsConnected() {
@@ -237,7 +237,7 @@ func (c *Conn) Close() error {
 	return err
 }
 
-// flush waits until the server has everything sent so far: acknowledgements are not answered.
+// flush waits until the server has received everything sent so far. It is for acknowledgements, which the server does not answer.
 func (c *Conn) flush() error {
 	if err := c.nc.FlushTimeout(closeTimeout); err != nil {
 		return fmt.Errorf("streams: flush: %w", err)
@@ -245,7 +245,7 @@ func (c *Conn) flush() error {
 	return nil
 }
 
-// minServer is the oldest server that has what is used here: several filter subjects, metadata.
+// minServer is the oldest server version with the features used here: several filter subjects, and metadata.
 var minServer = [2]int{2, 10}
 
 func atLeast(version string, least [2]int) bool {
@@ -261,7 +261,7 @@ func atLeast(version string, least [2]int) bool {
 	return major > least[0] || major == least[0] && minor >= least[1]
 }
 
-// pause waits for d and reports whether ctx outlived it.
+// pause waits for d. It returns false when ctx ends first.
 func pause(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

@@ -14,9 +14,10 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
-// DeleteRun removes a run from the server: its streams with their consumers, its consumers in the log of its source, and what
-// is kept of it beside them. The caller holds the run's lease, and no worker of it is alive. The stream of the message that
-// declares the run goes last, so that an interrupted deletion can be repeated. A run of the same name may begin at once.
+// DeleteRun deletes a run from the server: its streams with their consumers, its consumers in the log of its source, and its
+// pauses, heartbeats and trials. The caller must hold the run's lease and must have made sure that no worker is alive. DeleteRun
+// deletes the stream with the run's declaration last, so that an interrupted deletion can be repeated. Afterwards a run of the
+// same name may be declared at once.
 func (c *Conn) DeleteRun(ctx context.Context, run string) error {
 	failed := func(err error) error { return fmt.Errorf("streams: delete run %s: %w", run, err) }
 	for _, beside := range []struct{ bucket, keys string }{
@@ -37,7 +38,7 @@ func (c *Conn) DeleteRun(ctx context.Context, run string) error {
 			return failed(err)
 		}
 	}
-	for _, log := range Logs() { // that of the declaration is the last of them
+	for _, log := range Logs() { // the last of them holds the declaration
 		if err := c.leaveSource(ctx, log, run); err != nil {
 			return failed(err)
 		}
@@ -48,7 +49,7 @@ func (c *Conn) DeleteRun(ctx context.Context, run string) error {
 	return nil
 }
 
-// leaveSource removes a run's consumers in the log of its source.
+// leaveSource deletes a run's consumers in the log of its source.
 func (c *Conn) leaveSource(ctx context.Context, kind schemas.Kind, run string) error {
 	infos, err := c.consumers(ctx, kind, run)
 	if errors.Is(err, ErrNotFound) {
@@ -72,10 +73,10 @@ func (c *Conn) leaveSource(ctx context.Context, kind schemas.Kind, run string) e
 	return nil
 }
 
-// purgedKey is the key of a stream's metadata that counts the messages which were removed on purpose.
+// purgedKey is the key of a stream's metadata that counts the messages removed on purpose.
 const purgedKey = "ldalign-purged"
 
-// purged is how many messages are missing from a stream on purpose.
+// purged returns how many messages were removed from a stream on purpose.
 func purged(config jetstream.StreamConfig) uint64 {
 	n, err := strconv.ParseUint(config.Metadata[purgedKey], 10, 64)
 	if err != nil {
@@ -84,8 +85,8 @@ func purged(config jetstream.StreamConfig) uint64 {
 	return n
 }
 
-// addPurged notes that n messages more are to be removed from a stream on purpose. It is noted before they are removed: a count
-// that is too high hides a loss, one that is too low raises a false alarm.
+// addPurged records that n more messages will be removed from a stream on purpose. Call it before removing them: after an
+// interruption the count may then be too high, which can hide a loss, but never too low, which would raise a false alarm.
 func (c *Conn) addPurged(ctx context.Context, stream jetstream.Stream, n uint64) error {
 	config := stream.CachedInfo().Config
 	config.Metadata = maps.Clone(config.Metadata)
@@ -97,7 +98,7 @@ func (c *Conn) addPurged(ctx context.Context, stream jetstream.Stream, n uint64)
 	return err
 }
 
-// purge removes the messages on a subject from a run's log. Only the holder of the run's lease does.
+// purge removes the messages on a subject from a run's log. The caller must hold the run's lease.
 func (c *Conn) purge(ctx context.Context, kind schemas.Kind, run, subject string) (uint64, error) {
 	stream, err := c.stream(ctx, kind, run)
 	if err != nil {
@@ -117,10 +118,10 @@ func (c *Conn) purge(ctx context.Context, kind schemas.Kind, run, subject string
 	return n, stream.Purge(ctx, jetstream.WithPurgeSubject(subject))
 }
 
-// ErrAtWork: somebody works on a run that is to be at rest.
+// ErrAtWork: workers run on a run that must be idle.
 var ErrAtWork = errors.New("streams: run in use")
 
-// Idle is nil when nobody works on a run; else it names who does and wraps ErrAtWork.
+// Idle returns nil when no worker of a run is alive. Otherwise the error names one and wraps ErrAtWork.
 func (c *Conn) Idle(ctx context.Context, run string) error {
 	workers, err := c.Workers(ctx, run)
 	if err != nil {
@@ -130,6 +131,6 @@ func (c *Conn) Idle(ctx context.Context, run string) error {
 	if i < 0 {
 		return nil
 	}
-	return fmt.Errorf("%w: %s %s works on run %s: stop it first (a dead one is forgotten after %v)",
+	return fmt.Errorf("%w: %s %s works on run %s: stop it first (if it has died, wait %v)",
 		ErrAtWork, workers[i].Stage, workers[i].Worker, run, heartbeatTTL)
 }

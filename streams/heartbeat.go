@@ -14,80 +14,80 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// What a worker says that it does, or why it does nothing.
+// States of a worker.
 const (
-	// StateStarting: it has said nothing yet.
+	// StateStarting: the worker has not reported a state yet.
 	StateStarting = "starting"
-	// StateIdle: there is no input.
+	// StateIdle: the worker has no input.
 	StateIdle = "no input"
-	// StateWorking: it has messages, or steps, in hand.
+	// StateWorking: the worker processes messages, or the trainer computes steps.
 	StateWorking = "working"
-	// StateWaiting: for what the detail names, such as a checkpoint.
+	// StateWaiting: the worker waits for what the detail names, such as a checkpoint.
 	StateWaiting = "waiting"
-	// StateRetrying: something failed and is tried again after a pause.
+	// StateRetrying: something failed, and the worker tries it again after a pause.
 	StateRetrying = "retrying"
-	// StatePaused: by Pause.
+	// StatePaused: Pause has paused the worker.
 	StatePaused = "paused"
-	// StateBackPressure: what it made lies before a later stage, and it makes no more until that has gone on.
+	// StateBackPressure: the worker's output is waiting for a later stage, and it makes no more until that stage has caught up.
 	StateBackPressure = "back-pressure"
 )
 
 const (
-	// heartbeatBucket holds one key per worker, in memory: it lives no longer than the server.
+	// heartbeatBucket holds one key per worker, in memory: a restart of the server clears it.
 	heartbeatBucket = "ldalign-workers"
-	// heartbeatTTL is when the server forgets a worker that gave no sign of life.
+	// heartbeatTTL is how long the server keeps the key of a worker that sends no heartbeat.
 	heartbeatTTL = 15 * time.Second
-	// beatEvery is the longest time between two signs of life. At each, a worker looks whether it is to pause.
+	// beatEvery is the longest time between two heartbeats. At each one a worker checks whether it is paused.
 	beatEvery = time.Second
-	// maxDetail bounds a detail that is an error's text.
+	// maxDetail bounds a detail that is an error's text, in bytes.
 	maxDetail = 300
-	// rateSpan is how many beats a rate is taken over.
+	// rateSpan is how many heartbeats a rate is computed over.
 	rateSpan = 30
 )
 
-// Worker is what a process says of its part in a stage.
+// Worker is what a worker reports in its heartbeat.
 type Worker struct {
 	Run   string `json:"run"`
 	Stage string `json:"stage"`
-	// Worker is host/pid of the process.
+	// Worker is the host/pid of the process.
 	Worker string `json:"worker"`
-	// State is one of the State constants; Detail says on what, for what, or why.
+	// State is one of the State constants. Detail says what the worker works on or waits for, or why.
 	State  string    `json:"state"`
 	Detail string    `json:"detail,omitempty"`
 	Since  time.Time `json:"since"`
-	// Done counts the messages that it settled since it started, and Rate how many a second of late.
+	// Done counts the messages that the worker has settled since it started. Rate is the recent number per second.
 	Done uint64  `json:"done"`
 	Rate float64 `json:"rate"`
-	// Moves grows with every sign of progress, also within a message.
+	// Moves grows with every progress, also within a message.
 	Moves uint64 `json:"moves"`
-	// Seen is when the server last heard of it.
+	// Seen is when the server stored the last heartbeat.
 	Seen time.Time `json:"seen"`
 }
 
-// Heartbeat tells others what one worker does, and the worker whether it is to pause. It is made by Announce. Its methods may
-// be called by several goroutines and never wait for the server, but for Close. Nothing rests on it: without a server that
-// keeps the key, the worker works all the same.
+// Heartbeat publishes what one worker does and tells the worker whether it is paused. Announce makes it. Its methods are safe for
+// concurrent use. Only Close waits for the server. A worker keeps working when the server cannot store its heartbeats.
 type Heartbeat struct {
 	conn *Conn
 	key  string
 
 	mu     sync.Mutex
 	worker Worker
-	pause  Paused // zero when nobody paused it
-	past   []beat // of late, oldest first
+	pause  Paused // zero when the worker is not paused
+	past   []beat // the recent beats, oldest first
 
-	changed chan struct{} // capacity 1: says that a state is new
+	changed chan struct{} // capacity 1: signals a new state
 	cancel  context.CancelFunc
 	done    chan struct{}
 }
 
-// beat is how much was done when.
+// beat is the number of messages done at a time.
 type beat struct {
 	at   time.Time
 	done uint64
 }
 
-// Announce makes a worker of a stage known, and looks once whether it is to pause before it returns. Close ends it.
+// Announce registers a worker of a stage and starts its heartbeat. Before it returns, it checks whether the worker is paused.
+// Close ends the heartbeat.
 func (c *Conn) Announce(ctx context.Context, run, stage string) *Heartbeat {
 	p := &Heartbeat{
 		conn: c, key: run + "." + stage + "." + rand.Text(), changed: make(chan struct{}, 1), done: make(chan struct{}),
@@ -105,7 +105,7 @@ func (c *Conn) Announce(ctx context.Context, run, stage string) *Heartbeat {
 	return p
 }
 
-// Say tells what the worker does. Saying the same again costs nothing.
+// Say sets what the worker does. Repeating the same state and detail sends nothing.
 func (p *Heartbeat) Say(state, detail string) {
 	p.mu.Lock()
 	same := p.worker.State == state && p.worker.Detail == detail
@@ -122,7 +122,7 @@ func (p *Heartbeat) Say(state, detail string) {
 	}
 }
 
-// Did counts settled messages.
+// Did adds n to the number of settled messages.
 func (p *Heartbeat) Did(n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -130,21 +130,21 @@ func (p *Heartbeat) Did(n int) {
 	p.worker.Moves++
 }
 
-// Move is a sign of progress within a message or a step.
+// Move records progress within a message or a step.
 func (p *Heartbeat) Move() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.worker.Moves++
 }
 
-// Paused tells whether the worker is to pause, and by whom.
+// Paused reports whether the worker is paused, and by whom.
 func (p *Heartbeat) Paused() (Paused, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.pause, p.pause.By != ""
 }
 
-// Hold waits as long as the worker is to pause. The error is that of ctx.
+// Hold waits while the worker is paused. It returns ctx's error when ctx ends first.
 func (p *Heartbeat) Hold(ctx context.Context) error {
 	for {
 		by, paused := p.Paused()
@@ -158,16 +158,16 @@ func (p *Heartbeat) Hold(ctx context.Context) error {
 	}
 }
 
-// beat is the time between two signs of life of a worker.
+// beat is the time between two heartbeats of a worker.
 func (c *Conn) beat() time.Duration { return min(beatEvery, c.limits.AckWait/5) }
 
-// Close takes the worker off the list.
+// Close removes the worker from the list of workers.
 func (p *Heartbeat) Close() {
 	p.cancel()
 	<-p.done
 }
 
-// run beats until it is told to end.
+// run sends heartbeats until ctx ends.
 func (p *Heartbeat) run(ctx context.Context, b beater) {
 	defer close(p.done)
 	ticker := time.NewTicker(p.conn.beat())
@@ -179,7 +179,7 @@ func (p *Heartbeat) run(ctx context.Context, b beater) {
 			return
 		case <-ticker.C:
 		case <-p.changed:
-			if !pause(ctx, p.conn.beat()/10) { // a worker may say many things in a row
+			if !pause(ctx, p.conn.beat()/10) { // wait a little: a worker may change its state many times in a row
 				continue
 			}
 		}
@@ -189,13 +189,13 @@ func (p *Heartbeat) run(ctx context.Context, b beater) {
 	}
 }
 
-// beater is what the goroutine of a Heartbeat keeps.
+// beater is the state of a Heartbeat's goroutine.
 type beater struct {
 	workers, pauses jetstream.KeyValue
-	silent          bool // it was logged that the server does not keep the key
+	silent          bool // the failure to store the key is already logged
 }
 
-// beat writes the worker's key and reads whether it is to pause.
+// beat stores the worker's key and reads whether the worker is paused.
 func (b *beater) beat(ctx context.Context, p *Heartbeat) {
 	err := b.open(ctx, p.conn)
 	if err == nil {
@@ -206,7 +206,7 @@ func (b *beater) beat(ctx context.Context, p *Heartbeat) {
 		by, err = pausedBy(ctx, b.pauses, p.worker.Run, p.worker.Stage)
 	}
 	if err != nil {
-		b.workers, b.pauses = nil, nil // the server may have come back without them
+		b.workers, b.pauses = nil, nil // the server may have restarted without them
 		if !b.silent && ctx.Err() == nil {
 			p.conn.log.Debug().Err(err).Str("stage", p.worker.Stage).Msg("cannot tell the server what this worker does")
 		}
@@ -231,14 +231,14 @@ func (b *beater) open(ctx context.Context, c *Conn) (err error) {
 	return err
 }
 
-// remove takes the key away; the server forgets it by itself when that fails.
+// remove deletes the key. When that fails, the server removes it after heartbeatTTL.
 func (b *beater) remove(p *Heartbeat) {
 	if !p.conn.nc.IsConnected() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
 	defer cancel()
-	err := b.open(ctx, p.conn) // the last beat may have been cut off, and have forgotten the buckets
+	err := b.open(ctx, p.conn) // a last beat that was cut off has closed the buckets
 	if err == nil {
 		err = b.workers.Purge(ctx, p.key)
 	}
@@ -247,7 +247,7 @@ func (b *beater) remove(p *Heartbeat) {
 	}
 }
 
-// value is the key's value, with the rate of the last beats.
+// value returns the key's value, with the rate over the last beats.
 func (p *Heartbeat) value() []byte {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -281,7 +281,7 @@ func (c *Conn) presences(ctx context.Context) (jetstream.KeyValue, error) {
 	return kv, err
 }
 
-// Workers lists a run's workers that gave a sign of life of late, by stage and name.
+// Workers lists a run's workers whose heartbeat the server still keeps, ordered by stage and name.
 func (c *Conn) Workers(ctx context.Context, run string) ([]Worker, error) {
 	kv, err := c.js.KeyValue(ctx, heartbeatBucket)
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
@@ -320,7 +320,7 @@ func eachKey(ctx context.Context, kv jetstream.KeyValue, keys string, f func(jet
 	for {
 		select {
 		case entry := <-watcher.Updates():
-			if entry == nil { // that was all
+			if entry == nil { // the watcher has sent all entries
 				return nil
 			}
 			f(entry)

@@ -9,13 +9,12 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// hintStream takes what a bucket's notifications say. MinIO keeps an event in a queue until a stream has taken it.
+// hintStream stores the notifications of a bucket. MinIO keeps an event in its queue until a stream has stored it.
 const hintStream = "LDALIGN_HINTS"
 
-// OnHint calls f when anything is published on subject (such as ldalign-bucket.>), until ctx ends. Hints that arrive
-// while f runs make it run once more, not once each; what the hints say is not looked at, for they may be late,
-// repeated or lost: they only tell when to look. The first call comes at once, for what was hinted while nobody
-// listened. An error of f is returned.
+// OnHint calls f when anything is published on subject (such as ldalign-bucket.>), until ctx ends. Any number of hints that
+// arrive while f runs cause one more call. OnHint ignores the content of the hints, because they may be late, repeated or lost;
+// they only say when to look. It calls f at once when it starts, for the hints that came before. It returns an error of f.
 func (c *Conn) OnHint(ctx context.Context, subject string, f func() error) error {
 	stream, err := c.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name:      hintStream,
@@ -34,7 +33,7 @@ func (c *Conn) OnHint(ctx context.Context, subject string, f func() error) error
 	hint := func(Entry) error {
 		select {
 		case hinted <- struct{}{}:
-		default: // one is waiting already
+		default: // a call is already due
 		}
 		return nil
 	}

@@ -12,18 +12,18 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 )
 
-// TrainerProgress stores that the trainer has taken n pairs of an iteration: trained them, skipped them, or found them
-// dead. Stages with MaxInFlight go on by it. It may be told again, and a smaller number after a greater one, as by a
-// trainer that goes on from an earlier state: the greatest counts.
+// TrainerProgress publishes that the trainer has taken n pairs of an iteration: trained them, skipped them, or found them dead.
+// Stages with MaxInFlight publish more when n grows. The greatest n of an iteration counts, so a trainer that resumes from an
+// earlier state may publish smaller numbers again.
 func (c *Conn) TrainerProgress(ctx context.Context, run string, iteration uint32, n int) error {
 	return c.Publish(ctx, schemas.Control, &events.Control{
 		Schema: events.Version, Run: run, Kind: events.ControlTrainerProgress, Iteration: iteration, Total: uint64(n),
 	})
 }
 
-// pace publishes the outputs of a batch, those of a stage with MaxInFlight as the trainer takes what they become. What the log
-// has already, by a worker that held the message before, is counted and not sent again: it may have been stored longer ago
-// than ids are remembered. all is false when the stage is told to end or to pause before everything is published.
+// pace publishes the outputs of a batch. With MaxInFlight it publishes them as the trainer takes the pairs that they become. It
+// counts outputs that an earlier worker has already stored, and does not send them again, because the server may have forgotten
+// their ids. all is false when the stage ends or is paused before everything is published.
 func (r *runner) pace(work context.Context, done []*input, out []sealed) (all bool, err error) {
 	if r.stage.MaxInFlight == nil || len(done) == 0 || len(out) == 0 {
 		return true, r.publishUnstored(work, done, out)
@@ -63,7 +63,7 @@ func (r *runner) pace(work context.Context, done []*input, out []sealed) (all bo
 	return all, ended(work, err)
 }
 
-// pairsIn is how many of the outputs carry a pair.
+// pairsIn returns how many of the outputs carry a pair.
 func pairsIn(out []sealed) int {
 	n := 0
 	for _, o := range out {
@@ -74,14 +74,14 @@ func pairsIn(out []sealed) int {
 	return n
 }
 
-// pacer is how far the outputs of a message have come.
+// pacer tracks how many outputs of a message are published and how many the trainer has taken.
 type pacer struct {
 	ahead            int
 	left             []sealed
 	published, taken int
 }
 
-// next are outputs that may be published now: all of one kind, a window at most.
+// next returns the outputs that may be published now: all of one kind, at most a window.
 func (p *pacer) next() []sealed {
 	n := 0
 	for n < len(p.left) && n < window && p.left[n].kind == p.left[0].kind {
@@ -93,7 +93,7 @@ func (p *pacer) next() []sealed {
 	return p.left[:n]
 }
 
-// pass publishes what is left; false when the stage is told to end or to pause, or lost closes, before that is all.
+// pass publishes what is left. all is false when the stage ends or is paused, or lost closes, before everything is published.
 func (r *runner) pass(work context.Context, lost <-chan struct{}, p *pacer, taken <-chan int) (all bool, err error) {
 	look := time.NewTicker(r.beat())
 	defer look.Stop()

@@ -16,35 +16,35 @@ import (
 // leaseBucket is the KV bucket that holds one key per leased run.
 const leaseBucket = "ldalign-leases"
 
-// ErrHeld says that somebody else holds the lease and is alive.
+// ErrHeld says that another holder has the lease and is alive.
 type ErrHeld struct {
 	Run    string
 	Holder string
 	Since  time.Time
 }
 
-// Error names the holder.
+// Error names the run and the holder.
 func (e *ErrHeld) Error() string {
 	return fmt.Sprintf("streams: run %s is held by %s since %s: stop it first",
 		e.Run, e.Holder, e.Since.Format(time.RFC3339))
 }
 
-// Lease says that its holder is the one trainer of a run. It keeps two trainers from wasting work; what makes a double
-// checkpoint impossible is that a manifest can be created only once.
+// Lease makes its holder the only trainer of a run. It keeps two trainers from wasting work. It is not what prevents conflicting
+// checkpoints: a manifest can be created only once.
 type Lease struct {
 	kv     jetstream.KeyValue
 	claim  claim
 	lost   chan struct{}
 	cancel context.CancelFunc
 	done   chan struct{}
-	// revision and renewed are the renewing goroutine's until done is closed.
+	// revision and renewed belong to the renewing goroutine until done is closed.
 	revision uint64
 	renewed  time.Time
 }
 
 // claim is the value under the lease's key.
 type claim struct {
-	ID     string        `json:"id"` // of this lease, to know an own write from another's
+	ID     string        `json:"id"` // of this lease, to tell its own writes from another's
 	Run    string        `json:"run"`
 	Holder string        `json:"holder"`
 	Host   string        `json:"host"`
@@ -53,11 +53,11 @@ type claim struct {
 	TTL    time.Duration `json:"ttl"`
 }
 
-// AcquireLease takes the lease of a run for holder and renews it until Release or until it is lost. A holder that gave
-// no sign of life for its ttl is taken over, so this may wait that long, and logs it; the lease of a process that died
-// with the embedded server is taken over at once. Error: *ErrHeld when the holder is alive.
+// AcquireLease takes the lease of a run for holder and renews it until Release or until it is lost. When another holder has the
+// lease, AcquireLease waits up to that lease's ttl, and logs it. If the other holder renews the lease in that time, it returns
+// *ErrHeld; otherwise it takes the lease over. It takes over the lease of a process that died with the embedded server at once.
 //
-// Times are measured by each process on its own clock: a claim is dead when it did not change for its ttl.
+// Each process measures the ttl on its own clock, from the moment it first sees the claim.
 func (c *Conn) AcquireLease(ctx context.Context, run, holder string, ttl time.Duration) (*Lease, error) {
 	kv, err := c.bucket(ctx, leaseBucket, "one trainer per run", 0)
 	if err != nil {
@@ -85,7 +85,7 @@ func (c *Conn) acquire(ctx context.Context, l *Lease) error {
 		return err
 	}
 	run := l.claim.Run
-	var seen uint64 // revision of the claim that is being waited out
+	var seen uint64 // revision of the other holder's claim
 	var deadline time.Time
 	for {
 		sent := time.Now()
@@ -99,14 +99,14 @@ func (c *Conn) acquire(ctx context.Context, l *Lease) error {
 		}
 		entry, err := l.kv.Get(ctx, run)
 		if errors.Is(err, jetstream.ErrKeyNotFound) {
-			continue // released in between
+			continue // released meanwhile
 		}
 		if err != nil {
 			return fmt.Errorf("streams: lease of run %s: %w", run, err)
 		}
 		var other claim
 		if err := json.Unmarshal(entry.Value(), &other); err != nil {
-			return fmt.Errorf("streams: lease of run %s: what is stored is no claim: %w", run, err)
+			return fmt.Errorf("streams: lease of run %s: the stored value is not a lease: %w", run, err)
 		}
 		if seen != 0 && seen != entry.Revision() {
 			return &ErrHeld{Run: run, Holder: other.Holder, Since: other.Since}
@@ -139,9 +139,9 @@ func (c *Conn) acquire(ctx context.Context, l *Lease) error {
 	}
 }
 
-// orphaned reports that a claim's holder cannot be alive. It knows only of the embedded server: a claim older than the
-// server is of a client of an earlier one on the same folder. Nobody comes back to a random port; to a chosen one a
-// process may, unless it is known to have ended.
+// orphaned reports whether a claim's holder cannot be alive. It can tell this only with the embedded server: a claim older than
+// the server belongs to a client of an earlier server on the same folder. No client of a server on a random port can reconnect to
+// this one. A client of a server on a chosen port can, unless its process has ended.
 func (c *Conn) orphaned(other claim, renewed time.Time) bool {
 	if c.server == nil || !renewed.Before(c.server.started) {
 		return false
@@ -153,7 +153,7 @@ func (c *Conn) orphaned(other claim, renewed time.Time) bool {
 	return err == nil && host == other.Host && errors.Is(unix.Kill(other.PID, 0), unix.ESRCH)
 }
 
-// keep renews the lease until ctx ends or it is lost. It gives up before anybody may take over.
+// keep renews the lease until ctx ends or the lease is lost. It gives the lease up before another process may take it over.
 func (l *Lease) keep(ctx context.Context) {
 	defer close(l.done)
 	beat := l.claim.TTL / 4
@@ -193,8 +193,8 @@ func (l *Lease) renew(ctx context.Context, limit time.Duration) error {
 	return nil
 }
 
-// change does what names l.revision, and again when that is not the one of what is stored although this lease's claim is: an
-// earlier renewal may have been stored without an answer, which got lost or was cut off.
+// change calls do, which changes the key at l.revision. When the revision is outdated but the stored claim is this lease's, it
+// reads the revision and calls do again: an earlier renewal was stored, but its answer was lost.
 func (l *Lease) change(ctx context.Context, do func() error) error {
 	err := do()
 	if !errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
@@ -210,7 +210,7 @@ func (l *Lease) change(ctx context.Context, do func() error) error {
 	return do()
 }
 
-// recall reads the revision of what is stored. It reports whether it is this lease's claim.
+// recall reads the stored claim and reports whether it is this lease's. If so it updates l.revision.
 func (l *Lease) recall(ctx context.Context) (own bool, err error) {
 	entry, err := l.kv.Get(ctx, l.claim.Run)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
@@ -221,7 +221,7 @@ func (l *Lease) recall(ctx context.Context) (own bool, err error) {
 	}
 	var stored claim
 	if err := json.Unmarshal(entry.Value(), &stored); err != nil {
-		return false, fmt.Errorf("what is stored is no claim: %w", err)
+		return false, fmt.Errorf("the stored value is not a lease: %w", err)
 	}
 	if stored.ID != l.claim.ID {
 		return false, nil
@@ -230,10 +230,10 @@ func (l *Lease) recall(ctx context.Context) (own bool, err error) {
 	return true, nil
 }
 
-// Lost is closed when the lease is no longer held: its holder must stop writing.
+// Lost returns a channel that is closed when the lease is lost. The holder must then stop writing.
 func (l *Lease) Lost() <-chan struct{} { return l.lost }
 
-// Release gives the lease up, so that the next holder need not wait. It is not an error that it was lost before.
+// Release gives the lease up, so that the next holder need not wait. Releasing a lost lease is not an error.
 func (l *Lease) Release() error {
 	l.cancel()
 	<-l.done
