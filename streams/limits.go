@@ -11,39 +11,39 @@ import (
 
 // Limits bounds the logs and the work in flight. A zero field takes the default.
 type Limits struct {
-	// MaxAge is how long a message is kept. Default 90 days, at least a minute.
+	// MaxAge is how long a message is kept, at least a minute. Default 90 days.
 	MaxAge time.Duration
-	// MaxBytes is the size of one stream, past which publishing to it fails with ErrFull. Default 8 GiB.
+	// MaxBytes is the maximum size of one stream. Publishing to a full stream fails with ErrFull. Default 8 GiB.
 	MaxBytes int64
-	// AckWait is how long a message stays with a stage that gave no sign of life before another gets it. Default 10 s.
+	// AckWait is how long the server waits for a silent worker before it delivers the message to another. Default 10 s.
 	AckWait time.Duration
 	// MaxDeliver is the number of tries before a failing message becomes a dead letter. Default 5.
 	MaxDeliver int
 	// Replicas of each stream, 1, 3 or 5. Default 1.
 	Replicas int
-	// Sync is the time between two fsyncs of the embedded server; 0 syncs every message before it is acknowledged.
+	// Sync is the time between two fsyncs of the embedded server. 0 syncs every message before it is acknowledged.
 	Sync time.Duration
-	// StallAfter is how long a run may go without progress; 0 for ever. It bounds nothing here: who runs stages asks.
+	// StallAfter is how long a run may make no progress; 0 means no bound. This package only carries the value.
 	StallAfter time.Duration
-	// Retry is the pause before a failed message is tried again, doubled with each try, 30 s at most. Default 1 s.
+	// Retry is the pause before a failed message is tried again. It doubles with each try, up to 30 s. Default 1 s.
 	Retry time.Duration
-	// DedupWindow is how long a stream remembers the ids of its messages, at least 100ms: a message published again within
-	// it is stored once. Default a minute on the streams that have a message for every pair, a day on the others.
+	// DedupWindow is how long a stream remembers the ids of its messages, at least 100 ms. A message that is published again in
+	// this time is stored once. Default one minute for streams with a message for every pair, one day for the others.
 	DedupWindow time.Duration
 }
 
 // maxRetry bounds the doubled pause between two tries.
 const maxRetry = 30 * time.Second
 
-// The server's memory grows with the ids that it remembers, so the streams whose messages are as many as pairs remember them
-// for no longer than they are usually repeated: some times ackTimeout and the default AckWait. Nothing hangs on it: readers
-// drop what a longer interruption lets through. See docs/adr/0022-ids-are-remembered-for-a-minute.md.
+// The server's memory grows with the ids that it remembers. So streams with a message for every pair remember ids only for the
+// time in which most repetitions come: several times ackTimeout and the default AckWait. Readers drop the copies that a longer
+// interruption causes. See docs/adr/0022-ids-are-remembered-for-a-minute.md.
 const (
 	pairWindow  = time.Minute
 	otherWindow = 24 * time.Hour
 )
 
-// dedupWindow is how long the stream of a kind, which keeps messages for maxAge (none when not positive), remembers ids.
+// dedupWindow returns how long the stream of a kind remembers ids. maxAge is how long it keeps messages; 0 means no bound.
 func (l Limits) dedupWindow(kind schemas.Kind, maxAge time.Duration) time.Duration {
 	window := l.DedupWindow
 	switch {
@@ -101,13 +101,13 @@ func (l Limits) validate() error {
 	return nil
 }
 
-// backoff is the pause before the next try of something that failed tries times.
+// backoff returns the pause before the next try of something that has failed tries times.
 func (l Limits) backoff(tries int) time.Duration {
 	return min(l.Retry<<min(max(tries, 1)-1, 16), maxRetry)
 }
 
-// ParseLimits reads the run spec's strings: durations as Go writes them or in days ("90d"), sizes as
-// schemas.ParseSize reads them, sync "always" or a duration. An empty string takes the default. The error names the key.
+// ParseLimits parses the limits in a run spec. Durations are in Go's form or in days ("90d"), sizes in that of
+// schemas.ParseSize; sync is "always" or a duration. An empty string takes the default. The error names the key.
 func ParseLimits(spec schemas.StreamsSpec) (Limits, error) {
 	l := Limits{MaxDeliver: spec.MaxDeliver, Replicas: spec.Replicas}
 	var err error

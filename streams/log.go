@@ -16,9 +16,9 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 )
 
-// This file is what package ledger stands on: the log as it is stored, below messages and stages.
+// Package ledger is built on this file, which gives access to the log as it is stored.
 
-// Entry is a message as the log holds it.
+// Entry is a message as the log stores it.
 type Entry struct {
 	Stream, Subject string
 	// Seq is the entry's position in its stream, from 1.
@@ -29,8 +29,8 @@ type Entry struct {
 	Data   []byte
 }
 
-// NewEntry is an entry that is to be stored on the subject of an iteration under the id of its message. mark, which may be
-// empty, tells it from other messages of that id.
+// NewEntry returns an entry for the subject of an iteration, with the id of its message. A mark that is not empty distinguishes
+// the entry from other entries with the same id.
 func NewEntry(kind schemas.Kind, run string, iteration uint32, id, mark string, data []byte) Entry {
 	if mark != "" {
 		id += redriveMark + mark
@@ -39,7 +39,7 @@ func NewEntry(kind schemas.Kind, run string, iteration uint32, id, mark string, 
 	return Entry{Subject: msg.Subject, Header: msg.Header, Data: data}
 }
 
-// EntryOf is a message as an entry that is to be stored; mark is that of NewEntry.
+// EntryOf encodes a message as an entry to be stored. mark is as in NewEntry.
 func EntryOf(kind schemas.Kind, m events.Message, mark string) (Entry, error) {
 	msg, err := seal(kind, m)
 	if err != nil {
@@ -48,29 +48,29 @@ func EntryOf(kind schemas.Kind, m events.Message, mark string) (Entry, error) {
 	return NewEntry(kind, m.GetRun(), m.GetIteration(), m.ID(), mark, msg.Data), nil
 }
 
-// ID is the id of the message, which the header names even where the bytes cannot be read; empty when this program has not
-// published it.
+// ID returns the message's id from the header, so it is known even when the bytes cannot be decoded. It is empty when this
+// program has not published the message.
 func (e Entry) ID() string { return idOf(e.Header) }
 
-// Mark is the mark that the entry was stored with.
+// Mark returns the mark that the entry was stored with.
 func (e Entry) Mark() string {
 	_, mark, _ := strings.Cut(e.Key(), redriveMark)
 	return mark
 }
 
-// Key is what the log stores an entry once by.
+// Key returns the key under which the log stores an entry once: its kind, id and mark.
 func (e Entry) Key() string { return e.Header.Get(headerID) }
 
-// Parent is the message that a stage made this one from: its kind and position. ok is false when the entry does not name one.
+// Parent returns the kind and position of the message that a stage made this one from. ok is false when the entry names none.
 func (e Entry) Parent() (kind schemas.Kind, seq uint64, ok bool) { return parentOf(e.Header) }
 
-// Redriven is the number of the dead letter that the message was taken from; empty for none.
+// Redriven returns the number of the dead letter that the message was redriven from; empty for none.
 func (e Entry) Redriven() string { return e.Header.Get(headerRedriven) }
 
-// SetRedriven is the inverse of Redriven.
+// SetRedriven sets the number that Redriven returns.
 func (e Entry) SetRedriven(number string) { e.Header.Set(headerRedriven, number) }
 
-// As is the entry with the subject, id and bytes of another, and what else its own header says.
+// As returns the entry with the subject, id and bytes of other. It keeps the rest of its own header.
 func (e Entry) As(other Entry) Entry {
 	e.Subject, e.Data = other.Subject, other.Data
 	header := nats.Header{}
@@ -83,7 +83,7 @@ func (e Entry) As(other Entry) Entry {
 // Open decodes the message. A *schemas.Reject says why the bytes are not a message of their subject.
 func (e Entry) Open() (events.Message, error) { return open(e.Subject, e.Data) }
 
-// Received is the entry with its decoded message.
+// Received returns the entry with its decoded message m.
 func (e Entry) Received(m events.Message) Received {
 	return Received{Message: m, Stream: e.Stream, Subject: e.Subject, Seq: e.Seq, Time: e.Time}
 }
@@ -94,18 +94,18 @@ type Part struct {
 	Run  string
 	// Iteration is one iteration, or AllIterations.
 	Iteration int
-	// Log selects all kinds of the log that holds Kind.
+	// Log selects all kinds in the log that holds Kind.
 	Log bool
-	// First and Last bound the positions, both included; 0 is no bound.
+	// First and Last are the first and the last position; 0 means no bound.
 	First, Last uint64
-	// Headers leaves the bytes out.
+	// Headers reads the headers only, without the bytes.
 	Headers bool
-	// Follow waits, at the end of the log, for more until the context ends.
+	// Follow waits for more entries at the end of the log, until the context ends.
 	Follow bool
 }
 
-// Scan calls f with the entries that p selects, in the order of the log and without gaps, whatever happens to server and
-// connection meanwhile. An error of f ends the scan and is returned, ErrStop as nil.
+// Scan calls f with the entries that p selects, in the order of the log. It leaves no gaps, even when the server restarts or the
+// connection is lost. An error of f ends the scan and is returned, except that ErrStop is returned as nil.
 func (c *Conn) Scan(ctx context.Context, p Part, f func(Entry) error) error {
 	kinds := []schemas.Kind{p.Kind}
 	if p.Log {
@@ -120,7 +120,7 @@ func (c *Conn) Scan(ctx context.Context, p Part, f func(Entry) error) error {
 	return c.scan(ctx, s, f)
 }
 
-// Newest is the newest entry of a kind in a run and iteration (or AllIterations); ErrNotFound when there is none.
+// Newest returns the newest entry of a kind in a run and iteration (or AllIterations), or ErrNotFound.
 func (c *Conn) Newest(ctx context.Context, kind schemas.Kind, run string, iteration int) (Entry, error) {
 	stream, err := c.stream(ctx, kind, run)
 	if err != nil {
@@ -130,7 +130,7 @@ func (c *Conn) Newest(ctx context.Context, kind schemas.Kind, run string, iterat
 	return entryOf(stream, raw, err, fmt.Sprintf("%s in run %s", kind, run))
 }
 
-// At is the entry at a position of a run's log; ErrNotFound when there is none.
+// At returns the entry at a position of a run's log, or ErrNotFound.
 func (c *Conn) At(ctx context.Context, kind schemas.Kind, run string, seq uint64) (Entry, error) {
 	stream, err := c.stream(ctx, kind, run)
 	if err != nil {
@@ -153,7 +153,7 @@ func entryOf(stream jetstream.Stream, raw *jetstream.RawStreamMsg, err error, wh
 	}, nil
 }
 
-// stream opens the stream that holds a kind of a run; ErrNotFound when the server has none.
+// stream opens the stream that holds a kind of a run. It returns ErrNotFound when the server has none.
 func (c *Conn) stream(ctx context.Context, kind schemas.Kind, run string) (jetstream.Stream, error) {
 	stream, err := c.js.Stream(ctx, StreamName(kind, run))
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -165,17 +165,17 @@ func (c *Conn) stream(ctx context.Context, kind schemas.Kind, run string) (jetst
 	return stream, nil
 }
 
-// State is what a log holds.
+// State describes what a log holds of a kind.
 type State struct {
-	// First is the lowest position that is left.
+	// First is the lowest position that the log still holds.
 	First uint64
-	// Bytes are stored, and Limit is how many can be.
+	// Bytes is the size of the log, and Limit its maximum size.
 	Bytes, Limit uint64
-	// Messages are counted by iteration.
+	// Messages is the number of messages by iteration.
 	Messages map[uint32]uint64
 }
 
-// State tells what the log of a kind holds of a run.
+// State returns what the log of a kind holds of a run.
 func (c *Conn) State(ctx context.Context, kind schemas.Kind, run string) (State, error) {
 	stream, err := c.stream(ctx, kind, run)
 	if err != nil {
@@ -197,7 +197,7 @@ func (c *Conn) State(ctx context.Context, kind schemas.Kind, run string) (State,
 	return state, nil
 }
 
-// Store stores entries on the log of a kind, each once under its Key, in the given order.
+// Store stores entries in the log of a kind, each once under its Key, in the given order.
 func (c *Conn) Store(ctx context.Context, kind schemas.Kind, entries ...Entry) error {
 	msgs := make([]*nats.Msg, len(entries))
 	for i, e := range entries {
@@ -206,7 +206,7 @@ func (c *Conn) Store(ctx context.Context, kind schemas.Kind, entries ...Entry) e
 	return c.send(ctx, kind, msgs)
 }
 
-// Remove removes entries of a log that allows it: that of dead letters. Those that are not there are passed over.
+// Remove deletes entries by position. Only the log of dead letters allows it. Positions without an entry are ignored.
 func (c *Conn) Remove(ctx context.Context, kind schemas.Kind, run string, seqs ...uint64) error {
 	if len(seqs) == 0 {
 		return nil
@@ -223,25 +223,25 @@ func (c *Conn) Remove(ctx context.Context, kind schemas.Kind, run string, seqs .
 	return nil
 }
 
-// Purge removes the entries of a kind and iteration from a run's log, and returns their number.
+// Purge removes the entries of a kind and iteration from a run's log, and returns how many it removed.
 func (c *Conn) Purge(ctx context.Context, kind schemas.Kind, run string, iteration uint32) (uint64, error) {
 	return c.purge(ctx, kind, run, schemas.Subject(kind, run, iteration))
 }
 
-// Reader is a stage's place in a log of the kind that it reads.
+// Reader is a stage's position in a log that it reads.
 type Reader struct {
 	Stage string
-	// Source is the run in whose log that is, for the stage of a replay; empty for the stage's own run.
+	// Source is the run that the log belongs to, when a replay reads another run's log; empty for the stage's own run.
 	Source string
-	// Unread and Unanswered count the messages that no worker has had, and that some worker has and has not settled.
+	// Unread counts the messages that no worker has received, Unanswered those that a worker has received and not settled.
 	Unread, Unanswered int
-	// Settled is the position up to which everything is settled, by acknowledgements alone, and Floor the same where the log has
-	// nothing more for the stage.
+	// Settled is the position up to which the stage has acknowledged everything. Floor is the same, but when the log has nothing
+	// more for the stage it is the last position that was delivered.
 	Settled, Floor uint64
 }
 
-// Readers lists the stages of a run that read a kind, by name. The stage of a replay is there twice: it reads the log of
-// its source and, for redriven dead letters, that of its own run.
+// Readers lists the stages of a run that read a kind, by name. A stage of a replay appears twice: it reads its source's log, and
+// its own run's log for redriven dead letters.
 func (c *Conn) Readers(ctx context.Context, kind schemas.Kind, run string) ([]Reader, error) {
 	infos, err := c.consumers(ctx, kind, run)
 	if err != nil {
@@ -266,7 +266,7 @@ func (c *Conn) Readers(ctx context.Context, kind schemas.Kind, run string) ([]Re
 	return readers, nil
 }
 
-// floorOf is the position up to which a stage has acknowledged everything.
+// floorOf returns a Reader's Floor.
 func floorOf(info *jetstream.ConsumerInfo) uint64 {
 	if info.NumPending == 0 && info.NumAckPending == 0 {
 		return max(info.AckFloor.Stream, info.Delivered.Stream)
@@ -274,7 +274,7 @@ func floorOf(info *jetstream.ConsumerInfo) uint64 {
 	return info.AckFloor.Stream
 }
 
-// SettleUpTo makes a stage of a run that is restored begin behind a position of the log, which may not hold it yet.
+// SettleUpTo makes a stage of a restored run begin after the position seq of the log. The log may not hold that position yet.
 func (c *Conn) SettleUpTo(ctx context.Context, stage string, kind schemas.Kind, run string, seq uint64) error {
 	config := Stage{Name: stage, In: kind, Run: run}.consumer(c.limits)
 	config.DeliverPolicy, config.OptStartSeq = jetstream.DeliverByStartSequencePolicy, seq+1
@@ -285,7 +285,7 @@ func (c *Conn) SettleUpTo(ctx context.Context, stage string, kind schemas.Kind, 
 	return nil
 }
 
-// lastSeq is the last position of a stream; 0 when nothing was ever stored.
+// lastSeq returns the last position of a stream; 0 when nothing was ever stored.
 func (c *Conn) lastSeq(ctx context.Context, stream jetstream.Stream) (uint64, error) {
 	info, err := stream.Info(ctx)
 	if err != nil {
@@ -294,11 +294,11 @@ func (c *Conn) lastSeq(ctx context.Context, stream jetstream.Stream) (uint64, er
 	return info.State.LastSeq, nil
 }
 
-// holeSubject is the iteration of the messages that stand for removed ones while a log is restored.
+// holeSubject takes the place of the iteration in the subject of placeholders, which fill empty positions during a restore.
 const holeSubject = "hole"
 
-// StoreAt stores entries, which stand in the order of their positions, each at its position. The positions in between stay empty;
-// FillHoles says so to the log when it is whole. What the log has already, by an interrupted call, is passed over.
+// StoreAt stores entries, which must be ordered by position, each at its own position. It fills the positions in between with
+// placeholders; call FillHoles when the log is complete. It skips entries that an interrupted call has already stored.
 func (c *Conn) StoreAt(ctx context.Context, kind schemas.Kind, run string, entries ...Entry) error {
 	failed := func(err error) error { return fmt.Errorf("streams: restore %s: %w", StreamName(kind, run), err) }
 	stream, err := c.stream(ctx, kind, run)
@@ -324,7 +324,7 @@ func (c *Conn) StoreAt(ctx context.Context, kind schemas.Kind, run string, entri
 		if len(entries) == 0 {
 			return nil
 		}
-		if last == 0 && entries[0].Seq > 1 { // nothing was stored before: the log begins there
+		if last == 0 && entries[0].Seq > 1 { // an empty log: let it begin at the first entry
 			if err := stream.Purge(ctx, jetstream.WithPurgeSequence(entries[0].Seq)); err != nil {
 				return failed(err)
 			}
@@ -332,7 +332,7 @@ func (c *Conn) StoreAt(ctx context.Context, kind schemas.Kind, run string, entri
 		}
 		err = c.storeFrom(ctx, kind, run, last, entries)
 		if err == nil {
-			continue // and see that all is there
+			continue // to check that everything is stored
 		}
 		api := new(jetstream.APIError)
 		raced := errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == codeWrongLast)
@@ -345,10 +345,10 @@ func (c *Conn) StoreAt(ctx context.Context, kind schemas.Kind, run string, entri
 	}
 }
 
-// maxRestoreTries bounds how often StoreAt goes on behind what was stored although something failed.
+// maxRestoreTries bounds how often StoreAt tries again after a failure.
 const maxRestoreTries = 20
 
-// storeFrom stores entries, and a placeholder at each position between them, behind the last position of a log.
+// storeFrom stores entries after the last position of a log, with a placeholder at each position between them.
 func (c *Conn) storeFrom(ctx context.Context, kind schemas.Kind, run string, last uint64, entries []Entry) error {
 	var msgs []*nats.Msg
 	flush := func() error {
@@ -380,7 +380,7 @@ func (c *Conn) storeFrom(ctx context.Context, kind schemas.Kind, run string, las
 	return flush()
 }
 
-// FillHoles ends a restore: it removes what StoreAt has put at empty positions.
+// FillHoles ends a restore: it removes the placeholders that StoreAt has stored, which leaves their positions empty.
 func (c *Conn) FillHoles(ctx context.Context, kind schemas.Kind, run string) error {
 	_, err := c.purge(ctx, kind, run, fmt.Sprintf("ldalign.%s.%s.%s", LogOf(kind), run, holeSubject))
 	return err

@@ -14,14 +14,14 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// completeMeta finishes what a nats-server that was killed has begun: it writes a stream's or a consumer's configuration, and
-// then, in a file of its own, the checksum. A server that finds the one without the other leaves the stream out, with all its
-// messages, or the consumer, with how far it came, until somebody creates it, and again at every start. A checksum that is older
-// than the configuration beside it is of the one before; another that does not match is damage, which is the server's to tell.
+// completeMeta writes the checksums that a killed nats-server has not written. The server writes the configuration of a stream or
+// a consumer first, and then its checksum into a second file. When it is killed in between, it ignores the stream with all its
+// messages, or the consumer with its position, at every later start. completeMeta writes a checksum that is missing or older than
+// its configuration. A newer checksum that does not match means damage, which the server reports.
 func completeMeta(dir string) error {
 	for _, kind := range []struct {
 		folders string
-		name    func(folder string) string // what keys the checksum
+		name    func(folder string) string // the key of the checksum
 	}{
 		{"*/streams/*", filepath.Base},
 		{"*/streams/*/obs/*", func(folder string) string {
@@ -58,7 +58,7 @@ func completeChecksum(folder, name string) error {
 	if err != nil {
 		return err
 	}
-	if !json.Valid(config) { // damage; an empty one is replaced by the server
+	if !json.Valid(config) { // damaged: the server reports it, or replaces it when it is empty
 		return nil
 	}
 	key := sha256.Sum256([]byte(name))

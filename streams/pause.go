@@ -12,13 +12,13 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// pauseBucket holds a key for each run and stage that is paused.
+// pauseBucket holds one key for each paused run or stage.
 const pauseBucket = "ldalign-pauses"
 
-// everyStage in place of a stage pauses the whole run.
+// everyStage takes the place of the stage in the key of a whole run.
 const everyStage = "all"
 
-// Paused says that a run, or a stage of it, is to rest.
+// Paused describes a pause of a run or of one stage.
 type Paused struct {
 	// Stage is empty when the whole run is paused.
 	Stage string    `json:"stage,omitempty"`
@@ -26,9 +26,9 @@ type Paused struct {
 	Since time.Time `json:"since"`
 }
 
-// Pause makes the workers of a stage, or of all stages when it is empty, finish what they have in hand and then rest, the
-// trainer between two steps, until Resume. It holds over restarts of workers and servers, and for workers that start
-// later. To pause what is paused changes nothing.
+// Pause pauses a stage, or the whole run when stage is empty, until Resume. Workers finish the messages that they hold; the
+// trainer pauses between two steps. A pause survives restarts of workers and servers, and applies to workers that start later.
+// Pausing again changes nothing. by names who pauses.
 func (c *Conn) Pause(ctx context.Context, run, stage, by string) error {
 	kv, err := c.bucket(ctx, pauseBucket, "runs and stages that are paused", 0)
 	if err != nil {
@@ -44,8 +44,8 @@ func (c *Conn) Pause(ctx context.Context, run, stage, by string) error {
 	return nil
 }
 
-// Resume ends a pause of a stage, or of the whole run when it is empty. ErrNotFound when that is not paused; a stage that
-// rests because its run does is not.
+// Resume ends the pause of a stage, or of the whole run when stage is empty. It returns ErrNotFound when there is no such pause.
+// A stage that rests only because the whole run is paused has no pause of its own.
 func (c *Conn) Resume(ctx context.Context, run, stage string) error {
 	kv, err := c.bucket(ctx, pauseBucket, "runs and stages that are paused", 0)
 	if err != nil {
@@ -63,7 +63,7 @@ func (c *Conn) Resume(ctx context.Context, run, stage string) error {
 	return nil
 }
 
-// Pauses lists what of a run is paused, the whole run first.
+// Pauses lists the pauses of a run; that of the whole run comes first.
 func (c *Conn) Pauses(ctx context.Context, run string) ([]Paused, error) {
 	kv, err := c.js.KeyValue(ctx, pauseBucket)
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
@@ -86,7 +86,7 @@ func (c *Conn) Pauses(ctx context.Context, run string) ([]Paused, error) {
 	return pauses, nil
 }
 
-// pausedBy is the pause that a stage is under; zero for none.
+// pausedBy returns the pause that applies to a stage; zero for none.
 func pausedBy(ctx context.Context, kv jetstream.KeyValue, run, stage string) (Paused, error) {
 	for _, key := range []string{pauseKey(run, ""), pauseKey(run, stage)} {
 		entry, err := kv.Get(ctx, key)

@@ -8,8 +8,8 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 )
 
-// Each makes the Process of a stage that turns each message into at most one other. f returns an output and an error for
-// every input, in the same order; a nil output with a nil error publishes nothing.
+// Each returns the Process of a stage that turns each message into at most one other. f returns an output and an error for every
+// input, in the same order. A nil output with a nil error publishes nothing.
 func Each[In, Out events.Message](f func(context.Context, []In) ([]Out, []error)) Process {
 	refilling := EachRefilling(func(ctx context.Context, in []In, _ func(int) []In) ([]Out, []error) { return f(ctx, in) })
 	return func(ctx context.Context, in []events.Message) []Outcome { return refilling(ctx, in, nil) }
@@ -30,7 +30,7 @@ func EachRefilling[In, Out events.Message](f func(context.Context, []In, func(n 
 	})
 }
 
-// Many makes the Process of a stage that turns each message into any number of others, which may be of several kinds.
+// Many returns the Process of a stage that turns each message into any number of others, which may be of several kinds.
 func Many[In events.Message](f func(context.Context, []In) ([][]events.Message, []error)) Process {
 	refilling := process(func(ctx context.Context, in []In, _ func(int) []In) []Outcome {
 		outs, errs := f(ctx, in)
@@ -43,11 +43,11 @@ func Many[In events.Message](f func(context.Context, []In) ([][]events.Message, 
 	return func(ctx context.Context, in []events.Message) []Outcome { return refilling(ctx, in, nil) }
 }
 
-// process gives f the messages of its type; a message of another type is rejected.
+// process calls f with the messages of type In and rejects messages of other types.
 func process[In events.Message](f func(context.Context, []In, func(int) []In) []Outcome) Refilling {
 	return func(ctx context.Context, in []events.Message, more func(int) []events.Message) []Outcome {
 		var outcomes []Outcome
-		var at []int // of the messages that f gets
+		var at []int // the outcomes of the messages that f gets
 		typed := func(in []events.Message) (out []In) {
 			for _, m := range in {
 				outcomes = append(outcomes, Outcome{})
@@ -63,7 +63,7 @@ func process[In events.Message](f func(context.Context, []In, func(int) []In) []
 		}
 		settled := f(ctx, typed(in), func(n int) []In { return typed(more(n)) })
 		if len(settled) != len(at) {
-			return nil // which RunStage takes as the failure that it is
+			return nil // the runner treats a wrong number of outcomes as a failure
 		}
 		for k, outcome := range settled {
 			outcomes[at[k]] = outcome
@@ -72,7 +72,7 @@ func process[In events.Message](f func(context.Context, []In, func(int) []In) []
 	}
 }
 
-// emit sends messages to the streams of their kinds.
+// emit pairs messages with their kinds.
 func emit(messages ...events.Message) []Emit {
 	out := make([]Emit, len(messages))
 	for i, m := range messages {
@@ -81,7 +81,7 @@ func emit(messages ...events.Message) []Emit {
 	return out
 }
 
-// kindOf is the kind of a message's type; empty for a type that belongs to no stream, which Publish then refuses.
+// kindOf returns the kind of a message's type. It is empty for a type that has no stream, and sealing it then fails.
 func kindOf(m events.Message) schemas.Kind {
 	for _, kind := range schemas.Kinds() {
 		if newMessage(kind).ProtoReflect().Descriptor() == m.ProtoReflect().Descriptor() {

@@ -15,40 +15,41 @@ import (
 )
 
 var (
-	// ErrTooLarge: a message is over MaxMessage.
+	// ErrTooLarge: a message is larger than MaxMessage.
 	ErrTooLarge = errors.New("streams: message too large")
 	// ErrFull: a stream has reached its MaxBytes, or the server its storage limit.
 	ErrFull = errors.New("streams: stream full")
-	// ErrStore: the server's store does not write, as on a full disk.
+	// ErrStore: the server cannot write to its store, as on a full disk.
 	ErrStore = errors.New("streams: the server's store has failed")
 )
 
 const (
-	// window is how many messages are under way at once.
+	// window is how many messages are sent before their answers are awaited.
 	window = 256
-	// maxPending bounds all windows of one connection together.
+	// maxPending bounds the unanswered messages of a connection.
 	maxPending = 16 * window
 	// ackTimeout is how long one message may wait to be stored before it is sent again.
 	ackTimeout = 10 * time.Second
-	// stallWait is how long a message may wait for room among maxPending.
+	// stallWait is how long a message may wait when maxPending messages are unanswered.
 	stallWait = 10 * time.Second
 	// patience is how many times in a row a connected server may leave a publish unanswered.
 	patience = 5
 )
 
-// Error codes of the server that nats.go has no names for.
+// Error codes of the server that nats.go does not name.
 const (
 	codeResources   jetstream.ErrorCode = 10023 // insufficient resources
 	codeStorage     jetstream.ErrorCode = 10047 // insufficient storage resources
-	codeStoreFailed jetstream.ErrorCode = 10077 // the store's own words follow
-	codeWrongLast   jetstream.ErrorCode = 10164 // another last sequence than expected, of a stream with replicas
+	codeStoreFailed jetstream.ErrorCode = 10077 // the store's own text follows
+	codeWrongLast   jetstream.ErrorCode = 10164 // wrong last sequence, on a stream with replicas
 )
 
-// Publish stores messages on the stream of their kind and returns when all of them are. Each is stored once under its
-// id, so publishing again what an interruption left unsure is harmless; a reconnect is waited out in that way until ctx
-// ends. Messages come to stand in the given order unless a reconnect falls in between.
+// Publish stores messages on the stream of their kind and returns when all are stored. Each is stored once under its id, so
+// publishing it again is harmless. When the connection is lost, Publish sends the unanswered messages again until ctx ends. The
+// messages are stored in the given order unless the connection was lost in between.
 //
-// Errors: ErrTooLarge and a message that is not of its kind, before anything is sent; ErrFull; ErrStore.
+// Publish returns an error before it sends anything when a message is too large (ErrTooLarge) or does not belong to the kind. It
+// returns ErrFull when the stream is full, and ErrStore when the server cannot store.
 func (c *Conn) Publish(ctx context.Context, kind schemas.Kind, msgs ...events.Message) error {
 	sealed := make([]*nats.Msg, len(msgs))
 	for i, m := range msgs {
@@ -62,7 +63,7 @@ func (c *Conn) Publish(ctx context.Context, kind schemas.Kind, msgs ...events.Me
 
 // send stores sealed messages of one kind.
 func (c *Conn) send(ctx context.Context, kind schemas.Kind, msgs []*nats.Msg) error {
-	for len(msgs) > 0 { // a window of one run after the other
+	for len(msgs) > 0 { // one window at a time, each of one run
 		run, n := runOf(msgs[0]), 1
 		for n < min(len(msgs), window) && runOf(msgs[n]) == run {
 			n++
@@ -75,7 +76,7 @@ func (c *Conn) send(ctx context.Context, kind schemas.Kind, msgs []*nats.Msg) er
 	return nil
 }
 
-// runOf is the run that a subject of ours names.
+// runOf returns the run in a message's subject.
 func runOf(m *nats.Msg) string {
 	if tokens := strings.Split(m.Subject, "."); len(tokens) > 2 {
 		return tokens[2]
@@ -83,7 +84,7 @@ func runOf(m *nats.Msg) string {
 	return ""
 }
 
-// sendWindow sends until every message is stored, again and again those of which that is unsure.
+// sendWindow sends messages until all are stored. It repeats those that may not be stored.
 func (c *Conn) sendWindow(ctx context.Context, stream string, msgs []*nats.Msg) error {
 	unanswered := 0
 	for try := 1; ; try++ {
@@ -102,7 +103,7 @@ func (c *Conn) sendWindow(ctx context.Context, stream string, msgs []*nats.Msg) 
 				if _, missing := c.js.Stream(ctx, stream); errors.Is(missing, jetstream.ErrStreamNotFound) {
 					return noRun(runOf(msgs[0]))
 				}
-				return fmt.Errorf("%w: nothing answers on %s, the server's log may say why: %w", ErrStore, msgs[0].Subject, err)
+				return fmt.Errorf("%w: the server does not answer on %s; its log may say why: %w", ErrStore, msgs[0].Subject, err)
 			}
 		default:
 			unanswered = 0
@@ -115,8 +116,8 @@ func (c *Conn) sendWindow(ctx context.Context, stream string, msgs []*nats.Msg) 
 	}
 }
 
-// sendOnce sends all messages, waits for their answers, and returns those that are not known to be stored with the last
-// error, where one that does not pass wins.
+// sendOnce sends all messages and waits for their answers. It returns the messages that may not be stored, with an error: one
+// that is not passing if there is one.
 func (c *Conn) sendOnce(ctx context.Context, stream string, msgs []*nats.Msg) ([]*nats.Msg, error) {
 	var unsure []*nats.Msg
 	var failure error
@@ -150,7 +151,7 @@ func (c *Conn) sendOnce(ctx context.Context, stream string, msgs []*nats.Msg) ([
 	return unsure, failure
 }
 
-// broken is closed when the embedded server's store has failed: it answers nothing then.
+// broken returns a channel that is closed when the embedded server's store has failed; the server then answers nothing.
 func (c *Conn) broken() <-chan struct{} {
 	if c.server == nil {
 		return nil
@@ -158,7 +159,7 @@ func (c *Conn) broken() <-chan struct{} {
 	return c.server.log.broken
 }
 
-// passing reports whether a publish that failed so may succeed when it is simply sent again.
+// passing reports whether a publish that failed with err may succeed when it is repeated.
 func passing(err error) bool {
 	for _, target := range []error{
 		nats.ErrDisconnected, nats.ErrConnectionReconnecting, nats.ErrReconnectBufExceeded, nats.ErrTimeout,
@@ -173,7 +174,7 @@ func passing(err error) bool {
 		api.ErrorCode != codeStoreFailed && api.ErrorCode != codeResources && api.ErrorCode != codeStorage
 }
 
-// explain says of a lasting failure what it is and what to do.
+// explain adds to a permanent error what it means and what to do.
 func explain(err error) error {
 	var api *jetstream.APIError
 	if !errors.As(err, &api) {
