@@ -16,7 +16,7 @@ import (
 )
 
 // Files of an adapter in a checkpoint. A policy has the adapter that was merged into it, as a folder that PEFT opens; a state
-// has the matrices alone.
+// has only the matrices.
 const (
 	adapterFolder      = "adapter/"
 	adapterConfigFile  = adapterFolder + architecture.AdapterConfigFile
@@ -32,7 +32,7 @@ func (t *Trainer) addAdapter(ctx context.Context, iteration uint32) error {
 	return t.model.AddAdapter(ctx, l, schemas.SubSeed(t.Spec.Seed, "adapter", uint64(iteration)))
 }
 
-// policyFile is the name of the file of a state that holds what the policy phase has trained.
+// policyFile is the name of the file of a state that contains the trained weights of the policy phase.
 func (t *Trainer) policyFile() string {
 	if t.Spec.Training.LoRA != nil {
 		return adapterWeightsFile
@@ -40,7 +40,7 @@ func (t *Trainer) policyFile() string {
 	return checkpoints.WeightsFile
 }
 
-// loadTrained reads back what a state holds of the policy phase: the adapter, or all weights.
+// loadTrained loads the trained weights of a state: the adapter, or all weights.
 func (t *Trainer) loadTrained(ctx context.Context, path string) (err error) {
 	if _, ok := t.model.Adapter(); !ok {
 		return t.model.LoadWeights(ctx, path)
@@ -53,8 +53,8 @@ func (t *Trainer) loadTrained(ctx context.Context, path string) (err error) {
 	return t.model.ReplaceAdapter(ctx, file)
 }
 
-// mergeAdapter merges the model's adapter into its weights and returns the adapter's files; none when it has none. They
-// are kept in memory, because merging removes the adapter.
+// mergeAdapter merges the model's adapter, if it has one, into its weights and returns the adapter's files. It keeps them in
+// memory, because merging removes the adapter.
 func (t *Trainer) mergeAdapter(ctx context.Context) ([]checkpoints.Source, error) {
 	if _, ok := t.model.Adapter(); !ok {
 		return nil, nil
@@ -75,7 +75,7 @@ func (t *Trainer) mergeAdapter(ctx context.Context) ([]checkpoints.Source, error
 	}, nil
 }
 
-// inherited tells whether a policy takes over a file of the policy that it was made from: all but what training makes.
+// inherited reports whether a policy takes over a file of its parent policy: all files that training does not make.
 func inherited(name string) bool {
 	made := []string{checkpoints.WeightsFile, curves.File, checkpoints.BatchesFile}
 	return !slices.Contains(made, name) && !strings.HasPrefix(name, adapterFolder)

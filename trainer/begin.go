@@ -19,8 +19,8 @@ import (
 	"github.com/ldalign/ldalign/trainer/lineage"
 )
 
-// modelFiles are the files of a Hugging Face folder that a policy keeps beside its weights and configuration: those from which
-// this program, or another one, makes the tokenizer.
+// modelFiles are the files of a Hugging Face folder that a policy keeps beside its weights and configuration: the tokenizer's
+// files, of this program and of others.
 func modelFiles() []string {
 	files := slices.DeleteFunc(tokenizer.Files(), func(name string) bool { return name == "config.json" }) // written anew
 	return append(files, "added_tokens.json")
@@ -36,7 +36,7 @@ func (t *Trainer) begin(ctx context.Context) error {
 		return err
 	}
 	if base.SpecDigest != t.Spec.Digest() {
-		return fmt.Errorf("trainer: checkpoint %s was made by another spec (%.12s, this one is %.12s)",
+		return fmt.Errorf("trainer: checkpoint %s was made with another spec (digest %.12s, this one is %.12s)",
 			base.Key, base.SpecDigest, t.Spec.Digest())
 	}
 	t.base = base
@@ -53,8 +53,8 @@ func (t *Trainer) begin(ctx context.Context) error {
 	return t.load(ctx)
 }
 
-// intact is the newest state after the base whose files are all there and undamaged; nil when there is none. It warns of
-// each damaged state that it passes over: the run then repeats more steps and arrives at the same bits.
+// intact returns the newest state after the base whose files are all present and undamaged; nil when there is none. It warns
+// about each damaged state that it skips. The run then repeats more steps and arrives at the same bits.
 func (t *Trainer) intact(ctx context.Context) (*checkpoints.Manifest, error) {
 	all, err := t.Checkpoints.List(ctx, t.Spec.Run)
 	if err != nil {
@@ -77,7 +77,7 @@ func (t *Trainer) intact(ctx context.Context) (*checkpoints.Manifest, error) {
 			return nil, err
 		}
 		t.Log.Warn().Err(err).Str("run", t.Spec.Run).Str("checkpoint", m.Key).Int("step", m.Cursor.Step).
-			Msg("a state is damaged and passed over: the run goes on from the checkpoint before it")
+			Msg("skipping a damaged state: the run resumes from the checkpoint before it")
 	}
 	return nil, nil
 }
@@ -108,7 +108,7 @@ func (t *Trainer) load(ctx context.Context) error {
 	return err
 }
 
-// fit makes the format of a model's prompts and responses, and refuses a model that the spec does not fit.
+// fit returns the format of a model's prompts and responses. A model that does not fit the spec is an error.
 func (t *Trainer) fit(config architecture.Config, tok *tokenizer.Tokenizer) (*tokenizer.Format, error) {
 	if err := fit.Policy(t.Spec, config); err != nil {
 		return nil, fmt.Errorf("trainer: %w", err)
@@ -116,8 +116,8 @@ func (t *Trainer) fit(config architecture.Config, tok *tokenizer.Tokenizer) (*to
 	return tokenizer.NewFormat(tok, tokenizer.FormatOptions{Template: t.Spec.Model.Template, System: t.Spec.Model.System})
 }
 
-// fitFirst is fit for the model of the first policy and the guide beside it. It runs before anything is committed, for the spec
-// of a run that has a policy cannot change any more.
+// fitFirst checks that the spec fits the model of the first policy, and the guide. It is called before anything is committed,
+// because the spec of a run that has a policy cannot change any more.
 func (t *Trainer) fitFirst(config architecture.Config, tok *tokenizer.Tokenizer) error {
 	if _, err := t.fit(config, tok); err != nil {
 		return err
@@ -142,7 +142,7 @@ func (t *Trainer) fitFolder(dir string) (err error) {
 	return t.fitFirst(config, tok)
 }
 
-// first commits policy 0 from where the spec says the model starts.
+// first commits policy 0, made from the model that the spec names.
 func (t *Trainer) first(ctx context.Context) (checkpoints.Manifest, error) {
 	if t.Spec.Source != nil && t.Spec.Source.Policy != "" {
 		return t.inherit(ctx)
@@ -159,15 +159,15 @@ func (t *Trainer) first(ctx context.Context) (checkpoints.Manifest, error) {
 	manifest, err := t.Checkpoints.Commit(ctx, t.Spec.Run, checkpoints.Draft{
 		Kind: checkpoints.Policy, SpecDigest: t.Spec.Digest(), Metrics: metrics, Files: files,
 	})
-	if t.model != nil { // its weights were among the files
+	if t.model != nil { // its weights are committed
 		err = errors.Join(err, t.model.Close(ctx))
 		t.model = nil
 	}
 	return manifest, err
 }
 
-// initialFiles are the files of policy 0. known are metrics of weights that were taken from another run and so are not in
-// t.model.
+// initialFiles returns the files of policy 0. known are the metrics of weights that come from another run's checkpoint; these
+// weights are not in t.model.
 func (t *Trainer) initialFiles(ctx context.Context) (files []checkpoints.Source, known []checkpoints.Metric, err error) {
 	from := t.Spec.Model.From
 	switch {
@@ -181,7 +181,7 @@ func (t *Trainer) initialFiles(ctx context.Context) (files []checkpoints.Source,
 	return files, known, err
 }
 
-// scratchFiles is a model of random weights with a named tokenizer.
+// scratchFiles returns the files of a model with random weights and the tokenizer that the spec names.
 func (t *Trainer) scratchFiles(ctx context.Context) ([]checkpoints.Source, error) {
 	spec := t.Spec.Model.Scratch
 	folder, err := t.Tokenizers(spec.Tokenizer)
@@ -208,7 +208,7 @@ func (t *Trainer) scratchFiles(ctx context.Context) ([]checkpoints.Source, error
 	return t.modelSources(ctx, folder)
 }
 
-// importFolder is a Hugging Face folder, its weights rewritten as one safetensors file.
+// importFolder returns the files of a Hugging Face folder, with its weights in one safetensors file.
 func (t *Trainer) importFolder(ctx context.Context, dir string) ([]checkpoints.Source, error) {
 	if err := t.fitFolder(dir); err != nil {
 		return nil, err
@@ -221,7 +221,7 @@ func (t *Trainer) importFolder(ctx context.Context, dir string) ([]checkpoints.S
 	return t.modelSources(ctx, os.DirFS(dir))
 }
 
-// modelSources are t.model and the tokenizer files of a folder.
+// modelSources returns the files of t.model and the tokenizer files of a folder.
 func (t *Trainer) modelSources(ctx context.Context, folder fs.FS) ([]checkpoints.Source, error) {
 	config, err := t.model.Config().JSON()
 	if err != nil {
@@ -252,7 +252,7 @@ func folderFiles(folder fs.FS) ([]checkpoints.Source, error) {
 	return files, nil
 }
 
-// runFiles are those of another run's policy, by the value of model.from.
+// runFiles returns the files of another run's policy, which from (model.from) names.
 func (t *Trainer) runFiles(ctx context.Context, from string) ([]checkpoints.Source, []checkpoints.Metric, error) {
 	ref, err := schemas.ParseRunReference(from)
 	if err != nil {
@@ -265,8 +265,8 @@ func (t *Trainer) runFiles(ctx context.Context, from string) ([]checkpoints.Sour
 	return t.policyFiles(ctx, manifest)
 }
 
-// policyFiles are those of a policy of any run that a policy made from it takes over, with what is known of its weights,
-// once the model fits the spec.
+// policyFiles returns the files of a policy that a new policy takes over, and the metrics of its weights. A model that does
+// not fit the spec is an error.
 func (t *Trainer) policyFiles(
 	ctx context.Context, manifest checkpoints.Manifest,
 ) ([]checkpoints.Source, []checkpoints.Metric, error) {

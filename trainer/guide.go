@@ -23,7 +23,7 @@ import (
 	"github.com/ldalign/ldalign/trainer/task"
 )
 
-// trainGuide trains the guide once, from the pairs of iteration 0, and publishes it. Encoders wait for it.
+// trainGuide trains the guide from the pairs of iteration 0 and publishes it, unless the run has one. Encoders wait for it.
 func (t *Trainer) trainGuide(ctx context.Context) (err error) {
 	_, err = t.Checkpoints.Latest(ctx, t.Spec.Run, checkpoints.Guide)
 	if err == nil || !errors.Is(err, checkpoints.ErrNoCheckpoint) {
@@ -59,7 +59,7 @@ func (t *Trainer) trainGuide(ctx context.Context) (err error) {
 	return t.publishGuide(ctx, g, watch, p)
 }
 
-// publishGuide commits and announces the guide with its Probe, and warns when that shows that its distances mean little.
+// publishGuide commits and announces the guide with its Probe. It warns when the probe shows that distances mean little.
 func (t *Trainer) publishGuide(ctx context.Context, g *trainedGuide, watch *guideWatch, p *loop.Phase) error {
 	if watch.final == nil {
 		probe, err := watch.probe(probeAtEnd)
@@ -97,14 +97,14 @@ func (t *Trainer) publishGuide(ctx context.Context, g *trainedGuide, watch *guid
 	return t.publishEvent(ctx, manifest)
 }
 
-// trainedGuide is the guide in training, with the files of its tokenizer where it has its own.
+// trainedGuide is the guide in training, with its own tokenizer and the tokenizer's files if it has one.
 type trainedGuide struct {
 	model     *guide.Guide
 	tokenizer *tokenizer.Tokenizer
 	files     []checkpoints.Source
 }
 
-// weights is the file of the guide's weights as they are when it is written.
+// weights is the file of the guide's weights at the time of writing.
 func (g *trainedGuide) weights(ctx context.Context) checkpoints.Source {
 	return checkpoints.Source{Name: architecture.GuideWeightsFile, Write: func(w io.Writer) error {
 		return g.model.WriteWeights(ctx, w)
@@ -159,7 +159,7 @@ func (t *Trainer) newGuide(ctx context.Context) (_ *trainedGuide, err error) {
 	return g, nil
 }
 
-// guideModel is the encoder or decoder of a configuration of fit.PlanGuide.
+// guideModel makes the encoder or decoder. config is its configuration by fit.PlanGuide.
 func (t *Trainer) guideModel(ctx context.Context, from, role string, config architecture.Config) (*models.Model, error) {
 	switch {
 	case strings.HasPrefix(from, "scratch:"):
@@ -203,7 +203,7 @@ func (g *trainedGuide) task(pairs []*events.Pair, spec schemas.Spec) (*task.Guid
 	return out, nil
 }
 
-// How many pairs a probe looks at during training, where it must not take much of its time, and at the end.
+// How many pairs a probe reads during training, where it must not slow training down, and at the end.
 const (
 	probeLeast = 8
 	probeWhile = 64
@@ -211,13 +211,13 @@ const (
 	probeAtEnd = 256
 )
 
-// guideWatch probes the guide five times while it is trained, and notes what it sees in the phase's records.
+// guideWatch probes the guide five times while it is trained, and adds the probes to the phase's records.
 type guideWatch struct {
 	*stepObserver
 	probe func(most int) (curves.Probe, error)
-	// final is what a probe saw after the last step; nil where that was taken before this process began.
+	// final is the probe after the last step; nil if this process did not make that step.
 	final *curves.Probe
-	// failed is the error of a probe, after which there are no more.
+	// failed is the error of the first failed probe, after which there are no more probes.
 	failed error
 }
 

@@ -22,7 +22,7 @@ func (t *Trainer) machine() *checkpoints.Machine {
 	}
 }
 
-// processor is the first processor's name as Linux tells it; empty elsewhere.
+// processor is the name of the first processor on Linux; empty elsewhere.
 func processor() string {
 	file, err := os.Open("/proc/cpuinfo")
 	if err != nil {
@@ -37,7 +37,7 @@ func processor() string {
 	return ""
 }
 
-// compare warns when a checkpoint that the run goes on from was made on another machine than this one.
+// compare warns when the checkpoint that the run resumes from was made on another machine.
 func (t *Trainer) compare(ctx context.Context, m checkpoints.Manifest) error {
 	made, noted, err := t.Checkpoints.Machine(ctx, m)
 	if err != nil || !noted {
@@ -45,7 +45,7 @@ func (t *Trainer) compare(ctx context.Context, m checkpoints.Manifest) error {
 	}
 	if differences := made.Differences(*t.machine()); len(differences) > 0 {
 		t.Log.Warn().Str("run", t.Spec.Run).Str("checkpoint", m.Key).Strs("differs", differences).
-			Msg("the checkpoint was made on another machine: the run goes on, but its last bits may differ from an undisturbed one's")
+			Msg("the checkpoint was made on another machine: the run continues, but the last bits of its results may differ")
 	}
 	return nil
 }

@@ -18,25 +18,25 @@ import (
 	"github.com/ldalign/ldalign/trainer/schedule"
 )
 
-// plotter shows each step's record while a run trains: in a folder (metrics.Log) and on the results stream. Both are views
-// of what the checkpoints hold, so their errors are logged, and training goes on.
+// plotter writes each step's record to a folder (metrics.Log) and publishes it on the results stream. The checkpoints
+// contain the same records, so training continues after an error, which is logged.
 type plotter struct {
 	spec schemas.Spec
 	dir  string // empty for no files
 	log  zerolog.Logger
 	results
 
-	// history are the records of the phases that are finished as the process starts.
+	// history are the records of the phases that were finished when the process started.
 	history []curves.Step
 	files   *metrics.Log
 	broken  bool
-	// of the phase at hand: tokens so far, and when its last step ended
+	// of the current phase: the tokens so far, and when its last step ended
 	tokens int
 	last   time.Time
 }
 
-// begin opens the files as a phase begins or resumes. They then hold the records of the finished phases and those that this
-// phase resumes from. It publishes the latter again, in case the process before this one ended before it could.
+// begin is called when a phase begins or resumes. It opens the files, which then contain the records of the finished phases
+// and the earlier records of this phase. It publishes the latter again, in case an earlier process ended before it could.
 func (c *plotter) begin(records []curves.Step, total int) {
 	c.tokens, c.last = 0, time.Now()
 	var steps []metrics.Step
@@ -81,7 +81,7 @@ func (c *plotter) check(err error) {
 	if err != nil {
 		c.broken = true
 		c.log.Warn().Err(err).Str("run", c.spec.Run).Msg(
-			"no more metrics are written; training goes on, and the next start writes them all")
+			"metrics are no longer written; training continues, and the next start writes all of them")
 	}
 }
 
@@ -93,7 +93,7 @@ func (c *plotter) close() error {
 	return c.files.Close()
 }
 
-// step is a record of a phase of total steps, with the number of tokens up to it.
+// step converts a record of a phase of total steps. tokens is the number of tokens up to it.
 func (c *plotter) step(r curves.Step, total, tokens int) metrics.Step {
 	epochs := c.spec.Training.Epochs
 	if r.Phase == schedule.Guide {
@@ -130,14 +130,14 @@ func byPhase(records []curves.Step) [][]curves.Step {
 	return out
 }
 
-// results publishes results beside the training: publish never waits, and run stores the results published since its last round.
+// results publishes results in the background: publish never blocks, and run stores what was published since its last round.
 type results struct {
 	conn *streams.Conn
 	wake chan struct{}
 
 	mu      sync.Mutex
 	pending []events.Message
-	ended   bool // run has, and nothing is stored any more
+	ended   bool // run has returned, and nothing is stored any more
 }
 
 // flushTime is how long the last results may take to be stored when a trainer ends.
@@ -163,8 +163,7 @@ func (r *results) take() []events.Message {
 	return taken
 }
 
-// run stores results until ctx ends and then, in flushTime, the last ones. It returns the first error, after which
-// it stores no more.
+// run stores results until ctx ends, and then has flushTime to store the last ones. It returns after the first error.
 func (r *results) run(ctx context.Context) error {
 	defer func() {
 		r.mu.Lock()
@@ -199,7 +198,7 @@ func (r *results) store(ctx context.Context) error {
 	return err
 }
 
-// startPlotter starts t.plotter for a run whose base policy is known; the returned function ends them.
+// startPlotter starts t.plotter, for a run whose base policy is known. end stops it.
 func (t *Trainer) startPlotter(ctx context.Context) (end func() error, err error) {
 	c := &plotter{
 		spec: t.Spec, dir: t.Metrics, log: t.Log, results: results{conn: t.Streams, wake: make(chan struct{}, 1)},
@@ -213,7 +212,7 @@ func (t *Trainer) startPlotter(ctx context.Context) (end func() error, err error
 	go func() {
 		defer close(done)
 		if err := c.results.run(publishing); err != nil {
-			t.Log.Warn().Err(err).Str("run", t.Spec.Run).Msg("steps are not on the results stream any more; training goes on")
+			t.Log.Warn().Err(err).Str("run", t.Spec.Run).Msg("steps are no longer published on the results stream; training continues")
 		}
 	}()
 	return func() error {
@@ -261,7 +260,7 @@ func (t *Trainer) finishedRecords(ctx context.Context) ([]curves.Step, error) {
 	return records, nil
 }
 
-// stepObserver shows the steps of a phase to plotter and meter.
+// stepObserver passes the steps of a phase to plotter and meter.
 type stepObserver struct {
 	trainer   *Trainer
 	plan      schedule.Plan

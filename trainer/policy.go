@@ -18,7 +18,7 @@ import (
 	"github.com/ldalign/ldalign/trainer/schedule"
 )
 
-// reader reads the run's iterations from the log.
+// reader returns a reader of the run's iterations from the log.
 func (t *Trainer) reader() *intake.Reader {
 	return &intake.Reader{
 		Spec: t.Spec, Streams: t.Streams, Checkpoints: t.Checkpoints, Engine: t.Engine, Model: t.model, Format: t.format,
@@ -26,7 +26,7 @@ func (t *Trainer) reader() *intake.Reader {
 	}
 }
 
-// states keeps the states of a phase; file, trained, load and read are those of loop.States.
+// states returns the keeper of a phase's states. file, trained, load and read are the fields of loop.States.
 func (t *Trainer) states(
 	file string, trained []tensor.Named, load func(context.Context, string) error, read func() (string, uint64),
 ) *loop.States {
@@ -36,8 +36,8 @@ func (t *Trainer) states(
 	}
 }
 
-// run makes a phase, takes it to where the newest state left it if that is of this phase, and trains it to its end. The
-// caller closes the phase, also after an error.
+// run makes a phase, restores the newest state if it belongs to this phase, and trains the phase to its end. The caller
+// closes the phase, also after an error.
 func (t *Trainer) run(ctx context.Context, c loop.Config, states *loop.States) (*loop.Phase, error) {
 	c.Engine, c.Saver, c.Hold, c.SegmentLines = t.Engine, states, t.Hold, t.segmentLines
 	p, err := loop.New(ctx, c)
@@ -52,7 +52,7 @@ func (t *Trainer) run(ctx context.Context, c loop.Config, states *loop.States) (
 	return p, p.Run(ctx)
 }
 
-// closePhase closes what run has returned.
+// closePhase closes the phase that run has returned, which may be nil.
 func closePhase(ctx context.Context, p *loop.Phase, err error) error {
 	if p == nil {
 		return err
@@ -90,8 +90,9 @@ func (t *Trainer) iterate(ctx context.Context, i uint32) (err error) {
 	return t.publishPolicy(ctx, i+1, in.Metrics(), p)
 }
 
-// share starts training.ranks processes that compute a phase together. end, to be called with the phase's error when it is
-// over, has them end, and returns that error; where the group broke, with how the others ended and what to do.
+// share starts the processes that compute a phase together with this one (training.ranks). end must be called with the
+// phase's error when the phase is over. It ends the processes and returns the error; if the group broke, it adds how the
+// others ended and what to do.
 func (t *Trainer) share(ctx context.Context) (_ *loop.Shared, end func(error) error, err error) {
 	group, wait, err := t.Ranks(ctx, t.Spec.Training.Ranks)
 	if err != nil {
@@ -107,12 +108,12 @@ func (t *Trainer) share(ctx context.Context) (_ *loop.Shared, end func(error) er
 			inStep = shared.Group.Broadcast(context.WithoutCancel(ctx), loop.Command{}) == nil
 		}
 		if !inStep {
-			group.Close() // the others may wait for something else than a command: they see that this one is gone
+			group.Close() // the others may be waiting for data: the closed connection ends their wait
 		}
 		ended := wait()
-		group.Close() // not before the others have read the command: what is on its way is lost with the connection
+		group.Close() // only now, because closing could lose a command that the others have not read
 		if ended != nil && inStep {
-			t.Log.Warn().Err(ended).Str("run", t.Spec.Run).Msg("a rank did not end as it should")
+			t.Log.Warn().Err(ended).Str("run", t.Spec.Run).Msg("another trainer process (training.ranks) failed")
 		}
 		if !errors.Is(failed, tensor.ErrGroup) {
 			return failed
@@ -120,8 +121,8 @@ func (t *Trainer) share(ctx context.Context) (_ *loop.Shared, end func(error) er
 		if ended == nil {
 			ended = errors.New("a trainer process was too late")
 		}
-		return fmt.Errorf("%w\ntrainer: %w; the run goes on from its last state by the same command (or alone, with "+
-			"training.ranks: 1)", failed, ended)
+		return fmt.Errorf("%w\ntrainer: %w; run the same command again to resume from the last state (with training.ranks: 1 "+
+			"a single process trains)", failed, ended)
 	}, nil
 }
 
@@ -168,13 +169,13 @@ func (t *Trainer) publishPolicy(ctx context.Context, iteration uint32, metrics [
 	return t.publishEvent(ctx, manifest)
 }
 
-// canary is the metric by which a worker that has loaded the weights sees that it computes the same with them.
+// canary is the metric with which a worker that has loaded the weights checks that it computes the same log-probs.
 func (t *Trainer) canary(ctx context.Context) ([]checkpoints.Metric, error) {
 	value, err := t.model.Canary(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if math.IsNaN(value) || math.IsInf(value, 0) { // a manifest has no form for it; the evaluation will show it
+	if math.IsNaN(value) || math.IsInf(value, 0) { // a manifest cannot contain it; the evaluation will show it
 		return nil, nil
 	}
 	return []checkpoints.Metric{{Name: checkpoints.CanaryMetric, Value: value}}, nil

@@ -199,7 +199,7 @@ func TestRankThatDies(t *testing.T) {
 	})
 	trainer.Ranks = joined(life, t)
 	err := trainer.Run(t.Context())
-	if !errors.Is(err, tensor.ErrGroup) || !strings.Contains(err.Error(), "goes on from its last state by the same command") {
+	if !errors.Is(err, tensor.ErrGroup) || !strings.Contains(err.Error(), "run the same command again to resume from the last state") {
 		t.Fatalf("got %v, want ErrGroup and what to do", err)
 	}
 	if err := w.trainWith(t.Context(), spec, 2, silent); err != nil {
@@ -229,7 +229,7 @@ func TestRankThatHangs(t *testing.T) {
 	}
 	err := trainer.Run(t.Context())
 	if !errors.Is(err, tensor.ErrGroup) || !strings.Contains(err.Error(), "too late") ||
-		!strings.Contains(err.Error(), "by the same command") {
+		!strings.Contains(err.Error(), "the same command") {
 		t.Fatalf("got %v, want ErrGroup, that a process was too late, and what to do", err)
 	}
 }

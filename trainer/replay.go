@@ -10,7 +10,7 @@ import (
 	"github.com/ldalign/ldalign/trainer/lineage"
 )
 
-// inherit makes the run's first policy from the policy that its source names.
+// inherit makes the run's first policy from the source's policy that the spec names.
 func (t *Trainer) inherit(ctx context.Context) (checkpoints.Manifest, error) {
 	s := t.Spec.Source
 	from, err := t.Checkpoints.ByDigest(ctx, s.Run, s.Policy)

@@ -33,37 +33,37 @@ type Config struct {
 	Tokenizers func(name string) (fs.FS, error)
 	// Holder names this process in the lease: host and pid.
 	Holder string
-	// Hints is a subject on which the store says that it was written to, see streams.Conn.OnHint; empty for none.
+	// Hints is a subject on which the store announces writes, see streams.Conn.OnHint; empty for none.
 	Hints string
-	// GuideOnly ends the run when its guide is published; it goes on as any other run afterwards.
+	// GuideOnly ends Run when the guide is published. The run can be continued later.
 	GuideOnly bool
 	// Metrics is the folder for metrics.jsonl and TensorBoard's files; empty for none.
 	Metrics string
 	Meter   Meter
-	// Ranks starts n-1 processes that call loop.Follow, and returns the group of all n, of which this one is rank 0; end waits for
-	// them, and its error says which of them failed, and how. Called only with training.ranks above 1.
+	// Ranks starts n-1 processes that call loop.Follow, and returns the group of all n, in which this process is rank 0. end
+	// waits for the others; its error says which of them failed, and how. Ranks is called only with training.ranks above 1.
 	Ranks func(ctx context.Context, n int) (group *tensor.Group, end func() error, err error)
-	// Hold, not nil, is called between two steps and may wait, as while the run is paused. It returns when its context ends
-	// at the latest.
+	// Hold, if not nil, is called between two steps and blocks while the run is paused. It must return when its context
+	// ends.
 	Hold func(ctx context.Context)
 	Log  zerolog.Logger
 }
 
-// Meter is told what the trainer does.
+// Meter receives events about what the trainer does.
 type Meter interface {
 	Observe(activity.Event)
 }
 
-// Errors of Run that are no failure of this trainer.
+// Errors of Run that are not failures of this trainer.
 var (
 	ErrInterrupted = loop.ErrInterrupted
 	ErrLeaseLost   = loop.ErrLeaseLost
 )
 
-// leaseTTL is how long a dead trainer's lease keeps others out.
+// leaseTTL is how long other trainers must wait after this one has died.
 const leaseTTL = 10 * time.Second
 
-// Trainer runs one run from its first policy to its last. It is used once.
+// Trainer executes one run from its first policy to its last. Run may be called once.
 type Trainer struct {
 	Config
 
@@ -84,8 +84,8 @@ func New(c Config) *Trainer { return &Trainer{Config: c} }
 
 // Run takes the run from its present state to its last iteration: it declares the run, makes or finds the first policy,
 // trains the guide when the objective needs one, and trains and publishes one policy per iteration. It returns nil when
-// the run is complete, ErrInterrupted when ctx ended and the state was saved, *streams.ErrHeld when another trainer has the
-// run, and ErrLeaseLost when another one has taken it over.
+// the run is complete, ErrInterrupted when ctx ended and the state was saved, *streams.ErrHeld when another trainer holds
+// the run's lease, and ErrLeaseLost when this trainer has lost it.
 func (t *Trainer) Run(ctx context.Context) (err error) {
 	lease, err := t.Streams.AcquireLease(ctx, t.Spec.Run, t.Holder, leaseTTL)
 	if err != nil {
@@ -122,7 +122,7 @@ func (t *Trainer) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	// A run is declared only when it can begin: until then its spec may change under the same name.
+	// The run is declared only after begin succeeds, so that until then its spec may change under the same name.
 	defer func() { err = errors.Join(err, t.close(context.WithoutCancel(ctx))) }()
 	if err := t.begin(ctx); err != nil {
 		return err
@@ -159,7 +159,7 @@ func (t *Trainer) Run(ctx context.Context) (err error) {
 	if t.GuideOnly {
 		return nil
 	}
-	t.retain(ctx) // a trainer that ended between publishing a policy and retention has left some to remove
+	t.retain(ctx) // an earlier trainer may have ended between publishing a policy and its retention
 	for int(t.base.Iteration) < t.Spec.Iterations {
 		if err := t.iterate(ctx, t.base.Iteration); err != nil {
 			return err
@@ -171,7 +171,7 @@ func (t *Trainer) Run(ctx context.Context) (err error) {
 	})
 }
 
-// declared tells whether the run is declared. It is an error when it is declared with another spec.
+// declared reports whether the run is declared. A declaration with another spec is an error.
 func (t *Trainer) declared(ctx context.Context) (bool, error) {
 	found, err := lineage.Declaration(ctx, t.Streams, t.Spec.Run)
 	if errors.Is(err, streams.ErrNotFound) {
@@ -182,7 +182,7 @@ func (t *Trainer) declared(ctx context.Context) (bool, error) {
 	}
 	if digest := t.Spec.Digest(); found.GetSpecDigest() != digest {
 		return false, fmt.Errorf("trainer: run %s exists with another spec (digest %.12s, this one is %.12s%s): "+
-			"give the new one another name under `run:`, or go on with the spec that `ldalign status %s --spec` prints",
+			"give the new one another name under `run:`, or continue with the spec that `ldalign status %s --spec` prints",
 			t.Spec.Run, found.GetSpecDigest(), digest, changes(found.GetSpec(), t.Spec), t.Spec.Run)
 	}
 	return true, nil
@@ -206,7 +206,7 @@ func changes(declared []byte, spec schemas.Spec) string {
 	return text
 }
 
-// declare publishes the resolved spec, from which workers take everything.
+// declare publishes the resolved spec, which workers read.
 func (t *Trainer) declare(ctx context.Context) error {
 	text, err := t.Spec.YAML()
 	if err != nil {
@@ -217,8 +217,7 @@ func (t *Trainer) declare(ctx context.Context) error {
 	})
 }
 
-// announce emits the events of all checkpoints that have none: after a crash between manifest and event, and at every
-// hint of the store that something was written.
+// announce publishes the events of all checkpoints that have none, as after a crash between manifest and event.
 func (t *Trainer) announce(ctx context.Context) error {
 	announced := map[string]bool{}
 	err := t.Streams.Read(ctx, schemas.Checkpoints, t.Spec.Run, streams.AllIterations, 0, func(r streams.Received) error {
@@ -234,17 +233,18 @@ func (t *Trainer) announce(ctx context.Context) error {
 		})
 }
 
-// listen announces checkpoints at every hint until ctx ends. Hints only make announcements earlier, so errors are logged.
+// listen calls announce at every hint of the store that it was written to, until ctx ends. Hints only make announcements
+// earlier, so errors are only logged.
 func (t *Trainer) listen(ctx context.Context) {
 	err := t.Streams.OnHint(ctx, t.Hints, func() error {
-		t.Log.Debug().Str("run", t.Spec.Run).Msg("the store was written to: looking for checkpoints to announce")
+		t.Log.Debug().Str("run", t.Spec.Run).Msg("the store was written to: announcing new checkpoints")
 		if err := t.announce(ctx); err != nil && ctx.Err() == nil {
-			t.Log.Warn().Err(err).Str("run", t.Spec.Run).Msg("cannot look for checkpoints to announce")
+			t.Log.Warn().Err(err).Str("run", t.Spec.Run).Msg("cannot announce new checkpoints")
 		}
 		return nil
 	})
 	if err != nil && ctx.Err() == nil {
-		t.Log.Warn().Err(err).Str("run", t.Spec.Run).Msg("no longer listening to the store's notifications")
+		t.Log.Warn().Err(err).Str("run", t.Spec.Run).Msg("the store's notifications are no longer received")
 	}
 }
 
@@ -259,16 +259,16 @@ func (t *Trainer) close(ctx context.Context) error {
 	return err
 }
 
-// retain carries out the spec's retention. A failure is logged; it is tried again after the next iteration and at the next
-// start.
+// retain removes what the spec's retention no longer keeps. It logs a failure and tries again after the next iteration and
+// at the next start.
 func (t *Trainer) retain(ctx context.Context) {
 	keep := t.Spec.Retention
 	got, err := retention.Apply(ctx, t.Streams, t.Checkpoints, t.Spec, keep, retention.Reason(keep), false)
 	if err != nil && !errors.Is(err, context.Canceled) {
-		t.Log.Warn().Err(err).Str("run", t.Spec.Run).Msg("retention could not be carried out; it is tried again later")
+		t.Log.Warn().Err(err).Str("run", t.Spec.Run).Msg("retention failed; the trainer tries again after the next iteration")
 	}
 	for _, s := range got.Stays {
 		t.Log.Debug().Str("run", t.Spec.Run).Uint32("iteration", s.Iteration).Str("what", s.What).Str("why", s.Why).
-			Msg("past the run's retention, and kept")
+			Msg("older than the run's retention, but still needed: kept")
 	}
 }

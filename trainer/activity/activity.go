@@ -1,5 +1,5 @@
-// Package activity holds the events by which a trainer tells what it does. Each says of which run, phase and iteration it
-// is and how far the work has come; String and Unit are for showing it to a person. It needs no tensors.
+// Package activity defines the events that report a trainer's work. Each names the run, phase and iteration, and how much
+// of the work is done; String and Unit are for display. It needs no tensors.
 package activity
 
 import (
@@ -11,7 +11,7 @@ import (
 
 // Event is Waiting, Reading, Referring or Training.
 type Event interface {
-	// Progress is where the work stands.
+	// Progress is the work, and how much of it is done.
 	Progress() Work
 	// String names the work, the same for all events of one piece of work in a run: "train ldalign 0".
 	fmt.Stringer
@@ -32,13 +32,13 @@ type Work struct {
 // Progress is w; embedding a Work makes it part of an event.
 func (w Work) Progress() Work { return w }
 
-// Ended tells whether all of the work is done.
+// Ended reports whether all of the work is done.
 func (w Work) Ended() bool { return w.Total > 0 && w.Done >= w.Total }
 
-// Waiting says how many pairs of an iteration are accounted for on the log while the trainer waits for the others.
+// Waiting reports how many pairs of an iteration are on the log or dead, while the trainer waits for the others.
 type Waiting struct {
 	Work
-	// Kind is that of the messages.
+	// Kind is the kind of the messages.
 	Kind schemas.Kind
 }
 
@@ -47,13 +47,13 @@ func (e Waiting) String() string { return fmt.Sprintf("wait for %s %d", e.Kind, 
 // Unit is pairs.
 func (Waiting) Unit() string { return "pairs" }
 
-// Reading says how many pairs are read back that the log has had for long: those that a state was trained on, or those of
-// another run.
+// Reading reports how many older pairs the trainer has read from a log: the pairs that a state was trained on, or the pairs
+// of another run.
 type Reading struct {
 	Work
-	// Kind is that of the messages.
+	// Kind is the kind of the messages.
 	Kind schemas.Kind
-	// Source is the run whose log it is; empty for the run's own.
+	// Source is the other run whose log is read; empty for the run's own log.
 	Source string
 }
 
@@ -67,7 +67,7 @@ func (e Reading) String() string {
 // Unit is pairs.
 func (Reading) Unit() string { return "pairs" }
 
-// Referring says for how many pairs of the iteration before the reference log-probs are computed anew.
+// Referring reports for how many pairs of the previous iteration the reference log-probs have been computed again.
 type Referring struct{ Work }
 
 func (e Referring) String() string { return fmt.Sprintf("refer %d", e.Iteration) }
@@ -75,14 +75,14 @@ func (e Referring) String() string { return fmt.Sprintf("refer %d", e.Iteration)
 // Unit is pairs.
 func (Referring) Unit() string { return "pairs" }
 
-// Training says how many optimizer steps of a phase are made.
+// Training reports how many optimizer steps of a phase have been made.
 type Training struct {
 	Work
 	// Objective is the spec's objective.kind, or guide.
 	Objective string
-	// Last is the newest step; nil as the phase begins or goes on.
+	// Last is the newest step; nil when the phase begins or resumes.
 	Last *curves.Step
-	// Probe is the newest look at the guide; nil when none was taken in this phase by this process.
+	// Probe is the newest probe of the guide; nil if this process has made none in this phase.
 	Probe *curves.Probe
 }
 
