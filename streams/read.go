@@ -19,26 +19,26 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 )
 
-// ErrStop ends a reader without an error when its function returns it.
+// ErrStop ends a reader without an error when the reader's function returns it.
 var ErrStop = errors.New("streams: stop reading")
 
-// AllIterations in place of an iteration reads the whole run.
+// AllIterations selects all iterations of a run where an iteration is expected.
 const AllIterations = -1
 
-// Received is a message with its place in the log.
+// Received is a message with its position in the log.
 type Received struct {
 	Message events.Message
 	Stream  string
 	Subject string
-	// Seq is the message's position in its stream, from 1; other subjects have positions in between.
+	// Seq is the message's position in its stream, from 1. The positions of other subjects lie in between.
 	Seq uint64
 	// Time at which the server stored it.
 	Time time.Time
 }
 
-// Read calls f with every message of a run and iteration (or AllIterations) that the log holds now, from position from
-// on, in the order of the log and without gaps, and returns. Bytes that are no message of their subject are logged and
-// passed over. An error of f ends the reading and is returned, ErrStop as nil.
+// Read calls f with every message of a run and iteration (or AllIterations) that the log holds now, from position from on, in the
+// order of the log and without gaps. It logs and skips entries that cannot be decoded. An error of f ends the reading and is
+// returned, except that ErrStop is returned as nil.
 func (c *Conn) Read(ctx context.Context, kind schemas.Kind, run string, iteration int, from uint64,
 	f func(Received) error,
 ) error {
@@ -46,7 +46,7 @@ func (c *Conn) Read(ctx context.Context, kind schemas.Kind, run string, iteratio
 	return c.scan(ctx, s, c.decoded(f))
 }
 
-// Follow is Read which, at the end of the log, waits for more until ctx ends. It returns ctx's error then.
+// Follow is like Read, but waits for more messages at the end of the log until ctx ends. It then returns ctx's error.
 func (c *Conn) Follow(ctx context.Context, kind schemas.Kind, run string, iteration int, from uint64,
 	f func(Received) error,
 ) error {
@@ -54,7 +54,7 @@ func (c *Conn) Follow(ctx context.Context, kind schemas.Kind, run string, iterat
 	return c.scan(ctx, s, c.decoded(f))
 }
 
-// Last is the newest message of a kind in a run; ErrNotFound when there is none.
+// Last returns the newest message of a kind in a run, or ErrNotFound.
 func (c *Conn) Last(ctx context.Context, kind schemas.Kind, run string) (Received, error) {
 	e, err := c.Newest(ctx, kind, run, AllIterations)
 	if err != nil {
@@ -67,8 +67,8 @@ func (c *Conn) Last(ctx context.Context, kind schemas.Kind, run string) (Receive
 	return e.Received(m), nil
 }
 
-// Find is the newest message of a kind in a run that has the given id; ErrNotFound when there is none. It reads the
-// run's messages of that kind, so it is for the small kinds (checkpoints, results, control).
+// Find returns the newest message of a kind in a run with the given id, or ErrNotFound. It reads all the run's messages of that
+// kind, so use it for kinds with few messages (checkpoints, results, control).
 func (c *Conn) Find(ctx context.Context, kind schemas.Kind, run, id string) (Received, error) {
 	var found Received
 	err := c.Read(ctx, kind, run, AllIterations, 0, func(r Received) error {
@@ -83,7 +83,7 @@ func (c *Conn) Find(ctx context.Context, kind schemas.Kind, run, id string) (Rec
 	return found, err
 }
 
-// Line is a message as `ldalign tail` shows it.
+// Line is a message as `ldalign tail` prints it.
 type Line struct {
 	Stream  string    `json:"stream"`
 	Subject string    `json:"subject"`
@@ -93,9 +93,9 @@ type Line struct {
 	JSON json.RawMessage `json:"message"`
 }
 
-// Tail calls f with every message on the subjects that match: a kind's name ("scored") or any NATS wildcard
-// ("ldalign.*.run1.>"), first what was stored since the given time (zero: everything), then what arrives, until ctx
-// ends or f returns ErrStop. Messages of one stream come in order; f is called by one goroutine at a time.
+// Tail calls f with every message on the matching subjects, until ctx ends or f returns ErrStop. subject is a kind's name
+// ("scored") or a NATS wildcard ("ldalign.*.run1.>"). Tail begins with the messages stored since the given time, or with all
+// when it is zero, and then follows what arrives. Messages of one stream come in order. Calls of f do not overlap.
 func (c *Conn) Tail(ctx context.Context, subject string, since time.Time, f func(Line) error) error {
 	if kind := schemas.Kind(subject); slices.Contains(schemas.Kinds(), kind) {
 		subject = schemas.KindSubjects(kind)
@@ -177,7 +177,7 @@ func (c *Conn) Tail(ctx context.Context, subject string, since time.Time, f func
 // lookEvery is how often Tail looks for runs that were declared meanwhile.
 const lookEvery = time.Second
 
-// inRun restricts a pattern of one kind to the subjects of one run; false when none match.
+// inRun restricts a pattern of one kind to the subjects of one run. It returns false when none match.
 func inRun(pattern, run string) (string, bool) {
 	tokens := strings.Split(pattern, ".")
 	switch {
@@ -192,7 +192,7 @@ func inRun(pattern, run string) (string, bool) {
 	return strings.Join(tokens, "."), true
 }
 
-// subjectOf is the subject of one iteration of a run, or the pattern for all of them.
+// subjectOf returns the subject of one iteration of a run, or the pattern for all iterations.
 func subjectOf(kind schemas.Kind, run string, iteration int) string {
 	if iteration < 0 {
 		return schemas.RunSubjects(kind, run)
@@ -200,7 +200,7 @@ func subjectOf(kind schemas.Kind, run string, iteration int) string {
 	return schemas.Subject(kind, run, uint32(iteration))
 }
 
-// narrow restricts a subject pattern to the subjects of one kind; false when none match.
+// narrow restricts a subject pattern to the subjects of one kind. It returns false when none match.
 func narrow(pattern string, kind schemas.Kind) (string, bool) {
 	tokens := strings.Split(pattern, ".")
 	prefix := []string{"ldalign", string(kind)}
@@ -239,7 +239,7 @@ func lineOf(e Entry) Line {
 	return l
 }
 
-// decoded passes messages on, without those that cannot be opened.
+// decoded returns a function that calls f with the decoded messages and skips those that cannot be decoded.
 func (c *Conn) decoded(f func(Received) error) func(Entry) error {
 	return func(e Entry) error {
 		m, err := e.Open()
@@ -255,27 +255,27 @@ func (c *Conn) decoded(f func(Received) error) func(Entry) error {
 type scan struct {
 	run, stream string
 	subjects    []string
-	// from and last are the first and the last position, since is the earliest time; zero is no bound.
+	// from and last are the first and the last position, since is the earliest time. Zero means no bound.
 	from, last uint64
 	since      time.Time
-	// ids leaves the bytes out: the headers alone are read.
+	// ids reads the headers only, without the bytes.
 	ids bool
-	// follow goes on at the end of the log.
+	// follow waits for more messages at the end of the log.
 	follow bool
 }
 
 const (
 	scanBatch = 128
-	// scanExpiry and scanHeartbeat bound how long a lost server or consumer goes unnoticed: two heartbeats.
+	// scanExpiry and scanHeartbeat bound how long a lost server or consumer stays unnoticed: two heartbeats.
 	scanExpiry    = 10 * time.Second
 	scanHeartbeat = time.Second
 )
 
-// errInterrupted: the scan's consumer is gone or has skipped; a new one goes on at the next position.
+// errInterrupted: the scan's consumer is lost or has skipped a message. A new consumer continues at the next position.
 var errInterrupted = errors.New("interrupted")
 
-// scan calls f with the messages that s selects, in order and without gaps, whatever happens to server and connection
-// meanwhile.
+// scan calls f with the messages that s selects, in order and without gaps, even when the server restarts or the connection is
+// lost.
 func (c *Conn) scan(ctx context.Context, s scan, f func(Entry) error) error {
 	for try := 1; ; try++ {
 		before := s.from
@@ -283,7 +283,7 @@ func (c *Conn) scan(ctx context.Context, s scan, f func(Entry) error) error {
 		if !errors.Is(err, errInterrupted) {
 			return stopped(err)
 		}
-		c.log.Warn().Err(err).Str("stream", s.stream).Uint64("seq", s.from).Msg("reading again from here")
+		c.log.Warn().Err(err).Str("stream", s.stream).Uint64("seq", s.from).Msg("the reader was interrupted, continuing from here")
 		if s.from != before {
 			try = 1
 		}
@@ -366,7 +366,7 @@ func (s *scan) consumer() jetstream.ConsumerConfig {
 		HeadersOnly:    s.ids,
 		MemoryStorage:  true,
 		Replicas:       1,
-		// It is deleted when done; this is for a process that dies.
+		// discard deletes the consumer; this covers a process that dies.
 		InactiveThreshold: 5 * time.Minute,
 	}
 	switch {
@@ -378,7 +378,7 @@ func (s *scan) consumer() jetstream.ConsumerConfig {
 	return config
 }
 
-// discard deletes an ephemeral consumer, which the server would otherwise do by itself later.
+// discard deletes an ephemeral consumer. Otherwise the server would delete it later.
 func (c *Conn) discard(consumer jetstream.Consumer) {
 	if !c.nc.IsConnected() {
 		return
@@ -391,7 +391,7 @@ func (c *Conn) discard(consumer jetstream.Consumer) {
 	}
 }
 
-// firsts are the positions of an iteration's entries of a kind, by their keys; of one that was stored again, the first.
+// firsts returns the positions of an iteration's entries of a kind by key. An entry that was stored again has its first position.
 func (c *Conn) firsts(ctx context.Context, kind schemas.Kind, run string, iteration uint32) (map[string]uint64, error) {
 	at := map[string]uint64{}
 	p := Part{Kind: kind, Run: run, Iteration: int(iteration), Headers: true}
@@ -404,9 +404,9 @@ func (c *Conn) firsts(ctx context.Context, kind schemas.Kind, run string, iterat
 	return at, err
 }
 
-// PassOver logs that a reader goes on without an entry that it cannot open.
+// PassOver logs that a reader skips an entry that it cannot decode.
 func (c *Conn) PassOver(e Entry, err error) {
-	c.log.Warn().Err(err).Str("stream", e.Stream).Uint64("seq", e.Seq).Msg("passed over")
+	c.log.Warn().Err(err).Str("stream", e.Stream).Uint64("seq", e.Seq).Msg("skipped a message that cannot be decoded")
 }
 
 // stopped turns ErrStop into nil.

@@ -12,7 +12,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
-// Runs lists, in order, the runs that have streams.
+// Runs lists the runs that have streams, in alphabetical order.
 func (c *Conn) Runs(ctx context.Context) ([]string, error) {
 	list := c.js.StreamNames(ctx, jetstream.WithStreamListSubject("ldalign.control.>"))
 	var runs []string
@@ -30,7 +30,7 @@ func (c *Conn) Runs(ctx context.Context) ([]string, error) {
 	return slices.Compact(runs), nil
 }
 
-// consumers are the stages of a run that read a kind from its own log, in the order of their names.
+// consumers returns the consumers of the stages that read a kind from the run's own log, ordered by name.
 func (c *Conn) consumers(ctx context.Context, kind schemas.Kind, run string) ([]*jetstream.ConsumerInfo, error) {
 	stream, err := c.stream(ctx, kind, run)
 	if err != nil {
@@ -39,8 +39,8 @@ func (c *Conn) consumers(ctx context.Context, kind schemas.Kind, run string) ([]
 	list := stream.ListConsumers(ctx)
 	var infos []*jetstream.ConsumerInfo
 	for info := range list.Info() {
-		// A stage's name has no underscore, which a reader's of another run has; the name of an ephemeral reader is random.
-		stage, _, _ := strings.Cut(info.Name, "-") // that of a replay names its first iteration
+		// A consumer of another run's replay has an underscore in its name; a stage's name has none. Readers are not durable.
+		stage, _, _ := strings.Cut(info.Name, "-") // a replay's consumer is named <stage>-<first iteration>
 		if info.Config.Durable != "" && validStage.MatchString(stage) && !strings.Contains(info.Name, "_") && reads(info.Config, kind) {
 			infos = append(infos, info)
 		}
@@ -52,20 +52,20 @@ func (c *Conn) consumers(ctx context.Context, kind schemas.Kind, run string) ([]
 	return infos, nil
 }
 
-// reads tells whether a consumer reads a kind, of those that share a log.
+// reads reports whether a consumer reads a kind; several kinds may share a log.
 func reads(config jetstream.ConsumerConfig, kind schemas.Kind) bool {
 	return slices.ContainsFunc(append(config.FilterSubjects, config.FilterSubject), func(subject string) bool {
 		return strings.HasPrefix(subject, "ldalign."+string(kind)+".")
 	})
 }
 
-// sourceOf is the run whose log a stage of a replay reads, as its consumer notes; empty for other stages.
+// sourceOf returns the run whose log a replay's stage reads, from its consumer's metadata. It is empty for other stages.
 func sourceOf(info *jetstream.ConsumerInfo) string { return info.Config.Metadata[sourceKey] }
 
 // sourceKey is the key of a consumer's metadata that names the run whose log the stage reads.
 const sourceKey = "ldalign-source"
 
-// inSource is the consumer of a replay's stage in the log of its source; nil when it has none.
+// inSource returns the consumer of a replay's stage in the log of its source; nil when there is none.
 func (c *Conn) inSource(
 	ctx context.Context, kind schemas.Kind, run string, own *jetstream.ConsumerInfo,
 ) (*jetstream.ConsumerInfo, error) {

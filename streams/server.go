@@ -20,15 +20,15 @@ import (
 )
 
 const (
-	// storeDir is where nats-server keeps its files in the folder it is given.
+	// storeDir is the folder within its StoreDir where nats-server keeps its files.
 	storeDir    = "jetstream"
 	lockFile    = "lock"
 	addressFile = "server.json"
-	// startTimeout bounds the start, which reads the whole store back.
+	// startTimeout bounds the server's start, which reads the whole store.
 	startTimeout = time.Minute
 )
 
-// embedded is a nats-server in this process, with the exclusive lock of its folder.
+// embedded is a nats-server in this process that holds the exclusive lock of its folder.
 type embedded struct {
 	server  *server.Server
 	log     *serverLog
@@ -38,19 +38,19 @@ type embedded struct {
 	started time.Time
 }
 
-// address is what another process needs to connect: the content of server.json.
+// address is the content of server.json, with which another process can connect.
 type address struct {
 	PID int    `json:"pid"`
 	URL string `json:"url"`
 	// Token is empty when the user chose the address.
 	Token string `json:"token,omitempty"`
-	// Reads is set when the server was started to read what the folder holds.
+	// Reads is set when the server was started for reading only.
 	Reads bool `json:"reads,omitempty"`
 }
 
 func startEmbedded(o Options, reads bool) (*embedded, error) {
 	if o.Dir == "" {
-		return nil, errors.New("streams: neither a NATS server's URL nor a folder for the embedded one is given")
+		return nil, errors.New("streams: give the URL of a NATS server, or a folder for the embedded one")
 	}
 	host, port, token := "127.0.0.1", server.RANDOM_PORT, rand.Text()
 	if o.Listen != "" {
@@ -83,12 +83,12 @@ func (e *embedded) start(o Options, host string, port int, token string) error {
 		ServerName: "ldalign",
 		Host:       host,
 		Port:       port,
-		// The token keeps other users of the machine out of a loopback port that nobody asked for.
+		// On the default loopback port, the token keeps out other users of the machine.
 		Authorization: token,
 		NoSigs:        true,
 		JetStream:     true,
 		StoreDir:      o.Dir,
-		// Streams reserve their MaxBytes: the sum must fit, whatever is free on the disk today.
+		// Each stream reserves its MaxBytes. The sum may exceed the free disk space, so the server must not check it.
 		JetStreamMaxStore:  math.MaxInt64 / 2,
 		JetStreamMaxMemory: 64 << 20,
 		SyncAlways:         o.Limits.Sync == 0,
@@ -115,21 +115,21 @@ func (e *embedded) start(o Options, host string, port int, token string) error {
 	return e.writeAddress()
 }
 
-// stop ends the server, waits for it, and gives the folder free.
+// stop stops the server, waits for it, and unlocks the folder.
 func (e *embedded) stop() {
 	if e.server != nil {
 		e.server.Shutdown()
 		e.server.WaitForShutdown()
 	}
-	// Only the holder of the lock writes the address, so it is removed before the lock is given up.
+	// Only the holder of the lock may change the address file, so remove it before unlocking.
 	os.Remove(filepath.Join(e.dir, addressFile))
 	if err := e.lock.Close(); err != nil {
 		e.log.log.Warn().Err(err).Msg("unlock the store's folder")
 	}
 }
 
-// healthy is nil, or says why the store takes no more messages. A server whose disk fails logs it, leaves what is
-// published unanswered, and may turn JetStream off; it recovers by a restart only.
+// healthy returns nil, or an error that says why the store accepts no more messages. A server whose disk fails logs that, does
+// not answer publishes, and may switch JetStream off. It recovers only by a restart.
 func (e *embedded) healthy() error {
 	if !e.log.isBroken() && e.server.JetStreamEnabled() {
 		return nil
@@ -164,7 +164,7 @@ func readAddress(dir string) (address, error) {
 	return a, nil
 }
 
-// lockDir takes the folder for this process. The kernel gives the lock up when the process ends, however it ends.
+// lockDir locks the folder for this process. The kernel releases the lock when the process ends.
 func lockDir(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -201,17 +201,17 @@ func splitListen(listen string) (host string, port int, err error) {
 	return host, port, nil
 }
 
-// serverLog passes nats-server's log on and remembers the last error and the first fatal one.
+// serverLog forwards nats-server's log and keeps the last error and the first fatal one.
 type serverLog struct {
 	log zerolog.Logger
-	// broken is closed when the store could not write.
+	// broken is closed when the store has failed to write.
 	broken chan struct{}
 
 	mu           sync.Mutex
 	died, failed string
 }
 
-// writeError is how nats-server begins, after the stream's name, to say that its store cannot write.
+// writeError is part of nats-server's message that its store cannot write.
 const writeError = "critical write error"
 
 func newServerLog(log zerolog.Logger) *serverLog {
@@ -244,8 +244,8 @@ func (l *serverLog) Warnf(format string, v ...any) {
 	l.log.Warn().Msg("nats-server: " + text)
 }
 
-// oldIndex tells of the warnings that the log has more than its index says. So it is after every kill, and nothing is lost: the
-// index is made anew from the log.
+// oldIndex reports whether a warning says that a stream's index is older than its data. This happens after every kill, and
+// nothing is lost: the server rebuilds the index.
 func oldIndex(text string) bool {
 	return strings.Contains(text, "Stream state outdated, last block has additional entries") ||
 		strings.HasSuffix(text, "Recovering stream state from index errored: prior state file")
@@ -254,7 +254,7 @@ func oldIndex(text string) bool {
 func (l *serverLog) Errorf(format string, v ...any) {
 	text := fmt.Sprintf(format, v...)
 	l.mu.Lock()
-	if !l.isBroken() { // what it says afterwards are consequences
+	if !l.isBroken() { // later errors are consequences of the first
 		l.failed = text
 		if strings.Contains(strings.ToLower(text), writeError) {
 			close(l.broken)
@@ -264,7 +264,7 @@ func (l *serverLog) Errorf(format string, v ...any) {
 	l.log.Error().Msgf("nats-server: "+format, v...)
 }
 
-// Fatalf is where nats-server would exit; here its caller returns and the start fails.
+// Fatalf records a fatal error. nats-server would exit here; instead the start fails.
 func (l *serverLog) Fatalf(format string, v ...any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -13,23 +13,22 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
-// ErrTopology: a stream exists with a configuration that this program cannot work with.
+// ErrTopology: a stream exists with a configuration that this program cannot use.
 var ErrTopology = errors.New("streams: stream has another configuration")
 
-// headerRoom is what a message may add to its payload: subject, id, lineage.
+// headerRoom is how many bytes subject and headers may add to a message's payload.
 const headerRoom = 4 << 10
 
-// streamPrefix begins the names of the streams of runs.
+// streamPrefix is the prefix of the names of runs' streams.
 const streamPrefix = "LDALIGN_"
 
-// Logs lists the logs of a run, each by the first kind that it holds, in the order in which data flows. A kind has a log of its
-// own, but checkpoints, results and control messages, which are few, share one. See
-// docs/adr/0025-each-run-has-its-own-streams.md.
+// Logs lists the logs of a run in the order in which data flows, each by the first kind that it holds. Checkpoints, results and
+// control messages are few and share a log; every other kind has its own. See docs/adr/0025-each-run-has-its-own-streams.md.
 func Logs() []schemas.Kind {
 	return append(schemas.PairKinds(), schemas.DeadLetters, schemas.Checkpoints)
 }
 
-// LogOf is the log that holds a kind.
+// LogOf returns the log that holds a kind, by that log's first kind.
 func LogOf(kind schemas.Kind) schemas.Kind {
 	if kind == schemas.Results || kind == schemas.Control {
 		return schemas.Checkpoints
@@ -37,7 +36,7 @@ func LogOf(kind schemas.Kind) schemas.Kind {
 	return kind
 }
 
-// kindsOf are the kinds in a log.
+// kindsOf returns the kinds in a log.
 func kindsOf(log schemas.Kind) []schemas.Kind {
 	if log == schemas.Checkpoints {
 		return []schemas.Kind{schemas.Checkpoints, schemas.Results, schemas.Control}
@@ -45,7 +44,7 @@ func kindsOf(log schemas.Kind) []schemas.Kind {
 	return []schemas.Kind{log}
 }
 
-// StreamName is the stream that holds the messages of a kind of a run: LDALIGN_<run>_<LOG>. A run's name has no capital letters.
+// StreamName returns the name of the stream that holds a kind of a run: LDALIGN_<run>_<LOG>. A run's name has no capital letters.
 func StreamName(kind schemas.Kind, run string) string {
 	log := strings.ToUpper(string(LogOf(kind)))
 	if LogOf(kind) == schemas.Checkpoints {
@@ -54,10 +53,10 @@ func StreamName(kind schemas.Kind, run string) string {
 	return streamPrefix + run + "_" + log
 }
 
-// Declare creates the streams of a run with limits of its own, or checks those that exist and raises their limits where these
-// are higher; limits are never lowered, for that would discard messages. How long a stream remembers ids is set as the limits
-// say. Whoever declares a run calls it; all others find the streams, or ErrNotFound. It may run in many processes at once.
-// Error: ErrTopology, naming the stream and what differs.
+// Declare creates the streams of a run with the given limits. It checks streams that exist, raises MaxBytes and MaxAge where the
+// given ones are higher, and sets DedupWindow. It never lowers MaxBytes or MaxAge, because that would discard messages. The
+// process that declares a run calls it; others get ErrNotFound until the streams exist. Several processes may call it at once. It
+// returns ErrTopology, naming the stream and the differences, when a stream cannot be used.
 func (c *Conn) Declare(ctx context.Context, run string, limits Limits) error {
 	limits = limits.withDefaults()
 	if err := limits.validate(); err != nil {
@@ -74,7 +73,7 @@ func (c *Conn) Declare(ctx context.Context, run string, limits Limits) error {
 	return nil
 }
 
-// stream is the configuration of the stream of a log.
+// stream returns the configuration of a log's stream.
 func (l Limits) stream(kind schemas.Kind, run string) jetstream.StreamConfig {
 	size := MaxMessage
 	if kind == schemas.DeadLetters {
@@ -87,10 +86,10 @@ func (l Limits) stream(kind schemas.Kind, run string) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:     StreamName(kind, run),
 		Subjects: subjects,
-		// A log: messages stay when they were read, and so do their ids, over a restart.
+		// A log keeps messages after they are read, and keeps them and their ids over a restart.
 		Retention: jetstream.LimitsPolicy,
 		Storage:   jetstream.FileStorage,
-		// A full log refuses; dropping its oldest messages would lose pairs in silence.
+		// A full log refuses new messages. Dropping its oldest ones instead would silently lose pairs.
 		Discard:           jetstream.DiscardNew,
 		MaxConsumers:      -1,
 		MaxMsgs:           -1,
@@ -101,13 +100,12 @@ func (l Limits) stream(kind schemas.Kind, run string) jetstream.StreamConfig {
 		Duplicates:        l.dedupWindow(kind, l.MaxAge),
 		Replicas:          l.Replicas,
 		AllowDirect:       true,
-		// Dead letters that are redriven or dropped are removed one by one. From other logs only the purge of an iteration by
-		// retention removes anything.
+		// Redriving or dropping removes single dead letters. From the other logs, retention removes whole iterations by a purge.
 		DenyDelete: kind != schemas.DeadLetters,
 	}
 }
 
-// ensureStream makes a stream be as wanted, reads it back and asserts it.
+// ensureStream creates a stream, or raises its limits, and checks the resulting configuration.
 func (c *Conn) ensureStream(ctx context.Context, want jetstream.StreamConfig) error {
 	stream, err := c.js.CreateStream(ctx, want)
 	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
@@ -134,7 +132,7 @@ func (c *Conn) ensureStream(ctx context.Context, want jetstream.StreamConfig) er
 	return nil
 }
 
-// raise is the higher of two limits, of which -1 and 0 mean none.
+// raise returns the higher of two limits. A limit of -1 or 0 means none.
 func raise(have, want int64) int64 {
 	if have <= 0 {
 		return have
@@ -142,7 +140,7 @@ func raise(have, want int64) int64 {
 	return max(have, want)
 }
 
-// differences lists what of a stream's configuration would break a promise of this package.
+// differences lists the differences in a stream's configuration that would break a guarantee of this package.
 func differences(have, want jetstream.StreamConfig) []string {
 	var diff []string
 	differ := func(name string, have, want any) {
@@ -175,10 +173,10 @@ func differences(have, want jetstream.StreamConfig) []string {
 	return diff
 }
 
-// noRun says that a server has no streams of a run.
+// noRun returns the error for a run without streams on the server.
 func noRun(run string) error {
-	return fmt.Errorf("%w: the server has no streams of run %s: it is not declared, was deleted, or the server came back without "+
-		"its store: restore that, or the run from a backup (`ldalign restore`)", ErrNotFound, run)
+	return fmt.Errorf("%w: the server has no streams of run %s: the run is not declared, was deleted, or the server has lost its "+
+		"store: restore the store, or the run from a backup (`ldalign restore`)", ErrNotFound, run)
 }
 
 func streamError(want jetstream.StreamConfig, err error) error {
