@@ -50,7 +50,7 @@ type address struct {
 
 func startEmbedded(o Options, reads bool) (*embedded, error) {
 	if o.Dir == "" {
-		return nil, errors.New("streams: give the URL of a NATS server, or a folder for the embedded one")
+		return nil, errors.New("streams: neither the URL of a NATS server nor a folder for the embedded one is given")
 	}
 	host, port, token := "127.0.0.1", server.RANDOM_PORT, rand.Text()
 	if o.Listen != "" {

@@ -14,39 +14,39 @@ import (
 	"github.com/ldalign/ldalign/streams"
 )
 
-// AuditOptions say what of a run is audited.
+// AuditOptions select what an audit covers.
 type AuditOptions struct {
-	// Iteration is one iteration, or AllIterations.
+	// Iteration is the iteration to audit, or AllIterations.
 	Iteration int
-	// Source is the stream that the trainer takes pairs from: prompts, pairs or scored.
+	// Source is the kind that the trainer reads: prompts, pairs or scored.
 	Source schemas.Kind
-	// Given, not nil for a replay, is the part of another run's log that the run reads in place of its own messages. Its
-	// pairs count as if they stood on the run's own log of that kind and on those before it.
+	// Given is set for a replay. It is the part of another run's log that the run reads in place of its own messages. Its pairs
+	// count as if they were in the run's own log of that kind and in the logs before it.
 	Given *streams.Source
-	// First is the run's first iteration: 0, or that at which a replay begins.
+	// First is the run's first iteration: 0, or the one at which a replay begins.
 	First uint32
-	// Trained is how many iterations have made a policy. They are audited even when the log holds nothing of them.
+	// Trained is how many iterations have produced a policy. They are audited even when the log holds nothing of them.
 	Trained uint32
-	// Record gives the trainer's side of an iteration; nil audits the log alone.
+	// Record returns the trainer's record of an iteration. When it is nil, the audit uses only the log.
 	Record func(ctx context.Context, iteration uint32) (Record, error)
-	// Names is how many pairs a finding names at most; 0 takes 20, a negative number all.
+	// Names is how many pairs a finding names at most. 0 means 20, a negative number all.
 	Names int
-	// Progress is told how many of total messages have been read; nil for none.
+	// Progress is called with the number of messages read and their total; nil for none.
 	Progress func(done, total uint64)
 }
 
-// Record is what the trainer has noted of an iteration.
+// Record is what the trainer has recorded of an iteration.
 type Record struct {
-	// Done tells that the iteration has made its policy: nothing more of it will be trained.
+	// Done reports that the iteration has produced its policy, so nothing more of it will be trained.
 	Done bool
-	// Policy is the digest of the weights that the iteration's pairs must come from; empty when it is not known.
+	// Policy is the digest of the weights that the iteration's pairs must come from; empty when unknown.
 	Policy string
-	// Known tells that Pairs and Skipped are what was trained and what was not. A policy of an older program has no such
-	// record; what its trainer found on the source counts as trained then.
+	// Known reports that Pairs and Skipped hold what was trained and what was not. A policy of an older program has no such
+	// record; then every pair that the trainer found on the source counts as trained.
 	Known   bool
 	Pairs   []string
 	Skipped []Skip
-	// Problem is what is wrong with the record itself, such as a pair that an epoch has twice; empty for nothing.
+	// Problem says what is wrong with the record itself, such as a pair that an epoch has twice. It is empty when nothing is.
 	Problem string
 }
 
@@ -61,10 +61,10 @@ type Skip struct {
 //
 //	Prompts + Expired = Trained + Dead + Skipped + Ready + InFlight + Lost
 //
-// each counted by unique pair ids. What contradicts that, or should not be, is a Finding.
+// Each term counts unique pair ids. A Finding reports what contradicts the equation or is otherwise wrong.
 type Balance struct {
 	Iteration uint32 `json:"iteration"`
-	// Closed tells that the iteration asks for no more pairs than Total.
+	// Closed reports that all prompts of the iteration are published. Total is then their number.
 	Closed bool `json:"closed"`
 	Total  int  `json:"total"`
 	// Prompts, Pairs, Encoded and Scored count the pairs seen on each stream.
@@ -72,42 +72,42 @@ type Balance struct {
 	Pairs   int `json:"pairs"`
 	Encoded int `json:"encoded"`
 	Scored  int `json:"scored"`
-	// Expired counts the pairs whose prompts retention has removed from the log: by age, from its beginning, or the whole
-	// iteration's (Expire).
+	// Expired counts the pairs whose prompts retention has removed from the log: the oldest by age, or those of the whole
+	// iteration (Expire).
 	Expired int `json:"expired"`
-	// Recorded tells that Trained is by the trainer's own record, not by what the log held.
+	// Recorded reports that Trained comes from the trainer's own record. Otherwise it comes from the log.
 	Recorded bool `json:"recorded"`
 	Trained  int  `json:"trained"`
-	// Dead counts the pairs that ended as dead letters, in the reasons' order. A pair that came through all the same is not
-	// among them, nor is one that was redriven.
+	// Dead counts the pairs that ended as dead letters, ordered by reason. It excludes pairs that reached the trainer despite a
+	// dead letter, and pairs that were redriven.
 	Dead []ReasonCount `json:"dead_by,omitempty"`
-	// Dropped is how many of the dead ones somebody has said to be unwanted.
+	// Dropped is how many of the dead pairs were dropped (Drop).
 	Dropped int `json:"dropped"`
-	// Skipped counts the other pairs that the trainer had and did not train on, in the reasons' order.
+	// Skipped counts the other pairs that the trainer read and did not train on, ordered by reason.
 	Skipped []ReasonCount `json:"skipped_by,omitempty"`
-	// Ready counts the pairs that wait to be trained.
+	// Ready counts the pairs that wait for the trainer.
 	Ready int `json:"ready"`
 	// InFlight is the number of pairs on their way to the trainer; Flights names the first of them by id.
 	InFlight int      `json:"in_flight"`
 	Flights  []Flight `json:"flights,omitempty"`
-	// Lost counts the pairs that are nowhere although they should be; Findings name them.
+	// Lost counts the pairs that should be somewhere and are nowhere. Findings name them.
 	Lost int `json:"lost"`
-	// Unnamed counts dead letters that belong to no pair (a checkpoint event, bytes without an id), and pairs that have one and
-	// that no prompt asks for: what another program has put on the streams.
+	// Unnamed counts dead letters without a pair (a checkpoint event, bytes without an id), and dead-lettered pairs that have no
+	// prompt, because another program has put them on the streams.
 	Unnamed int `json:"unnamed"`
-	// Duplicates counts messages stored again after the streams had forgotten their ids. Readers drop them.
+	// Duplicates counts messages that were stored again after the server had forgotten their ids. Readers drop them.
 	Duplicates int `json:"duplicates"`
-	// Findings are what is wrong, in a fixed order; none when the iteration balances.
+	// Findings list what is wrong, in a fixed order. There are none when the iteration balances.
 	Findings []Finding `json:"findings,omitempty"`
 }
 
-// ReasonCount is a number of pairs that have one reason.
+// ReasonCount is the number of pairs with one reason.
 type ReasonCount struct {
 	Reason string `json:"reason"`
 	Count  int    `json:"count"`
 }
 
-// Flight is a pair in flight and the last stream that has it.
+// Flight is a pair in flight, with the last stream that has it.
 type Flight struct {
 	PairID string       `json:"pair"`
 	At     schemas.Kind `json:"at"`
@@ -117,30 +117,30 @@ type Flight struct {
 type Finding struct {
 	// Code is one of the Found constants.
 	Code string `json:"code"`
-	// Stream is the kind of the stream that it is about; empty for none.
+	// Stream is the kind whose stream the finding is about; empty for none.
 	Stream schemas.Kind `json:"stream,omitempty"`
 	Count  int          `json:"count"`
-	// Pairs names the first of them by id.
+	// Pairs names the first pairs, ordered by id.
 	Pairs []string `json:"pairs,omitempty"`
-	// Text is a sentence about it without the ids.
+	// Text describes the finding in a sentence, without the ids.
 	Text string `json:"text"`
 }
 
-// What an audit finds. The codes are short and stable.
+// Codes of findings. They are short and stable.
 const (
 	// FoundLost: a stage acknowledged the pair, and neither its output nor a dead letter is in the log.
 	FoundLost = "lost"
-	// FoundGap: a later stream has the pair, and the message that it came from is missing within the log.
+	// FoundGap: a later stream has the pair, but the message that it was made from is missing in the middle of the log.
 	FoundGap = "gap"
-	// FoundMissing: the iteration announced more pairs, or fewer, than it asked for.
+	// FoundMissing: the iteration announced more or fewer pairs than it has prompts.
 	FoundMissing = "missing"
 	// FoundUnfinished: the iteration was trained and the pair is still in flight.
 	FoundUnfinished = "unfinished"
-	// FoundUntrained: the trainer had the pair, and its record says neither that it was trained nor why not.
+	// FoundUntrained: the trainer read the pair, and its record says neither that it was trained nor why it was skipped.
 	FoundUntrained = "untrained"
 	// FoundTwice: the trainer's record has the pair twice.
 	FoundTwice = "trained_twice"
-	// FoundUnknown: the trainer's record has a pair, trained or skipped, that the log does not.
+	// FoundUnknown: the trainer's record has a pair, trained or skipped, that the log does not have.
 	FoundUnknown = "trained_unknown"
 	// FoundWeights: the pair was made by other weights than the iteration's policy.
 	FoundWeights = "weights"
@@ -148,22 +148,22 @@ const (
 	FoundRecord = "record"
 )
 
-// skippedLate is the reason of a pair that reached the source when its iteration had been trained.
+// skippedLate is the reason of a pair that reached the source after its iteration was trained.
 const skippedLate = "late"
 
-// DeadTotal is the number of dead pairs.
+// DeadTotal returns the number of dead pairs.
 func (b Balance) DeadTotal() int { return sum(b.Dead) }
 
-// SkippedTotal is the number of skipped pairs.
+// SkippedTotal returns the number of skipped pairs.
 func (b Balance) SkippedTotal() int { return sum(b.Skipped) }
 
-// Balances tells that every pair is accounted for, the sum holds and nothing is wrong.
+// Balances reports whether the equation of Balance holds and there are no findings.
 func (b Balance) Balances() bool {
 	fates := b.Trained + b.DeadTotal() + b.SkippedTotal() + b.Ready + b.InFlight + b.Lost
 	return len(b.Findings) == 0 && fates == b.Prompts+b.Expired
 }
 
-// MarshalJSON adds what follows from the fields: the totals, and whether the iteration balances.
+// MarshalJSON adds the totals of dead and skipped pairs, and whether the iteration balances.
 func (b Balance) MarshalJSON() ([]byte, error) {
 	type fields Balance // without this method
 	return json.Marshal(struct {
@@ -182,12 +182,12 @@ func sum(counts []ReasonCount) int {
 	return n
 }
 
-// Audit balances the iterations of a run, in order, from what the log holds and what the trainer has recorded. It may be
-// taken while stages work: a pair that has just moved on may be counted where it was. It reads one iteration after the
-// other and keeps some 40 bytes a pair, of two iterations at most.
+// Audit returns the balances of a run's iterations in order, computed from the log and the trainer's record. It may run while
+// stages work; a pair that moves on meanwhile may be counted at its old place. Audit reads one iteration after the other and
+// needs about 40 bytes per pair for at most two iterations.
 func Audit(ctx context.Context, conn *streams.Conn, run string, o AuditOptions) ([]Balance, error) {
 	if !o.Source.CarriesPair() {
-		return nil, fmt.Errorf("streams: audit %s: %q is no stream that a trainer reads", run, o.Source)
+		return nil, fmt.Errorf("streams: audit %s: trainers do not read %q", run, o.Source)
 	}
 	if o.Names == 0 {
 		o.Names = 20
@@ -210,9 +210,9 @@ type auditor struct {
 	announced map[uint32]int          // totals of closed iterations
 	expired   map[uint32]bool         // iterations of which retention has removed messages
 	first     map[schemas.Kind]uint64 // lowest position that retention has left
-	// done of total messages are read.
+	// done is how many of total messages are read.
 	done, total uint64
-	// before is the book of the iteration before: a trainer may mix its pairs in.
+	// before is the book of the previous iteration: the trainer may mix in pairs of that iteration.
 	before *book
 }
 
@@ -244,7 +244,7 @@ func (a *auditor) all(ctx context.Context) ([]Balance, error) {
 	return balances, nil
 }
 
-// survey lists the iterations to audit, counts their messages, and notes where each stream begins.
+// survey lists the iterations to audit, counts their messages, and records where each stream begins.
 func (a *auditor) survey(ctx context.Context) ([]uint32, error) {
 	found := map[uint32]bool{}
 	wanted := func(iteration uint32) bool {
@@ -253,7 +253,7 @@ func (a *auditor) survey(ctx context.Context) ([]uint32, error) {
 	for iteration := range a.o.Trained {
 		found[iteration] = wanted(iteration)
 	}
-	for iteration, total := range a.announced { // although the log may have lost all of it
+	for iteration, total := range a.announced { // the log may have lost all messages of the iteration
 		found[iteration] = found[iteration] || total > 0 && wanted(iteration)
 	}
 	for _, kind := range append(schemas.PairKinds(), schemas.DeadLetters) {
@@ -272,7 +272,7 @@ func (a *auditor) survey(ctx context.Context) ([]uint32, error) {
 	}
 	if from := a.o.Given; from != nil {
 		state, err := a.State(ctx, from.Kind, from.Run)
-		if err != nil && !errors.Is(err, streams.ErrNotFound) { // what a deleted source gave is missing
+		if err != nil && !errors.Is(err, streams.ErrNotFound) { // without a deleted source, its pairs are missing
 			return nil, err
 		}
 		a.first[from.Kind] = state.First
@@ -281,9 +281,10 @@ func (a *auditor) survey(ctx context.Context) ([]uint32, error) {
 	return slices.DeleteFunc(iterations, func(i uint32) bool { return !found[i] }), nil
 }
 
-// audit balances one iteration. The order of reading is what makes it right beside working stages: the trainer's record
-// and the stages' acknowledgements before the log, the log upstream first, the dead letters, and at last, downstream
-// first, what came meanwhile. So what is said to be trained or acknowledged was stored before it was looked for.
+// audit balances one iteration. It reads in an order that gives the right result while stages work: first the trainer's record
+// and the stages' acknowledgements, then the logs in the order in which data flows, then the dead letters, and last, in the
+// reverse order, what the logs have received meanwhile. So everything that is recorded as trained or acknowledged was stored
+// before audit looks for it.
 func (a *auditor) audit(ctx context.Context, iteration uint32) (Balance, error) {
 	var record Record
 	var err error
@@ -308,7 +309,7 @@ func (a *auditor) audit(ctx context.Context, iteration uint32) (Balance, error) 
 				policy = record.Policy
 			}
 			if a.o.Given != nil && kind == a.o.Given.Kind {
-				e.Seq += a.o.Given.Last // the run's own log of that kind goes on behind its source
+				e.Seq += a.o.Given.Last // the run's own positions of that kind follow the source's
 			}
 			b.see(kind, e, policy)
 			a.tick()
@@ -346,7 +347,7 @@ func (a *auditor) audit(ctx context.Context, iteration uint32) (Balance, error) 
 	return out, nil
 }
 
-// given enters what a replay reads of an iteration in its source's log.
+// given adds what a replay reads of an iteration in its source's log.
 func (a *auditor) given(ctx context.Context, iteration uint32, b *book, record Record) error {
 	from := a.o.Given
 	p := streams.Part{
@@ -368,7 +369,7 @@ func (a *auditor) given(ctx context.Context, iteration uint32, b *book, record R
 	return err
 }
 
-// tick tells of one message more.
+// tick counts a message and reports the progress.
 func (a *auditor) tick() {
 	a.done++
 	if a.o.Progress != nil {
@@ -376,7 +377,7 @@ func (a *auditor) tick() {
 	}
 }
 
-// floors are the run's.
+// floors reads the floors of the run's stages.
 func (a *auditor) floors(ctx context.Context) (floors, error) {
 	f := floors{own: map[schemas.Kind]uint64{}, given: a.o.Given}
 	for _, kind := range schemas.PairKinds() {
@@ -394,20 +395,20 @@ func (a *auditor) floors(ctx context.Context) (floors, error) {
 	return f, nil
 }
 
-// lowest is the lowest of the readers' floors.
+// lowest returns the lowest of the readers' floors.
 func lowest(readers []streams.Reader) uint64 {
 	return slices.MinFunc(readers, func(a, b streams.Reader) int { return cmp.Compare(a.Floor, b.Floor) }).Floor
 }
 
-// floors are the positions up to which a run's stages have acknowledged everything: in the run's own logs and, of a replay, in
-// that of its source.
+// floors are the positions up to which a run's stages have acknowledged everything, in the run's own logs and, for a replay, in
+// its source's log.
 type floors struct {
 	own    map[schemas.Kind]uint64
 	source uint64
 	given  *streams.Source
 }
 
-// acknowledged tells whether what stands at a place of the book is below the floor.
+// acknowledged reports whether the stages have acknowledged everything up to position at of the book.
 func (f floors) acknowledged(kind schemas.Kind, at uint64) bool {
 	if f.given == nil || f.given.Kind != kind {
 		return at <= f.own[kind]
@@ -418,7 +419,7 @@ func (f floors) acknowledged(kind schemas.Kind, at uint64) bool {
 	return at-f.given.Last <= f.own[kind]
 }
 
-// kindBefore is the kind that a pair has before it has this one.
+// kindBefore returns the kind of the message from which a message of this kind is made.
 func kindBefore(kind schemas.Kind) schemas.Kind {
 	kinds := schemas.PairKinds()
 	return kinds[max(slices.Index(kinds, kind)-1, 0)]

@@ -16,21 +16,21 @@ import (
 	"github.com/ldalign/ldalign/streams"
 )
 
-// book is what an audit knows of the pairs of one iteration. It is made for a million of them: a pair is 16 bytes of id
-// and a mark of as many.
+// book is what an audit knows of the pairs of one iteration. It is designed for a million pairs: each takes 16 bytes for its id
+// and 16 for its mark.
 type book struct {
 	source schemas.Kind
 	first  map[schemas.Kind]uint64
-	// removed tells that retention has removed messages of this iteration, whatever their places.
+	// removed reports that retention has removed the iteration's messages, wherever they were in the log.
 	removed bool
 	marks   map[pairKey]mark
-	// odd are the ids that are not the 32 hexadecimal digits of schemas.PairID, by their hashes.
+	// odd holds the ids that are not 32 hexadecimal digits as schemas.PairID makes them, by their hashes.
 	odd map[pairKey]string
-	// reasons of dead letters and of skipped pairs; marks hold their numbers, from 1.
+	// reasons holds the reasons of dead letters and skipped pairs. Marks refer to them by number, from 1.
 	reasons    []string
 	duplicates int
 	unnamed    int
-	// mixed counts trained pairs of the iteration before.
+	// mixed counts trained pairs of the previous iteration.
 	mixed int
 }
 
@@ -41,9 +41,9 @@ type pairKey [16]byte
 type mark struct {
 	// seq is the position of its message on the furthest stream that has it.
 	seq uint64
-	// on are the streams that have the pair, a bit for each of pairKinds.
+	// on has a bit for each stream that has the pair, in the order of schemas.PairKinds.
 	on uint8
-	// missing are the streams that had the pair, as a later message says, and do not have it now.
+	// missing has a bit for each stream that has lost the pair: a later message names it as its parent.
 	missing uint8
 	// letter and skip are numbers of reasons; 0 for none.
 	letter, skip uint8
@@ -54,11 +54,11 @@ type flag uint8
 
 const (
 	trained      flag = 1 << iota
-	twice             // in the trainer's record
-	otherWeights      // than the iteration's policy
-	expired           // retention has removed what it came from
-	dropped           // its letter was
-	unwanted          // dead-lettered by who reads the source: being there does not make it trainable
+	twice             // trained twice by the trainer's record
+	otherWeights      // made by other weights than the iteration's policy
+	expired           // retention has removed the message it was made from
+	dropped           // its dead letter was dropped
+	unwanted          // dead-lettered by the reader of the source: it is on the source but not trainable
 )
 
 func newBook(source schemas.Kind, first map[schemas.Kind]uint64, size uint64) *book {
@@ -87,7 +87,7 @@ func (b *book) id(k pairKey) string {
 	return hex.EncodeToString(k[:])
 }
 
-// reason numbers a reason, from 1. Beyond 255 they are one.
+// reason returns the number of a reason, from 1. All reasons from the 255th on share a number.
 func (b *book) reason(text string) uint8 {
 	i := slices.Index(b.reasons, text)
 	if i < 0 && len(b.reasons) == math.MaxUint8 {
@@ -100,18 +100,18 @@ func (b *book) reason(text string) uint8 {
 	return uint8(i + 1)
 }
 
-// bit is a kind's in mark.on.
+// bit returns a kind's bit in mark.on.
 func bit(kind schemas.Kind) uint8 { return 1 << slices.Index(schemas.PairKinds(), kind) }
 
-// furthest is the last stream that has the pair; the first where none has.
+// furthest returns the last stream that has the pair, or the first stream when none has it.
 func (m mark) furthest() schemas.Kind { return schemas.PairKinds()[max(bits.Len8(m.on)-1, 0)] }
 
-// see notes a message; kinds are seen in the order in which data flows. policy, unless it is empty, is the weights that
-// the message must name.
+// see records a message. Call it for the kinds in the order in which data flows. policy, unless empty, is the digest of the
+// weights that the message must name.
 func (b *book) see(kind schemas.Kind, e streams.Entry, policy string) {
 	id := e.ID()
 	if id == "" {
-		return // not published by this program; its stage makes it an unnamed dead letter
+		return // not published by this program: its stage makes it a dead letter without a pair
 	}
 	k, this := b.key(id), bit(kind)
 	m := b.marks[k]
@@ -120,7 +120,7 @@ func (b *book) see(kind schemas.Kind, e streams.Entry, policy string) {
 		return
 	}
 	from, seq, said := e.Parent()
-	if !said { // by an older program, or another
+	if !said { // stored by an older or another program
 		from = kindBefore(kind)
 	}
 	if from != kind && m.on&bit(from) == 0 {
@@ -140,7 +140,7 @@ func (b *book) see(kind schemas.Kind, e streams.Entry, policy string) {
 	b.marks[k] = m
 }
 
-// given notes a message of a replay's source: the pair is on the log of that kind, and was on those before it.
+// given records a message of a replay's source: the pair is in the log of that kind, and was in the logs before it.
 func (b *book) given(kind schemas.Kind, e streams.Entry, policy string) {
 	id := e.ID()
 	if id == "" {
@@ -156,7 +156,7 @@ func (b *book) given(kind schemas.Kind, e streams.Entry, policy string) {
 	b.marks[k] = m
 }
 
-// letter notes a dead letter.
+// letter records a dead letter.
 func (b *book) letter(l *events.DeadLetter) {
 	if l.GetPairId() == "" {
 		b.unnamed++
@@ -179,7 +179,7 @@ func (b *book) letter(l *events.DeadLetter) {
 	b.marks[k] = m
 }
 
-// take notes the trainer's record. A pair of the iteration before is left to that one's audit.
+// take adds the trainer's record. It leaves pairs of the previous iteration to that iteration's audit.
 func (b *book) take(r Record, before *book) {
 	for _, id := range r.Pairs {
 		k := b.key(id)
@@ -206,7 +206,7 @@ func (b *book) take(r Record, before *book) {
 	}
 }
 
-// names collects pairs, and keeps the first of them by id.
+// names counts pairs and keeps the first of them by id.
 type names struct {
 	most  int // negative for all
 	count int
@@ -228,7 +228,7 @@ func (n *names) add(id string) {
 	}
 }
 
-// sorted are the ids kept, in order.
+// sorted returns the kept ids in order.
 func (n *names) sorted() []string {
 	slices.Sort(n.ids)
 	return n.ids
@@ -253,7 +253,7 @@ func (b *book) settle(out *Balance, r Record, below floors, most int) {
 			m.flags |= expired
 		}
 		if m.letter != 0 && m.skip == 0 && m.flags&(trained|expired) == 0 && (m.on == 0 || m.on&1 == 0 && asksForAll) {
-			out.Unnamed++ // nobody has asked for it: another program has put it on a stream
+			out.Unnamed++ // no prompt asks for it: another program has put it on a stream
 			continue
 		}
 		count(out, m)
@@ -306,7 +306,7 @@ func (b *book) settle(out *Balance, r Record, below floors, most int) {
 		out.Flights = append(out.Flights, Flight{PairID: id, At: b.marks[b.key(id)].furthest()})
 	}
 	if rest := out.Total - out.Prompts - out.Expired; b.removed && r.Known && out.Closed && rest > 0 {
-		// neither the record nor a letter has them: redriven too late to be trained, and removed since
+		// in neither the record nor a dead letter: they were redriven too late to be trained, and have been removed since
 		out.Expired += rest
 		skipped[skippedLate] += rest
 	}
@@ -321,14 +321,14 @@ func (b *book) settle(out *Balance, r Record, below floors, most int) {
 	}
 	if out.Closed && out.Prompts+out.Expired != out.Total {
 		report(FoundMissing, schemas.Prompts, &names{count: max(out.Total-out.Prompts-out.Expired, out.Prompts+out.Expired-out.Total)},
-			fmt.Sprintf("%d pairs were announced, the log asks for %d", out.Total, out.Prompts+out.Expired))
+			fmt.Sprintf("%d pairs were announced, but the log has prompts for %d", out.Total, out.Prompts+out.Expired))
 	}
 	for i, kind := range kinds {
 		report(FoundGap, kind, gaps[i], "no message on "+string(kind)+", but on a later stream: the log has lost it")
 	}
 	report(FoundLost, "", lost, "acknowledged by a stage, but neither its output nor a dead letter is in the log")
 	report(FoundUnfinished, "", unfinished, "in flight, although the iteration has been trained")
-	report(FoundUntrained, b.source, untrained, "there in time, but neither trained nor skipped by the trainer's record")
+	report(FoundUntrained, b.source, untrained, "the trainer received it in time, but its record says neither trained nor skipped")
 	report(FoundTwice, "", twiceTrained, "twice in the trainer's record")
 	report(FoundUnknown, "", unknown, "in the trainer's record, but not in the log")
 	report(FoundWeights, b.source, weights, fmt.Sprintf("made by other weights than the iteration's policy %.12s", r.Policy))
@@ -337,7 +337,7 @@ func (b *book) settle(out *Balance, r Record, below floors, most int) {
 	}
 }
 
-// asked is the number of pairs whose prompts the log has.
+// asked returns the number of pairs whose prompts are in the log.
 func (b *book) asked() int {
 	n := 0
 	for _, m := range b.marks {
@@ -346,7 +346,7 @@ func (b *book) asked() int {
 	return n
 }
 
-// newest is the highest position on the source of a pair that the trainer took.
+// newest returns the highest position on the source of a pair that the trainer has trained or skipped.
 func (b *book) newest() uint64 {
 	var newest uint64
 	for _, m := range b.marks {
@@ -357,7 +357,7 @@ func (b *book) newest() uint64 {
 	return newest
 }
 
-// count counts a pair on the streams that have it.
+// count counts a pair for each stream that has it.
 func count(out *Balance, m mark) {
 	for i, n := range []*int{&out.Prompts, &out.Pairs, &out.Encoded, &out.Scored} {
 		if m.on&(1<<i) != 0 {
@@ -375,8 +375,8 @@ func reasonCounts(counts map[string]int) []ReasonCount {
 	return out
 }
 
-// policyOf is the digest of the weights that made a pair, taken out of the bytes of a message without decoding its tokens;
-// empty when they name none.
+// policyOf returns the digest of the weights that made a pair. It reads the digest from the message's bytes without decoding the
+// tokens. It is empty when the message names no weights.
 func policyOf(kind schemas.Kind, data []byte) string {
 	const pairField, policyField = 2, 9
 	if kind == schemas.Encoded || kind == schemas.Scored {
@@ -385,7 +385,7 @@ func policyOf(kind schemas.Kind, data []byte) string {
 	return string(fieldOf(data, policyField))
 }
 
-// fieldOf is the last value of a field of bytes in a protobuf message; nil when there is none or the message is broken.
+// fieldOf returns the last value of a bytes field in a protobuf message; nil when it is missing or the message is malformed.
 func fieldOf(data []byte, number protowire.Number) []byte {
 	var value []byte
 	for len(data) > 0 {

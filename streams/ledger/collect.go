@@ -16,23 +16,25 @@ import (
 
 // Collected is a complete iteration.
 type Collected struct {
-	// Messages are unique by id and in the order of their prompts' positions.
+	// Messages are unique by id and ordered by their prompts' positions.
 	Messages []events.Message
-	// Seqs are their positions in the log.
+	// Seqs are the positions of Messages in the log, in the same order.
 	Seqs []uint64
-	// Dead is the number of pairs that ended as dead letters instead.
+	// Dead is the number of pairs that ended as dead letters.
 	Dead int
-	// First and Last are the lowest and highest position in the log of what Messages holds; 0 when it is empty.
+	// First and Last are the lowest and the highest of Seqs; 0 when there are none.
 	First, Last uint64
 }
 
-// Collect waits until an iteration is complete and returns its messages of a kind (prompts, pairs, encoded or scored).
-// Complete means that the iteration is closed (control message "closed" with the total) and each of its pairs is either
-// a message of that kind or a dead letter. A message stored twice counts once, its first copy; a dead letter that was
-// redriven does not count until its pair comes out or dies again, one of a pair that no prompt asks for not at all. Bytes
-// of that kind that are no message which can be worked with become a dead letter of the stage "trainer", so that the
-// iteration completes without them. onProgress, nil for none, gets the number of pairs accounted for and the total, 0
-// while the iteration is open.
+// Collect waits until an iteration is complete and returns its messages of a kind (prompts, pairs, encoded or scored). An
+// iteration is complete when it is closed (the control message "closed" announces the total) and each of its pairs has either a
+// message of that kind or a dead letter.
+//
+// Of a message that is stored twice only the first copy counts. A redriven dead letter does not count; its pair counts again when
+// it arrives or becomes a dead letter again. A dead letter whose pair has no prompt never counts. Messages of that kind that
+// cannot be decoded become dead letters of the stage "trainer", so the iteration completes without them.
+//
+// onProgress, if not nil, is called with the number of pairs accounted for and the total, which is 0 while the iteration is open.
 func Collect(ctx context.Context, conn *streams.Conn, kind schemas.Kind, run string, iteration uint32,
 	onProgress func(have, total int),
 ) (Collected, error) {
@@ -46,17 +48,17 @@ func Collect(ctx context.Context, conn *streams.Conn, kind schemas.Kind, run str
 	return t.collected(), err
 }
 
-// Arrival is something new about an iteration that is followed.
+// Arrival is a change in an iteration that Arrivals follows.
 type Arrival struct {
-	// Received is a message of the kind that is followed; its Message is nil when what is new is something else.
+	// Received is a message of the followed kind. Its Message is nil for any other change.
 	streams.Received
-	// Have is the number of pairs accounted for, and Total how many there will be; 0 while the iteration is open.
+	// Have is the number of pairs accounted for. Total is the number of pairs; 0 while the iteration is open.
 	Have, Total int
 }
 
-// Arrivals follows an iteration until it is complete, as Collect has it, and calls f with what arrives: each message of
-// the kind once, its first copy, in the log's order; and dead letters, or that the iteration was closed, in between. An
-// error of f ends it and is returned.
+// Arrivals follows an iteration until it is complete (see Collect). It calls f with the first copy of each message of the kind,
+// in the order of the log, and also, with a nil Message, after dead letters and when the iteration is closed. An error of f ends
+// it and is returned.
 func Arrivals(
 	ctx context.Context, conn *streams.Conn, kind schemas.Kind, run string, iteration uint32, f func(Arrival) error,
 ) error {
@@ -64,7 +66,7 @@ func Arrivals(
 	return err
 }
 
-// arrivalsAhead is how many messages are read before they are wanted.
+// arrivalsAhead is how many messages are read ahead.
 const arrivalsAhead = 128
 
 // gather follows an iteration until it is complete.
@@ -85,7 +87,7 @@ func gather(
 			return conn.Scan(reading, p, func(e streams.Entry) error {
 				m, err := e.Open()
 				if err != nil && k == kind {
-					return conn.Bury(reading, streams.LetterOf("trainer", e, err)) // and it comes back as one of the letters
+					return conn.Bury(reading, streams.LetterOf("trainer", e, err)) // it arrives again as a dead letter
 				}
 				if err != nil {
 					conn.PassOver(e, err)
@@ -114,7 +116,7 @@ func gather(
 		told := f(arrival)
 		complete, err := t.complete()
 		if (complete || err != nil) && len(t.dead) > 0 && told == nil {
-			// A letter may have been redriven since it was read, or be of no pair of the iteration.
+			// A dead letter may have been redriven since it was read, or its pair may not belong to the iteration.
 			if complete, err = confirm(ctx, conn, &t, run, iteration); err == nil && !complete {
 				told = f(Arrival{Have: t.have(), Total: t.total})
 			}
@@ -124,15 +126,15 @@ func gather(
 		}
 		if err = cmp.Or(told, err); complete || err != nil {
 			cancel()
-			_ = group.Wait() // ends with the context's error
+			_ = group.Wait() // it returns the context's error
 			return t, err
 		}
 	}
 }
 
-// confirm reads the iteration's dead letters afresh, and leaves out those of pairs that no prompt asks for: bytes that
-// another program has put on a stream must not stand for a pair that is still on its way. Where prompts are missing, as in a
-// replay, which has them in its source's log, every letter counts.
+// confirm reads the iteration's dead letters again, and leaves out those whose pair has no prompt: a message that another program
+// has put on a stream must not count in place of a pair in flight. When prompts are missing from the log, as in a replay, whose
+// prompts are in its source's log, every dead letter counts.
 func confirm(ctx context.Context, conn *streams.Conn, t *tally, run string, iteration uint32) (bool, error) {
 	letters, err := letters(ctx, conn, run, int(iteration))
 	if err != nil {
@@ -144,7 +146,7 @@ func confirm(ctx context.Context, conn *streams.Conn, t *tally, run string, iter
 	}
 	all := len(asked) >= t.total
 	if all {
-		t.total = len(asked) // with what stands among the prompts and is none: it has a letter too
+		t.total = len(asked) // this includes undecodable entries among the prompts, which have dead letters too
 	}
 	clear(t.dead)
 	for _, l := range letters {
@@ -155,7 +157,7 @@ func confirm(ctx context.Context, conn *streams.Conn, t *tally, run string, iter
 	return t.complete()
 }
 
-// tally is what is known of an iteration.
+// tally is what Collect and Recall know of an iteration.
 type tally struct {
 	messages map[string]streams.Received
 	dead     map[string]bool // pairs with a dead letter and no message
@@ -163,7 +165,7 @@ type tally struct {
 	total    int
 }
 
-// add notes a message and tells whether it is the first copy of a pair.
+// add records a message and reports whether it is the first copy of a pair.
 func (t *tally) add(r streams.Received) bool {
 	switch m := r.Message.(type) {
 	case *events.Control:

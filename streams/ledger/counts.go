@@ -11,11 +11,12 @@ import (
 	"github.com/ldalign/ldalign/streams"
 )
 
-// Count is how many messages the streams hold of one iteration. Unlike a Balance it costs a few questions to the server,
-// however many there are, and counts messages, not pairs: one that was stored again, or redriven, counts twice.
+// Count is the number of messages that the streams hold of one iteration. It costs only a few requests to the server, however
+// many messages there are. It counts messages, while a Balance counts pairs: a message that was stored again or redriven counts
+// twice.
 type Count struct {
 	Iteration uint32 `json:"iteration"`
-	// Closed tells that the iteration asks for no more pairs than Total.
+	// Closed reports that all prompts of the iteration are published. Total is then their number.
 	Closed  bool `json:"closed"`
 	Total   int  `json:"total"`
 	Prompts int  `json:"prompts"`
@@ -23,7 +24,7 @@ type Count struct {
 	Encoded int  `json:"encoded"`
 	Scored  int  `json:"scored"`
 	Dead    int  `json:"dead"`
-	// Expired tells that messages were removed by the run's retention.
+	// Expired reports that the run's retention has removed messages of the iteration.
 	Expired bool `json:"expired,omitempty"`
 }
 

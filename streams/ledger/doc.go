@@ -1,4 +1,4 @@
-// Package ledger says what became of every pair of a run, from what the run's logs hold: counts, audits and complete
-// iterations; and it works on a run as a whole: dead letters, retention, backup, restore and rename. It stands on package
-// streams.
+// Package ledger determines from a run's logs what became of every pair: it counts and audits pairs and collects complete
+// iterations. It also implements the operations on a whole run: dead letters, retention, backup, restore and rename. It is built
+// on package streams.
 package ledger
