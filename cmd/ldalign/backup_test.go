@@ -72,7 +72,7 @@ func TestBackupRestoreDelete(t *testing.T) {
 	}
 	ld(elsewhere, "checkpoints gc").want(t, 0, "run tiny-ld: would remove 1 blobs of 11 bytes", "run tiny-sft: would remove 0")
 	ld(elsewhere, "checkpoints gc tiny-ld --yes").want(t, 0, "removed 1 blobs")
-	ld(elsewhere, "runs delete tiny-sft").want(t, exitFailed, "run tiny-ld names run tiny-sft as its model.from")
+	ld(elsewhere, "runs delete tiny-sft").want(t, exitFailed, "run tiny-ld needs run tiny-sft as its model.from")
 	ld(elsewhere, "runs delete nope").want(t, exitFailed, "no such", "nope")
 	ld(elsewhere, "runs delete tiny-ld").want(t, 0, "would delete run tiny-ld", "--yes does it")
 	ld(elsewhere, "audit tiny-ld").want(t, 0)

@@ -687,7 +687,7 @@ func TestStalledRun(t *testing.T) {
 		})
 	})
 	if !errors.Is(err, runs.ErrStalled) || !strings.Contains(err.Error(), "of run own for 2s (streams.stall_after): ") ||
-		!strings.Contains(err.Error(), "every stage is without input; trainer: waiting, wait for pairs 0: 0 of 0 pairs") {
+		!strings.Contains(err.Error(), "no stage has input; trainer: waiting, wait for pairs 0: 0 of 0 pairs") {
 		t.Errorf("got %v", err)
 	}
 	o.up(t).want(t, 0)

@@ -14,19 +14,19 @@ import (
 	"github.com/ldalign/ldalign/trainer/objective"
 )
 
-// AuditOptions say what of a run is audited, and how much is told.
+// AuditOptions say which part of a run Audit covers, and how much it reports.
 type AuditOptions struct {
 	// Iteration is one iteration, or streams.AllIterations.
 	Iteration int
-	// Names is how many pairs a finding names at most; a negative number for all.
+	// Names is the greatest number of pairs that a finding names; a negative number means all.
 	Names int
-	// Progress is told how many of total messages have been read.
+	// Progress is called with the number of messages read so far, and the total.
 	Progress func(done, total uint64)
 }
 
-// Audit balances the iterations of a run: what its logs hold against the trainer's record in its policies.
+// Audit balances the iterations of a run: it compares the run's logs with the trainer's record in its policies.
 func Audit(ctx context.Context, s *Session, spec schemas.Spec, o AuditOptions) ([]ledger.Balance, error) {
-	announced, err := announcedPolicies(ctx, s, spec.Run) // before the store: a policy is there before the log names it
+	announced, err := announcedPolicies(ctx, s, spec.Run) // read before the store, since a policy is stored before the log names it
 	if err != nil {
 		return nil, err
 	}
@@ -40,7 +40,7 @@ func Audit(ctx context.Context, s *Session, spec schemas.Spec, o AuditOptions) (
 		Record: func(ctx context.Context, i uint32) (ledger.Record, error) {
 			r, err := recordOf(ctx, s, policies, i)
 			if digest, made := announced[i+1]; made && !r.Done {
-				r.Done, r.Problem = true, fmt.Sprintf("the log names policy %d (%.12s), which the checkpoint store does not have: "+
+				r.Done, r.Problem = true, fmt.Sprintf("the log names policy %d (%.12s), but the checkpoint store does not have it: "+
 					"restore it from a copy", i+1, digest)
 			}
 			if _, replayed := lineage.Feed(spec, schemas.Pairs); err == nil && replayed {
@@ -63,7 +63,7 @@ func Audit(ctx context.Context, s *Session, spec schemas.Spec, o AuditOptions) (
 	return ledger.Audit(ctx, s.Streams, spec.Run, audit)
 }
 
-// policiesOf are a run's newest policies by iteration.
+// policiesOf returns a run's newest policy of each iteration.
 func policiesOf(ctx context.Context, s *Session, run string) (map[uint32]checkpoints.Manifest, error) {
 	manifests, err := s.Checkpoints.List(ctx, run)
 	if err != nil {
@@ -78,7 +78,7 @@ func policiesOf(ctx context.Context, s *Session, run string) (map[uint32]checkpo
 	return policies, nil
 }
 
-// announcedPolicies are the digests of the policies that a run's log names, by iteration.
+// announcedPolicies returns the digests of the policies that a run's log names, by iteration.
 func announcedPolicies(ctx context.Context, s *Session, run string) (map[uint32]string, error) {
 	named := map[uint32]string{}
 	err := s.Streams.Read(ctx, schemas.Checkpoints, run, streams.AllIterations, 0, func(r streams.Received) error {
@@ -90,7 +90,7 @@ func announcedPolicies(ctx context.Context, s *Session, run string) (map[uint32]
 	return named, err
 }
 
-// recordOf is the trainer's side of an iteration: what its policy's manifest says that it was made of.
+// recordOf returns the trainer's record of an iteration: the pairs that the next policy's manifest names.
 func recordOf(
 	ctx context.Context, s *Session, policies map[uint32]checkpoints.Manifest, iteration uint32,
 ) (ledger.Record, error) {
@@ -109,7 +109,7 @@ func recordOf(
 	} else if err != nil {
 		return r, err
 	}
-	r.Known, r.Pairs = true, batches.Pairs[:len(batches.Pairs)-batches.Earlier] // what came before was audited there
+	r.Known, r.Pairs = true, batches.Pairs[:len(batches.Pairs)-batches.Earlier] // pairs of earlier iterations are audited with those
 	for _, skipped := range batches.Skipped {
 		r.Skipped = append(r.Skipped, ledger.Skip{ID: skipped.ID, Reason: skipped.Reason})
 	}

@@ -18,13 +18,13 @@ import (
 	"github.com/ldalign/ldalign/streams/ledger"
 )
 
-// BackupFile is the last file of a backup: without it the backup is not complete.
+// BackupFile is the file that Backup writes last. A folder without it holds no complete backup.
 const BackupFile = "backup.json"
 
 // backupFormat is the version of a backup's layout.
 const backupFormat = 2
 
-// Saved is what BackupFile holds. Beside it are streams/<kind>.jsonl, blobs/<sha256>, details/<sha256> and
+// Saved is the content of BackupFile. Beside that file are streams/<kind>.jsonl, blobs/<sha256>, details/<sha256> and
 // checkpoints/<number>.json.
 type Saved struct {
 	Format   int               `json:"format"`
@@ -34,22 +34,22 @@ type Saved struct {
 	Progress []ledger.Progress `json:"progress"`
 }
 
-// SavedStream is a file of messages.
+// SavedStream describes a backup's file with the messages of one log.
 type SavedStream struct {
 	Kind     schemas.Kind `json:"kind"`
 	Messages int          `json:"messages"`
 	SHA256   string       `json:"sha256"`
 }
 
-// Backup copies a run into a folder: checkpoints, messages, and how far each stage is. What an interrupted backup has copied of
-// the checkpoints is not copied again. The run may go on meanwhile. onItem is told of each message and each file.
+// Backup copies a run into a folder: checkpoints, messages, and the position of each stage. It continues an interrupted backup
+// and does not copy checkpoint files again. The run may continue meanwhile. Backup calls onItem after each message and each file.
 func Backup(ctx context.Context, s *Session, spec schemas.Spec, dir string, onItem func()) error {
 	if spec.Replays() {
-		return fmt.Errorf("run %s reads the log of run %s, whose positions a backup does not keep: "+
-			"back up that run, and replay it again",
-			spec.Run, spec.Source.Run)
+		return fmt.Errorf("run %s reads the log of run %s, and a backup does not keep the positions in that log: "+
+			"back up run %s, and replay it again",
+			spec.Run, spec.Source.Run, spec.Source.Run)
 	}
-	if err := s.Intact(ctx, spec.Run); err != nil { // a copy of half a run is no backup
+	if err := s.Intact(ctx, spec.Run); err != nil { // refuse to back up a run that is only half there
 		return err
 	}
 	if _, err := os.Stat(filepath.Join(dir, BackupFile)); err == nil {
@@ -63,7 +63,7 @@ func Backup(ctx context.Context, s *Session, spec schemas.Spec, dir string, onIt
 		return err
 	}
 	saved := Saved{Format: backupFormat, Run: spec.Run, Spec: string(text)}
-	// Checkpoints before messages: what a checkpoint was made of is then among them.
+	// Copy checkpoints before messages: the backup then has the messages that its checkpoints were made from.
 	if err := s.Checkpoints.Backup(ctx, spec.Run, dir, func(int64) { onItem() }); err != nil {
 		return err
 	}
@@ -102,7 +102,7 @@ func saveStream(
 	return saved, f.Sync()
 }
 
-// write makes a folder a complete backup.
+// write writes BackupFile, which completes the backup in a folder.
 func (s Saved) write(dir string) error {
 	data, err := json.MarshalIndent(s, "", "  ")
 	if err == nil {
@@ -114,11 +114,11 @@ func (s Saved) write(dir string) error {
 	return nil
 }
 
-// ReadBackup says what a folder's backup holds. A folder without a complete one is a derive.ErrRequest.
+// ReadBackup reads BackupFile of a folder. It returns derive.ErrRequest if the folder has no complete backup.
 func ReadBackup(dir string) (Saved, error) {
 	data, err := os.ReadFile(filepath.Join(dir, BackupFile))
 	if errors.Is(err, os.ErrNotExist) {
-		return Saved{}, fmt.Errorf("%w: %s is no complete backup: it has no %s", derive.ErrRequest, dir, BackupFile)
+		return Saved{}, fmt.Errorf("%w: %s holds no complete backup: it has no %s", derive.ErrRequest, dir, BackupFile)
 	}
 	if err != nil {
 		return Saved{}, fmt.Errorf("restore: %w", err)
@@ -126,7 +126,7 @@ func ReadBackup(dir string) (Saved, error) {
 	return parseBackup(dir, data)
 }
 
-// parseBackup reads what BackupFile of a folder holds.
+// parseBackup parses and checks the content of a folder's BackupFile.
 func parseBackup(dir string, data []byte) (s Saved, err error) {
 	decode := json.NewDecoder(bytes.NewReader(data))
 	decode.DisallowUnknownFields()
@@ -151,10 +151,10 @@ func parseBackup(dir string, data []byte) (s Saved, err error) {
 	return s, nil
 }
 
-// Declared is the spec of the saved run.
+// Declared returns the spec of the saved run.
 func (s Saved) Declared() (schemas.Spec, error) { return oneSpec([]byte(s.Spec)) }
 
-// Messages is the number of messages in the backup.
+// Messages returns the number of messages in the backup.
 func (s Saved) Messages() int {
 	n := 0
 	for _, stream := range s.Streams {
@@ -163,7 +163,7 @@ func (s Saved) Messages() int {
 	return n
 }
 
-// oneSpec reads the spec that a backup, or a message of it, declares the run with.
+// oneSpec parses the spec with which a backup, or a message in it, declares the run.
 func oneSpec(text []byte) (schemas.Spec, error) {
 	specs, err := schemas.ParseSpecs(BackupFile, text)
 	if err != nil {
@@ -175,7 +175,7 @@ func oneSpec(text []byte) (schemas.Spec, error) {
 	return specs[0], nil
 }
 
-// openSaved opens a file of messages that was verified.
+// openSaved verifies a file of messages and opens it.
 func openSaved(dir string, s SavedStream) (f *os.File, err error) {
 	if f, err = os.Open(streamFile(dir, s.Kind)); err != nil {
 		return nil, fmt.Errorf("restore: %w", err)

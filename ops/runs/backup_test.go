@@ -81,7 +81,7 @@ func TestBackupAndRestore(t *testing.T) {
 	}
 	replay := w.spec("again")
 	replay.Source = &schemas.SourceSpec{Run: "align", From: "scored"}
-	if err := Backup(t.Context(), w.Session, replay, t.TempDir(), func() {}); err == nil || !strings.Contains(err.Error(), "back up that run") {
+	if err := Backup(t.Context(), w.Session, replay, t.TempDir(), func() {}); err == nil || !strings.Contains(err.Error(), "back up run align") {
 		t.Errorf("a replay: %v", err)
 	}
 }

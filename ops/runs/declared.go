@@ -9,7 +9,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
-// Specs are the specs of several runs.
+// Specs returns the specs of several runs.
 func Specs(ctx context.Context, s *Session, names []string) ([]schemas.Spec, error) {
 	specs := make([]schemas.Spec, len(names))
 	for i, name := range names {
@@ -21,10 +21,10 @@ func Specs(ctx context.Context, s *Session, names []string) ([]schemas.Spec, err
 	return specs, nil
 }
 
-// AwaitSpec waits until a run is declared.
+// AwaitSpec waits until a run is declared, and returns its spec.
 func AwaitSpec(ctx context.Context, s *Session, run string) (schemas.Spec, error) {
 	if !schemas.ValidRun(run) {
-		return schemas.Spec{}, fmt.Errorf("%w: run %q: want lower-case letters, digits, - and _", ErrSettings, run)
+		return schemas.Spec{}, fmt.Errorf("%w: run name %q: want lower-case letters, digits, - and _", ErrSettings, run)
 	}
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()

@@ -12,20 +12,20 @@ import (
 	"github.com/ldalign/ldalign/trainer/lineage"
 )
 
-// Size is what the server and the store hold of a run.
+// Size is the amount of data that the server and the store hold for a run.
 type Size struct {
 	Run string `json:"run"`
-	// Messages are by kind.
+	// Messages are the numbers of messages, by kind.
 	Messages    map[schemas.Kind]uint64 `json:"messages"`
 	Checkpoints int                     `json:"checkpoints"`
-	// Objects are all files in the store, of Bytes together.
+	// Objects is the number of files in the store, and Bytes their total size.
 	Objects int   `json:"objects"`
 	Bytes   int64 `json:"bytes"`
-	// Deleted tells that they are gone now.
+	// Deleted reports whether the run has been deleted.
 	Deleted bool `json:"deleted"`
 }
 
-// SizeOf counts what there is of a run; ErrNoSuchRun when there is nothing.
+// SizeOf counts the messages and files of a run. It returns ErrNoSuchRun if there are none.
 func SizeOf(ctx context.Context, s *Session, run string) (Size, error) {
 	size := Size{Run: run, Messages: map[schemas.Kind]uint64{}}
 	sizes, err := ledger.SizeOf(ctx, s.Streams, run)
@@ -44,8 +44,8 @@ func SizeOf(ctx context.Context, s *Session, run string) (Size, error) {
 	return size, nil
 }
 
-// Delete deletes everything of a run: its messages, its checkpoints, its reports. It refuses a run that anybody works on, and one
-// that another run names. With dry it only says what it would delete. Interrupted, it can be repeated.
+// Delete deletes a run: its messages, its checkpoints and its reports. It returns an error if a process works on the run, or if
+// another run names it. With dry it only returns the size. An interrupted Delete can be repeated.
 func Delete(ctx context.Context, s *Session, run string, dry bool) (Size, error) {
 	size, err := SizeOf(ctx, s, run)
 	if err != nil {
@@ -58,7 +58,7 @@ func Delete(ctx context.Context, s *Session, run string, dry bool) (Size, error)
 		return size, err
 	}
 	err = holding(ctx, s, run, func() error {
-		// the checkpoints first: a run which is declared but has none can be deleted by the same command after an interruption
+		// checkpoints first: if this is interrupted, the run is still declared, and the same command can delete the rest
 		if err := s.Checkpoints.DeleteRun(ctx, run); err != nil {
 			return err
 		}
@@ -71,7 +71,7 @@ func Delete(ctx context.Context, s *Session, run string, dry bool) (Size, error)
 	return size, err
 }
 
-// unnamed is nil, or says which other run needs this one.
+// unnamed returns an error if another run needs this one.
 func unnamed(ctx context.Context, s *Session, run string) error {
 	names, err := s.Streams.Runs(ctx)
 	if err != nil {
@@ -86,13 +86,13 @@ func unnamed(ctx context.Context, s *Session, run string) error {
 			return err
 		}
 		if key := namedAs(spec, run); key != "" {
-			return fmt.Errorf("run %s names run %s as its %s: delete that one first", name, run, key)
+			return fmt.Errorf("run %s needs run %s as its %s: delete run %s first", name, run, key, name)
 		}
 	}
 	return nil
 }
 
-// namedAs is the key by which a spec names a run; empty for none.
+// namedAs returns the key with which a spec names a run; empty if it does not name it.
 func namedAs(spec schemas.Spec, run string) string {
 	if spec.Source != nil && spec.Source.Run == run {
 		return "source.run"

@@ -35,7 +35,7 @@ func TestDelete(t *testing.T) {
 	w.finished("align")
 	w.must(os.MkdirAll(w.ReportDir("align"), 0o755))
 	w.heir("again", "align")
-	if _, err := Delete(t.Context(), w.Session, "align", true); err == nil || !strings.Contains(err.Error(), "run again names run align as its source.run") {
+	if _, err := Delete(t.Context(), w.Session, "align", true); err == nil || !strings.Contains(err.Error(), "run again needs run align as its source.run") {
 		t.Errorf("a run that another one names: %v", err)
 	}
 	if _, err := Delete(t.Context(), w.Session, "again", false); err != nil {

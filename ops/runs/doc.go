@@ -1,16 +1,16 @@
-// Package runs is what is done with runs from outside a stage: opening their server and store, reading and changing their
-// state. It needs no tensors, so it builds without cgo. Verbs of the command parse, call it, and print.
+// Package runs opens the server and the store of runs, and reads and changes the state of runs. Stages and the trainer do not
+// use it. It needs no tensors, so it builds without cgo. The verbs of the command parse arguments, call it, and print.
 //
-// Package derive plans what a run derived from another one is; this package reads the facts for it. Files use only files above
-// them:
+// Package derive plans a run that is derived from another one; this package reads the facts for the plan. Each file uses only
+// files listed above it:
 //
 //	session.go                          the connections
-//	spec.go, declared.go, lease.go      a run's spec, and the right to change the run
-//	facts.go, intact.go, results.go     what there is of a run
-//	stage.go, liveness.go, stall.go     who works on a run, and what it waits for
-//	status.go                           how far a run is
-//	audit.go, exact.go, sweep.go        proofs and estimates from logs and store
-//	export.go                           a policy as a folder
-//	backup.go, rename.go, restore.go    a copy of a run, and back
-//	letters.go, prune.go, delete.go     what is removed
+//	spec.go, declared.go, lease.go      a run's spec, and the lease that allows changing the run
+//	facts.go, intact.go, results.go     what the server and the store have of a run
+//	stage.go, liveness.go, stall.go     which workers a run has, and what it waits for
+//	status.go                           the progress of a run
+//	audit.go, exact.go, sweep.go        audits, comparisons and estimates from logs and store
+//	export.go                           a policy or guide as a folder
+//	backup.go, rename.go, restore.go    backing up and restoring a run
+//	letters.go, prune.go, delete.go     redriving, dropping and removing
 package runs

@@ -10,20 +10,21 @@ import (
 	"github.com/ldalign/ldalign/trainer/curves"
 )
 
-// ErrDiffers: a replay has other weights, or other records of its steps, than its source.
+// ErrDiffers reports that the weights or the step records of a replay differ from its source's.
 var ErrDiffers = errors.New("the replay has other weights than its source")
 
-// Same is a policy of a replay that is its source's to the last bit.
+// Same is a policy of a replay that equals its source's bit for bit.
 type Same struct {
 	Run    string `json:"run"`
 	Source string `json:"source"`
 	Policy int    `json:"exact_policy"`
-	// Weights and Records are sha256.
+	// Weights and Records are the sha256 of the policy's weights and of its step records.
 	Weights string `json:"weights"`
 	Records string `json:"records"`
 }
 
-// Exact compares the policies that a replay has made with those of its source; ErrDiffers names the first that differs.
+// Exact compares the policies of a replay with those of its source, and returns those that are equal. If one differs, it returns
+// the equal ones before it, and an ErrDiffers that names it.
 func Exact(ctx context.Context, s *Session, spec schemas.Spec) ([]Same, error) {
 	var all []Same
 	for i := spec.Source.Iteration + 1; i <= spec.Iterations; i++ {

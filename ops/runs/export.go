@@ -11,7 +11,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
-// Export writes a policy of a run, or its newest guide, as a folder of files. The folder must not exist.
+// Export writes a policy of a run, or its newest guide, as a folder of files. It returns derive.ErrRequest if the folder exists.
 func Export(
 	ctx context.Context, s *Session, ref schemas.PolicyRef, kind checkpoints.Kind, folder string,
 ) (checkpoints.Manifest, error) {

@@ -12,7 +12,7 @@ import (
 	"github.com/ldalign/ldalign/trainer/lineage"
 )
 
-// Facts reads what a plan needs to know about its parent. What the parent lacks is a fact, not an error.
+// Facts reads the facts that a plan needs about its parent. Facts note what the parent lacks; that is no error.
 func Facts(ctx context.Context, s *Session, parent schemas.Spec, needs derive.Needs) (derive.Facts, error) {
 	facts := derive.Facts{
 		Declared: map[string]schemas.Spec{}, Policies: map[int]derive.Policy{}, Parts: map[int]derive.Part{},
@@ -51,7 +51,7 @@ func Facts(ctx context.Context, s *Session, parent schemas.Spec, needs derive.Ne
 	return facts, nil
 }
 
-// policyFact is a policy of a run by its iteration, or its newest.
+// policyFact looks up a policy of a run by its iteration, or its newest.
 func policyFact(ctx context.Context, s *Session, run string, number int) (derive.Policy, error) {
 	m, err := s.Checkpoints.PolicyOf(ctx, schemas.PolicyRef{Run: run, Iteration: number})
 	if err == nil {

@@ -11,8 +11,8 @@ import (
 	"github.com/ldalign/ldalign/trainer/lineage"
 )
 
-// Intact returns an error when either the server or the store has lost everything of a run and the other has not. A trainer
-// would begin such a run anew, and what is left would not fit what it makes.
+// Intact returns an error if only one of the server and the store still has data of a run. A trainer would start such a run from
+// the beginning, and the remaining data would not match what it makes.
 func (s *Session) Intact(ctx context.Context, run string) error {
 	manifests, err := s.Checkpoints.List(ctx, run)
 	if err != nil {
@@ -27,19 +27,20 @@ func (s *Session) Intact(ctx context.Context, run string) error {
 	if err != nil {
 		return err
 	}
-	const remedy = "restore it from a copy (`ldalign restore` for a backup), or remove what is left by `ldalign runs delete`"
+	const remedy = "restore it from a copy (`ldalign restore` for a backup), or remove the rest with `ldalign runs delete`"
 	if announced > 0 && len(manifests) == 0 {
-		return fmt.Errorf("the checkpoint store has nothing of run %s, of which the log names %d checkpoints: %s",
+		return fmt.Errorf("the checkpoint store has nothing of run %s, but the run's log names %d checkpoints: %s",
 			run, announced, remedy)
 	}
 	// The first policy is committed before the run is declared.
 	if !declared && (len(manifests) > 1 || len(manifests) == 1 && manifests[0].Kind != checkpoints.Policy) {
-		return fmt.Errorf("the streams have nothing of run %s, of which the store has %d checkpoints: %s", run, len(manifests), remedy)
+		return fmt.Errorf("the streams have nothing of run %s, but the store has %d of its checkpoints: %s",
+			run, len(manifests), remedy)
 	}
 	return nil
 }
 
-// Announced is how many checkpoints the run's log names.
+// Announced returns the number of checkpoints that the run's log names.
 func (s *Session) Announced(ctx context.Context, run string) (count int, err error) {
 	err = s.Streams.Read(ctx, schemas.Checkpoints, run, streams.AllIterations, 0, func(streams.Received) error {
 		count++

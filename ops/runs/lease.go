@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// leaseTTL is how long the lease of a process that died keeps a trainer out.
+// leaseTTL is how long the lease of a dead process keeps a trainer from starting.
 const leaseTTL = 10 * time.Second
 
-// holding calls f while this process holds the lease of a run, so that no trainer works on it.
+// holding calls f while this process holds the lease of a run, so that no trainer can work on the run.
 func holding(ctx context.Context, s *Session, run string, f func() error) (err error) {
 	lease, err := s.Streams.AcquireLease(ctx, run, Holder(), leaseTTL)
 	if err != nil {

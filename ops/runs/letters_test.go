@@ -71,7 +71,7 @@ func TestManyLetters(t *testing.T) {
 	tell := func(ledger.Letter) error { told++; return nil }
 	gone := append(letters[:1:1], ledger.Letter{Seq: 99})
 	if err := Redrive(t.Context(), w.Session, append(gone, letters[1:]...), tell); !errors.Is(err, streams.ErrNotFound) ||
-		!strings.Contains(err.Error(), "1 of 4 letters are redriven; the same command goes on") || told != 1 {
+		!strings.Contains(err.Error(), "1 of 4 letters are redriven; run the same command to continue") || told != 1 {
 		t.Errorf("told of %d: %v", told, err)
 	}
 	if letters, err = Letters(t.Context(), w.Session, "align", all); err != nil || len(letters) != 2 || w.count("align")[schemas.Prompts] != 1 {

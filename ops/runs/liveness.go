@@ -10,37 +10,37 @@ import (
 	"github.com/ldalign/ldalign/streams/ledger"
 )
 
-// Liveness is who works on a run, and what it waits for.
+// Liveness says which workers work on a run, and what the run waits for.
 type Liveness struct {
-	// Stages are those of the run in the order in which data flows, the trainer last.
+	// Stages are the run's stages in the order in which data flows, with the trainer last.
 	Stages []StageLiveness  `json:"stages"`
 	Pauses []streams.Paused `json:"pauses,omitempty"`
 	// Full are the streams that are nearly full.
 	Full []ledger.Use `json:"full,omitempty"`
-	// Blocking is the stage that the run waits for; empty when that cannot be told.
+	// Blocking is the stage that the run waits for; empty if it is unknown.
 	Blocking string `json:"blocking,omitempty"`
-	// Because is a sentence about it.
+	// Because says in words what the run waits for.
 	Because string `json:"because"`
 }
 
-// StageLiveness is what the server and the workers say of one stage.
+// StageLiveness is the state of one stage as the server and its workers report it.
 type StageLiveness struct {
 	Stage string `json:"stage"`
-	// Reads is the kind that it reads; empty for the trainer.
+	// Reads is the kind of message that the stage reads; empty for the trainer.
 	Reads schemas.Kind `json:"reads,omitempty"`
-	// Lag is how many messages it has before it, those that a worker holds included.
+	// Lag is the number of messages that the stage has not finished, including those that a worker holds.
 	Lag int `json:"lag"`
-	// Rate is in messages a second (steps for the trainer), ETA in seconds; 0 where it is not known.
+	// Rate is in messages per second (for the trainer, steps), ETA in seconds; 0 if unknown.
 	Rate    float64          `json:"rate"`
 	ETA     float64          `json:"eta"`
 	Paused  bool             `json:"paused"`
 	Workers []streams.Worker `json:"workers"`
 
-	// feeds: see Stage.Feeds; true of the trainer.
+	// feeds is Stage.Feeds of a stage, and true for the trainer.
 	feeds bool
 }
 
-// Liveness asks the server what the stages of a run do.
+// Liveness asks the server what the stages of a run are doing.
 func (s *Session) Liveness(ctx context.Context, spec schemas.Spec, p Pipeline) (Liveness, error) {
 	states, err := ledger.Stages(ctx, s.Streams, spec.Run)
 	if err != nil {
@@ -72,12 +72,12 @@ func (s *Session) Liveness(ctx context.Context, spec schemas.Spec, p Pipeline) (
 	return l, nil
 }
 
-// NearlyFull says how full a stream is, and what to do about it.
+// NearlyFull says in words how full a log is, and which key to raise.
 func NearlyFull(u ledger.Use) string {
 	return fmt.Sprintf("log %s holds %d of %d bytes: raise streams.max_bytes", u.Log, u.Bytes, u.Limit)
 }
 
-// fill adds what the server says.
+// fill sets the fields that come from the server's states and pauses.
 func (s *StageLiveness) fill(states []ledger.StageState, pauses []streams.Paused) {
 	for _, state := range states {
 		if state.Stage == s.Stage {
@@ -87,11 +87,11 @@ func (s *StageLiveness) fill(states []ledger.StageState, pauses []streams.Paused
 	s.Paused = slices.ContainsFunc(pauses, func(p streams.Paused) bool { return p.Stage == "" || p.Stage == s.Stage })
 }
 
-// Paused tells that somebody has paused the run or a stage of it.
+// Paused reports whether the run or one of its stages is paused.
 func (l Liveness) Paused() bool { return len(l.Pauses) > 0 }
 
-// blocking finds the stage that the run waits for: the trainer, unless that waits for pairs; then, going upstream, the
-// first stage that has input or cannot take any.
+// blocking finds the stage that the run waits for. That is the trainer, unless the trainer waits for pairs. Then it is the first
+// stage, going upstream, that has input or cannot take any.
 func (l Liveness) blocking() (stage, because string) {
 	for _, s := range slices.Backward(l.Stages) {
 		if !s.feeds {
@@ -99,29 +99,29 @@ func (l Liveness) blocking() (stage, because string) {
 		}
 		i := slices.IndexFunc(s.Workers, busy)
 		switch {
-		case slices.ContainsFunc(s.Workers, pressed): // it waits for the trainer
+		case slices.ContainsFunc(s.Workers, pressed): // the stage waits for the trainer
 		case s.Paused && len(s.Workers) > 0:
 			return s.Stage, s.Stage + " is paused (`ldalign resume`)"
 		case len(s.Workers) == 0 && (s.Lag > 0 || s.Stage == Trainer):
 			if s.Lag == 0 {
-				return s.Stage, "a " + s.Stage + ", and none is running (the command that started the run goes on with it)"
+				return s.Stage, "no " + s.Stage + " is running (run the command that started the run again)"
 			}
-			return s.Stage, fmt.Sprintf("no %s is running, %d messages wait for one", s.Stage, s.Lag)
+			return s.Stage, fmt.Sprintf("no %s is running, and %d messages wait for one", s.Stage, s.Lag)
 		case i < 0 && s.Lag > 0:
-			return s.Stage, fmt.Sprintf("%s has %d messages before it", s.Stage, s.Lag)
+			return s.Stage, fmt.Sprintf("%s has %d waiting messages", s.Stage, s.Lag)
 		case i < 0:
-		case s.Stage == Trainer && s.Workers[i].State == streams.StateWaiting: // for what the stages before it make
+		case s.Stage == Trainer && s.Workers[i].State == streams.StateWaiting: // the trainer waits for an earlier stage
 		default:
 			return s.Stage, s.Stage + ": " + saying(s.Workers[i])
 		}
 	}
 	if trainer := l.Stages[len(l.Stages)-1]; len(trainer.Workers) > 0 {
-		return Trainer, "every stage is without input; " + Trainer + ": " + saying(trainer.Workers[0])
+		return Trainer, "no stage has input; " + Trainer + ": " + saying(trainer.Workers[0])
 	}
-	return "", "every stage is without input"
+	return "", "no stage has input"
 }
 
-// saying is what a worker says of itself.
+// saying formats the state that a worker reports.
 func saying(w streams.Worker) string {
 	if w.Detail == "" {
 		return w.State
@@ -129,8 +129,8 @@ func saying(w streams.Worker) string {
 	return w.State + ", " + w.Detail
 }
 
-// press marks idle workers as back-pressured when their output is waiting for a later stage: the next prompts come with the
-// next policy, or when the trainer has taken more pairs.
+// press marks idle workers as back-pressured if their output is waiting for a later stage. They get more work with the next
+// policy, or after the trainer has taken more pairs.
 func (l Liveness) press() {
 	behind := slices.IndexFunc(l.Stages, func(s StageLiveness) bool { return s.Stage == l.Blocking })
 	if behind < 0 || slices.ContainsFunc(l.Stages[behind].Workers, waits) {
@@ -151,5 +151,5 @@ func waits(w streams.Worker) bool {
 	return w.State == streams.StateWaiting || w.State == streams.StateStarting
 }
 
-// busy tells that a worker is not simply without input.
+// busy reports whether a worker is in any state other than idle.
 func busy(w streams.Worker) bool { return w.State != streams.StateIdle }

@@ -11,7 +11,8 @@ import (
 	"github.com/ldalign/ldalign/trainer/retention"
 )
 
-// Prune carries out a retention while nobody trains the run. by says for whom. With dry it only says what it would remove.
+// Prune applies a retention to a run, and returns what it removed. by says who asked for it. It returns *streams.ErrHeld if a
+// trainer works on the run. With dry it removes nothing, and returns what it would remove.
 func Prune(
 	ctx context.Context, s *Session, spec schemas.Spec, keep schemas.RetentionSpec, by string, dry bool,
 ) (got retention.Removed, err error) {
@@ -22,17 +23,18 @@ func Prune(
 	return got, err
 }
 
-// Unnamed are the blobs of a run that no checkpoint names: what a process left that died before it wrote the manifest.
+// Unnamed describes the blobs of a run that no checkpoint names. A process that dies before it writes a manifest leaves such
+// blobs.
 type Unnamed struct {
 	Run string `json:"run"`
 	checkpoints.Swept
 	Removed bool `json:"removed"`
-	// Held names the process that works on the run, which was therefore passed over; empty for none.
+	// Held names the process that works on the run. The run was then skipped. Empty for none.
 	Held string `json:"held,omitempty"`
 }
 
-// RemoveUnnamed removes the unnamed blobs of some runs, those that are older than grace; of all runs for none. It passes over
-// a run that somebody works on. With dry it only counts.
+// RemoveUnnamed removes the blobs of the named runs (of all runs, if names is empty) that no checkpoint names and that are older
+// than grace. It skips runs on which a process works. With dry it only counts.
 func RemoveUnnamed(ctx context.Context, s *Session, names []string, grace time.Duration, dry bool) ([]Unnamed, error) {
 	if len(names) == 0 {
 		var err error

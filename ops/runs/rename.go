@@ -15,8 +15,8 @@ import (
 	"github.com/ldalign/ldalign/streams/ledger"
 )
 
-// renameBackup makes of a backup one of the same run under another name, in another folder that holds links to what does not
-// change. Whatever is made of the run's name is made anew: subjects, ids of pairs, digests of manifests and what names them.
+// renameBackup makes a backup of the same run under another name, in the folder to. Files that do not change are linked. What is
+// computed from the run's name is computed anew: subjects, ids of pairs, digests of manifests, and references to them.
 func renameBackup(dir, to, as string) error {
 	saved, err := ReadBackup(dir)
 	if err != nil {
@@ -47,7 +47,7 @@ func renameBackup(dir, to, as string) error {
 	return saved.write(to)
 }
 
-// renameSpec renames the run in the spec that it was declared with.
+// renameSpec renames the run in the spec with which it was declared.
 func renameSpec(text []byte, as string) ([]byte, error) {
 	spec, err := oneSpec(text)
 	if err != nil {
@@ -59,7 +59,7 @@ func renameSpec(text []byte, as string) ([]byte, error) {
 	return spec.YAML()
 }
 
-// learn verifies a file of messages and notes the ids of its pairs.
+// learn verifies a file of messages and records the ids of its pairs.
 func learn(names *ledger.Renaming, dir string, s SavedStream) (err error) {
 	f, err := openSaved(dir, s)
 	if err != nil {

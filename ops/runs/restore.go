@@ -12,11 +12,11 @@ import (
 	"github.com/ldalign/ldalign/streams/ledger"
 )
 
-// RestoreProgress is told of what is restored; both functions are called once for each item.
+// RestoreProgress has the functions that Restore calls after each message and each file.
 type RestoreProgress struct{ Message, File func() }
 
-// Restore puts the run of a backup where no run of its name is, under its own name or another one. Everything is verified
-// before it is stored; interrupted, it can be repeated. It returns the spec of the restored run.
+// Restore restores the run of a backup, under its own name or another one, and returns its spec. It returns an error if a run of
+// that name is declared. Everything is verified before it is stored. An interrupted Restore can be repeated.
 func Restore(
 	ctx context.Context, s *Session, dir string, request derive.Restore, on RestoreProgress,
 ) (spec schemas.Spec, err error) {
@@ -59,7 +59,7 @@ func restore(ctx context.Context, s *Session, spec schemas.Spec, dir string, on 
 			return err
 		}
 		for _, stream := range saved.Streams {
-			if stream.Kind == streams.LogOf(schemas.Control) { // the last: a run that is declared is whole
+			if stream.Kind == streams.LogOf(schemas.Control) { // the declaration comes last: a declared run is complete
 				if err := restoreRest(ctx, s, dir, saved, on.File); err != nil {
 					return err
 				}
@@ -72,7 +72,8 @@ func restore(ctx context.Context, s *Session, spec schemas.Spec, dir string, on 
 	})
 }
 
-// restoreRest restores what stands between the messages and their declaration: checkpoints, and how far the stages are.
+// restoreRest restores what comes after the data messages and before the declaration: checkpoints and the positions of the
+// stages.
 func restoreRest(ctx context.Context, s *Session, dir string, saved Saved, onFile func()) error {
 	if err := s.Checkpoints.Restore(ctx, saved.Run, dir, func(int64) { onFile() }); err != nil {
 		return err

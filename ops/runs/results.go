@@ -10,7 +10,7 @@ import (
 	"github.com/ldalign/ldalign/streams"
 )
 
-// Results are a run's evaluations by iteration; of several for one checkpoint the last counts.
+// Results returns a run's evaluations by iteration; the last one counts if a checkpoint has several.
 func (s *Session) Results(ctx context.Context, run string) (map[uint32]*events.Result, error) {
 	out := map[uint32]*events.Result{}
 	err := s.Streams.Read(ctx, schemas.Results, run, streams.AllIterations, 0, func(r streams.Received) error {
@@ -22,7 +22,7 @@ func (s *Session) Results(ctx context.Context, run string) (map[uint32]*events.R
 	return out, err
 }
 
-// ExpectedResults is how many policies of a run are evaluated.
+// ExpectedResults returns how many policies of a run are to be evaluated.
 func ExpectedResults(spec schemas.Spec) int {
 	if spec.Data.Eval == "" {
 		return 0
@@ -30,7 +30,7 @@ func ExpectedResults(spec schemas.Spec) int {
 	return spec.Iterations + 1 - max(spec.Evaluation.First, spec.FirstIteration())
 }
 
-// Complete tells whether a run has all its policies and results. It is false for a run that was declared with another spec.
+// Complete reports whether a run has all its policies and results. It is false for a run that was declared with another spec.
 func (s *Session) Complete(ctx context.Context, spec schemas.Spec) (bool, error) {
 	last, err := s.Checkpoints.Policy(ctx, spec.Run, uint32(spec.Iterations))
 	if errors.Is(err, checkpoints.ErrNoCheckpoint) {

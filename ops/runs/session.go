@@ -18,9 +18,9 @@ import (
 )
 
 var (
-	// ErrNoRuns: the data folder holds no runs.
+	// ErrNoRuns reports that the data folder holds no runs.
 	ErrNoRuns = errors.New("holds no runs")
-	// ErrSettings: a setting of the session itself, such as an endpoint, is malformed.
+	// ErrSettings reports a malformed setting, such as an endpoint or a run's name.
 	ErrSettings = errors.New("wrong settings")
 )
 
@@ -29,18 +29,18 @@ type Options struct {
 	// Dir is the data folder: the embedded server's streams, the directory store, downloaded checkpoints, reports.
 	Dir     string
 	Servers schemas.ServersSpec
-	// Limits are the run's streams section; Attach does not use them.
+	// Limits is the streams section of the run's spec; Attach does not use it.
 	Limits schemas.StreamsSpec
 	// Listen is the embedded server's host:port; empty for a random port that only verbs on the same folder can use.
 	Listen string
-	// CacheBytes bounds the folder of downloaded checkpoints; 0 for no bound.
+	// CacheBytes limits the size of the folder of downloaded checkpoints; 0 for no limit.
 	CacheBytes int64
 	// Name is this client's name, as the server lists it.
 	Name string
 	Log  zerolog.Logger
 }
 
-// Session is a process's connections: the streams and the checkpoint store of the runs in a folder or on servers.
+// Session holds a process's connections to the streams and the checkpoint store of the runs in a folder or on servers.
 type Session struct {
 	Dir         string
 	Streams     *streams.Conn // nil after OpenStore
@@ -49,8 +49,8 @@ type Session struct {
 	Log         zerolog.Logger
 }
 
-// embeddedAckWait bounds streams.ack_wait where the server is embedded: its stages live and die with it, so no network
-// excuses one that is silent. After a crash the next process waits no longer than this for what the last one held.
+// embeddedAckWait limits streams.ack_wait for an embedded server. Its stages run in the server's process, so no network delays
+// their acknowledgements. After a crash, the next process waits this long for the messages that the last one held.
 const embeddedAckWait = 3 * time.Second
 
 // Open connects to the servers, or starts the embedded ones in the folder.
@@ -70,7 +70,7 @@ func Open(ctx context.Context, o Options) (*Session, error) {
 }
 
 // Attach connects for reading: to the servers, to the process that works in the folder, or to the folder itself. It
-// returns ErrNoRuns where the folder has no streams.
+// returns ErrNoRuns if the folder has no streams.
 func Attach(ctx context.Context, o Options) (*Session, error) {
 	if err := Any(o.Dir, o.Servers); err != nil {
 		return nil, err
@@ -84,18 +84,18 @@ func Attach(ctx context.Context, o Options) (*Session, error) {
 	})
 }
 
-// Any is ErrNoRuns where neither servers are named nor the folder has streams.
+// Any returns ErrNoRuns if no NATS server is named and the folder has no streams.
 func Any(dir string, servers schemas.ServersSpec) error {
 	if _, err := os.Stat(filepath.Join(dir, "nats")); servers.NATS == "" && errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("%s %w (another folder: --dir; a server: --nats)", dir, ErrNoRuns)
+		return fmt.Errorf("%s %w (use --dir for another folder, --nats for a server)", dir, ErrNoRuns)
 	}
 	return nil
 }
 
-// OpenStore opens the checkpoint store alone. It returns ErrNoRuns where the folder does not exist.
+// OpenStore opens only the checkpoint store. It returns ErrNoRuns if the folder does not exist.
 func OpenStore(ctx context.Context, o Options) (*Session, error) {
 	if _, err := os.Stat(o.Dir); o.Servers.S3 == "" && errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("%s %w (another folder: --dir; a server: --s3)", o.Dir, ErrNoRuns)
+		return nil, fmt.Errorf("%s %w (use --dir for another folder, --s3 for a server)", o.Dir, ErrNoRuns)
 	}
 	return open(ctx, o)
 }
@@ -106,7 +106,7 @@ func (o Options) streams() streams.Options {
 	}
 }
 
-// open is a session without streams.
+// open returns a session without streams.
 func open(ctx context.Context, o Options) (*Session, error) {
 	store, err := openStore(ctx, o.Dir, o.Servers)
 	if err != nil {
@@ -133,8 +133,8 @@ func connect(ctx context.Context, o Options, dial func() (*streams.Conn, error))
 	return s, nil
 }
 
-// openFreed opens a folder that another process may be about to leave: a verb that only reads holds an idle one until it has
-// read, which takes an audit of a million pairs half a minute.
+// openFreed opens the streams in a folder, and waits for a while if another process is using them: it may be about to end. A verb
+// that only reads can hold an otherwise unused folder for long; an audit of a million pairs takes half a minute.
 func openFreed(ctx context.Context, o streams.Options) (*streams.Conn, error) {
 	const patience, forReader, every = 3 * time.Second, time.Minute, 100 * time.Millisecond
 	said := false
@@ -173,7 +173,7 @@ func openStore(ctx context.Context, dir string, servers schemas.ServersSpec) (ch
 	})
 }
 
-// Declare creates the streams of a run by its spec, or raises their limits to those of the spec.
+// Declare creates the streams of a run with the limits of its spec, or raises existing limits to these.
 func (s *Session) Declare(ctx context.Context, spec schemas.Spec) error {
 	limits, err := streams.ParseLimits(spec.Streams)
 	if err != nil {
@@ -182,7 +182,7 @@ func (s *Session) Declare(ctx context.Context, spec schemas.Spec) error {
 	return s.Streams.Declare(ctx, spec.Run, limits)
 }
 
-// Close disconnects from the streams. Whoever works in the session has ended before.
+// Close disconnects from the streams. Callers end all work in the session first.
 func (s *Session) Close() error {
 	if s.Streams == nil {
 		return nil
@@ -190,10 +190,10 @@ func (s *Session) Close() error {
 	return s.Streams.Close()
 }
 
-// ReportDir is the folder of a run's report.
+// ReportDir returns the folder of a run's report.
 func (s *Session) ReportDir(run string) string { return filepath.Join(s.Dir, "runs", run) }
 
-// Holder names this process in leases: host/pid.
+// Holder returns the name of this process in leases: host/pid.
 func Holder() string {
 	host, err := os.Hostname()
 	if err != nil {

@@ -10,10 +10,10 @@ import (
 	"github.com/ldalign/ldalign/trainer/lineage"
 )
 
-// ErrNoSuchRun: no run of that name is declared.
+// ErrNoSuchRun reports that no run of that name is declared.
 var ErrNoSuchRun = errors.New("no such run")
 
-// Spec is the spec that a run was declared with; ErrNoSuchRun when it is not declared.
+// Spec returns the spec with which a run was declared, or ErrNoSuchRun if it is not declared.
 func Spec(ctx context.Context, s *Session, run string) (schemas.Spec, error) {
 	spec, err := lineage.Spec(ctx, s.Streams, run)
 	if errors.Is(err, streams.ErrNotFound) {

@@ -11,11 +11,11 @@ import (
 	"github.com/ldalign/ldalign/streams"
 )
 
-// ErrStalled: a run made no progress for longer than its spec allows.
+// ErrStalled reports that a run made no progress for longer than its spec allows.
 var ErrStalled = errors.New("no progress")
 
-// WatchStall returns ErrStalled, with what the run was waiting for, when it made no progress for streams.stall_after; nil
-// when ctx ends before.
+// WatchStall watches a run until ctx ends, and then returns nil. If the run makes no progress for streams.stall_after, it returns
+// an ErrStalled that says what the run was waiting for.
 func (s *Session) WatchStall(ctx context.Context, spec schemas.Spec, p Pipeline) error {
 	limits, err := streams.ParseLimits(spec.Streams)
 	if err != nil || limits.StallAfter == 0 {
@@ -33,7 +33,7 @@ func (s *Session) WatchStall(ctx context.Context, spec schemas.Spec, p Pipeline)
 		}
 		l, err := s.Liveness(ctx, spec, p)
 		if err != nil {
-			continue // the server is away: who needs it says so
+			continue // the server does not answer: the stages and the trainer report that
 		}
 		for _, full := range l.Full {
 			if !warned[full.Log] {
@@ -46,13 +46,13 @@ func (s *Session) WatchStall(ctx context.Context, spec schemas.Spec, p Pipeline)
 		}
 		if time.Since(since) >= limits.StallAfter {
 			return fmt.Errorf("%w of run %s for %v (streams.stall_after): %s. `ldalign status %s` shows every stage; "+
-				"when the cause is gone the same command goes on", ErrStalled, spec.Run, limits.StallAfter, l.Because, spec.Run)
+				"fix the cause, then run the same command to continue", ErrStalled, spec.Run, limits.StallAfter, l.Because, spec.Run)
 		}
 	}
 }
 
-// moves is a text that changes with every sign of progress of any worker. A stage that the trainer does not wait for may
-// give none within a message, so its word that it works counts as one.
+// moves returns a text that changes with every sign of progress of any worker. A stage that makes no pairs may show no progress
+// during a long message. While such a stage reports that it is working, each tick counts as progress.
 func (l Liveness) moves(tick int) string {
 	var b strings.Builder
 	for _, s := range l.Stages {

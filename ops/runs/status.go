@@ -14,31 +14,31 @@ import (
 	"github.com/ldalign/ldalign/trainer/lineage"
 )
 
-// Status says how far a run is.
+// Status is the progress of a run.
 type Status struct {
 	Run        string         `json:"run"`
 	Objective  string         `json:"objective"`
 	Iterations []ledger.Count `json:"iterations"`
 	// Policy is the newest policy's iteration; -1 before the first.
 	Policy int `json:"policy"`
-	// Of is the number of iterations that the run makes.
+	// Of is the run's number of iterations.
 	Of          int   `json:"of"`
 	Guide       bool  `json:"guide"`
 	Evaluated   int   `json:"evaluated"`
 	Checkpoints int   `json:"checkpoints"`
 	State       State `json:"state"`
-	// Missing says why there are no checkpoints although the run has made some; empty otherwise.
+	// Missing says why the store has no checkpoints although the run has made some; empty otherwise.
 	Missing string `json:"missing,omitempty"`
-	// Data tells how many records the run trains on, and what was dropped; empty before it begins.
+	// Data says how many records the run trains on, and which were dropped; empty before the run begins.
 	Data string `json:"data,omitempty"`
-	// Source is what a replay or fork began with; Lineage says it in words.
+	// Source is the log or policy that a replay or fork starts from; Lineage says it in words.
 	Source  *schemas.SourceSpec `json:"source,omitempty"`
 	Lineage string              `json:"lineage,omitempty"`
-	// Live is who works on the run now; absent in a list of runs.
+	// Live says what the run's workers are doing now; nil in a list of runs.
 	Live *Liveness `json:"live,omitempty"`
 }
 
-// State is where a run stands, in words.
+// State is the state of a run, in words.
 type State string
 
 // The states of a run.
@@ -50,7 +50,7 @@ const (
 	StateComplete   State = "complete"
 )
 
-// Status reads how far a run is.
+// Status reads the progress of a run. It returns ErrNoSuchRun if the run is not declared.
 func (s *Session) Status(ctx context.Context, run string) (Status, error) {
 	spec, err := Spec(ctx, s, run)
 	if err != nil {
@@ -94,7 +94,7 @@ func (s *Session) Status(ctx context.Context, run string) (Status, error) {
 	return st, nil
 }
 
-// LiveStatus is Status with who works on the run.
+// LiveStatus is Status with Live filled in.
 func (s *Session) LiveStatus(ctx context.Context, run string, p Pipeline) (Status, error) {
 	st, err := s.Status(ctx, run)
 	if err != nil {
@@ -107,7 +107,7 @@ func (s *Session) LiveStatus(ctx context.Context, run string, p Pipeline) (Statu
 	l, err := s.Liveness(ctx, spec, p)
 	st.Live = &l
 	if st.State == StateComplete {
-		l.Blocking, l.Because = "", "nothing: it is complete"
+		l.Blocking, l.Because = "", "nothing: the run is complete"
 	}
 	if st.State == StateGoing && l.Paused() {
 		st.State = StatePaused
@@ -115,7 +115,7 @@ func (s *Session) LiveStatus(ctx context.Context, run string, p Pipeline) (Statu
 	return st, err
 }
 
-// withGiven adds to the counts of a replay what its source gave it: those messages are on the source's log.
+// withGiven adds to the counts of a replay the messages that it reads from its source's log.
 func withGiven(c ledger.Count, spec schemas.Spec) ledger.Count {
 	for _, of := range []struct {
 		kind schemas.Kind
@@ -128,7 +128,7 @@ func withGiven(c ledger.Count, spec schemas.Spec) ledger.Count {
 	return c
 }
 
-// addCheckpoints adds what the store has of the run.
+// addCheckpoints fills in what the store says about the run.
 func (s *Session) addCheckpoints(ctx context.Context, st *Status) error {
 	manifests, err := s.Checkpoints.List(ctx, st.Run)
 	if err != nil {
@@ -149,8 +149,8 @@ func (s *Session) addCheckpoints(ctx context.Context, st *Status) error {
 	}
 	announced, err := s.Announced(ctx, st.Run)
 	if err == nil && announced > 0 {
-		st.Missing = fmt.Sprintf("the run's log names %s, but the store that was searched has none: name the run's own store by --s3 "+
-			"(LDALIGN_S3); without it the folder %s is searched", progress.Count(int64(announced), "checkpoints"), s.Dir)
+		st.Missing = fmt.Sprintf("the run's log names %s, but this store has none: name the run's store with --s3 "+
+			"(LDALIGN_S3); without --s3, ldalign looks in the folder %s", progress.Count(int64(announced), "checkpoints"), s.Dir)
 	}
 	return err
 }

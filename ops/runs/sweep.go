@@ -15,22 +15,22 @@ import (
 	"github.com/ldalign/ldalign/trainer/schedule"
 )
 
-// SweepRun is one run of a sweep, with what it takes.
+// SweepRun is one run of a sweep, with an estimate of its work.
 type SweepRun struct {
 	Run string `json:"run"`
-	// Set are the assignments of which it is a combination.
+	// Set is the run's combination of assignments.
 	Set []string `json:"set"`
-	// Pairs that it trains on, in Steps optimizer steps.
+	// Pairs is the number of pairs that the run trains on, in Steps optimizer steps.
 	Pairs int `json:"pairs"`
 	Steps int `json:"steps"`
-	// Seconds is how long the parent trained on the same pairs, for as many epochs; 0 where the log does not tell.
+	// Seconds is how long the parent took to train on the same pairs, scaled to the run's epochs; 0 if the log does not say.
 	Seconds float64 `json:"seconds,omitempty"`
-	// Done tells that the run is complete.
+	// Done reports whether the run is complete.
 	Done bool         `json:"done"`
 	Spec schemas.Spec `json:"-"`
 }
 
-// PlanSweep plans the runs of a sweep over one parent, and estimates each.
+// PlanSweep plans the runs of a sweep over one parent, and estimates the work of each.
 func PlanSweep(ctx context.Context, s *Session, parent schemas.Spec, request derive.Sweep) ([]SweepRun, error) {
 	needs, err := request.Needs(parent)
 	if err != nil {
@@ -87,14 +87,14 @@ func trainedIn(
 	return t, err
 }
 
-// trainingTook is the time from an iteration's last pair to its policy, by the server's clock; 0 when it is not in the log.
-// It includes whatever interrupted the run meanwhile.
+// trainingTook returns the time from an iteration's last pair to its policy, by the server's clock; 0 if the log does not have
+// both. It includes interruptions of the run.
 func trainingTook(ctx context.Context, s *Session, spec schemas.Spec, iteration uint32) (time.Duration, error) {
 	feed, _ := lineage.Feed(spec, objective.TrainsFrom(spec.Objective.Kind))
 	var last, made time.Time
 	seen := map[string]bool{}
 	err := s.Streams.Read(ctx, feed.Kind, feed.Run, int(iteration), feed.First, func(r streams.Received) error {
-		if id := r.Message.ID(); !seen[id] { // not what was stored again
+		if id := r.Message.ID(); !seen[id] { // skip copies of a message
 			seen[id], last = true, r.Time
 		}
 		return nil
