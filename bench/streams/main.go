@@ -1,4 +1,5 @@
-// Command streams measures what the transport costs: the four logs and three stages of a run with work that takes no time.
+// Command streams measures the cost of the transport. It runs the four logs and three stages of a run, with stages whose work
+// takes no time.
 //
 //	go run ./bench/streams transport -server .native/servers/nats-server -nats nats
 //	go run ./bench/streams scaling -server …
@@ -6,11 +7,15 @@
 //	go run ./bench/streams redelivery -server …
 //	go run ./bench/streams runs		(2 GB of disk)
 //
-// It starts a real nats-server that syncs every message, as the embedded one does. transport puts pairs of 4 KiB through
-// the stages by 1 to 16 workers, each with a connection of its own, beside `nats bench` on the same server in the same
-// run; scaling has each pair take 50 ms; million puts 1,000,000 pairs through stages that are processes of their own,
-// looks at the memory of every process, and reads the log again as a replay does; redelivery kills a worker that holds a
-// batch, and times until another has done it; runs looks at a server that holds 500 finished runs, and deletes a large one.
+// It starts a real nats-server that syncs every message, as the embedded one does.
+//
+//   - transport sends pairs of 4 KiB through the stages with 1 to 16 workers per stage, each with its own connection, and
+//     compares the rate with that of `nats bench` on the same server;
+//   - scaling does so with work of 50 ms per pair;
+//   - million sends 1,000,000 pairs through stages that run as processes, shows the memory of every process, and reads the log
+//     again as a replay does;
+//   - redelivery kills a worker that holds a batch and measures the time until another worker has processed it;
+//   - runs measures an embedded server that holds 500 finished runs, and the deletion of a large run.
 package main
 
 import (
@@ -47,11 +52,11 @@ func main() {
 	}
 }
 
-// bench is one invocation.
+// bench holds the flags and the server of one invocation.
 type bench struct {
 	server, cli, dir string
 	pairs, bytes     int
-	// url and pid are the running server's.
+	// url and pid belong to the running server.
 	url string
 	pid int
 }
@@ -62,11 +67,11 @@ func run(ctx context.Context, args []string) (err error) {
 	}
 	var b bench
 	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
-	flags.StringVar(&b.server, "server", ".native/servers/nats-server", "nats-server (ops/native/servers.sh builds it)")
-	flags.StringVar(&b.cli, "nats", "nats", "the nats command, for the raw rates of transport")
+	flags.StringVar(&b.server, "server", ".native/servers/nats-server", "path of nats-server (ops/native/servers.sh builds it)")
+	flags.StringVar(&b.cli, "nats", "nats", "path of the nats command, with which transport measures raw rates")
 	flags.StringVar(&b.dir, "dir", os.TempDir(), "folder on the disk to measure")
-	flags.IntVar(&b.pairs, "pairs", 0, "pairs; 0 is the measurement's own number")
-	flags.IntVar(&b.bytes, "bytes", 4096, "bytes of a pair")
+	flags.IntVar(&b.pairs, "pairs", 0, "number of pairs; 0 is the measurement's default")
+	flags.IntVar(&b.bytes, "bytes", 4096, "size of a pair in bytes")
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
 	}
@@ -95,10 +100,10 @@ func run(ctx context.Context, args []string) (err error) {
 	case "redelivery":
 		return b.redelivery(ctx)
 	}
-	return fmt.Errorf("%q is no measurement", args[0])
+	return fmt.Errorf("unknown measurement %q: want transport, scaling, million, redelivery or runs", args[0])
 }
 
-// start starts the server on a folder of its own.
+// start starts the server on a new folder.
 func (b *bench) start(ctx context.Context) (stop func() error, err error) {
 	dir, err := os.MkdirTemp(b.dir, "ldalign-bench-")
 	if err != nil {
@@ -130,7 +135,7 @@ func (b *bench) start(ctx context.Context) (stop func() error, err error) {
 	}, nil
 }
 
-// connect is one more client, as another process would be.
+// connect opens another connection, as another process would.
 func (b *bench) connect(ctx context.Context) (*streams.Conn, error) {
 	for try := 0; ; try++ {
 		c, err := streams.Open(ctx, streams.Options{URL: b.url, Name: "bench", Log: zerolog.Nop(), Limits: limits()})
@@ -144,16 +149,16 @@ func (b *bench) connect(ctx context.Context) (*streams.Conn, error) {
 	}
 }
 
-// limits of a run; a server that stores 512 GB takes more than ten such runs.
+// limits returns the limits of a run. The server's 512 GB suffice for more than ten such runs.
 func limits() streams.Limits { return streams.Limits{MaxBytes: 8 << 30} }
 
-// stage is one of the three between prompts and the trainer.
+// stage is one of the three stages between the prompts and the trainer.
 type stage struct {
 	streams.Stage
 	process streams.Process
 }
 
-// stages of a run, whose work on each message takes a given time.
+// stages returns the stages of a run. Their work on each message takes a given time.
 func stages(run string, batch int, work time.Duration) []stage {
 	turn := func(f func(events.Message) streams.Emit) streams.Process {
 		return func(ctx context.Context, in []events.Message) []streams.Outcome {
@@ -191,7 +196,7 @@ func stages(run string, batch int, work time.Duration) []stage {
 	}
 }
 
-// prompts publishes n prompts of the given size, and that there are no more.
+// prompts publishes n prompts of the given size, and then that the iteration is closed.
 func (b *bench) prompts(ctx context.Context, c *streams.Conn, run string, n int) error {
 	if err := c.Declare(ctx, run, limits()); err != nil {
 		return err
@@ -215,7 +220,7 @@ func (b *bench) prompts(ctx context.Context, c *streams.Conn, run string, n int)
 	})
 }
 
-// through runs workers of each stage until n scored pairs are stored, and tells how long that took.
+// through runs workers of each stage until n scored pairs are stored, and returns how long that took.
 func (b *bench) through(ctx context.Context, list []stage, workers, n int) (time.Duration, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -302,7 +307,7 @@ func (b *bench) transport(ctx context.Context) error {
 
 var rate = regexp.MustCompile(`([0-9][0-9,.]*) msgs/sec`)
 
-// raw is a rate that the nats command measures, in messages a second.
+// raw runs `nats bench` and returns the rate that it measures, in messages per second.
 func (b *bench) raw(ctx context.Context, args ...string) (float64, error) {
 	command := exec.CommandContext(ctx, b.cli, append([]string{"bench", "--server", b.url}, args...)...)
 	text, err := command.CombinedOutput()
@@ -311,12 +316,12 @@ func (b *bench) raw(ctx context.Context, args ...string) (float64, error) {
 	}
 	found := rate.FindSubmatch(text)
 	if found == nil {
-		return 0, fmt.Errorf("%s told no rate:\n%s", command, text)
+		return 0, fmt.Errorf("%s printed no rate:\n%s", command, text)
 	}
 	return strconv.ParseFloat(strings.ReplaceAll(string(found[1]), ",", ""), 64)
 }
 
-// publish is the rate at which the nats command stores n messages on a stream of its own.
+// publish returns the rate at which the nats command stores n messages on a new stream.
 func (b *bench) publish(ctx context.Context, n int, flags ...string) (float64, error) {
 	args := append([]string{
 		"js", "pub", "async", "--create", "--purge", "--size", strconv.Itoa(b.bytes),
@@ -328,8 +333,8 @@ func (b *bench) publish(ctx context.Context, n int, flags ...string) (float64, e
 	return b.raw(ctx, args...)
 }
 
-// three is the mean rate of three publishers with a stream each: what the disk and the server give a pair that is stored
-// three times.
+// three returns the mean rate of three publishers with a stream each: the rate that disk and server allow for pairs that are
+// stored three times.
 func (b *bench) three(ctx context.Context, n int) (float64, error) {
 	var rates [3]float64
 	group, publishing := errgroup.WithContext(ctx)
@@ -370,7 +375,7 @@ func (b *bench) scaling(ctx context.Context) error {
 	return nil
 }
 
-// redelivery has a worker take a batch and fall silent, as a killed one does, and times until another has done it.
+// redelivery kills a worker that holds a batch and measures the time until another worker has processed it.
 func (b *bench) redelivery(ctx context.Context) error {
 	c, err := b.connect(ctx)
 	if err != nil {
@@ -397,7 +402,7 @@ func (b *bench) redelivery(ctx context.Context) error {
 			return err
 		}
 		if _, err := out.Read(make([]byte, 1)); err != nil { // it holds a batch
-			return fmt.Errorf("the worker that is to be killed: %w", err)
+			return fmt.Errorf("wait for the worker that will be killed: %w", err)
 		}
 		if err := victim.Process.Kill(); err != nil {
 			return err
@@ -408,16 +413,17 @@ func (b *bench) redelivery(ctx context.Context) error {
 			return err
 		}
 		worst = math.Max(worst, took.Seconds())
-		fmt.Printf("killed with 32 pairs in hand: another worker had done them %.1f s later\n", took.Seconds())
+		fmt.Printf("killed a worker that held 32 pairs: another worker had processed them %.1f s later\n", took.Seconds())
 	}
 	fmt.Printf("longest: %.1f s (ack_wait is %s)\n", worst, schemas.Default().Streams.AckWait)
 	return nil
 }
 
-// childEnv tells a child of this program the server's URL, the run's name and, for work, the number of its stage.
+// childEnv names the environment variable that tells a child process the server's URL, the run's name and, for work, the number
+// of its stage.
 const childEnv = "LDALIGN_BENCH_CHILD"
 
-// hold is the worker that redelivery kills: it takes a batch, says so, and never gives it back.
+// hold is the worker that redelivery kills: it takes a batch, prints a byte, and then never answers.
 func hold(ctx context.Context) error {
 	url, run, _ := strings.Cut(os.Getenv(childEnv), " ")
 	b := bench{url: url}

@@ -21,8 +21,8 @@ import (
 // workersOf is how many processes of each stage million runs.
 const workersOf = 2
 
-// million puts pairs through the stages, each worker a process, while this one publishes the prompts and reads what comes
-// out, and tells the memory of all of them on the way.
+// million sends pairs through the stages, with a process for each worker. This process publishes the prompts and reads the scored
+// pairs. On the way it prints the memory of all processes.
 func (b *bench) million(ctx context.Context) error {
 	n := b.count(1_000_000)
 	if b.bytes == 4096 {
@@ -57,7 +57,7 @@ func (b *bench) million(ctx context.Context) error {
 		watched = append(watched, p)
 	}
 	watched = append(watched, process{"prompter and reader", []int{os.Getpid()}})
-	fmt.Printf("%d pairs, prompts of %d bytes, %d processes a stage; resident MB, of a stage the larger of its processes\n\n",
+	fmt.Printf("%d pairs, prompts of %d bytes, %d processes per stage; resident MB, for a stage that of its largest process\n\n",
 		n, b.bytes, workersOf)
 	heading(watched)
 	started := time.Now()
@@ -82,7 +82,7 @@ func (b *bench) million(ctx context.Context) error {
 	return b.replay(context.WithoutCancel(ctx), c, name, n)
 }
 
-// replay reads the scored pairs as the trainer of a replay does: all bodies, decoded, in the order of their positions.
+// replay reads the scored pairs as the trainer of a replay does: it decodes all of them and orders them by position.
 func (b *bench) replay(ctx context.Context, c *streams.Conn, name string, n int) error {
 	started := time.Now()
 	source, err := ledger.Survey(ctx, c, schemas.Scored, name, 0, 1)
@@ -99,18 +99,18 @@ func (b *bench) replay(ctx context.Context, c *streams.Conn, name string, n int)
 	if read != n {
 		return fmt.Errorf("a replay would read %d of %d pairs", read, n)
 	}
-	fmt.Printf("replay: the ids surveyed in %.1f s (%.0f/s), the pairs read in %.1f s (%.0f/s), %d MB resident after it\n",
+	fmt.Printf("replay: surveyed the ids in %.1f s (%.0f/s), read the pairs in %.1f s (%.0f/s), %d MB resident afterwards\n",
 		surveyed.Seconds(), float64(n)/surveyed.Seconds(), reading, float64(n)/reading, resident(os.Getpid()))
 	return nil
 }
 
-// room refuses to begin on a disk that will not hold the four logs.
+// room returns an error when the disk has too little space for the four logs.
 func (b *bench) room(n int) error {
-	const envelope = 900 // of a message: headers, ids, latents
+	const envelope = 900 // bytes of a message beside its prompt: headers, ids, latents
 	need := uint64(n) * 4 * uint64(b.bytes+envelope)
 	var fs unix.Statfs_t
 	if err := unix.Statfs(b.dir, &fs); err != nil {
-		return fmt.Errorf("free room of %s: %w", b.dir, err)
+		return fmt.Errorf("free space of %s: %w", b.dir, err)
 	}
 	if free := fs.Bavail * uint64(fs.Bsize); free < need {
 		return fmt.Errorf("%s has %.1f GB free, %d pairs need up to %.1f GB: name another folder with -dir",
@@ -119,7 +119,7 @@ func (b *bench) room(n int) error {
 	return nil
 }
 
-// process is what is watched under one name.
+// process is a group of processes that are shown under one name.
 type process struct {
 	name string
 	pids []int
@@ -169,11 +169,11 @@ func (b *bench) spawn(ctx context.Context, name string, stage int) (pid int, wai
 	}, nil
 }
 
-// work is what spawn starts.
+// work is the process that spawn starts.
 func work(ctx context.Context) error {
 	fields := strings.Fields(os.Getenv(childEnv))
 	if len(fields) != 3 {
-		return fmt.Errorf("%s is not set: this is started by million", childEnv)
+		return fmt.Errorf("%s is not set: only the measurement million starts this command", childEnv)
 	}
 	number, err := strconv.Atoi(fields[2])
 	if err != nil {
@@ -189,7 +189,7 @@ func work(ctx context.Context) error {
 	return c.RunStage(ctx, s.Stage, s.process)
 }
 
-// resident is a process's memory in MB.
+// resident returns a process's resident memory in MB.
 func resident(pid int) int {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
 	if err != nil {

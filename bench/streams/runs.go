@@ -18,14 +18,14 @@ import (
 )
 
 const (
-	// finishedRuns of pairsOfRun pairs, and a large one, are what runs leaves on the server.
+	// The measurement runs leaves finishedRuns runs of pairsOfRun pairs, and a large one, on the server.
 	finishedRuns = 500
 	pairsOfRun   = 30
 	largeRun     = "large"
 )
 
-// runs has an embedded server hold 500 small runs with the consumers of their stages, and tells how long it starts and how much
-// memory and idle time it takes; then it times the deletion of a run with many messages beside them.
+// runs fills an embedded server with 500 small runs and the consumers of their stages. It measures how long the server takes to
+// start, its memory, and its processor time when idle, and then the deletion of a run with many messages.
 func (b *bench) runs(ctx context.Context) error {
 	dir, err := os.MkdirTemp(b.dir, "ldalign-bench-")
 	if err != nil {
@@ -33,7 +33,7 @@ func (b *bench) runs(ctx context.Context) error {
 	}
 	defer os.RemoveAll(dir)
 	c, err := streams.Open(ctx, streams.Options{
-		Dir: filepath.Join(dir, "nats"), Log: zerolog.Nop(), Limits: streams.Limits{Sync: time.Minute}, // it times nothing of this
+		Dir: filepath.Join(dir, "nats"), Log: zerolog.Nop(), Limits: streams.Limits{Sync: time.Minute}, // nothing of this is measured
 	})
 	if err != nil {
 		return err
@@ -54,12 +54,12 @@ func (b *bench) runs(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	child := exec.CommandContext(ctx, self, "hold-runs") // a process that has made none of them
+	child := exec.CommandContext(ctx, self, "hold-runs") // a new process, which has not written these runs
 	child.Env, child.Stdout, child.Stderr = append(os.Environ(), childEnv+"="+dir), os.Stdout, os.Stderr
 	return child.Run()
 }
 
-// holdRuns is what runs starts.
+// holdRuns is the process that runs starts. It opens the server and measures it.
 func holdRuns(ctx context.Context) error {
 	began := time.Now()
 	c, err := streams.Open(ctx, streams.Options{Dir: filepath.Join(os.Getenv(childEnv), "nats"), Log: zerolog.Nop()})
@@ -80,7 +80,7 @@ func holdRuns(ctx context.Context) error {
 	return nil
 }
 
-// finished makes a run of n pairs with the consumers that its stages leave.
+// finished makes a finished run of n pairs, with the consumers that its stages leave.
 func (b *bench) finished(ctx context.Context, c *streams.Conn, run string, n int) error {
 	if err := c.Declare(ctx, run, streams.Limits{}); err != nil {
 		return err
@@ -118,7 +118,7 @@ func (b *bench) finished(ctx context.Context, c *streams.Conn, run string, n int
 	})
 }
 
-// processorTime is what this process has used.
+// processorTime returns the processor time that this process has used.
 func processorTime() time.Duration {
 	var usage unix.Rusage
 	if err := unix.Getrusage(unix.RUSAGE_SELF, &usage); err != nil {

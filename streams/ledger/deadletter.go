@@ -12,17 +12,17 @@ import (
 	"github.com/ldalign/ldalign/streams"
 )
 
-// Letter is a dead letter with its number, by which it is shown and redriven.
+// Letter is a dead letter with its number.
 type Letter struct {
 	*events.DeadLetter
+	// Seq is the number of the letter: its position in the log.
 	Seq  uint64
 	Time time.Time
-	// Copies are the numbers under which the letter was stored again, after the stream had forgotten its id.
+	// Copies are the numbers under which the letter was stored again after the server had forgotten its id.
 	Copies []uint64
 }
 
-// DeadLetters lists the dead letters of a run, oldest first, one of a message. Redriven ones are no longer among them;
-// dropped ones are.
+// DeadLetters lists the dead letters of a run, oldest first, each once. The list includes dropped letters, but not redriven ones.
 func DeadLetters(ctx context.Context, conn *streams.Conn, run string) ([]Letter, error) {
 	return letters(ctx, conn, run, streams.AllIterations)
 }
@@ -48,8 +48,8 @@ func letters(ctx context.Context, conn *streams.Conn, run string, iteration int)
 	return letters, err
 }
 
-// DeadLetter is the dead letter of a run that has a number; streams.ErrNotFound when there is none, or it was redriven. Of
-// a copy it is the letter itself.
+// DeadLetter returns the dead letter of a run with the given number. For the number of a copy it returns the original letter. It
+// returns streams.ErrNotFound when there is none or it was redriven.
 func DeadLetter(ctx context.Context, conn *streams.Conn, run string, seq uint64) (Letter, error) {
 	letter, err := letterAt(ctx, conn, run, seq)
 	if err != nil {
@@ -67,7 +67,7 @@ func DeadLetter(ctx context.Context, conn *streams.Conn, run string, seq uint64)
 	return letter, fmt.Errorf("%w: dead letter %d", streams.ErrNotFound, seq) // removed meanwhile
 }
 
-// letterAt reads one letter, and not whether it has copies.
+// letterAt reads one letter, without looking for copies.
 func letterAt(ctx context.Context, conn *streams.Conn, run string, seq uint64) (Letter, error) {
 	e, err := conn.At(ctx, schemas.DeadLetters, run, seq)
 	if err != nil {
@@ -80,16 +80,16 @@ func letterAt(ctx context.Context, conn *streams.Conn, run string, seq uint64) (
 	return Letter{DeadLetter: m.(*events.DeadLetter), Seq: seq, Time: e.Time}, nil
 }
 
-// Redrive puts the original of a dead letter back on its subject, where its stage finds it as a new message, and
-// removes the letter with its copies: its pair is in flight again. Interrupted in between, it can be repeated; later than
-// the stream remembers ids, the stage then does the work twice, and readers take the first result.
+// Redrive stores the original of a dead letter on its subject again, where the stage receives it as a new message, and removes
+// the letter with its copies. The pair is then in flight again. After an interruption Redrive can be repeated. If the server has
+// forgotten the id by then, the stage does the work twice, and readers take the first result.
 func Redrive(ctx context.Context, conn *streams.Conn, run string, seq uint64, copies ...uint64) error {
 	letter, err := letterAt(ctx, conn, run, seq)
 	if err != nil {
 		return err
 	}
 	if by := letter.GetDroppedBy(); by != "" {
-		return fmt.Errorf("streams: redrive %d: it was dropped by %s, and its original with it", seq, by)
+		return fmt.Errorf("streams: redrive %d: it was dropped by %s, and its original was removed", seq, by)
 	}
 	kind, of, iteration, err := schemas.ParseSubject(letter.GetSubject())
 	if err != nil {
@@ -98,23 +98,22 @@ func Redrive(ctx context.Context, conn *streams.Conn, run string, seq uint64, co
 	number := strconv.FormatUint(seq, 10)
 	e := streams.NewEntry(kind, of, iteration, letter.GetPairId(), number, letter.GetOriginal())
 	e.SetRedriven(number)
-	// The copies first: what an interruption leaves is the letter of that number.
+	// Remove the copies first, so that after an interruption the letter still has its number.
 	if err := conn.Remove(ctx, schemas.DeadLetters, run, copies...); err != nil {
-		return fmt.Errorf("streams: redrive %d: a copy of it: %w", seq, err)
+		return fmt.Errorf("streams: redrive %d: remove a copy of the letter: %w", seq, err)
 	}
 	if err := conn.Store(ctx, kind, e); err != nil {
 		return fmt.Errorf("streams: redrive %d: %w", seq, err)
 	}
 	if err := conn.Remove(ctx, schemas.DeadLetters, run, seq); err != nil {
-		return fmt.Errorf("streams: redrive %d: the message is back on %s, the letter not removed: %w",
+		return fmt.Errorf("streams: redrive %d: the message is back on %s, but the letter is not removed: %w",
 			seq, letter.GetSubject(), err)
 	}
 	return nil
 }
 
-// Drop says that the pair of a dead letter is not wanted: the letter stays in the ledger with who said so, its original
-// is removed, its copies too, and it cannot be redriven any more. Interrupted in between, it can be repeated. by names who
-// drops it.
+// Drop marks the pair of a dead letter as unwanted. The letter stays in the log with by, which names who dropped it. Its original
+// and its copies are removed, so it can no longer be redriven. After an interruption Drop can be repeated.
 func Drop(ctx context.Context, conn *streams.Conn, run string, seq uint64, by string, copies ...uint64) error {
 	letter, err := letterAt(ctx, conn, run, seq)
 	if err != nil {
@@ -132,12 +131,12 @@ func Drop(ctx context.Context, conn *streams.Conn, run string, seq uint64, by st
 		return fmt.Errorf("streams: drop %d: %w", seq, err)
 	}
 	if err := conn.Remove(ctx, schemas.DeadLetters, run, append(slices.Clone(copies), seq)...); err != nil {
-		return fmt.Errorf("streams: drop %d: the letter is marked, its first copy not removed: %w", seq, err)
+		return fmt.Errorf("streams: drop %d: the letter is marked as dropped, but its first copy is not removed: %w", seq, err)
 	}
 	return nil
 }
 
-// Message decodes the message that a letter holds. The error says why it is none.
+// Message decodes the original message that a letter holds. The error says why it cannot be decoded.
 func (l Letter) Message() (events.Message, error) {
 	return streams.Entry{Subject: l.GetSubject(), Data: l.GetOriginal()}.Open()
 }

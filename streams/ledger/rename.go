@@ -14,20 +14,20 @@ import (
 	"github.com/ldalign/ldalign/streams"
 )
 
-// Renaming has the saved messages of one run be those of another: as that run's own stages would have written them, with its
-// name in every id that is made of it.
+// Renaming turns the saved messages of one run into those of another, as that run's own stages would have written them: every id
+// that is computed from the run's name changes.
 type Renaming struct {
 	From, To string
-	// Digests are the manifest digests of the run's checkpoints, those of the renamed ones by the old ones. Others stay.
+	// Digests maps the manifest digests of the run's checkpoints to those of the renamed checkpoints. Other digests stay.
 	Digests map[string]string
-	// Spec renames the run in the spec that it was declared with.
+	// Spec renames the run in the spec with which it was declared.
 	Spec func(text []byte) ([]byte, error)
 
-	pairs map[string]string // ids that Learn has seen
+	pairs map[string]string // new pair ids by the old ones, from Learn
 }
 
-// Learn notes the ids of the pairs in a file that Save has written. Files of prompts, pairs, encoded, scored and dead letters
-// are learned before any is renamed.
+// Learn collects the ids of the pairs in a file that Save has written. Call it for the files of prompts, pairs, encoded, scored
+// and dead letters before the first Rename.
 func (n *Renaming) Learn(r io.Reader) error {
 	if n.pairs == nil {
 		n.pairs = map[string]string{}
@@ -41,18 +41,18 @@ func (n *Renaming) Learn(r io.Reader) error {
 		if err == nil {
 			n.learn(events.PromptOf(m))
 		}
-		return nil // what is no message keeps the id that its header says
+		return nil // bytes that cannot be decoded keep the id in their header
 	})
 }
 
 func (n *Renaming) learn(p *events.Prompt) {
 	if p == nil || p.GetPairId() != schemas.PairID(n.From, p.GetIteration(), p.GetPromptId(), p.GetSample()) {
-		return // not made of the run's name
+		return // not computed from the run's name
 	}
 	n.pairs[p.GetPairId()] = schemas.PairID(n.To, p.GetIteration(), p.GetPromptId(), p.GetSample())
 }
 
-// Pair is the id of a pair under the new name; the same for one that was not learned.
+// Pair returns the id of a pair under the new name, or the same id if Learn has not seen it.
 func (n *Renaming) Pair(id string) string { return renamed(n.pairs, id) }
 
 func renamed(names map[string]string, name string) string {
@@ -62,14 +62,15 @@ func renamed(names map[string]string, name string) string {
 	return name
 }
 
-// Rename writes the saved messages that it reads under the new name, each at its old sequence. ErrBackup when they are none.
+// Rename reads saved messages from r and writes them to w under the new name, each with its old sequence. It returns ErrBackup
+// when r does not hold messages of the run.
 func (n *Renaming) Rename(r io.Reader, w io.Writer) error {
 	out := bufio.NewWriter(w)
 	encode := json.NewEncoder(out)
 	err := eachSaved(r, func(s savedMessage) error {
 		kind, run, iteration, err := schemas.ParseSubject(s.Subject)
 		if err != nil || run != n.From {
-			return fmt.Errorf("%w: message at %d is on %q", ErrBackup, s.Seq, s.Subject)
+			return fmt.Errorf("%w: the message at %d has subject %q, which is not of run %s", ErrBackup, s.Seq, s.Subject, n.From)
 		}
 		if s.Data, err = n.data(s.Subject, s.Data); err != nil {
 			return fmt.Errorf("streams: rename %s at %d: %w", kind, s.Seq, err)
@@ -96,11 +97,11 @@ func (n *Renaming) id(kind schemas.Kind, id string) string {
 	if kind != schemas.DeadLetters {
 		return n.Pair(renamed(n.Digests, id))
 	}
-	at := strings.LastIndex(id, "-") // a letter's is <stream>-<sequence>
+	at := strings.LastIndex(id, "-") // a dead letter's id is <stream>-<sequence>
 	return n.stream(id[:max(at, 0)]) + id[max(at, 0):]
 }
 
-// stream renames a stream of the run; others stay.
+// stream renames a stream of the run. Other names stay.
 func (n *Renaming) stream(name string) string {
 	for _, log := range streams.Logs() {
 		if name == streams.StreamName(log, n.From) {
@@ -110,11 +111,11 @@ func (n *Renaming) stream(name string) string {
 	return name
 }
 
-// data renames a message. Bytes that are none stay as they are.
+// data renames an encoded message. Bytes that cannot be decoded stay as they are.
 func (n *Renaming) data(subject string, data []byte) ([]byte, error) {
 	m, err := decode(subject, data)
 	if err != nil {
-		return data, nil //nolint:nilerr // it is no message, and stays none
+		return data, nil //nolint:nilerr // bytes that cannot be decoded stay as they are
 	}
 	if err := n.message(m); err != nil {
 		return nil, err
@@ -159,7 +160,7 @@ func (n *Renaming) letter(m *events.DeadLetter) (err error) {
 	m.Run, m.PairId, m.Stream = n.To, n.Pair(m.GetPairId()), n.stream(m.GetStream())
 	kind, run, iteration, err := schemas.ParseSubject(m.GetSubject())
 	if err != nil || run != n.From {
-		return nil //nolint:nilerr // of no message of the run
+		return nil //nolint:nilerr // not a letter of a message of the run
 	}
 	if m.Original, err = n.data(m.GetSubject(), m.GetOriginal()); err != nil {
 		return err

@@ -10,8 +10,8 @@ import (
 	"github.com/ldalign/ldalign/streams"
 )
 
-// Settled tells whether every stage of a run has settled all messages of a kind and iteration. Readers that are no stages are
-// not asked.
+// Settled reports whether every stage of a run has settled all messages of a kind and iteration. Readers other than stages do not
+// count.
 func Settled(ctx context.Context, conn *streams.Conn, kind schemas.Kind, run string, iteration uint32) (bool, error) {
 	last, err := conn.Newest(ctx, kind, run, int(iteration))
 	if errors.Is(err, streams.ErrNotFound) {
@@ -32,9 +32,9 @@ func Settled(ctx context.Context, conn *streams.Conn, kind schemas.Kind, run str
 	return true, nil
 }
 
-// Expire removes messages of a finished iteration from the logs of some kinds, and returns their number. A control message
-// that says so, with the reason, is stored before, so that an audit knows what is missing on purpose; it can be repeated. The
-// caller holds the run's lease and knows that nobody needs them.
+// Expire removes the messages of a finished iteration from the logs of some kinds, and returns how many it removed. It first
+// publishes a control message with the reason, so that an audit knows which messages are missing on purpose. It can be repeated.
+// The caller must hold the run's lease and make sure that nobody needs the messages.
 func Expire(
 	ctx context.Context, conn *streams.Conn, run string, iteration uint32, kinds []schemas.Kind, reason string,
 ) (uint64, error) {
@@ -61,7 +61,7 @@ func Expire(
 	return removed, nil
 }
 
-// expiry tells why messages of an iteration were removed; ok is false when none were.
+// expiry returns the reason why messages of an iteration were removed. ok is false when none were.
 func expiry(ctx context.Context, conn *streams.Conn, run string, iteration uint32) (reason string, ok bool, err error) {
 	err = conn.Read(ctx, schemas.Control, run, int(iteration), 0, func(r streams.Received) error {
 		if m, is := r.Message.(*events.Control); is && m.GetKind() == events.ControlExpired {

@@ -14,7 +14,7 @@ import (
 	"github.com/ldalign/ldalign/streams"
 )
 
-// savedMessage is a message as a backup holds it, one a line.
+// savedMessage is a message in a backup, which has one per line.
 type savedMessage struct {
 	Seq     uint64              `json:"seq"`
 	Subject string              `json:"subject"`
@@ -23,7 +23,7 @@ type savedMessage struct {
 	Data    []byte              `json:"data"`
 }
 
-// Progress says how far a stage of a run had come with the messages of a kind: a part of a backup.
+// Progress is how far a stage of a run has processed the messages of a kind. A backup holds it.
 type Progress struct {
 	Stage string       `json:"stage"`
 	Kind  schemas.Kind `json:"kind"`
@@ -31,7 +31,8 @@ type Progress struct {
 	Settled uint64 `json:"settled"`
 }
 
-// ProgressOf lists how far the stages of a run are. Read before the messages, it never claims what they do not show.
+// ProgressOf lists how far the stages of a run are. A backup calls it before it saves the messages, so that the progress never
+// goes beyond the saved messages.
 func ProgressOf(ctx context.Context, conn *streams.Conn, run string) ([]Progress, error) {
 	var out []Progress
 	for _, kind := range append([]schemas.Kind{schemas.Checkpoints}, schemas.PairKinds()...) {
@@ -46,8 +47,8 @@ func ProgressOf(ctx context.Context, conn *streams.Conn, run string) ([]Progress
 	return out, nil
 }
 
-// Save writes the messages in a log of a run (streams.Logs), in its order, as JSON lines that Load reads. It returns their
-// number.
+// Save writes the messages in a log of a run (streams.Logs), in the log's order, as JSON lines that Load reads. It calls
+// onMessage for each, and returns their number.
 func Save(
 	ctx context.Context, conn *streams.Conn, log schemas.Kind, run string, w io.Writer, onMessage func(),
 ) (int, error) {
@@ -69,9 +70,10 @@ func Save(
 	return n, nil
 }
 
-// Load stores what Save has written, each message at its place and under its id, so that whatever names a place holds: another
-// run's source, a trainer's cursor, a dead letter's number. Of a message that stood twice in the log the first copy is
-// stored. Interrupted, it goes on when it is called again. ErrBackup when the bytes are not of that run and log.
+// Load stores the messages that Save has written, each at its old position and under its id. So everything that names a position
+// stays valid: another run's source, a trainer's cursor, a dead letter's number. Of a message that was in the log twice, Load
+// stores the first copy. It calls onMessage for each message that it reads. After an interruption, call it again to continue. It
+// returns ErrBackup when the file is not a backup of that run and log.
 func Load(
 	ctx context.Context, conn *streams.Conn, log schemas.Kind, run string, r io.Reader, onMessage func(),
 ) error {
@@ -113,10 +115,10 @@ func Load(
 // loadBatch is how many messages are stored together.
 const loadBatch = 256
 
-// ErrBackup: a file of a backup is not what it should be.
+// ErrBackup: a backup's file is damaged, or belongs to another run or log.
 var ErrBackup = errors.New("streams: bad backup")
 
-// eachSaved calls f with the messages of a file that Save has written. ErrBackup when it is none.
+// eachSaved calls f with the messages of a file that Save has written. It returns ErrBackup when it cannot read the file as such.
 func eachSaved(r io.Reader, f func(savedMessage) error) error {
 	decode := json.NewDecoder(bufio.NewReader(r))
 	for n := 1; ; n++ {
@@ -135,21 +137,21 @@ func eachSaved(r io.Reader, f func(savedMessage) error) error {
 	}
 }
 
-// tidy drops header names without a value, which a header cannot be asked for.
+// tidy removes header names without a value.
 func (s savedMessage) tidy() {
 	maps.DeleteFunc(s.Header, func(_ string, values []string) bool { return len(values) == 0 })
 }
 
-// check tells whether the message can be one of a run's, behind that at another place.
+// check returns an error unless the message belongs to the run and log, and comes after position before.
 func (s savedMessage) check(log schemas.Kind, run string, before uint64) error {
 	k, of, _, err := schemas.ParseSubject(s.Subject)
 	if err != nil || streams.LogOf(k) != log || of != run || s.entry().Key() == "" || s.Seq <= before {
-		return fmt.Errorf("%w: a message behind %d is on %q at %d", ErrBackup, before, s.Subject, s.Seq)
+		return fmt.Errorf("%w: the message after position %d has subject %q and position %d", ErrBackup, before, s.Subject, s.Seq)
 	}
 	return nil
 }
 
-// entry is the message as the log held it.
+// entry returns the message as the log held it.
 func (s savedMessage) entry() streams.Entry {
 	return streams.Entry{Subject: s.Subject, Seq: s.Seq, Time: s.Time, Header: s.Header, Data: s.Data}
 }

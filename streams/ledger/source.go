@@ -9,9 +9,9 @@ import (
 	"github.com/ldalign/ldalign/streams"
 )
 
-// Survey finds the part of a run's log that holds its iterations from first up to, and without, end. It reads the ids
-// alone. streams.ErrIncomplete, with what is missing, when an iteration is open, has pairs in flight in front of this log, or has
-// lost some from it.
+// Survey finds the part of a run's log that holds the iterations from first up to, but not including, end. It reads only the ids.
+// It returns streams.ErrIncomplete, saying what is missing, when an iteration is open, has pairs that have not reached this log,
+// or has lost pairs from it.
 func Survey(ctx context.Context, conn *streams.Conn, kind schemas.Kind, run string, first, end uint32) (streams.Source, error) {
 	out := streams.Source{Run: run, Kind: kind}
 	if !kind.CarriesPair() {
@@ -37,7 +37,7 @@ func Survey(ctx context.Context, conn *streams.Conn, kind schemas.Kind, run stri
 	return out, nil
 }
 
-// surveyed holds an iteration's ids in a log against the ledger.
+// surveyed checks that each pair of an iteration is in the log (seen) or has a dead letter.
 func surveyed(
 	ctx context.Context, conn *streams.Conn, kind schemas.Kind, run string, iteration uint32, seen map[string]bool,
 ) error {
@@ -52,7 +52,7 @@ func surveyed(
 		return err
 	}
 	if !closed {
-		return fmt.Errorf("%w: iteration %d of run %s is not closed: its prompts are not all in the log, or it has not begun",
+		return fmt.Errorf("%w: iteration %d of run %s is not closed: it has not begun, or not all its prompts are in the log",
 			streams.ErrIncomplete, iteration, run)
 	}
 	letters, err := letters(ctx, conn, run, int(iteration))
@@ -87,17 +87,17 @@ func surveyed(
 			streams.StreamName(kind, run))
 	}
 	return fmt.Errorf("%w: iteration %d of run %s has %d of %d %s: the others are in flight, or were deleted "+
-		"(`ldalign audit %s` tells which)", streams.ErrIncomplete, iteration, run, len(seen), total, kind, run)
+		"(`ldalign audit %s` says which)", streams.ErrIncomplete, iteration, run, len(seen), total, kind, run)
 }
 
-// CountIn is the number of pairs of an iteration in a source.
+// CountIn returns the number of pairs of an iteration in a source.
 func CountIn(ctx context.Context, conn *streams.Conn, s streams.Source, iteration uint32) (int, error) {
 	seen, _, err := idsIn(ctx, conn, s, iteration)
 	return len(seen), err
 }
 
-// idsIn are the ids of an iteration in a source, and where the first and the last of them stand. A Last of 0 reads to the
-// end.
+// idsIn returns the ids of an iteration in a source, and the positions of the first and the last of them. When s.Last is 0, it
+// reads to the end of the log.
 func idsIn(ctx context.Context, conn *streams.Conn, s streams.Source, iteration uint32) (map[string]bool, streams.Source, error) {
 	seen, span := map[string]bool{}, streams.Source{Run: s.Run, Kind: s.Kind}
 	selected := streams.Part{
@@ -123,10 +123,10 @@ func idsIn(ctx context.Context, conn *streams.Conn, s streams.Source, iteration 
 	return seen, span, nil
 }
 
-// Recall returns an iteration of a source, for the run that reads it, as Collect returns one of a run's own: unique by id and
-// in the order of the prompts' positions, and bytes that are no message become dead letters, of that run. It waits for
-// nothing. want is how many pairs there were when the source was chosen, negative when that is not known;
-// streams.ErrIncomplete when the log has lost some since then. onProgress, nil for none, gets the number of pairs so far.
+// Recall returns an iteration of a source for the run that reads it. As in Collect, the messages are unique by id and ordered by
+// their prompts' positions, and messages that cannot be decoded become dead letters of that run. Recall does not wait for more
+// messages. want is the number of pairs when the source was chosen; negative when unknown. Recall returns streams.ErrIncomplete
+// when the log has lost pairs since then. onProgress, if not nil, is called with the number of pairs so far.
 func Recall(
 	ctx context.Context, conn *streams.Conn, s streams.Source, run string, iteration uint32, want int, onProgress func(have int),
 ) (Collected, error) {
@@ -140,7 +140,7 @@ func Recall(
 		m, err := e.Open()
 		if err != nil {
 			d := streams.LetterOf("trainer", e, err)
-			d.Run, d.Subject = run, schemas.Subject(s.Kind, run, iteration) // a source is only read
+			d.Run, d.Subject = run, schemas.Subject(s.Kind, run, iteration) // nothing is written to a source
 			t.addLetter(d)
 			return conn.Bury(ctx, d)
 		}
@@ -162,7 +162,7 @@ func Recall(
 	case err != nil:
 		return Collected{}, err
 	case expired:
-		return Collected{}, fmt.Errorf("%w: %s of run %s, iteration %d: %d of %d are left, its retention has removed the others (%s)",
+		return Collected{}, fmt.Errorf("%w: %s of run %s, iteration %d: %d of %d are left: its retention has removed the others (%s)",
 			streams.ErrIncomplete, s.Kind, s.Run, iteration, have, want, reason)
 	case begins > s.First:
 		return Collected{}, fmt.Errorf("%w: %s of run %s: sequences %d to %d of stream %s are gone "+
@@ -173,7 +173,7 @@ func Recall(
 		"restore the stream", streams.ErrIncomplete, s.Kind, s.Run, iteration, have, want, s.First, s.Last)
 }
 
-// begins is the lowest position that a kind's log still holds.
+// begins returns the lowest position that a kind's log still holds.
 func begins(ctx context.Context, conn *streams.Conn, kind schemas.Kind, run string) (uint64, error) {
 	state, err := conn.State(ctx, kind, run)
 	return state.First, err

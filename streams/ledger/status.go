@@ -12,20 +12,20 @@ import (
 	"github.com/ldalign/ldalign/streams"
 )
 
-// StageState is what the server and the workers say of one stage of a run.
+// StageState is the state of one stage of a run, from the server and the workers' heartbeats.
 type StageState struct {
 	Stage string
-	// In is the kind that it reads; empty for one that reads by itself, as the trainer does.
+	// In is the kind that the stage reads; empty for one without a consumer, such as the trainer.
 	In schemas.Kind
-	// Unread and Unanswered count the messages that no worker has had and that some worker has in hand.
+	// Unread counts the messages that no worker has received, Unanswered those that a worker has received and not settled.
 	Unread, Unanswered int
 	Workers            []streams.Worker
 }
 
-// Lag is how many messages the stage has before it.
+// Lag returns how many messages the stage has not settled.
 func (s StageState) Lag() int { return s.Unread + s.Unanswered }
 
-// Rate is how many messages a second its workers settle of late.
+// Rate returns how many messages per second the stage's workers have settled recently.
 func (s StageState) Rate() float64 {
 	var rate float64
 	for _, w := range s.Workers {
@@ -34,7 +34,7 @@ func (s StageState) Rate() float64 {
 	return rate
 }
 
-// ETA is how long the stage takes for what is before it at its rate; 0 when that is not known, or nothing is.
+// ETA returns the time that the stage needs for its Lag at its Rate; 0 when the Rate or the Lag is 0.
 func (s StageState) ETA() time.Duration {
 	if rate := s.Rate(); rate > 0 {
 		return time.Duration(float64(s.Lag()) / rate * float64(time.Second))
@@ -92,18 +92,18 @@ func Stages(ctx context.Context, conn *streams.Conn, run string) ([]StageState, 
 type Use struct {
 	// Log is one of streams.Logs.
 	Log schemas.Kind `json:"log"`
-	// Bytes are stored; Limit is streams.max_bytes, past which the log refuses what is more.
+	// Bytes is the size of the log. Limit is streams.max_bytes; a log of that size refuses more messages.
 	Bytes uint64 `json:"bytes"`
 	Limit uint64 `json:"limit"`
 }
 
-// nearlyFull is the share of its limit from which a stream is worth a warning.
+// nearlyFull is the share of the limit from which a stream deserves a warning.
 const nearlyFull = 0.8
 
-// NearlyFull tells that four fifths of the limit are used.
+// NearlyFull reports whether at least four fifths of the limit are used.
 func (u Use) NearlyFull() bool { return u.Limit > 0 && float64(u.Bytes) >= nearlyFull*float64(u.Limit) }
 
-// Uses tells of every log of a run how full it is, in the order in which data flows.
+// Uses returns how full each log of a run is, in the order in which data flows.
 func Uses(ctx context.Context, conn *streams.Conn, run string) ([]Use, error) {
 	var uses []Use
 	for _, log := range streams.Logs() {
@@ -116,13 +116,13 @@ func Uses(ctx context.Context, conn *streams.Conn, run string) ([]Use, error) {
 	return uses, nil
 }
 
-// RunSize is what the streams hold of a run.
+// RunSize is the number of messages of a kind that the streams hold of a run.
 type RunSize struct {
 	Kind     schemas.Kind
 	Messages uint64
 }
 
-// SizeOf counts the messages of a run on each stream, in the order in which data flows. Streams without any are left out.
+// SizeOf counts the messages of a run by kind, in the order in which data flows. It leaves out kinds without messages.
 func SizeOf(ctx context.Context, conn *streams.Conn, run string) ([]RunSize, error) {
 	var sizes []RunSize
 	for _, kind := range schemas.Kinds() {

@@ -1,6 +1,6 @@
-// Command audit measures `ldalign audit` on a run of many pairs: it publishes a synthetic run (small messages, disk not
-// synced), with the trainer's record of one iteration, and runs the program on it as a process of its own while
-// this one holds the server, as a run does that goes on.
+// Command audit measures `ldalign audit` on a run of many pairs. It publishes a synthetic run (small messages, no disk sync) with
+// the trainer's record of one iteration, and runs the audit in another process while this process runs the embedded server, as
+// for a run that continues.
 //
 //	go build -o bin/ldalign ./cmd/ldalign && go run ./bench/streams/audit --pairs 1000000 --program bin/ldalign
 package main
@@ -27,9 +27,9 @@ import (
 const run = "bench"
 
 func main() {
-	pairs := flag.Int("pairs", 1_000_000, "pairs of the run")
-	program := flag.String("program", "bin/ldalign", "the program to measure")
-	dir := flag.String("dir", "", "folder to work in; empty makes one and removes it")
+	pairs := flag.Int("pairs", 1_000_000, "number of pairs of the run")
+	program := flag.String("program", "bin/ldalign", "path of the ldalign program to measure")
+	dir := flag.String("dir", "", "folder to work in; empty uses a temporary one")
 	flag.Parse()
 	if err := bench(context.Background(), *pairs, *program, *dir); err != nil {
 		fmt.Fprintln(os.Stderr, "audit:", err)
