@@ -14,7 +14,7 @@ import (
 	"github.com/ldalign/ldalign/trainer/task"
 )
 
-// Shared says with whom a phase is computed, and of what model.
+// Shared is the group of processes that compute a phase together, and the model.
 type Shared struct {
 	Group *ranks.Group
 	Model *models.Model
@@ -22,17 +22,18 @@ type Shared struct {
 	LoRA *architecture.LoRA
 }
 
-// Command is what rank 0 has the others do next. The zero Command ends the phase.
+// Command tells the other ranks what to do next. Rank 0 sends it. The zero Command ends the phase.
 type Command struct {
 	Begin *beginning
 	Step  *stepCommand
-	// Weights, Load and Gather: the weights, or the optimizer's state, follow from rank 0, or go to it.
+	// Weights makes a rank receive the weights from rank 0, Load receive its part of the optimizer's state, and Gather send
+	// its part to rank 0.
 	Weights, Load, Gather bool
-	// Idle says that rank 0 lives and has nothing to do.
+	// Idle says that rank 0 is alive and has nothing to do.
 	Idle bool
 }
 
-// beginning is all that a rank needs to compute steps of a phase.
+// beginning is what a rank needs to compute the steps of a phase.
 type beginning struct {
 	Config []byte // config.json
 	LoRA   *architecture.LoRA
@@ -46,7 +47,7 @@ type stepCommand struct {
 	LR    float64
 }
 
-// lead has the other ranks begin a phase.
+// lead makes the other ranks begin a phase.
 func lead(ctx context.Context, c Config) error {
 	group := c.Shared.Group
 	config, err := c.Shared.Model.Config().JSON()
@@ -67,7 +68,7 @@ func lead(ctx context.Context, c Config) error {
 	return group.Divide(ctx, c.Params)
 }
 
-// command has the other ranks do something; nothing where there are none.
+// command sends a command to the other ranks, if there are any.
 func (p *Phase) command(ctx context.Context, c Command) error {
 	if p.ranks == nil {
 		return nil
@@ -75,7 +76,7 @@ func (p *Phase) command(ctx context.Context, c Command) error {
 	return p.ranks.Broadcast(ctx, c)
 }
 
-// sendWeights gives the other ranks the weights.
+// sendWeights sends the weights to the other ranks.
 func (p *Phase) sendWeights(ctx context.Context) error {
 	if err := p.command(ctx, Command{Weights: true}); err != nil {
 		return err
@@ -83,8 +84,8 @@ func (p *Phase) sendWeights(ctx context.Context) error {
 	return p.ranks.Weights(ctx, p.Shared.Model.Params(), p.Params)
 }
 
-// Follow is a rank other than 0: it does what rank 0 commands in a phase, until that is over or ctx has ended. Its error is
-// tensor.ErrGroup when rank 0, or another rank, is gone.
+// Follow executes rank 0's commands in a process with another rank, until the phase is over or ctx has ended. Its error is
+// tensor.ErrGroup when rank 0, or another rank, has died.
 func Follow(ctx context.Context, engine *tensor.Engine, group *tensor.Group) error {
 	g := ranks.New(engine, group)
 	var c Command
@@ -100,7 +101,7 @@ func follow(ctx context.Context, engine *tensor.Engine, group *ranks.Group, b be
 	if err != nil {
 		return err
 	}
-	model, err := models.Scratch(ctx, engine, config, 0) // its weights are rank 0's in a moment
+	model, err := models.Scratch(ctx, engine, config, 0) // rank 0 sends its weights
 	if err != nil {
 		return err
 	}

@@ -13,26 +13,25 @@ import (
 // segmentLines is how many steps, or pairs, a segment of a state's files has.
 const segmentLines = 1000
 
-// journal is what a phase has recorded: a record and a batch of each step, those before a restart included, and the ids of
-// the examples.
+// journal contains the record and the batch of each step, including those before a restart, and the ids of the examples.
 //
-// States write lines that will not change any more once, in segments of a fixed number of lines that all later states name
-// (checkpoints.Manifest.Segments). Where segments are cut depends on the number of the step or pair alone, so that a state is
-// the same after any number of kills. A trainer that resumes cuts and names them anew.
+// Lines that will not change any more are written once, in segments of a fixed number of lines, which all later states name
+// (checkpoints.Manifest.Segments). Where a segment begins depends only on the number of the step or pair, so a state is the
+// same after any number of restarts. A trainer that resumes cuts and names the segments again.
 type journal struct {
-	// records and batches.Steps are of the steps that are not in filed segments.
+	// records and batches.Steps contain the steps that are not in written segments.
 	records []curves.Step
 	batches checkpoints.Batches
 
-	size int // of a segment; 0 for segmentLines
-	// files are the segments that a committed state names, and steps is how many steps are in them.
+	size int // the lines of a segment; 0 for segmentLines
+	// files are the segments that a committed state names; they contain the first steps steps.
 	files []checkpoints.File
 	steps int
-	// committed is the newest state, until settle looks at it. The commit sets it, and nobody reads it before that has ended.
+	// committed is the newest state, until settle has processed it. The commit sets it; it is read only after the commit.
 	committed *checkpoints.Manifest
 }
 
-// Names of segments begin so. Sorted by name they are in order, pairs before the steps that count in them.
+// Prefixes of the names of segments. Sorted by name they are in order, and pairs come before the steps that refer to them.
 const (
 	recordSegments = "records/"
 	pairSegments   = "batches/pairs-"
@@ -46,15 +45,15 @@ func (j *journal) length() int {
 	return j.size
 }
 
-// whole is how many of n lines are in segments. The last line is in none, so that no file is empty.
+// whole is how many of n lines are in segments. The last line never is, so that no file is empty.
 func (j *journal) whole(n int) int { return max(n-1, 0) / j.length() * j.length() }
 
-// name is that of the segment which begins with line number from.
+// name is the name of the segment that begins with line number from.
 func (j *journal) name(kind string, from int) string {
 	return fmt.Sprintf("%s%08d.jsonl", kind, from/j.length())
 }
 
-// of are the filed segments of a kind.
+// of returns the written segments of a kind.
 func (j *journal) of(kind string) []checkpoints.File {
 	return slices.DeleteFunc(slices.Clone(j.files), func(f checkpoints.File) bool { return !strings.HasPrefix(f.Name, kind) })
 }
@@ -69,7 +68,7 @@ func (j *journal) add(record curves.Step, batch []int) *curves.Step {
 	return &j.records[len(j.records)-1]
 }
 
-// settle drops the steps that the newest state has in segments. No commit may be under way.
+// settle drops the steps that are in segments of the newest state. No commit may be running.
 func (j *journal) settle() {
 	if j.committed == nil {
 		return
@@ -82,8 +81,8 @@ func (j *journal) settle() {
 	j.steps = filed
 }
 
-// lines are the files of a state that grow with the steps: segments that a state has written already, by name alone, those
-// that have become whole since then, and what is behind them.
+// lines returns the files of a state that grow with the steps: the segments that an earlier state has written, which are only
+// named; the segments that are complete since then; and the lines after them.
 func (j *journal) lines() []checkpoints.Source {
 	all := j.batches
 	var out []checkpoints.Source
@@ -105,13 +104,13 @@ func (j *journal) lines() []checkpoints.Source {
 	return append(out, recordsSource(curves.File, j.records[steps:]), batchesSource(checkpoints.BatchesFile, rest))
 }
 
-// pairsOf are the pairs of a record of batches from one number up to another.
+// pairsOf returns the pairs of a record of batches from number from up to, not including, to.
 func pairsOf(b checkpoints.Batches, from, to int) checkpoints.Batches {
 	own := len(b.Pairs) - b.Earlier
 	return checkpoints.Batches{Pairs: b.Pairs[from:to], Earlier: to - max(from, min(to, own))}
 }
 
-// complete are records and batches of all steps, each in one file. read reads a filed segment.
+// complete returns the records and the batches of all steps, each as one file. read reads a written segment.
 func (j *journal) complete(read func(checkpoints.File) ([]byte, error)) []checkpoints.Source {
 	filed := func(w io.Writer, kind string) error {
 		for _, f := range j.of(kind) {

@@ -14,13 +14,13 @@ import (
 	"github.com/ldalign/ldalign/trainer/task"
 )
 
-// ErrInterrupted says that training stopped between two steps because its context ended; its state is committed and the
-// next start goes on from there.
-var ErrInterrupted = errors.New("trainer: interrupted; the state is saved and the next start goes on from it")
+// ErrInterrupted says that training stopped between two steps because its context ended. The state is committed, and the
+// next start resumes from it.
+var ErrInterrupted = errors.New("trainer: interrupted; the state is saved and the next start resumes from it")
 
-// ErrLeaseLost says that this trainer did not renew its lease in time, so that another one may have the run by now. It has
-// written nothing since it knew. It is the cause with which the context of Run ends then.
-var ErrLeaseLost = errors.New("trainer: the lease was lost: another trainer may have the run")
+// ErrLeaseLost says that this trainer did not renew its lease in time, so another trainer may have taken over the run. The
+// context of Run is then cancelled with this cause, and nothing more is written.
+var ErrLeaseLost = errors.New("trainer: the lease was lost: another trainer may have taken over the run")
 
 // Config is what a phase is made of.
 type Config struct {
@@ -31,74 +31,74 @@ type Config struct {
 	Params []tensor.Named
 	// Batches has the ids of the task's examples and of those left out, and no steps.
 	Batches checkpoints.Batches
-	// Arrivals brings the task's examples while the first epoch goes on, which is then in order; nil when all are there.
+	// Arrivals adds examples to the task during the first epoch, which then visits them in order; nil if the task has all.
 	Arrivals Arrivals
-	// Planned is the number of examples that the learning rate's schedule is made for; 0 takes those that are there.
+	// Planned is the number of examples that the learning-rate schedule is made for; 0 means the number in the task.
 	Planned int
-	// Shared, not nil, has several processes compute the phase.
+	// Shared, if not nil, names the processes that compute the phase together.
 	Shared *Shared
-	// Saver takes the states.
+	// Saver saves the states.
 	Saver Saver
-	// Hold, not nil, is called between two steps and may wait; it returns when its context ends at the latest.
+	// Hold, if not nil, is called between two steps and may block. It must return when its context ends.
 	Hold func(ctx context.Context)
-	// Observer, not nil, is told of the steps.
+	// Observer, if not nil, is called at each step.
 	Observer Observer
-	// SegmentLines is how many lines a segment of a state's files has; 0 for as many as usual.
+	// SegmentLines is how many lines a segment of a state's files has; 0 for the default.
 	SegmentLines int
 }
 
-// Arrivals brings the examples of an iteration that still arrives into the phase's task. What it returns holds also with an
-// error.
+// Arrivals adds the examples of an iteration to the phase's task while they arrive. The Arrived that its methods return is
+// valid also with an error.
 type Arrivals interface {
-	// Await returns when n examples are there or all have come; trained of them are trained. pause is called while there are
-	// fewer, and its error ends the wait.
+	// Await waits until the task has n examples or the iteration is complete. trained is the number of examples trained so
+	// far. It calls pause while it waits; an error of pause ends the wait.
 	Await(ctx context.Context, n, trained int, pause func() error) (Arrived, error)
-	// ReadBack is Await for n examples which were there when a state was taken, at its cursor.
+	// ReadBack is like Await, for the n examples that the task had when a state was saved at a cursor.
 	ReadBack(ctx context.Context, n int, at checkpoints.Cursor, pause func() error) (Arrived, error)
 }
 
 // Arrived is what has arrived of an iteration so far.
 type Arrived struct {
-	// Pairs are the ids of the task's examples, Skipped what was left out.
+	// Pairs are the ids of the task's examples, Skipped those that were left out.
 	Pairs   []string
 	Skipped []checkpoints.Skipped
-	// Planned is the number of examples that the iteration will have at most.
+	// Planned is the most examples that the iteration can have.
 	Planned int
-	// Complete says that no more will come.
+	// Complete says that no more examples will arrive.
 	Complete bool
 }
 
 // Saver saves states.
 type Saver interface {
-	// Save copies the state of a phase and returns what commits the copy: training goes on meanwhile.
+	// Save copies the state of a phase. commit writes the copy, while training continues.
 	Save(ctx context.Context, p *Phase, at checkpoints.Cursor) (commit func() error, err error)
 }
 
-// Observer is told of the steps of a phase.
+// Observer observes the steps of a phase.
 type Observer interface {
-	// Begins is called as the phase begins or goes on, with the records of the steps that were made before.
+	// Begins is called when the phase begins or resumes, with the records of the earlier steps.
 	Begins(records []curves.Step, done, total int)
-	// Made is called after each step. What it adds to the record stays there.
+	// Made is called after each step. It may add to the record.
 	Made(record *curves.Step, done, total int)
 }
 
-// Phase is a phase in training.
+// Phase is a phase that is being trained.
 type Phase struct {
 	Config
 	*stepper
 	journal
 	saving saving
-	// open says that examples still arrive, and planned is Config.Planned or what has been learnt since.
+	// open says that examples still arrive. planned is Config.Planned, or the newest value from Arrivals.
 	open    bool
 	planned int
-	// order is how epoch ordered-1 visits the examples.
+	// order is the order of the examples in epoch ordered-1.
 	order   []int
 	ordered int
-	// from is the number of steps that were made before this process began.
+	// from is the number of steps that earlier processes made.
 	from int
 }
 
-// New prepares a phase. Close frees what it holds.
+// New prepares a phase. The caller must close it.
 func New(ctx context.Context, c Config) (*Phase, error) {
 	p := &Phase{Config: c, open: c.Arrivals != nil, planned: c.Planned}
 	p.batches, p.size = c.Batches, c.SegmentLines
@@ -120,15 +120,16 @@ func (p *Phase) Close(ctx context.Context) error { return p.close(ctx) }
 // Steps is the number of steps made so far.
 func (p *Phase) Steps() int { return p.made() }
 
-// Files are records and batches of all steps, each in one file. read reads a file of an earlier state of the phase.
+// Files returns the records and the batches of all steps, each as one file. read reads a file of an earlier state of the
+// phase.
 func (p *Phase) Files(read func(checkpoints.File) ([]byte, error)) []checkpoints.Source {
 	return p.complete(read)
 }
 
-// Run trains the phase to its end. Between steps it looks at ctx: when that has ended it saves the state and returns
-// ErrInterrupted; not so with ErrLeaseLost as the cause, for then the run is another's. A loss or gradient that is not finite
-// stops it before the step would spoil the weights. States are committed beside the training: the next one waits until the
-// last is done, a failed one stops the run, and Run returns when none is under way.
+// Run trains the phase to its end. When ctx ends, it stops between two steps, saves the state and returns ErrInterrupted. If
+// the cause is ErrLeaseLost it saves nothing, because another trainer may own the run, and returns the cause. A loss or
+// gradient that is not finite is an error; the weights are then as before that step. States are committed in the background,
+// one at a time. A failed commit stops the run, and Run returns only after the last commit has ended.
 func (p *Phase) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, p.saving.wait()) }()
 	if p.Shared != nil {
@@ -158,7 +159,7 @@ func (p *Phase) Run(ctx context.Context) (err error) {
 				return err
 			}
 		}
-		if ctx.Err() != nil { // after the last step too: what comes next would fail, and the steps would be lost
+		if ctx.Err() != nil { // also after the last step: publishing the policy would fail, and the steps would be lost
 			return p.interrupted(ctx, step, saved)
 		}
 		if !p.open && step >= p.all() {
@@ -176,7 +177,7 @@ func (p *Phase) Run(ctx context.Context) (err error) {
 	}
 }
 
-// interrupted ends the phase between two steps, as its context has ended.
+// interrupted ends the phase between two steps, after its context has ended.
 func (p *Phase) interrupted(ctx context.Context, step, saved int) (err error) {
 	if cause := context.Cause(ctx); errors.Is(cause, ErrLeaseLost) {
 		return cause
@@ -185,12 +186,12 @@ func (p *Phase) interrupted(ctx context.Context, step, saved int) (err error) {
 		err = p.save(ctx, step)
 	}
 	if err := errors.Join(err, p.saving.wait()); err != nil {
-		return fmt.Errorf("trainer: stopped, but the state could not be saved, so the steps since the last one are lost: %w", err)
+		return fmt.Errorf("trainer: interrupted, but the state could not be saved; the steps since the last state are lost: %w", err)
 	}
 	return ErrInterrupted
 }
 
-// train makes the step that comes after so many.
+// train makes the step after the given number of steps.
 func (p *Phase) train(ctx context.Context, step, total int) error {
 	epoch, batch := p.next(step)
 	record := curves.Step{
@@ -210,19 +211,19 @@ func (p *Phase) train(ctx context.Context, step, total int) error {
 	return nil
 }
 
-// await waits until the examples of the step that comes after so many are there.
+// await waits until the examples of the next step have arrived. step is the number of steps made.
 func (p *Phase) await(ctx context.Context, step int) error {
 	got, err := p.Arrivals.Await(ctx, (step+1)*p.Plan.Batch, step*p.Plan.Batch, p.saving.wait)
 	p.take(got)
 	return err
 }
 
-// take notes what has arrived.
+// take stores what has arrived.
 func (p *Phase) take(got Arrived) {
 	p.batches.Pairs, p.batches.Skipped, p.planned, p.open = got.Pairs, got.Skipped, got.Planned, !got.Complete
 }
 
-// total is the number of steps that the schedule is made for. Fewer are made when planned examples have not come.
+// total is the number of steps that the schedule is made for. The phase makes fewer if planned examples do not arrive.
 func (p *Phase) total() int {
 	if p.planned > 0 {
 		return p.Plan.Total(p.planned)
@@ -230,15 +231,15 @@ func (p *Phase) total() int {
 	return p.all()
 }
 
-// all is the number of steps over the examples that are there.
+// all is the number of steps over the examples that have arrived.
 func (p *Phase) all() int { return p.Plan.Total(p.Task.Len()) }
 
-// next is the batch that comes after the given number of steps, none at the end, and its epoch.
+// next is the batch after the given number of steps, and its epoch. The batch is nil at the end.
 func (p *Phase) next(step int) (epoch int, batch []int) {
 	n, size := p.Task.Len(), p.Plan.Batch
 	if p.open {
 		if (step+1)*size > n {
-			return 0, nil // not there yet
+			return 0, nil // has not arrived yet
 		}
 		return 0, schedule.Sequence(step*size, size)
 	}
@@ -253,7 +254,7 @@ func (p *Phase) next(step int) (epoch int, batch []int) {
 	return epoch, p.order[at:min(at+size, n)]
 }
 
-// save begins to commit the state after the given number of steps, when the last one is committed.
+// save waits for the last commit, and begins to commit the state after the given number of steps.
 func (p *Phase) save(ctx context.Context, step int) error {
 	if err := p.saving.wait(); err != nil {
 		return err
@@ -271,7 +272,7 @@ func (p *Phase) save(ctx context.Context, step int) error {
 	return nil
 }
 
-// cursor is the place after the given number of steps.
+// cursor is the position after the given number of steps.
 func (p *Phase) cursor(step int) checkpoints.Cursor {
 	epoch, batch := p.next(step)
 	position := step * p.Plan.Batch
@@ -293,8 +294,8 @@ func (p *Phase) pending(batch []int) []string {
 	return ids
 }
 
-// hold calls Hold. The other ranks hear from this one meanwhile, so that they do not take it for dead; when one of them is, the
-// wait ends with that.
+// hold calls Hold. Meanwhile it sends commands to the other ranks, so that they do not take this one for dead. If one of them
+// is dead, hold ends with that error.
 func (p *Phase) hold(ctx context.Context) error {
 	if p.Shared == nil {
 		p.Hold(ctx)

@@ -5,14 +5,14 @@ import (
 	"errors"
 )
 
-// saving commits states in the background, at most one at a time, while training goes on. Its owner, a phase, waits for it
-// before it ends. It is used by one goroutine.
+// saving commits states in the background, at most one at a time, while training continues. The phase that owns it waits for
+// the last commit before it ends. Only one goroutine may use it.
 type saving struct {
 	done chan struct{} // closed when the commit has ended; nil when there is none
 	err  error
 }
 
-// begin starts a commit. The one before it must have been waited for.
+// begin starts a commit. wait must have returned for the previous one.
 func (s *saving) begin(commit func() error) {
 	done := make(chan struct{})
 	s.done, s.err = done, nil
@@ -22,7 +22,7 @@ func (s *saving) begin(commit func() error) {
 	}()
 }
 
-// wait waits for the commit under way, if there is one, and returns its error, once.
+// wait waits for the running commit, if there is one, and returns its error. It returns an error only once.
 func (s *saving) wait() error {
 	if s.done == nil {
 		return nil
@@ -42,8 +42,8 @@ func (s *saving) failed() error {
 	}
 }
 
-// lasting is ctx without its cancellation, unless the cause is a lost lease: a commit that has begun is finished, unless
-// another trainer may own the run by now. The caller must call release.
+// lasting returns a context that ends with ctx only if the cause is a lost lease. So a commit that has begun is finished,
+// unless another trainer may own the run. The caller must call release.
 func lasting(ctx context.Context) (_ context.Context, release func()) {
 	inner, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() {

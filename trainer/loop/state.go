@@ -15,11 +15,11 @@ import (
 	"github.com/ldalign/ldalign/trainer/curves"
 )
 
-// OptimizerFile is the file of a state that holds the optimizer's.
+// OptimizerFile is the name of the file with the optimizer's state.
 const OptimizerFile = "optimizer.safetensors"
 
-// States keeps the states of a phase as checkpoints: the trained weights (an adapter alone where one is trained), optimizer,
-// records and batches at a cursor. Everything random is drawn from seeds by place, so there is no random state to keep.
+// States saves the states of a phase as checkpoints: the trained weights (the adapter, if one is trained), the optimizer's
+// state, records and batches at a cursor. There is no random state to save, because every random choice has its own seed.
 type States struct {
 	Checkpoints *checkpoints.Repository
 	Engine      *tensor.Engine
@@ -30,11 +30,11 @@ type States struct {
 	Machine *checkpoints.Machine
 	// Keep is how many states keep their files.
 	Keep int
-	// File is the name of the file of what is trained, which are the tensors Trained; Load reads them back from a local file.
+	// File is the name of the file with the trained tensors, Trained. Load reads them back from a local file.
 	File    string
 	Trained []tensor.Named
 	Load    func(ctx context.Context, path string) error
-	// Read says how far the log is read.
+	// Read returns how far the log has been read.
 	Read func() (stream string, sequence uint64)
 	Log  zerolog.Logger
 }
@@ -75,7 +75,7 @@ func (st *States) Save(ctx context.Context, p *Phase, at checkpoints.Cursor) (co
 	}, nil
 }
 
-// optimizerSnapshot copies the optimizer's state, which the ranks have in parts.
+// optimizerSnapshot copies the optimizer's state, and gathers it first if it is divided among ranks.
 func (p *Phase) optimizerSnapshot(ctx context.Context) (snapshot *models.Snapshot, err error) {
 	if p.ranks == nil {
 		return models.TakeSnapshot(ctx, p.Engine, p.optimizer.State())
@@ -112,7 +112,7 @@ func (p *Phase) optimizerSnapshot(ctx context.Context) (snapshot *models.Snapsho
 	return models.TakeSnapshot(ctx, p.Engine, state)
 }
 
-// Restore takes a phase to where a state left it.
+// Restore sets a phase to a saved state.
 func (st *States) Restore(ctx context.Context, p *Phase, m checkpoints.Manifest) error {
 	if err := st.withLocal(ctx, m, st.File, func(path string) error { return st.Load(ctx, path) }); err != nil {
 		return err
@@ -140,7 +140,7 @@ func (st *States) Restore(ctx context.Context, p *Phase, m checkpoints.Manifest)
 		return err
 	}
 	st.Log.Info().Str("run", st.Run).Str("checkpoint", m.Key).Uint32("iteration", m.Cursor.Iteration).
-		Int("step", m.Cursor.Step).Msg("going on from a saved state")
+		Int("step", m.Cursor.Step).Msg("resuming from a saved state")
 	return nil
 }
 
@@ -159,8 +159,8 @@ func (st *States) withLocal(ctx context.Context, m checkpoints.Manifest, name st
 	return nil
 }
 
-// goOn takes over what a state has recorded. It refuses to go on with other pairs than those of the state: the numbers in its
-// batches would mean others, and some pairs would be trained twice.
+// goOn takes over the records of a state. It is an error if the log gives other pairs than the state has, because the state's
+// batches refer to pairs by number and some would be trained twice.
 func (p *Phase) goOn(ctx context.Context, m checkpoints.Manifest, records []curves.Step, saved checkpoints.Batches) error {
 	at := *m.Cursor
 	if at.Open && len(saved.Pairs) > 0 {
@@ -175,15 +175,15 @@ func (p *Phase) goOn(ctx context.Context, m checkpoints.Manifest, records []curv
 		have = have[:min(len(have), len(saved.Pairs))]
 	}
 	if !slices.Equal(saved.Pairs, have) {
-		return fmt.Errorf("trainer: checkpoint %s was trained on %d pairs, but the log gives %d, or others in their place: "+
-			"messages were lost or changed; restore the stream's store", m.Key, len(saved.Pairs), len(have))
+		return fmt.Errorf("trainer: the %d pairs that checkpoint %s was trained on are not those in the log, which has %d: "+
+			"messages were lost or changed; restore the stream's store", len(saved.Pairs), m.Key, len(have))
 	}
 	p.records, p.batches.Steps, p.from = records, saved.Steps, at.Step
 	_, batch := p.next(at.Step)
 	unknown := at.Open && len(at.Pending) == 0
 	if !unknown && !slices.Equal(p.pending(batch), at.Pending) {
-		return fmt.Errorf("trainer: checkpoint %s was to go on with other pairs than this build would take (%v): "+
-			"go on with the build that wrote it", m.Key, at.Pending)
+		return fmt.Errorf("trainer: checkpoint %s expects other pairs next (%v) than this build would train: "+
+			"resume with the build that wrote it", m.Key, at.Pending)
 	}
 	return nil
 }

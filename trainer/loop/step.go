@@ -22,11 +22,11 @@ type stepper struct {
 	// tensors are those of params.
 	tensors   []*tensor.Tensor
 	optimizer tensor.Optimizer
-	// ranks compute each step together; nil for this process alone.
+	// ranks is the group that computes each step together; nil if this process computes it alone.
 	ranks *ranks.Group
 }
 
-// newStepper makes the optimizer of a phase with fresh state. Parameters must be divided among ranks before.
+// newStepper makes the optimizer of a phase with fresh state. If group is not nil, group.Divide must have been called.
 func newStepper(
 	ctx context.Context, engine *tensor.Engine, plan schedule.Plan, t task.Task, params []tensor.Named, group *ranks.Group,
 ) (*stepper, error) {
@@ -60,11 +60,11 @@ func (st *stepper) close(ctx context.Context) error {
 	})
 }
 
-// step is one optimizer step over a batch at the record's learning rate: forward and backward in micro-batches, clip, update.
-// It adds what it saw to the record. ids name the examples in errors.
+// step makes one optimizer step over a batch at the record's learning rate: forward and backward in micro-batches, clip,
+// update. It fills in the record. ids are the names of the examples in errors.
 func (st *stepper) step(ctx context.Context, batch []int, step int, record *curves.Step, ids []string) error {
 	var sums task.Sums
-	suspects := batch // of a loss that is not finite
+	suspects := batch // the examples that an error about a loss that is not finite names
 	share := batch
 	if st.ranks != nil {
 		share = st.ranks.Share(batch)
@@ -121,8 +121,8 @@ func (st *stepper) step(ctx context.Context, batch []int, step int, record *curv
 			}
 			record.GradNorm = norm
 			if !finite(record.Loss) || !finite(norm) {
-				return fmt.Errorf("loss %v, gradient norm %v: not finite over %s; the weights are as before this step "+
-					"(look at these, lower optimizer.lr or objective.beta, or set optimizer.clip)", record.Loss, norm,
+				return fmt.Errorf("loss %v, gradient norm %v: not finite for %s; this step has not changed the weights "+
+					"(check these pairs, lower optimizer.lr or objective.beta, or set optimizer.clip)", record.Loss, norm,
 					named(suspects, ids))
 			}
 			if err := st.update(s, grads, record.LR); err != nil {
@@ -134,7 +134,7 @@ func (st *stepper) step(ctx context.Context, batch []int, step int, record *curv
 	})
 }
 
-// update changes the parameters by their gradients.
+// update applies the gradients to the parameters.
 func (st *stepper) update(s *tensor.Scope, grads []*tensor.Tensor, lr float64) error {
 	if st.ranks == nil {
 		return st.optimizer.Step(s, st.tensors, grads, lr)
