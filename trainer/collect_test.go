@@ -133,7 +133,7 @@ func TestNothingToTrainOn(t *testing.T) {
 	w := newWorld(t)
 	w.publishPrompts("dead")
 	err := w.trainer(handMade("dead"), silent).Run(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "6 pairs are dead-lettered") {
+	if err == nil || !strings.Contains(err.Error(), "6 pairs are dead letters") {
 		t.Errorf("got %v, want an error that counts the dead letters", err)
 	}
 }

@@ -47,8 +47,8 @@ func lost(kind schemas.Kind, run string, end, cursor uint64) error {
 		"messages were lost from the log; restore the stream's store", kind, run, end, cursor)
 }
 
-// grow takes in what has arrived, once that makes n examples or the iteration is complete. trained is how many are trained
-// already. show and pause are called while there are fewer.
+// grow waits until the iteration has n examples or is complete, and adds them to the task. trained is the number of examples
+// trained so far. grow calls show and pause while it waits.
 func (in *Iteration) grow(
 	ctx context.Context, n, trained int, pause func() error, show func(have, total int),
 ) (loop.Arrived, error) {
@@ -72,7 +72,7 @@ func (in *Iteration) grow(
 		in.upTo, in.planned, in.complete = got.last, got.total, got.complete
 		switch {
 		case in.complete:
-			// the prompts are all published, and a prompter that is sent this work once more need not wait
+			// All prompts are published. A prompter that gets this work again must not wait for the trainer.
 			r := in.reader
 			return in.arrived(), errors.Join(r.Streams.TrainerProgress(ctx, r.Spec.Run, in.number, got.total), in.whole())
 		case len(in.batches.Pairs) >= n:
@@ -81,23 +81,22 @@ func (in *Iteration) grow(
 	}
 }
 
-// arrived is what is there.
+// arrived returns what has arrived so far.
 func (in *Iteration) arrived() loop.Arrived {
 	return loop.Arrived{Pairs: in.batches.Pairs, Skipped: in.batches.Skipped, Planned: in.planned, Complete: in.complete}
 }
 
-// What a trainer does as it reports its progress.
+// What a trainer does when it reports its progress.
 const (
 	busy    = iota // it trains
 	waiting        // for more pairs
 	idle           // it waits, and nothing arrives
 )
 
-// report writes to the log how many pairs of an iteration that still arrives are taken: trained, dead or skipped. The
-// prompter publishes at most streams.max_in_flight prompts beyond that. report writes in steps of an eighth of that bound;
-// at once when everything has come that the prompter may publish; and, because the prompter may have another bound (it can be
-// changed between two starts), whenever nothing arrives. A trainer that goes on may report a number again, which does no
-// harm.
+// report writes to the log how many pairs of an arriving iteration are trained, dead or skipped. The prompter publishes at
+// most streams.max_in_flight prompts beyond that number. report writes after each eighth of that bound, and at once when all
+// prompts that the prompter may publish have arrived. It also writes whenever nothing arrives, because the prompter may use
+// another bound: the key can change between two starts. A resumed trainer may report a number again, which is harmless.
 func (in *Iteration) report(ctx context.Context, trained, does int) error {
 	r := in.reader
 	ahead := r.Spec.MaxInFlight(in.number)

@@ -21,8 +21,8 @@ import (
 )
 
 // messages waits until iteration i is complete in the log and returns its messages in the prompter's order, with the
-// sequence of the last one. A resumed iteration sees exactly the messages that it saw before: those up to the sequence in
-// its cursor, so a letter redriven since then does not change the order it trains in.
+// sequence of the last one. A resumed iteration gets the same messages as before, those up to the sequence in its cursor, so a
+// dead letter that was redriven in between does not change the order of training.
 func (r *Reader) messages(ctx context.Context, phase string, kind schemas.Kind, i uint32) ([]events.Message, uint64, error) {
 	feed, replayed := lineage.Feed(r.Spec, kind)
 	var got ledger.Collected
@@ -38,7 +38,7 @@ func (r *Reader) messages(ctx context.Context, phase string, kind schemas.Kind, 
 		return nil, 0, err
 	}
 	upTo := got.Last
-	if !replayed && r.resumes(phase, i) { // a replay's part is bounded already
+	if !replayed && r.resumes(phase, i) { // the part of the log that a replay reads has an end
 		upTo = r.Resume.Cursor.Sequence
 		if got.Last < upTo {
 			return nil, 0, lost(feed.Kind, feed.Run, got.Last, upTo)
@@ -54,13 +54,13 @@ func (r *Reader) messages(ctx context.Context, phase string, kind schemas.Kind, 
 		}
 	}
 	if len(messages) == 0 {
-		return nil, 0, fmt.Errorf("trainer: iteration %d of run %s has nothing to train on: %d pairs are dead-lettered "+
-			"(`ldalign deadletters list %s` says why)", i, r.Spec.Run, got.Dead, r.Spec.Run)
+		return nil, 0, fmt.Errorf("trainer: iteration %d of run %s has nothing to train on: all its %d pairs are dead letters "+
+			"(`ldalign deadletters list %s` shows why)", i, r.Spec.Run, got.Dead, r.Spec.Run)
 	}
 	return messages, upTo, nil
 }
 
-// inLogOrder is an iteration in the order of its sequences.
+// inLogOrder returns the messages in the order of their sequences.
 func inLogOrder(c ledger.Collected) ledger.Collected {
 	at := make([]int, len(c.Seqs))
 	for k := range at {
@@ -75,10 +75,11 @@ func inLogOrder(c ledger.Collected) ledger.Collected {
 	return out
 }
 
-// Collect makes the task of iteration i from the log; by the streaming schedule an empty one, and Arrivals fills it.
+// Collect makes the task of iteration i from the log. With the streaming schedule the task is empty at first, and Arrivals
+// fills it.
 func (r *Reader) Collect(ctx context.Context, i uint32) (*Iteration, error) {
 	in := &Iteration{reader: r, kind: objective.TrainsFrom(r.Spec.Objective.Kind), number: i}
-	feed, replayed := lineage.Feed(r.Spec, in.kind) // from a log that has all
+	feed, replayed := lineage.Feed(r.Spec, in.kind) // a source's log is complete
 	if r.streaming() && !replayed && (!r.resumes(schedule.Policy, i) || r.Resume.Cursor.Open) {
 		in.inflow = r.follow(ctx, in.kind, i)
 		if err := in.add(ctx, nil); err != nil {
@@ -103,9 +104,9 @@ func (r *Reader) Collect(ctx context.Context, i uint32) (*Iteration, error) {
 	return in, in.whole()
 }
 
-// GuidePairs waits for the pairs that the guide is trained from, those of iteration 0, and returns them in the prompter's
-// order with their ids and the sequence of the last one. Pairs with tokens that are not in the vocabulary are left out, unless
-// the guide has a tokenizer of its own, which reads the texts.
+// GuidePairs waits for the pairs of iteration 0, from which the guide is trained. It returns them in the prompter's order,
+// with their ids and the sequence of the last one. It leaves out pairs with tokens that are not in the vocabulary, unless the
+// guide has its own tokenizer, which reads the texts.
 func (r *Reader) GuidePairs(
 	ctx context.Context, ownTokenizer bool,
 ) (pairs []*events.Pair, _ checkpoints.Batches, upTo uint64, _ error) {
@@ -117,7 +118,7 @@ func (r *Reader) GuidePairs(
 	for _, m := range messages {
 		p, ok := m.(*events.Pair)
 		if !ok {
-			return nil, batches, 0, fmt.Errorf("trainer: a %T cannot train the guide", m)
+			return nil, batches, 0, fmt.Errorf("trainer: the guide cannot be trained on a message of type %T", m)
 		}
 		if !ownTokenizer && r.skips(p, &batches) {
 			continue
@@ -125,13 +126,13 @@ func (r *Reader) GuidePairs(
 		pairs, batches.Pairs = append(pairs, p), append(batches.Pairs, p.ID())
 	}
 	if len(pairs) == 0 {
-		return nil, batches, 0, fmt.Errorf("trainer: all %d pairs of the guide's iteration were refused; the log says why for each",
+		return nil, batches, 0, fmt.Errorf("trainer: all %d pairs for the guide were refused; the log output says why",
 			len(batches.Skipped))
 	}
 	return pairs, batches, upTo, nil
 }
 
-// add takes in messages.
+// add adds messages to the iteration's task.
 func (in *Iteration) add(ctx context.Context, messages []events.Message) error {
 	if in.kind == schemas.Prompts {
 		in.sequences(messages)
@@ -140,22 +141,22 @@ func (in *Iteration) add(ctx context.Context, messages []events.Message) error {
 	return in.pairs(ctx, messages)
 }
 
-// whole checks an iteration to which nothing will be added any more.
+// whole checks a complete iteration.
 func (in *Iteration) whole() error {
 	run := in.reader.Spec.Run
 	if in.cut > 0 {
 		in.reader.Log.Warn().Str("run", run).Msgf("%d of %d pairs were cut to data.max_prompt_tokens or max_response_tokens "+
-			"(raise them, or have such pairs dead-lettered by data.overlong: reject)", in.cut, len(in.batches.Pairs))
+			"(raise them, or set data.overlong: reject to leave such pairs out)", in.cut, len(in.batches.Pairs))
 	}
 	switch {
 	case len(in.batches.Pairs) > 0:
 		return nil
 	case len(in.batches.Skipped) > 0:
-		return fmt.Errorf("trainer: all %d prompts or pairs of iteration %d were refused; the log says why for each",
+		return fmt.Errorf("trainer: all %d prompts or pairs of iteration %d were refused; the log output says why",
 			len(in.batches.Skipped), in.number)
 	default:
-		return fmt.Errorf("trainer: iteration %d of run %s has nothing to train on: all its pairs are dead-lettered "+
-			"(`ldalign deadletters list %s` says why)", in.number, run, run)
+		return fmt.Errorf("trainer: iteration %d of run %s has nothing to train on: all its pairs are dead letters "+
+			"(`ldalign deadletters list %s` shows why)", in.number, run, run)
 	}
 }
 
@@ -171,7 +172,7 @@ func reasonOf(err error) string {
 	}
 }
 
-// sequences adds to the SFT task. Prompts that the length rule refuses are logged, counted and not trained on.
+// sequences adds prompts to the SFT task. It logs and counts prompts that the length rule refuses, and leaves them out.
 func (in *Iteration) sequences(messages []events.Message) {
 	r := in.reader
 	out, ok := in.task.(*task.Sequences)
@@ -200,8 +201,8 @@ func (in *Iteration) sequences(messages []events.Message) {
 	}
 }
 
-// pairs adds to the task of pairs, and computes their weights and the figures of these. Weights that can be computed before
-// the last pair is there do not change when more come.
+// pairs adds pairs to the task, and computes their weights and the metrics of these. Weights that are computed before the
+// last pair has arrived do not change when more arrive.
 func (in *Iteration) pairs(ctx context.Context, messages []events.Message) error {
 	r, i := in.reader, in.number
 	made, err := r.makers(ctx, i)
@@ -229,23 +230,23 @@ func (in *Iteration) pairs(ctx context.Context, messages []events.Message) error
 	return in.weigh(ctx, out)
 }
 
-// take adds the pairs of messages to a task, and their distances, where they have such, to the iteration, given the policies
-// that must have made them. A pair with an empty response, or with tokens that the model does not have, is left out, logged
-// and counted.
+// take adds the pairs of messages to a task, and their distances, if they have any, to the iteration. made names the policies
+// that must have made the pairs. take leaves out, logs and counts a pair with an empty response or with tokens that the model
+// does not have.
 func (in *Iteration) take(messages []events.Message, made makers, out *task.Pairs) error {
 	r, i := in.reader, in.number
 	for _, m := range messages {
 		p := pairOf(m)
 		if p == nil {
-			return fmt.Errorf("trainer: a %T cannot be trained on", m)
+			return fmt.Errorf("trainer: a message of type %T cannot be trained on", m)
 		}
 		if p.GetPolicyDigest() != made.sampler {
-			return fmt.Errorf("trainer: pair %s was made by checkpoint %.12s, but iteration %d starts from %.12s",
+			return fmt.Errorf("trainer: pair %s was sampled by checkpoint %.12s, but iteration %d starts from %.12s",
 				p.ID(), p.GetPolicyDigest(), p.GetIteration(), made.sampler)
 		}
 		if got := p.ReferenceDigest(); got != made.reference {
-			return fmt.Errorf("trainer: pair %s has log-probs of checkpoint %.12s, but objective.reference: %s is %.12s here: "+
-				"they are no reference for this run", p.ID(), got, r.Spec.Objective.Reference, made.reference)
+			return fmt.Errorf("trainer: pair %s has reference log-probs of checkpoint %.12s, but with objective.reference: %s "+
+				"this iteration needs those of %.12s", p.ID(), got, r.Spec.Objective.Reference, made.reference)
 		}
 		if len(p.GetChosenIds()) == 0 || len(p.GetRejectedIds()) == 0 {
 			r.Log.Warn().Str("pair", p.ID()).Msg("a response is empty: the pair is not trained on")
@@ -272,7 +273,8 @@ func (in *Iteration) take(messages []events.Message, made makers, out *task.Pair
 	return nil
 }
 
-// skips tells whether a pair has a token that is not in the vocabulary, and notes it as skipped. No stage writes such a pair.
+// skips reports whether a pair has a token that is not in the vocabulary, and records it as skipped. The stages never write
+// such a pair.
 func (r *Reader) skips(p *events.Pair, batches *checkpoints.Batches) bool {
 	vocabulary := int64(r.Model.Config().Vocab)
 	for _, ids := range [][]int64{p.GetPromptIds(), p.GetChosenIds(), p.GetRejectedIds()} {
@@ -286,7 +288,7 @@ func (r *Reader) skips(p *events.Pair, batches *checkpoints.Batches) bool {
 	return false
 }
 
-// weigh gives the pairs the weights of their distances; without distances these are 1.
+// weigh computes the pairs' weights from their distances. Without distances all weights are 1.
 func (in *Iteration) weigh(ctx context.Context, out *task.Pairs) error {
 	in.metrics = nil
 	identical := 0
@@ -328,7 +330,7 @@ func (in *Iteration) weigh(ctx context.Context, out *task.Pairs) error {
 
 // makers are the digests of the policies that must have made the pairs of an iteration.
 type makers struct {
-	// sampler sampled y', reference gave the log-probs.
+	// sampler sampled y', and reference computed the reference log-probs.
 	sampler, reference string
 }
 
@@ -343,7 +345,7 @@ func (r *Reader) makers(ctx context.Context, i uint32) (m makers, err error) {
 	return m, err
 }
 
-// initial is the digest of the run's first policy, or of that of the run whose pairs a replay reads.
+// initial is the digest of the run's first policy or, for a replay, of the first policy of the run that made the pairs.
 func (r *Reader) initial(ctx context.Context) (string, error) {
 	run, first := r.Spec.Run, r.Spec.FirstIteration()
 	if _, replayed := lineage.Feed(r.Spec, schemas.Pairs); replayed {
@@ -359,12 +361,12 @@ func (r *Reader) initial(ctx context.Context) (string, error) {
 	return policy.Digest, nil
 }
 
-// fairSamples tells whether y' is sampled from the policy's own distribution, as the estimate of KL(ref || p) needs.
+// fairSamples reports whether y' is sampled from the policy's own distribution, as the estimate of KL(ref || p) needs.
 func (r *Reader) fairSamples() bool {
 	return r.Spec.Samples() && r.Spec.Generation.Temperature == 1 && r.Spec.Generation.TopP == 1
 }
 
-// pairOf is the pair that a message is or holds; nil when it holds none.
+// pairOf is the pair that a message is or contains; nil if there is none.
 func pairOf(m events.Message) *events.Pair {
 	switch m := m.(type) {
 	case *events.Pair:
@@ -378,7 +380,7 @@ func pairOf(m events.Message) *events.Pair {
 	}
 }
 
-// firstNormaliser is S_0, kept in the manifest of the policy that iteration 0 made.
+// firstNormaliser is S_0, from the manifest of the policy that iteration 0 made.
 func (r *Reader) firstNormaliser(ctx context.Context, i uint32) (float64, error) {
 	if r.Spec.Objective.Normaliser != "fixed_first" || i == 0 {
 		return 0, nil
@@ -392,14 +394,14 @@ func (r *Reader) firstNormaliser(ctx context.Context, i uint32) (float64, error)
 	}
 	manifest, err := r.Checkpoints.Policy(ctx, spec.Run, 1)
 	if err != nil {
-		return 0, fmt.Errorf("trainer: the policy of iteration 0, whose normaliser is that of all (objective.normaliser: "+
-			"fixed_first): %w", err)
+		return 0, fmt.Errorf("trainer: the policy made in iteration 0, which has the normaliser "+
+			"(objective.normaliser: fixed_first): %w", err)
 	}
 	for _, m := range manifest.Metrics {
 		if m.Name == objective.NormaliserMetric {
 			return m.Value, nil
 		}
 	}
-	return 0, fmt.Errorf("trainer: checkpoint %s names no %s, which objective.normaliser: fixed_first needs",
+	return 0, fmt.Errorf("trainer: checkpoint %s has no metric %s, which objective.normaliser: fixed_first needs",
 		manifest.Key, objective.NormaliserMetric)
 }

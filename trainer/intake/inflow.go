@@ -12,8 +12,8 @@ import (
 	"github.com/ldalign/ldalign/streams/ledger"
 )
 
-// inflow takes the messages of an iteration from the log while they arrive, for training.schedule: streaming. One goroutine
-// reads; close ends it and waits.
+// inflow reads the messages of an iteration from the log while they arrive, for training.schedule: streaming. One goroutine
+// reads; close ends it and waits for it.
 type inflow struct {
 	stop context.CancelFunc
 	done chan struct{} // closed when the reader has ended
@@ -22,8 +22,8 @@ type inflow struct {
 	messages []events.Message // not taken yet, in the log's order
 	last     uint64           // sequence of the newest message
 	arrived  int              // messages so far, those that were taken included
-	have     int              // pairs accounted for: messages and dead letters
-	total    int              // pairs of the iteration, which each message tells; 0 until that is known
+	have     int              // pairs that have arrived or died: messages and dead letters
+	total    int              // pairs of the iteration, which each message says; 0 until that is known
 	complete bool
 	err      error
 	news     chan struct{} // closed and replaced when one of the above changes
@@ -74,12 +74,12 @@ type supply struct {
 	complete bool             // no more will come
 }
 
-// quiet is how long a wait without arrivals lasts until it is idle.
+// quiet is the time without arrivals after which a wait counts as idle.
 const quiet = time.Second
 
 // take waits until the iteration's total is known and n messages have arrived in all, or the iteration is complete. It returns
-// the messages that it has not returned before. While there are fewer it calls waiting, with the pairs accounted for and their
-// total, and idle whenever nothing arrives for long; their errors end the wait.
+// the messages that it has not returned before. While it waits it calls waiting, with the pairs that have arrived or died and
+// the total, and idle whenever nothing has arrived for a time of quiet. Their errors end the wait.
 func (in *inflow) take(
 	ctx context.Context, n int, waiting func(have, total int) error, idle func() error,
 ) (supply, error) {
@@ -92,7 +92,7 @@ func (in *inflow) take(
 			in.messages = nil
 			in.mu.Unlock()
 			if err != nil && ctx.Err() == nil {
-				err = fmt.Errorf("trainer: the iteration can no longer be followed: %w", err)
+				err = fmt.Errorf("trainer: reading the iteration while it arrives: %w", err)
 			}
 			return out, err
 		}
@@ -106,7 +106,7 @@ func (in *inflow) take(
 	}
 }
 
-// quietly waits for news, and calls idle whenever there are none for long.
+// quietly waits for news, and calls idle after each time of quiet.
 func quietly(ctx context.Context, news <-chan struct{}, idle func() error) error {
 	tick := time.NewTicker(quiet)
 	defer tick.Stop()
@@ -124,7 +124,7 @@ func quietly(ctx context.Context, news <-chan struct{}, idle func() error) error
 	}
 }
 
-// counts are the pairs that are accounted for so far, and how many of them are dead.
+// counts returns how many pairs have arrived or died so far, and how many of them died.
 func (in *inflow) counts() (have, dead int) {
 	in.mu.Lock()
 	defer in.mu.Unlock()

@@ -1,6 +1,6 @@
-// Package intake makes the examples of an iteration from the log: it waits until the iteration is complete, puts pairs into
-// the prompter's order, weighs them, and mixes in those of the iteration before. By the streaming schedule it brings pairs in
-// the log's order while they arrive.
+// Package intake makes the examples of an iteration from the log. It waits until the iteration is complete, puts the pairs
+// into the prompter's order, computes their weights, and mixes in the pairs of the previous iteration. With the streaming
+// schedule it delivers pairs in the log's order while they arrive.
 package intake
 
 import (
@@ -24,54 +24,54 @@ type Reader struct {
 	Streams     *streams.Conn
 	Checkpoints *checkpoints.Repository
 	Engine      *tensor.Engine
-	// Model is the policy in training, and Format that of its prompts and responses.
+	// Model is the policy that is trained, and Format the format of its prompts and responses.
 	Model  *models.Model
 	Format *tokenizer.Format
 	// Base is the policy that the iteration starts from.
 	Base checkpoints.Manifest
-	// Resume is the state that the run goes on from; nil when there is none newer than Base.
+	// Resume is the state that the run resumes from; nil if there is none newer than Base.
 	Resume *checkpoints.Manifest
-	// Observe is told what the reader waits for.
+	// Observe receives events about what the reader waits for.
 	Observe func(activity.Event)
 	Log     zerolog.Logger
 }
 
-// Iteration is an iteration as it was read from the log, so far.
+// Iteration is an iteration, as far as it has been read from the log.
 type Iteration struct {
 	reader *Reader
 	kind   schemas.Kind
 	number uint32
-	// inflow brings more; nil when all is there.
+	// inflow reads further messages; nil if all have been read.
 	inflow *inflow
 	task   task.Task
-	// distances of the task's pairs, and the number of those that were cut.
+	// distances are those of the task's pairs. cut is the number of pairs whose texts were cut.
 	distances []float64
 	cut       int
-	// batches has the ids of the task's examples, in their order, and of what was left out; no steps.
+	// batches has the ids of the task's examples, in their order, and of those left out. It has no steps.
 	batches checkpoints.Batches
-	// reported is the progress that was reported last: of how many pairs the log knows that they are taken.
+	// reported is the number of pairs in the last progress report, see report.
 	reported int
 	// upTo is the sequence of the last message.
 	upTo uint64
-	// planned is the number of pairs that the iteration has, those that died included; 0 until that is known.
+	// planned is the number of pairs of the iteration, including those that died; 0 until it is known.
 	planned  int
-	complete bool // inflow has brought all
+	complete bool // inflow has read all
 	metrics  []checkpoints.Metric
 }
 
-// Task is the iteration's task. By the streaming schedule its examples are still to come.
+// Task returns the iteration's task. With the streaming schedule its examples arrive later.
 func (in *Iteration) Task() task.Task { return in.task }
 
-// Batches has the ids of the task's examples and of what was left out; no steps.
+// Batches returns the ids of the task's examples and of those left out. It has no steps.
 func (in *Iteration) Batches() checkpoints.Batches { return in.batches }
 
-// Metrics are what the policy's manifest says about the pairs.
+// Metrics returns the metrics of the pairs for the policy's manifest.
 func (in *Iteration) Metrics() []checkpoints.Metric { return in.metrics }
 
-// Planned is the number of examples that the learning rate's schedule is made for; 0 for those that are there.
+// Planned returns the number of examples that the learning-rate schedule is made for; 0 means the number in the task.
 func (in *Iteration) Planned() int { return in.planned }
 
-// Arrivals brings the examples that are still to come; nil when all are there.
+// Arrivals delivers the examples that have not arrived yet; nil if the task has all.
 func (in *Iteration) Arrivals() loop.Arrivals {
 	if in.inflow == nil {
 		return nil
@@ -79,24 +79,24 @@ func (in *Iteration) Arrivals() loop.Arrivals {
 	return in
 }
 
-// Read says how far the log is read.
+// Read returns how far the log has been read.
 func (in *Iteration) Read() (stream string, sequence uint64) {
 	feed, _ := lineage.Feed(in.reader.Spec, in.kind)
 	return string(feed.Kind), in.upTo
 }
 
-// Close ends the reading of what is still to come.
+// Close stops reading the log.
 func (in *Iteration) Close() { in.inflow.close() }
 
-// resumes tells whether the state to go on from was saved in this phase of this iteration.
+// resumes reports whether the state to resume from was saved in this phase of this iteration.
 func (r *Reader) resumes(phase string, iteration uint32) bool {
 	return r.Resume != nil && r.Resume.Cursor.Phase == phase && r.Resume.Cursor.Iteration == iteration
 }
 
-// streaming tells whether an iteration is trained in the order of its log, while it arrives.
+// streaming reports whether an iteration is trained while it arrives, in the order of its log.
 func (r *Reader) streaming() bool { return r.Spec.Training.Schedule == "streaming" }
 
-// work is how far something is done, for an event.
+// work describes a piece of work for an event.
 func (r *Reader) work(phase string, iteration uint32, done, total int) activity.Work {
 	return activity.Work{Run: r.Spec.Run, Phase: phase, Iteration: iteration, Done: done, Total: total}
 }

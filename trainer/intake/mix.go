@@ -14,10 +14,10 @@ import (
 	"github.com/ldalign/ldalign/trainer/task"
 )
 
-// mixIn adds the pairs of the iteration before to the task. They are those that were trained then, in that order, by the
-// record of the base policy; a letter redriven since does not change them. Where the reference is the previous policy, their
-// log-probs are computed anew under it: the model is that policy until the iteration's first step, so no second model is
-// needed, and a trainer that goes on computes the same.
+// mixIn adds the pairs of the previous iteration to the task: those that the base policy was trained on, in the same order,
+// as its record says. So a dead letter that was redriven since does not change them. If the reference is the previous policy,
+// mixIn computes their reference log-probs again. The model is that policy until the iteration's first step, so no second
+// model is needed, and a resumed trainer computes the same.
 func (in *Iteration) mixIn(ctx context.Context, reference string, out *task.Pairs) error {
 	r, before := in.reader, in.number-1
 	sampler, err := r.sampler(ctx, before)
@@ -41,15 +41,15 @@ func (in *Iteration) mixIn(ctx context.Context, reference string, out *task.Pair
 	for k, id := range trained {
 		m, ok := byID[id]
 		if !ok {
-			return fmt.Errorf("trainer: pair %s of iteration %d is no longer in the log, but objective.mix: previous trains it "+
-				"once more: restore the stream's store, or raise streams.max_age", id, before)
+			return fmt.Errorf("trainer: pair %s of iteration %d is no longer in the log, but objective.mix: previous needs it again: "+
+				"restore the stream's store, or raise streams.max_age", id, before)
 		}
 		earlier[k] = m
 	}
 	anew := r.Spec.Objective.Reference != "initial"
 	made := makers{sampler, reference}
 	if anew {
-		made.reference = sampler // of the log-probs that the pairs have now
+		made.reference = sampler // the pairs still have its log-probs
 	}
 	own := len(out.Pairs)
 	if err := in.take(earlier, made, out); err != nil {
@@ -62,7 +62,7 @@ func (in *Iteration) mixIn(ctx context.Context, reference string, out *task.Pair
 	return nil
 }
 
-// sampler is the manifest digest of the policy that sampled the pairs of an iteration that is trained.
+// sampler is the manifest digest of the policy that sampled the pairs of an earlier iteration.
 func (r *Reader) sampler(ctx context.Context, i uint32) (string, error) {
 	if _, replayed := lineage.Feed(r.Spec, schemas.Pairs); replayed {
 		origin, err := lineage.Origin(ctx, r.Streams, r.Checkpoints, r.Spec.Source.Run, i)
@@ -72,7 +72,7 @@ func (r *Reader) sampler(ctx context.Context, i uint32) (string, error) {
 	return policy.Digest, err
 }
 
-// refer computes the reference log-probs of the task's pairs from number from on by the model as it is, a micro-batch at
+// refer computes the reference log-probs of the task's pairs from number from on with the current model, one micro-batch at
 // a time.
 func (in *Iteration) refer(ctx context.Context, t *task.Pairs, from int) error {
 	r, pairs := in.reader, t.Pairs[from:]
@@ -96,7 +96,7 @@ func (in *Iteration) refer(ctx context.Context, t *task.Pairs, from int) error {
 			})
 		})
 		if err != nil {
-			return fmt.Errorf("trainer: reference log-probs of the pairs of the iteration before: %w", err)
+			return fmt.Errorf("trainer: reference log-probs of the previous iteration's pairs: %w", err)
 		}
 		r.Observe(activity.Referring{Work: r.work(schedule.Policy, in.number, min(at+size, len(pairs)), len(pairs))})
 	}

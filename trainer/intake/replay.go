@@ -13,8 +13,8 @@ import (
 	"github.com/ldalign/ldalign/trainer/lineage"
 )
 
-// ErrOffPolicy says that pairs were sampled by other weights than those that the iteration starts from, which
-// source.off_policy: accept allows.
+// ErrOffPolicy says that pairs were sampled by other weights than those that the iteration starts from. source.off_policy:
+// accept allows such pairs.
 var ErrOffPolicy = errors.New("trainer: off-policy pairs")
 
 // startsFrom is the digest of the policy that must have sampled the pairs of iteration i. Its weights are those that the
@@ -29,14 +29,14 @@ func (r *Reader) startsFrom(ctx context.Context, i uint32) (string, error) {
 	}
 	if r.Spec.Source.OffPolicy != schemas.AcceptOffPolicy && !lineage.SameWeights(origin, r.Base) {
 		return "", fmt.Errorf("%w: the pairs of iteration %d in run %s were sampled by %.12s, but policy %d of this run (%.12s) has "+
-			"other weights: replay iteration %d alone (--iteration %d), or accept it by source.off_policy: accept (--off-policy)",
+			"other weights: replay only iteration %d (--iteration %d), or set source.off_policy: accept (--off-policy)",
 			ErrOffPolicy, i, r.Spec.Source.Run, origin.Digest, i, r.Base.Digest, i, i)
 	}
 	return origin.Digest, nil
 }
 
-// CloseIterations tells how many pairs each iteration of a replay has: as many as its source gives. The prompter of an
-// ordinary run does this.
+// CloseIterations publishes how many pairs each iteration of a replay has: as many as its source's log has. In other runs the
+// prompter does this.
 func (r *Reader) CloseIterations(ctx context.Context) error {
 	given, ok := lineage.Given(r.Spec)
 	if !ok {
@@ -62,8 +62,7 @@ func (r *Reader) CloseIterations(ctx context.Context) error {
 	return nil
 }
 
-// closed is how many pairs an iteration of a run has, those that became dead letters included; ok is false when that is not
-// noted yet.
+// closed returns how many pairs an iteration of a run has, including dead letters. ok is false if that is not published yet.
 func (r *Reader) closed(ctx context.Context, run string, i uint32) (total int, ok bool, err error) {
 	err = r.Streams.Read(ctx, schemas.Control, run, int(i), 0, func(m streams.Received) error {
 		if c, is := m.Message.(*events.Control); is && c.GetKind() == events.ControlClosed {
@@ -75,7 +74,7 @@ func (r *Reader) closed(ctx context.Context, run string, i uint32) (total int, o
 	return total, ok, err
 }
 
-// recalled is an iteration of the source's log.
+// recalled reads an iteration from the source's log.
 func (r *Reader) recalled(ctx context.Context, phase string, feed streams.Source, i uint32) (ledger.Collected, error) {
 	want, ok, err := r.closed(ctx, r.Spec.Run, i)
 	if err != nil {

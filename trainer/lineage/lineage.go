@@ -1,4 +1,4 @@
-// Package lineage says what a run was declared with, which log it reads and which runs it came from or became. It needs
+// Package lineage finds the spec that a run was declared with, the log that it reads, its source and its descendants. It needs
 // no tensors.
 package lineage
 
@@ -13,13 +13,12 @@ import (
 	"github.com/ldalign/ldalign/streams"
 )
 
-// File is the file of a replay's or fork's policies that says what the run began with, as JSON.
+// File is the name of a file of a replay's or fork's policies: the source section of the spec, as JSON.
 const File = "lineage.json"
 
-// Source is the source of a declared run: what a replay reads and a fork starts from. ok is false for a run that makes
-// everything itself. As long as the run exists, what its source names must be kept: the policy source.Policy of the run
-// source.Run, the policies of its later iterations, whose digests the pairs carry, and the messages from source.First to
-// source.Last of the stream of source.From.
+// Source is the source of a declared run: what a replay reads and a fork starts from. ok is false for a run without a source.
+// As long as the run exists, these must be kept: the policy source.Policy of the run source.Run, the policies of its later
+// iterations, whose digests the pairs carry, and the messages from source.First to source.Last of the stream of source.From.
 func Source(ctx context.Context, conn *streams.Conn, run string) (source schemas.SourceSpec, ok bool, err error) {
 	spec, err := Spec(ctx, conn, run)
 	if err != nil || spec.Source == nil {
@@ -28,7 +27,7 @@ func Source(ctx context.Context, conn *streams.Conn, run string) (source schemas
 	return *spec.Source, true, nil
 }
 
-// Descendants are the declared runs, in order, whose source is a run.
+// Descendants returns the declared runs whose source is the given run, in order.
 func Descendants(ctx context.Context, conn *streams.Conn, run string) ([]string, error) {
 	names, err := conn.Runs(ctx)
 	if err != nil {
@@ -76,8 +75,8 @@ func Spec(ctx context.Context, conn *streams.Conn, run string) (schemas.Spec, er
 	return specs[0], nil
 }
 
-// Feed is the log in which a run finds messages of a kind. replayed says that it is the log of the run's source, which ends at
-// feed.Last; otherwise it is the run's own log, which has no end yet.
+// Feed returns the log from which a run reads messages of a kind. replayed says that it is the log of the run's source, which
+// ends at feed.Last; otherwise it is the run's own log, which has no end yet.
 func Feed(spec schemas.Spec, need schemas.Kind) (feed streams.Source, replayed bool) {
 	kind, replayed := spec.ReadsFrom(need)
 	if !replayed {
@@ -89,7 +88,7 @@ func Feed(spec schemas.Spec, need schemas.Kind) (feed streams.Source, replayed b
 	}, true
 }
 
-// Given is the part of its source's log that a replay reads; ok is false for other runs.
+// Given is the part of its source's log that a replay reads. ok is false for other runs.
 func Given(spec schemas.Spec) (given streams.Source, ok bool) {
 	if !spec.Replays() {
 		return streams.Source{}, false
@@ -97,8 +96,8 @@ func Given(spec schemas.Spec) (given streams.Source, ok bool) {
 	return Feed(spec, schemas.Kind(spec.Source.From))
 }
 
-// SampledBy is the run whose policies sampled the pairs in the log of a run, and its first iteration: the run itself or, where
-// that is a replay from pairs or later, the one whose pairs they were.
+// SampledBy returns the run whose policies sampled the pairs that a run trains on, and that run's first iteration. It is the
+// run itself, unless the run is a replay from pairs or later; then it is the run that made the pairs.
 func SampledBy(ctx context.Context, conn *streams.Conn, run string) (name string, first int, err error) {
 	for {
 		source, ok, err := Source(ctx, conn, run)
@@ -114,8 +113,8 @@ func SampledBy(ctx context.Context, conn *streams.Conn, run string) (name string
 	}
 }
 
-// Origin is the policy that sampled the pairs of iteration i in the log of a run: the run's own policy i or, where the run
-// is itself a replay from pairs or later, that of the run whose pairs they were.
+// Origin returns the policy that sampled the pairs of iteration i that a run trains on. It is the run's own policy i, unless
+// the run is a replay from pairs or later; then it is policy i of the run that made the pairs.
 func Origin(
 	ctx context.Context, conn *streams.Conn, repository *checkpoints.Repository, run string, i uint32,
 ) (checkpoints.Manifest, error) {
@@ -130,14 +129,14 @@ func Origin(
 	return m, nil
 }
 
-// SameWeights tells whether two policies have the same weights to the last bit.
+// SameWeights reports whether two policies have the same weights to the last bit.
 func SameWeights(a, b checkpoints.Manifest) bool {
 	x, ok := a.File(checkpoints.WeightsFile)
 	y, also := b.File(checkpoints.WeightsFile)
 	return ok && also && x.SHA256 == y.SHA256
 }
 
-// Describe says in one line what a run began with; it is empty for a run that makes everything itself.
+// Describe returns one line about the source of a run; it is empty for a run without a source.
 func Describe(spec schemas.Spec) string {
 	s := spec.Source
 	if s == nil {

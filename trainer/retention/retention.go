@@ -1,4 +1,4 @@
-// Package retention removes what a run no longer keeps, and says what has to stay and why. It needs no tensors.
+// Package retention removes what a run no longer keeps, and reports what must stay and why. It needs no tensors.
 package retention
 
 import (
@@ -17,30 +17,30 @@ import (
 // Removed is what the retention of a run has removed, or would remove.
 type Removed struct {
 	Run string `json:"run"`
-	// Iterations lost messages, Messages of them.
+	// Iterations are those whose messages are removed, and Messages is the number of these messages.
 	Iterations []uint32 `json:"iterations"`
 	Messages   uint64   `json:"messages"`
-	// Expiry is of the policies that lost their weights.
+	// Expiry lists the policies whose weights are removed.
 	checkpoints.Expiry
-	// Stays are older than the spec keeps, and had to stay.
+	// Stays lists what is older than the spec keeps, but still needed.
 	Stays []Stay `json:"stays"`
-	// Done tells that it is removed; false for what would be.
+	// Done is true if the removal has happened, and false if this is a report of what would be removed.
 	Done bool `json:"removed"`
 }
 
 // Stay is something that retention would remove but that is still needed.
 type Stay struct {
-	// What it is: a kind of messages, or policy.
+	// What is a kind of messages, or policy.
 	What      string `json:"what"`
 	Iteration uint32 `json:"iteration"`
-	// Why names who needs it.
+	// Why says what still needs it.
 	Why string `json:"why"`
 }
 
-// Apply removes what a run no longer keeps: of past iterations the messages on the logs, of past policies the weights. What
-// is still needed stays: what a stage of the run has not settled, a policy that is not evaluated, what a replay or fork of
-// the run has pinned (see lineage.Source), the first policy where it is the reference of all. by is noted as
-// the reason. Repeating it does no harm; with dry it only reports. The caller holds the run's lease.
+// Apply removes what a run no longer keeps: the messages of past iterations and the weights of past policies. It keeps what
+// is still needed: messages that a stage of the run has not settled, policies that are not evaluated, what a replay or fork of
+// the run has pinned (see lineage.Source), and the first policy if it is the reference of every iteration. by is recorded as
+// the reason. Apply may be repeated. With dry it only reports. The caller must hold the run's lease.
 func Apply(
 	ctx context.Context, conn *streams.Conn, repository *checkpoints.Repository, spec schemas.Spec, keep schemas.RetentionSpec,
 	by string, dry bool,
@@ -116,7 +116,7 @@ func (r *retention) retain(ctx context.Context, keep schemas.RetentionSpec) erro
 	return nil
 }
 
-// messages removes those of an iteration that has made its policy.
+// messages removes the messages of an iteration whose policy is made.
 func (r *retention) messages(ctx context.Context, count ledger.Count) error {
 	i := count.Iteration
 	var going []schemas.Kind
@@ -147,7 +147,10 @@ func (r *retention) messages(ctx context.Context, count ledger.Count) error {
 		return nil
 	}
 	if made := r.policies[i+1]; !recorded(made) {
-		r.out.Stays = append(r.out.Stays, Stay{"messages", i, "its policy has no record of batches: the log alone has one"})
+		r.out.Stays = append(r.out.Stays, Stay{
+			"messages", i,
+			"its policy has no record of batches, so only the messages show what it was trained on",
+		})
 		return nil
 	}
 	if !r.dry {
@@ -166,7 +169,7 @@ func recorded(m checkpoints.Manifest) bool {
 	return ok
 }
 
-// read says who still reads messages of an iteration; empty for nobody.
+// read says what still needs the messages of an iteration; empty if nothing does.
 func (r *retention) read(ctx context.Context, kind schemas.Kind, i uint32) (string, error) {
 	for _, heir := range r.heirs {
 		s := heir.Source
@@ -178,10 +181,10 @@ func (r *retention) read(ctx context.Context, kind schemas.Kind, i uint32) (stri
 	if err != nil || settled {
 		return "", err
 	}
-	return "a stage has not settled them", nil
+	return "a stage has not processed all of them", nil
 }
 
-// weights removes those of the policies from first up to last.
+// weights removes the weights of the policies from first to last.
 func (r *retention) weights(ctx context.Context, first uint32, last int) error {
 	evaluated, err := r.evaluated(ctx)
 	if err != nil {
@@ -208,9 +211,9 @@ func (r *retention) weights(ctx context.Context, first uint32, last int) error {
 		case i == first && r.spec.Objective.Reference == "initial":
 			why = "it is the reference of every iteration (objective.reference: initial)"
 		case r.spec.Data.Eval != "" && int(i) >= r.spec.Evaluation.First && !evaluated[i]:
-			why = "it is not evaluated"
+			why = "it is not evaluated yet"
 		case !settled:
-			why = "a stage has not settled its announcement"
+			why = "a stage has not processed its event yet"
 		}
 		if why != "" {
 			r.out.Stays = append(r.out.Stays, Stay{"policy", i, why})
@@ -246,7 +249,7 @@ func (r *retention) evaluated(ctx context.Context) (map[uint32]bool, error) {
 	return out, nil
 }
 
-// Reason is what a spec's retention writes beside what it removes.
+// Reason is the reason that is recorded for what a spec's retention removes.
 func Reason(keep schemas.RetentionSpec) string {
 	var parts []string
 	if keep.Messages > 0 {
