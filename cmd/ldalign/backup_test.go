@@ -42,7 +42,7 @@ func TestBackupRestoreDelete(t *testing.T) {
 		if got := lines[transferred](t, ld(elsewhere, "restore "+folder+" --json")); len(got) != 1 || got[0].Run != run {
 			t.Errorf("restore --json: %+v, want run %s", got, run)
 		}
-		ld(elsewhere, "restore "+folder).want(t, exitFailed, "is there already")
+		ld(elsewhere, "restore "+folder).want(t, exitFailed, "already exists")
 	}
 	before, after := ld(dir, "audit tiny-ld --json"), ld(elsewhere, "audit tiny-ld --json")
 	if before.stdout == "" || before.stdout != after.stdout {
@@ -133,7 +133,7 @@ func TestRestoreAs(t *testing.T) {
 	before := counts(dir, "tiny-ld")
 	for _, in := range []string{dir, elsewhere} {
 		ld(in, "restore "+folder+" --as Copy").want(t, exitUsage, "cannot be a run's name")
-		ld(in, "restore "+folder+" --as tiny-sft").want(t, exitFailed, "is there already")
+		ld(in, "restore "+folder+" --as tiny-sft").want(t, exitFailed, "already exists")
 		ld(in, "restore "+folder+" --as copy").want(t, 0, "run copy is restored")
 		if diff := cmp.Diff(before, counts(in, "copy")); diff != "" {
 			t.Errorf("the copy's ledger (-original +copy):\n%s", diff)

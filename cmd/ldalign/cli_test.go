@@ -588,7 +588,7 @@ func TestEditedDataIsRefused(t *testing.T) {
 	}
 	p.wait(t)
 	edit(t, o.data, "Hello Bob.", "Hello Ben.")
-	ldalign(t, args...).want(t, exitFailed, "train.jsonl is not what run own began with", "restore it")
+	ldalign(t, args...).want(t, exitFailed, "train.jsonl has changed since run own began", "restore it")
 }
 
 func TestPortInUse(t *testing.T) {

@@ -4,8 +4,8 @@ package pipeline
 
 import "context"
 
-// Engine is nothing in a program without tensors.
+// Engine is empty in a program that is built without tensors.
 type Engine struct{}
 
-// No stage that computes tensors can be built.
+// The stages that compute tensors cannot be built.
 var buildGenerator, buildEncoder, buildEvaluator func(context.Context, Job) (Work, error)

@@ -20,13 +20,13 @@ import (
 type Player struct {
 	Streams     *streams.Conn
 	Checkpoints *checkpoints.Repository
-	// Engine is nil where no stage needs one.
+	// Engine may be nil if no stage needs one.
 	Engine *Engine
-	// Observer is told what stages do; nil for none.
+	// Observer receives the events of the stages; nil for none.
 	Observer streams.Observer
-	// Sampled is told how many of a batch's responses are sampled; nil for nobody.
+	// Sampled, if not nil, is called with the number of a batch's responses that are sampled.
 	Sampled func(id streams.StageID, done, of int)
-	// Grace is that of streams.Stage.
+	// Grace is streams.Stage's Grace.
 	Grace time.Duration
 	Log   zerolog.Logger
 }
@@ -37,7 +37,7 @@ const linger = 20 * time.Millisecond
 // Play plays a stage of a run until ctx ends. It returns nil after a clean drain.
 func (p *Player) Play(ctx context.Context, row Row, spec schemas.Spec) (err error) {
 	if row.Build == nil {
-		return fmt.Errorf("this program was built without tensors, and the stage %s computes some", row.Name)
+		return fmt.Errorf("the stage %s computes tensors, but this program was built without them (with CGO_ENABLED=0)", row.Name)
 	}
 	heartbeat := p.Streams.Announce(ctx, spec.Run, row.Name)
 	defer heartbeat.Close()
@@ -82,7 +82,7 @@ func (p *Player) Play(ctx context.Context, row Row, spec schemas.Spec) (err erro
 	if replayed = replayed && feed.Kind == row.In; !replayed {
 		return p.run(ctx, stage, work)
 	}
-	// right behind the log that the replay reads, the stage takes its messages from there
+	// the stage reads the replay's kind of message: it takes its input from the source's log
 	stage.Source = &feed
 	for i := spec.FirstIteration(); i < spec.Iterations; i++ {
 		stage.Iterations = append(stage.Iterations, uint32(i))
@@ -100,9 +100,9 @@ func (p *Player) run(ctx context.Context, stage streams.Stage, work Work) error 
 	return p.Streams.RunStage(ctx, stage, work.Process)
 }
 
-// byPolicy runs a stage of a replay whose messages are made for a policy. Those of all iterations are in the log from the
-// start, but those of iteration i are for the policy i of this run: each iteration begins when that policy is announced,
-// and ends with the next one.
+// byPolicy runs a stage of a replay whose input messages name a policy. The source's log has the messages of all iterations from
+// the start, but those of iteration i need policy i of this run. So each iteration begins when this run announces its policy,
+// and ends when it announces the next one.
 func (p *Player) byPolicy(ctx context.Context, stage streams.Stage, work Work) error {
 	for _, i := range stage.Iterations {
 		policy, err := p.awaitPolicy(ctx, stage.Run, i)
@@ -147,7 +147,7 @@ func (p *Player) untilPolicy(ctx context.Context, run string, iteration uint32, 
 	return group.Wait()
 }
 
-// ended drops an error that is only the end of ctx.
+// ended returns nil in place of an error that only reports the end of ctx.
 func ended(ctx context.Context, err error) error {
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		return nil

@@ -39,10 +39,10 @@ func buildDistance(_ context.Context, j Job) (Work, error) {
 	return Work{Process: streams.Each(distance.Stage{Metric: j.Spec.Objective.Distance}.Process)}, nil
 }
 
-// sameData notes the digest of the run's records, and what became of the rows, when its prompter starts for the first
-// time, and refuses others later: iterations of one run must ask the same prompts.
+// sameData publishes the digest of the run's records, and how many rows were kept and dropped. It returns an error if an earlier
+// start published another digest, since all iterations of a run must have the same prompts.
 func sameData(ctx context.Context, conn *streams.Conn, spec schemas.Spec, set dataset.Set) error {
-	// a run that is not declared yet may still fail to begin, and begin anew with other data
+	// wait for the run's declaration: until then the run may fail to start, and start again with other data
 	err := conn.Follow(ctx, schemas.Control, spec.Run, 0, 0, func(r streams.Received) error {
 		if c, ok := r.Message.(*events.Control); ok && c.GetKind() == events.ControlSpec {
 			return streams.ErrStop
@@ -62,7 +62,7 @@ func sameData(ctx context.Context, conn *streams.Conn, spec schemas.Spec, set da
 			return err
 		}
 	}
-	// of several notes, the log's first counts
+	// the first digest in the log counts
 	var first string
 	err = conn.Read(ctx, schemas.Control, spec.Run, 0, 0, func(r streams.Received) error {
 		if c, ok := r.Message.(*events.Control); ok && c.GetKind() == note.GetKind() {
@@ -74,6 +74,6 @@ func sameData(ctx context.Context, conn *streams.Conn, spec schemas.Spec, set da
 	if err != nil || first == note.GetMessage() {
 		return err
 	}
-	return fmt.Errorf("%s is not what run %s began with (records %.12s, now %.12s): restore it, or start a run of another name",
+	return fmt.Errorf("%s has changed since run %s began (records %.12s, now %.12s): restore it, or start a run of another name",
 		spec.Data.Train, spec.Run, first, note.GetMessage())
 }

@@ -1,5 +1,5 @@
-// Package pipeline is the stages of ldalign as one table, and the playing of a stage by its row. The trainer is no stage; package
-// play adds it.
+// Package pipeline has the table of ldalign's stages, and a Player that runs a stage of the table. The trainer is not a stage;
+// package play runs it.
 package pipeline
 
 import (
@@ -17,17 +17,17 @@ import (
 	"github.com/ldalign/ldalign/streams"
 )
 
-// Row is a stage of the pipeline: what is known of it, and how it is built.
+// Row is a stage of the pipeline: its description, and the function that builds it.
 type Row struct {
 	runs.Stage
-	// Build makes the stage for a run. It is nil in a program that was built without tensors, for the stages that compute some.
+	// Build makes the stage for a run. In a program that is built without tensors it is nil for stages that compute tensors.
 	Build func(context.Context, Job) (Work, error)
 }
 
-// Table is the stages in the order in which data flows. Roles, status, plans and help texts follow from it.
+// Table lists the stages in the order in which data flows. Workers, status, plans and help texts are derived from it.
 type Table []Row
 
-// Default is the pipeline of ldalign.
+// Default returns the pipeline of ldalign.
 func Default() Table {
 	slots := func(s schemas.Spec) int { return s.Generation.Slots }
 	times := func(n int) func(schemas.Spec) int { return func(s schemas.Spec) int { return n * slots(s) } }
@@ -48,7 +48,7 @@ func Default() Table {
 
 func fixed(n int) func(schemas.Spec) int { return func(schemas.Spec) int { return n } }
 
-// Stages are the rows without their code.
+// Stages returns the descriptions of the stages.
 func (t Table) Stages() runs.Pipeline {
 	stages := make(runs.Pipeline, len(t))
 	for i, row := range t {
@@ -57,21 +57,21 @@ func (t Table) Stages() runs.Pipeline {
 	return stages
 }
 
-// Of is the stages that a run has.
+// Of returns the stages that a run has.
 func (t Table) Of(spec schemas.Spec) Table {
 	names := t.Stages().Of(spec).Names()
 	return slices.DeleteFunc(slices.Clone(t), func(r Row) bool { return !slices.Contains(names, r.Name) })
 }
 
-// For is the stage of a name, for a worker of a run. It refuses one that a replay does not have: its worker would write what
-// the replay reads from its source.
+// For returns the stage of a name, for a worker of a run. It returns runs.ErrSettings if there is no such stage, or if the run is
+// a replay without it: a worker would then write messages that the replay reads from its source.
 func (t Table) For(spec schemas.Spec, name string) (Row, error) {
 	row, ok := t.row(name)
 	if !ok {
 		return row, fmt.Errorf("%w: there is no stage %q", runs.ErrSettings, name)
 	}
 	if _, has := t.Of(spec).row(name); !has && spec.Replays() {
-		return row, fmt.Errorf("%w: run %s replays %s of run %s: it has no %s", runs.ErrSettings, spec.Run, spec.Source.From,
+		return row, fmt.Errorf("%w: run %s replays %s of run %s, so it has no %s", runs.ErrSettings, spec.Run, spec.Source.From,
 			spec.Source.Run, name)
 	}
 	return row, nil
@@ -85,15 +85,15 @@ func (t Table) row(name string) (Row, bool) {
 	return t[i], true
 }
 
-// Job is what a stage is built for, and from.
+// Job is what Row.Build needs to build a stage.
 type Job struct {
 	Spec        schemas.Spec
 	Streams     *streams.Conn
 	Checkpoints *checkpoints.Repository
-	// Engine is nil for a stage that needs none.
+	// Engine may be nil for a stage that needs none.
 	Engine *Engine
 	Log    zerolog.Logger
-	// Sampled is told how many of a batch's responses are sampled.
+	// Sampled is called with the number of a batch's responses that are sampled.
 	Sampled func(done, of int)
 }
 
@@ -101,15 +101,15 @@ type Job struct {
 type Work struct {
 	Process   streams.Process
 	Refilling streams.Refilling
-	// Ready waits for what the stage needs before its first message, and WaitsFor says what that is; nil for nothing. Inside a
-	// message it would be waited for as long as work under way is given when the stage is told to end.
+	// Ready, if not nil, waits for what the stage needs before its first message; WaitsFor says what that is. It ends as soon as its
+	// ctx ends, whereas a stage that waits while it processes a message delays the shutdown by the grace period.
 	Ready    func(context.Context) error
 	WaitsFor string
-	// Close frees what the stage holds; nil for nothing.
+	// Close, if not nil, frees the stage's resources.
 	Close func(context.Context) error
-	// MaxInFlight is that of streams.Stage.
+	// MaxInFlight is streams.Stage's MaxInFlight.
 	MaxInFlight func(iteration uint32) int
-	// Adopt is for a stage whose messages are made for a policy. In a replay of them, those of an iteration wait for the run's
-	// own policy, and Adopt makes each a message for it.
+	// Adopt is set for a stage whose input messages name a policy. In a replay, the messages of an iteration wait for the replay's
+	// own policy, and Adopt changes each message to name that policy.
 	Adopt func(m events.Message, iteration uint32, policy string)
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/ldalign/ldalign/streams"
 )
 
-// Engine is what stages compute tensors with.
+// Engine is the tensor engine with which stages compute.
 type Engine = tensor.Engine
 
 func buildGenerator(_ context.Context, j Job) (Work, error) {

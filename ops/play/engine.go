@@ -11,7 +11,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
-// WithEngine calls f with the tensor engine that a spec asks for, and closes it.
+// WithEngine opens the tensor engine that a spec asks for, calls f with it, and closes it.
 func WithEngine(spec schemas.ComputeSpec, f func(*tensor.Engine) error) (err error) {
 	where, err := Device(spec.Device)
 	if err != nil {
@@ -25,7 +25,7 @@ func WithEngine(spec schemas.ComputeSpec, f func(*tensor.Engine) error) (err err
 	return f(engine)
 }
 
-// Device reads cpu or cuda:N.
+// Device parses "cpu" or "cuda:N". It returns runs.ErrSettings for anything else.
 func Device(text string) (tensor.Device, error) {
 	if text == "cpu" {
 		return tensor.CPU, nil

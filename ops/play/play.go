@@ -26,12 +26,12 @@ import (
 type Player struct {
 	*runs.Session
 	Pipeline pipeline.Table
-	// Engine is nil where no stage needs one, and no trainer is played.
+	// Engine may be nil if no stage needs one and no trainer is played.
 	Engine   *tensor.Engine
 	Observer telemetry.Observer
-	// Patience is how long one of a trainer's processes may give no sign of life; 0 for Patience.
+	// Patience is how long a trainer process may be silent before it counts as dead; 0 for the constant Patience.
 	Patience time.Duration
-	// Hints is the subject of the store's notifications; empty for none.
+	// Hints is the subject on which the store's notifications arrive; empty for none.
 	Hints string
 }
 
@@ -46,9 +46,9 @@ func (p *Player) Stage(ctx context.Context, row pipeline.Row, spec schemas.Spec)
 	return player.Play(ctx, row, spec)
 }
 
-// Run plays everything of a run until it is complete and evaluated.
+// Run plays all stages and the trainer of a run until the run is complete and evaluated.
 func (p *Player) Run(ctx context.Context, spec schemas.Spec) error {
-	if err := p.Intact(ctx, spec.Run); err != nil { // before what is left of a run is taken for a complete one
+	if err := p.Intact(ctx, spec.Run); err != nil { // before Complete, which could take a half-lost run for a complete one
 		return err
 	}
 	done, err := p.Complete(ctx, spec)
@@ -67,7 +67,7 @@ func (p *Player) Run(ctx context.Context, spec schemas.Spec) error {
 	if spec.Retention == (schemas.RetentionSpec{}) {
 		return nil
 	}
-	// what waited for the last evaluations
+	// apply the retention once more: the last evaluations are now done
 	_, err = runs.Prune(ctx, p.Session, spec, spec.Retention, retention.Reason(spec.Retention), false)
 	return err
 }
@@ -100,7 +100,7 @@ func (p *Player) RunAll(ctx context.Context, specs []schemas.Spec, parallel int,
 	return err
 }
 
-// Guide plays what trains the guide of a run, and the evaluation of policy 0 where the spec wants one.
+// Guide plays a run until its guide is trained and, if the spec evaluates policy 0, until that is evaluated.
 func (p *Player) Guide(ctx context.Context, spec schemas.Spec) error {
 	if err := errors.Join(CheckData(spec), p.Declare(ctx, spec)); err != nil {
 		return err
@@ -114,13 +114,13 @@ func (p *Player) Guide(ctx context.Context, spec schemas.Spec) error {
 	return p.play(ctx, spec, stages, results, true)
 }
 
-// Trainer plays the trainer of a run alone.
+// Trainer plays only the trainer of a run.
 func (p *Player) Trainer(ctx context.Context, spec schemas.Spec) error {
 	return p.play(ctx, spec, nil, 0, false)
 }
 
-// play plays stages and the trainer until the trainer has ended and so many policies are evaluated. It ends with
-// runs.ErrStalled when the run makes no progress.
+// play plays stages and the trainer until the trainer has ended and the given number of policies is evaluated. It returns
+// runs.ErrStalled if the run makes no progress.
 func (p *Player) play(ctx context.Context, spec schemas.Spec, stages pipeline.Table, results int, guideOnly bool) error {
 	playing, stop := context.WithCancel(ctx)
 	defer stop()
@@ -136,19 +136,19 @@ func (p *Player) play(ctx context.Context, spec schemas.Spec, stages pipeline.Ta
 	stop()
 	staged := group.Wait()
 	if staged != nil && (trained == nil || Interrupted(trained)) {
-		return staged // a failed stage is why the trainer was stopped
+		return staged // the trainer was stopped because a stage failed
 	}
 	return trained
 }
 
-// Interrupted tells that a run was told to end and did. What went wrong on the way to its end, such as a state that could
-// not be saved, is an error of its own.
+// Interrupted reports whether err says that a run ended because it was told to. It is false if something failed meanwhile, such
+// as saving a state.
 func Interrupted(err error) bool {
 	return errors.Is(err, trainer.ErrInterrupted) || errors.Is(err, context.Canceled)
 }
 
-// CheckData reads the data that a spec names before a run is declared: from then on its spec cannot change any more. A
-// replay has its prompts from the log.
+// CheckData reads the data that a spec names, and returns an error if it is unusable. Run calls it before it declares a run,
+// since the spec of a declared run cannot change. A replay needs no data.train: its prompts are in the log.
 func CheckData(spec schemas.Spec) error {
 	if !spec.Replays() {
 		if _, err := prompter.Load(spec); err != nil {
@@ -164,7 +164,7 @@ func CheckData(spec schemas.Spec) error {
 	return nil
 }
 
-// awaitResults waits until so many policies of the run are evaluated, or their evaluation is a dead letter.
+// awaitResults waits until the given number of policies is evaluated. An evaluation that became a dead letter counts too.
 func (p *Player) awaitResults(ctx context.Context, spec schemas.Spec, want int) error {
 	if want == 0 {
 		return nil

@@ -22,24 +22,24 @@ import (
 	"github.com/ldalign/ldalign/trainer/ranks"
 )
 
-// loopback is where the ranks of a trainer, all on its machine, find each other.
+// loopback is the address on which the ranks of a trainer, which are all on one machine, find each other.
 const loopback = "127.0.0.1"
 
 // RankVerb is the verb of this program that runs a trainer process other than the first. Its flags are those of Rank.
 const RankVerb = "trainer-rank"
 
-// Rank is a trainer process other than the first, which starts it.
+// Rank is a trainer process other than the first, rank 0, which starts it.
 type Rank struct {
-	// Port is where rank 0 waits, on this machine.
+	// Port is the port on this machine on which rank 0 waits.
 	Port int
-	// Rank is this process's number, from 1, of Ranks.
+	// Rank is this process's number, from 1. Ranks is the number of processes.
 	Rank, Ranks int
 	Compute     schemas.ComputeSpec
-	// Patience is how long rank 0 may give no sign of life, the same in all processes.
+	// Patience is how long rank 0 may be silent before it counts as dead. It is the same in all processes.
 	Patience time.Duration
 }
 
-// args are those of the command that runs it.
+// args returns the arguments of the command that runs the process.
 func (r Rank) args() []string {
 	return []string{
 		RankVerb, "--port", strconv.Itoa(r.Port), "--rank", strconv.Itoa(r.Rank), "--ranks", strconv.Itoa(r.Ranks),
@@ -47,14 +47,15 @@ func (r Rank) args() []string {
 	}
 }
 
-// Follow computes with rank 0 until that says that the work is over. In and out are the pipes to rank 0, for signs of life;
-// gone is called when rank 0 gives none any more.
+// Follow computes with rank 0 until rank 0 says that the work is over. in and out are the pipes to rank 0, for signs of life.
+// Follow calls gone when rank 0 has ended or is silent for too long.
 func (r Rank) Follow(ctx context.Context, in io.Reader, out io.Writer, gone func(error)) error {
 	where, err := Device(r.Compute.Device)
 	if err != nil {
 		return err
 	}
-	// Both end with the process. The engine may be in a call that nothing here can end, and nothing here has to be saved.
+	// These goroutines run until the process ends. gone may end it at once: a call of the engine may hang, and nothing has to be
+	// saved.
 	go giveSigns(context.WithoutCancel(ctx), out, r.Patience)
 	go func() { gone(awaitSilence(in, r.Patience)) }()
 	meeting, err := tensor.AttendMeeting(loopback, r.Port, loopback, ranks.Patience)
@@ -68,13 +69,13 @@ func (r Rank) Follow(ctx context.Context, in io.Reader, out io.Writer, gone func
 	}
 	defer group.Close()
 	return WithEngine(r.Compute, func(engine *tensor.Engine) error {
-		// rank 0 says when it is over, also after a Ctrl-C; when it has died, that is seen
+		// not ctx: rank 0 says when the work is over, also after a Ctrl-C, and awaitSilence notices if it dies
 		return loop.Follow(context.WithoutCancel(ctx), engine, group)
 	})
 }
 
-// ranks starts size-1 processes that compute with this one, for trainer.Config. On GPUs each has one of its own, this one
-// compute.device and the others those that follow it.
+// ranks starts size-1 processes that compute with this one, for trainer.Config. With GPUs each process has its own: this one has
+// compute.device, the others the devices after it.
 func (p *Player) ranks(ctx context.Context, compute schemas.ComputeSpec, size int) (*tensor.Group, func() error, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -95,7 +96,7 @@ func (p *Player) ranks(ctx context.Context, compute schemas.ComputeSpec, size in
 		r.Compute.Device = where.Next(rank).String()
 		c := exec.Command(self, r.args()...) //nolint:gosec // it is this program
 		c.Stderr = os.Stderr
-		c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a Ctrl-C is for rank 0, which saves first
+		c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C reaches only rank 0, which saves before it ends the others
 		if err := others.start(c, rank); err != nil {
 			others.kill(errNeedless)
 			return nil, nil, errors.Join(err, others.wait())
@@ -111,7 +112,7 @@ func (p *Player) ranks(ctx context.Context, compute schemas.ComputeSpec, size in
 	select {
 	case err = <-joined:
 		meeting.Close()
-	case end := <-others.ended: // before it had joined; the meeting is left to the process's end, for Join waits in it
+	case end := <-others.ended: // before it joined; the meeting stays open, since Join is still waiting in it
 		err = fmt.Errorf("a process ended before it could join: %w", errors.Join(end, tensor.ErrGroup))
 		others.count--
 	case <-ctx.Done():
@@ -128,14 +129,14 @@ func (p *Player) ranks(ctx context.Context, compute schemas.ComputeSpec, size in
 
 // rankProcesses are the processes of the other ranks.
 type rankProcesses struct {
-	patience time.Duration // with one that gives no sign of life
+	patience time.Duration // how long one may be silent
 	log      zerolog.Logger
 	started  []*rankProcess
 	ended    chan error // in the order of their ends
-	count    int        // of those whose end was not read from ended
-	// watching are the goroutines that exchange signs of life with them, and end with them.
+	count    int        // processes whose end was not yet read from ended
+	// watching waits for the goroutines that exchange signs of life with the processes.
 	watching sync.WaitGroup
-	// group, once they have joined it, is told when one has died.
+	// group is set once all have joined. It is aborted when a process dies.
 	group atomic.Pointer[tensor.Group]
 }
 
@@ -143,17 +144,17 @@ type rankProcesses struct {
 type rankProcess struct {
 	*exec.Cmd
 	rank int
-	// hung is why this process killed it; nil when it did not.
+	// hung is the reason why this process killed it; nil if it did not.
 	hung atomic.Pointer[error]
 }
 
-// kill kills a process that may have ended, for a reason that its end then has. The first reason counts.
+// kill kills a process, which may already have ended, and records the reason. The first reason counts.
 func (p *rankProcess) kill(why error) {
 	p.hung.CompareAndSwap(nil, &why)
 	_ = p.Process.Kill() // it may have ended
 }
 
-// end says how a process has ended, by what Wait returned; nil when as it should.
+// end turns the error of Wait into one that says how the process ended; nil if it ended normally.
 func (p *rankProcess) end(err error) error {
 	if err == nil {
 		return nil
@@ -164,7 +165,7 @@ func (p *rankProcess) end(err error) error {
 	return fmt.Errorf("trainer process %d (pid %d) has ended: %w", p.rank, p.Process.Pid, err)
 }
 
-// start starts a process, and kills it when it gives no sign of life: the operations of the others then fail.
+// start starts a process, and kills it when it is silent for too long. The operations of the other processes then fail.
 func (r *rankProcesses) start(c *exec.Cmd, rank int) error {
 	in, err := c.StdinPipe()
 	if err != nil {
@@ -182,14 +183,14 @@ func (r *rankProcesses) start(c *exec.Cmd, rank int) error {
 	r.watching.Go(func() { giveSigns(running, in, r.patience) })
 	r.watching.Go(func() {
 		if err := awaitSilence(out, r.patience); errors.Is(err, errSilent) {
-			r.log.Error().Int("rank", rank).Int("pid", c.Process.Pid).Err(err).Msg("a trainer process is stopped: it is killed")
+			r.log.Error().Int("rank", rank).Int("pid", c.Process.Pid).Err(err).Msg("killing a trainer process that gives no sign of life")
 			p.kill(err)
 		}
 	})
 	r.started = append(r.started, p)
 	r.count++
 	go func() {
-		err := c.Wait() // closes the pipes, by which awaitSilence ends
+		err := c.Wait() // closes the pipes, which ends awaitSilence
 		ends()
 		if group := r.group.Load(); err != nil && group != nil {
 			group.Abort()
@@ -205,16 +206,16 @@ func (r *rankProcesses) kill(why error) {
 	}
 }
 
-// ranksGrace is how long the others may take to end when the work is over or has failed.
+// ranksGrace is how long the other processes may take to end after the work is over or has failed.
 const ranksGrace = 10 * time.Second
 
 var (
-	errNeedless = errors.New("was not needed any more")
-	errWedged   = fmt.Errorf("gave signs of life, but was still computing %v after the group's end,", ranksGrace)
+	errNeedless = errors.New("was no longer needed")
+	errWedged   = fmt.Errorf("was still computing %v after the group's end", ranksGrace)
 )
 
-// wait waits until all have ended, and kills those that do not within ranksGrace. Its error says of each that did not end as
-// it should which it was and how it ended.
+// wait waits until all processes have ended, and kills those that take longer than ranksGrace. Its error names each process that
+// failed, and says how it ended.
 func (r *rankProcesses) wait() error {
 	late := time.AfterFunc(ranksGrace, func() { r.kill(errWedged) })
 	defer late.Stop()

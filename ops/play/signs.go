@@ -8,12 +8,12 @@ import (
 	"time"
 )
 
-// Trainer processes give each other signs of life over a pipe, beside their computing: a long step is no silence. A
-// process that has died closes its end, one that is stopped writes nothing.
+// Trainer processes send each other signs of life over a pipe while they compute, so a long step does not count as silence. When
+// a process dies, its end of the pipe is closed; a stopped process writes nothing.
 const (
-	// Patience is how long one may be silent, unless Player.Patience says otherwise.
+	// Patience is how long a process may be silent, unless Player.Patience is set.
 	Patience = 30 * time.Second
-	// signsWithin is the number of signs that are due in that time.
+	// signsWithin is the number of signs that a process sends in that time.
 	signsWithin = 30
 )
 
@@ -22,7 +22,7 @@ var (
 	errGone   = errors.New("has ended")
 )
 
-// giveSigns writes signsWithin signs in the time of patience, until ctx ends or the other end is closed.
+// giveSigns writes signsWithin signs per patience, until ctx ends or the other end is closed.
 func giveSigns(ctx context.Context, w io.Writer, patience time.Duration) {
 	tick := time.NewTicker(patience / signsWithin)
 	defer tick.Stop()
@@ -38,12 +38,12 @@ func giveSigns(ctx context.Context, w io.Writer, patience time.Duration) {
 	}
 }
 
-// awaitSilence returns errGone when the other end is closed, errSilent when patience is over since the last sign. A process that
-// has given none yet is loading its libraries, and who meets it has a patience of its own. Counted are intervals that this
-// process has lived through: one that was itself stopped blames nobody.
+// awaitSilence returns errGone when the other end is closed, and errSilent when the last sign is older than patience. It waits
+// for the first sign without limit, since the other process may be loading its libraries; joining the group has its own limit.
+// Only intervals during which this process was running count, so a suspended process does not report its peer as dead.
 func awaitSilence(r io.Reader, patience time.Duration) error {
 	signs, gone := make(chan struct{}, 1), make(chan struct{})
-	go func() { // ends with the pipe
+	go func() { // ends when the pipe is closed
 		defer close(gone)
 		buffer := make([]byte, 256)
 		for {

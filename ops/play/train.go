@@ -14,7 +14,7 @@ import (
 	"github.com/ldalign/ldalign/trainer/activity"
 )
 
-// train runs the trainer of a run, or of its guide only.
+// train runs the trainer of a run; with guideOnly, until the guide is trained.
 func (p *Player) train(ctx context.Context, spec schemas.Spec, guideOnly bool) error {
 	if err := p.Intact(ctx, spec.Run); err != nil {
 		return err
@@ -25,7 +25,7 @@ func (p *Player) train(ctx context.Context, spec schemas.Spec, guideOnly bool) e
 		Spec: spec, Streams: p.Streams, Checkpoints: p.Checkpoints, Engine: p.Engine, Tokenizers: dataset.TokenizerFolder,
 		Holder: runs.Holder(), Hints: p.Hints, GuideOnly: guideOnly, Meter: beating{p.Observer, heartbeat},
 		Metrics: p.ReportDir(spec.Run),
-		Hold:    func(ctx context.Context) { _ = heartbeat.Hold(ctx) }, // its error is that ctx has ended, which the trainer sees
+		Hold:    func(ctx context.Context) { _ = heartbeat.Hold(ctx) }, // its only error is the end of ctx, which the trainer sees
 		Ranks: func(ctx context.Context, size int) (*tensor.Group, func() error, error) {
 			return p.ranks(ctx, spec.Compute, size)
 		},
@@ -33,7 +33,7 @@ func (p *Player) train(ctx context.Context, spec schemas.Spec, guideOnly bool) e
 	}).Run(ctx)
 }
 
-// beating tells the trainer's heartbeat what the observer is told.
+// beating passes the trainer's events to the observer and to the trainer's heartbeat.
 type beating struct {
 	telemetry.Observer
 	heartbeat *streams.Heartbeat

@@ -54,7 +54,7 @@ func TestBackupAndRestore(t *testing.T) {
 	if _, _, _, err := w.restored(t.TempDir(), derive.Restore{}); !errors.Is(err, derive.ErrRequest) || !strings.Contains(err.Error(), "no complete backup") {
 		t.Errorf("from an empty folder: %v", err)
 	}
-	if _, _, _, err := w.restored(folder, derive.Restore{}); err == nil || !strings.Contains(err.Error(), "run align is there already") {
+	if _, _, _, err := w.restored(folder, derive.Restore{}); err == nil || !strings.Contains(err.Error(), "run align already exists") {
 		t.Errorf("over the original: %v", err)
 	}
 	got, messages, files, err := elsewhere.restored(folder, derive.Restore{})

@@ -9,10 +9,10 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
-// ErrRequest: the request itself is wrong, whatever the parent's log and store hold.
+// ErrRequest reports a wrong request, as opposed to something that the parent's log or store lacks.
 var ErrRequest = errors.New("wrong usage")
 
-// changed is the parent's spec under another name, with keys set.
+// changed returns the parent's spec under another name, with keys set.
 func changed(parent schemas.Spec, as string, assignments []string) (schemas.Spec, error) {
 	child := parent.Clone()
 	child.Run, child.Source = as, nil
@@ -20,7 +20,7 @@ func changed(parent schemas.Spec, as string, assignments []string) (schemas.Spec
 		return child, err
 	}
 	if as == parent.Run {
-		return child, fmt.Errorf("%w: give the new run another name than %s", ErrRequest, as)
+		return child, fmt.Errorf("%w: give the new run a name other than %s", ErrRequest, as)
 	}
 	for _, s := range assignments {
 		if err := schemas.Set(&child, s); err != nil {
@@ -28,7 +28,7 @@ func changed(parent schemas.Spec, as string, assignments []string) (schemas.Spec
 		}
 	}
 	if child.Run != as {
-		return child, fmt.Errorf("%w: the name of the new run is given by --as, not by --set run", ErrRequest)
+		return child, fmt.Errorf("%w: name the new run with --as, not with --set run", ErrRequest)
 	}
 	return child, nil
 }
@@ -40,29 +40,29 @@ func validName(run string) error {
 	return nil
 }
 
-// assigns tells whether a key is among assignments.
+// assigns reports whether one of the assignments sets a key.
 func assigns(assignments []string, key string) bool {
 	return slices.ContainsFunc(assignments, func(s string) bool { return strings.HasPrefix(strings.TrimSpace(s), key+"=") })
 }
 
-// changesModel tells whether the differences give the run another model to start from.
+// changesModel reports whether the differences make the run start from another model.
 func changesModel(differences []schemas.Difference) bool {
 	return slices.ContainsFunc(differences, func(d schemas.Difference) bool {
 		return d.Key == "model.from" || strings.HasPrefix(d.Key, "model.scratch.")
 	})
 }
 
-// changesGuide tells whether the differences are about the guide.
+// changesGuide reports whether the differences change the guide.
 func changesGuide(differences []schemas.Difference) bool {
 	return slices.ContainsFunc(differences, func(d schemas.Difference) bool { return strings.HasPrefix(d.Key, "guide.") })
 }
 
-// newest is how a key of a spec names the parent, and of its checkpoints the newest.
+// newest returns the value with which a key of a spec names the parent's newest checkpoint.
 func newest(parent schemas.Spec) string {
 	return schemas.PolicyRef{Run: parent.Run, Iteration: Newest}.Reference()
 }
 
-// finished is a spec with what follows from its keys filled in, and checked.
+// finished fills in the keys that follow from others, and validates the spec.
 func finished(spec schemas.Spec) (schemas.Spec, error) {
 	spec = schemas.Resolve(spec, spec.Compute.Threads)
 	return spec, spec.Validate()

@@ -170,18 +170,18 @@ func TestReplayRefuses(t *testing.T) {
 		because error
 	}{
 		{request: Replay{As: "Not A Name"}, says: `"Not A Name" cannot be a run's name`},
-		{request: Replay{As: "align"}, says: "give the new run another name than align"},
-		{request: Replay{Set: []string{"run=other"}}, says: "given by --as"},
-		{request: Replay{Set: []string{"iterations=1"}}, says: "say which by --iteration"},
+		{request: Replay{As: "align"}, says: "give the new run a name other than align"},
+		{request: Replay{Set: []string{"run=other"}}, says: "with --as"},
+		{request: Replay{Set: []string{"iterations=1"}}, says: "choose them with --iteration"},
 		{request: Replay{Set: []string{"data.limit=8"}}, says: "data.limit decides which prompts there are"},
 		{request: Replay{Set: []string{"objective.distance=given"}}, says: "given distances come with the data"},
 		{
 			request: Replay{Set: []string{"generation.temperature=0.5"}},
-			says:    "generation.temperature changes what --from scored takes from the log as it is: use --from prompts",
+			says:    "generation.temperature changes messages that --from scored reads from the log: use --from prompts",
 		},
 		{request: Replay{Set: []string{"objective.distance=cosine"}}, says: "use --from encoded"},
 		{request: Replay{From: schemas.Encoded, Set: []string{"guide.latent_dim=3"}}, says: "use --from pairs"},
-		{parent: spin(t), request: Replay{}, says: "run spin (spin) has no scored in its log; the last kind that it has is pairs"},
+		{parent: spin(t), request: Replay{}, says: "run spin (spin) has no scored in its log: use --from pairs"},
 		{
 			parent: replayed(t), request: Replay{From: schemas.Encoded},
 			says: "run align-cosine is a replay of align and has no encoded of its own: replay align",
@@ -193,9 +193,9 @@ func TestReplayRefuses(t *testing.T) {
 			request: Replay{Iteration: "all", Set: []string{"objective.beta=0.05", "optimizer.lr=1e-6"}},
 			says:    "with another objective.beta, optimizer.lr, policy 1 is not the one that sampled the scored of iteration 1",
 		},
-		{request: Replay{Exact: true, Set: []string{"objective.beta=0.05"}}, says: "--exact compares the weights of the same spec, but this changes objective.beta"},
+		{request: Replay{Exact: true, Set: []string{"objective.beta=0.05"}}, says: "--exact needs the same spec, but --set changes objective.beta"},
 		{request: Replay{Iteration: "1", Set: []string{"objective.mix=previous"}}, says: "iteration 1 mixes in pairs of iteration 0"},
-		{request: Replay{From: schemas.Prompts, Iteration: "1", Set: []string{"model.from=run:other"}}, says: "another model.from starts in iteration 0"},
+		{request: Replay{From: schemas.Prompts, Iteration: "1", Set: []string{"model.from=run:other"}}, says: "a replay with another model.from must start with iteration 0"},
 		{facts: lacking, says: "run align cannot be replayed from scored: iteration 1 lacks", because: missing},
 		{facts: weightless, says: "the policy that the replay starts from: the weights", because: gone},
 	} {
@@ -334,7 +334,7 @@ func TestFork(t *testing.T) {
 	}{
 		{Fork{Policy: 7}, gone, "iteration 7"},
 		{Fork{Policy: 1, Set: []string{"model.from=run:align@2"}}, ErrRequest, "not from another model"},
-		{Fork{Policy: 1, As: "align"}, ErrRequest, "another name"},
+		{Fork{Policy: 1, As: "align"}, ErrRequest, "a name other than"},
 		{Fork{Policy: 1, As: "a b"}, ErrRequest, "cannot be a run's name"},
 	} {
 		if _, err := c.request.Plan(aligned(t), facts); !errors.Is(err, c.because) || !strings.Contains(err.Error(), c.says) {
@@ -379,7 +379,7 @@ func TestSweep(t *testing.T) {
 		"objective.beta=0.1,many":                    "align-beta-many: --set",
 		"generation.top_p=0.5,1":                     "align-top_p-0_5: wrong usage: generation.top_p",
 		"compute.threads=1,2":                        "one tensor engine",
-		"objective.beta=0.1,0.2 iterations=1":        "align-beta-0_1: wrong usage: a replay makes as many iterations",
+		"objective.beta=0.1,0.2 iterations=1":        "align-beta-0_1: wrong usage: a replay makes the iterations that it replays",
 		"objective.beta=0.1,0.2 compute.device=cuda": "compute.device",
 	} {
 		s := Sweep{Replay{As: "align", From: schemas.Scored, Set: strings.Fields(set)}}
@@ -417,8 +417,8 @@ func TestRestore(t *testing.T) {
 		{run: "align"},
 		{as: "copy", run: "copy"},
 		{as: "copy", facts: declared, run: "copy"},
-		{facts: declared, says: "run align is there already: `ldalign runs delete align` removes it, --as NAME makes a copy"},
-		{as: "align", facts: declared, says: "run align is there already"},
+		{facts: declared, says: "run align already exists: delete it with `ldalign runs delete align`, or restore a copy with --as NAME"},
+		{as: "align", facts: declared, says: "run align already exists"},
 		{as: "Copy", says: `"Copy" cannot be a run's name`, usage: true},
 	} {
 		got, err := Restore{As: c.as}.Plan(saved, c.facts)

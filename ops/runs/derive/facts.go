@@ -6,23 +6,23 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
-// Newest stands for the iteration of the parent's newest policy.
+// Newest, in place of an iteration, means the parent's newest policy.
 const Newest = -1
 
-// Needs says which facts a plan looks at.
+// Needs says which facts a plan needs.
 type Needs struct {
 	// Runs are the names of the new runs.
 	Runs []string
 	// Policies are iterations of the parent's policies, or Newest.
 	Policies []int
-	// Kind is the log of the parent that the new runs read, from iteration First up to and without End; empty for none.
+	// Kind is the log of the parent that the new runs read, from iteration First up to but excluding End; empty for none.
 	Kind       schemas.Kind
 	First, End int
-	// Guide asks whether the parent has a guide.
+	// Guide says that the plan needs to know whether the parent has a guide.
 	Guide bool
 }
 
-// and is what two plans need together. Both read the same log.
+// and combines the needs of two plans that read the same log.
 func (n Needs) and(other Needs) Needs {
 	if len(n.Runs) == 0 {
 		return other
@@ -39,13 +39,13 @@ func (n Needs) and(other Needs) Needs {
 
 // Facts are what the server and the store say about what a plan needs.
 type Facts struct {
-	// Declared are the specs of those new runs that are declared already, by their names.
+	// Declared are the specs of those new runs that are already declared, by name.
 	Declared map[string]schemas.Spec
-	// Policies are the parent's policies, by the number under which they were asked for.
+	// Policies are the parent's policies, by their number in Needs.Policies.
 	Policies map[int]Policy
 	// Parts say where the parent's log holds its iterations, by iteration.
 	Parts map[int]Part
-	// Guide tells that the parent has a guide.
+	// Guide reports whether the parent has a guide.
 	Guide bool
 }
 
@@ -53,13 +53,13 @@ type Facts struct {
 type Policy struct {
 	Iteration int
 	Digest    string
-	// Missing says why the policy, or its weights, are not there; nil when they are.
+	// Missing says why the policy or its weights are missing; nil if both are there.
 	Missing error
 }
 
-// Part is where a log holds the messages of one iteration.
+// Part is the range of sequences in which a log holds the messages of one iteration.
 type Part struct {
 	First, Last uint64
-	// Missing says what the log lacks of the iteration; nil when it is complete.
+	// Missing says which messages of the iteration the log lacks; nil if it has all.
 	Missing error
 }

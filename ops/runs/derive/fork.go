@@ -6,7 +6,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
-// Fork asks for a run that goes on by itself from a policy of the parent, with some keys changed.
+// Fork asks for a run that starts from a policy of the parent, with some keys changed.
 type Fork struct {
 	// Policy is the policy's iteration, or Newest.
 	Policy int
@@ -16,11 +16,11 @@ type Fork struct {
 	Set []string
 }
 
-// Needs says which facts Plan needs.
+// Needs returns the facts that Plan needs.
 func (f Fork) Needs() Needs { return Needs{Policies: []int{f.Policy}, Guide: true} }
 
-// Plan gives the spec of the fork: it makes as many iterations as the parent had left, if any, and keeps the parent's guide
-// unless a key of the guide is changed.
+// Plan returns the spec of the fork. It makes as many iterations as the parent had left after the policy, if any, and keeps the
+// parent's guide unless a key of the guide is changed.
 func (f Fork) Plan(parent schemas.Spec, facts Facts) (schemas.Spec, error) {
 	policy := facts.Policies[f.Policy]
 	if policy.Missing != nil {

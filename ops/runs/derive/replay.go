@@ -14,20 +14,20 @@ import (
 type Replay struct {
 	// As is the name of the new run.
 	As string
-	// From is the log that it reads: prompts, pairs, encoded or scored.
+	// From is the log that the run reads: prompts, pairs, encoded or scored.
 	From schemas.Kind
-	// Iteration is the number of one iteration, or "all". Empty is all where that keeps to the policies which sampled the pairs,
-	// else the first one.
+	// Iteration is the number of one iteration, or "all". Empty means all if each iteration then starts from the policy that
+	// sampled its pairs, else the first one.
 	Iteration string
 	// Set are assignments, as schemas.Set takes them.
 	Set []string
-	// OffPolicy accepts pairs that were sampled by other weights than those that an iteration starts from.
+	// OffPolicy accepts pairs that were not sampled by the policy that an iteration starts from.
 	OffPolicy bool
-	// Exact refuses changes that give other weights than the parent's.
+	// Exact refuses changes that would change the weights.
 	Exact bool
 }
 
-// Needs says which facts Plan needs. It returns the refusals that need none.
+// Needs returns the facts that Plan needs, or an error if the request can be refused without facts.
 func (r Replay) Needs(parent schemas.Spec) (Needs, error) {
 	child, differences, err := r.draft(parent)
 	if err != nil {
@@ -40,7 +40,7 @@ func (r Replay) Needs(parent schemas.Spec) (Needs, error) {
 	return needs, nil
 }
 
-// Plan gives the spec of the replay. A replay that has begun keeps the policy and the part of the log that it began with.
+// Plan returns the spec of the replay. A replay that is already declared keeps its policy and its part of the log.
 func (r Replay) Plan(parent schemas.Spec, facts Facts) (schemas.Spec, error) {
 	child, differences, err := r.draft(parent)
 	if err != nil {
@@ -52,7 +52,7 @@ func (r Replay) Plan(parent schemas.Spec, facts Facts) (schemas.Spec, error) {
 	return finished(child)
 }
 
-// draft is the replay's spec without the policy and the part of the log that it begins with, and what it changes.
+// draft returns the replay's spec, still without its first policy and its part of the log, and the differences to the parent's.
 func (r Replay) draft(parent schemas.Spec) (schemas.Spec, []schemas.Difference, error) {
 	child, err := changed(parent, r.As, r.Set)
 	if err != nil {
@@ -70,11 +70,11 @@ func (r Replay) draft(parent schemas.Spec) (schemas.Spec, []schemas.Difference, 
 		return child, nil, err
 	}
 	if changes := resultKeys(differences); r.Exact && len(changes) > 0 {
-		return child, nil, fmt.Errorf("%w: --exact compares the weights of the same spec, but this changes %s", ErrRequest,
+		return child, nil, fmt.Errorf("%w: --exact needs the same spec, but --set changes %s", ErrRequest,
 			strings.Join(changes, ", "))
 	}
 	if child.Objective.Mix == "previous" && first > parent.FirstIteration() {
-		return child, nil, fmt.Errorf("%w: iteration %d mixes in pairs of iteration %d, which this replay has not trained: "+
+		return child, nil, fmt.Errorf("%w: iteration %d mixes in pairs of iteration %d, which this replay does not train: "+
 			"replay all iterations, or --set objective.mix=current", ErrRequest, first, first-1)
 	}
 	child.Iterations = end
@@ -86,39 +86,40 @@ func (r Replay) draft(parent schemas.Spec) (schemas.Spec, []schemas.Difference, 
 	}
 	keepGuide(&child, parent, changesGuide(differences))
 	if !assigns(r.Set, "evaluation.first") {
-		child.Evaluation.First = first + 1 // the policy that it starts from is the parent's, and measured there
+		child.Evaluation.First = first + 1 // the parent has already evaluated the policy that the replay starts from
 	}
 	return child, differences, nil
 }
 
-// mayChange refuses keys that a replay from a log cannot change.
+// mayChange returns an error if the differences have a key that a replay from this log cannot change.
 func mayChange(differences []schemas.Difference, from schemas.Kind) error {
 	for _, d := range differences {
 		latest, ok := schemas.LatestSource(d.Key)
 		switch {
 		case d.Key == "iterations":
-			return fmt.Errorf("%w: a replay makes as many iterations as it replays: say which by --iteration", ErrRequest)
+			return fmt.Errorf("%w: a replay makes the iterations that it replays: choose them with --iteration", ErrRequest)
 		case d.Key == "objective.distance" && slices.Contains(d.Values, "given"):
-			return fmt.Errorf("%w: given distances come with the data: start a new run by `ldalign up`", ErrRequest)
+			return fmt.Errorf("%w: given distances come with the data: start a new run with `ldalign up`", ErrRequest)
 		case !ok:
-			return fmt.Errorf("%w: %s decides which prompts there are, and those are in the log: start a new run by `ldalign up`",
-				ErrRequest, d.Key)
+			return fmt.Errorf("%w: %s decides which prompts there are, and the prompts are already in the log: "+
+				"start a new run with `ldalign up`", ErrRequest, d.Key)
 		case latest.Before(from):
-			return fmt.Errorf("%w: %s changes what --from %s takes from the log as it is: use --from %s", ErrRequest, d.Key, from, latest)
+			return fmt.Errorf("%w: %s changes messages that --from %s reads from the log: use --from %s", ErrRequest, d.Key, from, latest)
 		}
 	}
 	return nil
 }
 
-// hasLog refuses a log that a run's objective does not fill, or that the run does not have because it is itself a replay.
+// hasLog returns an error if the run has no messages of the kind: its objective does not make them, or the run is itself a replay
+// and reads them from its source.
 func hasLog(parent schemas.Spec, from schemas.Kind) error {
 	last := objective.TrainsFrom(parent.Objective.Kind)
 	if last.Before(from) {
-		return fmt.Errorf("%w: run %s (%s) has no %s in its log; the last kind that it has is %s (--from)",
+		return fmt.Errorf("%w: run %s (%s) has no %s in its log: use --from %s",
 			ErrRequest, parent.Run, parent.Objective.Kind, from, last)
 	}
 	if from == schemas.Encoded && !parent.NeedsGuide() {
-		return fmt.Errorf("%w: run %s has no encoded: its distances are given, not measured", ErrRequest, parent.Run)
+		return fmt.Errorf("%w: run %s has no encoded in its log, since its distances are given, not measured", ErrRequest, parent.Run)
 	}
 	if _, replayed := parent.ReadsFrom(from); replayed {
 		return fmt.Errorf("%w: run %s is a replay of %s and has no %s of its own: replay %s", ErrRequest, parent.Run,
@@ -127,11 +128,11 @@ func hasLog(parent schemas.Spec, from schemas.Kind) error {
 	return nil
 }
 
-// resultKeys are the keys among differences that change the policies, not only how they are measured.
+// resultKeys returns the keys among the differences that change the policies, and not only their evaluation.
 func resultKeys(differences []schemas.Difference) []string {
 	var keys []string
 	for _, d := range differences {
-		ours := d.Key == "iterations" || d.Key == "guide.from" // what a replay sets by itself
+		ours := d.Key == "iterations" || d.Key == "guide.from" // keys that a replay sets itself
 		if !ours && d.Key != "data.eval" && !strings.HasPrefix(d.Key, "evaluation.") {
 			keys = append(keys, d.Key)
 		}
@@ -139,10 +140,11 @@ func resultKeys(differences []schemas.Difference) []string {
 	return keys
 }
 
-// iterations are those that the replay makes, from first up to and without end. changes are the keys that change its policies.
+// iterations returns the iterations that the replay makes: first up to but excluding end. changes are the keys that change its
+// policies.
 func (r Replay) iterations(parent schemas.Spec, changes []string) (first, end int, err error) {
 	begin, all := parent.FirstIteration(), parent.Iterations
-	samples := r.From == schemas.Prompts // its own pairs, by its own policies
+	samples := r.From == schemas.Prompts // the replay samples its own pairs, with its own policies
 	switch r.Iteration {
 	case "":
 		if samples || len(changes) == 0 || r.OffPolicy {
@@ -152,7 +154,7 @@ func (r Replay) iterations(parent schemas.Spec, changes []string) (first, end in
 	case "all":
 		if !samples && len(changes) > 0 && all-begin > 1 && !r.OffPolicy {
 			return 0, 0, fmt.Errorf("%w: with another %s, policy %d is not the one that sampled the %s of iteration %d in the log: "+
-				"replay one iteration (--iteration N), start --from prompts, or accept it (--off-policy)",
+				"replay one iteration (--iteration N), replay --from prompts, or accept the difference (--off-policy)",
 				ErrRequest, strings.Join(changes, ", "), begin+1, r.From, begin+1)
 		}
 		return begin, all, nil
@@ -165,8 +167,8 @@ func (r Replay) iterations(parent schemas.Spec, changes []string) (first, end in
 	return n, n + 1, nil
 }
 
-// keepGuide has a replay use its parent's guide where it cannot train one of its own: because the latents are in the log, or
-// because it does not replay iteration 0, in which a guide is trained.
+// keepGuide makes a replay use its parent's guide if it cannot train its own: because the latents are already in the log, or
+// because it does not replay iteration 0, in which the guide is trained.
 func keepGuide(child *schemas.Spec, parent schemas.Spec, changed bool) {
 	if !child.NeedsGuide() || child.Guide.From != "" || !parent.NeedsGuide() {
 		return
@@ -176,7 +178,7 @@ func keepGuide(child *schemas.Spec, parent schemas.Spec, changed bool) {
 	}
 }
 
-// pin notes in a replay's spec the policy that it starts from and the part of the log that it reads.
+// pin writes into a replay's spec the policy that it starts from, and the part of the log that it reads.
 func pin(child *schemas.Spec, otherModel bool, facts Facts) error {
 	s := child.Source
 	if begun := facts.Declared[child.Run].Source; begun != nil && begun.Run == s.Run && begun.From == s.From &&
@@ -187,7 +189,7 @@ func pin(child *schemas.Spec, otherModel bool, facts Facts) error {
 	policy := facts.Policies[s.Iteration]
 	switch {
 	case otherModel && s.Iteration > 0:
-		return fmt.Errorf("%w: another model.from starts in iteration 0", ErrRequest)
+		return fmt.Errorf("%w: a replay with another model.from must start with iteration 0", ErrRequest)
 	case !otherModel && policy.Missing != nil:
 		return fmt.Errorf("the policy that the replay starts from: %w", policy.Missing)
 	case !otherModel:

@@ -6,16 +6,16 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
-// Restore asks for the run of a backup where no run of its name is.
+// Restore asks for the run of a backup, in a place that has no run of that name.
 type Restore struct {
-	// As is another name for it; empty for its own.
+	// As is a new name for the run; empty for its own.
 	As string
 }
 
-// Needs says which facts Plan needs.
+// Needs returns the facts that Plan needs.
 func (r Restore) Needs(saved schemas.Spec) Needs { return Needs{Runs: []string{r.name(saved)}} }
 
-// Plan gives the spec of the restored run: the saved one, under its name or another.
+// Plan returns the spec of the restored run: the saved one, under its own name or As.
 func (r Restore) Plan(saved schemas.Spec, facts Facts) (schemas.Spec, error) {
 	spec := saved.Clone()
 	spec.Run = r.name(saved)
@@ -23,7 +23,7 @@ func (r Restore) Plan(saved schemas.Spec, facts Facts) (schemas.Spec, error) {
 		return spec, err
 	}
 	if _, declared := facts.Declared[spec.Run]; declared {
-		return spec, fmt.Errorf("run %s is there already: `ldalign runs delete %s` removes it, --as NAME makes a copy",
+		return spec, fmt.Errorf("run %s already exists: delete it with `ldalign runs delete %s`, or restore a copy with --as NAME",
 			spec.Run, spec.Run)
 	}
 	return spec, nil

@@ -9,8 +9,8 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
-// Sweep asks for a replay by each combination of values: an assignment of its Set may have several, with commas between them.
-// As is the beginning of the new runs' names.
+// Sweep asks for a replay with each combination of values. An assignment in Set may have several values, separated by commas. As
+// is the prefix of the new runs' names.
 type Sweep struct{ Replay }
 
 // Member is a run of a sweep.
@@ -20,7 +20,7 @@ type Member struct {
 	Spec schemas.Spec
 }
 
-// Needs says which facts Plan needs. It returns the refusals that need none.
+// Needs returns the facts that Plan needs, or an error if the request can be refused without facts.
 func (s Sweep) Needs(parent schemas.Spec) (Needs, error) {
 	replays, err := s.replays()
 	if err != nil {
@@ -37,7 +37,7 @@ func (s Sweep) Needs(parent schemas.Spec) (Needs, error) {
 	return all, nil
 }
 
-// Plan gives the runs of the sweep, the values of the first key varying slowest.
+// Plan returns the runs of the sweep. The values of the first key vary slowest.
 func (s Sweep) Plan(parent schemas.Spec, facts Facts) ([]Member, error) {
 	replays, err := s.replays()
 	if err != nil {
@@ -50,7 +50,7 @@ func (s Sweep) Plan(parent schemas.Spec, facts Facts) ([]Member, error) {
 			return nil, fmt.Errorf("%s: %w", r.As, err)
 		}
 		if spec.Compute != parent.Compute {
-			return nil, fmt.Errorf("%w: a sweep runs in one process with one tensor engine: compute cannot differ among its runs",
+			return nil, fmt.Errorf("%w: a sweep runs in one process with one tensor engine, so compute cannot differ among its runs",
 				ErrRequest)
 		}
 		members[i] = Member{r.Set, spec}
@@ -58,7 +58,7 @@ func (s Sweep) Plan(parent schemas.Spec, facts Facts) ([]Member, error) {
 	return members, nil
 }
 
-// replays are the requests that the sweep is made of.
+// replays returns the request of each replay in the sweep.
 func (s Sweep) replays() ([]Replay, error) {
 	combinations, names, err := combine(s.Set)
 	if err != nil {
@@ -83,7 +83,7 @@ type axis struct {
 	values     []string
 }
 
-// combine makes the cartesian product of assignments with several values, the first key varying slowest, and the end of
+// combine returns the cartesian product of assignments with several values, where the first key varies slowest, and the suffix of
 // each combination's name.
 func combine(assignments []string) (combinations [][]string, names []string, err error) {
 	axes, err := axesOf(assignments)
@@ -106,12 +106,12 @@ func combine(assignments []string) (combinations [][]string, names []string, err
 		combinations, names = more, moreNames
 	}
 	if len(combinations) == 1 {
-		return nil, nil, fmt.Errorf("%w: no --set has several values; for one replay there is `ldalign replay`", ErrRequest)
+		return nil, nil, fmt.Errorf("%w: no --set has several values; use `ldalign replay` for a single replay", ErrRequest)
 	}
 	return combinations, names, nil
 }
 
-// axesOf reads assignments whose values are separated by commas; a value with a comma stands in double quotes.
+// axesOf parses assignments whose values are separated by commas; a value that contains a comma is in double quotes.
 func axesOf(assignments []string) ([]axis, error) {
 	axes := make([]axis, 0, len(assignments))
 	for _, a := range assignments {
@@ -125,7 +125,7 @@ func axesOf(assignments []string) ([]axis, error) {
 		}
 		key = strings.TrimSpace(key)
 		if slices.ContainsFunc(axes, func(x axis) bool { return x.key == key }) {
-			return nil, fmt.Errorf("%w: --set %s is given twice: write its values with commas", ErrRequest, key)
+			return nil, fmt.Errorf("%w: --set %s is given twice: give all its values in one --set, separated by commas", ErrRequest, key)
 		}
 		axes = append(axes, axis{key, key[strings.LastIndexByte(key, '.')+1:], values})
 	}
@@ -141,7 +141,7 @@ func axesOf(assignments []string) ([]axis, error) {
 	return axes, nil
 }
 
-// nameOf is a text as a run's name can hold it: 0.05 is 0_05.
+// nameOf turns a text into part of a run's name: 0.05 becomes 0_05.
 func nameOf(text string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
