@@ -3,7 +3,7 @@ package tensor
 // #include "shim.h"
 import "C"
 
-// AdamWOptions are torch.optim.AdamW's, whose defaults are 0.9, 0.999, 1e-8 and 0.01. Nothing is filled in here.
+// AdamWOptions are the options of torch.optim.AdamW, whose defaults are 0.9, 0.999, 1e-8 and 0.01. Zeros stay zeros.
 type AdamWOptions struct {
 	Beta1, Beta2 float64
 	Eps          float64
@@ -18,7 +18,7 @@ type AdamW struct {
 
 var _ Optimizer = (*AdamW)(nil)
 
-// NewAdamW makes an optimizer for params, whose names and order are those of its state.
+// NewAdamW returns an optimizer for params. Its state has their names and order.
 func NewAdamW(s *Scope, params []Named, o AdamWOptions) (*AdamW, error) {
 	m, err := newMoments(s, params, "exp_avg", "exp_avg_sq")
 	if err != nil {
@@ -27,7 +27,7 @@ func NewAdamW(s *Scope, params []Named, o AdamWOptions) (*AdamW, error) {
 	return &AdamW{moments: m, options: o}, nil
 }
 
-// Step does one update with learning rate lr.
+// Step updates the parameters once, with learning rate lr.
 func (a *AdamW) Step(s *Scope, params, grads []*Tensor, lr float64) error {
 	lists, err := a.arguments(s, params, grads, 2)
 	if err != nil {

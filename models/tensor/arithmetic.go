@@ -9,8 +9,8 @@ import (
 	lib "github.com/sugarme/gotch/libtch"
 )
 
-// Element by element, with broadcasting. The result's type follows PyTorch's promotion; a whole scalar does not change
-// an integer tensor's type.
+// These operate element by element, with broadcasting. The result's type follows PyTorch's promotion; a whole scalar does
+// not change an integer tensor's type.
 
 // Add is t + u.
 func (t *Tensor) Add(u *Tensor) *Tensor { return t.binary("Add", u, lib.AtgAdd) }
@@ -42,8 +42,8 @@ func (t *Tensor) Neg() *Tensor { return t.unary("Neg", lib.AtgNeg) }
 // Relu is max(t, 0).
 func (t *Tensor) Relu() *Tensor { return t.unary("Relu", lib.AtgRelu) }
 
-// The transcendental functions give the same bits wherever an element stands in the tensor, whatever surrounds it:
-// see the package documentation.
+// The transcendental functions give an element the same bits wherever it is in the tensor and whatever surrounds it: see the
+// package documentation.
 
 // Exp is eᵗ.
 func (t *Tensor) Exp() *Tensor { return t.function("Exp", C.SHIM_EXP) }
@@ -68,7 +68,7 @@ func (t *Tensor) function(op string, f C.int) *Tensor {
 	return s.shimResult(op, C.shim_map(s.eng.slot0(), unsafe.Pointer(t.c), f))
 }
 
-// In place: they change t and return it. A tensor that requires gradients can be changed inside NoGrad only.
+// These operate in place: they change t and return it. A tensor that requires gradients can be changed inside NoGrad only.
 
 // Add_ adds u to t.
 func (t *Tensor) Add_(u *Tensor) *Tensor { return t.binaryInPlace("Add_", u, lib.AtgAdd_) }

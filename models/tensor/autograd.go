@@ -12,7 +12,7 @@ import (
 // Detach shares t's memory and records no gradients.
 func (t *Tensor) Detach() *Tensor { return t.unary("Detach", lib.AtgDetach) }
 
-// RequiresGrad_ makes t a leaf that gradients are computed for, or no longer. It returns t.
+// RequiresGrad_ sets whether gradients are computed for t, which becomes a leaf. It returns t.
 func (t *Tensor) RequiresGrad_(on bool) *Tensor {
 	s := t.enter("RequiresGrad_")
 	if s == nil {
@@ -33,7 +33,7 @@ func (t *Tensor) Backward() {
 	}
 }
 
-// Grad is the gradient that Backward has added up for t; an error when there is none.
+// Grad returns the gradient that Backward has accumulated for t. It is an error if there is none.
 func (t *Tensor) Grad() *Tensor {
 	s := t.enter("Grad")
 	if s == nil {
@@ -42,7 +42,7 @@ func (t *Tensor) Grad() *Tensor {
 	return s.shimResult("Grad", C.shim_grad(s.eng.slot0(), unsafe.Pointer(t.c)))
 }
 
-// FreeGrads frees the gradients that Backward has added up for params; the next Backward starts from nothing.
+// FreeGrads frees the gradients that Backward has accumulated for params. The next Backward starts from zero.
 func FreeGrads(s *Scope, params []*Tensor) {
 	if !s.ready() {
 		return

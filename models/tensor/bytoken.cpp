@@ -1,5 +1,5 @@
-// The by-token operations on tensors, with gradients only where it says so: the kernels for float32 on the CPU, and the same computed by libtorch elsewhere.
-// The latter was run in float64 on the CPU, and not on a GPU.
+// The by-token operations on tensors: by the kernels for float32 on the CPU, else by libtorch. An operation has gradients only
+// where its comment says so. The libtorch form was run in float64 on the CPU, and not on a GPU.
 #include "shim_internal.h"
 
 #include "kernels.h"

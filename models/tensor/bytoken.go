@@ -8,22 +8,22 @@ import (
 	"unsafe"
 )
 
-// By-token inference: operations in which what is computed for one token is a function of that token's own data, to the
-// last bit, whatever other tokens there are, how many, and on how many threads. On the CPU in Float32 they are kernels of
-// this package (kernels.cpp), several times as fast as libtorch for the few tokens of a decoding step; nowhere do
-// gradients flow through them. PackedLinear and the functions named Token… work on the CPU in Float32 only; TokenCache,
-// LogSoftmaxAt and Sample take other types and devices as well, by libtorch's operations, where the promise about the
-// last bit holds for equal shapes only.
+// By-token inference: operations whose result for one token depends on that token's own data alone, to the last bit, whatever
+// and however many other tokens there are, and on any number of threads. On the CPU in Float32 they are kernels of this
+// package (kernels.cpp), several times as fast as libtorch for the few tokens of a decoding step. Unless an operation says so,
+// gradients do not flow through it. PackedLinear and the functions named Token… work on the CPU in Float32 only. TokenCache,
+// LogSoftmaxAt and Sample also take other types and devices, by libtorch's operations; there the last bit is guaranteed for
+// equal shapes only.
 
-// Packed is a matrix [Out, In] in the order in which PackedLinear reads it. A bfloat16 matrix stays bfloat16, which halves
-// its memory and the time to read it, and is computed in Float32; every other type becomes Float32. Like a tensor it
-// belongs to a scope.
+// Packed is a matrix [Out, In] in the order in which PackedLinear reads it. A bfloat16 matrix is stored as bfloat16, which halves
+// its memory and the time to read it, and computed in Float32. Every other type becomes Float32. A Packed belongs to a scope, as
+// a tensor does.
 type Packed struct {
 	panels  *Tensor // [⌈Out/16⌉, In, 16]
 	out, in int64
 }
 
-// Pack copies a matrix [Out, In] on the CPU, of any strides.
+// Pack copies a matrix [Out, In] on the CPU. Its strides may be any.
 func (t *Tensor) Pack() *Packed {
 	s := t.enter("Pack")
 	if s == nil {
@@ -38,8 +38,8 @@ func (t *Tensor) Pack() *Packed {
 	return &Packed{panels: panels, out: shape[0], in: shape[1]}
 }
 
-// PackBytes packs a matrix [Out, In] (or [In, Out], when inFirst) that lies in memory as in a safetensors file, without a
-// copy of it in between.
+// PackBytes packs a matrix [Out, In] (or [In, Out] if inFirst) from the bytes of a safetensors file, without an intermediate
+// copy.
 func (s *Scope) PackBytes(d DType, data []byte, rows, columns int64, inFirst bool) *Packed {
 	if !s.ready() || !s.knows("PackBytes", d) {
 		return &Packed{panels: s.eng.invalid}
@@ -52,8 +52,8 @@ func (s *Scope) PackBytes(d DType, data []byte, rows, columns int64, inFirst boo
 	return &Packed{panels: panels, out: rows, in: columns}
 }
 
-// NotFinite is the index of the first number that is NaN or infinite among numbers that lie in memory as in a safetensors
-// file, or -1: for a type without such numbers, and when s has failed.
+// NotFinite returns the index of the first number that is NaN or infinite, in the bytes of a safetensors file. It returns -1 if
+// there is none, if the type has no such numbers, and if s has failed.
 func (s *Scope) NotFinite(d DType, data []byte) int64 {
 	if !s.ready() || !s.knows("NotFinite", d) || !d.Floating() {
 		return -1
@@ -84,8 +84,8 @@ func (p *Packed) Rows(ids *Tensor) *Tensor {
 		C.shim_packed_rows(s.eng.slot0(), unsafe.Pointer(p.panels.c), C.int64_t(p.out), unsafe.Pointer(ids.c)))
 }
 
-// PackedLinear is t·wᵀ + bias: t Float32 [..., In], w [Out, In], bias Float32 [Out] or nil -> [..., Out]. Each element is
-// a sum in a fixed order, so that a row's result depends neither on the number of rows nor on its place.
+// PackedLinear is t·wᵀ + bias: t Float32 [..., In], w [Out, In], bias Float32 [Out] or nil -> [..., Out]. Each element is a
+// sum in a fixed order, so a row's result depends neither on the number of rows nor on the row's place.
 func (t *Tensor) PackedLinear(w *Packed, bias *Tensor) *Tensor {
 	s := t.enter("PackedLinear")
 	if s == nil || !s.takes("PackedLinear", w.panels) || !s.maybe("PackedLinear", bias) {
@@ -105,8 +105,8 @@ func (t *Tensor) TokenRMSNorm(weight *Tensor, offset, eps float64) *Tensor {
 		unsafe.Pointer(weight.c), C.double(offset), C.double(eps)))
 }
 
-// TokenRotate turns the heads of tokens t [M, 1, heads, D] to their positions, Int64 [M], by half-split rotary tables
-// [P, D], of which sin is negative in its first half.
+// TokenRotate rotates the heads of tokens t [M, 1, heads, D] to their positions, Int64 [M], by half-split rotary tables [P, D].
+// The first half of sin is negated.
 func (t *Tensor) TokenRotate(cos, sin, positions *Tensor) *Tensor {
 	const op = "TokenRotate"
 	s := t.enter(op)
@@ -120,7 +120,7 @@ func (t *Tensor) TokenRotate(cos, sin, positions *Tensor) *Tensor {
 // TokenSiluMul is SiLU(t)·u, with gradients.
 func (t *Tensor) TokenSiluMul(u *Tensor) *Tensor { return t.gate("TokenSiluMul", C.SHIM_SILU, u) }
 
-// TokenGeluTanhMul is GELU(t)·u, with GELU in its form by tanh.
+// TokenGeluTanhMul is GELU(t)·u, with GELU's approximation by tanh.
 func (t *Tensor) TokenGeluTanhMul(u *Tensor) *Tensor {
 	return t.gate("TokenGeluTanhMul", C.SHIM_GELU_TANH, u)
 }
@@ -133,17 +133,17 @@ func (t *Tensor) gate(op string, f C.int, u *Tensor) *Tensor {
 	return s.shimResult(op, C.shim_token_gate(s.eng.slot0(), f, unsafe.Pointer(t.c), unsafe.Pointer(u.c)))
 }
 
-// TokenCache holds keys and values of rows of tokens, for one layer. The token at position p of a row stands in column
-// p mod columns, so a cache with fewer columns than positions holds the newest ones. A cache lives until Free.
+// TokenCache stores the keys and values of rows of tokens, for one layer. The token at position p of a row is in column p mod
+// columns, so a cache with fewer columns than positions has the newest ones. A cache lives until Free.
 type TokenCache struct {
-	keys   *Tensor // [slots+1, heads, D, columns]; one more slot, because the kernels read a little past the end of a slot
+	keys   *Tensor // [slots+1, heads, D, columns]; the last slot is unused, because the kernels read a little past a slot's end
 	values *Tensor // [slots+1, heads, columns, D rounded up]
 }
 
-// cacheStep is what the number of a cache's columns is rounded up to: the kernels read whole vectors.
+// cacheStep is the step in which a cache's columns are rounded up, because the kernels read whole vectors.
 const cacheStep = 32
 
-// NewTokenCache makes a cache of zeros for the given number of slots and at least the given number of columns.
+// NewTokenCache returns a cache of zeros with the given number of slots and at least the given number of columns.
 func (s *Scope) NewTokenCache(d DType, slots, heads, dim, columns int64) *TokenCache {
 	columns = (columns + cacheStep - 1) / cacheStep * cacheStep
 	return &TokenCache{
@@ -158,7 +158,7 @@ func (c *TokenCache) Free() {
 	c.values.Free()
 }
 
-// Store puts the keys and values of tokens, k and v [M, heads, 1, D], into their rows, slots Int64 [M], at their
+// Store stores the keys and values of tokens, k and v [M, heads, 1, D], in the slots of their rows, Int64 [M], at their
 // positions, Int64 [M].
 func (c *TokenCache) Store(k, v, slots, positions *Tensor) {
 	const op = "TokenCache.Store"
@@ -173,10 +173,9 @@ func (c *TokenCache) Store(k, v, slots, positions *Tensor) {
 	}
 }
 
-// Attend is softmax(q·kᵀ·scale)·v for each token over the stored positions of its row up to its own, the newest window
-// of them (0: all): q [M, Heads, 1, D], Heads a multiple of the cache's heads, consecutive query heads sharing one ->
-// [M, Heads, 1, D]. With a window the cache needs as many columns as the window and, besides, one less than the number
-// of tokens of a row that are stored before they attend.
+// Attend is softmax(q·kᵀ·scale)·v for each token, over the stored positions of its row up to its own; with a window over the
+// newest window of them (0: all). q [M, Heads, 1, D] -> [M, Heads, 1, D]; Heads is a multiple of the cache's heads, and
+// consecutive query heads share one. If n tokens of a row are stored before they attend, a window needs window + n - 1 columns.
 func (c *TokenCache) Attend(q, slots, positions *Tensor, window int64, scale float64) *Tensor {
 	const op = "TokenCache.Attend"
 	s := q.enter(op)
@@ -187,8 +186,8 @@ func (c *TokenCache) Attend(q, slots, positions *Tensor, window int64, scale flo
 		unsafe.Pointer(q.c), unsafe.Pointer(slots.c), unsafe.Pointer(positions.c), C.int64_t(window), C.double(scale)))
 }
 
-// LogSoftmaxAt is log softmax(t)[i, target[i]]: t [N, V], target Int64 [N] -> [N], Float32 (Float64 for Float64). On the
-// CPU it holds nothing of the size of t; a row that is not all finite gives NaN.
+// LogSoftmaxAt is log softmax(t)[i, target[i]]: t [N, V], target Int64 [N] -> [N], Float32 (Float64 for Float64). On the CPU it
+// allocates nothing of the size of t. A row with a number that is not finite gives NaN.
 func (t *Tensor) LogSoftmaxAt(target *Tensor) *Tensor {
 	s := t.enter("LogSoftmaxAt")
 	if s == nil || !s.takes("LogSoftmaxAt", target) {
@@ -198,17 +197,17 @@ func (t *Tensor) LogSoftmaxAt(target *Tensor) *Tensor {
 		C.shim_log_softmax_at(s.eng.slot0(), unsafe.Pointer(t.c), unsafe.Pointer(target.c)))
 }
 
-// Draw says how Sample turns a row of logits into a token, in this order: the repetition penalty of Keskar et al. (2019) on
-// tokens seen before, the bias, temperature, top-k, top-p (Holtzman et al., 2020) and min-p (Nguyen et al., 2024).
+// Draw is how Sample turns a row of logits into a token, in this order: the repetition penalty of Keskar et al. (2019) on tokens
+// seen before, the bias, temperature, top-k, top-p (Holtzman et al., 2020) and min-p (Nguyen et al., 2024).
 type Draw struct {
 	Temperature       float64  // divides the logits; 0 takes the greatest
-	TopK              int      // the k greatest logits (and those equal to the k-th); 0 is all
-	TopP              float64  // the most probable tokens that together reach this probability; 1 is all
-	MinP              float64  // tokens with at least this share of the greatest probability; 0 is all
-	RepetitionPenalty float64  // divides positive and multiplies negative logits of the tokens seen; 1 is none
-	Seen              []int64  // what the repetition penalty is about
-	Bias              []Scored // is added to logits
-	U                 float64  // where the row's distribution is inverted, in [0, 1)
+	TopK              int      // samples among the k greatest logits (and those equal to the k-th); 0 means all
+	TopP              float64  // samples among the most probable tokens that together reach this probability; 1 means all
+	MinP              float64  // samples among tokens with at least this share of the greatest probability; 0 means all
+	RepetitionPenalty float64  // divides positive and multiplies negative logits of the tokens seen; 1 means none
+	Seen              []int64  // the tokens that the repetition penalty applies to
+	Bias              []Scored // added to the logits
+	U                 float64  // the random number, in [0, 1), at which the row's cumulative distribution is inverted
 	Top               int      // how many of the most probable tokens to list
 }
 
@@ -218,14 +217,14 @@ type Scored struct {
 	Value float32
 }
 
-// Drawn is a token that was drawn. Log-probabilities are those of the logits themselves, before all that Draw changes.
+// Drawn is a token that was drawn. Log-probabilities are those of the logits themselves, before any of Draw's changes.
 type Drawn struct {
-	Token   int64 // -1 when a logit of the row is not finite, by itself or with its penalties
+	Token   int64 // -1 if a logit of the row is not finite, before or after the penalties and the bias
 	LogProb float32
-	Top     []Scored // the most probable tokens first, the lower one where two are equal
+	Top     []Scored // the most probable tokens first; of two equal ones, the lower token first
 }
 
-// Sample draws a token for each row of logits [N, V], by the row's own settings.
+// Sample draws a token for each row of logits [N, V], with the settings of that row.
 func (t *Tensor) Sample(draws []Draw) []Drawn {
 	s := t.enter("Sample")
 	n := len(draws)

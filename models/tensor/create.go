@@ -11,13 +11,13 @@ import (
 	lib "github.com/sugarme/gotch/libtch"
 )
 
-// Zeros makes a tensor of zeros.
+// Zeros returns a tensor of zeros.
 func (s *Scope) Zeros(d DType, shape ...int64) *Tensor { return s.Full(d, 0, shape...) }
 
-// Ones makes a tensor of ones.
+// Ones returns a tensor of ones.
 func (s *Scope) Ones(d DType, shape ...int64) *Tensor { return s.Full(d, 1, shape...) }
 
-// Full makes a tensor whose elements are all v.
+// Full returns a tensor whose elements are all v.
 func (s *Scope) Full(d DType, v float64, shape ...int64) *Tensor {
 	if !s.ready() || !s.knows("Full", d) {
 		return s.eng.invalid
@@ -72,7 +72,7 @@ func fromData[E any](s *Scope, op string, d DType, data []E, bytes int, shape []
 		(*C.int64_t)(unsafe.Pointer(&size[0])), C.int(len(shape)), C.int(d.native()), C.int(e.device.native())))
 }
 
-// knows refuses a number that is no DType: libtorch would end the process.
+// knows returns false and records an error for a number that is no DType; libtorch would end the process.
 func (s *Scope) knows(op string, d DType) bool {
 	if int(d) < dtypes {
 		return true
@@ -81,8 +81,8 @@ func (s *Scope) knows(op string, d DType) bool {
 	return false
 }
 
-// scalar makes a native scalar, to be freed. A whole number becomes an integer, so that an integer tensor keeps its
-// type; beside a floating tensor both give the same value.
+// scalar returns a native scalar, which the caller must free. A whole number becomes an integer, so that an integer tensor keeps
+// its type; with a floating tensor both give the same value.
 func scalar(v float64) lib.Cscalar {
 	if v == math.Trunc(v) && math.Abs(v) < 1<<53 && !(v == 0 && math.Signbit(v)) {
 		return lib.AtsInt(int64(v))

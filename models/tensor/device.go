@@ -11,7 +11,7 @@ const CPU Device = 0
 // CUDA is the n-th GPU, counted from 0. The CUDA path is written, linked by the CUDA build, and not run on a GPU yet.
 func CUDA(n int) Device { return Device(n + 1) }
 
-// Next is the device of the n-th process after one that has d: all processes share the CPU, and each has its own GPU.
+// Next returns the device of the n-th process after one with d: all processes share the CPU, and each has its own GPU.
 func (d Device) Next(n int) Device {
 	if d <= CPU {
 		return d
@@ -27,5 +27,5 @@ func (d Device) String() string {
 	return fmt.Sprintf("cuda:%d", int(d)-1)
 }
 
-// native is libtch's number of a device: -1 is the CPU, n is CUDA(n).
+// native returns libtch's number of a device: -1 is the CPU, n is CUDA(n).
 func (d Device) native() int32 { return int32(d) - 1 }

@@ -44,7 +44,7 @@ func (d DType) Size() int {
 	return dtypeTable[d].size
 }
 
-// Floating tells whether the type holds fractions (and so can have gradients).
+// Floating reports whether the type has fractions, and so can have gradients.
 func (d DType) Floating() bool { return d <= Float64 }
 
 // native is at::ScalarType's number.

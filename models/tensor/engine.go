@@ -22,7 +22,7 @@ import (
 // Options configure an engine.
 type Options struct {
 	Device  Device // where tensors are created
-	Threads int    // threads within one operation on the CPU; 0: all cores
+	Threads int    // threads within one operation on the CPU; 0 means all cores
 }
 
 // Engine owns tensors and the one OS thread that works on them. Its methods may be called from any goroutine.
@@ -30,9 +30,9 @@ type Engine struct {
 	device Device
 	jobs   chan *job     // unbuffered, so that the runtime's queue of senders is the FIFO
 	first  chan *job     // the same for DoFirst
-	freed  chan struct{} // tells that a reservation has ended
-	closed chan struct{} // closed when Close was called
-	done   chan struct{} // closed when the goroutine ended
+	freed  chan struct{} // signals the end of a reservation
+	closed chan struct{} // closed by Close
+	done   chan struct{} // closed when the goroutine has ended
 	once   sync.Once
 	busy   atomic.Int64
 	live   atomic.Int64
@@ -40,7 +40,7 @@ type Engine struct {
 	// reserved counts the reservations that have not ended.
 	reserved atomic.Int64
 
-	// Below: touched by the engine's goroutine alone.
+	// The fields below belong to the engine's goroutine.
 	cur     *Scope // innermost open scope, nil outside of Do
 	kept    arena
 	chunk   []Tensor // tensors not handed out yet
@@ -48,11 +48,11 @@ type Engine struct {
 	dead    []unsafe.Pointer
 	dims    []int64
 	args    []lib.Ctensor
-	out     *[1]lib.Ctensor // in C memory: where libtch puts a result
+	out     *[1]lib.Ctensor // in C memory: libtch writes results to it
 	invalid *Tensor
-	self    cgo.Handle // names the engine to C++
+	self    cgo.Handle // identifies the engine to C++
 	turns   turns
-	// recomputed are the functions that Recompute was given in this Do, by their number.
+	// recomputed are the functions of the calls of Recompute in this Do, by number.
 	recomputed []func(*Scope, *Tensor) *Tensor
 }
 
@@ -62,7 +62,7 @@ type job struct {
 	done chan struct{}
 }
 
-// NewEngine starts an engine: one goroutine locked to one OS thread until Close. It fails when the device is not there.
+// NewEngine starts an engine: one goroutine, locked to one OS thread until Close. It fails if the device does not exist.
 func NewEngine(o Options) (*Engine, error) {
 	if o.Threads < 0 {
 		return nil, fmt.Errorf("tensor: Threads is %d, want 0 (all cores) or more", o.Threads)
@@ -93,24 +93,23 @@ func NewEngine(o Options) (*Engine, error) {
 	return e, nil
 }
 
-// Device is where the engine creates tensors.
+// Device returns the device on which the engine creates tensors.
 func (e *Engine) Device() Device { return e.device }
 
-// Do runs f on the engine's thread, in a fresh scope, after the calls of Do that came before. At the end the scope's
-// tensors are freed, except those that were kept. It returns f's error, else the scope's first tensor error. A panic in
-// f is returned as an error with its stack. When ctx ends before f was started, f never runs and ctx's error is
-// returned; once started, f runs to its end (watch ctx in f where that takes long). After Close it returns ErrClosed.
+// Do runs f on the engine's thread, in a new scope, after earlier calls of Do. At the end it frees the scope's tensors, except
+// those that were kept. It returns f's error, or else the scope's first tensor error. A panic in f is returned as an error with
+// its stack. If ctx ends before f starts, f never runs and Do returns ctx's error. Once started, f runs to its end; an f that
+// takes long should check ctx. After Close, Do returns ErrClosed.
 func (e *Engine) Do(ctx context.Context, f func(*Scope) error) error { return e.do(ctx, e.jobs, f) }
 
-// DoFirst is Do for work that somebody waits for, such as a step of decoding for a server: it runs before the calls of Do
-// that wait, whenever they came. After 32 functions of DoFirst it is the turn of those that wait in Do, for a quarter of the
-// time that the 32 took.
+// DoFirst is Do for work that somebody waits for, such as a step of decoding for a server. It runs before all waiting calls of
+// Do. After 32 functions of DoFirst, functions that wait in Do run for a quarter of the time that the 32 took.
 func (e *Engine) DoFirst(ctx context.Context, f func(*Scope) error) error {
 	return e.do(ctx, e.first, f)
 }
 
-// Reserve keeps the engine for a sequence of calls of DoFirst, also between two of them, until release is called; Do has its
-// turns all the same. Whoever reserves the engine goes on calling DoFirst, or releases it, and does not wait for Do.
+// Reserve keeps the engine for a sequence of calls of DoFirst, also between two calls, until release is called. Do still gets its
+// turns. The caller must keep calling DoFirst or release the engine, and must not wait for Do meanwhile.
 func (e *Engine) Reserve() (release func()) {
 	e.reserved.Add(1)
 	return sync.OnceFunc(func() {
@@ -141,14 +140,14 @@ func (e *Engine) do(ctx context.Context, jobs chan<- *job, f func(*Scope) error)
 	return j.err
 }
 
-// Busy is the time spent inside Do so far.
+// Busy returns the time spent inside Do so far.
 func (e *Engine) Busy() time.Duration { return time.Duration(e.busy.Load()) }
 
-// Live is the number of tensors, in scopes and kept, that hold native memory now.
+// Live returns the number of tensors, in scopes and kept, that have native memory now.
 func (e *Engine) Live() int { return int(e.live.Load()) }
 
-// Close waits for the running Do, frees all tensors, kept ones included, and ends the engine's thread. Calls of Do that
-// wait return ErrClosed. Close may be called more than once, not from inside Do.
+// Close waits for the running Do, frees all tensors, including kept ones, and ends the engine's thread. Waiting calls of Do
+// return ErrClosed. Close may be called more than once, but not from inside Do.
 func (e *Engine) Close() error {
 	if uintptr(C.shim_thread()) == e.thread.Load() {
 		return ErrNested
@@ -159,7 +158,7 @@ func (e *Engine) Close() error {
 }
 
 func (e *Engine) loop(threads int, started chan<- error) {
-	// Never unlocked: the OS thread, with libtorch's thread-local state, ends with the goroutine.
+	// The goroutine is never unlocked: the OS thread, with libtorch's thread-local state, ends with it.
 	runtime.LockOSThread()
 	defer close(e.done)
 	if err := e.open(threads); err != nil {
@@ -179,7 +178,7 @@ func (e *Engine) loop(threads int, started chan<- error) {
 	}
 }
 
-// next waits for the next function to run, and tells whether it is one of DoFirst. It returns nil once the engine is closed.
+// next waits for the next function to run, and reports whether it is one of DoFirst. It returns nil once the engine is closed.
 func (e *Engine) next() (j *job, first bool) {
 	for {
 		preferred := e.first
@@ -193,7 +192,7 @@ func (e *Engine) next() (j *job, first bool) {
 		}
 		jobs := e.jobs
 		if e.reserved.Load() > 0 && e.turns.owed == 0 {
-			jobs = nil // nothing comes from a nil channel
+			jobs = nil // a nil channel blocks
 		}
 		select {
 		case j := <-e.first:
@@ -207,14 +206,14 @@ func (e *Engine) next() (j *job, first bool) {
 	}
 }
 
-// turns says whose turn it is when functions of Do and of DoFirst wait.
+// turns decides between functions of Do and of DoFirst when both wait.
 type turns struct {
 	inARow int           // functions of DoFirst since the last turn of Do
-	took   time.Duration // the time of these
-	owed   time.Duration // what is left of the turn of Do; 0 while it is that of DoFirst
+	took   time.Duration // the time that these took
+	owed   time.Duration // the rest of the turn of Do; 0 during that of DoFirst
 }
 
-// patience is how many functions of DoFirst run before those that wait in Do have their turn.
+// patience is how many functions of DoFirst run before those that wait in Do get their turn.
 const patience = 32
 
 // count notes that a function has run.
@@ -247,10 +246,10 @@ func (e *Engine) open(threads int) error {
 	return nil
 }
 
-// libtorchThreads is the number of threads within one operation on the CPU, as this thread has set it.
+// libtorchThreads returns the number of threads within one operation on the CPU, as this thread has set it.
 func libtorchThreads() int { return int(C.shim_threads()) }
 
-// release is the end of the engine, also when f ended the goroutine itself (runtime.Goexit, as testing.T.FailNow does).
+// release ends the engine, also if f ended the goroutine itself (runtime.Goexit, as testing.T.FailNow does).
 func (e *Engine) release() {
 	e.thread.Store(0)
 	e.once.Do(func() { close(e.closed) })

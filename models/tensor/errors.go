@@ -7,11 +7,11 @@ import (
 )
 
 var (
-	// ErrClosed is returned by Do once Close was called.
+	// ErrClosed is returned by Do after Close.
 	ErrClosed = errors.New("tensor: engine is closed")
-	// ErrNested is returned by Do when it is called from inside a Do of the same engine; use the Scope at hand.
+	// ErrNested is returned by Do when it is called from inside a Do of the same engine; use the Scope of that Do.
 	ErrNested = errors.New("tensor: Do called from inside Do of the same engine: use its Scope instead")
-	// ErrInvalid is the cause when an operand is nil, was freed with its scope, or belongs to another engine.
+	// ErrInvalid is the cause if an operand is nil, was freed with its scope, or belongs to another engine.
 	ErrInvalid = errors.New("tensor: invalid operand")
 )
 

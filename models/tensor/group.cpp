@@ -1,7 +1,7 @@
-// c10d's ProcessGroupGloo is exported by libtorch_cpu and declared in its headers, but those include Gloo's own, which are
-// not shipped. Nothing here needs more of Gloo than names: the class holds pointers to its types alone, and is used through
-// functions that libtorch exports. So include/gloo has forward declarations in their place, and the layout of
-// ProcessGroupGloo is still that of libtorch's own header.
+// libtorch_cpu exports c10d's ProcessGroupGloo and its headers declare it, but they include Gloo's own headers, which are not
+// shipped. ProcessGroupGloo only holds pointers to Gloo's types, and this file uses it through functions that libtorch exports.
+// So include/gloo has forward declarations in place of Gloo's headers, and the layout of ProcessGroupGloo is still that of
+// libtorch's own header.
 #define USE_C10D_GLOO
 
 #include "collectives.h"
@@ -21,7 +21,7 @@ using Store = c10::intrusive_ptr<c10d::TCPStore>;
 using Group = std::unique_ptr<Collectives>;
 using Work = c10::intrusive_ptr<c10d::Work>;
 
-// On CPUs, by Gloo. Its connections tell at once that a member has died.
+// On CPUs, by Gloo. When a member dies its connections close, so the operations of the others fail at once.
 class Gloo final : public Collectives {
 public:
   Gloo(const c10::intrusive_ptr<c10d::Store> &store, int rank, int size, const char *address, std::chrono::milliseconds timeout) {
@@ -44,7 +44,7 @@ public:
   void abort() override {}
 
 private:
-  // each starts an operation for every tensor and waits for all, so that no operation is left behind by an error.
+  // each starts an operation for every tensor and waits for all of them, also after an error.
   template <class F> void each(const std::vector<at::Tensor> &tensors, F start) {
     std::vector<std::vector<at::Tensor>> lists;
     std::vector<Work> works;

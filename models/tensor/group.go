@@ -13,25 +13,25 @@ import (
 	"unsafe"
 )
 
-// ErrGroup means that a group of processes cannot continue: a member died, was late, or never joined.
+// ErrGroup means that a group of processes cannot continue: a member died, did not answer in time, or never joined.
 var ErrGroup = errors.New("tensor: the group of processes is broken")
 
-// Meeting is where the members of a group find each other: a small store that one process, the host, keeps for all.
+// Meeting is a small key-value store by which the members of a group find each other. One process, the host, runs it.
 type Meeting struct {
 	store   unsafe.Pointer
 	address string // of this process
 	timeout time.Duration
-	// Port is where the host listens.
+	// Port is the port on which the host listens.
 	Port int
 }
 
-// HostMeeting opens a meeting on a free port of an address of this process that the members can reach. Waiting in it or in
-// its groups fails after timeout.
+// HostMeeting starts a meeting on a free port of an address of this process that the members can reach. Waiting in the meeting
+// or in its groups fails after timeout.
 func HostMeeting(address string, timeout time.Duration) (*Meeting, error) {
 	return meet(address, 0, address, true, timeout)
 }
 
-// AttendMeeting connects to a host's meeting; address is one of this process that the other members can reach.
+// AttendMeeting connects to a host's meeting. address is an address of this process that the other members can reach.
 func AttendMeeting(host string, port int, address string, timeout time.Duration) (*Meeting, error) {
 	return meet(host, port, address, false, timeout)
 }
@@ -51,27 +51,26 @@ func meet(host string, port int, address string, server bool, timeout time.Durat
 	return m, nil
 }
 
-// Close ends the meeting; the groups made at it go on.
+// Close ends the meeting. Groups that were made at it continue.
 func (m *Meeting) Close() {
 	C.shim_store_free(m.store)
 	m.store = nil
 }
 
-// Group combines tensors of several processes, each with an engine of its own. Its operations are collective: every member
-// calls them in the same order, with tensors of the same types and shapes, within its engine's Do. When a member dies the
-// others' operations fail with ErrGroup, at once where its connections are seen to close, else by Abort or after the
-// timeout; the group cannot be used any more.
+// Group combines tensors of several processes, each with its own engine. Its operations are collective: every member calls
+// them in the same order, with tensors of the same types and shapes, inside its engine's Do. If a member dies, the operations
+// of the others fail with ErrGroup: at once if its connections close, else at Abort or after the timeout. The group is then
+// unusable.
 type Group struct {
 	Rank, Size int
 
 	mu    sync.Mutex // held by an operation
-	life  sync.Mutex // held while group is set or used beside an operation
+	life  sync.Mutex // held while group is set, or used outside of an operation
 	group unsafe.Pointer
 }
 
-// Join makes this process a member of a group of the given size, and waits for all others. Each has its own rank, from 0.
-// On CPUs the members are connected by Gloo; on GPUs, of which each has one of its own, by NCCL, which only the CUDA
-// build has, and which was not run on a GPU.
+// Join makes this process a member of a group of the given size, and waits for all others. Each has its own rank, from 0. On CPUs
+// Gloo connects the members. On GPUs, one for each member, NCCL does; only the CUDA build has NCCL, and it was not run on a GPU.
 func (m *Meeting) Join(rank, size int, where Device) (*Group, error) {
 	if rank < 0 || rank >= size {
 		return nil, fmt.Errorf("%w: rank %d of %d", ErrGroup, rank, size)
@@ -87,7 +86,7 @@ func (m *Meeting) Join(rank, size int, where Device) (*Group, error) {
 	return g, nil
 }
 
-// Sum replaces each of ts by its sum over the members, the same bits in all of them.
+// Sum replaces each of ts by its sum over the members. All members get the same bits.
 func (g *Group) Sum(s *Scope, ts ...*Tensor) error {
 	return g.collective(s, "Sum", ts, func(list []unsafe.Pointer) *C.char {
 		return C.shim_group_sum(g.group, &list[0], C.size_t(len(list)))
@@ -121,8 +120,8 @@ func (g *Group) collective(s *Scope, op string, ts []*Tensor, f func(list []unsa
 	return nil
 }
 
-// Abort makes the operation in progress on GPUs, and all later ones, fail: NCCL does not notice that a member has died, so
-// whoever knows must call Abort. On CPUs the connections show it, and Abort does nothing. Any goroutine may call it.
+// Abort makes the operation in progress on GPUs, and all later ones, fail. NCCL does not notice that a member has died, so
+// whoever knows must call Abort. On CPUs Abort does nothing, because the connections close. Any goroutine may call it.
 func (g *Group) Abort() {
 	g.life.Lock()
 	defer g.life.Unlock()
@@ -131,7 +130,7 @@ func (g *Group) Abort() {
 	}
 }
 
-// Close leaves the group. The others' operations then fail.
+// Close leaves the group. The operations of the other members then fail.
 func (g *Group) Close() {
 	g.mu.Lock()
 	defer g.mu.Unlock()

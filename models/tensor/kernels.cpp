@@ -11,7 +11,7 @@ namespace {
 constexpr int64_t DEPTH = 192; // of a block of k: a block of a panel stays in the first-level cache
 constexpr int64_t AHEAD = 16 * DEPTH;
 
-// tile is MR rows of one panel over a block of k. Every element is a chain of fused multiply-adds in the order of k.
+// tile computes MR rows of one panel over a block of k. Every element is a chain of fused multiply-adds in the order of k.
 template <int MR, class T>
 INLINE void tile_body(const float *x, int64_t ldx, const T *w, float *y, int64_t ldy, int64_t depth, bool first) {
   vec acc[MR][2];
@@ -41,8 +41,8 @@ INLINE void tile_body(const float *x, int64_t ldx, const T *w, float *y, int64_t
   }
 }
 
-// widened is a block of a panel as float32: the block itself, or a copy in buffer when it is used often enough to be
-// worth one.
+// widened returns a block of a panel as float32: the block itself, or a copy in buffer if it is used often enough to be worth
+// one.
 INLINE const float *widened(const float *block, int64_t, int64_t, float *) { return block; }
 INLINE const float *widened(const uint16_t *block, int64_t depth, int64_t m, float *buffer) {
   if (m <= 6) return nullptr;
@@ -54,7 +54,7 @@ INLINE const float *widened(const uint16_t *block, int64_t depth, int64_t m, flo
   return buffer;
 }
 
-// block is all rows of one panel over a block of k.
+// block computes all rows of one panel over a block of k.
 template <class T>
 INLINE void block_body(const float *x, const T *w, float *y, int64_t ldy, int64_t m, int64_t k, int64_t depth,
                        bool first) {
@@ -79,7 +79,7 @@ INLINE void block_body(const float *x, const T *w, float *y, int64_t ldy, int64_
   }
 }
 
-// panel is all rows of one panel: y [m, PANEL] with row stride ldy.
+// panel computes all rows of one panel: y [m, PANEL] with row stride ldy.
 template <class T>
 INLINE void panel_body(const float *x, int64_t ldx, const T *w, float *y, int64_t ldy, int64_t m, int64_t k, bool add) {
   float buffer[DEPTH * PANEL];
@@ -116,7 +116,7 @@ INLINE void load(wide &to, const uint16_t *p) {
   to = reinterpret_cast<wide &>(bits);
 }
 
-// tile512 is MR rows of NP panels, which lie stride apart, over a block of k.
+// tile512 computes MR rows of NP panels, which are stride apart, over a block of k.
 template <int MR, int NP, class T>
 INLINE void tile512_body(const float *x, int64_t ldx, const T *w, int64_t stride, float *y, int64_t ldy, int64_t depth,
                          bool first) {
@@ -160,7 +160,7 @@ INLINE void block512_body(const float *x, const T *w, int64_t stride, float *y, 
   rows(std::integral_constant<int, 1>());
 }
 
-// panels512 is all rows of NP panels: y [m, NP·PANEL] with row stride ldy.
+// panels512 computes all rows of NP panels: y [m, NP·PANEL] with row stride ldy.
 template <int NP, class T>
 TARGET_AVX512 void panels512(const float *x, int64_t ldx, const T *w, float *y, int64_t ldy, int64_t m, int64_t k,
                              bool add) {
@@ -208,7 +208,7 @@ template void pack(const uint16_t *, int64_t, int64_t, int64_t, int64_t, uint16_
 
 namespace {
 
-// any_not_finite tells whether there is one among n numbers.
+// any_not_finite reports whether any of n numbers is NaN or infinite.
 template <class T> INLINE bool any_not_finite_body(const uint8_t *p, int64_t n, T exponent) {
   constexpr int64_t lanes = 32 / sizeof(T);
   typedef T bits __attribute__((vector_size(32), aligned(1), may_alias));
@@ -265,7 +265,7 @@ template int64_t not_finite(const void *, int64_t, uint64_t);
 
 namespace {
 
-// multiply is y[m, n] = x[m, k] · wᵀ + bias, or added to y, of a packed w and with the given row strides.
+// multiply is y[m, n] = x[m, k] · wᵀ + bias, or adds that to y, for a packed w and the given row strides.
 template <class T>
 void multiply(const float *x, int64_t ldx, const T *w, const float *bias, float *y, int64_t ldy, int64_t m, int64_t n,
               int64_t k, bool add) {
@@ -320,7 +320,7 @@ template void linear(const float *, const uint16_t *, const float *, float *, in
 bool fast_products() { return avx512; }
 
 void product(const matrix &a, const matrix &b, float *y, int64_t m, int64_t n, int64_t k, bool add) {
-  // What is packed of b stays in the last cache, what is read of a beside it in the second.
+  // The packed part of b stays in the last-level cache, and the part of a that is read beside it in the second-level cache.
   constexpr int64_t depth = 8 * DEPTH, columns = 2048, height = 512;
   const std::unique_ptr<float[]> packed(new float[panels(std::min(n, columns)) * PANEL * std::min(k, depth)]);
   std::unique_ptr<float[]> copy;
@@ -468,8 +468,8 @@ void store(const cache &c, const float *k, const float *v, const int64_t *slots,
 
 namespace {
 
-// scores of Q queries [d] for columns of keys [d, columns], NV vectors of them at a time: s[q, j] = q·k_j. It computes
-// whole vectors, so it reads and writes up to OVERRUN columns more than count; nobody looks at those.
+// scores of Q queries [d] for columns of keys [d, columns], NV vectors of them at a time: s[q, j] = q·k_j. It computes whole
+// vectors, so it reads and writes up to OVERRUN columns more than count; these are ignored.
 template <int Q, int NV>
 INLINE void scores_body(const float *q, int64_t d, const float *keys, int64_t columns, int64_t count, float *s,
                         int64_t lds) {
@@ -489,7 +489,7 @@ INLINE void scores_body(const float *q, int64_t d, const float *keys, int64_t co
   }
 }
 
-// softmax of s[0..n), not divided by the sum, which it returns.
+// softmax of s[0..n) without the division by the sum, which it returns.
 INLINE float softmax_body(float *s, int64_t n, float scale) {
   float most = -std::numeric_limits<float>::infinity();
   for (int64_t j = 0; j < n; j++) most = std::max(most, s[j]);
@@ -595,7 +595,7 @@ void attend(const cache &c, const float *q, const int64_t *slots, const int64_t 
 
 namespace {
 
-// weights puts exp((x - most)·scale) of n numbers into out, which has room for whole vectors, and returns their sum.
+// weights writes exp((x - most)·scale) of n numbers to out, which has room for whole vectors, and returns their sum.
 INLINE double weights_body(const float *x, int64_t n, float most, float scale, float *out) {
   double total = 0;
   for (int64_t j = 0; j < n; j += 64 * LANES) {
@@ -629,7 +629,7 @@ double log_sum_exp(const float *x, int64_t n, float most) {
   return most + std::log(DISPATCH(weights, x, n, most, 1.0f, nullptr));
 }
 
-// greatest is the index of the first greatest number, or -1 if one of them is not finite.
+// greatest returns the index of the first greatest number, or -1 if a number is not finite.
 int64_t greatest(const float *x, int64_t n) {
   int64_t at = 0;
   float bad = 0;
@@ -640,7 +640,7 @@ int64_t greatest(const float *x, int64_t n) {
   return bad == 0 ? at : -1;
 }
 
-// draw inverts the distribution of n weights at u; a weight of 0 is never drawn.
+// draw inverts the cumulative distribution of n weights at u. A weight of 0 is never drawn.
 template <class Weight> int64_t draw(int64_t n, double total, double u, Weight weight) {
   double mass = 0;
   int64_t last = 0;
@@ -719,7 +719,7 @@ void log_softmax_at(const float *logits, const int64_t *targets, float *out, int
 
 namespace {
 
-// list puts the n most probable tokens of logits x [v] into out, the lower token first where two are equal.
+// list writes the n most probable tokens of logits x [v] to out; of two equal ones the lower token comes first.
 void list(const float *x, int64_t v, double log_sum, scored *out, int64_t n) {
   std::vector<int64_t> order(v);
   std::iota(order.begin(), order.end(), 0);

@@ -1,6 +1,6 @@
-// The by-token kernels: plain C++ without libtorch, on float32 arrays in row-major order. In all of them what is computed
-// for a token is a function of that token's own data: never of the number of tokens, of a token's place among them, or of
-// the number of threads. They run on the OpenMP threads of the calling thread.
+// The by-token kernels: plain C++ without libtorch, on float32 arrays in row-major order. What they compute for a token depends on
+// that token's own data alone, and not on the number of tokens, the token's place among them, or the number of threads. They run
+// on the OpenMP threads of the calling thread.
 #ifndef LDALIGN_KERNELS_H
 #define LDALIGN_KERNELS_H
 
@@ -14,11 +14,11 @@ constexpr int64_t PANEL = 16;
 
 int64_t panels(int64_t n);
 
-// pack takes w with the given strides, in elements.
+// pack packs w, whose strides are in elements.
 template <class T> void pack(const T *w, int64_t n, int64_t k, int64_t stride_n, int64_t stride_k, T *out);
 
-// not_finite is the index of the first of n floating numbers, of any alignment, whose exponent is all ones, or -1. T is
-// an unsigned integer of their size.
+// not_finite returns the index of the first of n floating numbers, of any alignment, whose exponent bits are all ones, or -1. T
+// is an unsigned integer of their size.
 template <class T> int64_t not_finite(const void *numbers, int64_t n, T exponent);
 
 // linear is y[m, n] = x[m, k] · wᵀ + bias, of a packed w; bias may be null. T is float, or uint16_t for bfloat16.
@@ -31,8 +31,8 @@ template <class T> void rows(const T *w, const int64_t *ids, float *out, int64_t
 // rms_norm is y = (weight + offset)·x/√(mean(x²) + eps) for rows of size d.
 void rms_norm(const float *x, const float *weight, float offset, float *y, int64_t rows, int64_t d, double eps);
 
-// rotate turns heads of size d by half-split rotary tables [positions, d], of which sin is negative in its first half.
-// inverse turns them back.
+// rotate rotates heads of size d by half-split rotary tables [positions, d]; the first half of sin is negated. With inverse it
+// rotates them back.
 void rotate(const float *x, const float *cos, const float *sin, const int64_t *positions, float *y, int64_t tokens,
             int64_t heads, int64_t d, bool inverse = false);
 
@@ -41,16 +41,16 @@ enum { SILU, GELU_TANH };
 // gate is y = f(a)·b element by element.
 void gate(int f, const float *a, const float *b, float *y, int64_t n);
 
-// A cache holds the keys [slots, heads, d, columns] and the values [slots, heads, columns, cache_width(d)] of rows, both
-// zero at first. The token at position p of a row stands in column p % columns. Attention reads up to 32 numbers behind a
-// slot's keys, so the last slot must not be used.
+// A cache holds the keys [slots, heads, d, columns] and the values [slots, heads, columns, cache_width(d)] of rows, both zero at
+// first. The token at position p of a row is in column p % columns. Attention reads up to 32 numbers behind a slot's keys, so
+// the last slot must stay unused.
 int64_t cache_width(int64_t d);
 struct cache {
   float *keys, *values;
   int64_t heads, d, columns;
 };
 
-// store puts the keys and values [tokens, heads, d] of tokens into their rows.
+// store stores the keys and values [tokens, heads, d] of tokens in their rows.
 void store(const cache &c, const float *k, const float *v, const int64_t *slots, const int64_t *positions,
            int64_t tokens);
 
@@ -62,13 +62,13 @@ void attend(const cache &c, const float *q, const int64_t *slots, const int64_t 
 // log_softmax_at is log softmax(logits)[target] of each row [v].
 void log_softmax_at(const float *logits, const int64_t *targets, float *out, int64_t rows, int64_t v);
 
-// scored is a token with a number: what is added to its logit, or its log-probability.
+// scored is a token with a number: an addition to its logit, or its log-probability.
 struct scored {
   int64_t token;
   float value;
 };
 
-// sampling says how one row's token is drawn.
+// sampling is how to draw one row's token.
 struct sampling {
   double temperature;        // 0: the most probable token
   double top_p;              // 1: all
@@ -89,34 +89,34 @@ struct sampling {
 // logits. A row whose logits are not all finite, before or after its penalties, gets token -1 and lists nothing.
 void sample(const float *logits, const sampling *settings, int64_t *tokens, float *logps, int64_t rows, int64_t v);
 
-// The kernels of training. They add up over rows, so a number may depend on how many rows there are.
+// The kernels of training. They add up over rows, so a result may depend on the number of rows.
 
-// fast_products tells whether product has its form for AVX-512 here, which the linear algebra of libtorch 2.1 takes on
-// Intel's processors only; there that is faster still.
+// fast_products reports whether product has an AVX-512 form on this processor. libtorch 2.1's linear algebra uses AVX-512 on
+// Intel's processors only, and is faster than product there.
 bool fast_products();
 
-// matrix is where element (i, j) is: data[i·row + j·column].
+// matrix is a matrix whose element (i, j) is data[i·row + j·column].
 struct matrix {
   const float *data;
   int64_t row, column;
 };
 
-// product is y[m, n] = a[m, k]·b[k, n], or added to y. Each element is a sum in a fixed order, as of linear.
+// product is y[m, n] = a[m, k]·b[k, n], or adds that to y. Each element is a sum in a fixed order, as in linear.
 void product(const matrix &a, const matrix &b, float *y, int64_t m, int64_t n, int64_t k, bool add);
 
-// rms_norm_backward gives the gradients of rms_norm, dx [rows, d] and dweight [d], from that of its result. dweight may be
+// rms_norm_backward computes the gradients of rms_norm, dx [rows, d] and dweight [d], from that of its result. dweight may be
 // null.
 void rms_norm_backward(const float *x, const float *weight, float offset, const float *dy, float *dx, float *dweight,
                        int64_t rows, int64_t d, double eps);
 
-// gate_backward gives the gradients of gate.
+// gate_backward computes the gradients of gate.
 void gate_backward(int f, const float *a, const float *b, const float *dy, float *da, float *db, int64_t n);
 
-// exponents replaces each row of logits [rows, v] by exp(logits - the greatest of the row), whose sum is sums[row], and
-// gives logp[row] = log softmax(logits)[target].
+// exponents replaces each row of logits [rows, v] by exp(logits - the greatest of the row). It writes the row's sum to sums[row],
+// and log softmax(logits)[target] to logp[row].
 void exponents(float *logits, const int64_t *targets, float *logp, float *sums, int64_t rows, int64_t v);
 
-// head_gradient replaces what exponents left by the gradient of the logits, from that of logp.
+// head_gradient replaces the result of exponents by the gradient of the logits, computed from that of logp.
 void head_gradient(float *exponents, const int64_t *targets, const float *sums, const float *grad, int64_t rows,
                    int64_t v);
 

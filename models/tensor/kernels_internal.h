@@ -1,4 +1,4 @@
-// What the kernels' files share: vectors, and loops over the threads of libtorch's OpenMP.
+// What the kernel files share: vectors, and loops over the threads of libtorch's OpenMP.
 #ifndef LDALIGN_KERNELS_INTERNAL_H
 #define LDALIGN_KERNELS_INTERNAL_H
 
@@ -14,9 +14,9 @@
 #include <type_traits>
 #include <vector>
 
-// The inner loops are written with GCC's vector extension and compiled twice on x86: for AVX2 with FMA, and for the
-// build's own target. The two round differently, as any two kinds of processor may. Matrix products have a third form, for
-// AVX-512, which computes the same sums as that for AVX2.
+// The inner loops are written with GCC's vector extension and compiled twice on x86: for AVX2 with FMA, and for the build's own
+// target. The two round differently, as two kinds of processor may. Matrix products have a third form, for AVX-512, which computes
+// the same sums as the form for AVX2.
 #if defined(__x86_64__) && defined(__GNUC__)
 #define KERNELS_AVX2 1
 #define TARGET_AVX2 __attribute__((target("avx2,fma")))
@@ -88,9 +88,9 @@ INLINE float sum_vec(vec v) {
   return s;
 }
 
-// parallel shares the numbers 0 to count-1 among the threads of libtorch's own OpenMP library, chunk by chunk as threads
-// get free. Each thread calls make once, for a worker with scratch memory of its own. Linking another OpenMP library would
-// bring a second pool of threads, so the one that is loaded already is asked for by name; without one there is one thread.
+// parallel runs the numbers 0 to count-1 on the threads of libtorch's own OpenMP library; each thread takes the next chunk when it
+// is free. Each thread calls make once, for a worker with its own scratch memory. Linking another OpenMP library would start a
+// second pool of threads, so parallel looks up the loaded one by name. If none is loaded, it uses one thread.
 template <class Make> void parallel(int64_t count, int64_t chunk, Make make) {
   typedef void (*pool)(void (*)(void *), void *, unsigned, unsigned);
   static const pool run = reinterpret_cast<pool>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
@@ -111,7 +111,7 @@ template <class Make> void parallel(int64_t count, int64_t chunk, Make make) {
     job::work(&j);
 }
 
-// share is a chunk for parallel that does not split n elements in parts of fewer than 8192.
+// share is a chunk size for parallel that does not split n elements into parts of fewer than 8192.
 int64_t share(int64_t count, int64_t n) {
   return std::max<int64_t>(1, std::min(count, count * 8192 / std::max<int64_t>(n, 1)));
 }

@@ -25,7 +25,7 @@ import (
 
 var torchVersion = regexp.MustCompile(`TORCH_VERSION=([^,\s]+)`)
 
-// Version is the version of the libtorch that is loaded, "2.1.0" for example.
+// Version returns the version of the loaded libtorch, "2.1.0" for example.
 func Version() (string, error) {
 	var text *C.char
 	if msg := C.shim_config(&text); msg != nil {
@@ -39,5 +39,5 @@ func Version() (string, error) {
 	return m[1], nil
 }
 
-// CUDAAvailable tells whether libtorch was linked with CUDA and finds a GPU.
+// CUDAAvailable reports whether libtorch was linked with CUDA and finds a GPU.
 func CUDAAvailable() bool { return C.shim_cuda_available() != 0 }

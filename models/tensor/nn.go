@@ -58,8 +58,8 @@ func (t *Tensor) RMSNorm(weight *Tensor, eps float64) *Tensor {
 }
 
 // SDPA is softmax(q·kᵀ·scale + mask)·v: q [B, H, T, D], k and v [B, H, S, D] -> [B, H, T, D]. mask is nil, Bool (true:
-// attend) or floating (added), broadcast to [B, H, T, S]; causal lets position t attend to positions up to t, and
-// excludes a mask. scale 0 means 1/√D. Without a mask a flash kernel runs, several times as fast.
+// attend) or floating (added), and is broadcast to [B, H, T, S]. With causal, position t attends to positions up to t, and mask
+// must be nil. scale 0 means 1/√D. Without a mask a flash kernel runs, which is several times as fast.
 func SDPA(q, k, v, mask *Tensor, causal bool, scale float64) *Tensor {
 	s := q.enter("SDPA")
 	if s == nil || !s.takes("SDPA", k) || !s.takes("SDPA", v) || !s.maybe("SDPA", mask) {

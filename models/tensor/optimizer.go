@@ -12,17 +12,17 @@ import (
 	lib "github.com/sugarme/gotch/libtch"
 )
 
-// Optimizer updates parameters from gradients. Its state is a list of kept tensors in a fixed order, so that a
-// checkpoint holds it exactly. All methods are called inside Do.
+// Optimizer updates parameters by gradients. Its state is a list of kept tensors in a fixed order, so that a checkpoint can store
+// it exactly. All methods must be called inside Do.
 type Optimizer interface {
-	// Step updates params in place; they must be those that the optimizer was made for, in that order, and grads one
-	// for each. Nothing is changed when it returns an error for its arguments.
+	// Step updates params in place. They must be those of the optimizer, in the same order, with one of grads for each. If
+	// Step returns an error for its arguments, nothing has changed.
 	Step(s *Scope, params, grads []*Tensor, lr float64) error
-	// State is "step" (Int64, []), the number of steps done, then for each kind of average, for each parameter
-	// "<kind>.<parameter>", of the parameter's shape. The tensors are the optimizer's own: read, do not change them.
+	// State returns "step" (Int64, []), the number of steps done, and then, for each kind of average and each parameter,
+	// "<kind>.<parameter>" of the parameter's shape. The tensors belong to the optimizer: read them, do not change them.
 	State() []Named
-	// LoadState copies a State of the same kind and parameters into the optimizer. The names, their order and the shapes
-	// must agree; nothing is changed if not.
+	// LoadState copies a State of the same kind and parameters into the optimizer. If names, order or shapes differ, it
+	// returns an error and nothing has changed.
 	LoadState(s *Scope, state []Named) error
 	// Free releases the state.
 	Free()
@@ -35,7 +35,7 @@ type moments struct {
 	state []Named // step, then averages[0] of all parameters, then averages[1] of all, ...
 }
 
-// newMoments makes the averages of the given kinds, all zero.
+// newMoments returns averages of the given kinds, all zero.
 func newMoments(s *Scope, params []Named, kinds ...string) (moments, error) {
 	if len(params) == 0 {
 		return moments{}, errors.New("tensor: optimizer without parameters")
@@ -101,7 +101,7 @@ func (m *moments) Free() {
 	m.state = nil
 }
 
-// average is the list of the k-th kind's averages.
+// average returns the list of the k-th kind's averages.
 func (m *moments) average(k int) []Named {
 	n := len(m.names)
 	return m.state[1+k*n : 1+(k+1)*n]
@@ -136,10 +136,10 @@ func (m *moments) arguments(s *Scope, params, grads []*Tensor, kinds int) ([][]u
 	return lists, s.err
 }
 
-// layout tells shape, type and device, as "float32[3 4] on cpu".
+// layout describes shape, type and device, as "float32[3 4] on cpu".
 func (t *Tensor) layout() string { return fmt.Sprintf("%v%v on %v", t.DType(), t.Shape(), t.Device()) }
 
-// stepped records a step that was done.
+// stepped counts a step that was done.
 func (m *moments) stepped(s *Scope, msg *C.char) error {
 	if msg != nil {
 		s.failf("Step", "%s", takeString(msg))
@@ -150,7 +150,7 @@ func (m *moments) stepped(s *Scope, msg *C.char) error {
 	return s.err
 }
 
-// natives is list with memory of its own.
+// natives returns list's native tensors in a new slice.
 func (s *Scope) natives(op string, ts []*Tensor) []unsafe.Pointer {
 	out := make([]unsafe.Pointer, 0, len(ts))
 	for _, c := range s.list(op, ts) {
@@ -159,5 +159,5 @@ func (s *Scope) natives(op string, ts []*Tensor) []unsafe.Pointer {
 	return out
 }
 
-// ZerosLike makes zeros of t's shape, type and device.
+// ZerosLike returns zeros of t's shape, type and device.
 func (t *Tensor) ZerosLike() *Tensor { return t.unary("ZerosLike", lib.AtgZerosLike) }

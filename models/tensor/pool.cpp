@@ -1,7 +1,7 @@
-// Memory of tensors on the CPU. A step of training makes and frees the same tensors as the one before, hundreds of megabytes.
-// glibc would give them back to the system and have them cleared and mapped again; told to keep them, it scatters small
-// objects over them, so that far more stays resident than is in use. So tensors of 64 KiB and more have a range of
-// addresses for themselves: what is freed there becomes one with its neighbours, and is used again from the lowest on.
+// The allocator for tensors on the CPU. Each step of training allocates and frees the same tensors as the step before, hundreds
+// of megabytes. glibc would return this memory to the system, which clears and maps it again. If glibc is told to keep the memory,
+// it scatters small objects over it, so that much more stays resident than is in use. So tensors of 64 KiB and more have their
+// own range of addresses: a freed block merges with its free neighbours, and the lowest block that is large enough is used next.
 #include "shim.h"
 
 #include <c10/core/Allocator.h>
@@ -29,7 +29,7 @@ constexpr size_t KEPT = 512 << 20;        // bytes that stay resident though nob
 
 class Pool final : public c10::Allocator {
 public:
-  // make is null where the system does not give the addresses. There is one pool, for all engines: libtorch has one allocator.
+  // make returns null if the system refuses the addresses. There is one pool for all engines, because libtorch has one allocator.
   static Pool *make(c10::Allocator *small) {
     void *p = mmap(nullptr, RANGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) return nullptr;
@@ -69,7 +69,7 @@ private:
     return p;
   }
 
-  // grow makes the range end in an unused part of at least n bytes.
+  // grow extends the range so that it ends in an unused part of at least n bytes.
   std::map<char *, size_t>::iterator grow(size_t n) {
     char *from = top;
     if (!unused.empty()) {
@@ -107,7 +107,7 @@ private:
     if (idle > std::max(KEPT, in_use)) trim();
   }
 
-  // trim gives the memory of what is unused back to the system, but not its addresses.
+  // trim returns the memory of the unused parts to the system, but keeps their addresses.
   void trim() {
     for (const auto &part : unused) madvise(part.first, part.second, MADV_DONTNEED);
     idle = 0;
@@ -130,7 +130,7 @@ Pool *Pool::one = nullptr;
 
 #endif
 
-// Kernels have scratch memory of their own, which glibc is to keep.
+// Kernels have their own scratch memory, which glibc should keep.
 void shim_keep_memory(void) {
   static std::once_flag once;
   std::call_once(once, [] {

@@ -11,8 +11,8 @@ import (
 	lib "github.com/sugarme/gotch/libtch"
 )
 
-// Recompute is f(x), of which it keeps only x: Backward runs f again. f must give the same result from the same x, and must
-// not refer to tensors whose scope has ended by then, except kept ones. Backward must run within the same Do.
+// Recompute is f(x). It keeps only x, and Backward runs f again. f must give the same result for the same x, and must not use
+// tensors whose scope has ended by then, except kept ones. Backward must run within the same Do.
 func (s *Scope) Recompute(x *Tensor, f func(s *Scope, x *Tensor) *Tensor) *Tensor {
 	const op = "Recompute"
 	if !s.ready() || !s.takes(op, x) {

@@ -3,7 +3,7 @@ package tensor
 // #include "shim.h"
 import "C"
 
-// RMSpropOptions are torch.optim.RMSprop's, whose defaults are 0.99, 1e-8 and 0. Nothing is filled in here.
+// RMSpropOptions are the options of torch.optim.RMSprop, whose defaults are 0.99, 1e-8 and 0. Zeros stay zeros.
 type RMSpropOptions struct {
 	Alpha       float64
 	Eps         float64
@@ -18,7 +18,7 @@ type RMSprop struct {
 
 var _ Optimizer = (*RMSprop)(nil)
 
-// NewRMSprop makes an optimizer for params, whose names and order are those of its state.
+// NewRMSprop returns an optimizer for params. Its state has their names and order.
 func NewRMSprop(s *Scope, params []Named, o RMSpropOptions) (*RMSprop, error) {
 	m, err := newMoments(s, params, "square_avg")
 	if err != nil {
@@ -27,7 +27,7 @@ func NewRMSprop(s *Scope, params []Named, o RMSpropOptions) (*RMSprop, error) {
 	return &RMSprop{moments: m, options: o}, nil
 }
 
-// Step does one update with learning rate lr.
+// Step updates the parameters once, with learning rate lr.
 func (r *RMSprop) Step(s *Scope, params, grads []*Tensor, lr float64) error {
 	lists, err := r.arguments(s, params, grads, 1)
 	if err != nil {

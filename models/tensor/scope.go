@@ -10,8 +10,8 @@ import (
 	lib "github.com/sugarme/gotch/libtch"
 )
 
-// Scope is an arena: it owns the tensors that were made while it was the innermost one, and frees them at its end.
-// It is valid only inside the function that it was given to, on the engine's thread.
+// Scope is an arena: it owns the tensors that are created while it is the innermost one, and frees them at its end. It is valid
+// only inside the function that it was passed to, on the engine's thread.
 type Scope struct {
 	arena
 	eng    *Engine
@@ -37,8 +37,8 @@ func (a *arena) remove(t *Tensor) {
 	t.home = nil
 }
 
-// Err is the scope's first error, nil if there is none. After it every operation in the scope does nothing and gives
-// invalid tensors; a loop whose end depends on a tensor's value must look at it.
+// Err returns the scope's first error, nil if there is none. After an error every operation in the scope does nothing and returns
+// an invalid tensor, so a loop whose end depends on a tensor's value must check Err.
 func (s *Scope) Err() error { return s.err }
 
 // Fail records err as the scope's error, unless it has one already or err is nil.
@@ -49,8 +49,8 @@ func (s *Scope) Fail(err error) {
 }
 
 // Scope runs f in a nested scope, whose tensors are freed at its end, except those that f kept or moved out with
-// Tensor.MoveTo. It returns f's error, else the nested scope's first tensor error; it does not run f when s has failed
-// already. The error is the caller's: it does not make s fail.
+// Tensor.MoveTo. It returns f's error, or else the nested scope's first tensor error. If s has failed already, it does not run
+// f. The error does not make s fail; the caller handles it.
 func (s *Scope) Scope(f func(inner *Scope) error) error {
 	s.alive()
 	if s.err != nil {
@@ -61,7 +61,7 @@ func (s *Scope) Scope(f func(inner *Scope) error) error {
 	return inner.outcome(f(inner))
 }
 
-// Result runs f in a nested scope and moves the tensor that it returns to s. An error of the nested scope becomes s's.
+// Result runs f in a nested scope and moves the tensor that f returns to s. An error of the nested scope makes s fail.
 func (s *Scope) Result(f func(inner *Scope) *Tensor) *Tensor {
 	var t *Tensor
 	err := s.Scope(func(inner *Scope) error {
@@ -78,8 +78,8 @@ func (s *Scope) Result(f func(inner *Scope) *Tensor) *Tensor {
 	return t
 }
 
-// NoGrad runs f without recording gradients and restores the earlier mode, whatever happens. It opens no arena: f gets
-// s itself. It returns f's error, else s's first tensor error.
+// NoGrad runs f without recording gradients, and restores the earlier mode in any case. It opens no scope: f gets s itself. It
+// returns f's error, or else s's first tensor error.
 func (s *Scope) NoGrad(f func(s *Scope) error) error {
 	s.alive()
 	if s.err != nil {
@@ -97,7 +97,7 @@ func (s *Scope) outcome(err error) error {
 	return s.err
 }
 
-// alive panics when s is used after its end: a mistake of the program, which Do reports with the stack.
+// alive panics if s is used after its end. This is a programming error, which Do reports with the stack.
 func (s *Scope) alive() {
 	if s.closed {
 		panic("tensor: use of a scope after its end")
@@ -151,15 +151,15 @@ func (s *Scope) own(c lib.Ctensor) *Tensor {
 	return t
 }
 
-// The path of every operation: enter or ready, the native call, result.
+// Every operation consists of enter or ready, the native call, and result.
 
-// ready tells whether s takes a further operation.
+// ready reports whether s can run another operation.
 func (s *Scope) ready() bool {
 	s.alive()
 	return s.err == nil
 }
 
-// enter begins an operation on t in the innermost scope. It returns nil when the operation must not run.
+// enter begins an operation on t in the innermost scope. It returns nil if the operation must not run.
 func (t *Tensor) enter(op string) *Scope {
 	s := t.eng.cur
 	if s == nil {
@@ -175,7 +175,7 @@ func (t *Tensor) enter(op string) *Scope {
 	return s
 }
 
-// takes tells whether u is a usable operand in s, and records an error if not.
+// takes reports whether u is a usable operand in s, and records an error if not.
 func (s *Scope) takes(op string, u *Tensor) bool {
 	if u == nil || u.c == nil || u.eng != s.eng {
 		s.failInvalid(op, u)
@@ -204,8 +204,8 @@ func (s *Scope) failf(op, format string, args ...any) {
 	s.Fail(&OpError{Op: op, Message: fmt.Sprintf(format, args...)})
 }
 
-// result takes the tensor that libtch has put into out[0]. libtch leaves it untouched if and only if it caught an
-// exception; only then the thread's error has to be asked for.
+// result returns the tensor that libtch has put into out[0]. libtch leaves out[0] untouched exactly if it caught an exception;
+// only then result asks for the thread's error.
 func (s *Scope) result(op string) *Tensor {
 	e := s.eng
 	c := e.out[0]
@@ -217,7 +217,7 @@ func (s *Scope) result(op string) *Tensor {
 	return s.own(c)
 }
 
-// inPlace ends an in-place operation on t. libtch returns one more handle of t, which has to be freed.
+// inPlace ends an in-place operation on t. libtch returns another handle of t, which inPlace frees.
 func (s *Scope) inPlace(op string, t *Tensor) *Tensor {
 	e := s.eng
 	c := e.out[0]
@@ -239,7 +239,7 @@ func (s *Scope) failLibtch(op string) {
 	s.failf(op, "%s", takeString(msg))
 }
 
-// shimResult ends an operation of the shim whose result went to out[0].
+// shimResult ends an operation of the shim, whose result is in out[0].
 func (s *Scope) shimResult(op string, msg *C.char) *Tensor {
 	if msg != nil {
 		s.failf(op, "%s", takeString(msg))
@@ -248,11 +248,11 @@ func (s *Scope) shimResult(op string, msg *C.char) *Tensor {
 	return s.result(op)
 }
 
-// slot0 is where the shim's functions put a result.
+// slot0 is where the functions of the shim put their result.
 func (e *Engine) slot0() *unsafe.Pointer { return (*unsafe.Pointer)(unsafe.Pointer(&e.out[0])) }
 
-// size copies dims to the engine's buffer, so that a variadic argument need not live on the heap. libtch's Go wrappers
-// take the address of the first element, so there is always one.
+// size copies dims to the engine's buffer, so that a variadic argument does not need to be on the heap. libtch's Go wrappers take
+// the address of the first element, so the buffer has at least one.
 func (e *Engine) size(dims []int64) []int64 {
 	e.dims = append(e.dims[:0], dims...)
 	if len(dims) == 0 {

@@ -9,9 +9,9 @@ import (
 	lib "github.com/sugarme/gotch/libtch"
 )
 
-// Dimensions may count from the end: -1 is the last. Views share memory with t: writing to one shows in the other.
+// Dimensions may count from the end: -1 is the last. A view shares memory with t, so writing to one changes the other.
 
-// Reshape gives another shape, as a view where possible, else as a copy. One size may be -1: it is computed.
+// Reshape returns a tensor of another shape, as a view if possible, else as a copy. One size may be -1; it is computed.
 func (t *Tensor) Reshape(shape ...int64) *Tensor {
 	s := t.enter("Reshape")
 	if s == nil {
@@ -21,7 +21,7 @@ func (t *Tensor) Reshape(shape ...int64) *Tensor {
 	return s.result("Reshape")
 }
 
-// Roll moves elements by shift places along dim; those that leave at the end come in at the start.
+// Roll moves elements by shift places along dim. Those that leave at the end come in at the start.
 func (t *Tensor) Roll(shift, dim int64) *Tensor {
 	s := t.enter("Roll")
 	if s == nil {
@@ -52,7 +52,7 @@ func (t *Tensor) Transpose(dim0, dim1 int64) *Tensor {
 	return s.result("Transpose")
 }
 
-// Contiguous gives the elements in row-major order in memory: t's memory itself if it is so already.
+// Contiguous returns the elements in row-major order in memory; t's own memory if they are so already.
 func (t *Tensor) Contiguous() *Tensor { return t.unary("Contiguous", lib.AtgContiguous) }
 
 // Unsqueeze inserts a dimension of size 1. A view.
@@ -138,7 +138,7 @@ func (t *Tensor) Copy_(u *Tensor) *Tensor {
 	return t
 }
 
-// To converts the elements; t's own memory when it has the type already.
+// To converts the elements to another type. It returns t's own memory if t has the type already.
 func (t *Tensor) To(d DType) *Tensor {
 	s := t.enter("To")
 	if s == nil || !s.knows("To", d) {
@@ -148,7 +148,7 @@ func (t *Tensor) To(d DType) *Tensor {
 	return s.result("To")
 }
 
-// Clone copies t to memory of its own.
+// Clone copies t to new memory.
 func (t *Tensor) Clone() *Tensor {
 	s := t.enter("Clone")
 	if s == nil {

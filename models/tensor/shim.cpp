@@ -48,8 +48,8 @@ at::Tensor map(int f, const at::Tensor &x) {
   throw std::invalid_argument("unknown function");
 }
 
-// The least m >= n such that each thread's share of m elements is a whole number of 64, the most that a pass of
-// libtorch's vector loops takes (two AVX-512 registers of 16-bit numbers).
+// Returns the least m >= n for which each thread's share of m elements is a multiple of 64, the most that one pass of libtorch's
+// vector loops processes (two AVX-512 registers of 16-bit numbers).
 int64_t aligned(int64_t n, int f) {
   constexpr int64_t lanes = 64, grain = at::internal::GRAIN_SIZE, gelu_parallel = 0x4000;
   const int64_t threads = at::get_num_threads();
@@ -72,7 +72,7 @@ int shim_cuda_available(void) {
   }
 }
 
-// A C++ stack trace costs milliseconds an error, and only the message's first line is used.
+// Without C++ stack traces: one costs milliseconds for each error, and only the message's first line is used.
 void shim_quiet_errors(void) {
   static std::once_flag once;
   std::call_once(once, [] { c10::SetStackTraceFetcher([] { return std::string(); }); });
@@ -83,11 +83,11 @@ uintptr_t shim_thread(void) {
   return reinterpret_cast<uintptr_t>(&mark);
 }
 
-// The two are MKL's, which libtorch is linked with.
+// These two functions are MKL's; libtorch is linked with it.
 extern "C" int mkl_serv_cbwr_get_auto_branch(void) __attribute__((weak));
 extern "C" int mkl_serv_cbwr_set(int) __attribute__((weak));
 
-// mkl_branch is the instructions that MKL has reproducible products for here: on AMD's processors older ones than it uses.
+// mkl_branch is the instruction set of MKL's reproducible products on this processor; on AMD's it is an older one than MKL uses.
 static int mkl_branch() { return mkl_serv_cbwr_get_auto_branch ? mkl_serv_cbwr_get_auto_branch() : 0; }
 
 bool mkl_takes_avx512() {
@@ -95,14 +95,14 @@ bool mkl_takes_avx512() {
   return takes;
 }
 
-// shim_strict_products has MKL's matrix products give a row of a batch the same bits wherever it stands, in batches of
-// models.RowStep rows. On AMD's processors they do, on Intel's in this mode alone. It does nothing once MKL was used.
+// shim_strict_products makes MKL's matrix products give a row of a batch the same bits wherever it is, in batches of
+// models.RowStep rows. AMD's processors always do that, Intel's only in this mode. It has no effect once MKL was used.
 void shim_strict_products(void) {
   constexpr int avx2 = 10, strict = 0x10000;
   if (mkl_serv_cbwr_set && mkl_branch() >= avx2) mkl_serv_cbwr_set(mkl_branch() | strict);
 }
 
-// A thread's first look at the number of threads sets it to what any thread has set last, so look before setting.
+// When a thread first reads the number of threads, it gets the number that any thread has set last. So read before setting.
 char *shim_set_threads(int n) {
   TRY({
     at::get_num_threads();
@@ -173,8 +173,8 @@ char *shim_softmax(void **out, void *t, int64_t dim, int log) {
   TRY(give(out, log ? at::log_softmax(T(t), dim) : at::softmax(T(t), dim));)
 }
 
-// libtorch computes the last elements of each thread's share by another formula than the rest (scalar, not vector), so
-// an element's last bit depends on its place. Padding to whole vectors makes the place irrelevant.
+// libtorch computes the last elements of each thread's share by scalar code and the others by vector code, with different
+// formulas, so an element's last bit depends on its place. With padding to whole vectors it does not.
 char *shim_map(void **out, void *t, int f) {
   TRY({
     at::Tensor x = T(t);
@@ -239,8 +239,8 @@ char *shim_clip_grad_norm(void **grads, size_t n, double max_norm, double *norm)
 
 namespace {
 
-// in_blocks runs f on parts of tensors of one shape, on all threads: so the temporaries of an element-wise formula stay in
-// the cache, and none is of the tensors' size.
+// in_blocks runs f on parts of tensors of one shape, on all threads. So the temporaries of an element-wise formula stay in the
+// cache, and none has the tensors' size.
 template <class F> void in_blocks(std::vector<at::Tensor> ts, F f) {
   constexpr int64_t size = 1 << 15;
   const int64_t n = ts[0].numel();

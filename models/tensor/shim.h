@@ -67,7 +67,7 @@ typedef struct {
   int64_t token;
   float value;
 } shim_scored_t; // laid out as kernels::scored
-// A row of shim_sample: its settings, and how many entries of seen, bias and list are its own, behind those of the rows before.
+// A row of shim_sample: its settings, and how many entries of seen, bias and list belong to it, after those of the rows before.
 typedef struct {
   double temperature, top_p, min_p, repetition_penalty, u;
   int64_t top_k, seen, biased, listed;
@@ -88,13 +88,13 @@ char *shim_log_softmax_at(void **out, void *logits, void *targets);
 char *shim_sample(void *logits, const shim_draw_t *draws, const int64_t *seen, const shim_scored_t *bias, int64_t *tokens,
                   float *logps, shim_scored_t *list, size_t rows);
 
-// Training: autograd functions whose gradients of weights are added to the weights' own. training.cpp has them.
+// Training: autograd functions that add the gradients of weights to the weights' own. training.cpp has them.
 char *shim_train_linear(void **out, void *x, void *weight, void *bias, int in_first);
 char *shim_train_embed(void **out, void *weight, void *ids);
 char *shim_train_attention(void **out, void *q, void *k, void *v, const int64_t *segments, size_t count, int64_t window,
                            double scale);
 char *shim_train_head(void **out, void *h, void *weight, void *targets, int64_t most);
-// shim_recompute is goRecompute(engine, id, x, out), called again on the way back. Go has that function; it takes x over.
+// shim_recompute calls goRecompute(engine, id, x, out), and again in the backward pass. goRecompute, in Go, takes ownership of x.
 char *shim_recompute(void **out, void *x, uintptr_t engine, uint64_t id);
 char *goRecompute(uintptr_t engine, uint64_t id, void *x, void **out);
 

@@ -9,13 +9,13 @@ import (
 	lib "github.com/sugarme/gotch/libtch"
 )
 
-// Tensor is a handle of a native tensor. It belongs to a scope or, when kept, to the engine. Its methods are called on
-// the engine's thread only, that is inside Do.
+// Tensor is a handle of a native tensor. It belongs to a scope or, if kept, to the engine. Its methods must be called on the
+// engine's thread, that is inside Do.
 type Tensor struct {
 	c    lib.Ctensor // nil: freed, or the result of a failed operation
 	eng  *Engine
-	home *arena // who frees it
-	slot int    // its place there
+	home *arena // that frees it
+	slot int    // its index in home
 }
 
 // Named is a tensor with a name: a parameter, or a part of an optimizer's state.
@@ -86,7 +86,7 @@ func (t *Tensor) Shape() []int64 {
 	return shape
 }
 
-// Size is the size of one dimension; dim may count from the end (-1 is the last). 0 for an invalid tensor.
+// Size returns the size of one dimension; dim may count from the end (-1 is the last). It is 0 for an invalid tensor.
 func (t *Tensor) Size(dim int64) int64 {
 	i, ok := t.info("Size")
 	if !ok {
@@ -103,13 +103,13 @@ func (t *Tensor) Size(dim int64) int64 {
 	return int64(i.shape[d])
 }
 
-// Numel is the number of elements.
+// Numel returns the number of elements.
 func (t *Tensor) Numel() int64 {
 	i, _ := t.info("Numel")
 	return int64(i.numel)
 }
 
-// DType is the type of the elements.
+// DType returns the type of the elements.
 func (t *Tensor) DType() DType {
 	i, ok := t.info("DType")
 	if !ok {
@@ -122,7 +122,7 @@ func (t *Tensor) DType() DType {
 	return d
 }
 
-// Device is where the elements are.
+// Device returns the device of the elements.
 func (t *Tensor) Device() Device {
 	i, ok := t.info("Device")
 	if !ok {
@@ -160,14 +160,14 @@ func (t *Tensor) Bytes() []byte {
 	return readInto(t, "Bytes", int32(i.dtype), b, len(b))
 }
 
-// CopyTo is Bytes into memory of the caller's, which must have the size of all elements.
+// CopyTo is Bytes into dst, which must have the size of all elements.
 func (t *Tensor) CopyTo(dst []byte) {
 	if i, ok := t.info("CopyTo"); ok {
 		readInto(t, "CopyTo", int32(i.dtype), dst, len(dst))
 	}
 }
 
-// Item is the value of a tensor with one element; 0 for an invalid tensor.
+// Item returns the value of a tensor with one element; 0 for an invalid tensor.
 func (t *Tensor) Item() float64 {
 	s := t.enter("Item")
 	if s == nil {

@@ -1,5 +1,5 @@
-// The operations of training: functions of autograd that keep little for the way back, and add the gradients of weights to
-// where they are wanted, without a copy in between. Float32 on the CPU goes through the kernels, the rest through libtorch.
+// The operations of training: autograd functions that keep little for the backward pass, and add the gradients of weights to their
+// Grad without an intermediate copy. Float32 on the CPU uses the kernels, the rest uses libtorch.
 #include "shim_internal.h"
 
 #include "kernels.h"
@@ -28,7 +28,7 @@ at::Tensor wide(const at::Tensor &x) { return x.to(x.scalar_type() == at::kDoubl
 
 at::Tensor rows_of(const at::Tensor &x) { return x.reshape({-1, x.size(-1)}); }
 
-// products tells whether our kernel computes a·b: where there is AVX-512, and libtorch's MKL does not take it.
+// products reports whether our kernel computes a·b: if the processor has AVX-512 and libtorch's MKL does not use it.
 bool products(const at::Tensor &a, const at::Tensor &b) {
   return kernels::fast_products() && !mkl_takes_avx512() && fast(a) && fast(b) && a.size(0) > 0 && b.size(1) > 0 &&
          a.size(1) > 0;
@@ -90,7 +90,7 @@ struct RMSNorm : Function<RMSNorm> {
     return y;
   }
 
-  // again is what forward gave.
+  // again recomputes the result of forward.
   static at::Tensor again(AutogradContext *ctx) {
     const variable_list saved = ctx->get_saved_variables();
     return value(saved[0], saved[1], ctx->saved_data["offset"].toDouble(), ctx->saved_data["eps"].toDouble());
@@ -144,7 +144,7 @@ struct Gate : Function<Gate> {
     return y;
   }
 
-  // again is what forward gave.
+  // again recomputes the result of forward.
   static at::Tensor again(AutogradContext *ctx) {
     const variable_list saved = ctx->get_saved_variables();
     return value(ctx->saved_data["f"].toInt(), saved[0], saved[1]);
@@ -160,8 +160,8 @@ struct Gate : Function<Gate> {
   }
 };
 
-// again computes once more what a norm or a gate has given, for nearly nothing beside a matrix product, from what that keeps
-// for its own way back; undefined for every other node.
+// again recomputes the result of a norm or a gate from what that node keeps for its own backward pass. Beside a matrix product
+// this costs almost nothing. For every other node it returns an undefined tensor.
 at::Tensor again(torch::autograd::Node *node) {
   if (auto *norm = dynamic_cast<torch::autograd::CppNode<RMSNorm> *>(node)) return RMSNorm::again(&norm->ctx_);
   if (auto *gate = dynamic_cast<torch::autograd::CppNode<Gate> *>(node)) return Gate::again(&gate->ctx_);
@@ -172,7 +172,7 @@ bool computes_again(torch::autograd::Node *node) {
   return dynamic_cast<torch::autograd::CppNode<RMSNorm> *>(node) || dynamic_cast<torch::autograd::CppNode<Gate> *>(node);
 }
 
-// Source is the node that has computed an input. It is on the way back behind those who use its result.
+// Source is the node that has computed an input. Its backward pass runs after that of the nodes that use its result.
 struct Source : torch::CustomClassHolder {
   explicit Source(std::shared_ptr<torch::autograd::Node> n) : node(std::move(n)) {}
   const std::shared_ptr<torch::autograd::Node> node;
@@ -234,7 +234,7 @@ std::vector<segment> segments(const std::vector<int64_t> &numbers) {
   return list;
 }
 
-// gather is the rows of a segment in x [N, heads, D] -> [heads, keys, D], in Float32 or Float64.
+// gather returns the rows of a segment in x [N, heads, D] -> [heads, keys, D], in Float32 or Float64.
 at::Tensor gather(const at::Tensor &x, const segment &s) {
   at::Tensor rows = x.narrow(0, s.own, s.length);
   if (s.prefix_length > 0) rows = at::cat({x.narrow(0, s.prefix, s.prefix_length), rows});
@@ -243,9 +243,9 @@ at::Tensor gather(const at::Tensor &x, const segment &s) {
 
 // block is some queries of a segment, and the keys that they may see.
 struct block {
-  int64_t from, count;  // queries, counted in the segment's own rows
-  int64_t first, keys;  // keys, counted in those of the segment
-  at::Tensor hidden;    // [count, keys]: what a query does not see; undefined when all see all
+  int64_t from, count;  // queries, as rows of the segment itself
+  int64_t first, keys;  // keys, as rows of the segment with its prefix
+  at::Tensor hidden;    // [count, keys]: the keys that a query does not see; undefined if all queries see all keys
 };
 
 std::vector<block> blocks(const segment &s, int64_t window, const at::Device &device) {
@@ -377,7 +377,7 @@ at::Tensor head_gradient(part &p, const at::Tensor &targets, const at::Tensor &g
 }
 
 struct Head : Function<Head> {
-  // The size of as few parts of n rows as have at most `most` rows: all of like size.
+  // Returns the size of the parts of n rows: as few parts as possible, of nearly equal size and at most `most` rows.
   static int64_t part_rows(int64_t n, int64_t most) {
     const int64_t parts = std::max<int64_t>(1, (n + most - 1) / most);
     return (n + parts - 1) / parts;
@@ -393,7 +393,7 @@ struct Head : Function<Head> {
       const int64_t count = std::min(size, n - i);
       const part p = head_part(h.narrow(0, i, count), w, targets.narrow(0, i, count));
       logp.narrow(0, i, count).copy_(p.logp);
-      if (count == n) saved.insert(saved.end(), {p.exponents, p.sums}); // what is one part is not computed again
+      if (count == n) saved.insert(saved.end(), {p.exponents, p.sums}); // a single part is not computed again
     }
     ctx->save_for_backward(saved);
     return logp;
@@ -416,7 +416,7 @@ struct Head : Function<Head> {
   }
 };
 
-// Recompute runs a function of Go's, and again on the way back, instead of keeping what it computed.
+// Recompute runs a Go function, and runs it again in the backward pass instead of keeping what it computed.
 struct Recompute : Function<Recompute> {
   static at::Tensor call(uintptr_t engine, uint64_t id, const at::Tensor &x) {
     void *y = nullptr;
@@ -430,7 +430,7 @@ struct Recompute : Function<Recompute> {
     return *owned;
   }
 
-  // grad requires a gradient even where x does not, so that what the function itself refers to gets its own.
+  // grad requires a gradient even if x does not, so that tensors which the function itself uses get theirs.
   static at::Tensor forward(AutogradContext *ctx, const at::Tensor &x, const at::Tensor &grad, uintptr_t engine,
                             uint64_t id) {
     ctx->save_for_backward({x});

@@ -7,12 +7,11 @@ import (
 	"unsafe"
 )
 
-// The operations of training. They compute what their plain counterparts do, but the gradient of a weight is added to the
-// weight's Grad at once, in place: there is no second matrix of its size, and no pass over it to add the two. So Backward
-// works with them. They keep as little as they can for the backward pass.
+// The operations of training compute what their plain counterparts do, but Backward adds the gradient of a weight to the weight's
+// Grad at once, in place, without a second matrix of that size. They keep as little as they can for the backward pass.
 
-// TrainLinear is Linear. The weight must be a leaf: [Out, In], or with inFirst [In, Out]. It may be of another type than
-// t: it is then converted to t's, and its gradient back.
+// TrainLinear is Linear. The weight must be a leaf: [Out, In], or with inFirst [In, Out]. If its type differs from t's, it is
+// converted to t's, and its gradient back.
 func (t *Tensor) TrainLinear(weight, bias *Tensor, inFirst bool) *Tensor {
 	const op = "TrainLinear"
 	s := t.enter(op)
@@ -33,14 +32,14 @@ func (t *Tensor) TrainEmbedding(ids *Tensor) *Tensor {
 	return s.shimResult(op, C.shim_train_embed(s.eng.slot0(), unsafe.Pointer(t.c), unsafe.Pointer(ids.c)))
 }
 
-// Segment is a sequence among packed rows: Length rows. Each attends to the rows of the segment up to its own, and to all of
-// the PrefixLength rows from Prefix on, which may belong to another segment or to none.
+// Segment is a sequence of Length rows among packed rows. Each row attends to the rows of the segment up to its own, and to
+// all of the PrefixLength rows from Prefix on, which may belong to another segment or to none.
 type Segment struct{ Prefix, PrefixLength, Length int }
 
 // PackedAttention is softmax(q·kᵀ·scale)·v within each of the segments, whose rows follow each other without gaps: q [N,
-// Heads, D], k and v [N, heads, D], Heads a multiple of heads, consecutive query heads sharing one -> [N, Heads, D]. k and v
-// may have more rows after the N, for segments whose prefix they are. A row attends to the newest window of its rows (0:
-// all). Attention is computed in Float32 (Float64 for Float64).
+// Heads, D], k and v [N, heads, D] -> [N, Heads, D]. Heads is a multiple of heads, and consecutive query heads share one. k
+// and v may have more rows after the N, as prefixes of segments. A row attends to the newest window of its rows (0: all).
+// Attention is computed in Float32 (Float64 for Float64).
 func PackedAttention(q, k, v *Tensor, segments []Segment, window int, scale float64) *Tensor {
 	const op = "PackedAttention"
 	s := q.enter(op)

@@ -3,7 +3,7 @@
 namespace kernels {
 namespace {
 
-// Of a row: the reciprocal of its root mean square.
+// Returns the reciprocal of a row's root mean square.
 INLINE float reciprocal_rms(const float *x, int64_t d, float eps) {
   vec squares = {}, v;
   int64_t at = 0;
@@ -89,7 +89,7 @@ TARGET_AVX2 void gate_backward_avx2(int f, const float *a, const float *b, const
 }
 #endif
 
-// x becomes exp(x - most); the sum comes back. Both are of one row.
+// Replaces the row x by exp(x - most) and returns the sum.
 INLINE float exponents_body(float *x, int64_t v, float most) {
   vec sums[4] = {};
   int64_t i = 0;
@@ -117,7 +117,7 @@ INLINE float exponents_body(float *x, int64_t v, float most) {
   return sum;
 }
 
-// The greatest number of a row; NaN is not looked for.
+// Returns the greatest number of a row. It does not look for NaN.
 INLINE float most_body(const float *x, int64_t v) {
   vec most = vec{} - std::numeric_limits<float>::infinity(), e;
   int64_t i = 0;

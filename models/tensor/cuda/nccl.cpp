@@ -1,8 +1,8 @@
-// Groups of processes with a GPU each, by the NCCL in libtorch_cuda. No Go package: `make cuda` compiles this file and links
-// it; in the CPU build its function is missing, which group.cpp sees. Compiled and linked, not run on a GPU.
+// Groups of processes with one GPU each, by the NCCL in libtorch_cuda. This file is not part of a Go package: `make cuda` compiles
+// and links it. In the CPU build its function is missing, and group.cpp detects that. It was compiled and linked, not run on a GPU.
 //
-// libtorch's headers include those of CUDA's libraries. cuda_runtime and nccl.h are NVIDIA's own, for their structures are
-// part of the layout here; of the others only names of handles are needed, and include has them.
+// libtorch's headers include those of CUDA's libraries. cuda_runtime and nccl.h are NVIDIA's own, because their structures are
+// part of the layout here. Of the others only the names of handles are needed, which include/ declares.
 #define USE_C10D_NCCL
 
 #include "../collectives.h"
@@ -23,7 +23,7 @@ class NCCL final : public Collectives {
 public:
   NCCL(const c10::intrusive_ptr<c10d::Store> &store, int rank, int size, int device, std::chrono::milliseconds timeout)
       : device(at::kCUDA, static_cast<c10::DeviceIndex>(device)), timeout(timeout) {
-    // Of libtorch's own ways to handle errors one ends the process from a thread beside it; here they are handled below.
+    // One of libtorch's own ways to handle errors ends the process from another thread. Turn them off; run handles errors.
     setenv("NCCL_ASYNC_ERROR_HANDLING", "0", 1);
     setenv("NCCL_BLOCKING_WAIT", "0", 1);
     const auto options = ProcessGroupNCCL::Options::create();
@@ -52,7 +52,7 @@ public:
   void abort() override { over = true; }
 
 private:
-  // run gives each tensor the sum, or by from one member's value. What is on the CPU goes over the GPU.
+  // run replaces each tensor by the sum, or with from by one member's value. A tensor on the CPU is copied to the GPU and back.
   void run(std::vector<at::Tensor> &tensors, const c10d::BroadcastOptions *from) {
     const c10::cuda::CUDAGuard guard(device);
     std::vector<std::vector<at::Tensor>> lists;
