@@ -1,5 +1,5 @@
-// Package distance is the stage that measures s, the latent distance between the chosen and the rejected response. It
-// stops there: the normaliser belongs to the trainer, so that a replay can choose another one without scoring again.
+// Package distance is the stage that measures s, the latent distance between the chosen and the rejected response. The
+// trainer divides s by the normaliser, so that a replay can choose another normaliser without scoring again.
 package distance
 
 import (
@@ -21,7 +21,7 @@ import (
 // It fails on other metrics, on unequal or empty latents, and on numbers that are not finite.
 func Between(metric string, a, b []float32) (float64, error) {
 	if len(a) == 0 || len(a) != len(b) {
-		return 0, fmt.Errorf("distance: latents of %d and %d numbers", len(a), len(b))
+		return 0, fmt.Errorf("distance: the latents have %d and %d numbers", len(a), len(b))
 	}
 	var squares, dot, aa, bb float64
 	for i := range a {
@@ -50,7 +50,7 @@ func Between(metric string, a, b []float32) (float64, error) {
 	return s, nil
 }
 
-// Stage scores encoded pairs by a metric of Between, or by the distances that the data gives (given).
+// Stage scores encoded pairs with a metric of Between, or with the distances in the data (given).
 type Stage struct{ Metric string }
 
 // distance of one pair.
@@ -61,9 +61,9 @@ func (s Stage) distance(m *events.Encoded) (float64, error) {
 	d := m.GetPair().GetPrompt().Distance
 	switch {
 	case d == nil:
-		return 0, errors.New("distance: the data gives none")
+		return 0, errors.New("distance: the data has no distance for this pair")
 	case !(*d >= 0) || math.IsInf(*d, 0):
-		return 0, fmt.Errorf("distance: the data gives %v: it must be finite and at least 0", *d)
+		return 0, fmt.Errorf("distance: the distance in the data is %v: it must be finite and at least 0", *d)
 	}
 	return *d, nil
 }

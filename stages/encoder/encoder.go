@@ -11,7 +11,7 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 )
 
-// Stage is the encoder of one run. It waits for the run's guide when it gets its first pair, or before: see Ready.
+// Stage is the encoder of one run. It waits for the run's guide in Ready, or when it gets its first pair.
 type Stage struct {
 	spec        schemas.Spec
 	checkpoints *checkpoints.Repository
@@ -36,8 +36,8 @@ func (s *Stage) Close(ctx context.Context) error {
 	return s.guide.Close(ctx)
 }
 
-// Process encodes the pairs. Errors of the guide or the store concern the whole batch. Where the data gives the distances
-// there is no guide, and pairs pass without latents.
+// Process encodes the pairs. An error of the guide or the store concerns the whole batch. If the run needs no guide, pairs
+// pass without latents.
 func (s *Stage) Process(ctx context.Context, in []*events.Pair) ([]*events.Encoded, []error) {
 	out, errs := make([]*events.Encoded, len(in)), make([]error, len(in))
 	if !s.spec.NeedsGuide() {
@@ -99,8 +99,8 @@ func (s *Stage) latents(ctx context.Context, in []*events.Pair) (chosen, rejecte
 	return chosen, latents[len(fresh):], nil
 }
 
-// Ready waits until the run's guide is in memory. Process does the same; who is to stop at once when ctx ends, and not
-// after the grace that Process is given, calls this first.
+// Ready waits until the run's guide is in memory. Process does the same. Call Ready first to stop waiting as soon as ctx
+// ends: the context of Process ends only after a grace period.
 func (s *Stage) Ready(ctx context.Context) error {
 	if s.guide != nil || !s.spec.NeedsGuide() {
 		return nil

@@ -25,8 +25,8 @@ type Guide struct {
 	spec      schemas.Spec
 }
 
-// WaitForGuide returns the manifest of a run's guide, looking for it twice a second until it is there or ctx ends: guides
-// are trained from the pairs of iteration 0, so encoders start before there is one.
+// WaitForGuide returns the manifest of a run's guide. It looks twice a second until there is one or ctx ends. Encoders start
+// before there is a guide, because it is trained from the pairs of iteration 0.
 func WaitForGuide(ctx context.Context, repository *checkpoints.Repository, run string) (checkpoints.Manifest, error) {
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()

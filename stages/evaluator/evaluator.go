@@ -1,6 +1,6 @@
 // Package evaluator is the stage that measures policy checkpoints on held-out prompts: greedy and sampled scores, and the
-// mean latent distance of the samples from the human responses. The details that it keeps of every answer are what the
-// report computes the paper's two-sample agreement test from.
+// mean latent distance of the samples from the human responses. It also stores the details of every answer, from which the
+// report computes the paper's two-sample agreement test.
 package evaluator
 
 import (
@@ -52,14 +52,14 @@ func (s *Stage) Close(ctx context.Context) error {
 	return err
 }
 
-// answers are what a checkpoint answered to one held-out prompt, with the ids that distances are measured by.
+// answers are a checkpoint's answers to one held-out prompt, with the token ids for measuring distances.
 type answers struct {
 	result.Detail
 	promptIDs, responseIDs []int64
 	sampleIDs              [][]int64 // of each of the samples
 }
 
-// Process evaluates the policies among the checkpoints, from evaluation.first on; others give no result.
+// Process evaluates the policies among the checkpoints, from evaluation.first on. Other checkpoints give no result.
 func (s *Stage) Process(ctx context.Context, in []*events.Checkpoint) ([]*events.Result, []error) {
 	out, errs := make([]*events.Result, len(in)), make([]error, len(in))
 	for i, c := range in {
@@ -104,8 +104,8 @@ func (s *Stage) evaluate(ctx context.Context, c *events.Checkpoint) (*events.Res
 	}, nil
 }
 
-// answer decodes every prompt once greedily and evaluation.samples times at temperature 1. Prompts that the length rule or
-// the template refuses are left out.
+// answer decodes every prompt once greedily and evaluation.samples times at temperature 1. It leaves out prompts that the
+// length rule or the template refuses.
 func (s *Stage) answer(ctx context.Context) ([]answers, error) {
 	samples, tok := s.spec.Evaluation.Samples, s.policy.Tokenizer()
 	shared := decode.Request{MaxNew: s.spec.Generation.MaxNewTokens, Sampling: decode.Sampling{TopP: 1}, Stop: tok.EOS()}
@@ -127,7 +127,7 @@ func (s *Stage) answer(ctx context.Context) ([]answers, error) {
 		requests = append(requests, request)
 		request.Temperature = 1
 		for k := range samples {
-			// one seed for all checkpoints: their samples differ by the weights alone
+			// the same seed for all checkpoints, so that their samples differ only because of the weights
 			request.Seed = schemas.SampleSeed(s.spec.Seed, ^uint32(0), r.ID, uint32(k))
 			requests = append(requests, request)
 		}
@@ -158,7 +158,7 @@ func (s *Stage) sample(r dataset.Record, ids []int64) result.Sample {
 	return sample
 }
 
-// measure fills in the distances, when there is a guide to measure by.
+// measure fills in the distances if there is a guide.
 func (s *Stage) measure(ctx context.Context, all []answers) error {
 	if err := s.Ready(ctx); err != nil || s.guide == nil {
 		return err
@@ -179,7 +179,7 @@ func (s *Stage) measure(ctx context.Context, all []answers) error {
 		return err
 	}
 	metric := s.spec.Objective.Distance
-	if metric == "given" { // for the training pairs, not for these
+	if metric == "given" { // the data has distances for the training pairs only
 		metric = "l2"
 	}
 	at := 0
@@ -198,8 +198,8 @@ func (s *Stage) measure(ctx context.Context, all []answers) error {
 	return nil
 }
 
-// Ready waits until the guide that this spec measures by, if it names or trains one, is in memory. Process does the same;
-// who is to stop at once when ctx ends, and not after the grace that Process is given, calls this first.
+// Ready waits until the guide that the spec names or trains, if any, is in memory. Process does the same. Call Ready first to
+// stop waiting as soon as ctx ends: the context of Process ends only after a grace period.
 func (s *Stage) Ready(ctx context.Context) error {
 	reference := s.spec.Evaluation.Guide
 	if s.spec.NeedsGuide() && reference == "" {

@@ -1,9 +1,9 @@
 // Package generator is the stage that answers prompts: it samples y' from the checkpoint that the prompt names and
 // computes the reference log-probs of y and y' (models/logprob) under the same weights, or under the run's first policy.
 //
-// A pair depends on its prompt message and the run spec alone, never on the batch it came in or the process that worked
-// on it: the text is seeded by the message, and every number is computed by token, from the row's own tokens alone
-// (models.Cache). A redelivered prompt therefore gives the same pair to the last bit.
+// A pair depends only on its prompt message and the run spec, never on its batch or the process: the message has the seed of
+// the text, and every number is computed from the row's own tokens only (models.Cache). A redelivered prompt therefore gives
+// the same pair to the last bit.
 package generator
 
 import (
@@ -25,16 +25,17 @@ import (
 
 // Stage is the generator of one run.
 type Stage struct {
-	// Progress, if not nil, is told how many of a batch's responses are sampled.
+	// Progress, if not nil, is called with the number of responses of a batch that are sampled.
 	Progress func(done, of int)
 
 	spec        schemas.Spec
 	checkpoints *checkpoints.Repository
 	policy      *policy.Policy
 	scheduler   *decode.Scheduler // on the policy's model; nil before the first prompt
-	// initial has the run's first policy, where that is the reference; nil otherwise.
+	// initial is the run's first policy if that is the reference; nil otherwise.
 	initial *policy.Policy
-	// checked counts the pairs whose log-probs the data gives and which were computed all the same; wrong is what they showed.
+	// checked counts the pairs whose log-probs are in the data and were computed as a check. wrong is the error of a failed
+	// check.
 	checked int
 	wrong   error
 }
@@ -61,10 +62,11 @@ func (s *Stage) Close(ctx context.Context) error {
 	return err
 }
 
-// Process answers the prompts, and more of them as rows of the decoder get free: more (nil for none) gives those that are
-// there now, n at most. Pairs and errors come for in and then for what more gave. Prompts of different checkpoints may
-// come together; they are worked on checkpoint by checkpoint. A prompt or response that the length rule or the template
-// refuses is rejected; an error of the model or the store fails the prompts it concerns, which are then tried again.
+// Process answers the prompts of in. Whenever a slot of the decoder gets free, it takes further prompts from more (nil for
+// none), which returns at most n without waiting. The results are the pairs and errors of in, followed by those of the
+// further prompts. Prompts of different checkpoints may be mixed; Process works on one checkpoint after the other. A prompt or
+// response that the length rule or the template refuses is a *schemas.Reject. An error of the model or the store fails the
+// prompts that it affects, which are then tried again.
 func (s *Stage) Process(
 	ctx context.Context, in []*events.Prompt, more func(n int) []*events.Prompt,
 ) ([]*events.Pair, []error) {
@@ -75,18 +77,18 @@ func (s *Stage) Process(
 		for _, group := range b.byCheckpoint(start, end) {
 			s.work(ctx, b, group)
 		}
-		b.more = nil // what it gave and wants another checkpoint is worked on without a refill
+		b.more = nil // further prompts that name another checkpoint are processed without taking more
 		start = end
 	}
 	return b.out, b.errs
 }
 
-// batch is the prompts that are worked on and what becomes of them.
+// batch is the prompts that are being processed, with their results.
 type batch struct {
 	in   []*events.Prompt
 	out  []*events.Pair
 	errs []error
-	// taken tells the prompts of a refill that were worked on with the group that asked for them.
+	// taken marks the prompts of a refill that were processed with the group that asked for them.
 	taken []bool
 	more  func(n int) []*events.Prompt
 }
@@ -99,7 +101,7 @@ func (b *batch) add(in ...*events.Prompt) {
 	b.taken = append(b.taken, make([]bool, n-len(b.taken))...)
 }
 
-// byCheckpoint groups the prompts from start to end that nobody has taken by the checkpoint they name, in order of first
+// byCheckpoint groups the prompts from start to end that are not taken by the checkpoint that they name, in order of first
 // appearance.
 func (b *batch) byCheckpoint(start, end int) [][]int {
 	var groups [][]int
@@ -147,7 +149,7 @@ func (s *Stage) work(ctx context.Context, b *batch, group []int) {
 	}
 }
 
-// refill is the place of the next prompt that more gives for the checkpoint in memory, ready to be sampled.
+// refill takes prompts from more until one is for the checkpoint in memory and ready to be sampled. It returns its index.
 func (s *Stage) refill(b *batch) (i int, ok bool) {
 	for b.more != nil {
 		got := b.more(1)
@@ -189,7 +191,7 @@ func (s *Stage) tokenise(p *events.Prompt) (*events.Pair, error) {
 	if p.GetRejected() == "" {
 		return nil, &schemas.Reject{
 			Reason: schemas.ReasonInvalid,
-			Err:    fmt.Errorf("generator: prompt %q has no rejected response, which this run takes from the data", p.GetPromptId()),
+			Err:    fmt.Errorf("generator: prompt %q has no rejected response in the data, which this run needs", p.GetPromptId()),
 		}
 	}
 	annotated, err := s.policy.Tokenise(p.GetPrompt(), p.GetRejected())
@@ -201,8 +203,8 @@ func (s *Stage) tokenise(p *events.Prompt) (*events.Pair, error) {
 	return pair, nil
 }
 
-// sample fills in y' of the pairs at the given indices, unless it is annotated, and of those that a refill adds. It gives
-// the indices of all that have a y'; a row that fails is its own pair's error.
+// sample fills in y' of the pairs at the given indices, unless it is annotated, and of those that a refill adds. It returns
+// the indices of all pairs that have a y'. A row that fails is an error of its pair only.
 func (s *Stage) sample(ctx context.Context, b *batch, indices []int) ([]int, error) {
 	var pending []int // in the order of requests
 	for _, i := range indices {
@@ -256,8 +258,8 @@ func (s *Stage) sample(ctx context.Context, b *batch, indices []int) ([]int, err
 	return slices.DeleteFunc(indices, func(i int) bool { return b.errs[i] != nil }), nil
 }
 
-// schedule makes the scheduler decode by the policy's weights. No request of earlier ones is left: the policy reads new
-// weights into the model that it has.
+// schedule makes the scheduler decode with the policy's weights. No request with earlier weights may be left, because the
+// policy reads new weights into the same model.
 func (s *Stage) schedule() (err error) {
 	weights := decode.Weights{Model: s.policy.Model, Digest: s.policy.Digest}
 	switch {
@@ -275,7 +277,7 @@ func (s *Stage) schedule() (err error) {
 	return nil
 }
 
-// reference is the policy whose log-probs pairs get: the one that answers, or the run's first.
+// reference is the policy that computes the reference log-probs: the one that answers, or the run's first.
 func (s *Stage) reference(ctx context.Context) (*policy.Policy, error) {
 	if s.initial == nil {
 		return s.policy, nil

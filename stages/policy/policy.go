@@ -1,5 +1,5 @@
-// Package policy holds the model that a stage answers with: one policy checkpoint at a time, replaced in place when a
-// message asks for another.
+// Package policy keeps the policy of a stage in memory: one checkpoint at a time, replaced in place when a message names
+// another.
 package policy
 
 import (
@@ -28,18 +28,18 @@ type Policy struct {
 	tokenizer   *tokenizer.Tokenizer
 }
 
-// New prepares an empty holder for a run's policies; Use loads the first one.
+// New returns a Policy without a checkpoint; Use loads the first one.
 func New(spec schemas.Spec, repository *checkpoints.Repository, engine *tensor.Engine) *Policy {
 	return &Policy{spec: spec, checkpoints: repository, engine: engine}
 }
 
-// Use makes sure that the checkpoint with this manifest digest is in memory: nothing to do when it is there, otherwise
-// the weights are read into the tensors that exist. A digest that names no policy of the run is the asking message's
-// fault. All else is a *schemas.Unavailable: a store that does not answer, or a blob that is missing or corrupt, which the
-// error names; and, lasting, weights that do not compute what the trainer noted in the manifest (models.Model.Canary).
-// The holder then keeps no digest, so the next Use tries again.
+// Use makes sure that the checkpoint with this manifest digest is in memory. If another one is, Use reads the weights into
+// the existing tensors. If the digest names no policy of the run, the message is wrong and the error is a plain one. Every
+// other error is a *schemas.Unavailable: the store does not answer, or a blob, which the error names, is missing or corrupt.
+// It is Permanent if the weights do not compute the value in the manifest (models.Model.Canary). After an error the Policy has
+// no digest, so the next Use tries again.
 func (p *Policy) Use(ctx context.Context, digest string) error {
-	if digest != "" && p.Digest == digest { // no digest: what is in memory is none's, for the last Use failed
+	if digest != "" && p.Digest == digest { // p.Digest is empty after a Use that failed
 		return nil
 	}
 	manifest, err := p.checkpoints.ByDigest(ctx, p.spec.Run, digest)
@@ -79,7 +79,7 @@ func (p *Policy) read(ctx context.Context, manifest checkpoints.Manifest) error 
 	return p.Model.LoadWeights(ctx, path)
 }
 
-// check compares the canary with the manifest's; one that notes none is taken as it is.
+// check compares the canary with the manifest's, if it has one.
 func (p *Policy) check(ctx context.Context, manifest checkpoints.Manifest) error {
 	want, ok := manifest.Metric(checkpoints.CanaryMetric)
 	if !ok {
@@ -92,8 +92,8 @@ func (p *Policy) check(ctx context.Context, manifest checkpoints.Manifest) error
 	if math.Abs(got-want) <= models.CanaryTolerance*math.Abs(want) { // false for NaN
 		return nil
 	}
-	return fmt.Errorf("the model in memory gives a fixed text the log-prob %.6g, the manifest %s says %.6g: "+
-		"this machine or build computes something else; it must not work on the run", got, manifest.Key, want)
+	return fmt.Errorf("the model gives a fixed text the log-prob %.6g, but the manifest %s says %.6g: "+
+		"this machine or build computes different numbers and cannot be used for the run", got, manifest.Key, want)
 }
 
 // load reads a whole checkpoint: configuration, tokenizer, weights.
@@ -121,8 +121,8 @@ func (p *Policy) load(ctx context.Context, manifest checkpoints.Manifest) error 
 // Tokenizer is the checkpoint's tokenizer; nil before the first Use.
 func (p *Policy) Tokenizer() *tokenizer.Tokenizer { return p.tokenizer }
 
-// Tokenise makes token ids of a prompt and a response by the run's template and length rule. What they refuse is a
-// *schemas.Reject.
+// Tokenise turns a prompt and a response into token ids by the run's template and length rule. The error is a
+// *schemas.Reject if these refuse a text.
 func (p *Policy) Tokenise(prompt, response string) (tokenizer.Tokens, error) {
 	data := p.spec.Data
 	tokens, err := p.Format.Fit(prompt, response, tokenizer.Limits{

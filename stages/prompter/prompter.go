@@ -1,5 +1,5 @@
-// Package prompter is the stage that starts an iteration: on policy checkpoint t it publishes the prompts of iteration t,
-// each with its human response, so that later stages need no other source.
+// Package prompter is the stage that starts an iteration: for policy checkpoint t it publishes the prompts of iteration t,
+// each with its human response, so that later stages need not read the data.
 package prompter
 
 import (
@@ -22,7 +22,7 @@ func New(spec schemas.Spec, records []dataset.Record) *Stage {
 	return &Stage{spec: spec, records: records}
 }
 
-// Load reads the records that a spec trains on; where pairs are given by the data, those with a rejected response.
+// Load reads the records that a spec trains on. If the data provides the rejected responses, it takes only records with one.
 func Load(spec schemas.Spec) (dataset.Set, error) {
 	return dataset.Load(spec.Data.Train, dataset.Options{
 		Columns: spec.Data.Columns, Limit: spec.Data.Limit, Subset: spec.Data.Subset, Seed: spec.Seed,
@@ -36,8 +36,8 @@ func LoadEval(spec schemas.Spec) (dataset.Set, error) {
 }
 
 // Process turns each policy checkpoint that starts an iteration into that iteration's prompts, followed by the control
-// message that says how many they are. Other checkpoints, the run's last policy among them, start nothing. Which prompts,
-// in which order, is a pure function of spec, iteration and records.
+// message that says how many they are. Other checkpoints, such as the run's last policy, give nothing. The prompts and their
+// order are a pure function of spec, iteration and records.
 func (s *Stage) Process(_ context.Context, in []*events.Checkpoint) ([][]events.Message, []error) {
 	out := make([][]events.Message, len(in))
 	for i, c := range in {
@@ -60,7 +60,7 @@ func (s *Stage) iteration(c *events.Checkpoint) []events.Message {
 			Prompt: r.Prompt, Response: r.Response, Rejected: r.Rejected, Distance: r.Distance,
 			SampleSeed: schemas.SampleSeed(s.spec.Seed, t, r.ID, place.Sample), Checkpoint: c.GetDigest(),
 		}
-		// log-probs of the first policy are no reference for a later one, unless it stays the reference
+		// The data's log-probs are those of the first policy: they hold in iteration 0, or if it stays the reference.
 		if r.Reference != nil && (t == 0 || s.spec.Objective.Reference == "initial") {
 			p.ChosenLogp, p.RejectedLogp = &r.Reference[0], &r.Reference[1]
 		}

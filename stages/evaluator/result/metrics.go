@@ -6,7 +6,7 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 )
 
-// Names of a result's metrics. Shares and scores are in 0..1; a metric that does not apply is absent.
+// Names of a result's metrics. Shares and scores are in [0, 1]. A metric that does not apply is absent.
 const (
 	GreedyExact   = "greedy_exact"
 	GreedyGraded  = "greedy_graded"
@@ -16,7 +16,7 @@ const (
 	DistanceMean = "distance_mean"
 	// SampledLength is the mean number of tokens of a sample.
 	SampledLength = "sampled_length"
-	// IdenticalShare is the share of samples that equal the human response but for outer white space.
+	// IdenticalShare is the share of samples that equal the human response, apart from outer white space.
 	IdenticalShare = "identical_share"
 	// Refused counts the held-out prompts that the length rule or the template refuses; absent when there are none.
 	Refused = "refused"

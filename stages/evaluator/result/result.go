@@ -1,5 +1,5 @@
-// Package result is what an evaluation finds: the answers to each held-out prompt, which the details blob of a result
-// keeps, and the metrics that the result carries. It needs no tensors.
+// Package result defines the results of an evaluation: the answers to each held-out prompt, which are stored in the result's
+// details blob, and the metrics that the result carries. It needs no tensors.
 package result
 
 import (
@@ -19,7 +19,7 @@ type Sample struct {
 	Distance *float64 `json:"distance,omitempty"`
 }
 
-// Detail is what a checkpoint answered to one held-out prompt: one line of the result's details blob.
+// Detail is a checkpoint's answers to one held-out prompt: one line of the result's details blob.
 type Detail struct {
 	ID       string   `json:"id"`
 	Prompt   string   `json:"prompt"`
@@ -28,7 +28,7 @@ type Detail struct {
 	Samples  []Sample `json:"samples"`
 }
 
-// Write is the details blob.
+// Write returns the details blob.
 func Write(details []Detail) ([]byte, error) {
 	var lines bytes.Buffer
 	encode := json.NewEncoder(&lines)
