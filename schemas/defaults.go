@@ -2,8 +2,7 @@ package schemas
 
 import "reflect"
 
-// Default is the spec of a file that says nothing. A default holds only where its key is absent: an explicit 0 stays
-// 0.
+// Default returns the spec of an empty file. A default applies only if its key is absent: an explicit 0 stays 0.
 func Default() Spec {
 	return Spec{
 		Seed:       1,
@@ -34,7 +33,7 @@ func Default() Spec {
 	}
 }
 
-// defaultOptimizer has the usual constants of both kinds, so that a change of kind needs no other key.
+// defaultOptimizer has the usual constants of both kinds, so that a change of kind needs no other change.
 func defaultOptimizer(kind string, lr float64) OptimizerSpec {
 	return OptimizerSpec{
 		Kind: kind, LR: lr, LRDecay: 1, Schedule: "linear", Warmup: 0.1, WarmupStart: "step", Clip: 1,
@@ -42,22 +41,22 @@ func defaultOptimizer(kind string, lr float64) OptimizerSpec {
 	}
 }
 
-// defaultScratch is what a model.scratch section starts from.
+// defaultScratch has the defaults of a model.scratch section.
 func defaultScratch() *ScratchSpec {
 	return &ScratchSpec{Family: "llama", Hidden: 128, Layers: 4, Heads: 4, MaxPositions: 1024}
 }
 
-// defaultLoRA is what a training.lora section starts from.
+// defaultLoRA has the defaults of a training.lora section.
 func defaultLoRA() *LoRASpec {
 	return &LoRASpec{Rank: 16, Alpha: 32, Targets: AllLinear, Scaling: "lora"}
 }
 
-// defaultSource is what a source section starts from.
+// defaultSource has the defaults of a source section.
 func defaultSource() *SourceSpec {
 	return &SourceSpec{From: string(Scored), OffPolicy: RefuseOffPolicy}
 }
 
-// defaultSection is what a section that may be left out starts from, given the type of its pointer.
+// defaultSection has the defaults of an optional section, given the type of its pointer.
 func defaultSection(section reflect.Type) reflect.Value {
 	switch section {
 	case reflect.TypeFor[*LoRASpec]():

@@ -5,12 +5,12 @@ import "reflect"
 // Difference is a key whose values are not the same in several specs.
 type Difference struct {
 	Key string
-	// Values are written as in YAML, one for each spec; empty where a spec does not have the key's section.
+	// Values has one value for each spec, as in YAML; empty for a spec that does not have the key's section.
 	Values []string
 }
 
-// Differences are the keys that change results and differ among specs, in the order of the file. Keys that are left out
-// of the digest are not among them, and neither is the source section, which says where a run begins.
+// Differences returns the keys whose values differ among specs, in the order of the file. It leaves out keys that are not part
+// of the digest, and the source section.
 func Differences(specs ...Spec) []Difference {
 	var keys []string
 	values := map[string][]string{}
@@ -39,7 +39,7 @@ func Differences(specs ...Spec) []Difference {
 	return out
 }
 
-// inOrder puts keys into the order of the file; those of a section that only some specs have came behind the others.
+// inOrder sorts keys into the order of the file.
 func inOrder(keys []string) []string {
 	have := map[string]bool{}
 	for _, k := range keys {

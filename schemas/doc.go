@@ -1,4 +1,3 @@
-// Package schemas says what travels and what it is called: the run spec with its checks, defaults and digest; the ids
-// of pairs and the seeds of their samples; the subjects of the streams. The messages are in the package events below
-// it.
+// Package schemas defines the run spec with its checks, defaults and digest; the ids of pairs and the seeds of their
+// samples; and the subjects of the streams. Package events below it defines the messages.
 package schemas

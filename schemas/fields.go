@@ -8,20 +8,20 @@ import (
 
 // Field is one key of the spec that holds a value.
 type Field struct {
-	// Key is the full path, as guide.optimizer.lr.
+	// Key is the full path, such as guide.optimizer.lr.
 	Key string
 	// Type is text, whole number, number, or true or false.
 	Type string
-	// Default is written as in YAML; empty when there is none.
+	// Default is the default as in YAML; empty if there is none.
 	Default string
-	// Example is written as in YAML; empty where the default serves as one.
+	// Example is an example as in YAML; empty if the default serves as one.
 	Example string
 	// Digested reports whether the value is part of the Digest.
 	Digested bool
 }
 
-// Fields lists all keys that hold values, in the order of the file. Those of model.scratch, training.lora and
-// source have the defaults of these sections.
+// Fields lists all keys that hold values, in the order of the file. The sections model.scratch, training.lora and source are
+// included, with the defaults that they have when present.
 func Fields() []Field {
 	spec := Default()
 	spec.Model.Scratch, spec.Training.LoRA, spec.Source = defaultScratch(), defaultLoRA(), defaultSource()
@@ -36,7 +36,7 @@ func Fields() []Field {
 	return fields
 }
 
-// example is a value for a message about a key.
+// example is an example value of a key, for a message.
 func example(key string) string {
 	for _, f := range Fields() {
 		if f.Key == key {
@@ -62,7 +62,7 @@ func typeName(k reflect.Kind) string {
 	}
 }
 
-// walk visits the values of a spec in the order of its fields; a nil section has none.
+// walk visits the values of a spec in the order of its fields. It skips a section that is nil.
 func walk(v reflect.Value, visit func(key string, v reflect.Value, tag reflect.StructTag, digested bool)) {
 	var section func(path string, v reflect.Value, digested bool)
 	section = func(path string, v reflect.Value, digested bool) {
@@ -86,7 +86,7 @@ func walk(v reflect.Value, visit func(key string, v reflect.Value, tag reflect.S
 	section("", v, true)
 }
 
-// scalarText writes a value in the one way that reads back as the same value.
+// scalarText writes a value so that it reads back as the same value.
 func scalarText(v reflect.Value) string {
 	switch v.Kind() {
 	case reflect.Bool:

@@ -6,15 +6,15 @@ import (
 	"encoding/hex"
 )
 
-// PairID names one pair: 32 hexadecimal digits of a hash over run, iteration, prompt id and sample number. A stage
-// that runs twice on a prompt therefore gives its output the same name, and the log stores it once.
+// PairID returns the id of a pair: 32 hexadecimal digits of a hash over run, iteration, prompt id and sample number. A stage
+// that processes a prompt twice therefore gives its output the same id, and the log stores it once.
 func PairID(run string, iteration uint32, promptID string, sample uint32) string {
 	sum := digest("pair", run, number(uint64(iteration)), promptID, number(uint64(sample)))
 	return hex.EncodeToString(sum[:16])
 }
 
-// SampleSeed seeds the text sampled for one pair. The run's name is left out on purpose: two runs with one seed,
-// prompt set and checkpoint sample the same text, so methods can be compared on equal samples.
+// SampleSeed returns the seed of the text sampled for one pair. It does not depend on the run's name, so two runs with the
+// same seed, prompts and checkpoint sample the same text, and methods can be compared on equal samples.
 func SampleSeed(seed uint64, iteration uint32, promptID string, sample uint32) uint64 {
 	sum := digest("sample", number(seed), number(uint64(iteration)), promptID, number(uint64(sample)))
 	return binary.LittleEndian.Uint64(sum[:8])

@@ -5,13 +5,13 @@ import (
 	"strings"
 )
 
-// AllLinear stands in training.lora.targets for every linear layer except the output head.
+// AllLinear is the value of training.lora.targets for every linear layer except the output head.
 const AllLinear = "all-linear"
 
 var moduleName = regexp.MustCompile(`^\w+(\.\w+)*$`)
 
-// Modules are the layers that Targets names: a list of names, or, where it is no list, a pattern: AllLinear or a regular
-// expression.
+// Modules returns the layers that Targets names: a list of names or, if Targets is not such a list, a pattern, which is
+// AllLinear or a regular expression.
 func (l LoRASpec) Modules() (names []string, pattern string) {
 	for name := range strings.SplitSeq(l.Targets, ",") {
 		name = strings.TrimSpace(name)

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// LoadRuns reads a file of run specs with changes (Set) to all of them. Paths are relative to the file. The specs are valid but
-// for the changes, and not resolved.
+// LoadRuns reads a file of run specs and applies changes (see Set) to all of them. It makes paths relative to the file's
+// folder. The specs are not resolved, and not validated after the changes.
 func LoadRuns(path string, changes []string) ([]Spec, error) {
 	specs, err := LoadSpecs(path)
 	if err != nil {
@@ -23,7 +23,7 @@ func LoadRuns(path string, changes []string) ([]Spec, error) {
 	return specs, nil
 }
 
-// RelativeTo makes the paths of a spec that are not absolute paths from the folder dir, in which its file is.
+// RelativeTo prefixes the relative paths of a spec with dir, the folder of its file.
 func (s *Spec) RelativeTo(dir string) {
 	for _, list := range []*string{&s.Data.Train, &s.Data.Eval} {
 		parts := strings.Split(*list, ",")
@@ -41,7 +41,7 @@ func (s *Spec) RelativeTo(dir string) {
 	}
 }
 
-// relativePath is a path from the folder dir; what is no path stays as it is.
+// relativePath prefixes a relative path with dir. It returns values that are not paths, such as scratch, unchanged.
 func relativePath(p, dir string) string {
 	named := p == "" || p == "scratch" || p == "policy" || strings.HasPrefix(p, runPrefix) ||
 		strings.HasPrefix(p, "builtin:") || strings.HasPrefix(p, "scratch:")

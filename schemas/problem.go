@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// SpecError lists what is wrong with a run spec: all problems that could be found at once, in the order of the file.
+// SpecError lists all problems of a run spec, in the order of the file.
 type SpecError struct {
 	Problems []Problem
 }
@@ -14,15 +14,15 @@ type SpecError struct {
 type Problem struct {
 	// File is the spec's file, or --set; empty for a spec that was not read from text.
 	File string
-	// Line and Column start at 1; 0 where the problem has no place in the text, as a missing key.
+	// Line and Column start at 1. They are 0 if the position is not known.
 	Line, Column int
-	// Key is the full path, as training.batch; empty for a problem of the whole text.
+	// Key is the full path, such as training.batch; empty for a problem of the whole text.
 	Key string
 	// Message says what was found and what is expected.
 	Message string
 }
 
-// Error is one line per problem.
+// Error returns one line per problem.
 func (e *SpecError) Error() string {
 	lines := make([]string, len(e.Problems))
 	for i, p := range e.Problems {
@@ -31,7 +31,7 @@ func (e *SpecError) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// String is file:line:column: key: message, without the parts that are unknown.
+// String returns file:line:column: key: message, without the parts that are unknown.
 func (p Problem) String() string {
 	var b strings.Builder
 	if p.File != "" {

@@ -10,10 +10,9 @@ import (
 	"strings"
 )
 
-// Resolve fills in what follows from other keys: generation.max_new_tokens, training.micro_batch, the scratch model's
-// kv_heads and intermediate, generation.from where distances are given, and compute.threads, for which the caller passes
-// the number to use on this machine.
-// Resolving twice changes nothing.
+// Resolve fills in the keys whose values follow from others: generation.max_new_tokens, training.micro_batch, the scratch
+// model's kv_heads and intermediate, and generation.from with objective.distance: given. It sets compute.threads, if it is 0,
+// to threads, the number for this machine. Resolving twice changes nothing.
 func Resolve(spec Spec, threads int) Spec {
 	s := spec.Clone()
 	if s.Generation.MaxNewTokens == 0 {
@@ -43,13 +42,13 @@ func Resolve(spec Spec, threads int) Spec {
 }
 
 // Digest is the sha256, in hexadecimal, of everything in a resolved spec that can change a result. The run's name,
-// retention, streams, servers, compute.threads, training.checkpoint_every, keep_states and ranks are left out. A model or
-// data file is named by its path as written: the digest of its content stands in the run's first manifest.
+// retention, streams, servers, compute.threads, training.gradient_checkpointing, checkpoint_every, keep_states and ranks are
+// left out. Models and data files count by their paths as written; the run's first manifest has the digests of the contents.
 func (s Spec) Digest() string {
 	var lines []string
 	walk(reflect.ValueOf(s), func(key string, v reflect.Value, tag reflect.StructTag, digested bool) {
-		// Zero values, and those of the tag `absent`, are left out, so that a new key whose value means "as before" leaves
-		// the digests of old specs alone.
+		// Zero values, and those of the tag `absent`, are left out, so that a new key whose value means "as before" does not
+		// change the digests of older specs.
 		if text := scalarText(v); digested && !v.IsZero() && text != tag.Get("absent") {
 			lines = append(lines, fmt.Sprintf("%s=%q\n", key, text))
 		}
@@ -59,7 +58,7 @@ func (s Spec) Digest() string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Clone copies a spec so that neither sees changes to the other.
+// Clone returns a copy that shares nothing with s.
 func (s Spec) Clone() Spec {
 	if s.Model.Scratch != nil {
 		scratch := *s.Model.Scratch
@@ -76,8 +75,8 @@ func (s Spec) Clone() Spec {
 	return s
 }
 
-// ResolveAll resolves and checks specs for this machine: compute.threads is 2 where it is not set, or the number of cores where
-// that is less.
+// ResolveAll resolves and checks specs for this machine. If compute.threads is 0 it becomes 2, or the number of cores if that
+// is less.
 func ResolveAll(specs []Spec) ([]Spec, error) {
 	out := make([]Spec, len(specs))
 	for i, s := range specs {

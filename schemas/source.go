@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// FromPolicy is what source.from says of a fork; that of a replay is one of the kinds Prompts, Pairs, Encoded and Scored.
+// FromPolicy is the value of source.from for a fork. For a replay it is Prompts, Pairs, Encoded or Scored.
 const FromPolicy = "policy"
 
 // Values of source.off_policy.
@@ -14,7 +14,7 @@ const (
 	AcceptOffPolicy = "accept"
 )
 
-// Replays tells whether the run reads the log of another run in place of some of its own.
+// Replays reports whether the run is a replay: it reads the log of another run instead of its own.
 func (s Spec) Replays() bool { return s.Source != nil && s.Source.From != FromPolicy }
 
 // FirstIteration is the number of the run's first iteration: a replay keeps the numbers of what it replays.
@@ -28,8 +28,8 @@ func (s Spec) FirstIteration() int {
 // dataKinds are the kinds that carry an iteration's data, in the order in which it flows.
 func dataKinds() []Kind { return []Kind{Prompts, Pairs, Encoded, Scored} }
 
-// ReadsFrom is the log of its source in which a run finds what messages of a kind hold: that of this kind, or of a later
-// one, whose messages hold the earlier ones. ok is false when the run has such messages in its own log.
+// ReadsFrom returns the kind of the source's log in which a replay finds the messages of kind need: need itself, or a later
+// kind, whose messages contain the earlier ones. ok is false if the run has such messages in its own log.
 func (s Spec) ReadsFrom(need Kind) (kind Kind, ok bool) {
 	if !s.Replays() || Kind(s.Source.From).Before(need) {
 		return need, false
@@ -37,9 +37,9 @@ func (s Spec) ReadsFrom(need Kind) (kind Kind, ok bool) {
 	return Kind(s.Source.From), true
 }
 
-// reach is, for sections and keys of the spec, the log that a replay has to start from, at the latest, for a change to
-// have its effect: the stage behind that log is the first one that looks at the key. The empty kind is for what decides
-// the prompts themselves. The longest entry that a key begins with counts.
+// reach maps sections and keys of the spec to the latest log from which a replay must start for a change of the key to have
+// an effect. The stage that reads that log is the first one that uses the key. The empty kind marks keys that decide the
+// prompts themselves. For a key the longest matching entry counts.
 func reach() map[string]Kind {
 	return map[string]Kind{
 		"run": "", "iterations": "", "source": "",
@@ -55,8 +55,8 @@ func reach() map[string]Kind {
 	}
 }
 
-// LatestSource is the log that a replay has to start from, at the latest, to change a key; ok is false for the keys that
-// no replay can change, because the prompts in the log come from them, or because a replay has them of its own.
+// LatestSource returns the latest log from which a replay must start to change a key. ok is false for keys that no replay can
+// change, because they decide the prompts in the log or because a replay sets them itself.
 func LatestSource(key string) (kind Kind, ok bool) {
 	entries := reach()
 	for at := key; ; at = at[:strings.LastIndexByte(at, '.')] {
@@ -69,8 +69,7 @@ func LatestSource(key string) (kind Kind, ok bool) {
 	}
 }
 
-// Before tells whether a kind comes before another in the flow of data. Neither may be another kind than prompts, pairs,
-// encoded and scored.
+// Before reports whether k comes before other in the flow of data. Both must be prompts, pairs, encoded or scored.
 func (k Kind) Before(other Kind) bool {
 	kinds := dataKinds()
 	return slices.Index(kinds, k) < slices.Index(kinds, other)

@@ -33,15 +33,15 @@ func PairKinds() []Kind { return []Kind{Prompts, Pairs, Encoded, Scored} }
 // CarriesPair reports whether each message of the kind carries one pair.
 func (k Kind) CarriesPair() bool { return slices.Contains(PairKinds(), k) }
 
-// Subject is ldalign.<kind>.<run>.<iteration>.
+// Subject returns ldalign.<kind>.<run>.<iteration>.
 func Subject(kind Kind, run string, iteration uint32) string {
 	return fmt.Sprintf("ldalign.%s.%s.%d", kind, run, iteration)
 }
 
-// RunSubjects matches one kind of one run, in all iterations.
+// RunSubjects returns the pattern of one kind of one run, in all iterations.
 func RunSubjects(kind Kind, run string) string { return fmt.Sprintf("ldalign.%s.%s.*", kind, run) }
 
-// KindSubjects matches one kind in all runs.
+// KindSubjects returns the pattern of one kind in all runs.
 func KindSubjects(kind Kind) string { return fmt.Sprintf("ldalign.%s.>", kind) }
 
 // ParseSubject is the inverse of Subject.
@@ -62,8 +62,8 @@ func ParseSubject(subject string) (kind Kind, run string, iteration uint32, err 
 	return "", "", 0, fmt.Errorf("schemas: subject %q: unknown kind %q", subject, parts[1])
 }
 
-// ValidRun reports whether a name can be a run's: lower-case letters, digits, - and _, at most 63, of which the first is a
-// letter or a digit. It is asked for every message, so it is no regular expression.
+// ValidRun reports whether a name can be a run's name: at most 63 lower-case letters, digits, - and _, beginning with a letter
+// or a digit. It does not use a regular expression, because it is called for every message.
 func ValidRun(name string) bool {
 	for i, c := range []byte(name) {
 		switch {

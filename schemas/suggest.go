@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// unknownKey explains a key that a section does not have, and names the path that was probably meant (empty when
-// nothing is near): the nearest key of the same section, else the same key of another section.
+// unknownKey returns a message about a key that a section does not have, and the path that was probably meant: the nearest
+// key of the same section, or else the same key in another section. The path is empty if there is none.
 func unknownKey(section reflect.Type, path, key string) (message, meant string) {
 	if near := nearest(key, keysOf(section)); near != "" {
 		return fmt.Sprintf("unknown key; did you mean %s?", near), join(path, near)
@@ -20,7 +20,7 @@ func unknownKey(section reflect.Type, path, key string) (message, meant string) 
 	return "unknown key; expected one of " + strings.Join(keysOf(section), ", "), ""
 }
 
-// sameName is the key whose last part is that of another key, as objective.beta is for trainer.beta; empty when there is
+// sameName is the key with the same last part as an unknown key, such as objective.beta for trainer.beta; empty if there is
 // none, or several.
 func sameName(key string) string {
 	dot := strings.LastIndexByte(key, '.')
@@ -39,7 +39,7 @@ func sameName(key string) string {
 	return found
 }
 
-// nearest is the word with the smallest edit distance, if that is small for the length of s.
+// nearest is the word with the smallest edit distance to s; empty if that is large for the length of s.
 func nearest(s string, words []string) string {
 	best, least := "", max(1, len(s)/3)+1
 	if len(s) > 64 {

@@ -11,8 +11,8 @@ import (
 	"unicode/utf8"
 )
 
-// YAML writes the spec with all its keys, as one document that ParseSpecs reads back to the same spec. The error says
-// which text has characters that YAML can't hold.
+// YAML writes the spec with all its keys, as one document that ParseSpecs reads back to the same spec. A text that is not
+// UTF-8 is an error.
 func (s Spec) YAML() ([]byte, error) {
 	var b bytes.Buffer
 	if err := writeSection(&b, "", 0, reflect.ValueOf(s)); err != nil {
@@ -50,8 +50,8 @@ func writeSection(b *bytes.Buffer, path string, depth int, v reflect.Value) erro
 	return nil
 }
 
-// JSON writes the spec with all its keys as one object, its keys in the order of YAML's. YAML being a superset of JSON,
-// ParseSpecs reads it back to the same spec.
+// JSON writes the spec with all its keys as one object, in the same order as YAML. ParseSpecs reads it back to the same spec,
+// because YAML is a superset of JSON.
 func (s Spec) JSON() ([]byte, error) {
 	var b bytes.Buffer
 	if err := writeObject(&b, reflect.ValueOf(s)); err != nil {

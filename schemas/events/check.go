@@ -7,8 +7,8 @@ import (
 	"slices"
 )
 
-// Check tells why a message that decodes cannot be worked with: numbers that no stage writes. A message that passes may
-// still break a rule of the stage that takes it.
+// Check returns an error for a decoded message with numbers that no stage writes. A message that passes may still break a
+// rule of the stage that processes it.
 func Check(m Message) error {
 	switch m := m.(type) {
 	case *Pair:
@@ -24,8 +24,8 @@ func Check(m Message) error {
 	return nil
 }
 
-// check refuses tokens and log-probabilities that are none. Both of these can be 0 only where the responses are the same:
-// probabilities of different ones do not both reach 1.
+// check refuses tokens and log-probabilities that are not valid. Both log-probabilities can be 0 only if the responses are the
+// same, because two different responses cannot both have probability 1.
 func (x *Pair) check() error {
 	for _, ids := range [][]int64{x.GetPromptIds(), x.GetChosenIds(), x.GetRejectedIds()} {
 		if i := slices.IndexFunc(ids, func(id int64) bool { return id < 0 }); i >= 0 {

@@ -1,5 +1,5 @@
-// Package events holds the messages that travel on the streams: events.proto, its generated code, and what every message
-// can say of itself.
+// Package events defines the messages of the streams: events.proto, its generated code, and the methods that all messages
+// have.
 package events
 
 import (
@@ -11,8 +11,8 @@ import (
 // Version is the schema version that this build writes and the newest that it reads.
 const Version = 1
 
-// Message is a message that can be published: it knows its run, its iteration and an id that is the same whenever the same
-// work is done again, so that the log stores it once.
+// Message is a message that can be published. Its id is the same whenever the same work is done again, so that the log stores
+// it once.
 type Message interface {
 	proto.Message
 	GetRun() string
@@ -34,7 +34,7 @@ func (x *Pair) GetRun() string { return x.GetPrompt().GetRun() }
 // GetIteration is the iteration of the pair's prompt.
 func (x *Pair) GetIteration() uint32 { return x.GetPrompt().GetIteration() }
 
-// ReferenceDigest is the manifest digest of the weights that gave the pair's log-probs.
+// ReferenceDigest is the manifest digest of the weights that computed the pair's reference log-probs.
 func (x *Pair) ReferenceDigest() string {
 	if r := x.GetReference(); r != "" {
 		return r
@@ -76,7 +76,7 @@ func (x *DeadLetter) ID() string {
 	return x.GetStream() + "-" + strconv.FormatUint(x.GetSequence(), 10)
 }
 
-// PromptOf is the prompt that a message carries; nil when it carries none.
+// PromptOf returns the prompt that a message carries; nil if it carries none.
 func PromptOf(m Message) *Prompt {
 	switch m := m.(type) {
 	case *Prompt:
@@ -93,24 +93,24 @@ func PromptOf(m Message) *Prompt {
 
 // The kinds of control messages.
 const (
-	// ControlSpec declares the run; it holds the spec and its digest.
+	// ControlSpec declares the run. It contains the spec and its digest.
 	ControlSpec = "spec"
-	// ControlData holds the digest of the records that the run's prompts are made of.
+	// ControlData contains the digest of the records from which the run's prompts are made.
 	ControlData = "data"
-	// ControlRecords tells how many records the run's data has, and what became of the others.
+	// ControlRecords says how many usable records the run's data has, and how many rows were dropped.
 	ControlRecords = "records"
-	// ControlClosed closes an iteration: it has as many pairs as the total says.
+	// ControlClosed says how many pairs an iteration has, after its last prompt.
 	ControlClosed = "closed"
-	// ControlTrainerProgress tells how many of an iteration's pairs the trainer has taken.
+	// ControlTrainerProgress says how many of an iteration's pairs the trainer has taken.
 	ControlTrainerProgress = "trainer-progress"
-	// ControlFinished tells that the run has made its last policy.
+	// ControlFinished says that the run has made its last policy.
 	ControlFinished = "finished"
-	// ControlExpired tells that retention removes messages of an iteration, and by what rule.
+	// ControlExpired says that retention removes messages of an iteration, and by which rule.
 	ControlExpired = "expired"
 )
 
-// ID of a control message is its kind and iteration: a run has one of each. Of ControlTrainerProgress, which grows, it has one of
-// each total.
+// ID of a control message is its kind and iteration, because a run has one of each. The id of a ControlTrainerProgress also has
+// the total, because an iteration has several.
 func (x *Control) ID() string {
 	id := x.GetKind() + "-" + strconv.FormatUint(uint64(x.GetIteration()), 10)
 	if x.GetKind() == ControlTrainerProgress {
