@@ -13,14 +13,14 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 )
 
-// badInput is what a stream may hold that is no message to work with, with the reason of its dead letter.
+// badInput lists entries that cannot be processed, with the reasons of their dead letters.
 type badInput struct {
 	name, reason string
 	subject      string
 	data         []byte
 }
 
-// badScored are scored pairs that are none, each under its own pair.
+// badScored lists invalid scored pairs, each with its own pair id.
 func badScored(t *testing.T) []badInput {
 	t.Helper()
 	spoilt := func(i int, spoil func(s *events.Scored)) []byte {
@@ -56,7 +56,7 @@ func put(t *testing.T, c *Conn, kind schemas.Kind, subject string, i int, data [
 	}
 }
 
-// reasonsOf are the reasons of a run's dead letters by pair.
+// reasonsOf returns the reasons of a run's dead letters by pair.
 func reasonsOf(t *testing.T, c *Conn) map[string]string {
 	t.Helper()
 	out := map[string]string{}
@@ -70,7 +70,7 @@ func reasonsOf(t *testing.T, c *Conn) map[string]string {
 	return out
 }
 
-// A stage's side, through the runner: nothing bad reaches the work, and everything good does.
+// The runner passes no bad input to Process, and every good message.
 func TestStageBuriesBadInput(t *testing.T) {
 	c := openQuick(t)
 	subject := func(i uint32) string { return schemas.Subject(schemas.Scored, "r", i) }
@@ -110,7 +110,7 @@ func TestStageBuriesBadInput(t *testing.T) {
 	}
 }
 
-// Whatever bytes lie on a stream, they are a message that can be worked with or a rejection with a reason.
+// Any bytes on a stream either decode to a valid message or are rejected with a reason.
 func FuzzOpen(f *testing.F) {
 	for _, kind := range schemas.PairKinds() {
 		data, err := proto.Marshal(at(kind, prompt("r", 0, 1)))

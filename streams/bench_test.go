@@ -47,7 +47,7 @@ func BenchmarkRead(b *testing.B) {
 	}
 }
 
-// BenchmarkStage is the whole cost of the runner and the log for one message: pull, publish, acknowledge.
+// BenchmarkStage measures the whole cost of the runner and the log for one message: pull, publish, acknowledge.
 func BenchmarkStage(b *testing.B) {
 	for name, batch := range map[string]int{"batch=1": 1, "batch=32": 32} {
 		b.Run(name, func(b *testing.B) {

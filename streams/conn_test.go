@@ -70,7 +70,7 @@ func TestAttach(t *testing.T) {
 	}
 }
 
-// The default address is for this user: without the token from the folder nobody gets in.
+// The default address is for this user only: nobody can connect without the token from the folder.
 func TestDefaultAddressAsksForAToken(t *testing.T) {
 	c := openQuick(t)
 	stranger, err := Open(testContext(t), Options{URL: c.URL()})
@@ -118,7 +118,7 @@ func TestOpenErrorsAreClear(t *testing.T) {
 			}
 		})
 	}
-	// A failed start leaves the folder free.
+	// A failed start leaves the folder unlocked.
 	dir := t.TempDir()
 	if _, err := Open(testContext(t), Options{Dir: dir, Listen: taken.Addr().String()}); err == nil {
 		t.Fatal("opened on a taken port")
@@ -185,7 +185,7 @@ func TestTopology(t *testing.T) {
 		}
 	}
 
-	// Higher limits are taken over, lower ones are not: they would discard.
+	// Declare raises limits and never lowers them, because that would discard messages.
 	c.limits.MaxAge *= 2
 	if err := c.Declare(ctx, "r", c.limits); err != nil {
 		t.Fatal(err)
@@ -237,7 +237,7 @@ func TestPublishStoresOnce(t *testing.T) {
 	}
 }
 
-// The streams know their ids also after a restart.
+// The streams remember ids over a restart.
 func TestPublishStoresOnceOverARestart(t *testing.T) {
 	dir := t.TempDir()
 	c, err := Open(testContext(t), Options{Dir: dir})
@@ -258,7 +258,7 @@ func TestPublishStoresOnceOverARestart(t *testing.T) {
 	}
 }
 
-// A folder whose process was killed is opened without a warning: what its server says of an old index is for the log.
+// Opening the folder of a killed process logs no warning: the server's messages about an old index are logged at debug level.
 func TestOpenAfterAKillIsQuiet(t *testing.T) {
 	dir, killed := t.TempDir(), t.TempDir()
 	c, err := Open(testContext(t), Options{Dir: dir})
@@ -330,7 +330,7 @@ func TestPublishToAMissingStream(t *testing.T) {
 	if !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "run r") {
 		t.Errorf("got %v, want ErrNotFound that names the run", err)
 	}
-	// Nor does anything else that a worker does before its run is declared create a stream of it.
+	// Nothing else that a worker does before its run is declared creates one of the run's streams.
 	if err := c.RunStage(testContext(t), generator("r", 1), answer); !errors.Is(err, ErrNotFound) {
 		t.Errorf("a stage: got %v, want ErrNotFound", err)
 	}
@@ -352,7 +352,7 @@ func TestRuns(t *testing.T) {
 	}
 }
 
-// Who works on a server that came back without its store ends, and says what is missing and what to do.
+// When a server restarts without its store, stages and readers end with an error that says what is missing and what to do.
 func TestServerWithoutItsStore(t *testing.T) {
 	c := openQuick(t)
 	publish(t, c, schemas.Prompts, prompt("r", 0, 0))
@@ -382,7 +382,7 @@ func TestServerWithoutItsStore(t *testing.T) {
 	}
 }
 
-// Streams with a message for every pair remember ids for a short time; those of older programs are brought to it.
+// Streams with a message for every pair remember ids for a short time. Declare updates streams of older programs.
 func TestDedupWindow(t *testing.T) {
 	ctx := testContext(t)
 	c := openQuick(t)

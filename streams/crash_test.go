@@ -33,9 +33,9 @@ const (
 	crashPairs = 80
 )
 
-// child is the work of a child process, which the test kills. "stage" runs a stage against the test's server, and asks the
-// test for each message; "up" has the server in it too and also publishes what the stage works on, as a prompter would that
-// starts from the beginning; "suicide" dies of one message, in the middle of a batch. "full" is as on a full disk.
+// child runs in a child process, which the test kills. "stage" runs a stage against the test's server, and asks the test for each
+// message. "up" also runs the server and publishes the stage's input, as a prompter that starts from the beginning does.
+// "suicide" exits at one message in the middle of a batch. "full" simulates a full disk.
 func child(role string) int {
 	ctx := context.Background()
 	if role == "full" {
@@ -44,7 +44,7 @@ func child(role string) int {
 	log := zerolog.New(os.Stderr)
 	options := Options{Dir: os.Getenv(dirEnv), URL: os.Getenv(urlEnv), Limits: durable, Log: log}
 	work := Process(func(ctx context.Context, in []events.Message) []Outcome {
-		for range in { // so that there is a middle to be killed in, and it does not run ahead of who is to kill it
+		for range in { // so that the test can kill it in the middle of a batch
 			_, err := os.Stdout.WriteString(".")
 			if err == nil {
 				_, err = os.Stdin.Read(make([]byte, 1))
@@ -80,8 +80,7 @@ func child(role string) int {
 	return 1
 }
 
-// fillDisk lets no file grow over a limit and publishes until that is felt. It exits with 0 when the error is as it
-// should be.
+// fillDisk limits the size of files and publishes until the limit is reached. It exits with 0 when the error is as expected.
 func fillDisk(ctx context.Context) int {
 	log := zerolog.New(os.Stderr)
 	signal.Ignore(unix.SIGXFSZ) // the write fails instead
@@ -109,7 +108,7 @@ func fillDisk(ctx context.Context) int {
 	return 0
 }
 
-// A disk that takes no more ends publishing with a clear error; with room again, the store goes on with what it has.
+// A full disk ends publishing with a clear error. With free space again, the store continues with what it holds.
 func TestFullDisk(t *testing.T) {
 	dir := t.TempDir()
 	if err := spawn(t, "full", dir, "").Wait(); err != nil {
@@ -166,7 +165,7 @@ func spawn(t *testing.T, role, dir, url string) *exec.Cmd {
 	return cmd
 }
 
-// serve starts a server as a test's own, which other processes can reach.
+// serve starts a server for a test, which other processes can reach.
 func serve(t *testing.T, dir, listen string) *embedded {
 	t.Helper()
 	server, err := startEmbedded(Options{Dir: dir, Listen: listen, Limits: durable.withDefaults(), Log: testLog(t)}, false)
@@ -176,7 +175,7 @@ func serve(t *testing.T, dir, listen string) *embedded {
 	return server
 }
 
-// dial opens the streams of a server elsewhere.
+// dial opens the streams of a server in another process.
 func dial(t *testing.T, url string) *Conn {
 	t.Helper()
 	c, err := Open(testContext(t), Options{URL: url, Limits: durable, Log: testLog(t)})
@@ -187,7 +186,7 @@ func dial(t *testing.T, url string) *Conn {
 	return c
 }
 
-// exactlyOnce asserts that the log holds each of n pairs once.
+// exactlyOnce checks that the log holds each of n pairs once.
 func exactlyOnce(t *testing.T, c *Conn, n int) {
 	t.Helper()
 	got := idsOf(stored(t, c, schemas.Pairs, crashRun))
@@ -232,7 +231,7 @@ func TestKilledWorkersLoseNothing(t *testing.T) {
 	exactlyOnce(t, c, crashPairs)
 }
 
-// The same with the server in the process that is killed.
+// The killed process also runs the server.
 func TestKilledServerLosesNothing(t *testing.T) {
 	dir := t.TempDir()
 	if err := openOnce(t, dir); err != nil {
@@ -243,7 +242,7 @@ func TestKilledServerLosesNothing(t *testing.T) {
 	for have := 0; have < crashPairs*3/4; rounds++ {
 		up := spawn(t, "up", dir, "")
 		for {
-			// Until the child is up there is a moment in which this process would find the folder free.
+			// Before the child has locked the folder, this process would find it unlocked.
 			if _, err := readAddress(dir); err == nil {
 				break
 			}
@@ -260,7 +259,7 @@ func TestKilledServerLosesNothing(t *testing.T) {
 		up.Wait()
 		watcher.Close()
 		have = len(got)
-		if err := os.Remove(dir + "/" + addressFile); err != nil { // left by the killed holder
+		if err := os.Remove(dir + "/" + addressFile); err != nil { // left by the killed process
 			t.Fatal(err)
 		}
 	}
@@ -278,7 +277,7 @@ func TestKilledServerLosesNothing(t *testing.T) {
 	}
 }
 
-// openOnce makes a store with topology.
+// openOnce creates a store with declared streams.
 func openOnce(t *testing.T, dir string) error {
 	c, err := Open(testContext(t), Options{Dir: dir, Limits: durable, Log: testLog(t)})
 	if err != nil {
@@ -290,7 +289,7 @@ func openOnce(t *testing.T, dir string) error {
 	return c.Close()
 }
 
-// A message that kills every process that works on it ends as a dead letter, and takes no other message with it.
+// A message that kills every process that works on it becomes a dead letter. No other message does.
 func TestMessageThatKillsIsPoison(t *testing.T) {
 	server := serve(t, t.TempDir(), "127.0.0.1:0")
 	t.Cleanup(server.stop)
@@ -298,7 +297,7 @@ func TestMessageThatKillsIsPoison(t *testing.T) {
 	if err := c.Declare(testContext(t), crashRun, c.limits); err != nil {
 		t.Fatal(err)
 	}
-	c.limits.MaxDeliver = 1 // as the children's, so that few of them have to die
+	c.limits.MaxDeliver = 1 // the same as in the children, so that few of them have to die
 	const n = 8
 	publish(t, c, schemas.Prompts, promptList(crashRun, 0, n)...)
 	for range 1 + deadlyFactor {
@@ -322,8 +321,8 @@ func TestMessageThatKillsIsPoison(t *testing.T) {
 	}
 }
 
-// restartable starts a server on a port that it finds free again: below those which the system gives to outgoing connections
-// (from 32768 on Linux), among which are those of its own clients.
+// restartable starts a server on a port that is still free when the server restarts: one below the range for outgoing connections
+// (from 32768 on Linux), from which its own clients get their ports.
 func restartable(t *testing.T, dir string) (server *embedded, listen string) {
 	t.Helper()
 	var err error
@@ -338,8 +337,7 @@ func restartable(t *testing.T, dir string) (server *embedded, listen string) {
 	return nil, ""
 }
 
-// The server is stopped and started again, three times, under everything that can be under way: a publisher, a stage, a
-// reader, a collector.
+// The server is stopped and restarted three times while a publisher, a stage and readers work.
 func TestServerRestarts(t *testing.T) {
 	dir := t.TempDir()
 	server, listen := restartable(t, dir)

@@ -11,7 +11,7 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 )
 
-// workersAre waits until a run's workers are as they should be.
+// workersAre waits until a run's workers are as expected.
 func workersAre(t *testing.T, c *Conn, run string, right func([]Worker) bool) []Worker {
 	t.Helper()
 	ctx := testContext(t)
@@ -33,7 +33,7 @@ func oneIs(state string) func([]Worker) bool {
 	return func(w []Worker) bool { return len(w) == 1 && w[0].State == state }
 }
 
-// A worker says what it does and why it does nothing, and is gone when it has ended.
+// A worker reports its state while it runs and is removed from the list when it has ended.
 func TestWorkersSayWhatTheyDo(t *testing.T) {
 	c := openQuick(t)
 	if none, err := c.Workers(testContext(t), "r"); err != nil || len(none) > 0 {
@@ -67,7 +67,7 @@ func TestWorkersSayWhatTheyDo(t *testing.T) {
 	workersAre(t, c, "r", func(w []Worker) bool { return len(w) == 0 })
 }
 
-// A stage that cannot work says what it waits for.
+// A stage that cannot work reports what it waits for.
 func TestWorkersSayWhatTheyWaitFor(t *testing.T) {
 	c := openIn(t, t.TempDir(), Limits{Retry: time.Second})
 	publish(t, c, schemas.Prompts, prompt("r", 0, 0))
@@ -80,7 +80,8 @@ func TestWorkersSayWhatTheyWaitFor(t *testing.T) {
 	}
 }
 
-// A paused stage finishes what it has in hand and rests, over restarts, until it is resumed; others go on.
+// A paused stage finishes the messages that it holds and then rests until it is resumed, also after restarts. Other stages
+// continue.
 func TestPause(t *testing.T) {
 	c := openQuick(t)
 	ctx := testContext(t)
@@ -145,7 +146,7 @@ func TestPause(t *testing.T) {
 	}
 }
 
-// A worker keeps working when the server forgets what it says, and says it again.
+// When the server loses a worker's heartbeat, the worker keeps working and sends it again.
 func TestHeartbeatIsNotNeeded(t *testing.T) {
 	c := openQuick(t)
 	ctx := testContext(t)

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// Hints are coalesced: those that come while the function runs make it run once more.
+// Hints are coalesced: all that arrive while the function runs cause one more call.
 func TestHints(t *testing.T) {
 	c := openQuick(t)
 	ctx, cancel := context.WithCancel(testContext(t))

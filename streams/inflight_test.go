@@ -12,7 +12,7 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 )
 
-// pacedStage is a prompter of 30 prompts an iteration, of which 8 may be ahead of the trainer; of iteration 7 all.
+// pacedStage is a prompter of 30 prompts per iteration, of which 8 may be ahead of the trainer. Iteration 7 has no bound.
 func pacedStage(run string) (Stage, Process) {
 	s := Stage{Name: "prompter", In: schemas.Checkpoints, Run: run, MaxInFlight: func(iteration uint32) int {
 		if iteration == 7 {
@@ -32,8 +32,8 @@ func policyEvent(run string, iteration uint32) *events.Checkpoint {
 	}
 }
 
-// rests waits until the prompter of a run says that it waits for the trainer, which has taken so many pairs, and returns
-// the ids of the prompts that are on the log then.
+// rests waits until the prompter of a run reports back-pressure with the given number of pairs taken by the trainer. It returns
+// the ids of the prompts that the log then holds.
 func rests(t *testing.T, c *Conn, run string, taken int) []string {
 	t.Helper()
 	ctx := testContext(t)
@@ -55,8 +55,8 @@ func rests(t *testing.T, c *Conn, run string, taken int) []string {
 	}
 }
 
-// What is published is what the trainer has taken and no more than MaxInFlight beyond it, over the ends of workers; then the
-// iteration is closed.
+// A stage publishes at most MaxInFlight prompts more than the trainer has taken, also when workers end in between. Then it closes
+// the iteration.
 func TestAhead(t *testing.T) {
 	c := openQuick(t)
 	s, process := pacedStage("r")
@@ -83,7 +83,7 @@ func TestAhead(t *testing.T) {
 	want(8, rests(t, c, "r", 0))
 	taken(5)
 	want(13, rests(t, c, "r", 5))
-	taken(3) // as by a trainer that goes on from an earlier state
+	taken(3) // as from a trainer that resumes from an earlier state
 	taken(6)
 	want(14, rests(t, c, "r", 6))
 	if err := stop(); err != nil {
@@ -91,7 +91,7 @@ func TestAhead(t *testing.T) {
 	}
 	consumerIs(t, c, s, func(unread, unanswered int) bool { return unread+unanswered == 1 }) // given back
 
-	// another worker goes on from what the log has, whatever the server remembers of ids
+	// another worker continues from what the log holds, even when the server has forgotten the ids
 	forget := c.limits
 	forget.DedupWindow = 100 * time.Millisecond
 	declare(t, c, "r", forget)
@@ -122,7 +122,7 @@ func receivedOf(messages []events.Message) []Received {
 	return out
 }
 
-// A stage that waits for the trainer rests when it is paused, and goes on afterwards.
+// A stage that waits for the trainer rests while it is paused, and continues afterwards.
 func TestAheadPaused(t *testing.T) {
 	c := openQuick(t)
 	s, process := pacedStage("r")
@@ -159,7 +159,7 @@ func TestAheadPaused(t *testing.T) {
 	settled(t, c, s)
 }
 
-// A message that waits for the trainer for days outlives any number of workers: it becomes no dead letter.
+// A message that waits for the trainer does not become a dead letter, however many workers end in the meantime.
 func TestAheadOutlivesWorkers(t *testing.T) {
 	c := openQuick(t)
 	s, process := pacedStage("r")
@@ -192,7 +192,7 @@ func TestAheadOutlivesWorkers(t *testing.T) {
 	}
 }
 
-// A stage with MaxInFlight holds one message.
+// A stage with MaxInFlight must have batches of one message.
 func TestAheadTakesNoBatch(t *testing.T) {
 	c := openQuick(t)
 	s, process := pacedStage("r")

@@ -9,10 +9,10 @@ import (
 )
 
 const (
-	// shortTTL is that of leases which are to run out.
+	// shortTTL is the ttl of leases that shall expire.
 	shortTTL = 400 * time.Millisecond
-	// testTTL is that of leases which are renewed, also by a process that the machine gives little time. Somebody else
-	// waits a quarter of it to see that.
+	// testTTL is the ttl of leases that are renewed, long enough for a process on a busy machine. Another process sees the
+	// renewal after a quarter of it.
 	testTTL = 4 * time.Second
 )
 
@@ -47,7 +47,7 @@ func TestLeaseHasOneHolder(t *testing.T) {
 	}
 }
 
-// Of many that want it at once one gets it, and the next when that one gives it up.
+// Of many processes that want a lease, one gets it, and the next one when the first releases it.
 func TestLeaseRace(t *testing.T) {
 	c := openQuick(t)
 	ctx := testContext(t)
@@ -77,7 +77,7 @@ func TestLeaseRace(t *testing.T) {
 	}
 }
 
-// A holder that stopped renewing is taken over after its ttl, and learns that it has lost.
+// The lease of a holder that stops renewing is taken over after its ttl, and the holder learns that it is lost.
 func TestSilentHolderIsTakenOver(t *testing.T) {
 	c := openQuick(t)
 	ctx := testContext(t)
@@ -85,7 +85,7 @@ func TestSilentHolderIsTakenOver(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	silent.cancel() // as a process that hangs: it holds the lease and does not renew it
+	silent.cancel() // like a process that hangs: it holds the lease and does not renew it
 	<-silent.done
 	second, err := c.AcquireLease(ctx, "r", "second", time.Hour)
 	if err != nil {
@@ -109,7 +109,7 @@ func TestSilentHolderIsTakenOver(t *testing.T) {
 	}
 }
 
-// A lease may be released while it is being renewed: the renewal is stored, and its answer comes to nobody.
+// A lease may be released during a renewal, which is stored while its answer is lost.
 func TestReleaseDuringARenewal(t *testing.T) {
 	c := openQuick(t)
 	ctx := testContext(t)
@@ -136,7 +136,7 @@ func TestReleaseDuringARenewal(t *testing.T) {
 	}
 }
 
-// Who cannot reach the server loses the lease before anybody else may have it.
+// A holder that cannot reach the server loses the lease before another process may take it over.
 func TestLeaseIsLostWithTheServer(t *testing.T) {
 	server := serve(t, t.TempDir(), "127.0.0.1:0")
 	c := dial(t, server.address.URL)
@@ -156,7 +156,7 @@ func TestLeaseIsLostWithTheServer(t *testing.T) {
 	}
 }
 
-// After a crash of the process that had server and lease, the next start waits for nobody: the ttl here is an hour.
+// After a crash of the process with the server and the lease, the next start takes the lease at once, with a ttl of an hour.
 func TestLeaseOfADeadProcessIsFreeAtOnce(t *testing.T) {
 	dir := t.TempDir()
 	for _, listen := range []string{"", "127.0.0.1:0"} {

@@ -16,7 +16,7 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 )
 
-// childEnv has a child process run a role of this test binary instead of its tests.
+// childEnv makes a child process run a role of this test binary in place of its tests.
 const childEnv = "LDALIGN_STREAMS_CHILD"
 
 func TestMain(m *testing.M) {
@@ -26,15 +26,14 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// quick are limits under which retries take no time, and the disk is left alone. Who is given little time by the machine keeps
-// its messages all the same. Tests of crashes use durable, under which redeliveries take no time either, and with every
-// message synced as is the default.
+// quick are limits with short retries and without disk sync. AckWait is long, so that a worker on a busy machine keeps its
+// messages. Tests of crashes use durable, with quick redeliveries and every message synced, as is the default.
 var (
 	quick   = Limits{AckWait: 2 * time.Second, MaxDeliver: 3, Retry: 5 * time.Millisecond, Sync: time.Minute}
 	durable = Limits{AckWait: 300 * time.Millisecond, MaxDeliver: quick.MaxDeliver, Retry: quick.Retry}
 )
 
-// patience of a test that waits for something that must happen.
+// patience is how long a test waits for something that must happen.
 const testTimeout = 30 * time.Second
 
 func testContext(t *testing.T) context.Context {
@@ -43,12 +42,12 @@ func testContext(t *testing.T) context.Context {
 	return ctx
 }
 
-// testLog shows what is logged when a test fails.
+// testLog writes warnings and errors to the output of the test.
 func testLog(t *testing.T) zerolog.Logger {
 	return zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel)
 }
 
-// openIn opens embedded streams on a folder, with topology, and closes them when the test ends.
+// openIn opens embedded streams on a folder, declares run r, and closes them when the test ends.
 func openIn(t *testing.T, dir string, limits Limits) *Conn {
 	t.Helper()
 	c, err := Open(testContext(t), Options{Dir: dir, Limits: limits, Log: testLog(t)})
@@ -82,7 +81,7 @@ func declared(t *testing.T, c *Conn, run string) {
 
 func openQuick(t *testing.T) *Conn { return openIn(t, t.TempDir(), quick) }
 
-// prompt is the i-th of an iteration.
+// prompt returns the i-th prompt of an iteration.
 func prompt(run string, iteration uint32, i int) *events.Prompt {
 	name := fmt.Sprintf("p%03d", i)
 	return &events.Prompt{
@@ -99,7 +98,7 @@ func promptList(run string, iteration uint32, n int) []events.Message {
 	return out
 }
 
-// at is the message of a kind that carries a prompt.
+// at returns the message of a kind that carries a prompt.
 func at(kind schemas.Kind, p *events.Prompt) events.Message {
 	switch kind {
 	case schemas.Pairs:
@@ -113,7 +112,7 @@ func at(kind schemas.Kind, p *events.Prompt) events.Message {
 	}
 }
 
-// pairID is the id of the i-th pair of run r.
+// pairID returns the id of the i-th pair of run r.
 func pairID(i int) string { return prompt("r", 0, i).GetPairId() }
 
 func pairOf(p *events.Prompt) *events.Pair {
@@ -156,7 +155,7 @@ func generator(run string, batch int) Stage {
 	return Stage{Name: "generator", In: schemas.Prompts, Run: run, Batch: batch}
 }
 
-// start runs a stage until stop is called, which returns what RunStage did; the test's end calls it too.
+// start runs a stage until stop is called, which returns RunStage's result. The end of the test also calls stop.
 func start(t *testing.T, c *Conn, s Stage, process Process) (stop func() error) {
 	t.Helper()
 	declared(t, c, s.Run)
@@ -196,7 +195,7 @@ func await(t *testing.T, c *Conn, kind schemas.Kind, run string, n int) []Receiv
 	return got
 }
 
-// stored is what the log holds of a kind now.
+// stored returns what the log holds of a kind now.
 func stored(t *testing.T, c *Conn, kind schemas.Kind, run string) []Received {
 	t.Helper()
 	var got []Received
@@ -210,7 +209,7 @@ func stored(t *testing.T, c *Conn, kind schemas.Kind, run string) []Received {
 	return got
 }
 
-// idsOf are the pair ids in the order of the log.
+// idsOf returns the pair ids in the order of the log.
 func idsOf(got []Received) []string {
 	ids := make([]string, len(got))
 	for i, r := range got {
@@ -225,7 +224,7 @@ func settled(t *testing.T, c *Conn, s Stage) {
 	consumerIs(t, c, s, func(unread, unanswered int) bool { return unread == 0 && unanswered == 0 })
 }
 
-// consumerIs waits until the stage's consumer is as it should be.
+// consumerIs waits until the stage's consumer is as expected.
 func consumerIs(t *testing.T, c *Conn, s Stage, right func(unread, unanswered int) bool) {
 	t.Helper()
 	ctx := testContext(t)

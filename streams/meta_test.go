@@ -15,8 +15,8 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 )
 
-// A server that was killed while it wrote a stream's configuration leaves nothing that the next one stumbles over, even one
-// that is started only to be read from. What is damaged stays damaged.
+// A server that was killed while it wrote a stream's configuration does not keep the next one from opening the stream, even one
+// that is started for reading only. Damaged configurations stay damaged.
 func TestKilledWhileWritingAConfiguration(t *testing.T) {
 	write := func(t *testing.T, path, text string, at time.Time) {
 		t.Helper()
@@ -80,7 +80,7 @@ func TestKilledWhileWritingAConfiguration(t *testing.T) {
 	}
 }
 
-// A consumer whose checksum was not written goes on where it was: what its stage has done is not delivered again.
+// A consumer whose checksum was not written keeps its position: the messages that its stage has settled are not delivered again.
 func TestKilledWhileWritingAConsumer(t *testing.T) {
 	dir := t.TempDir()
 	c := openIn(t, dir, quick)

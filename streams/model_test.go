@@ -17,13 +17,13 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 )
 
-// behaviour is what happens when a stage works on a message, the first times.
+// behaviour is what happens in the first tries of a message.
 type behaviour struct {
 	kind  string // of one try
 	times int    // so often; then it succeeds
 }
 
-// fate is what the log must hold of a message in the end: a pair, or a letter with this reason.
+// fate is what the log must hold of a message in the end: a pair, or a dead letter with this reason.
 func (b behaviour) fate(l Limits) string {
 	switch {
 	case b.kind == "reject":
@@ -34,7 +34,7 @@ func (b behaviour) fate(l Limits) string {
 	return "pair"
 }
 
-// script has each message of a run behave as it was drawn, whoever works on it.
+// script makes each message of a run behave as it was drawn, in every worker.
 type script struct {
 	mu    sync.Mutex
 	acts  map[string]behaviour
@@ -103,8 +103,8 @@ func crash(ctx context.Context, c *Conn, s *script, n int, stored bool) error {
 	return errors.Join(err, c.Publish(ctx, schemas.Pairs, pairs...))
 }
 
-// TestRunnerModel draws messages that fail, panic, are rejected or find the stage unable, and workers that come, go and
-// die around their acknowledgement. In the end each message has the one fate that the model gives it.
+// TestRunnerModel draws messages that fail, panic, are rejected or find the stage unable to work, and workers that start, end and
+// die around their acknowledgements. In the end each message has the fate that the model predicts.
 func TestRunnerModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		limits := quick
@@ -184,7 +184,7 @@ func TestRunnerModel(t *testing.T) {
 	})
 }
 
-// fates waits until as many messages have one, and a little for a second one that must not come.
+// fates waits until n messages have a fate, and then a little longer for a second fate that must not come.
 func fates(rt *rapid.T, t *testing.T, c *Conn, n int) map[string]string {
 	got := map[string]string{}
 	giveUp := time.Now().Add(testTimeout)

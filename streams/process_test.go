@@ -54,7 +54,7 @@ func TestMany(t *testing.T) {
 	}
 }
 
-// A stage that forgets a message has not done it.
+// A stage that returns no outcome for a message has not processed it.
 func TestForgottenMessagesAreNotDone(t *testing.T) {
 	c := openQuick(t)
 	publish(t, c, schemas.Prompts, promptList("r", 0, 2)...)

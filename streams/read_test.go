@@ -51,7 +51,7 @@ func TestReadInOrderFromAnywhere(t *testing.T) {
 	}
 }
 
-// A reader whose consumer is taken away goes on where it was.
+// A reader whose consumer is deleted continues where it was.
 func TestFollowSurvivesItsConsumer(t *testing.T) {
 	c := openQuick(t)
 	const n = 3 * scanBatch
@@ -170,7 +170,7 @@ func TestTail(t *testing.T) {
 	}
 }
 
-// Tail since now shows what comes, not what was.
+// Tail since now shows only messages that arrive later.
 func TestTailSince(t *testing.T) {
 	c := openQuick(t)
 	publish(t, c, schemas.Prompts, prompt("r", 0, 0))

@@ -81,7 +81,7 @@ func TestStageAnswersEveryMessageOnce(t *testing.T) {
 	}
 }
 
-// A batch that takes several times AckWait is not delivered to anybody else meanwhile.
+// A batch that takes several times AckWait is not delivered to another worker meanwhile.
 func TestSlowBatchIsNotRedelivered(t *testing.T) {
 	c := openIn(t, t.TempDir(), Limits{AckWait: time.Second, MaxDeliver: 3, Retry: time.Millisecond})
 	const n = 6
@@ -94,7 +94,7 @@ func TestSlowBatchIsNotRedelivered(t *testing.T) {
 			tries[m.ID()]++
 		}
 		mu.Unlock()
-		pause(ctx, 3500*time.Millisecond) // what is tested is work that takes time
+		pause(ctx, 3500*time.Millisecond) // the test is about work that takes time
 		return answer(ctx, in)
 	}
 	start(t, c, generator("r", 3), slow)
@@ -111,7 +111,7 @@ func TestSlowBatchIsNotRedelivered(t *testing.T) {
 	}
 }
 
-// Workers get the batches that they have room for, however many messages are then in hand.
+// Workers get full batches, however many messages all workers then hold.
 func TestFullBatchesInManyHands(t *testing.T) {
 	c := openQuick(t)
 	const workers, batch = 3, 500
@@ -211,7 +211,7 @@ func TestRejectIsADeadLetterAtOnce(t *testing.T) {
 	}
 }
 
-// One message makes every batch panic that it is in. Its neighbours come through, it ends as poison.
+// One message makes each of its batches panic. The other messages are processed, and that one becomes a dead letter as poison.
 func TestPoisonIsFoundSingly(t *testing.T) {
 	c := openQuick(t)
 	const n = 10
@@ -243,7 +243,7 @@ func TestPoisonIsFoundSingly(t *testing.T) {
 	}
 }
 
-// An error for one message of a batch: its last try is made alone.
+// A message that fails in its batch is processed alone in its last try.
 func TestLastTryIsAlone(t *testing.T) {
 	c := openQuick(t)
 	publish(t, c, schemas.Prompts, promptList("r", 0, 4)...)
@@ -329,7 +329,7 @@ func TestOutputsAreChecked(t *testing.T) {
 	}
 }
 
-// Outputs of several kinds are stored kind after kind: what closes an iteration stands after what it closes.
+// Outputs of several kinds are stored kind after kind: the message that closes an iteration comes after the iteration's messages.
 func TestOutputsKeepTheirOrder(t *testing.T) {
 	c := openQuick(t)
 	const n = 600 // more than one window
@@ -358,7 +358,7 @@ func TestOutputsKeepTheirOrder(t *testing.T) {
 	}
 }
 
-// Two processes share a stage; one is stopped in the middle. Nothing is lost and nothing done twice.
+// Two processes share a stage and one is stopped in the middle. No message is lost or processed twice.
 func TestTwoRunnersShareAndOneStops(t *testing.T) {
 	dir := t.TempDir()
 	c := openIn(t, dir, quick)
@@ -407,7 +407,7 @@ func TestTwoRunnersShareAndOneStops(t *testing.T) {
 	}
 }
 
-// Told to end while it works, a stage finishes the batch, publishes and acknowledges it.
+// A stage that is told to end while it works finishes the batch, publishes its outputs and acknowledges it.
 func TestStopFinishesTheBatch(t *testing.T) {
 	c := openQuick(t)
 	publish(t, c, schemas.Prompts, promptList("r", 0, 8)...)
@@ -440,7 +440,7 @@ func TestStopFinishesTheBatch(t *testing.T) {
 	}
 }
 
-// Work that outlasts its grace is given back at once, and counts as no try, however often that happens.
+// Work that outlasts its grace is given back at once. It never counts as a try.
 func TestStopGivesBackWhatTakesTooLong(t *testing.T) {
 	c := openIn(t, t.TempDir(), Limits{AckWait: time.Hour, MaxDeliver: 1})
 	publish(t, c, schemas.Prompts, promptList("r", 0, 4)...)
@@ -462,7 +462,7 @@ func TestStopGivesBackWhatTakesTooLong(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// AckWait is an hour: only what was given back can come again.
+	// AckWait is an hour: only messages that were given back can be delivered again.
 	start(t, c, generator("r", 4), answer)
 	await(t, c, schemas.Pairs, "r", 4)
 	if letters := stored(t, c, schemas.DeadLetters, "r"); len(letters) != 0 {
@@ -480,14 +480,14 @@ func TestDeletedConsumerComesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	publish(t, c, schemas.Prompts, promptList("r", 0, 6)...)
-	await(t, c, schemas.Pairs, "r", 6) // the new consumer reads from the start; what was done is not stored again
+	await(t, c, schemas.Pairs, "r", 6) // the new consumer reads from the start; existing outputs are not stored again
 	settled(t, c, s)
 	if got := len(stored(t, c, schemas.Pairs, "r")); got != 6 {
 		t.Errorf("%d pairs, want 6", got)
 	}
 }
 
-// A full output stream ends the stage with a clear error, and nothing is lost: with more room it goes on.
+// A full output stream ends the stage with a clear error. Nothing is lost, and with more room the stage continues.
 func TestFullStreamEndsTheStage(t *testing.T) {
 	dir := t.TempDir()
 	const n, room = 20, 4 * MaxMessage
@@ -548,8 +548,8 @@ func TestBadStagesAreRefused(t *testing.T) {
 	}
 }
 
-// A stage that cannot work for a reason that is not the messages' keeps them and makes no dead letters, however often it
-// fails; one that will not get well ends and gives them back.
+// A stage that is unable to work keeps its messages and makes no dead letters, however often it fails. When the cause is
+// permanent, it gives its messages back and ends.
 func TestUnavailableStageLosesNothing(t *testing.T) {
 	c := openIn(t, t.TempDir(), Limits{MaxDeliver: 2, Retry: time.Millisecond})
 	const n, failing = 6, 12
@@ -584,8 +584,8 @@ func TestUnavailableStageLosesNothing(t *testing.T) {
 	}
 }
 
-// A stage that refills takes what is there while it works, up to its bound; each message has its own fate, and what it
-// has not taken is another's.
+// A Refilling takes available messages while it works, up to Refill. Each message has its own outcome, and messages that it does
+// not take go to other workers.
 func TestRefilling(t *testing.T) {
 	c := openQuick(t)
 	const n = 12
@@ -612,7 +612,7 @@ func TestRefilling(t *testing.T) {
 				out[len(out)-1] = Outcome{Err: &schemas.Reject{Reason: schemas.ReasonInvalid, Err: errFlaky}}
 			}
 			if len(sizes) == 1 {
-				return out[:1] // the batch and its refill have failed: they come one by one
+				return out[:1] // the batch and its refill have failed: they are processed one by one
 			}
 			return out
 		})
@@ -631,7 +631,7 @@ func TestRefilling(t *testing.T) {
 	}
 }
 
-// Limits that no result rests on may change between two starts.
+// Limits that do not affect results may change between two starts.
 func TestAckWaitChangesBetweenStarts(t *testing.T) {
 	dir := t.TempDir()
 	for i, wait := range []time.Duration{300 * time.Millisecond, 700 * time.Millisecond, 200 * time.Millisecond} {

@@ -20,7 +20,7 @@ import (
 	"github.com/ldalign/ldalign/streams"
 )
 
-// scoredLedger audits the log alone of a run that trains on scored pairs.
+// scoredLedger audits a run that trains on scored pairs, without a trainer's record.
 var scoredLedger = AuditOptions{Iteration: streams.AllIterations, Source: schemas.Scored, Names: -1}
 
 // ledgerOf is scoredLedger with the trainer's records, one for each iteration from 0.
@@ -40,7 +40,7 @@ func ledgerOf(records ...Record) AuditOptions {
 	return o
 }
 
-// Whatever happened to the pairs of a run, each has one fate, and the ledger equals the model.
+// Whatever happened to the pairs of a run, each has one fate, and the balances equal the model's.
 func TestAuditProperty(t *testing.T) {
 	c := openIn(t, t.TempDir(), streams.Limits{Sync: time.Minute})
 	run := 0
@@ -111,7 +111,7 @@ func TestAuditProperty(t *testing.T) {
 		for _, kind := range slices.Sorted(maps.Keys(batch)) {
 			publish(t, c, kind, batch[kind]...)
 		}
-		for i, p := range again { // past the window within which the stream knows its ids
+		for i, p := range again { // as after the time in which the stream remembers ids
 			id := fmt.Sprintf("prompts:%s#late%d", p.GetPairId(), i)
 			foreign(t, c, schemas.Prompts, name, p.GetIteration(), id, marshal(t, p))
 		}
@@ -130,7 +130,7 @@ func TestAuditProperty(t *testing.T) {
 	})
 }
 
-// withoutTexts drops the sentences of findings.
+// withoutTexts removes the texts of findings.
 func withoutTexts(balances []Balance) []Balance {
 	for _, b := range balances {
 		for i := range b.Findings {
@@ -140,7 +140,7 @@ func withoutTexts(balances []Balance) []Balance {
 	return balances
 }
 
-// at is the form in which a pair travels on a stream.
+// at returns the message of a kind for a pair.
 func at(kind schemas.Kind, p *events.Prompt) events.Message {
 	switch kind {
 	case schemas.Pairs:
@@ -154,7 +154,7 @@ func at(kind schemas.Kind, p *events.Prompt) events.Message {
 	}
 }
 
-// publishAll puts the i-th pairs of iteration 0 on the given streams.
+// publishAll publishes the given pairs of iteration 0 on the given streams.
 func publishAll(t *testing.T, c *streams.Conn, kinds []schemas.Kind, which ...int) {
 	t.Helper()
 	for _, kind := range kinds {
@@ -252,14 +252,14 @@ func TestAuditOfTheRecord(t *testing.T) {
 			}
 		})
 	}
-	// what comes when the iteration has been trained is skipped
+	// a pair that arrives after its iteration was trained is skipped
 	publishAll(t, c, schemas.PairKinds(), 5)
 	b := auditOne(t, c, ledgerOf(good))
 	want := []Finding{{Code: FoundMissing, Stream: schemas.Prompts, Count: 1}}
 	if diff := gocmp.Diff(want, b.Findings); diff != "" || !slices.Equal(b.Skipped, []ReasonCount{{skippedLate, 1}}) {
 		t.Errorf("late: %+v (-want +got):\n%s", b, diff)
 	}
-	// the iteration before may be mixed in
+	// pairs of the previous iteration may be mixed in
 	publish(t, c, schemas.Prompts, prompt("r", 1, 0))
 	publish(t, c, schemas.Pairs, pairOf(prompt("r", 1, 0)))
 	publish(t, c, schemas.Encoded, at(schemas.Encoded, prompt("r", 1, 0)))
@@ -271,7 +271,7 @@ func TestAuditOfTheRecord(t *testing.T) {
 	}
 }
 
-// loose makes the stream of a kind like the real one, but for messages that can be removed from its middle.
+// loose creates the stream of a kind from which messages can be removed in the middle.
 func loose(t *testing.T, c *streams.Conn, kind schemas.Kind) {
 	t.Helper()
 	js, name := raw(t, c), streams.StreamName(kind, "r")
@@ -289,8 +289,8 @@ func loose(t *testing.T, c *streams.Conn, kind schemas.Kind) {
 	}
 }
 
-// A message that a stage acknowledged and of which nothing came is lost, not in flight; a message that is missing in the
-// middle of a log is a gap; what retention has removed is neither.
+// A message that a stage acknowledged without an output or a dead letter is lost, not in flight. A message that is missing in the
+// middle of a log is a gap. Messages that retention has removed are neither.
 func TestAuditTellsLossFromRetention(t *testing.T) {
 	c := openQuick(t)
 	loose(t, c, schemas.Prompts)
@@ -318,7 +318,7 @@ func TestAuditTellsLossFromRetention(t *testing.T) {
 	}
 	remove(schemas.Pairs, 2)   // pair 1 is lost: its prompt was acknowledged
 	remove(schemas.Prompts, 5) // a hole before pair 4
-	remove(schemas.Prompts, 1) // the oldest: as retention does
+	remove(schemas.Prompts, 1) // the oldest, like retention
 	pairs := AuditOptions{Iteration: 0, Source: schemas.Pairs}
 	b := auditOne(t, c, pairs)
 	want := []Finding{
@@ -331,7 +331,7 @@ func TestAuditTellsLossFromRetention(t *testing.T) {
 	}
 }
 
-// While a stage works, no pair is ever said to be lost, missing or from nowhere.
+// While a stage works, an audit never reports a pair as lost, missing or unknown.
 func TestAuditBesideWork(t *testing.T) {
 	c := openQuick(t)
 	const n = 300
@@ -396,8 +396,8 @@ func TestDrop(t *testing.T) {
 	}
 }
 
-// What another program has put on the streams, and a stage has buried, is none of the iteration's pairs: the sum holds
-// without it. What the trainer says that it skipped must be in the log.
+// Dead letters of messages that another program has put on the streams do not count as pairs of the iteration, and the sum holds
+// without them. Pairs that the trainer has skipped must be in the log.
 func TestAuditOfLettersThatNobodyAskedFor(t *testing.T) {
 	c := openQuick(t)
 	const n = 3
@@ -423,7 +423,7 @@ func TestAuditOfLettersThatNobodyAskedFor(t *testing.T) {
 	}
 }
 
-// A letter outlives the prompt that retention has removed: its pair is dead and was asked for.
+// When retention removes a prompt whose pair has a dead letter, the pair still counts as dead and as one of the iteration.
 func TestAuditOfALetterWhosePromptIsRemoved(t *testing.T) {
 	c := openQuick(t)
 	publish(t, c, schemas.Control, closedAt("r", 0, 2))
@@ -446,8 +446,7 @@ func TestAuditOfALetterWhosePromptIsRemoved(t *testing.T) {
 	}
 }
 
-// A log that has lost all messages of an iteration which was announced does not balance, and an iteration that is only named
-// by other control messages is none.
+// A log that has lost all messages of an announced iteration does not balance. Control messages alone do not make an iteration.
 func TestAuditOfAnIterationThatIsGone(t *testing.T) {
 	c := openQuick(t)
 	publish(t, c, schemas.Control, closedAt("r", 0, 4), &events.Control{Schema: 1, Run: "r", Iteration: 1, Kind: "finished"})

@@ -12,14 +12,14 @@ import (
 	"github.com/ldalign/ldalign/streams"
 )
 
-// badInput is what a stream may hold that is no message to work with, with the reason of its dead letter.
+// badInput lists entries that cannot be processed, with the reasons of their dead letters.
 type badInput struct {
 	name, reason string
 	subject      string
 	data         []byte
 }
 
-// badScored are scored pairs that are none, each under its own pair.
+// badScored lists invalid scored pairs, each with its own pair id.
 func badScored(t *testing.T) []badInput {
 	t.Helper()
 	spoilt := func(i int, spoil func(s *events.Scored)) []byte {
@@ -46,7 +46,7 @@ func badScored(t *testing.T) []badInput {
 	}
 }
 
-// reasonsOf are the reasons of a run's dead letters by pair.
+// reasonsOf returns the reasons of a run's dead letters by pair.
 func reasonsOf(t *testing.T, c *streams.Conn) map[string]string {
 	t.Helper()
 	out := map[string]string{}
@@ -60,7 +60,7 @@ func reasonsOf(t *testing.T, c *streams.Conn) map[string]string {
 	return out
 }
 
-// The trainer's side: what cannot be trained on is a dead letter, and the iteration completes without it.
+// Messages that the trainer cannot use become dead letters, and the iteration completes without them.
 func TestCollectBuriesBadInput(t *testing.T) {
 	c := openQuick(t)
 	bad := badScored(t)
@@ -71,7 +71,7 @@ func TestCollectBuriesBadInput(t *testing.T) {
 		put(t, c, schemas.Scored, i, b.data)
 	}
 	publish(t, c, schemas.Scored, scoredOf(prompt("r", 0, n)))
-	for range 2 { // again, as a trainer that goes on does
+	for range 2 { // twice, like a trainer that resumes
 		got, err := Collect(testContext(t), c, schemas.Scored, "r", 0, nil)
 		if err != nil || got.Dead != n || len(got.Messages) != 1 {
 			t.Fatalf("%d messages, %d dead, %v", len(got.Messages), got.Dead, err)
@@ -91,7 +91,7 @@ func TestCollectBuriesBadInput(t *testing.T) {
 	}
 }
 
-// What reads the policy out of a message's bytes agrees with what decodes all of them, and survives any bytes.
+// policyOf agrees with decoding the whole message, and accepts any bytes.
 func FuzzPolicyOf(f *testing.F) {
 	for _, kind := range schemas.PairKinds() {
 		data, err := proto.Marshal(at(kind, prompt("r", 0, 1)))

@@ -10,8 +10,8 @@ import (
 	"github.com/ldalign/ldalign/streams"
 )
 
-// A deleted run leaves nothing, its neighbours stay whole, and a run of its name may begin at once, although the server
-// still remembers its ids: nothing of the new run is taken for a repetition.
+// A deleted run leaves nothing behind, and other runs stay complete. A new run of the same name may begin at once: the server
+// does not take its messages for repetitions of the old ones.
 func TestDeleteRun(t *testing.T) {
 	dir := t.TempDir()
 	c := openIn(t, dir, quick)
@@ -59,7 +59,7 @@ func TestDeleteRun(t *testing.T) {
 	if got := stored(t, c, schemas.Prompts, "other"); len(got) != n {
 		t.Errorf("the other run has %d prompts", len(got))
 	}
-	// a connection of another process, which knew the old run
+	// a connection of another process, which has used the old run
 	other, err := streams.Attach(ctx, dir, streams.Options{Limits: quick, Log: testLog(t)})
 	if err != nil {
 		t.Fatal(err)
@@ -75,7 +75,7 @@ func TestDeleteRun(t *testing.T) {
 	}
 	slices.Sort(wantIDs)
 	for incarnation := range 3 {
-		for _, by := range []*streams.Conn{c, other, c} { // again what is there is stored once
+		for _, by := range []*streams.Conn{c, other, c} { // messages that exist are stored once
 			publish(t, by, schemas.Prompts, promptList("r", 0, n)...)
 			publish(t, by, schemas.Control, closedAt("r", 0, n))
 		}

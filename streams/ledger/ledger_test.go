@@ -14,7 +14,7 @@ import (
 	"github.com/ldalign/ldalign/streams"
 )
 
-// letterFor is the dead letter of a prompt, as a stage would write it.
+// letterFor returns the dead letter of a prompt, as a stage would write it.
 func letterFor(p *events.Prompt, seq uint64, reason string) *events.DeadLetter {
 	return &events.DeadLetter{
 		Schema: 1, Run: p.GetRun(), Iteration: p.GetIteration(), Stage: "generator", Reason: reason,
@@ -58,7 +58,7 @@ func TestCollectWaitsUntilComplete(t *testing.T) {
 	}
 }
 
-// Duplicates count once, dead letters count, a letter whose pair came through all the same does not.
+// Duplicates count once. Dead letters count, unless their pair has arrived.
 func TestCollectCountsPairs(t *testing.T) {
 	c := openQuick(t)
 	const n = 6
@@ -69,7 +69,7 @@ func TestCollectCountsPairs(t *testing.T) {
 	again := marshal(t, scoredOf(prompt("r", 0, 1)))
 	foreign(t, c, schemas.Scored, "r", 0, "forgotten", again)
 	publish(t, c, schemas.DeadLetters,
-		letterFor(prompt("r", 0, 2), 3, "poison"), // scored all the same
+		letterFor(prompt("r", 0, 2), 3, "poison"), // scored despite its dead letter
 		letterFor(prompt("r", 0, 4), 5, "too_long"),
 		letterFor(prompt("r", 0, 5), 6, "empty"),
 		letterFor(prompt("r", 0, 5), 7, "empty"), // the same pair, another delivery
@@ -84,7 +84,7 @@ func TestCollectCountsPairs(t *testing.T) {
 	}
 }
 
-// A letter that is redriven after it was counted counts no longer.
+// A dead letter that is redriven after it was counted no longer counts.
 func TestCollectWaitsForWhatIsRedriven(t *testing.T) {
 	c := openQuick(t)
 	late := prompt("r", 0, 1)
@@ -126,7 +126,7 @@ func TestCollectRefusesTooMany(t *testing.T) {
 	}
 }
 
-// An iteration of nothing is complete when it is closed.
+// An iteration without pairs is complete when it is closed.
 func TestCollectOfNothing(t *testing.T) {
 	c := openQuick(t)
 	publish(t, c, schemas.Control, closedAt("r", 0, 0))
@@ -136,7 +136,7 @@ func TestCollectOfNothing(t *testing.T) {
 	}
 }
 
-// A dead letter is listed, shown and redriven; its pair is in flight again, comes through, and counts once.
+// A dead letter is listed, shown and redriven. Its pair is then in flight again, arrives, and counts once.
 func TestRedrive(t *testing.T) {
 	c := openQuick(t)
 	ctx := testContext(t)
@@ -188,7 +188,7 @@ func TestRedrive(t *testing.T) {
 	if b.DeadTotal() != 1 || b.InFlight != 4 || b.Duplicates != 0 {
 		t.Errorf("while it is in flight: %+v", b)
 	}
-	// It is collected when it has come through, not before.
+	// It is collected only after it has arrived.
 	restarted := false
 	got, err := Collect(ctx, c, schemas.Pairs, "r", 0, func(have, total int) {
 		if have == n-1 && total == n && !restarted {
@@ -212,7 +212,7 @@ func TestRedrive(t *testing.T) {
 	}
 }
 
-// A dead letter whose message dies again has a new letter; the old one does not count beside it.
+// A redriven message that becomes a dead letter again has a new letter, and the old one no longer counts.
 func TestRedrivenMessageMayDieAgain(t *testing.T) {
 	c := openQuick(t)
 	publish(t, c, schemas.Prompts, prompt("r", 0, 0))
@@ -234,7 +234,7 @@ func TestRedrivenMessageMayDieAgain(t *testing.T) {
 	}
 }
 
-// Dead letters of what another program has put on the streams stand for no pair: the iteration waits for its own.
+// Dead letters of messages of another program do not count as pairs: the iteration waits for its own pairs.
 func TestCollectWaitsForThePairsThatAreAskedFor(t *testing.T) {
 	const n = 3
 	for name, foreign := range map[string]func(t *testing.T, c *streams.Conn){
@@ -262,7 +262,7 @@ func TestCollectWaitsForThePairsThatAreAskedFor(t *testing.T) {
 				case total == 0 && have > n-1 && !closed:
 					closed = true
 					publish(t, c, schemas.Control, closedAt("r", 0, n))
-				case total > 0 && have < total && !last: // it has looked, and waits
+				case total > 0 && have < total && !last: // it has read the log, and waits
 					last = true
 					publish(t, c, schemas.Scored, scoredOf(prompt("r", 0, 2)))
 				}
@@ -274,7 +274,7 @@ func TestCollectWaitsForThePairsThatAreAskedFor(t *testing.T) {
 	}
 }
 
-// A stage's letter of a message that this program has not published names no pair, whatever the message says.
+// The dead letter of a message that this program has not published names no pair, whatever the message says.
 func TestLetterOfAForeignMessageNamesNoPair(t *testing.T) {
 	c := openQuick(t)
 	foreign(t, c, schemas.Prompts, "r", 0, "", marshal(t, prompt("r", 0, 7)))

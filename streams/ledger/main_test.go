@@ -22,10 +22,10 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// quick are limits under which retries take no time, and the disk is left alone.
+// quick are limits with short retries and without disk sync.
 var quick = streams.Limits{AckWait: 2 * time.Second, MaxDeliver: 3, Retry: 5 * time.Millisecond, Sync: time.Minute}
 
-// patience of a test that waits for something that must happen.
+// patience is how long a test waits for something that must happen.
 const testTimeout = 30 * time.Second
 
 func testContext(t *testing.T) context.Context {
@@ -34,12 +34,12 @@ func testContext(t *testing.T) context.Context {
 	return ctx
 }
 
-// testLog shows what is logged when a test fails.
+// testLog writes warnings and errors to the output of the test.
 func testLog(t *testing.T) zerolog.Logger {
 	return zerolog.New(zerolog.NewTestWriter(t)).Level(zerolog.WarnLevel)
 }
 
-// openIn opens embedded streams on a folder, with topology, and closes them when the test ends.
+// openIn opens embedded streams on a folder, declares run r, and closes them when the test ends.
 func openIn(t *testing.T, dir string, limits streams.Limits) *streams.Conn {
 	t.Helper()
 	c, err := streams.Open(testContext(t), streams.Options{Dir: dir, Listen: "127.0.0.1:0", Limits: limits, Log: testLog(t)})
@@ -73,7 +73,7 @@ func declared(t *testing.T, c *streams.Conn, run string) {
 
 func openQuick(t *testing.T) *streams.Conn { return openIn(t, t.TempDir(), quick) }
 
-// prompt is the i-th of an iteration.
+// prompt returns the i-th prompt of an iteration.
 func prompt(run string, iteration uint32, i int) *events.Prompt {
 	name := fmt.Sprintf("p%03d", i)
 	return &events.Prompt{
@@ -130,7 +130,7 @@ func generator(run string, batch int) streams.Stage {
 	return streams.Stage{Name: "generator", In: schemas.Prompts, Run: run, Batch: batch}
 }
 
-// start runs a stage until stop is called, which returns what RunStage did; the test's end calls it too.
+// start runs a stage until stop is called, which returns RunStage's result. The end of the test also calls stop.
 func start(t *testing.T, c *streams.Conn, s streams.Stage, process streams.Process) (stop func() error) {
 	t.Helper()
 	declared(t, c, s.Run)
@@ -170,7 +170,7 @@ func await(t *testing.T, c *streams.Conn, kind schemas.Kind, run string, n int) 
 	return got
 }
 
-// stored is what the log holds of a kind now.
+// stored returns what the log holds of a kind now.
 func stored(t *testing.T, c *streams.Conn, kind schemas.Kind, run string) []streams.Received {
 	t.Helper()
 	var got []streams.Received
@@ -184,7 +184,7 @@ func stored(t *testing.T, c *streams.Conn, kind schemas.Kind, run string) []stre
 	return got
 }
 
-// idsOf are the pair ids in the order of the log.
+// idsOf returns the pair ids in the order of the log.
 func idsOf(got []streams.Received) []string {
 	ids := make([]string, len(got))
 	for i, r := range got {

@@ -27,8 +27,8 @@ func moveRun(t *testing.T, from, to *streams.Conn, run string) {
 	}
 }
 
-// A restored log has every message at its place: behind a beginning that is gone, and around messages that retention has
-// removed, so that a source which was chosen before names the same messages, and a stage goes on where it was.
+// A restored log has every message at its old position, also when retention has removed messages at the beginning or in between.
+// So a source that was chosen before the backup names the same messages, and a stage continues where it was.
 func TestRestoreKeepsPlaces(t *testing.T) {
 	ctx := testContext(t)
 	const n = 5
@@ -77,7 +77,7 @@ func TestRestoreKeepsPlaces(t *testing.T) {
 	}
 }
 
-// One run's limits are its own: it fills its own log, and what another declares changes nothing of it.
+// Each run has its own limits: it fills only its own log, and the declaration of another run does not change it.
 func TestRunsAreApart(t *testing.T) {
 	ctx := testContext(t)
 	c := openQuick(t)

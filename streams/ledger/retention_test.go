@@ -9,8 +9,8 @@ import (
 	"github.com/ldalign/ldalign/streams"
 )
 
-// What retention has removed of a finished iteration is counted apart by an audit, refused by who wants to read it, and no
-// hole; other iterations, other runs and letters stay.
+// An audit counts the messages that retention has removed separately, and does not report holes. Reading the iteration as a
+// source fails. Other iterations, other runs and dead letters stay.
 func TestExpire(t *testing.T) {
 	dir := t.TempDir()
 	c := openIn(t, dir, quick)
@@ -39,7 +39,7 @@ func TestExpire(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// a stage that has not settled all holds its messages
+	// messages that a stage has not settled count as unsettled
 	s := generator("r", n)
 	if ok, err := Settled(ctx, c, schemas.Prompts, "r", 0); err != nil || !ok {
 		t.Errorf("without a stage: %v, %v", ok, err)
@@ -59,7 +59,7 @@ func TestExpire(t *testing.T) {
 		t.Errorf("after its stage: %v, %v", ok, err)
 	}
 
-	// all kinds but one that somebody reads
+	// all kinds except one that is still read
 	for again := range 2 { // repeated it removes nothing
 		got, err := Expire(ctx, c, "r", 0, []schemas.Kind{schemas.Prompts, schemas.Encoded, schemas.Scored}, "a test")
 		if err != nil || got != uint64((1-again)*(n+2*(n-1))) {

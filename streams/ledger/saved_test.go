@@ -12,8 +12,8 @@ import (
 	"github.com/ldalign/ldalign/streams"
 )
 
-// FuzzSaved: whatever stands in a file of a backup's messages, it is read or refused as a bad backup. What is read can be
-// restored elsewhere, and renamed, as often as one likes, into messages that can be read.
+// FuzzSaved checks that any file is either read as a backup's messages or refused with ErrBackup. What is read can be restored,
+// and renamed any number of times into messages that can be read.
 func FuzzSaved(f *testing.F) {
 	messages := map[schemas.Kind]events.Message{
 		schemas.Control:     closedAt("r", 0, 1),

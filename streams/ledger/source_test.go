@@ -16,7 +16,7 @@ import (
 	"github.com/ldalign/ldalign/streams"
 )
 
-// filled is a run "r" with n prompts and pairs in each of two iterations, which are closed, among another run's messages.
+// filled publishes a run "r" of two closed iterations, each with n prompts and pairs, among messages of another run.
 func filled(t *testing.T, c *streams.Conn, n int) {
 	t.Helper()
 	for i := range uint32(2) {
@@ -52,7 +52,7 @@ func TestSurvey(t *testing.T) {
 			t.Errorf("%s: got %v, want %q", bad.name, err, bad.says)
 		}
 	}
-	// dead letters account for what is not there
+	// missing pairs have dead letters
 	publish(t, c, schemas.Scored, scoredOf(prompt("r", 0, 0)))
 	for k := 1; k < 5; k++ {
 		publish(t, c, schemas.DeadLetters, letterFor(prompt("r", 0, k), uint64(k+1), schemas.ReasonTooLong))
@@ -84,8 +84,8 @@ func TestRecall(t *testing.T) {
 	}
 }
 
-// What stands in a source's log and is no message counts as a pair of it, and is a dead letter of the run that reads it: it is
-// neither missing, nor the source's.
+// An undecodable entry in a source's log counts as one of the source's pairs, and becomes a dead letter of the run that reads the
+// source. It is not missing, and the source gets no dead letter.
 func TestRecallBuriesBadInput(t *testing.T) {
 	c := openQuick(t)
 	const n = 3
@@ -122,7 +122,7 @@ func TestRecallBuriesBadInput(t *testing.T) {
 	}
 }
 
-// TestTrimmedLog: what retention has taken from a log's beginning is refused, with the sequences that are gone.
+// TestTrimmedLog checks that a source whose beginning retention has removed is refused, with the missing sequences.
 func TestTrimmedLog(t *testing.T) {
 	c := openQuick(t)
 	filled(t, c, 5)
@@ -146,7 +146,7 @@ func TestTrimmedLog(t *testing.T) {
 	}
 }
 
-// encoded is what an encoder makes of a pair.
+// encoded returns the output of an encoder for a pair.
 func encoded(_ context.Context, in []events.Message) []streams.Outcome {
 	out := make([]streams.Outcome, len(in))
 	for i, m := range in {
@@ -160,8 +160,8 @@ func encoded(_ context.Context, in []events.Message) []streams.Outcome {
 	return out
 }
 
-// TestStageWithASource: a stage adopts another run's messages up to the source's end, under their ids, and writes to its
-// own run only; what it gives up can be redriven there.
+// TestStageWithASource checks that a stage adopts another run's messages up to the source's end, under their ids, and writes only
+// to its own run. Its dead letters can be redriven there.
 func TestStageWithASource(t *testing.T) {
 	c := openQuick(t)
 	const n = 6
@@ -201,7 +201,7 @@ func TestStageWithASource(t *testing.T) {
 	if err != nil || len(letters) != 1 || letters[0].GetPairId() != pairID(2) || letters[0].GetSubject() != "ldalign.pairs.again.0" {
 		t.Fatalf("letters %v, %v", letters, err)
 	}
-	// mended and redriven, it is worked on; the source is as it was
+	// after the cause is fixed, the redriven message is processed; the source is unchanged
 	if err := Redrive(testContext(t), c, "again", letters[0].Seq); err != nil {
 		t.Fatal(err)
 	}
@@ -224,7 +224,7 @@ func TestStageWithASource(t *testing.T) {
 	}
 }
 
-// TestAuditOfAReplay counts against what the source gave, and finds what of that came to nothing.
+// TestAuditOfAReplay checks that an audit counts the source's pairs and finds those that are lost.
 func TestAuditOfAReplay(t *testing.T) {
 	c := openQuick(t)
 	for k := range 3 {

@@ -12,7 +12,7 @@ import (
 	"github.com/ldalign/ldalign/streams"
 )
 
-// A stream that fills says so at four fifths, refuses what is more without losing what it has, and goes on when it has room.
+// A stream is nearly full at four fifths. A full one refuses more messages without losing any, and continues when it has room.
 func TestAFullStream(t *testing.T) {
 	dir := t.TempDir()
 	small := streams.Limits{MaxBytes: 1 << 20, Sync: time.Minute}
@@ -53,7 +53,7 @@ func TestAFullStream(t *testing.T) {
 	}
 }
 
-// Stages are listed with what lies before them and who works on it.
+// Stages are listed with their unsettled messages and their workers.
 func TestStages(t *testing.T) {
 	c := openQuick(t)
 	publish(t, c, schemas.Prompts, promptList("r", 0, 3)...)

@@ -15,18 +15,18 @@ import (
 	"github.com/ldalign/ldalign/streams"
 )
 
-// forgetful are limits under which the streams know an id for as short a time as a server can.
+// forgetful are limits with the shortest time for which a server can remember ids.
 var forgetful = func() streams.Limits {
 	l := quick
 	l.DedupWindow = 100 * time.Millisecond
 	return l
 }()
 
-// wrongLastID is the server's answer to a message that does not come behind that of the id that it names.
+// wrongLastID is the server's answer to a message whose expected last id is not the stream's last id.
 const wrongLastID jetstream.ErrorCode = 10070
 
-// forgotten waits until run r's stream of a kind has forgotten the ids of all that it holds. It asks with a message of the newest
-// id that the stream refuses to store: one that it knows is a duplicate, one that it does not know comes behind another than it says.
+// forgotten waits until run r's stream of a kind has forgotten the ids of its messages. It publishes the newest id with a wrong
+// expected last id, so that nothing is stored: the server answers that it is a duplicate, or, once forgotten, wrongLastID.
 func forgotten(t *testing.T, c *streams.Conn, kind schemas.Kind) {
 	t.Helper()
 	ctx := testContext(t)
@@ -49,7 +49,7 @@ func forgotten(t *testing.T, c *streams.Conn, kind schemas.Kind) {
 	}
 }
 
-// distanced is what the distance stage makes of an encoded pair.
+// distanced returns the output of the distance stage for an encoded pair.
 func distanced(_ context.Context, in []events.Message) []streams.Outcome {
 	out := make([]streams.Outcome, len(in))
 	for i, m := range in {
@@ -58,8 +58,8 @@ func distanced(_ context.Context, in []events.Message) []streams.Outcome {
 	return out
 }
 
-// Exactly once does not hang on the window: with pairs stored again on all four streams, some twice, before, between and
-// behind their first copies, while stages work and after them, every reader has each pair once.
+// Exactly-once reading does not depend on the deduplication window. Pairs are stored again on all four streams, some twice, at
+// various places, while stages work and afterwards, and every reader still gets each pair once.
 func TestWhatIsStoredAgainCountsOnce(t *testing.T) {
 	ctx := testContext(t)
 	c := openIn(t, t.TempDir(), forgetful)
@@ -71,7 +71,7 @@ func TestWhatIsStoredAgainCountsOnce(t *testing.T) {
 			publish(t, c, kind, at(kind, prompt("r", 0, draw.IntN(below))))
 		}
 	}
-	// half of the prompts come, are answered, and come again before the others
+	// half of the prompts are published, answered, and published again before the others
 	publish(t, c, schemas.Prompts, promptList("r", 0, n/2)...)
 	chain := []streams.Stage{generator("r", 3), {Name: "encoder", In: schemas.Pairs, Run: "r"}, {Name: "distance", In: schemas.Encoded, Run: "r"}}
 	for i, work := range []streams.Process{answer, encoded, distanced} {
@@ -155,14 +155,14 @@ func TestWhatIsStoredAgainCountsOnce(t *testing.T) {
 		t.Errorf("audit: %+v", b)
 	}
 
-	// a replay's stage works on each copy, and its output is the same pair
+	// a replay's stage processes each copy, and its output is the same pair
 	replaying := streams.Stage{Name: "distance", In: schemas.Scored, Run: "replay", Iterations: []uint32{0}, Source: &chosen}
 	start(t, c, replaying, distanced)
 	settled(t, c, replaying)
 	publish(t, c, schemas.Control, closedAt("replay", 0, n))
 	same("a replay's stage", ids(Collect(ctx, c, schemas.Scored, "replay", 0, nil)))
 
-	// a restore stores each once, and a second one, after its log has forgotten them, nothing
+	// a restore stores each message once; a second restore, after its log has forgotten the ids, stores nothing
 	restored := openIn(t, t.TempDir(), forgetful)
 	for range 2 {
 		moveRun(t, c, restored, "r")
@@ -176,7 +176,7 @@ func TestWhatIsStoredAgainCountsOnce(t *testing.T) {
 	same("restored", ids(Collect(ctx, restored, schemas.Scored, "r", 0, nil)))
 }
 
-// A stage that died when it had stored a part of one message's many outputs stores the others, however much later.
+// After a stage has died with a part of one message's many outputs stored, another stores the rest, however much later.
 func TestManyOutputsAreStoredOnce(t *testing.T) {
 	c := openIn(t, t.TempDir(), forgetful)
 	const n = 3 * 256
@@ -200,7 +200,7 @@ func TestManyOutputsAreStoredOnce(t *testing.T) {
 	}
 }
 
-// A letter that is stored again is one letter, under the number of the first, and goes with its copies.
+// A dead letter that was stored again is one letter with the number of the first copy, and is removed with its copies.
 func TestLetterStoredAgain(t *testing.T) {
 	ctx := testContext(t)
 	c := openIn(t, t.TempDir(), forgetful)
