@@ -12,7 +12,7 @@ import (
 // last bits. With a multiple of 4, one kernel computes all rows.
 const RowStep = 4
 
-// headRows is how many hidden states go through the output head together where the weights are not packed. [headRows, V]
+// headRows is how many hidden states go through the output head together if the weights are not packed. [headRows, V]
 // bounds the memory, and a fixed number makes the logits of one state independent of how many others there are.
 const headRows = 64
 

@@ -8,7 +8,7 @@ import (
 )
 
 // ErrPacked means an operation that needs plain weights, on a packed model.
-var ErrPacked = errors.New("the model is packed: it computes by token, for decoding and log-probabilities, and nothing else")
+var ErrPacked = errors.New("the model is packed: it only computes by token, for decoding and log-probabilities")
 
 func packable(eng *tensor.Engine, dtype tensor.DType) bool {
 	return eng.Device() == tensor.CPU && dtype == tensor.Float32

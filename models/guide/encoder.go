@@ -13,12 +13,12 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// Encoder is phi of a trained guide, the only part that the encoder stage needs. Its model is packed wherever models can be.
+// Encoder is phi of a trained guide, the only part that the encoder stage needs. Its model is packed where that is possible.
 type Encoder struct {
 	cfg       architecture.GuideConfig
 	model     *models.Model
 	maxLength int
-	// latent is [K, H] and bias [K], pooling [H] with PoolAttention.
+	// latent is [K, H], bias is [K], and pooling is [H] with PoolAttention.
 	latent, bias, pooling []float32
 }
 
@@ -72,13 +72,13 @@ func loadEncoder(ctx context.Context, eng *tensor.Engine, folder string) (*Encod
 	return e, nil
 }
 
-// MaxLength is the greatest number of tokens of prompt and response together that the guide takes.
+// MaxLength returns the greatest number of tokens of prompt and response together.
 func (e *Encoder) MaxLength() int { return e.maxLength }
 
 // Close frees the encoder. It may be called after the engine was closed.
 func (e *Encoder) Close(ctx context.Context) error { return e.model.Close(ctx) }
 
-// Latents is h = phi(x, y) of each row, [K], in the order of rows. Every row must have a response. A row's latent depends on
+// Latents returns h = phi(x, y) of each row, [K], in the order of rows. Every row must have a response. A row's latent depends on
 // that row alone, to the last bit.
 func (e *Encoder) Latents(ctx context.Context, rows []models.Sequence) ([][]float32, error) {
 	ids := make([][]int64, len(rows))

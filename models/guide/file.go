@@ -13,7 +13,7 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// ConfigJSON is the guide's guide.json.
+// ConfigJSON returns the content of the guide's guide.json.
 func (g *Guide) ConfigJSON() ([]byte, error) { return g.cfg.JSON() }
 
 // WriteWeights writes guide.safetensors: all weights of encoder and decoder, and the projections, one after the other.
@@ -24,7 +24,7 @@ func (g *Guide) WriteWeights(ctx context.Context, w io.Writer) error {
 	return nil
 }
 
-// Weights are all tensors of guide.safetensors, under their names there and in its order.
+// Weights returns all tensors of guide.safetensors, with the names and in the order of the file.
 func (g *Guide) Weights() []tensor.Named {
 	var list []tensor.Named
 	for _, p := range g.encoder.Params() {
@@ -49,8 +49,8 @@ func (g *Guide) readOwn(s *tensor.Scope, file *safetensors.File) (map[string]*te
 	return own, nil
 }
 
-// LoadWeights replaces all weights in place by those of a guide.safetensors of the same shapes. When the file does not
-// fit, the guide is unchanged, except after models.ErrNotFinite, see models.Model.LoadWeights.
+// LoadWeights replaces all weights in place by those of a guide.safetensors of the same shapes. If the file does not fit, the
+// guide is unchanged, except after models.ErrNotFinite (see models.Model.LoadWeights).
 func (g *Guide) LoadWeights(ctx context.Context, path string) error {
 	err := g.replace(ctx, path)
 	if err != nil {
@@ -84,11 +84,11 @@ func (g *Guide) replace(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	ctx = context.WithoutCancel(ctx) // the rest fits; do not stop halfway
+	ctx = context.WithoutCancel(ctx) // the file fits, so do not stop halfway
 	return errors.Join(g.encoder.Replace(ctx, encoder), g.decoder.Replace(ctx, decoder))
 }
 
-// part is the tensors of a file whose names begin with a prefix, under their names without it.
+// part is the tensors of a file whose names have a prefix. Its names are without the prefix.
 type part struct {
 	file   *safetensors.File
 	prefix string

@@ -1,6 +1,6 @@
-// Package guide is the guiding model of LD-Align: an auto-encoder over responses. The encoder phi reads a prompt x
-// with a response y and gives a latent h; the decoder psi reconstructs y from x and h. Distances between latents then
-// say how far a sampled response is from the human one.
+// Package guide is the guiding model of LD-Align: an auto-encoder over responses. The encoder phi reads a prompt x with a
+// response y and returns a latent h. The decoder psi reconstructs y from x and h. The distance between two latents then
+// measures how far a sampled response is from the human one.
 //
 // Encoder and decoder are language models of any family. The encoder's last hidden states are pooled over the response (a
 // causal encoder's prompt positions have not seen it) and mapped to [K]. The decoder sees h in one of three ways: as a soft
@@ -27,11 +27,11 @@ import (
 type Guide struct {
 	cfg              architecture.Guide
 	encoder, decoder *models.Model
-	// own are the weights beside those of the two models, as architecture.Guide lists them.
+	// own are the weights outside of the two models, as architecture.Guide lists them.
 	own []tensor.Named
 }
 
-// weight is one of the guide's own weights; nil when this guide has none of that name.
+// weight returns one of the guide's own weights; nil if this guide has none of that name.
 func (g *Guide) weight(name string) *tensor.Tensor {
 	for _, w := range g.own {
 		if w.Name == name {
@@ -41,13 +41,13 @@ func (g *Guide) weight(name string) *tensor.Tensor {
 	return nil
 }
 
-// apply is a linear layer of the guide's own.
+// apply applies a linear layer of the guide's own.
 func (g *Guide) apply(name string, x *tensor.Tensor) *tensor.Tensor {
 	return x.Linear(g.weight(name+".weight"), g.weight(name+".bias"))
 }
 
-// New makes a guide whose projections between the models are random, a function of the seed. Both models must live on one
-// engine. Once New succeeds they belong to the guide, which closes them.
+// New returns a guide with random projections between the models, a function of the seed. Both models must live on one engine. If
+// New succeeds they belong to the guide, which closes them.
 func New(ctx context.Context, encoder, decoder *models.Model, cfg architecture.GuideConfig, seed uint64) (*Guide, error) {
 	switch {
 	case encoder == decoder:
@@ -86,15 +86,15 @@ func New(ctx context.Context, encoder, decoder *models.Model, cfg architecture.G
 	return g, nil
 }
 
-// keep takes the guide's own weights.
+// keep keeps the guide's own weights outside of all scopes.
 func (g *Guide) keep(weights map[string]*tensor.Tensor) {
 	for _, w := range g.cfg.Own() {
 		g.own = append(g.own, tensor.Named{Name: w.Name, Tensor: weights[w.Name].Keep()})
 	}
 }
 
-// Params are all weights that the loss depends on, in a fixed order: encoder.*, decoder.*, then the projections. An
-// encoder's untied output head is not among them: nothing reads it.
+// Params returns all weights that the loss depends on, in a fixed order: encoder.*, decoder.*, then the projections. An encoder's
+// untied output head is left out, because nothing reads it.
 func (g *Guide) Params() []tensor.Named {
 	var list []tensor.Named
 	for _, part := range []struct {
@@ -111,7 +111,7 @@ func (g *Guide) Params() []tensor.Named {
 	return append(list, g.own...)
 }
 
-// SetTrainable says whether gradients are computed for the Params.
+// SetTrainable sets whether gradients are computed for the Params.
 func (g *Guide) SetTrainable(ctx context.Context, on bool) error {
 	return g.Engine().Do(ctx, func(*tensor.Scope) error {
 		for _, p := range g.Params() {
@@ -121,13 +121,13 @@ func (g *Guide) SetTrainable(ctx context.Context, on bool) error {
 	})
 }
 
-// Engine is the engine that the guide lives on.
+// Engine returns the engine of the guide.
 func (g *Guide) Engine() *tensor.Engine { return g.encoder.Engine() }
 
-// Config is the guide's configuration.
+// Config returns the guide's configuration.
 func (g *Guide) Config() architecture.Guide { return g.cfg }
 
-// MaxLength is the greatest number of tokens of prompt and response together.
+// MaxLength returns the greatest number of tokens of prompt and response together.
 func (g *Guide) MaxLength() int { return g.cfg.MaxLength() }
 
 // Close frees the guide and its two models. It may be called after the engine was closed.
@@ -184,8 +184,8 @@ func noResponse(row int) error {
 	return fmt.Errorf("%w: row %d has no response to encode", models.ErrSequence, row)
 }
 
-// attention is the weight of each hidden state by PoolAttention, a softmax over the states of each row: h [N, H], whose rows
-// are rows [N], each below count -> [N, 1].
+// attention returns the weight of each hidden state for PoolAttention, a softmax over the states of each row: h [N, H] -> [N, 1].
+// rows [N] has the row of each state, a number below count.
 func (g *Guide) attention(s *tensor.Scope, h *tensor.Tensor, rows []int64, count int) *tensor.Tensor {
 	energies := h.Mul(g.weight(architecture.GuidePooling)).SumDims(true, 1).Gelu()
 	most := make([]float64, count)
@@ -206,9 +206,9 @@ func (g *Guide) attention(s *tensor.Scope, h *tensor.Tensor, rows []int64, count
 	return exponents.Div(sums.IndexSelect(0, row))
 }
 
-// Reconstruct is -log p_psi(y | x, h) of each row over its response's tokens, reduced by GuideConfig.Reduction: latents
-// [len(rows), K] -> [len(rows)]; 0 for a row without a response. drop holds one seed per row, which decides the tokens that
-// word dropout hides from the decoder's input; nil hides none.
+// Reconstruct is -log p_psi(y | x, h) of each row, over its response's tokens and reduced by GuideConfig.Reduction: latents
+// [len(rows), K] -> [len(rows)]. It is 0 for a row without a response. drop has one seed for each row, which determines the
+// tokens that word dropout hides from the decoder's input; nil hides none.
 func (g *Guide) Reconstruct(
 	s *tensor.Scope, rows []models.Sequence, latents *tensor.Tensor, drop []uint64, how models.Compute,
 ) *tensor.Tensor {
@@ -253,7 +253,7 @@ func (g *Guide) Reconstruct(
 	return loss.Mul(s.FromFloat64(scale, int64(len(rows))).To(loss.DType()))
 }
 
-// dropped is 1 for each token of a response that is hidden, else 0: [len(batch.Tokens)].
+// dropped returns 1 for each token of a response that is hidden, else 0: [len(batch.Tokens)].
 func (g *Guide) dropped(rows []models.Sequence, batch *models.PackedBatch, seeds []uint64) []float32 {
 	mask := make([]float32, len(batch.Tokens))
 	for i, p := range batch.Tokens {
@@ -275,9 +275,9 @@ func (g *Guide) Loss(s *tensor.Scope, rows []models.Sequence, seed uint64, how m
 	return g.Reconstruct(s, rows, g.Encode(s, rows, how), drop, how)
 }
 
-// ShuffledLoss shows whether the decoder uses the latents of rows, [len(rows), K]. It gives the reconstruction loss of each
-// row by its own latent and by that of the next row (the last takes the first's), without word dropout -> [len(rows)] twice.
-// With one row both are equal. If they do not differ, the guide's distances mean nothing.
+// ShuffledLoss shows whether the decoder uses the latents of rows, [len(rows), K]. It returns the reconstruction loss of each row
+// by its own latent and by that of the next row (for the last row, the first row's), without word dropout -> [len(rows)] twice.
+// If the two do not differ, the guide's distances mean nothing. For a single row they are equal.
 func (g *Guide) ShuffledLoss(
 	s *tensor.Scope, rows []models.Sequence, latents *tensor.Tensor, how models.Compute,
 ) (own, shuffled *tensor.Tensor) {
@@ -289,7 +289,7 @@ func (g *Guide) ShuffledLoss(
 	return g.Reconstruct(s, rows, latents, nil, how), g.Reconstruct(s, rows, others, nil, how)
 }
 
-// PackedTokens is how many positions the decoder computes for rows, which bounds the memory of a step.
+// PackedTokens returns how many positions the decoder computes for rows, which bounds the memory of a step.
 func (g *Guide) PackedTokens(rows []models.Sequence) int {
 	n := 0
 	for _, row := range rows {

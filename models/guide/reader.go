@@ -5,7 +5,7 @@ import (
 	"github.com/ldalign/ldalign/models/tokenizer"
 )
 
-// ownTemplate joins prompt and response for a guide that has its own tokenizer, and so no chat format.
+// ownTemplate joins prompt and response for a guide that has its own tokenizer and therefore no chat format.
 const ownTemplate = "{prompt}\n\n"
 
 // Text is a prompt with one response, as text and as the policy's token ids.
@@ -14,17 +14,17 @@ type Text struct {
 	PromptIDs, ResponseIDs []int64
 }
 
-// Reader turns texts into the sequences that a guide reads: the policy's token ids, or, for a guide with its own tokenizer,
-// that tokenizer's.
+// Reader turns texts into the sequences that a guide reads. These are the policy's token ids or, for a guide with its own
+// tokenizer, the ids of that tokenizer.
 type Reader struct {
 	format *tokenizer.Format
 	limits tokenizer.Limits
 }
 
-// NewReader makes the reader of a guide. tok is nil for a guide that reads the policy's ids. With a tokenizer, the limits
-// count the guide's tokens: a prompt keeps its last ones and a response its first ones. When the limits together exceed
-// most, the guide's MaxLength, the response gets up to half of it and the prompt the rest. A sampled response may be any
-// text; it ends where the tokenizer's end-of-sequence token occurs in it.
+// NewReader returns the reader of a guide. tok is nil for a guide that reads the policy's ids. With a tokenizer, the limits
+// count the guide's tokens: a longer prompt keeps its last tokens and a longer response its first. If the limits together
+// exceed most, the guide's MaxLength, the response gets up to half of most and the prompt the rest. A sampled response may be
+// any text; it ends where it contains the tokenizer's end-of-sequence token.
 func NewReader(tok *tokenizer.Tokenizer, limits tokenizer.Limits, most int) (Reader, error) {
 	if tok == nil {
 		return Reader{}, nil
@@ -38,7 +38,7 @@ func NewReader(tok *tokenizer.Tokenizer, limits tokenizer.Limits, most int) (Rea
 	return Reader{format: format, limits: limits}, err
 }
 
-// Sequence is a text as the guide reads it.
+// Sequence returns a text as the guide reads it.
 func (r Reader) Sequence(t Text) (models.Sequence, error) {
 	if r.format == nil {
 		return models.Join(t.PromptIDs, t.ResponseIDs), nil

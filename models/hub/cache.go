@@ -21,14 +21,14 @@ const (
 	polling  = 200 * time.Millisecond // between checks whether another process still fetches a file
 )
 
-// cache is the folder of one repository (see the package).
+// cache is the folder of one repository (see the package comment).
 type cache struct{ dir string }
 
 func (c cache) blob(digest string) string  { return filepath.Join(c.dir, "blobs", digest) }
 func (c cache) snapshot(sha string) string { return filepath.Join(c.dir, "snapshots", sha) }
 func (c cache) ref(rev string) string      { return filepath.Join(c.dir, "refs", filepath.FromSlash(rev)) }
 
-// commitOf is the commit that a revision was when last asked.
+// commitOf returns the commit that a revision resolved to when it was last requested.
 func (c cache) commitOf(rev string) (string, error) {
 	if commit.MatchString(rev) {
 		return rev, nil
@@ -36,12 +36,12 @@ func (c cache) commitOf(rev string) (string, error) {
 	text, err := os.ReadFile(c.ref(rev))
 	sha := strings.TrimSpace(string(text))
 	if err == nil && !commit.MatchString(sha) {
-		err = fmt.Errorf("%s holds %q", c.ref(rev), sha)
+		err = fmt.Errorf("%s contains %q, which is not a commit", c.ref(rev), sha)
 	}
 	return sha, err
 }
 
-// keepRef notes the commit of a branch or tag.
+// keepRef records the commit of a branch or tag.
 func (c cache) keepRef(rev, sha string) error {
 	if rev == sha {
 		return nil
@@ -53,7 +53,7 @@ func (c cache) keepRef(rev, sha string) error {
 	return replace(path, func(temporary string) error { return os.WriteFile(temporary, []byte(sha), fileMode) })
 }
 
-// link puts a blob's name into a snapshot.
+// link links a file of a snapshot to its blob.
 func (c cache) link(sha string, f remote) error {
 	path := filepath.Join(c.snapshot(sha), f.name)
 	target := filepath.Join("..", "..", "blobs", f.digest)
@@ -63,7 +63,7 @@ func (c cache) link(sha string, f remote) error {
 	return replace(path, func(temporary string) error { return os.Symlink(target, temporary) })
 }
 
-// replace makes a file under another name and then gives it its own.
+// replace creates a file under a temporary name and renames it to path.
 func replace(path string, write func(temporary string) error) error {
 	if err := os.MkdirAll(filepath.Dir(path), dirMode); err != nil {
 		return fmt.Errorf("hub: %w", err)
@@ -81,13 +81,13 @@ func replace(path string, write func(temporary string) error) error {
 	return nil
 }
 
-// has tells whether a complete file is there.
+// has reports whether a complete file is in the cache.
 func (c cache) has(f remote) bool {
 	info, err := os.Stat(c.blob(f.digest))
 	return err == nil && info.Size() == f.size
 }
 
-// lock waits until no other process fetches the blob. The lock is huggingface_hub's.
+// lock waits until no other process fetches the blob. huggingface_hub uses the same lock.
 func (c cache) lock(ctx context.Context, digest string) (unlock func() error, err error) {
 	path := filepath.Join(filepath.Dir(c.dir), ".locks", filepath.Base(c.dir), digest+".lock")
 	if err := os.MkdirAll(filepath.Dir(path), dirMode); err != nil {
@@ -122,7 +122,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// complete tells what a snapshot lacks to be loaded. (Python may have fetched a part of it.)
+// complete returns an error if a snapshot lacks a file that loading needs. (Python may have fetched a part of it.)
 func complete(dir string) error {
 	exists := func(names ...string) bool {
 		return slices.ContainsFunc(names, func(name string) bool {

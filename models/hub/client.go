@@ -18,7 +18,7 @@ const (
 	maxMessage = 300      // bytes of it that an error shows
 )
 
-// client asks one endpoint.
+// client sends requests to one endpoint.
 type client struct {
 	http     *http.Client
 	endpoint string
@@ -35,12 +35,12 @@ type remote struct {
 
 var digest = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
 
-// transient marks an error that may go away by itself.
+// transient marks an error that a retry may resolve.
 type transient struct{ error }
 
 func (t transient) Unwrap() error { return t.error }
 
-// ask sends a request; the caller closes the body. Statuses other than 2xx, and 3xx to a HEAD, are errors.
+// ask sends a request. The caller closes the body. A status other than 2xx, or 3xx for a HEAD request, is an error.
 func (c *client) ask(ctx context.Context, method, address string, from int64) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, address, nil)
 	if err != nil {
@@ -72,7 +72,7 @@ func (c *client) ask(ctx context.Context, method, address string, from int64) (*
 	return nil, c.refusal(resp)
 }
 
-// refusal tells what a status means.
+// refusal returns the error that a status means.
 func (c *client) refusal(resp *http.Response) error {
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxMessage)) // the status says enough without it
 	message := resp.Header.Get("X-Error-Message")
@@ -104,8 +104,8 @@ func (c *client) refusal(resp *http.Response) error {
 	return fmt.Errorf("%w: %w", ErrProtocol, said)
 }
 
-// commitFiles resolves a revision to a commit, and lists its files. Size and digest of
-// the wanted files that the answer does not give (some mirrors leave them out) are requested one by one.
+// commitFiles resolves a revision to a commit and lists its files. If the answer lacks size and digest of a wanted file, as
+// with some mirrors, commitFiles requests them for that file.
 func (c *client) commitFiles(ctx context.Context, id, rev string, wanted func([]string) []string,
 ) (sha string, files []remote, err error) {
 	address := fmt.Sprintf("%s/api/models/%s/revision/%s?blobs=true", c.endpoint, id, url.PathEscape(rev))
@@ -160,7 +160,7 @@ func (c *client) commitFiles(ctx context.Context, id, rev string, wanted func([]
 	return info.SHA, files, nil
 }
 
-// head asks for a file's size and digest.
+// head requests a file's size and digest.
 func (c *client) head(ctx context.Context, id, sha, name string) (remote, error) {
 	resp, err := c.ask(ctx, http.MethodHead, c.fileURL(id, sha, name), 0)
 	if err != nil {
@@ -187,7 +187,7 @@ func (c *client) fileURL(id, sha, name string) string {
 	return fmt.Sprintf("%s/%s/resolve/%s/%s", c.endpoint, id, sha, url.PathEscape(name))
 }
 
-// isTransient tells whether trying again may help.
+// isTransient reports whether a retry may help.
 func isTransient(err error) bool {
 	var t transient
 	return errors.As(err, &t)

@@ -11,17 +11,17 @@ import (
 	"strings"
 )
 
-// Options say where models come from. FromEnv gives those of the environment.
+// Options say where to look for models. FromEnv reads them from the environment.
 type Options struct {
 	// Endpoint is the Hub's address, without a slash at the end.
 	Endpoint string
-	// Token is sent to the endpoint, and to no other host. Empty for none.
+	// Token is sent to the endpoint only. Empty for none.
 	Token string
 	// Cache is the folder that is shared with huggingface_hub.
 	Cache string
-	// Offline says not to use the network.
+	// Offline forbids the network.
 	Offline bool
-	// Progress, if not nil, is called now and then during downloads, and once at the end of each file.
+	// Progress, if not nil, is called repeatedly during downloads, and once at the end of each file.
 	Progress func(Progress)
 }
 
@@ -65,10 +65,10 @@ func FromEnv(getenv func(string) string) (Options, error) {
 	return o, nil
 }
 
-// Resolve gives the folder of a model by its name (see the package). A folder that exists comes first, and needs no options.
-// Resolve fetches what the cache lacks of a repository. If it fails or ctx ends, it keeps what it has fetched, and the next
-// call goes on from there. Several processes may call it at once. Errors wrap those of the package, fs.ErrNotExist for a
-// path that does not exist, syscall.ENOSPC for a full disk, or ctx's.
+// Resolve returns the folder of a model by its name (see the package comment). An existing folder comes first and needs no
+// options. For a repository, Resolve fetches the files that the cache lacks. If it fails or ctx ends, it keeps what it has
+// fetched, and the next call continues from there. Several processes may call it at once. Errors wrap those of the package,
+// fs.ErrNotExist for a path that does not exist, syscall.ENOSPC for a full disk, or ctx's.
 func Resolve(ctx context.Context, name string, o Options) (Model, error) {
 	info, err := os.Stat(name)
 	switch {
@@ -107,7 +107,7 @@ func Resolve(ctx context.Context, name string, o Options) (Model, error) {
 	return m, nil
 }
 
-// isPath tells whether a name can only be a path.
+// isPath reports whether a name can only be a path.
 func isPath(name string) bool {
 	return name == "" || filepath.IsAbs(name) || strings.HasPrefix(name, ".") || strings.HasPrefix(name, "~") ||
 		strings.HasSuffix(name, "/")

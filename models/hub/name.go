@@ -14,7 +14,7 @@ var (
 	commit   = regexp.MustCompile(`^[0-9a-f]{40}$`)
 )
 
-// ParseName reads org/name[@revision]; without one the revision is "main". ErrNotHub for anything else.
+// ParseName parses org/name[@revision]; the default revision is "main". The error wraps ErrNotHub for any other name.
 func ParseName(name string) (id, rev string, err error) {
 	id, rev, pinned := strings.Cut(name, "@")
 	if !pinned {

@@ -20,7 +20,7 @@ import (
 	"time"
 )
 
-// Progress is that of a download, in bytes.
+// Progress is the progress of a download, in bytes.
 type Progress struct {
 	File       string
 	Done, Size int64 // of the file
@@ -28,16 +28,16 @@ type Progress struct {
 	AllSize    int64
 }
 
-// Model is where a model lies.
+// Model locates a model.
 type Model struct {
-	// Dir is the folder to read.
+	// Dir is the model's folder.
 	Dir string
-	// ID is org/name, and Revision the commit that Dir is a snapshot of. Both are empty for a local folder.
+	// ID is org/name, and Revision is the commit of the snapshot in Dir. Both are empty for a local folder.
 	ID, Revision string
 }
 
-// The limits of a download: how long it may stall, how often it is tried again without any progress, and after what pause,
-// which doubles.
+// The limits of a download: how long it may receive nothing, how often it is retried without progress, and the first pause
+// before a retry, which doubles each time.
 const (
 	stalled = time.Minute
 	tries   = 5
@@ -60,10 +60,10 @@ var wantedNames = []string{
 	"adapter_config.json", "adapter_model.safetensors", "*.safetensors", "*.safetensors.index.json",
 }
 
-// mainWeights are the weights that transformers loads; others beside them are copies in another form.
+// mainWeights are the weights that transformers loads. Other weights beside them are copies in another form.
 var mainWeights = regexp.MustCompile(`^model(-\d+-of-\d+)?\.safetensors$`)
 
-// wanted picks the files of a repository to fetch, in the order of their names but weights last.
+// wanted selects the files of a repository to fetch, sorted by name with the weights last.
 func wanted(names []string) []string {
 	var small, weights []string
 	for _, name := range names {
@@ -96,11 +96,11 @@ func wanted(names []string) []string {
 	return append(small, weights...)
 }
 
-// cached finds a model without the network.
+// cached finds a model in the cache without the network.
 func (r *repository) cached(rev string) (Model, error) {
 	sha, err := r.cache.commitOf(rev)
 	if err != nil {
-		return Model{}, fmt.Errorf("the cache does not know revision %s: %w", rev, err)
+		return Model{}, fmt.Errorf("the cache has no revision %s: %w", rev, err)
 	}
 	m := Model{Dir: r.cache.snapshot(sha), ID: r.id, Revision: sha}
 	return m, complete(m.Dir)
@@ -121,7 +121,7 @@ func (r *repository) fetch(ctx context.Context, rev string) (Model, error) {
 		return Model{}, err
 	}
 	if len(files) == 0 {
-		return Model{}, fmt.Errorf("%w: commit %s has none beside what else it may have; "+
+		return Model{}, fmt.Errorf("%w: commit %s has no *.safetensors file; "+
 			"convert it with transformers: save_pretrained(FOLDER, safe_serialization=True)", ErrNoWeights, sha)
 	}
 	for _, f := range files {
@@ -151,7 +151,7 @@ func (r *repository) tell(f remote, done, allDone int64) {
 	}
 }
 
-// again repeats try after transient errors, until it fails too often without progress.
+// again repeats try after transient errors, until it has failed too often without progress.
 func again(ctx context.Context, try func() (moved bool, err error)) error {
 	for failures := 0; ; {
 		moved, err := try()
@@ -170,7 +170,7 @@ func again(ctx context.Context, try func() (moved bool, err error)) error {
 	}
 }
 
-// fetchFile downloads one file under its digest, unless it is there.
+// fetchFile downloads one file to its blob, unless the cache has it.
 func (r *repository) fetchFile(ctx context.Context, sha string, f remote) (err error) {
 	if r.cache.has(f) {
 		return nil
@@ -207,7 +207,7 @@ func (r *repository) fetchFile(ctx context.Context, sha string, f remote) (err e
 	return nil
 }
 
-// continueFile requests the missing part of the partial file and appends it; moved tells whether it received anything.
+// continueFile requests the missing part of the partial file and appends it. moved reports whether it received anything.
 func (r *repository) continueFile(ctx context.Context, sha string, f remote, partial string) (moved bool, err error) {
 	file, err := os.OpenFile(partial, os.O_CREATE|os.O_WRONLY|os.O_APPEND, fileMode)
 	if err != nil {
@@ -270,7 +270,7 @@ func (r *repository) continueFile(ctx context.Context, sha string, f remote, par
 	return true, nil
 }
 
-// watched is a reader that ends with its context, and whose other errors are transient.
+// watched is a reader that ends with its context. Its other errors are transient.
 type watched struct {
 	ctx    context.Context //nolint:containedctx // it lives as long as the read
 	reader io.Reader

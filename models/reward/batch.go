@@ -7,9 +7,9 @@ import (
 	"github.com/ldalign/ldalign/models"
 )
 
-// PadRule fixes the shape of a batch: Rows rows of Length tokens. Shorter sequences are padded on the right, and missing
-// rows are added at the end. A row has the same numbers, to the last bit, in all batches of one rule whose Rows is a
-// multiple of models.RowStep.
+// PadRule is the shape of a batch: Rows rows of Length tokens. Shorter sequences are padded on the right, and missing rows are
+// added at the end. A row gets the same numbers, to the last bit, in all batches of one rule whose Rows is a multiple of
+// models.RowStep.
 type PadRule struct{ Rows, Length int }
 
 // pad pads sequences by the rule, row after row: [Rows·Length] ids, 0 where there is no token. Every sequence must have a
@@ -32,17 +32,17 @@ func (p PadRule) pad(rows []models.Sequence) ([]int64, error) {
 	return ids, nil
 }
 
-// batch is some of many sequences, and the shape that they are computed in.
+// batch is some of many sequences, with the shape in which they are computed.
 type batch struct {
 	rows []models.Sequence
-	// index is that of each row in the many sequences.
+	// index has the index of each row among the many sequences.
 	index []int
 	pad   PadRule
 }
 
-// batches sorts sequences into batches of a fixed shape: at most size rows whose lengths round up to the same multiple of
-// step (but not above most). So the shape that a sequence is computed in is a function of its own length, and its numbers do
-// not depend on the other sequences. Batches come in order of length, rows in the order given.
+// batches sorts sequences into batches of fixed shapes: at most size rows whose lengths round up to the same multiple of step
+// (but at most most). So the shape for a sequence depends on its own length only, and its numbers do not depend on the other
+// sequences. Batches come in order of length, rows in the order given.
 func batches(rows []models.Sequence, size, step, most int) []batch {
 	byLength := map[int][]int{}
 	var lengths []int

@@ -40,7 +40,7 @@ func Load(ctx context.Context, eng *tensor.Engine, dir string) (*Model, error) {
 	return m, nil
 }
 
-// Read makes a model from a configuration and the weights in src. Errors are those of Load. When it fails, it leaves nothing
+// Read returns a model with a configuration and the weights in src. Errors are those of Load. If it fails, it leaves nothing
 // on the engine.
 func Read(ctx context.Context, eng *tensor.Engine, cfg architecture.Reward, src models.WeightSource) (_ *Model, err error) {
 	if err := cfg.Fits(src.Tensors()); err != nil {
@@ -86,11 +86,11 @@ func (m *Model) Close(ctx context.Context) error {
 	return err
 }
 
-// Config is the model's configuration.
+// Config returns the model's configuration.
 func (m *Model) Config() architecture.Reward { return m.net.cfg }
 
-// Logits are the outputs of the model's head for a padded batch -> [pad.Rows, Labels]. Those of rows that pad adds mean
-// nothing. A row's PromptLen counts the tokens of the first segment, [CLS] prompt [SEP]. Rows that do not fit make s fail
+// Logits returns the outputs of the model's head for a padded batch -> [pad.Rows, Labels]. The outputs of rows that padding added
+// mean nothing. A row's PromptLen counts the tokens of the first segment, [CLS] prompt [SEP]. Rows that do not fit make s fail
 // with models.ErrSequence. Call it within NoGrad.
 func (m *Model) Logits(s *tensor.Scope, rows []models.Sequence, pad PadRule) *tensor.Tensor {
 	in, err := m.net.input(s, rows, pad)

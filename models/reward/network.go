@@ -23,10 +23,10 @@ type norm struct {
 
 func (n norm) apply(x *tensor.Tensor) *tensor.Tensor { return x.LayerNorm(n.weight, n.bias, n.eps) }
 
-// layer is one layer of the encoder; its norms follow the residual sums.
+// layer is one layer of the encoder. Its norms follow the residual sums.
 type layer struct {
 	query, key, value linear
-	// posKey and posQuery project the relative positions, if Reward.C2P and Reward.P2C say that they are used.
+	// posKey (with Reward.C2P) and posQuery (with Reward.P2C) project the relative positions.
 	posKey, posQuery linear
 	attentionOut     linear
 	attentionNorm    norm
@@ -125,7 +125,7 @@ func (l layer) forward(s *tensor.Scope, x *tensor.Tensor, a attention) *tensor.T
 	return l.outNorm.apply(l.out.apply(inner).Add(x))
 }
 
-// attention is what all layers share.
+// attention is what the attention of all layers shares.
 type attention struct {
 	heads    int64
 	scale    float64        // of the sum of all terms
@@ -244,14 +244,14 @@ func (n *network) input(s *tensor.Scope, rows []models.Sequence, pad PadRule) (i
 	return input{s.FromInt64(ids, b, t), s.FromInt64(segments, b, t), s.FromFloat32(mask, b, t)}, nil
 }
 
-// check tells what is wrong with a sequence.
+// check returns what is wrong with a sequence.
 func check(c architecture.Reward, row models.Sequence) error {
 	switch {
 	case row.PromptLen < 1 || row.PromptLen > len(row.IDs) || len(row.IDs) > c.MaxLength():
 		return fmt.Errorf("has %d tokens, %d of them prompt: want a prompt and at most %d tokens",
 			len(row.IDs), row.PromptLen, c.MaxLength())
 	case c.Segments == 1 && row.PromptLen < len(row.IDs):
-		return errors.New("is a pair, and the model has one segment (type_vocab_size 1)")
+		return errors.New("is a pair, but the model has only one segment (type_vocab_size 1)")
 	}
 	for _, id := range row.IDs {
 		if id < 0 || id >= int64(c.Vocab) {

@@ -10,14 +10,14 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// Options decide the shapes that sequences are computed in, and so the last bits of the outputs and the memory: about
-// 4·Rows·Heads·Length² floats for the longest sequences.
+// Options determine the shapes in which sequences are computed. These affect the last bits of the outputs and the memory,
+// which is about 4·Rows·Heads·Length² floats for the longest sequences.
 type Options struct {
-	Rows int // of a batch, a multiple of models.RowStep; 0 is 4
-	Step int // lengths are rounded up to a multiple of it; 0 is 64
+	Rows int // rows of a batch, a multiple of models.RowStep; 0 means 4
+	Step int // lengths are rounded up to a multiple of it; 0 means 64
 }
 
-// WithDefaults fills in what is 0.
+// WithDefaults returns the options with the defaults for zeros.
 func (o Options) WithDefaults() Options {
 	if o.Rows == 0 {
 		o.Rows = models.RowStep
@@ -28,7 +28,7 @@ func (o Options) WithDefaults() Options {
 	return o
 }
 
-// Validate tells what is wrong with options whose defaults are filled in.
+// Validate returns an error if options with their defaults are invalid.
 func (o Options) Validate() error {
 	if o.Rows < 1 || o.Rows%models.RowStep != 0 {
 		return fmt.Errorf("reward: %d rows in a batch: want a multiple of %d", o.Rows, models.RowStep)
@@ -39,10 +39,10 @@ func (o Options) Validate() error {
 	return nil
 }
 
-// Outputs calls emit with the logits of every sequence, [Labels] each, and its index in rows: batch by batch, in the order
-// of each batch's first row. A sequence's numbers do not depend on the others. A row that does not fit is an error that
-// wraps models.ErrSequence, returned before anything is computed. A batch is one call of Engine.Do; the end of ctx or an
-// error of emit ends the work after the batch in progress.
+// Outputs calls emit with the logits of every sequence, [Labels] each, and its index in rows: batch by batch, in the order of
+// each batch's first row. A sequence's numbers do not depend on the others. If a row does not fit, Outputs returns an error
+// that wraps models.ErrSequence before it computes anything. Each batch is one call of Engine.Do. If ctx ends or emit returns
+// an error, Outputs stops after the batch in progress.
 func (m *Model) Outputs(
 	ctx context.Context, rows []models.Sequence, opts Options, emit func(i int, logits []float32) error,
 ) error {

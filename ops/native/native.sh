@@ -11,7 +11,7 @@
 #   LIBTORCH        an existing libtorch 2.1.0 to use instead     (folder with lib/ and include/)
 #
 # Every step is pinned, verified by sha256 where something is downloaded, written to a temporary name and renamed when
-# whole, and skipped when it is already there: a run that was interrupted goes on where it stopped.
+# complete, and skipped when its result exists: a run that was interrupted continues where it stopped.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -59,7 +59,7 @@ fi
 
 system="$(uname -s)-$(uname -m)"
 [ "$system" = Linux-x86_64 ] || [ -n "${LIBTORCH:-}" ] ||
-	die "the pinned libtorch is for Linux x86_64 and this is $system: name a libtorch $torch_version by LIBTORCH=/path"
+	die "the pinned libtorch is for Linux x86_64 and this is $system: set LIBTORCH=/path to a libtorch $torch_version of your own"
 
 mkdir -p "$native/downloads"
 exec 9>"$native/lock"
@@ -110,13 +110,13 @@ fetch_torch() { fetch torch==2.1.0 $torch_wheel 2224622407ca52611cbc5b628106fde2
 if [ -n "${LIBTORCH:-}" ]; then
 	libtorch=$(cd "$LIBTORCH" 2>/dev/null && pwd) || die "LIBTORCH=$LIBTORCH is not a folder"
 	header=$libtorch/include/torch/csrc/api/include/torch/version.h
-	[ -f "$header" ] || die "LIBTORCH=$LIBTORCH holds no include/torch/csrc/api/include/torch/version.h: it is no libtorch"
+	[ -f "$header" ] || die "LIBTORCH=$LIBTORCH has no include/torch/csrc/api/include/torch/version.h: it is not a libtorch"
 	found=$(sed -n 's/^#define TORCH_VERSION "\([0-9.]*\).*/\1/p' "$header")
 	[ -n "$found" ] || found=$(awk '/define TORCH_VERSION_(MAJOR|MINOR|PATCH)/ {printf "%s%s", s, $3; s="."}' "$header")
 	[ "$found" = "$torch_version" ] || die "LIBTORCH=$LIBTORCH is libtorch $found; ldalign's binding (gotch v0.9.1) needs $torch_version exactly"
-	[ -f "$libtorch/lib/libtorch_cpu.so" ] || die "LIBTORCH=$LIBTORCH holds no lib/libtorch_cpu.so"
+	[ -f "$libtorch/lib/libtorch_cpu.so" ] || die "LIBTORCH=$LIBTORCH has no lib/libtorch_cpu.so"
 	if [ "$cuda" = 1 ] && [ ! -f "$libtorch/lib/libtorch_cuda.so" ]; then
-		die "LIBTORCH=$LIBTORCH holds no lib/libtorch_cuda.so: it is a CPU build; name one with CUDA, or unset LIBTORCH"
+		die "LIBTORCH=$LIBTORCH has no lib/libtorch_cuda.so: it is a CPU build; use one with CUDA, or unset LIBTORCH"
 	fi
 	if ! grep -q '_GLIBCXX_USE_CXX11_ABI *0' "$libtorch/include/c10/macros/cmake_macros.h" 2>/dev/null; then
 		abi=$(nm -DC "$libtorch/lib/libc10.so" 2>/dev/null | grep -c '__cxx11' || true)
@@ -137,7 +137,7 @@ else
 			e54fde3983165c624cb79254ae9818a456eb6e87a7fd4d56a2352c24ee542d7e
 		say "unpacking libtorch $torch_version (CPU part)"
 		unpack "$native/downloads/$torch_wheel" torch/ '^torch/(include/|lib/lib(torch_cpu|c10|torch|gomp[^/]*)\.so)' "$libtorch"
-		# libtorch_cpu.so of this package needs these two even where no GPU is
+		# libtorch_cpu.so of this package needs these two even without a GPU
 		unpack "$native/downloads/nvidia_cuda_runtime_cu12-12.1.105-py3-none-manylinux1_x86_64.whl" nvidia/cuda_runtime/ \
 			'lib/libcudart\.so\.12$' "$libtorch"
 		unpack "$native/downloads/nvidia_cuda_cupti_cu12-12.1.105-py3-none-manylinux1_x86_64.whl" nvidia/cuda_cupti/ \
@@ -161,8 +161,8 @@ if [ "$cuda_runtime" = 1 ] && [ ! -d "$native/nvidia" ]; then
 	rm -rf "$native/nvidia.partial"
 fi
 
-# --- what is compiled for CUDA alone --------------------------------------------------------------------------------
-# models/tensor/cuda: the CUDA build links it, the CPU build does without. Of NVIDIA's packages it takes the headers.
+# --- what only the CUDA build compiles ------------------------------------------------------------------------------
+# Only the CUDA build links models/tensor/cuda. It needs the headers of NVIDIA's packages, not their libraries.
 cuda_object=$native/cuda/nccl.o
 if [ "$cuda" = 1 ]; then
 	headers=$native/cuda/include
@@ -172,12 +172,12 @@ if [ "$cuda" = 1 ]; then
 		nccl=nvidia_nccl_cu12-2.18.1-py3-none-manylinux1_x86_64.whl
 		fetch nvidia-cuda-runtime-cu12==12.1.105 $runtime 6e258468ddf5796e25f1dc591a31029fa317d97a0a94ed93468fc86301d61e40
 		fetch nvidia-cuda-nvcc-cu12==12.1.105 $nvcc a0712a05ffd57d9f017580ffcc808b207f7f4ef7a5ca8ac1312318b153739a18
-		say "NCCL comes with its library: 210 MB, of which one header is kept"
+		say "NCCL's header comes with its library: downloading 210 MB, keeping the header"
 		fetch nvidia-nccl-cu12==2.18.1 $nccl 1a6c4acefcbebfa6de320f412bf7866de856e786e0462326ba1bac40de0b5e71
 		unpack "$native/downloads/$runtime" nvidia/cuda_runtime/include/ '\.h(pp)?$' "$headers"
 		unpack "$native/downloads/$nvcc" nvidia/cuda_nvcc/include/ '\.h(pp)?$' "$headers"
 		unpack "$native/downloads/$nccl" nvidia/nccl/include/ '\.h$' "$headers"
-		# in their place are names, see models/tensor/cuda/nccl.cpp
+		# models/tensor/cuda/include declares what is needed of these two headers, see models/tensor/cuda/nccl.cpp
 		rm -f "$headers"/cuda_fp16.h "$headers"/cuda_bf16.h "$native/downloads/$nccl" "$native/downloads/$nvcc"
 		touch "$headers/complete"
 	fi
@@ -194,7 +194,7 @@ if [ "$cuda" = 1 ]; then
 fi
 
 # --- link stubs -----------------------------------------------------------------------------------------------------
-# gotch's libtch names CUDA libraries in its link flags whatever the build: empty archives satisfy the linker
+# gotch's libtch always has CUDA libraries in its link flags. Empty archives satisfy the linker.
 stubs=$native/stubs
 if [ ! -f "$stubs/complete" ]; then
 	mkdir -p "$stubs"
@@ -207,13 +207,13 @@ fi
 
 # --- tokenizer library ----------------------------------------------------------------------------------------------
 # models/tokenizer/bridge, with Hugging Face's tokenizers and minijinja from crates.io as its Cargo.lock pins them. The folder
-# cargo/ stays: a change of the crate then takes seconds.
+# cargo/ is kept, so that a change of the crate builds in seconds.
 libraries=$native/lib
 bridge=$root/models/tokenizer/bridge
 sources=$(cd "$bridge" && find Cargo.toml Cargo.lock src -type f | LC_ALL=C sort | xargs sha256sum | sha256sum | cut -d' ' -f1)
 if [ "$(cat "$libraries/tokenizer.sources" 2>/dev/null)" != "$sources" ]; then
 	if [ -d "$native/cargo" ]; then
-		say "building models/tokenizer/bridge again, as it has changed"
+		say "building models/tokenizer/bridge again because it has changed"
 	else
 		say "building models/tokenizer/bridge by cargo: about two and a half minutes, once"
 	fi
@@ -224,7 +224,7 @@ if [ "$(cat "$libraries/tokenizer.sources" 2>/dev/null)" != "$sources" ]; then
 	cp "$native/cargo/release/libldalign_tokenizer.a" "$libraries/libldalign_tokenizer.a.tmp"
 	mv "$libraries/libldalign_tokenizer.a.tmp" "$libraries/libldalign_tokenizer.a"
 	echo "$sources" >"$libraries/tokenizer.sources"
-	# Go does not see that a library has changed: what was linked with the old one and what was tested with it goes.
+	# Go does not notice that a library has changed, so remove the binaries and the test results that used the old one.
 	rm -f "$root/bin/ldalign" "$root/bin/ldalign-cuda"
 	go clean -testcache
 fi
@@ -233,8 +233,8 @@ fi
 # These must stay the same from build to build: Go compiles libtch (3 to 4 minutes) again whenever they change.
 cxxflags="-O2 -I$libtorch/include -I$libtorch/include/torch/csrc/api/include -D_GLIBCXX_USE_CXX11_ABI=$cxx11"
 ldflags="-Wl,--as-needed -L$stubs -L$libraries -L$libtorch/lib -Wl,-rpath,$libtorch/lib"
-# The CUDA build differs in its last link only, which has one object more. It names the libraries by path, for the stubs would satisfy -ltorch_cuda,
-# and leaves CUDA, cuDNN and NCCL to the loader, which finds them by the run path within libtorch_cuda.so.
+# The CUDA build differs in its last link only, which has one more object. It names the libraries by path, because the stubs would satisfy
+# -ltorch_cuda. The loader finds CUDA, cuDNN and NCCL by the run path of libtorch_cuda.so.
 cuda_link="$cuda_object -Wl,--allow-shlib-undefined -Wl,--no-as-needed $libtorch/lib/libtorch_cuda.so $libtorch/lib/libc10_cuda.so"
 cudart=$(find "$libtorch/lib" -maxdepth 1 -name 'libcudart*.so*' | sort | head -n 1)
 cuda_link="$cuda_link -Wl,--as-needed $cudart"

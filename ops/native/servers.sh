@@ -8,7 +8,7 @@
 #   LDALIGN_NATIVE  folder for everything fetched and built; the servers go to its servers/   (default: .native in the checkout)
 #
 # Neither is linked into ldalign. MinIO is AGPL and no longer maintained: it only ever runs here as a process of its own.
-# A binary is built under a temporary name and renamed when whole; a run that was interrupted builds again what is missing.
+# A binary is built under a temporary name and renamed when complete. A run that was interrupted builds what is missing.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -25,7 +25,7 @@ done
 say() { printf 'servers: %s\n' "$*" >&2; }
 die() { printf 'servers: %s\n' "$*" >&2; exit 1; }
 
-# present NAME VERSION: the binary is there and was built from this version
+# present NAME VERSION: the binary exists and was built from this version
 present() { [ -x "$servers/$1" ] && [ "$(cat "$servers/$1.version" 2>/dev/null)" = "$2" ]; }
 
 # build NAME PACKAGE VERSION HOW-LONG
@@ -39,9 +39,9 @@ build() {
 	fi
 	say "building $name $version from source: about $duration on two cores, once"
 	rm -rf "$servers/partial" && mkdir -p "$servers/partial"
-	# outside of any module, so that this checkout's go.mod has no say in the server's dependencies
+	# outside of any module, so that this checkout's go.mod does not affect the server's dependencies
 	(cd "$servers/partial" && GOBIN=$servers/partial GOWORK=off CGO_ENABLED=0 go install -trimpath "$package@$version") ||
-		die "go could not build $package@$version; the message above says why. Run the same command again: it goes on from there"
+		die "go could not build $package@$version; the message above says why. Run the same command again: it continues from there"
 	rm -f "$servers/$name.version"
 	mv "$servers/partial/$name" "$servers/$name"
 	printf '%s\n' "$version" >"$servers/$name.version"
