@@ -7,13 +7,13 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// RowStep divides the number of rows of every batch whose rows must not depend on where they are in it. Matrix products give
-// blocks of rows to threads: with 5, 6, 7, 9, 10 or 11 rows and two threads, another kernel computes the last rows, to other
-// last bits. With a multiple of 4, one kernel computes all rows.
+// RowStep divides the number of rows of every batch in which a row's numbers must not depend on its place. Matrix products
+// distribute blocks of rows over threads. With 5, 6, 7, 9, 10 or 11 rows and two threads, another kernel computes the last rows
+// and gives other last bits. With a multiple of 4, one kernel computes all rows.
 const RowStep = 4
 
-// headRows is how many hidden states go through the output head together if the weights are not packed. [headRows, V]
-// bounds the memory, and a fixed number makes the logits of one state independent of how many others there are.
+// headRows is how many hidden states go through the output head together if the weights are not packed. It bounds the memory for
+// the logits, [headRows, V]. Because it is fixed, the logits of a state do not depend on how many other states there are.
 const headRows = 64
 
 // Token is one token of a row.
@@ -23,13 +23,13 @@ type Token struct {
 	Position int // in the row, from 0
 }
 
-// Cache holds the keys and values of rows that are computed token by token, each row in its own slot. A step takes any
-// tokens of any rows. What it computes for a token is a function of that token and those before it in its row: with a packed
-// model to the last bit, whatever else is in the step; with another model to the last bit between steps of the same number
-// of rows, which Step fills up to.
+// Cache stores the keys and values of rows that are computed token by token, each row in its own slot. A step takes any tokens of
+// any rows. The result for a token depends only on that token and those before it in its row. With a packed model this holds to
+// the last bit for any step. With another model it holds to the last bit between steps of equal size, and Step adds unused rows
+// to reach a fixed size.
 //
-// A slot can be given to another row at any time: a row begins at position 0 and never sees what the slot held before. A
-// layer with a sliding window holds the window (and a step's tokens) instead of the whole row.
+// A slot can be given to another row at any time: a row begins at position 0 and never sees earlier contents of the slot. A layer
+// with a sliding window stores the window (and a step's tokens) instead of the whole row.
 //
 // A cache lives on the engine until Free. Its methods are called inside Engine.Do.
 type Cache struct {
@@ -40,13 +40,13 @@ type Cache struct {
 	burst  int
 }
 
-// CacheBytes is the memory of a cache.
+// CacheBytes returns the size of a cache in bytes.
 func (m *Model) CacheBytes(size architecture.CacheSize) int64 {
 	dtype, _ := elementType(m.dtype) // a model computes in a type that files have
 	return m.cfg.CacheBytes(dtype, size)
 }
 
-// NewCache makes a cache. A Length above Config.MaxLength makes the scope fail with ErrSequence.
+// NewCache returns an empty cache. A Length above Config.MaxLength makes the scope fail with ErrSequence.
 func (m *Model) NewCache(s *tensor.Scope, o architecture.CacheSize) *Cache {
 	c := &Cache{m: m, slots: o.Slots, length: o.Length, burst: o.Burst}
 	if o.Slots < 1 || o.Length < 1 || o.Burst < 1 || o.Length > m.cfg.MaxLength() {
@@ -56,7 +56,7 @@ func (m *Model) NewCache(s *tensor.Scope, o architecture.CacheSize) *Cache {
 	}
 	m.net.reach(s, o.Length)
 	for layer := range m.cfg.Layers {
-		// One more slot, for the tokens with which Step fills up.
+		// One more slot, for the unused rows that Step adds.
 		c.layers = append(c.layers, s.NewTokenCache(m.dtype, int64(o.Slots)+1, int64(m.cfg.KVHeads), int64(m.cfg.HeadDim),
 			int64(o.Columns(m.cfg, layer))))
 	}
@@ -70,9 +70,9 @@ func (c *Cache) Free() {
 	}
 }
 
-// Step computes the final hidden state of each token, [M, H], and keeps its key and value. The earlier tokens of a row come
-// first, and every position before a token must have been computed in its slot. A model that is not packed fills up M to the
-// given number of rows, and to a multiple of RowStep.
+// Step computes the final hidden state of each token, [M, H], and stores its key and value. Earlier tokens of a row must come
+// first, and every position before a token must have been computed in its slot. If the model is not packed, Step adds unused rows
+// up to the given number of rows, and to a multiple of RowStep.
 func (c *Cache) Step(s *tensor.Scope, tokens []Token, rows int) *tensor.Tensor {
 	n := len(tokens)
 	if rows = (max(rows, n) + RowStep - 1) / RowStep * RowStep; c.m.packed != nil {
@@ -110,8 +110,8 @@ func (c *Cache) Step(s *tensor.Scope, tokens []Token, rows int) *tensor.Tensor {
 	return h
 }
 
-// Logits are those of the next token, by the hidden states of a step: h [N, H] -> [N, V]. A model that is not packed
-// computes them in groups of a fixed size.
+// Logits returns the logits of the next token, given the hidden states of a step: h [N, H] -> [N, V]. If the model is not packed,
+// it computes them in groups of a fixed size.
 func (c *Cache) Logits(s *tensor.Scope, h *tensor.Tensor) *tensor.Tensor {
 	if c.m.packed != nil {
 		return c.m.tokenLogits(h)

@@ -8,7 +8,7 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// canaryLength is how many tokens the canary has, unless the model takes fewer.
+// canaryLength is the number of tokens of the canary, unless the model takes fewer.
 const canaryLength = 32
 
 // CanaryTolerance is the greatest relative difference between the canaries of two machines, or of plain and packed weights,

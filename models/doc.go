@@ -7,13 +7,13 @@
 //
 // Shapes are written [B, T, H]: B rows, T positions, H the hidden width; V is the vocabulary, D the width of a head.
 //
-// Networks compute by token: a list of tokens of any sequences, each with its position in its own sequence. There are two
-// ways. A Cache is for decoding, log-probabilities (models/logprob) and encoding (models/guide), where a sequence's numbers
-// must not depend on its neighbours: they would flip a sampled token now and then, and a redelivered message would give
-// another text. With packed weights they do not, to the last bit. A PackedBatch is for training, where the last bits may
-// depend on which sequences are computed together, because that is a function of spec and data.
+// Networks compute by token: a list of tokens of any sequences, each with its position in its own sequence. There are two ways.
+// A Cache is for decoding, log-probabilities (models/logprob) and encoding (models/guide). There a sequence's numbers must not
+// depend on its neighbours: if they did, a sampled token would sometimes change, and a redelivered message would give another
+// text. With packed weights they do not depend on them, to the last bit. A PackedBatch is for training, where the last bits may
+// depend on which sequences are computed together, because spec and data determine that.
 //
-// LogProbs and the rest of plain.go compute whole sequences: the plain form, which the tests compare the other two with.
+// LogProbs and the rest of plain.go compute whole sequences. The tests compare the other two ways with this plain form.
 //
 // Dropout is never applied: the policy and the reference must be the same function.
 package models

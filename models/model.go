@@ -14,9 +14,9 @@ import (
 
 // Options say how a model is loaded.
 type Options struct {
-	// DType is the type that the weights are converted to, and that the model computes in. The zero value is Float32.
+	// DType is the type in which the model computes. The weights are converted to it. The zero value is Float32.
 	DType tensor.DType
-	// Packed says that the model is for generating and log-probabilities only, see Model.Packed.
+	// Packed loads the model for generating and log-probabilities only, see Model.Packed.
 	Packed bool
 }
 
@@ -62,7 +62,7 @@ func Load(ctx context.Context, eng *tensor.Engine, dir string, opts Options) (*M
 	return m, nil
 }
 
-// Read makes a model from a configuration and the weights in src. Errors are those of Load.
+// Read returns a model with a configuration and the weights in src. Errors are those of Load.
 func Read(ctx context.Context, eng *tensor.Engine, cfg architecture.Config, src WeightSource, opts Options) (*Model, error) {
 	if !opts.DType.Floating() {
 		return nil, fmt.Errorf("models: a model cannot compute in %v", opts.DType)
@@ -81,8 +81,8 @@ func Read(ctx context.Context, eng *tensor.Engine, cfg architecture.Config, src 
 		})
 }
 
-// build makes a model from one tensor for each weight, or, with opts.Packed, one packed matrix for each that is packed. When
-// it fails, it leaves nothing on the engine.
+// build returns a model made of one tensor for each weight or, with opts.Packed, one packed matrix for each weight that can be
+// packed. If it fails, it leaves nothing on the engine.
 func build(
 	ctx context.Context, eng *tensor.Engine, cfg architecture.Config, opts Options,
 	tensorOf func(s *tensor.Scope, w architecture.Weight) (*tensor.Tensor, error),
@@ -130,7 +130,7 @@ func build(
 	return m, err
 }
 
-// Clone makes another model with the same configuration and weights, on the same engine. A model with an adapter cannot be
+// Clone returns another model with the same configuration and weights, on the same engine. A model with an adapter cannot be
 // cloned.
 func (m *Model) Clone(ctx context.Context) (*Model, error) {
 	byName := make(map[string]*tensor.Tensor)
@@ -174,16 +174,16 @@ func (m *Model) Close(ctx context.Context) error {
 	return err
 }
 
-// Config is the model's configuration.
+// Config returns the model's configuration.
 func (m *Model) Config() architecture.Config { return m.cfg }
 
-// Engine is the engine that the model's weights live on.
+// Engine returns the engine of the model's weights.
 func (m *Model) Engine() *tensor.Engine { return m.eng }
 
-// DType is the type of the weights and of the hidden states.
+// DType returns the type of the weights and of the hidden states.
 func (m *Model) DType() tensor.DType { return m.dtype }
 
-// Params are the weights under Hugging Face's names, in the order of the architecture. A tied head is not among them. A
+// Params returns the weights under Hugging Face's names, in the order of the architecture. A tied head is not among them. A
 // packed model has none.
 func (m *Model) Params() []tensor.Named {
 	if m.packed != nil {
@@ -192,7 +192,7 @@ func (m *Model) Params() []tensor.Named {
 	return slices.Clone(m.params)
 }
 
-// SetTrainable says whether gradients are computed for Trainable. For a new model they are not.
+// SetTrainable sets whether gradients are computed for Trainable. For a new model they are not.
 func (m *Model) SetTrainable(ctx context.Context, on bool) error {
 	if m.packed != nil {
 		return fmt.Errorf("models: train: %w", ErrPacked)
@@ -210,7 +210,7 @@ func (m *Model) tokenLogits(h *tensor.Tensor) *tensor.Tensor {
 	return pass{packed: m.packed, adapted: m.adapter.byWeight()}.linear(h, linear{weight: m.net.head()})
 }
 
-// Adapter is the configuration of the model's adapter, if it has one.
+// Adapter returns the configuration of the model's adapter, if it has one.
 func (m *Model) Adapter() (architecture.LoRA, bool) {
 	if m.adapter == nil {
 		return architecture.LoRA{}, false
@@ -218,7 +218,7 @@ func (m *Model) Adapter() (architecture.LoRA, bool) {
 	return m.adapter.cfg, true
 }
 
-// Trainable is what training changes: the adapter's matrices A and B, under PEFT's names, or Params for a model without an
+// Trainable returns what training changes: the adapter's matrices A and B under PEFT's names, or Params if the model has no
 // adapter. The order is that of the architecture.
 func (m *Model) Trainable() []tensor.Named {
 	if m.adapter == nil {
@@ -227,10 +227,10 @@ func (m *Model) Trainable() []tensor.Named {
 	return m.adapter.params()
 }
 
-// Packed tells whether the weights are packed for inference by token: several times as fast as plain weights for the few
-// tokens of a decoding step, independent of what is computed beside to the last bit (see Cache), and in half the memory
-// where the file holds bfloat16. A packed model has no plain weights: it cannot be trained, cloned or written, and does not
-// compute whole sequences. Only Float32 on the CPU is packed; elsewhere Options.Packed has no effect.
+// Packed reports whether the weights are packed for inference by token. Compared with plain weights, this is several times as
+// fast for the few tokens of a decoding step, gives a token the same bits whatever is computed with it (see Cache), and takes
+// half the memory if the file has bfloat16. A packed model has no plain weights: it cannot be trained, cloned or written, and
+// does not compute whole sequences. Only Float32 on the CPU is packed; elsewhere Options.Packed has no effect.
 func (m *Model) Packed() bool { return m.packed != nil }
 
 // Pack packs the plain weights of a model, and frees them one by one.
@@ -279,6 +279,6 @@ func (m *Model) lossType() tensor.DType {
 	return tensor.Float32
 }
 
-// Takes tells why the model does not take a sequence: it has no prompt, is too long, or has an id outside of the vocabulary.
-// The error wraps ErrSequence.
+// Takes returns an error if the model does not take a sequence: it has no prompt, is too long, or has an id outside the
+// vocabulary. The error wraps ErrSequence.
 func (m *Model) Takes(row Sequence) error { return row.fits(m.cfg, 0) }

@@ -12,8 +12,8 @@ import (
 // headBytes bounds the logits that exist at a time in training: 512 positions of a vocabulary of 49,152.
 const headBytes = 96 << 20
 
-// PackedBatch is sequences that follow each other without padding, for computation whose gradients flow. Every position of
-// it is a row of x in Hidden: first the PackingOptions.Front positions of each sequence, then the Tokens. The last bits of a
+// PackedBatch is sequences that follow each other without padding, for computation with gradients. Every position of it is a
+// row of x in Hidden: first the PackingOptions.Front positions of each sequence, then the Tokens. The last bits of a
 // sequence's numbers depend on the other sequences and their order. Backward adds gradients to the weights, see
 // tensor.TrainLinear.
 type PackedBatch struct {
@@ -29,8 +29,8 @@ type PackedBatch struct {
 	segments  []tensor.Segment
 }
 
-// Position says which token stands at a position: token At of sequence Row. The tokens of a prompt that several sequences
-// share are those of the first of them.
+// Position is token At of sequence Row. The tokens of a prompt that several sequences share are those of the first of these
+// sequences.
 type Position struct{ Row, At int }
 
 // Prediction is a response token of sequence Row. From is the position whose hidden state predicts it, a row of Hidden's
@@ -40,12 +40,12 @@ type Prediction struct {
 	Token     int64
 }
 
-// PackingOptions say what a packed batch holds and how it is computed.
+// PackingOptions say what a packed batch contains and how it is computed.
 type PackingOptions struct {
 	Compute Compute
 	// Share computes a prompt once for all sequences that begin with it.
 	Share bool
-	// Whole includes the last token of each response, which predicts nothing.
+	// Whole includes the last token of each response, although it predicts nothing.
 	Whole bool
 	// Front is how many positions each sequence has in front of its tokens, for embeddings of the caller's own. Memory lets
 	// each sequence see one more key and value in every layer, see Hidden. At most one of Share, Front and Memory may be set.
@@ -147,7 +147,7 @@ func promptKey(ids []int64) string {
 	return string(key)
 }
 
-// Embed looks up the embeddings of the Tokens -> [len(Tokens), H]. Hidden adds what depends on their positions.
+// Embed returns the embeddings of the Tokens -> [len(Tokens), H]. Hidden adds what depends on their positions.
 func (b *PackedBatch) Embed(s *tensor.Scope) *tensor.Tensor {
 	m, n := b.model, int64(len(b.ids))
 	return m.net.embed(s.FromInt64(b.ids, n, 1), pass{train: b.training()}).Reshape(n, int64(m.cfg.Hidden))

@@ -8,8 +8,8 @@ import (
 	"github.com/ldalign/ldalign/models/architecture"
 )
 
-// ErrSequence means a sequence that is too long, has no prompt or no response where one is needed, or has a token that is
-// not in the vocabulary.
+// ErrSequence means that a sequence is too long, lacks a prompt or a response that is needed, or has a token outside the
+// vocabulary.
 var ErrSequence = errors.New("models: sequence")
 
 // Sequence is a prompt followed by a response.
@@ -26,7 +26,7 @@ func Join(prompt, response []int64) Sequence {
 // Response is the tokens after the prompt.
 func (q Sequence) Response() []int64 { return q.IDs[q.PromptLen:] }
 
-// fits tells why a model cannot take the sequence after front other positions. The error wraps ErrSequence.
+// fits returns an error if a model cannot take the sequence after front other positions. The error wraps ErrSequence.
 func (q Sequence) fits(cfg architecture.Config, front int) error {
 	if q.PromptLen < 1 || q.PromptLen > len(q.IDs) || front+len(q.IDs) > cfg.MaxLength() {
 		return fmt.Errorf("%w: it has %d tokens, %d of them prompt: want a prompt and at most %d tokens",

@@ -10,8 +10,8 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// Snapshot is a copy of tensors at one moment, outside of Go's heap and of the engine. So any goroutine may write it to a
-// file while the engine goes on changing the tensors. It takes as much memory as the tensors, until Free.
+// Snapshot is a copy of tensors at one moment. It is outside of Go's heap and of the engine, so any goroutine may write it to a
+// file while the engine changes the tensors. It takes as much memory as the tensors, until Free.
 type Snapshot struct {
 	infos  []safetensors.Info
 	memory []byte

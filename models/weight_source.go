@@ -10,7 +10,7 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// ErrNotFinite means a weight with a NaN or an infinity in it.
+// ErrNotFinite means that a weight has a NaN or an infinity.
 var ErrNotFinite = errors.New("models: a weight is not finite: the file is damaged, or its training diverged")
 
 // WeightSource is what weights are read from: a safetensors file, the shards of a model, or a part of either.

@@ -25,8 +25,8 @@ func (m *Model) WriteWeights(ctx context.Context, w io.Writer) error {
 	return nil
 }
 
-// LoadWeights replaces the weights in place by those of a safetensors file with the same names and shapes. If the file does
-// not fit, the error wraps architecture.ErrWeights and the model is unchanged. It reads one tensor after the other, so after
+// LoadWeights replaces the weights in place by those of a safetensors file with the same names and shapes. If the file does not
+// fit, the error wraps architecture.ErrWeights and the model is unchanged. LoadWeights reads one tensor after the other, so after
 // ErrNotFinite the model has some of the file's weights, and must be given others before it is used.
 func (m *Model) LoadWeights(ctx context.Context, path string) error {
 	file, err := safetensors.Open(path)
