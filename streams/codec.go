@@ -47,13 +47,13 @@ func seal(kind schemas.Kind, m events.Message) (*nats.Msg, error) {
 	like := newMessage(kind)
 	switch {
 	case like == nil:
-		return nil, fmt.Errorf("there is no kind %q", kind)
+		return nil, fmt.Errorf("unknown kind %q", kind)
 	case m == nil || like.ProtoReflect().Descriptor() != m.ProtoReflect().Descriptor():
 		return nil, fmt.Errorf("a %T does not belong to %s", m, kind)
 	case m.GetSchema() != events.Version:
 		return nil, fmt.Errorf("%s %s: schema is %d, want %d", kind, m.ID(), m.GetSchema(), events.Version)
 	case !schemas.ValidRun(m.GetRun()):
-		return nil, fmt.Errorf("%s %s: run %q is not a run's name", kind, m.ID(), m.GetRun())
+		return nil, fmt.Errorf("%s %s: %q is not a valid run name", kind, m.ID(), m.GetRun())
 	case m.ID() == "":
 		return nil, fmt.Errorf("%s of run %s, iteration %d: no id", kind, m.GetRun(), m.GetIteration())
 	}

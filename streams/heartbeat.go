@@ -208,7 +208,7 @@ func (b *beater) beat(ctx context.Context, p *Heartbeat) {
 	if err != nil {
 		b.workers, b.pauses = nil, nil // the server may have restarted without them
 		if !b.silent && ctx.Err() == nil {
-			p.conn.log.Debug().Err(err).Str("stage", p.worker.Stage).Msg("cannot tell the server what this worker does")
+			p.conn.log.Debug().Err(err).Str("stage", p.worker.Stage).Msg("cannot send the worker's heartbeat")
 		}
 		b.silent = true
 		return
@@ -243,7 +243,7 @@ func (b *beater) remove(p *Heartbeat) {
 		err = b.workers.Purge(ctx, p.key)
 	}
 	if err != nil {
-		p.conn.log.Debug().Err(err).Str("stage", p.worker.Stage).Msg("left a worker's key to the server")
+		p.conn.log.Debug().Err(err).Str("stage", p.worker.Stage).Msg("cannot delete the worker's key: the server will remove it")
 	}
 }
 

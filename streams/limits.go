@@ -84,19 +84,19 @@ func (l Limits) withDefaults() Limits {
 func (l Limits) validate() error {
 	switch {
 	case l.MaxAge < time.Minute:
-		return fmt.Errorf("streams: max_age %v is under a minute", l.MaxAge)
+		return fmt.Errorf("streams: max_age %v is less than a minute", l.MaxAge)
 	case l.MaxBytes < 4*MaxMessage:
-		return fmt.Errorf("streams: max_bytes %d is under %d, too little for a stream", l.MaxBytes, 4*MaxMessage)
+		return fmt.Errorf("streams: max_bytes %d is less than %d, the minimum for a stream", l.MaxBytes, 4*MaxMessage)
 	case l.AckWait < 100*time.Millisecond:
-		return fmt.Errorf("streams: ack_wait %v is under 100ms", l.AckWait)
+		return fmt.Errorf("streams: ack_wait %v is less than 100ms", l.AckWait)
 	case l.MaxDeliver < 1:
-		return fmt.Errorf("streams: max_deliver %d is under 1", l.MaxDeliver)
+		return fmt.Errorf("streams: max_deliver %d is less than 1", l.MaxDeliver)
 	case l.Replicas != 1 && l.Replicas != 3 && l.Replicas != 5:
 		return fmt.Errorf("streams: replicas %d is not 1, 3 or 5", l.Replicas)
 	case l.Sync < 0 || l.Retry < 0:
 		return fmt.Errorf("streams: sync %v and retry %v must not be negative", l.Sync, l.Retry)
 	case l.DedupWindow != 0 && l.DedupWindow < 100*time.Millisecond:
-		return fmt.Errorf("streams: dedup window %v is under 100ms", l.DedupWindow)
+		return fmt.Errorf("streams: dedup window %v is less than 100ms", l.DedupWindow)
 	}
 	return nil
 }

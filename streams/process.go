@@ -53,7 +53,7 @@ func process[In events.Message](f func(context.Context, []In, func(int) []In) []
 				outcomes = append(outcomes, Outcome{})
 				one, ok := m.(In)
 				if !ok {
-					err := fmt.Errorf("a %T is not this stage's input", m)
+					err := fmt.Errorf("a %T is not an input of this stage", m)
 					outcomes[len(outcomes)-1].Err = &schemas.Reject{Reason: schemas.ReasonDecode, Err: err}
 					continue
 				}

@@ -113,9 +113,9 @@ func (r *runner) pullFailed(ctx context.Context, err error) error {
 	case errors.Is(err, jetstream.ErrNoHeartbeat):
 		r.stage.Observer.Silent(r.stage.id())
 		r.heartbeat.Say(StateRetrying, "the server missed its heartbeats")
-		r.log.Warn().Msg("the server missed its heartbeats, asking again")
+		r.log.Warn().Msg("the server missed its heartbeats, trying again")
 	default:
-		r.log.Warn().Err(err).Msg("pull failed, asking again")
+		r.log.Warn().Err(err).Msg("pull failed, trying again")
 		r.heartbeat.Say(StateRetrying, "pull failed: "+err.Error())
 		if !pause(ctx, r.limits.backoff(1)) {
 			return nil

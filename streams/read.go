@@ -338,7 +338,7 @@ func (c *Conn) scanOnce(ctx context.Context, s *scan, f func(Entry) error) error
 			return failed(err)
 		}
 		if meta.Sequence.Consumer != delivered {
-			return failed(fmt.Errorf("message %d came where %d was next", meta.Sequence.Consumer, delivered))
+			return failed(fmt.Errorf("received message %d, expected %d", meta.Sequence.Consumer, delivered))
 		}
 		seq := meta.Sequence.Stream
 		if !s.follow && seq > end || s.last > 0 && seq > s.last {
@@ -387,7 +387,7 @@ func (c *Conn) discard(consumer jetstream.Consumer) {
 	defer cancel()
 	info := consumer.CachedInfo()
 	if err := c.js.DeleteConsumer(ctx, info.Stream, info.Name); err != nil {
-		c.log.Debug().Err(err).Str("stream", info.Stream).Msg("left a reader's consumer to the server")
+		c.log.Debug().Err(err).Str("stream", info.Stream).Msg("cannot delete the reader's consumer: the server will remove it")
 	}
 }
 

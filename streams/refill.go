@@ -25,7 +25,7 @@ func (f *feed) more(n int) []events.Message {
 	}
 	had := len(f.batch.inputs)
 	if err := f.takeThere(f.batch, n); err != nil {
-		f.log.Debug().Err(err).Msg("no refill")
+		f.log.Debug().Err(err).Msg("cannot refill the batch")
 	}
 	healthy, suspect, letters := f.sort(f.batch.inputs[had:])
 	f.room -= len(f.batch.inputs) - had

@@ -61,7 +61,7 @@ func startEmbedded(o Options, reads bool) (*embedded, error) {
 		token = ""
 	}
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("streams: make the store's folder: %w", err)
+		return nil, fmt.Errorf("streams: create the store's folder: %w", err)
 	}
 	lock, err := lockDir(o.Dir)
 	if err != nil {
@@ -124,7 +124,7 @@ func (e *embedded) stop() {
 	// Only the holder of the lock may change the address file, so remove it before unlocking.
 	os.Remove(filepath.Join(e.dir, addressFile))
 	if err := e.lock.Close(); err != nil {
-		e.log.log.Warn().Err(err).Msg("unlock the store's folder")
+		e.log.log.Warn().Err(err).Msg("cannot unlock the store's folder")
 	}
 }
 

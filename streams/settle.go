@@ -140,7 +140,7 @@ func (r *runner) call(work context.Context, in []*input, more *feed) (all []*inp
 			r.stage.Observer.Batch(BatchDone{r.stage.id(), len(in), time.Since(start)})
 		}
 		if len(out) != len(in) {
-			out = failed(len(in), fmt.Errorf("stage %s gave %d outcomes for %d messages", r.stage.Name, len(out), len(in)))
+			out = failed(len(in), fmt.Errorf("stage %s returned %d outcomes for %d messages", r.stage.Name, len(out), len(in)))
 		}
 		all = in
 	}()
@@ -182,6 +182,6 @@ func (r *runner) acknowledge(in *input, outcome string) {
 // answer logs an acknowledgement that could not be sent. The server then delivers the message again, which is harmless.
 func (r *runner) answer(in *input, err error) {
 	if err != nil {
-		r.log.Warn().Err(err).Uint64("seq", in.meta.Sequence.Stream).Msg("answer not sent")
+		r.log.Warn().Err(err).Uint64("seq", in.meta.Sequence.Stream).Msg("acknowledgement not sent")
 	}
 }

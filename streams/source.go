@@ -60,7 +60,7 @@ func (s Stage) checkSource() error {
 	case !schemas.ValidRun(s.Source.Run) || s.Source.Run == s.Run:
 		return fmt.Errorf("streams: stage %s of run %s: run %q cannot be its source", s.Name, s.Run, s.Source.Run)
 	case s.Source.First == 0 || s.Source.First > s.Source.Last || len(s.Iterations) == 0:
-		return fmt.Errorf("streams: stage %s: a source needs sequences and iterations", s.Name)
+		return fmt.Errorf("streams: stage %s: the source must have sequences and iterations", s.Name)
 	}
 	return nil
 }

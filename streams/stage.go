@@ -78,9 +78,9 @@ func (s Stage) withDefaults() (Stage, error) {
 	case !validStage.MatchString(s.Name):
 		return s, fmt.Errorf("streams: stage name %q is not lower-case letters and digits", s.Name)
 	case !schemas.ValidRun(s.Run):
-		return s, fmt.Errorf("streams: stage %s: run %q is not a run's name", s.Name, s.Run)
+		return s, fmt.Errorf("streams: stage %s: %q is not a valid run name", s.Name, s.Run)
 	case newMessage(s.In) == nil:
-		return s, fmt.Errorf("streams: stage %s: there is no kind %q", s.Name, s.In)
+		return s, fmt.Errorf("streams: stage %s: unknown kind %q", s.Name, s.In)
 	case s.Batch < 0 || s.Refill < 0 || s.Linger < 0 || s.Grace < 0:
 		return s, fmt.Errorf("streams: stage %s: batch, refill, linger and grace must not be negative", s.Name)
 	}
@@ -89,7 +89,7 @@ func (s Stage) withDefaults() (Stage, error) {
 	}
 	s.Batch = max(s.Batch, 1)
 	if s.MaxInFlight != nil && s.Batch+s.Refill > 1 {
-		return s, fmt.Errorf("streams: stage %s: with MaxInFlight a batch is one message, not %d", s.Name, s.Batch+s.Refill)
+		return s, fmt.Errorf("streams: stage %s: with MaxInFlight a batch must be one message, not %d", s.Name, s.Batch+s.Refill)
 	}
 	if s.Grace == 0 {
 		s.Grace = 20 * time.Second

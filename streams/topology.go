@@ -14,7 +14,7 @@ import (
 )
 
 // ErrTopology: a stream exists with a configuration that this program cannot use.
-var ErrTopology = errors.New("streams: stream has another configuration")
+var ErrTopology = errors.New("streams: stream has a different configuration")
 
 // headerRoom is how many bytes subject and headers may add to a message's payload.
 const headerRoom = 4 << 10
@@ -63,7 +63,7 @@ func (c *Conn) Declare(ctx context.Context, run string, limits Limits) error {
 		return err
 	}
 	if !schemas.ValidRun(run) {
-		return fmt.Errorf("streams: %q is not a run's name", run)
+		return fmt.Errorf("streams: %q is not a valid run name", run)
 	}
 	for _, log := range Logs() {
 		if err := c.ensureStream(ctx, limits.stream(log, run)); err != nil {

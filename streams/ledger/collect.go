@@ -196,7 +196,7 @@ func (t *tally) have() int { return len(t.messages) + len(t.dead) }
 
 func (t *tally) complete() (bool, error) {
 	if t.closed && t.have() > t.total {
-		return false, fmt.Errorf("%d pairs where %d were announced", t.have(), t.total)
+		return false, fmt.Errorf("%d pairs arrived, but %d were announced", t.have(), t.total)
 	}
 	return t.closed && t.have() == t.total, nil
 }

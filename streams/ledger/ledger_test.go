@@ -118,7 +118,7 @@ func TestCollectRefusesTooMany(t *testing.T) {
 			publish(t, c, schemas.Control, closedAt("r", 0, 1))
 		}
 	})
-	if err == nil || !strings.Contains(err.Error(), "2 pairs where 1 were announced") {
+	if err == nil || !strings.Contains(err.Error(), "2 pairs arrived, but 1 were announced") {
 		t.Errorf("got %v, want an error with the numbers", err)
 	}
 	if _, err := Collect(testContext(t), c, schemas.Control, "r", 0, nil); err == nil {

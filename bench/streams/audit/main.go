@@ -62,7 +62,7 @@ func bench(ctx context.Context, pairs int, program, dir string) (err error) {
 	if err := audit.Start(); err != nil {
 		return err
 	}
-	// Not the rusage of the child: that counts what this process had when it forked.
+	// The child's rusage would include the memory that this process had when it forked.
 	peak, ended := 0, make(chan struct{})
 	watched := make(chan struct{})
 	go func() {
@@ -87,7 +87,7 @@ func bench(ctx context.Context, pairs int, program, dir string) (err error) {
 	return nil
 }
 
-// highWater is the most memory that a process has had, in KiB; 0 when it has ended.
+// highWater returns the peak memory of a process in KiB; 0 when the process has ended.
 func highWater(pid int) int {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -102,7 +102,7 @@ func highWater(pid int) int {
 	return 0
 }
 
-// fill makes the run: an iteration of pairs on all streams, trained in batches of 64.
+// fill publishes the run: one iteration with its pairs on all streams, trained in batches of 64.
 func fill(ctx context.Context, conn *streams.Conn, pairs int, dir string) error {
 	if err := conn.Declare(ctx, run, streams.Limits{}); err != nil {
 		return err
