@@ -63,7 +63,7 @@ func TestBatchesAreReadAsWritten(t *testing.T) {
 	})
 }
 
-// TestBatchesOfAnyOtherKind: whatever pair of whichever step is taken away, doubled or exchanged for another, Verify tells.
+// TestBatchesOfAnyOtherKind: Verify detects a pair that is removed, doubled or exchanged in any step.
 func TestBatchesOfAnyOtherKind(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		b := trained(t)
@@ -131,7 +131,8 @@ func TestBatchesVerify(t *testing.T) {
 	}
 }
 
-// TestBatchesOfACheckpoint: what a checkpoint says is read and verified; a state may end within an epoch, a policy not.
+// TestBatchesOfACheckpoint: Batches reads and verifies a checkpoint's record. A state's may end within an epoch, a policy's
+// may not.
 func TestBatchesOfACheckpoint(t *testing.T) {
 	both(t, func(t *testing.T, f fixture) {
 		part := checkpoints.Batches{Pairs: []string{"a", "b"}, Steps: []checkpoints.Batch{{Step: 1, Pairs: []int{1}}}}

@@ -12,7 +12,7 @@ import (
 	"github.com/ldalign/ldalign/checkpoints"
 )
 
-// The cache keeps to its bound by dropping what was asked for longest ago, and nothing that was asked for just now.
+// The cache stays within its limit by removing the files that were used longest ago, and never a file that was used just now.
 func TestCacheIsBounded(t *testing.T) {
 	both(t, func(t *testing.T, f fixture) {
 		const size = 100_000

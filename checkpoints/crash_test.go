@@ -23,8 +23,8 @@ import (
 	"github.com/ldalign/ldalign/checkpoints"
 )
 
-// commitForever commits one state after the other to the store in args[0], each a function of the one before, and
-// prints the number of each when it is committed.
+// commitForever commits states to the store in args[0], each a function of the one before, and prints the number of each when it
+// is committed.
 func commitForever(args []string) error {
 	ctx := context.Background()
 	store, err := checkpoints.OpenDir(args[0])
@@ -48,7 +48,7 @@ func commitForever(args []string) error {
 	}
 }
 
-// crashDraft is the checkpoint that follows these.
+// crashDraft returns the checkpoint after the given ones.
 func crashDraft(before []checkpoints.Manifest) checkpoints.Draft {
 	n := uint64(len(before)) + 1
 	d := checkpoints.Draft{Kind: checkpoints.Policy, Step: n, Files: []checkpoints.Source{
@@ -98,7 +98,7 @@ func TestKilledCommitsLeaveWholeCheckpoints(t *testing.T) {
 	}
 }
 
-// checkCrashed checks everything about the store that a killed writer has left; committed is what it had said.
+// checkCrashed checks the store that a killed writer has left. committed is what the writer had reported.
 func checkCrashed(t *testing.T, root string, committed uint64) uint64 {
 	t.Helper()
 	store, err := checkpoints.OpenDir(root)
@@ -139,7 +139,7 @@ func checkCrashed(t *testing.T, root string, committed uint64) uint64 {
 	return uint64(len(manifests))
 }
 
-// checkBlobs checks that every blob is whole, also those that no manifest names; whole are those checked before.
+// checkBlobs checks that every blob is whole, including those that no manifest names. whole are the blobs checked before.
 func checkBlobs(t *testing.T, root string, whole map[string]bool) {
 	t.Helper()
 	dir := filepath.Join(root, "runs/run/blobs")
@@ -168,8 +168,8 @@ func number(t *testing.T, line string) uint64 {
 	return n
 }
 
-// fillDisk commits to a store until there is no room, and checks what it is told and what is left. args: the store's
-// folder, and tmpfs or rlimit: how the room is bounded, to about 1 MiB.
+// fillDisk commits to a store until the disk is full, and checks the error and what is left. args: the store's folder, and how
+// the space is limited to about 1 MiB, tmpfs or rlimit.
 func fillDisk(args []string) error {
 	ctx, root := context.Background(), args[0]
 	switch args[1] {

@@ -53,7 +53,7 @@ func TestDirectoryObjectsAreReadOnlyFiles(t *testing.T) {
 	}
 }
 
-// A second process that opens the store must not take the first one's temporary files for a dead one's.
+// A process that opens the store must not remove the temporary files of another running process.
 func TestDirectoryOpenLeavesLiveWritersAlone(t *testing.T) {
 	root := t.TempDir()
 	first, err := checkpoints.OpenDir(root)

@@ -9,8 +9,8 @@ import (
 	"github.com/ldalign/ldalign/checkpoints"
 )
 
-// TestMachineIsNotedBeside: a manifest's digest does not depend on where it was made; a note that is missing or unreadable
-// is none.
+// TestMachineIsNotedBeside: a manifest's digest does not depend on where it was made. A note that is missing or unreadable
+// counts as no note.
 func TestMachineIsNotedBeside(t *testing.T) {
 	both(t, func(t *testing.T, f fixture) {
 		here := checkpoints.Machine{CPU: "Z80", Device: "cpu", Threads: 2, Libtorch: "2.1.0"}

@@ -10,7 +10,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-// childVar names what a process started from this test binary is to do instead of testing.
+// childVar is the environment variable that tells a child process of this test binary what to do instead of testing.
 const childVar = "LDALIGN_CHECKPOINTS_CHILD"
 
 func TestMain(m *testing.M) {

@@ -14,8 +14,8 @@ import (
 	"github.com/ldalign/ldalign/checkpoints"
 )
 
-// Whatever is committed in whatever order and whenever it is pruned: what is needed stays, what is not goes, and the
-// bytes freed are those that the store has lost.
+// Whatever is committed and whenever it is pruned, Prune keeps what is needed and removes the rest, and returns the bytes by
+// which the store has shrunk.
 func TestPruneKeepsWhatIsLive(t *testing.T) {
 	ctx := context.Background()
 	rapid.Check(t, func(t *rapid.T) {
@@ -81,7 +81,7 @@ func TestPruneKeepsWhatIsLive(t *testing.T) {
 	})
 }
 
-// checkPruned checks after a prune what can be read.
+// checkPruned checks which files can be read after a prune.
 func checkPruned(t *rapid.T, r *checkpoints.Repository, committed []checkpoints.Manifest, keep int) {
 	ctx := context.Background()
 	listed, err := r.List(ctx, "run")
@@ -121,7 +121,7 @@ func checkPruned(t *rapid.T, r *checkpoints.Repository, committed []checkpoints.
 	}
 }
 
-// stored is the size of all blobs.
+// stored returns the size of all blobs.
 func stored(t *rapid.T, root string) int64 {
 	entries, err := os.ReadDir(filepath.Join(root, "runs/run/blobs"))
 	if err != nil {

@@ -24,7 +24,7 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 )
 
-// remote is a store whose objects are no local files and which takes none over, as S3. It counts calls.
+// remote is a store without local files that cannot adopt any, as S3. It counts calls.
 type remote struct {
 	checkpoints.Store
 	puts, gets atomic.Int64
@@ -48,7 +48,7 @@ type fixture struct {
 	cache string
 }
 
-// both runs a test over a store that is a folder and over one that is not.
+// both runs a test over a directory store and over a remote one.
 func both(t *testing.T, test func(t *testing.T, f fixture)) {
 	open := func(t *testing.T) fixture {
 		f := fixture{root: t.TempDir(), cache: filepath.Join(t.TempDir(), "cache")}
@@ -71,7 +71,7 @@ func both(t *testing.T, test func(t *testing.T, f fixture)) {
 	})
 }
 
-// again is what another process on the same store and machine would use.
+// again returns a Repository as another process on the same store and machine would use it.
 func (f fixture) again() *checkpoints.Repository {
 	return checkpoints.New(f.store, f.cache, zerolog.Nop())
 }
@@ -85,7 +85,7 @@ func (f fixture) commit(t *testing.T, d checkpoints.Draft) checkpoints.Manifest 
 	return m
 }
 
-// blob is the file of a checkpoint's file in the store.
+// blob returns the path in the store of a checkpoint's file.
 func (f fixture) blob(file checkpoints.File) string {
 	return filepath.Join(f.root, "runs/run/blobs", file.SHA256)
 }
@@ -362,7 +362,7 @@ func TestRacingWritersDoNotFork(t *testing.T) {
 	})
 }
 
-// faulty fails one call of a kind, before or after it has had its effect.
+// faulty fails one call of a kind, before or after the call has had its effect.
 type faulty struct {
 	checkpoints.Store
 	fail  string // Put or Create

@@ -11,8 +11,8 @@ import (
 	"github.com/ldalign/ldalign/checkpoints"
 )
 
-// Weights that retention removes are gone, with a sentence that says why, also after a backup was restored; blobs that
-// another checkpoint names, and everything that is small, stay.
+// Weights that retention removes are gone, with an error that says why, also after a backup was restored. Blobs that another
+// checkpoint names, and all small files, stay.
 func TestExpire(t *testing.T) {
 	ctx := t.Context()
 	store, err := checkpoints.OpenDir(t.TempDir())

@@ -145,7 +145,7 @@ func TestS3(t *testing.T) {
 	})
 }
 
-// runOnS3 takes one run through the life of its checkpoints.
+// runOnS3 commits, reads and prunes the checkpoints of one run.
 func runOnS3(t *testing.T, store checkpoints.Store) {
 	ctx := t.Context()
 	r := checkpoints.New(store, t.TempDir(), zerolog.Nop())
@@ -211,8 +211,8 @@ func runOnS3(t *testing.T, store checkpoints.Store) {
 	}
 }
 
-// lostAnswer puts a proxy in front of the server that passes the first creation on and then drops the connection: the
-// client tries again and is told that the object exists.
+// lostAnswer starts a proxy in front of the server that forwards the first creation and then drops the connection. The client
+// tries again and learns that the object exists.
 func lostAnswer(t *testing.T, endpoint string) {
 	var drop atomic.Bool
 	var creations atomic.Int64

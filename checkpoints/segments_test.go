@@ -13,8 +13,8 @@ import (
 	"github.com/ldalign/ldalign/checkpoints"
 )
 
-// TestSegments: lines that a state names and has not written are there as long as a state names them, through pruning, sweeping,
-// backup, another name and restoring, and are read before its own.
+// TestSegments: lines in segments stay as long as a state names them, through pruning, sweeping, backup, renaming and
+// restoring, and are read before the state's own lines.
 func TestSegments(t *testing.T) {
 	both(t, func(t *testing.T, f fixture) {
 		ctx := t.Context()
@@ -111,7 +111,7 @@ func TestSegments(t *testing.T) {
 	})
 }
 
-// TestDamagedBlobIsWrittenAnew by a commit of the same bytes, once the process has seen that they are others.
+// TestDamagedBlobIsWrittenAnew: a commit writes a blob again once the process has seen that it is damaged.
 func TestDamagedBlobIsWrittenAnew(t *testing.T) {
 	both(t, func(t *testing.T, f fixture) {
 		commit := func() checkpoints.Manifest {

@@ -45,7 +45,7 @@ func load(t testing.TB, eng *tensor.Engine, name string) *models.Model {
 	return m
 }
 
-// readGolden gives the prompts of the golden and what transformers continues them with, greedily.
+// readGolden returns the prompts of the golden file and their greedy continuations by transformers.
 func readGolden(t *testing.T, name string) (reqs []decode.Request, want [][]int64) {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(testdata, name, "expect.json"))
@@ -80,7 +80,7 @@ func pack(t testing.TB, m *models.Model) *models.Model {
 // ignoreLogProbs compares results by their tokens.
 var ignoreLogProbs = cmpopts.IgnoreFields(decode.Result{}, "LogProbs")
 
-// with gives requests the settings that they share; a MaxNew of their own stays.
+// with applies shared settings to requests. A request keeps a MaxNew of its own.
 func with(shared decode.Request, requests ...decode.Request) []decode.Request {
 	out := slices.Clone(requests)
 	for i := range out {

@@ -12,7 +12,7 @@ import (
 	"github.com/ldalign/ldalign/models/decode"
 )
 
-// resident is the memory that the process holds behind a collection, in bytes.
+// resident returns the resident memory of the process after a collection, in bytes.
 func resident(t *testing.T) int64 {
 	t.Helper()
 	debug.FreeOSMemory()
@@ -27,8 +27,8 @@ func resident(t *testing.T) int64 {
 	return pages * int64(os.Getpagesize())
 }
 
-// Ten thousand sequences take no more memory than a thousand: a tensor of one row of logits, forgotten with each sequence,
-// would be 3.5 MB, and one of a step's hidden states 40 MB.
+// Ten thousand sequences take no more memory than a thousand. A leak of one row of logits for each sequence would be 3.5 MB,
+// and of a step's hidden states 40 MB.
 func TestFlatMemory(t *testing.T) {
 	const early, all, allowed = 1000, 10_000, 2 << 20
 	eng := newEngine(t, 1)

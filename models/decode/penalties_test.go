@@ -8,8 +8,8 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// OpenAI's formula by hand, logit − c·frequency − (1 if c > 0)·presence, with the bias added, for a response 5 9 5 and a bias on a
-// token that it has and on one that it has not.
+// The expected values are OpenAI's formula by hand, logit − c·frequency − (1 if c > 0)·presence, plus the bias, for a
+// response 5 9 5 and a bias on one token in it and one that is not.
 func TestAdditions(t *testing.T) {
 	s := Sampling{PresencePenalty: 0.5, FrequencyPenalty: 0.25, Bias: map[int64]float64{9: 2, 3: -1.5}}
 	h := newHistory(s, []int64{7, 7, 5}) // the prompt does not count
@@ -35,7 +35,7 @@ func TestAdditions(t *testing.T) {
 	}
 }
 
-// The repetition penalty counts the prompt and the response, and nothing is noted for a request without penalties.
+// The repetition penalty counts the prompt and the response. A request without penalties counts nothing.
 func TestHistoryNotesWhatPenaltiesNeed(t *testing.T) {
 	prompt := []int64{4, 4}
 	h := newHistory(Sampling{RepetitionPenalty: 1.2}, prompt)

@@ -38,8 +38,8 @@ func small(t testing.TB, eng *tensor.Engine, family string) *models.Model {
 	return m
 }
 
-// The result of a request is the same to the last bit alone and in any company, at one thread and at two; with a packed
-// model also whatever the slots and the size of a step.
+// The result of a request is the same to the last bit alone and with other requests, at one thread and at two. With a packed
+// model it is also the same for any slots and any size of a step.
 func TestTextDoesNotDependOnTheBatch(t *testing.T) {
 	type setup struct {
 		name  string
@@ -116,7 +116,7 @@ func TestTextDoesNotDependOnTheBatch(t *testing.T) {
 	})
 }
 
-// The log-probabilities of what is sampled are those of teacher forcing, and score gives the same bits.
+// The log-probabilities of sampled tokens are those of teacher forcing, and score gives the same bits.
 func TestLogProbsEqualScore(t *testing.T) {
 	for _, family := range []string{architecture.Llama, architecture.GPT2} {
 		m := pack(t, small(t, newEngine(t, 2), family))
@@ -143,8 +143,8 @@ func TestLogProbsEqualScore(t *testing.T) {
 	}
 }
 
-// A slot is refilled as soon as its row has ended: tokens come in the order in which four workers would make them who
-// take the next request from a queue when they are done with one.
+// A slot is refilled as soon as its row has ended. Tokens come in the order in which four workers would make them that take the
+// next request from a queue whenever they are free.
 func TestSlotsAreRefilled(t *testing.T) {
 	m := pack(t, small(t, newEngine(t, 1), architecture.Llama))
 	var got, want []int // the request of each token
@@ -206,8 +206,7 @@ func TestOnTokenEndsARow(t *testing.T) {
 	}
 }
 
-// Damaged weights are told, by the request and the token, not sampled from; Generate ends with that, a scheduler goes on with
-// the other rows.
+// Damaged weights are reported by request and token. Generate ends with that error; a scheduler continues with the other rows.
 func TestWeightsThatAreNotANumber(t *testing.T) {
 	m := pack(t, damaged(t, newEngine(t, 1)))
 	_, err := decode.Generate(context.Background(), m, with(decode.Request{MaxNew: 2, Sampling: greedy},
@@ -237,8 +236,8 @@ func damaged(t testing.TB, eng *tensor.Engine) *models.Model {
 	return m
 }
 
-// A sampled response is what teacher forcing gives it: its greedy tokens are the arg max of the model's own logits over
-// the whole sequence.
+// A sampled response agrees with teacher forcing: its greedy tokens are the arg max of the model's own logits over the whole
+// sequence.
 func TestStepsEqualWholeSequences(t *testing.T) {
 	for _, family := range []string{architecture.Llama, architecture.GPT2} {
 		eng := newEngine(t, 1)

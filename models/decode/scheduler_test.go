@@ -20,7 +20,7 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// open starts a scheduler that is closed, with all that it holds, at the end of the test.
+// open starts a scheduler that the end of the test closes, with its weights.
 func open(t testing.TB, opts decode.Options, w decode.Weights) *decode.Scheduler {
 	t.Helper()
 	s, err := decode.New(opts, w)
@@ -45,7 +45,7 @@ func submit(t testing.TB, s *decode.Scheduler, r decode.Request) *decode.Reply {
 }
 
 // hold keeps the scheduler's goroutine at the first token of a request until the returned function is called, so that a test can
-// arrange what comes next. began is closed when it stands there.
+// prepare what follows. began is closed when the goroutine waits there.
 func hold(r *decode.Request) (began <-chan struct{}, proceed func()) {
 	reached, wait := make(chan struct{}), make(chan struct{})
 	var once sync.Once
@@ -59,7 +59,7 @@ func hold(r *decode.Request) (began <-chan struct{}, proceed func()) {
 	return reached, sync.OnceFunc(func() { close(wait) })
 }
 
-// mixed are requests with settings of their own each.
+// mixed returns requests with different settings.
 func mixed(n int) []decode.Request {
 	rng := rand.New(rand.NewPCG(3, 4))
 	settings := []decode.Request{
@@ -207,7 +207,7 @@ func TestAnErrorEndsItsRowAlone(t *testing.T) {
 	}
 }
 
-// A source learns of a request that cannot be decoded by its number, and goes on.
+// A request of a source that cannot be decoded is reported by its number, and the source continues.
 func TestFeedGoesOnBehindABadRequest(t *testing.T) {
 	m := pack(t, damaged(t, newEngine(t, 1)))
 	s := open(t, decode.Options{Slots: 2, Length: 20}, decode.Weights{Model: m})
@@ -248,8 +248,8 @@ func TestFeedGoesOnBehindABadRequest(t *testing.T) {
 	}
 }
 
-// A row whose context ends, and one that waits, end before the next step, and the slot has its next row in that step: tokens are
-// noted as they are sampled, by row.
+// A row whose context ends, and a waiting one, end before the next step, and the slot has its next row in that step. The test
+// records tokens as they are sampled, by row.
 func TestCancellingFreesTheSlotAtTheNextStep(t *testing.T) {
 	m := pack(t, small(t, newEngine(t, 1), architecture.Llama))
 	s := open(t, decode.Options{Slots: 2, Length: 60}, decode.Weights{Model: m, Digest: "d"})
@@ -307,7 +307,7 @@ func TestCancellingFreesTheSlotAtTheNextStep(t *testing.T) {
 	}
 }
 
-// What is submitted goes first, in its order; a source gets the slots that are left.
+// Submitted requests go first, in their order. A source gets the remaining slots.
 func TestSubmittedRequestsGoFirst(t *testing.T) {
 	m := pack(t, small(t, newEngine(t, 1), architecture.Llama))
 	s := open(t, decode.Options{Slots: 1, Length: 60}, decode.Weights{Model: m})
@@ -367,8 +367,8 @@ func TestQueueFull(t *testing.T) {
 	}
 }
 
-// Weights are swapped while requests run and wait. None is lost, each reply has the bits of the weights that it names, and
-// those in use when it came; the old ones are released when their last request has ended, and no earlier.
+// Weights are swapped while requests run and wait. No request is lost, and each reply has the bits of the weights that were
+// current when its request was made. The old weights are released when their last request has ended, and no earlier.
 func TestSwapUnderLoad(t *testing.T) {
 	eng := newEngine(t, 2)
 	opts := decode.Options{Slots: 4, Length: 40, Prefill: 8}
@@ -446,7 +446,7 @@ func TestSwapUnderLoad(t *testing.T) {
 	}
 }
 
-// The old weights stay as long as one of their requests is there, and are released as soon as it has ended.
+// The old weights stay while one of their requests is running, and are released as soon as it has ended.
 func TestSwapReleasesBehindTheLastRequest(t *testing.T) {
 	eng := newEngine(t, 1)
 	a, b := pack(t, small(t, eng, architecture.Llama)), pack(t, small(t, eng, architecture.GPT2))
@@ -489,7 +489,7 @@ func TestSwapReleasesBehindTheLastRequest(t *testing.T) {
 	}
 }
 
-// Close waits for what has come, or cancels it when its context has ended; nothing comes afterwards.
+// Close waits for the requests, or cancels them when its context has ended. Later requests are refused.
 func TestClose(t *testing.T) {
 	eng := newEngine(t, 1)
 	m := pack(t, small(t, eng, architecture.Llama))
@@ -557,7 +557,7 @@ func TestClose(t *testing.T) {
 	}
 }
 
-// When the engine is gone, requests end with that, and Close ends all the same.
+// When the engine is closed, requests end with that error, and Close still returns.
 func TestTheEngineIsClosed(t *testing.T) {
 	eng, err := tensor.NewEngine(tensor.Options{Threads: 1})
 	if err != nil {
@@ -588,8 +588,8 @@ func TestTheEngineIsClosed(t *testing.T) {
 	}
 }
 
-// A step that somebody waits for comes before other work of the engine, and a source's does not: work of Do that waits while a
-// submitted request runs is done after it.
+// A step for a submitted request comes before other work of the engine, and a source's step does not: work that waits in Do
+// while a submitted request runs is done after it.
 func TestServingGoesFirst(t *testing.T) {
 	eng := newEngine(t, 1)
 	m := pack(t, small(t, eng, architecture.Llama))
@@ -618,7 +618,7 @@ func TestServingGoesFirst(t *testing.T) {
 	}
 }
 
-// What a source asks for is background work: it does not keep the engine from others between two steps.
+// A source's requests are background work: they do not keep the engine from others between two steps.
 func TestAFedRowDoesNotReserveTheEngine(t *testing.T) {
 	eng := newEngine(t, 1)
 	m := pack(t, small(t, eng, architecture.Llama))
@@ -640,7 +640,7 @@ func TestAFedRowDoesNotReserveTheEngine(t *testing.T) {
 	}
 }
 
-// A panic in a function of the user's is an error of the request, or of the source: the scheduler goes on.
+// A panic in a user's function is an error of the request or of the source, and the scheduler continues.
 func TestPanicsAreErrors(t *testing.T) {
 	m := pack(t, small(t, newEngine(t, 1), architecture.Llama))
 	s := open(t, decode.Options{Slots: 2, Length: 40}, decode.Weights{Model: m})

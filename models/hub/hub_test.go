@@ -21,7 +21,7 @@ import (
 	"github.com/ldalign/ldalign/models/hub/hubtest"
 )
 
-// tiny is a repository with weights in two shards and with much that nobody reads.
+// tiny is a repository with weights in two shards and many files that are not wanted.
 func tiny() *hubtest.Repository {
 	weights := func(n int) []byte { return bytes.Repeat([]byte("0123456789abcde\n"), n) }
 	return &hubtest.Repository{
@@ -175,7 +175,7 @@ func TestLocalFoldersComeFirst(t *testing.T) {
 	}
 }
 
-// A connection that breaks is taken up where it broke.
+// A download continues where its connection broke.
 func TestCutConnections(t *testing.T) {
 	repo := tiny()
 	s, o := start(t, repo)
@@ -207,7 +207,7 @@ func TestCutConnectionsWithoutRange(t *testing.T) {
 	checkFiles(t, m, repo)
 }
 
-// What came before an interruption is kept, and only the rest is asked for.
+// An interrupted download keeps what it has received, and requests only the rest.
 func TestInterruptedCallGoesOn(t *testing.T) {
 	repo := tiny()
 	s, o := start(t, repo)
@@ -385,7 +385,7 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// Two that want the same model fetch each file once.
+// Callers that want the same model at once fetch each file once.
 func TestTwoAtOnce(t *testing.T) {
 	repo := tiny()
 	s, o := start(t, repo)

@@ -14,7 +14,7 @@ import (
 	"github.com/ldalign/ldalign/models/tokenizer"
 )
 
-// pairFolder holds what make_goldens.py of models/reward has written with transformers.
+// pairFolder has the files that make_goldens.py of models/reward wrote with transformers.
 const pairFolder = "../reward/testdata/v3"
 
 func openPairs(t testing.TB) (*tokenizer.Tokenizer, *tokenizer.Pairs) {
@@ -103,7 +103,7 @@ func TestPairsFromTheLeft(t *testing.T) {
 	}
 }
 
-// withFile is the golden's folder with another file in place of one of it.
+// withFile returns the golden folder with one file replaced.
 func withFile(t *testing.T, name, text string) fstest.MapFS {
 	t.Helper()
 	files := fstest.MapFS{name: {Data: []byte(text)}}

@@ -18,7 +18,7 @@ import (
 // Unigram with Metaspace, WordPiece, marks at the ends of words.
 var kinds = []string{"gpt2", "chatml", "llama", "gemma", "unigram", "wordpiece", "wordends"}
 
-// stream gives the pieces of ids and of the end.
+// stream returns the pieces of ids and of the end.
 func stream(t interface{ Fatalf(string, ...any) }, tok *tokenizer.Tokenizer, ids []int64, skip bool) []string {
 	s := tok.Stream(skip)
 	var pieces []string
@@ -97,7 +97,7 @@ func TestStreamOfTexts(t *testing.T) {
 	}
 }
 
-// What can be shown is shown at once: only characters in the making are held back.
+// Push returns what can be shown at once, and holds back unfinished characters only.
 func TestStreamShowsAtOnce(t *testing.T) {
 	for _, test := range []struct{ name, text, want string }{
 		{"gpt2", "a dog 😀 ran", "a| dog| ||😀| |r|a|n|"},
@@ -116,7 +116,7 @@ func TestStreamShowsAtOnce(t *testing.T) {
 	}
 }
 
-// A model that goes wrong may repeat half a character, a special token or a byte for ever.
+// A broken model may repeat half a character, a special token or a byte for ever.
 func TestStreamOfTheSameToken(t *testing.T) {
 	for _, name := range kinds {
 		tok := load(t, name)

@@ -20,7 +20,7 @@ import (
 	"github.com/ldalign/ldalign/models/tokenizer"
 )
 
-// goldens is what testdata/make_goldens.py had transformers do.
+// goldens is what testdata/make_goldens.py recorded from transformers.
 type goldens struct {
 	Templates map[string]string
 	Chats     [][]tokenizer.Message
@@ -231,7 +231,7 @@ func TestSpecialTokens(t *testing.T) {
 	files["special_tokens_map.json"] = &fstest.MapFile{Data: []byte(`{"bos_token":"<s>","eos_token":{"content":"</s>"}}`)}
 	tok := closing(t)(tokenizer.FromFS(files))
 	if bos, ok := tok.BOS(); ok {
-		t.Errorf("tokenizer_config.json has the last word, but BOS is %d", bos)
+		t.Errorf("tokenizer_config.json overrides special_tokens_map.json, but BOS is %d", bos)
 	}
 	if diff := cmp.Diff([]int64{2}, tok.EOS()); diff != "" {
 		t.Error(diff)
@@ -306,7 +306,7 @@ func TestLoadTellsWhatIsWrong(t *testing.T) {
 	}
 }
 
-// No tokenizer.json ends the process: what the library fails on is an error of FromFS.
+// No tokenizer.json ends the process: whatever the library fails on is an error of FromFS.
 func TestOddFiles(t *testing.T) {
 	type object = map[string]any
 	deep := any(object{})

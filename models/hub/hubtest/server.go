@@ -1,5 +1,5 @@
-// Package hubtest is a Hub for tests: a server on this machine that speaks the part of the Hugging Face Hub's protocol
-// which clients need to fetch a model. huggingface_hub 2.4 downloads from it (see the test of package hub).
+// Package hubtest is a Hub for tests: a local server for the part of the Hugging Face Hub's protocol that clients need to fetch a
+// model. huggingface_hub 2.4 can download from it (see the test of package hub).
 package hubtest
 
 import (
@@ -20,15 +20,15 @@ import (
 
 // Repository is one model with a single commit.
 type Repository struct {
-	// Files by their names. Those with the ending .safetensors are in large file storage.
+	// Files are the contents by name. Those whose name ends in .safetensors are in large file storage.
 	Files map[string][]byte
-	// Branches are the names by which the commit is known, beside its digest.
+	// Branches are names of the commit, besides its digest.
 	Branches []string
-	// Token is needed to read a gated repository, empty for a public one.
+	// Token is the token that a gated repository requires; empty for a public one.
 	Token string
 }
 
-// Commit is the digest of the repository's commit, made of its files.
+// Commit returns the digest of the repository's commit, a function of its files.
 func (r *Repository) Commit() string {
 	sum := sha1.New() //nolint:gosec // git names its objects by it
 	for _, name := range r.names() {
@@ -46,14 +46,14 @@ func (r *Repository) names() []string {
 	return names
 }
 
-// BlobID is git's name for a file's bytes.
+// BlobID returns git's name of a file with these bytes.
 func BlobID(content []byte) string {
 	sum := sha1.New() //nolint:gosec // git names its objects by it
 	fmt.Fprintf(sum, "blob %d\x00%s", len(content), content)
 	return hex.EncodeToString(sum.Sum(nil))
 }
 
-// SHA256 is the name of a file's bytes in large file storage.
+// SHA256 returns the name of a file with these bytes in large file storage.
 func SHA256(content []byte) string {
 	sum := sha256.Sum256(content)
 	return hex.EncodeToString(sum[:])
@@ -66,15 +66,15 @@ type Server struct {
 	// URL is the endpoint.
 	URL string
 
-	// Cut ends the connection after so many bytes of an answer with a file's content, as often as Cuts says.
+	// Cut ends the connection after that many bytes of a file's content, for the first Cuts answers.
 	Cut, Cuts int
-	// Status is answered to so many requests (Statuses) before all else.
+	// Status is the answer to the first Statuses requests.
 	Status, Statuses int
-	// NoRange: a whole file is sent whatever range was asked for.
+	// NoRange makes the server ignore ranges and send whole files.
 	NoRange bool
-	// Plain: what the interface says of a repository leaves out its files' sizes and digests.
+	// Plain makes the server leave out sizes and digests of a repository's files.
 	Plain bool
-	// Damaged is the name of a file that is sent with another last byte.
+	// Damaged is the name of a file that is sent with a wrong last byte.
 	Damaged string
 
 	mu    sync.Mutex
@@ -84,7 +84,7 @@ type Server struct {
 	cdn   *httptest.Server
 }
 
-// New starts a server with repositories by their ids. Close ends it.
+// New starts a server with repositories by id. The caller must Close it.
 func New(repos map[string]*Repository) *Server {
 	s := &Server{repos: repos}
 	s.hub = httptest.NewServer(http.HandlerFunc(s.serveHub))
@@ -93,13 +93,13 @@ func New(repos map[string]*Repository) *Server {
 	return s
 }
 
-// Close ends the server and waits for its connections.
+// Close stops the server and waits until its connections have ended.
 func (s *Server) Close() {
 	s.hub.Close()
 	s.cdn.Close()
 }
 
-// Requests lists what was asked: method, path, and the range if any, "cdn" before those of the second host.
+// Requests lists the requests: method, path, and the range if any, with "cdn" in front of those to the second host.
 func (s *Server) Requests() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -113,7 +113,7 @@ func (s *Server) note(host string, r *http.Request) {
 	s.log = append(s.log, strings.TrimSpace(line))
 }
 
-// counts says whether a fault is still to happen, and takes one of it.
+// counts reports whether a fault should still happen, and counts it down.
 func (s *Server) counts(n *int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -222,7 +222,7 @@ func serveTree(w http.ResponseWriter, repo *Repository) {
 	answer(w, tree)
 }
 
-// serveFile sends a small file, or the way to a large one.
+// serveFile sends a small file, or a redirect to a large one.
 func (s *Server) serveFile(w http.ResponseWriter, r *http.Request, repo *Repository, name string) {
 	w.Header().Set("X-Repo-Commit", repo.Commit())
 	if repo.Token != "" && r.Header.Get("Authorization") != "Bearer "+repo.Token {
@@ -242,7 +242,7 @@ func (s *Server) serveFile(w http.ResponseWriter, r *http.Request, repo *Reposit
 	w.Header().Set("X-Linked-Size", strconv.Itoa(len(content)))
 	w.Header().Set("X-Linked-Etag", `"`+SHA256(content)+`"`)
 	w.Header().Set("ETag", `"`+SHA256(content)+`"`)
-	// The other host goes by another name, as a content network does: a client must not send its token there.
+	// The other host has another name, as a content network does: a client must not send its token there.
 	cdn := strings.Replace(s.cdn.URL, "127.0.0.1", "localhost", 1)
 	http.Redirect(w, r, cdn+"/"+SHA256(content)+"?signed=yes", http.StatusFound)
 }
@@ -280,7 +280,7 @@ func (s *Server) serveContent(w http.ResponseWriter, r *http.Request, name strin
 	http.ServeContent(w, r, "", time.Time{}, strings.NewReader(string(content)))
 }
 
-// cutter ends the connection after so many bytes.
+// cutter ends the connection after a number of bytes.
 type cutter struct {
 	http.ResponseWriter
 	left int
