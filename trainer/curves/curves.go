@@ -1,5 +1,5 @@
-// Package curves holds what the trainer notes of its work: a record of each optimizer step, and what a probe saw of the
-// guide. Both have their form as JSON here, which checkpoints keep and `ldalign report` shows. It needs no tensors.
+// Package curves defines what the trainer records: each optimizer step, and probes of the guide. Both are stored as JSON in
+// checkpoints, and `ldalign report` shows them. It needs no tensors.
 package curves
 
 import (
@@ -12,11 +12,11 @@ import (
 	"github.com/ldalign/ldalign/checkpoints"
 )
 
-// File is the file of a policy or guide that holds the records of the steps that made it, as JSON lines. That of a state
-// may be in segments, see checkpoints.Manifest.Segments.
+// File is the name of the file with the records of the steps that made a policy or guide, as JSON lines. A state may have it
+// in segments, see checkpoints.Manifest.Segments.
 const File = "records.jsonl"
 
-// Step is one optimizer step, as the learning curves show it.
+// Step is the record of one optimizer step.
 type Step struct {
 	// Phase is policy or guide.
 	Phase     string `json:"phase"`
@@ -29,18 +29,18 @@ type Step struct {
 	LR   float64 `json:"lr"`
 	// GradNorm is the global norm before clipping.
 	GradNorm float64 `json:"grad_norm"`
-	// Tokens went through the model, without padding; ResponseTokens are those that the loss is about.
+	// Tokens is the number of tokens that went through the model, without padding; ResponseTokens of them are in the loss.
 	Tokens         int `json:"tokens"`
 	ResponseTokens int `json:"response_tokens"`
 	// Pairs is absent for objectives without pairs.
 	Pairs *Pairs `json:"pairs,omitempty"`
-	// Guide is what a look at the guide showed after this step; absent for most steps.
+	// Guide is a probe of the guide after this step; absent for most steps.
 	Guide *Probe `json:"guide,omitempty"`
 }
 
-// Pairs are the means over a step's pairs.
+// Pairs contains means over a step's pairs.
 type Pairs struct {
-	// Pairs is their number.
+	// Pairs is the number of pairs.
 	Pairs  int     `json:"pairs"`
 	Margin float64 `json:"margin"`
 	// Accuracy is the share of differing pairs whose chosen reward is strictly larger; 0 when no pair differs.
@@ -54,15 +54,15 @@ type Pairs struct {
 	// Weight is w, and EffectiveSize that of the step's weights, see objective.EffectiveSampleSize.
 	Weight        float64 `json:"weight"`
 	EffectiveSize float64 `json:"effective_sample_size"`
-	// Distance is s; 0 where pairs have none.
+	// Distance is s; 0 if the pairs have none.
 	Distance float64 `json:"distance"`
 	// KL is log ref(y'|x) - log p(y'|x) over the pairs whose y' was sampled from the reference: an estimate of KL(ref || p)
-	// in nats a response. Absent when there is no such pair.
+	// in nats per response. Absent if there is no such pair.
 	KL *float64 `json:"kl,omitempty"`
 }
 
-// Metrics are the step's figures by the names that TRL gives them, in a fixed order, and below them those that it has
-// not. beta is the objective's: a reward is β(log p - log ref).
+// Metrics returns the step's metrics in a fixed order, under TRL's names where TRL has the metric. beta is the objective's: a
+// reward is β(log p - log ref).
 func (r Step) Metrics(beta float64) []checkpoints.Metric {
 	m := []checkpoints.Metric{
 		{Name: "loss", Value: r.Loss}, {Name: "grad_norm", Value: r.GradNorm}, {Name: "learning_rate", Value: r.LR},
@@ -71,7 +71,7 @@ func (r Step) Metrics(beta float64) []checkpoints.Metric {
 		m = append(m,
 			checkpoints.Metric{Name: "rewards/chosen", Value: beta * p.ChosenChange},
 			checkpoints.Metric{Name: "rewards/rejected", Value: beta * p.RejectedChange},
-			// TRL counts over all pairs, of which equal ones are never right
+			// TRL counts over all pairs, and a pair of equal responses counts as wrong
 			checkpoints.Metric{Name: "rewards/accuracies", Value: p.Accuracy * float64(p.Differing) / float64(p.Pairs)},
 			checkpoints.Metric{Name: "rewards/margins", Value: p.Margin},
 			checkpoints.Metric{Name: "logps/chosen", Value: p.ChosenLogp},

@@ -8,16 +8,16 @@ import (
 	"github.com/ldalign/ldalign/checkpoints"
 )
 
-// ProbeFile holds the guide's Probe at the end of its training, as JSON.
+// ProbeFile is the name of the file with the guide's Probe at the end of its training, as JSON.
 const ProbeFile = "probe.json"
 
-// Probe says whether a guide is of use, by the first pairs that it is trained from.
+// Probe measures whether a guide is useful, on the first of its training pairs.
 type Probe struct {
-	// Pairs is how many were looked at.
+	// Pairs is the number of pairs that were used.
 	Pairs int `json:"pairs"`
-	// True and Shuffled are the mean reconstruction losses of y' by its own latent and by that of another prompt's y', without
-	// word dropout, in nats (a token, or a sequence with guide.reduction: sum). Without a gap between them the decoder
-	// ignores the latent, and distances mean nothing.
+	// True and Shuffled are the mean reconstruction losses of y' given its own latent and given that of another prompt's y',
+	// without word dropout, in nats (per token, or per sequence with guide.reduction: sum). If there is no gap between them, the
+	// decoder ignores the latent, and distances mean nothing.
 	True     float64 `json:"reconstruction"`
 	Shuffled float64 `json:"reconstruction_shuffled"`
 	// Distance is the mean of ||h - h'|| over pairs whose responses differ, and Norm the mean of ||h||.
@@ -25,28 +25,28 @@ type Probe struct {
 	Norm     float64 `json:"latent_norm"`
 	// Identical is the share of pairs whose responses are the same.
 	Identical float64 `json:"identical_share"`
-	// Distances are ||h - h'|| of the pairs, in their order; only of a probe at the end.
+	// Distances are ||h - h'|| of the pairs, in their order. Only the probe at the end has them.
 	Distances []float64 `json:"distances,omitempty"`
 }
 
-// Gap is how much worse another prompt's latent is than the own.
+// Gap is how much worse reconstruction is with another prompt's latent than with the own.
 func (p Probe) Gap() float64 { return p.Shuffled - p.True }
 
-// Collapsed says what is wrong with the guide; empty when nothing is seen.
+// Collapsed says what is wrong with the guide and what to do; empty if the probe shows nothing wrong.
 func (p Probe) Collapsed() string {
 	switch {
 	case p.Pairs > 1 && p.Gap() <= 0:
-		return fmt.Sprintf("its decoder ignores the latent (reconstruction %.4f by the own latent, %.4f by another's): train it "+
-			"longer or at a higher guide.optimizer.lr, raise guide.word_dropout, or start from a fresh decoder (scratch:2)",
+		return fmt.Sprintf("its decoder ignores the latent (reconstruction loss %.4f with the own latent, %.4f with another): "+
+			"train it longer or at a higher guide.optimizer.lr, raise guide.word_dropout, or start from a fresh decoder (scratch:2)",
 			p.True, p.Shuffled)
 	case p.Identical < 1 && !(p.Distance > 1e-3*p.Norm):
-		return fmt.Sprintf("its latents are all but equal (mean distance %.3g of latents with norm %.3g): train it longer or at "+
+		return fmt.Sprintf("its latents are all but equal (mean distance %.3g, mean norm %.3g): train it longer or at "+
 			"a higher guide.optimizer.lr", p.Distance, p.Norm)
 	}
 	return ""
 }
 
-// Metrics are the probe's figures in the guide's manifest.
+// Metrics returns the probe's metrics for the guide's manifest.
 func (p Probe) Metrics() []checkpoints.Metric {
 	list := []checkpoints.Metric{
 		{Name: "reconstruction", Value: p.True},
@@ -67,7 +67,7 @@ func (p Probe) Metrics() []checkpoints.Metric {
 		checkpoints.Metric{Name: "probe_pairs", Value: float64(p.Pairs)})
 }
 
-// ReadProbe reads what ProbeFile holds.
+// ReadProbe reads the contents of ProbeFile.
 func ReadProbe(data []byte) (Probe, error) {
 	var p Probe
 	if err := json.Unmarshal(data, &p); err != nil {
@@ -76,7 +76,7 @@ func ReadProbe(data []byte) (Probe, error) {
 	return p, nil
 }
 
-// JSON is what ReadProbe reads.
+// JSON returns the contents of ProbeFile.
 func (p Probe) JSON() ([]byte, error) {
 	data, err := json.Marshal(p)
 	return append(data, '\n'), err

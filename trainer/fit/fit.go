@@ -1,5 +1,4 @@
-// Package fit says which adapter and guide a spec makes of a model, and whether the model fits the spec. It needs no
-// tensors.
+// Package fit checks whether a model fits a spec, and plans the spec's adapter and guide for it. It needs no tensors.
 package fit
 
 import (
@@ -14,7 +13,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
-// Policy refuses a policy whose context is too short for the spec, or in which its adapter finds no layer.
+// Policy returns an error if the policy's context is too short for the spec, or if it has no layer for the spec's adapter.
 func Policy(spec schemas.Spec, config architecture.Config) error {
 	if err := Context(spec, config); err != nil {
 		return err
@@ -27,7 +26,8 @@ func Policy(spec schemas.Spec, config architecture.Config) error {
 	return nil
 }
 
-// Context refuses a spec whose longest prompt and response have more tokens than the model has positions.
+// Context returns an error if the longest prompt and response that the spec allows have more tokens than the model has
+// positions.
 func Context(spec schemas.Spec, config architecture.Config) error {
 	if limit := config.MaxLength(); longest(spec) > limit {
 		return fmt.Errorf("data.max_prompt_tokens and max_response_tokens allow %d tokens, "+
@@ -36,12 +36,12 @@ func Context(spec schemas.Spec, config architecture.Config) error {
 	return nil
 }
 
-// longest is how many tokens a prompt and its response have at most.
+// longest is the most tokens that a prompt and its response can have together.
 func longest(spec schemas.Spec) int {
 	return spec.Data.MaxPromptTokens + max(spec.Data.MaxResponseTokens, spec.Generation.MaxNewTokens)
 }
 
-// LoRA is the adapter that a spec trains; ok is false when all weights are trained.
+// LoRA returns the adapter that a spec trains. ok is false if all weights are trained.
 func LoRA(spec schemas.TrainingSpec) (l architecture.LoRA, ok bool) {
 	if spec.LoRA == nil {
 		return architecture.LoRA{}, false
@@ -51,7 +51,7 @@ func LoRA(spec schemas.TrainingSpec) (l architecture.LoRA, ok bool) {
 	return l, true
 }
 
-// Guide refuses a policy beside which the spec makes no guide, or one that is too short for what it reads.
+// Guide returns an error if the spec's guide cannot be made beside the policy, or if its context is too short for the spec.
 func Guide(spec schemas.Spec, policy architecture.Config) error {
 	if !spec.TrainsGuide() {
 		return nil
@@ -60,15 +60,15 @@ func Guide(spec schemas.Spec, policy architecture.Config) error {
 	if err != nil {
 		return err
 	}
-	// a guide with a tokenizer of its own cuts the texts to its length
+	// a guide with its own tokenizer cuts the texts to its length
 	if limit := planned.MaxLength(); !OwnTokenizer(spec.Guide) && longest(spec) > limit {
 		return fmt.Errorf("data.max_prompt_tokens and max_response_tokens allow %d tokens, but the guide has %d positions "+
-			"for them: lower these or guide.prefix_tokens, or take another guide.decoder", longest(spec), limit)
+			"for them: lower these keys or guide.prefix_tokens, or use another guide.decoder", longest(spec), limit)
 	}
 	return nil
 }
 
-// PlanGuide describes the guide that a spec makes beside a policy. The error names the key.
+// PlanGuide describes the guide that a spec makes beside a policy. The error names the key that does not fit.
 func PlanGuide(spec schemas.GuideSpec, policy architecture.Config) (architecture.Guide, error) {
 	return architecture.PlanGuide(policy, spec.Encoder, spec.Decoder, architecture.GuideConfig{
 		LatentDim: spec.LatentDim, Pooling: spec.Pooling, Injection: spec.Injection, PrefixTokens: spec.PrefixTokens,
@@ -76,16 +76,16 @@ func PlanGuide(spec schemas.GuideSpec, policy architecture.Config) (architecture
 	})
 }
 
-// OwnTokenizer tells whether the guide's encoder brings a tokenizer: a folder does.
+// OwnTokenizer reports whether the guide has its own tokenizer, because its encoder is a Hugging Face folder.
 func OwnTokenizer(spec schemas.GuideSpec) bool {
 	return spec.Encoder != "policy" && !strings.HasPrefix(spec.Encoder, "scratch:")
 }
 
-// ModelError says that the folder of model.from holds no readable model, and how to get one.
+// ModelError wraps the error of a model.from folder that cannot be read, and adds a hint where there is one.
 func ModelError(dir string, err error) error {
 	hint := ""
 	if _, none := os.Stat(filepath.Join(dir, architecture.AdapterConfigFile)); none == nil {
-		hint = " (an adapter alone; a run starts from a whole model: merge it in PEFT, by merge_and_unload, and save the result)"
+		hint = " (an adapter alone, but a run needs a whole model: merge it with PEFT's merge_and_unload and save the result)"
 	} else if errors.Is(err, fs.ErrNotExist) {
 		hint = " (`ldalign models inspect ORG/NAME` downloads a model from the Hugging Face Hub and prints its folder)"
 	}

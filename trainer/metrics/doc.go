@@ -1,6 +1,6 @@
-// Package metrics writes the figures of a run's training steps where tools read them: metrics.jsonl, a line for a step,
-// and TensorBoard's event files.
+// Package metrics writes the metrics of a run's training steps for other tools: metrics.jsonl, with a line for each step, and
+// TensorBoard's event files.
 //
-// Both are views of what the checkpoints hold. Opening them for a run that goes on makes them hold exactly the steps that
-// it goes on from: lines of steps that will be made again are taken out, lines that are missing are written anew.
+// The checkpoints contain the same records. When a run resumes, Open makes the files contain exactly the steps that the run
+// resumes from: it removes the steps that will be made again and writes missing ones.
 package metrics

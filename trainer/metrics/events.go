@@ -14,7 +14,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// eventsFolder holds a folder for each phase, which TensorBoard shows as a run.
+// eventsFolder contains a folder for each phase, which TensorBoard shows as a run.
 const eventsFolder = "tensorboard"
 
 // Field numbers of TensorBoard's messages Event, Summary, Summary.Value and SessionLog, and SessionLog's status START.
@@ -31,7 +31,7 @@ const (
 // writer makes them.
 type events struct{ file *os.File }
 
-// clearEvents removes the event files of an earlier process: the next ones hold all steps.
+// clearEvents removes the event files of an earlier process, because the next ones contain all steps.
 func clearEvents(dir string) error {
 	old, err := filepath.Glob(filepath.Join(dir, "*", "events.out.tfevents.*"))
 	for _, path := range old {
@@ -42,8 +42,8 @@ func clearEvents(dir string) error {
 	return err
 }
 
-// createEvents makes the event file of a phase. A TensorBoard that is watching the folder goes over to the newer file,
-// by its name, and forgets what it read before, by the start of a session at step 0.
+// createEvents makes the event file of a phase. A TensorBoard that is watching the folder switches to the newer file, because
+// of its name, and forgets what it has read, because a session starts at step 0.
 func createEvents(dir string) (*events, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
@@ -83,7 +83,7 @@ func record(message []byte) []byte {
 	return binary.LittleEndian.AppendUint32(b, masked(message))
 }
 
-// masked is the CRC-32C of data, rotated and shifted so that a checksum of data with checksums in it stays a good one.
+// masked is the CRC-32C of data, masked as in TFRecord files, so that data that contains checksums has a good checksum.
 func masked(data []byte) uint32 {
 	sum := crc32.Checksum(data, crc32.MakeTable(crc32.Castagnoli))
 	return (sum>>15 | sum<<17) + 0xa282ead8
@@ -101,7 +101,7 @@ func versionEvent(at time.Time) []byte {
 	return protowire.AppendString(b, "brain.Event:2")
 }
 
-// startEvent tells a reader to forget what it has of step 0 and later.
+// startEvent makes a reader forget what it has read of step 0 and later.
 func startEvent(at time.Time) []byte {
 	session := protowire.AppendTag(nil, sessionStatus, protowire.VarintType)
 	session = protowire.AppendVarint(session, sessionStart)

@@ -17,7 +17,7 @@ import (
 // File is the name of the file of lines.
 const File = "metrics.jsonl"
 
-// Value is one named figure.
+// Value is one named metric.
 type Value struct {
 	Name  string
 	Value float64
@@ -31,18 +31,18 @@ type Step struct {
 	// Step counts from 1 within phase and iteration.
 	Step   int
 	Values []Value
-	// Clock are the readings that another execution does not repeat; nil where they were lost.
+	// Clock contains the measurements that another execution does not repeat; nil if they were lost.
 	Clock *Clock
 }
 
 // Clock is when a step ended and how fast it was.
 type Clock struct {
 	Time time.Time
-	// TokensPerSecond counts what went through the model, without padding, over the time since the step before.
+	// TokensPerSecond is the number of tokens that went through the model, without padding, over the time since the step before.
 	TokensPerSecond float64
 }
 
-// key tells steps of a run apart.
+// key identifies a step of a run.
 type key struct {
 	phase     string
 	iteration uint32
@@ -60,8 +60,8 @@ type Log struct {
 	global map[string]int
 }
 
-// Open makes the folder hold exactly the steps of history, in their order, and opens it for more. Where the folder has a
-// line of such a step, its clock readings are kept.
+// Open makes the folder contain exactly the steps of history, in their order, and opens it for more. It keeps the clock
+// readings of steps that the folder already has.
 func Open(dir string, history []Step) (_ *Log, err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("metrics: %w", err)
@@ -77,7 +77,7 @@ func Open(dir string, history []Step) (_ *Log, err error) {
 			err = errors.Join(err, l.Close())
 		}
 	}()
-	// written beside the old file and put in its place, so that no moment has half of it
+	// written to a new file that then replaces the old one, so that the file is never incomplete
 	if l.file, err = os.Create(path + ".new"); err != nil {
 		return nil, fmt.Errorf("metrics: %w", err)
 	}
@@ -131,7 +131,7 @@ func (l *Log) Close() error {
 	return err
 }
 
-// line is the step as a JSON object, its keys in a fixed order. What JSON cannot hold is left out.
+// line is the step as a JSON object, with its keys in a fixed order. It leaves out numbers that are not finite.
 func (s Step) line(global int) []byte {
 	b := []byte(`{"phase":`)
 	b = strconv.AppendQuote(b, s.Phase)
@@ -167,8 +167,8 @@ const (
 	timeForm  = "2006-01-02T15:04:05.000Z"
 )
 
-// readClocks finds the clock readings in a file; none where it does not exist. Its last line may be cut off, and a line
-// that is none of ours has no readings.
+// readClocks reads the clock readings in a file, which need not exist. It skips lines that it cannot read, such as a last
+// line that was cut off.
 func readClocks(path string) (map[key]Clock, error) {
 	clocks := map[key]Clock{}
 	file, err := os.Open(path)
@@ -193,12 +193,12 @@ func readClocks(path string) (map[key]Clock, error) {
 	}
 	err = lines.Err()
 	if errors.Is(err, bufio.ErrTooLong) {
-		err = nil // none of ours; what is behind it counts as lost
+		err = nil // this program did not write it; the lines after it count as lost
 	}
 	return clocks, errors.Join(err, file.Close())
 }
 
-// Speed is the median of the tokens per second of a phase in a folder's file; 0 where it has none.
+// Speed returns the median of a phase's tokens per second in a folder's file; 0 if it has none.
 func Speed(dir, phase string) (float64, error) {
 	clocks, err := readClocks(filepath.Join(dir, File))
 	if err != nil {

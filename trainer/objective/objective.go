@@ -1,6 +1,6 @@
-// Package objective holds what the objectives are, as pure functions of numbers: losses of pairs with their statistics, and the
-// weights of an iteration (w = s / normaliser, arXiv 2404.06390). It needs no tensors; package loss has the
-// same losses on tensors.
+// Package objective defines the objectives as pure functions of numbers: the losses of pairs with their statistics, and the
+// weights of an iteration (w = s / normaliser, arXiv 2404.06390). It needs no tensors; package loss computes the same losses on
+// tensors.
 package objective
 
 import (
@@ -10,7 +10,7 @@ import (
 	"github.com/ldalign/ldalign/trainer/curves"
 )
 
-// TrainsFrom is the kind of messages that an objective is trained from.
+// TrainsFrom returns the kind of messages that an objective is trained on.
 func TrainsFrom(kind string) schemas.Kind {
 	switch kind {
 	case "sft":
@@ -22,7 +22,7 @@ func TrainsFrom(kind string) schemas.Kind {
 	}
 }
 
-// Name is the name of an objective as the paper has it.
+// Name returns the paper's name of an objective.
 func Name(spec schemas.Spec) string {
 	switch spec.Objective.Kind {
 	case "ldalign":
@@ -41,7 +41,7 @@ func Name(spec schemas.Spec) string {
 		if spec.Iterations > 1 {
 			return "Continual SFT"
 		}
-		if spec.Model.From == "scratch" { // the demo fine-tunes what it has trained so
+		if spec.Model.From == "scratch" { // as opposed to fine-tuning a trained model
 			return "SFT from scratch"
 		}
 		return "SFT"
@@ -68,11 +68,11 @@ type Preference struct {
 	Kind string
 	// Beta is β, greater than 0.
 	Beta float64
-	// Smoothing is ε, in [0, 0.5): the share of pairs that are taken to be labelled the wrong way round.
+	// Smoothing is ε, in [0, 0.5): the share of pairs assumed to have chosen and rejected swapped.
 	Smoothing float64
 }
 
-// PreferenceOf is the objective of a spec.
+// PreferenceOf returns the objective of a spec.
 func PreferenceOf(o schemas.ObjectiveSpec) Preference {
 	return Preference{Kind: o.Loss, Beta: o.Beta, Smoothing: o.LabelSmoothing}
 }
@@ -82,9 +82,9 @@ func PreferenceOf(o schemas.ObjectiveSpec) Preference {
 type Values struct {
 	Chosen, Rejected, RefChosen, RefRejected, Weight float64
 	ChosenTokens, RejectedTokens                     int
-	// Same says that both responses are the same tokens.
+	// Same says that both responses have the same tokens.
 	Same bool
-	// Distance is s, where the pair has one.
+	// Distance is s, if the pair has one.
 	Distance float64
 	// Sampled says that y' was sampled from the reference itself.
 	Sampled bool
@@ -112,7 +112,7 @@ func (o Preference) Value(p Values) float64 {
 	}
 }
 
-// Stats are the numbers of a few pairs that curves are drawn from. Sums, so that parts of a batch add up.
+// Stats contains sums over pairs, for the learning curves. Stats of the parts of a batch add up to those of the batch.
 type Stats struct {
 	Pairs int
 	// Loss is the sum of weight times loss.
@@ -177,7 +177,7 @@ func (p *Stats) Merge(q Stats) {
 	p.Divergence += q.Divergence
 }
 
-// Means are the figures of the pairs that a step records; nil when there are none.
+// Means returns the means that a step records; nil if there are no pairs.
 func (p Stats) Means() *curves.Pairs {
 	if p.Pairs == 0 {
 		return nil

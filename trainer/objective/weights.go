@@ -8,7 +8,7 @@ import (
 	"github.com/ldalign/ldalign/trainer/schedule"
 )
 
-// NormaliserMetric is the metric of a policy's manifest that holds the normaliser of its iteration.
+// NormaliserMetric is the name of the metric in a policy's manifest that is the normaliser of its iteration.
 const NormaliserMetric = "normaliser"
 
 // Weights turns the distances of an iteration, in the order of its pairs, into the weights w of equation (LD). It returns w and
@@ -17,15 +17,15 @@ const NormaliserMetric = "normaliser"
 // w_k = s_k^p / normaliser, where p is weight_power (1 in the paper) and the normaliser is the mean of s^p
 //
 //   - over these distances (per_iteration, S_t), so that the mean weight is 1;
-//   - over those of iteration 0 (fixed_first, S_0), which the caller passes as first; it is ignored otherwise;
-//   - over pairs 0 to k (running), and for the first training.batch pairs over all of these, which are trained together.
-//     The weights of a prefix of at least that many distances are then those of the whole, so a trainer need not wait for
-//     the rest; the normaliser that is returned is the last.
+//   - over those of iteration 0 (fixed_first, S_0), which the caller passes as first; first is ignored otherwise;
+//   - over pairs 0 to k (running). The first training.batch pairs, which are trained together, share the mean over all of them.
+//     More distances do not change the weights of earlier pairs, so a trainer need not wait for the rest. The normaliser
+//     returned is the last one.
 //
-// With a clip c > 0, w is bounded by c and then scaled back to the mean it had; with running, whose mean is not known yet,
-// it is only bounded. weight: one makes all of them 1; weight: shuffled deals the same weights to random pairs. When every
-// distance is 0 there is nothing to weigh by: all weights are 0, as the equation has it in the limit, and the iteration
-// moves nothing. A distance that is not finite or negative is an error that names its place.
+// With a clip c > 0, w is bounded by c and then scaled back to the mean that it had; with running, whose final mean is not
+// known yet, it is only bounded. weight: one makes all weights 1; weight: shuffled deals the same weights to random pairs. If
+// every distance is 0, all weights are 0, which is the limit of the equation, and the iteration changes nothing. A distance
+// that is negative or not finite is an error, which names the pair.
 func Weights(distances []float64, spec schemas.Spec, iteration uint32, first float64) ([]float64, float64, error) {
 	o := spec.Objective
 	w := make([]float64, len(distances))
@@ -75,7 +75,7 @@ func Weights(distances []float64, spec schemas.Spec, iteration uint32, first flo
 	return w, normaliser, nil
 }
 
-// power is s^p; a p of 0 was not set and stands for 1.
+// power is s^p. A p of 0 was not set and means 1.
 func power(s, p float64) float64 {
 	if p == 0 || p == 1 {
 		return s
@@ -91,7 +91,7 @@ func mean(x []float64) float64 {
 	return sum / float64(len(x))
 }
 
-// runningMeans are the means of x[0] to x[k], and at first, for k < together, of x[0] to x[together-1].
+// runningMeans returns for each k the mean of x[0] to x[k]; for k < together it is the mean of x[0] to x[together-1].
 func runningMeans(x []float64, together int) []float64 {
 	together = min(max(together, 1), len(x))
 	means := make([]float64, len(x))
@@ -106,7 +106,7 @@ func runningMeans(x []float64, together int) []float64 {
 	return means
 }
 
-// clip bounds w by c and, when it is to be kept, restores its mean.
+// clip bounds w by c and, with keepMean, restores its mean.
 func clip(w []float64, c float64, keepMean bool) {
 	var before, after float64
 	for i := range w {
@@ -122,7 +122,7 @@ func clip(w []float64, c float64, keepMean bool) {
 	}
 }
 
-// EffectiveSampleSize of weights, (sum w)^2 / sum w^2: how many equally weighted pairs carry as much.
+// EffectiveSampleSize returns (sum w)^2 / sum w^2: the number of equally weighted pairs with the same variance.
 func EffectiveSampleSize(w []float64) float64 {
 	var sum, squares float64
 	for _, x := range w {

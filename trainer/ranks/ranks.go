@@ -1,9 +1,10 @@
-// Package ranks lets several processes compute the steps of one phase together: how they share a batch, who updates which
-// parameter, and how values get from one to the others. Package loop says what is sent when.
+// Package ranks lets several processes compute the steps of one phase together. It divides a batch and the parameters among
+// them, and sends values from one to the others. Package loop decides what is sent when.
 //
-// Every process computes the gradients of its share of the batch; their sum is that of the whole, because every part's loss
-// is divided by the whole batch. Each updates the parameters that it owns, keeps optimizer state for these alone (ZeRO,
-// stage 1), and sends them to the others. Rank 0 is the trainer; the others know nothing of streams and checkpoints.
+// Every process computes the gradients of its share of the batch. Their sum is the gradient of the whole batch, because every
+// part's loss is divided by the size of the whole batch. Each process updates the parameters that it owns, keeps optimizer
+// state for these only (ZeRO, stage 1), and sends them to the others. Rank 0 is the trainer; the others use neither streams
+// nor checkpoints.
 package ranks
 
 import (
@@ -17,19 +18,19 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 )
 
-// Patience is how long one operation may wait for the others. It bounds the wait for a rank that computes endlessly: one that
-// has died is noticed at once, and the starter of the processes watches for those that are suspended.
+// Patience is how long one operation may wait for the others. It is the limit for a rank that never finishes computing. A dead
+// rank is noticed at once, and the process that started the ranks notices suspended ones.
 const Patience = 10 * time.Minute
 
-// Group is a process's side of the group. Its operations end with tensor.ErrGroup when a process is gone.
+// Group is one process's member of the group. Its operations return tensor.ErrGroup if another process has died.
 type Group struct {
 	engine *tensor.Engine
 	group  *tensor.Group
-	// owner is the rank that updates each of the parameters that Divide was given.
+	// owner is, for each parameter of Divide, the rank that updates it.
 	owner []int
 }
 
-// New is the side of the process with this engine.
+// New returns the member of the process with this engine.
 func New(engine *tensor.Engine, group *tensor.Group) *Group {
 	return &Group{engine: engine, group: group}
 }
@@ -45,7 +46,7 @@ func (g *Group) Divide(ctx context.Context, params []tensor.Named) error {
 	return g.engine.Do(ctx, func(s *tensor.Scope) error {
 		load := make([]int64, g.group.Size)
 		g.owner = make([]int, len(params))
-		for i, named := range params { // to the rank with the least so far, the first of equals
+		for i, named := range params { // to the rank with the fewest numbers so far, the first of equals
 			least := 0
 			for rank := range load {
 				if load[rank] < load[least] {
@@ -59,10 +60,10 @@ func (g *Group) Divide(ctx context.Context, params []tensor.Named) error {
 	})
 }
 
-// Owns tells whether this rank updates parameter i.
+// Owns reports whether this rank updates parameter i.
 func (g *Group) Owns(i int) bool { return g.owner[i] == g.group.Rank }
 
-// Owned are the parameters that this rank updates.
+// Owned returns the parameters that this rank updates.
 func (g *Group) Owned(params []tensor.Named) []tensor.Named {
 	var out []tensor.Named
 	for i, p := range params {
@@ -73,39 +74,39 @@ func (g *Group) Owned(params []tensor.Named) []tensor.Named {
 	return out
 }
 
-// Share is this rank's part of a batch.
+// Share returns this rank's part of a batch.
 func (g *Group) Share(batch []int) []int {
 	n, rank, size := len(batch), g.group.Rank, g.group.Size
 	return batch[n*rank/size : n*(rank+1)/size]
 }
 
-// Broadcast sends a value from rank 0 to the others, who Receive it.
+// Broadcast sends a value from rank 0 to the others, which call Receive.
 func (g *Group) Broadcast(ctx context.Context, value any) error {
 	var data bytes.Buffer
 	if err := gob.NewEncoder(&data).Encode(value); err != nil {
-		return fmt.Errorf("a %T for the other ranks: %w", value, err)
+		return fmt.Errorf("sending a %T to the other ranks: %w", value, err)
 	}
 	_, err := g.exchange(ctx, 0, data.Bytes())
 	return err
 }
 
-// Receive receives what rank 0 broadcasts into the value that into points to.
+// Receive stores the value that rank 0 broadcasts in the value that into points to.
 func (g *Group) Receive(ctx context.Context, into any) error {
 	data, err := g.exchange(ctx, 0, nil)
 	if err != nil {
 		return err
 	}
 	if err := gob.NewDecoder(bytes.NewReader(data)).Decode(into); err != nil {
-		return fmt.Errorf("a %T from rank 0: %w", into, err)
+		return fmt.Errorf("receiving a %T from rank 0: %w", into, err)
 	}
 	return nil
 }
 
-// Gather gives every rank the values of all, in the order of ranks.
+// Gather returns the values of all ranks, in the order of ranks, to every rank.
 func Gather[T any](ctx context.Context, g *Group, own T) ([]T, error) {
 	var mine bytes.Buffer
 	if err := gob.NewEncoder(&mine).Encode(own); err != nil {
-		return nil, fmt.Errorf("a %T for the other ranks: %w", own, err)
+		return nil, fmt.Errorf("sending a %T to the other ranks: %w", own, err)
 	}
 	all := make([]T, g.group.Size)
 	for rank := range all {
@@ -114,13 +115,13 @@ func Gather[T any](ctx context.Context, g *Group, own T) ([]T, error) {
 			return nil, err
 		}
 		if err := gob.NewDecoder(bytes.NewReader(data)).Decode(&all[rank]); err != nil {
-			return nil, fmt.Errorf("a %T of rank %d: %w", own, rank, err)
+			return nil, fmt.Errorf("receiving a %T from rank %d: %w", own, rank, err)
 		}
 	}
 	return all, nil
 }
 
-// exchange gives everybody the bytes of one rank.
+// exchange sends the bytes of one rank to all.
 func (g *Group) exchange(ctx context.Context, from int, data []byte) (out []byte, err error) {
 	const word = 8
 	err = g.engine.Do(ctx, func(s *tensor.Scope) error {
@@ -180,8 +181,8 @@ func (g *Group) Weights(ctx context.Context, lists ...[]tensor.Named) error {
 	})
 }
 
-// state is the optimizer's state of all parameters in the order in which one process has it: name, owner and, of what is
-// not this rank's, a tensor of the same shape for it. It is called inside Do.
+// state returns the optimizer's state of all parameters, in the order of a single process: names, owners and tensors. For
+// state that other ranks own, the tensor is a zero tensor of the same shape. It must be called inside Do.
 func (g *Group) state(
 	s *tensor.Scope, params []tensor.Named, optimizer tensor.Optimizer,
 ) (names []string, owners []int, tensors []*tensor.Tensor) {
@@ -195,7 +196,7 @@ func (g *Group) state(
 			kinds = append(kinds, kind)
 		}
 	}
-	names, owners, tensors = []string{state[0].Name}, []int{0}, []*tensor.Tensor{state[0].Tensor} // the step is everybody's
+	names, owners, tensors = []string{state[0].Name}, []int{0}, []*tensor.Tensor{state[0].Tensor} // all ranks have the step
 	for _, kind := range kinds {
 		for i, param := range params {
 			name := kind + "." + param.Name
@@ -209,7 +210,8 @@ func (g *Group) state(
 	return names, owners, tensors
 }
 
-// GatherState calls f, not nil on rank 0, with the state of the whole optimizer, of which each rank has a part.
+// GatherState gathers the parts of the optimizer's state from all ranks and calls f with the whole. f is nil on all ranks but
+// rank 0.
 func (g *Group) GatherState(
 	ctx context.Context, params []tensor.Named, optimizer tensor.Optimizer, f func(s *tensor.Scope, state []tensor.Named) error,
 ) error {
@@ -231,7 +233,8 @@ func (g *Group) GatherState(
 	})
 }
 
-// ScatterState gives each rank its part of an optimizer's state; read, not nil on rank 0, gives the tensor of a name.
+// ScatterState gives each rank its part of an optimizer's state. read returns the tensor of a name; it is nil on all ranks but
+// rank 0.
 func (g *Group) ScatterState(
 	ctx context.Context, params []tensor.Named, optimizer tensor.Optimizer,
 	read func(s *tensor.Scope, like tensor.Named) (*tensor.Tensor, error),

@@ -1,3 +1,3 @@
-// Package schedule says which example is trained when and at which rate: pure functions of the spec and of the number of
-// examples. It needs no tensors.
+// Package schedule decides which example is trained when and at which learning rate, by pure functions of the spec and the
+// number of examples. It needs no tensors.
 package schedule

@@ -8,8 +8,8 @@ const (
 	Guide  = "guide"
 )
 
-// Plan is what the spec decides of a phase before its first step. A phase trains fixed examples for some epochs with a fresh
-// optimizer.
+// Plan contains what the spec decides about a phase before its first step. A phase trains examples for some epochs with a
+// fresh optimizer.
 type Plan struct {
 	// Phase is Policy or Guide.
 	Phase     string
@@ -19,15 +19,15 @@ type Plan struct {
 	Epochs    int
 	// Batch is the number of examples of an optimizer step; the last one of an epoch may have fewer.
 	Batch int
-	// Micro and MicroTokens bound the examples and the positions that go through the model together.
+	// Micro and MicroTokens are the most examples and positions that go through the model together.
 	Micro, MicroTokens int
 	// Every is the number of steps between two state checkpoints; 0 for none.
 	Every int
-	// InOrder makes the first epoch visit the examples as they stand, not shuffled.
+	// InOrder makes the first epoch visit the examples in their order, without shuffling.
 	InOrder bool
 }
 
-// PolicyPlan is the plan of an iteration's policy.
+// PolicyPlan returns the plan of an iteration's policy.
 func PolicyPlan(spec schemas.Spec, iteration uint32) Plan {
 	t := spec.Training
 	return Plan{
@@ -36,7 +36,7 @@ func PolicyPlan(spec schemas.Spec, iteration uint32) Plan {
 	}
 }
 
-// GuidePlan is the plan of the guide.
+// GuidePlan returns the plan of the guide.
 func GuidePlan(spec schemas.Spec) Plan {
 	t, g := spec.Training, spec.Guide
 	return Plan{
@@ -45,13 +45,13 @@ func GuidePlan(spec schemas.Spec) Plan {
 	}
 }
 
-// Total is the number of steps over so many examples.
+// Total returns the number of steps of all epochs over the given number of examples.
 func (p Plan) Total(examples int) int { return Steps(examples, p.Batch, p.Epochs) }
 
-// Steps is the number of steps of an epoch over so many examples.
+// Steps returns the number of steps of one epoch over the given number of examples.
 func (p Plan) Steps(examples int) int { return Steps(examples, p.Batch, 1) }
 
-// Order is the order in which an epoch visits n examples.
+// Order returns the order in which an epoch visits n examples.
 func (p Plan) Order(n, epoch int) []int {
 	if p.InOrder && epoch == 0 {
 		return Sequence(0, n)
@@ -59,7 +59,7 @@ func (p Plan) Order(n, epoch int) []int {
 	return Permutation(n, p.Seed, p.Phase, p.Iteration, epoch)
 }
 
-// Sequence is the n numbers from from on.
+// Sequence returns n successive numbers, starting with from.
 func Sequence(from, n int) []int {
 	out := make([]int, n)
 	for i := range out {
@@ -68,15 +68,15 @@ func Sequence(from, n int) []int {
 	return out
 }
 
-// Rate is the learning rate of step k (from 0) of n.
+// Rate returns the learning rate of step k (from 0) of n.
 func (p Plan) Rate(k, n int) float64 {
 	return LearningRate(p.Optimizer, PeakRate(p.Optimizer, p.Iteration), k, n)
 }
 
-// Parts cuts a batch, in its order, into micro-batches: as many examples as the bounds allow, at least one. size is how many
-// positions an example takes. So micro-batches are a function of the spec and the data.
+// Parts cuts a batch, in its order, into micro-batches of as many examples as the bounds allow, at least one. size returns the
+// number of positions of an example. So micro-batches depend only on the spec and the data.
 func (p Plan) Parts(batch []int, size func(i int) int) [][]int {
-	if len(batch) == 0 { // the share of a rank
+	if len(batch) == 0 { // a rank's share can be empty
 		return nil
 	}
 	var parts [][]int

@@ -7,7 +7,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
-// Permutation is the order in which epoch e of iteration t visits n examples: a Fisher-Yates shuffle seeded by the spec.
+// Permutation returns the order in which an epoch of an iteration visits n examples: a Fisher-Yates shuffle seeded by the spec.
 func Permutation(n int, seed uint64, phase string, iteration uint32, epoch int) []int {
 	order := make([]int, n)
 	for i := range order {
@@ -26,9 +26,9 @@ func Steps(examples, batch, epochs int) int {
 	return epochs * ((examples + batch - 1) / batch)
 }
 
-// LearningRate of step k (from 0) of n; base is the peak rate. Over the first w steps, the warm-up share rounded up, it
-// rises linearly: from base/(w+1) at step 0 (warmup_start: step, as the DPO reference code has it), or from 0 as
-// transformers' get_scheduler (warmup_start: zero), which trains the first batch at rate 0. Afterwards it is
+// LearningRate returns the learning rate of step k (from 0) of n; base is the peak rate. Over the first w steps, the warm-up
+// share rounded up, it rises linearly: from base/(w+1) at step 0 (warmup_start: step, as in the DPO reference code), or from 0
+// (warmup_start: zero, as in transformers' get_scheduler), which trains the first batch at rate 0. Afterwards it is
 // get_scheduler's: constant, or linear or half a cosine down to 0 at step n.
 func LearningRate(o schemas.OptimizerSpec, base float64, k, n int) float64 {
 	warmup := int(math.Ceil(o.Warmup * float64(n)))
@@ -49,7 +49,7 @@ func LearningRate(o schemas.OptimizerSpec, base float64, k, n int) float64 {
 	}
 }
 
-// PeakRate is the peak learning rate of iteration t.
+// PeakRate returns the peak learning rate of an iteration.
 func PeakRate(o schemas.OptimizerSpec, iteration uint32) float64 {
 	return o.LR * math.Pow(o.LRDecay, float64(iteration))
 }

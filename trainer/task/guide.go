@@ -16,7 +16,7 @@ import (
 // Guide trains the guide by equation (2) of the paper.
 type Guide struct {
 	Model *guide.Guide
-	// Chosen and Rejected are the same prompt with y and y', as the guide reads them.
+	// Chosen and Rejected are the same prompts with y and with y', in the guide's tokens.
 	Chosen, Rejected []models.Sequence
 	Seed             uint64
 	Compute          models.Compute
@@ -50,12 +50,12 @@ func (t *Guide) Accumulate(s *tensor.Scope, part, whole []int, step int) (Sums, 
 	return out, s.Err()
 }
 
-// dropoutSeed is what the part of a batch that begins at a place in it draws its word dropout from.
+// dropoutSeed is the seed of word dropout for the part of a step's batch that begins at index at.
 func dropoutSeed(seed uint64, step, at int) uint64 {
 	return schemas.SubSeed(seed, "dropout", uint64(step)<<20|uint64(at))
 }
 
-// Probe looks at the guide by up to most of the first pairs.
+// Probe probes the guide with the first pairs, at most most of them.
 func (t *Guide) Probe(ctx context.Context, engine *tensor.Engine, most int) (p curves.Probe, err error) {
 	p.Pairs = min(len(t.Chosen), most)
 	differing, all := 0, float64(max(p.Pairs, 1))
@@ -75,7 +75,7 @@ func (t *Guide) Probe(ctx context.Context, engine *tensor.Engine, most int) (p c
 				norm += float64(x) * float64(x)
 			}
 			if slices.Equal(chosen[i].IDs, rejected[i].IDs) {
-				squares = 0 // computed at two places, they may differ in their last bits
+				squares = 0 // equal responses may differ in the last bits, because they are computed in two rows
 			} else {
 				differing++
 				p.Distance += math.Sqrt(squares)
@@ -89,11 +89,11 @@ func (t *Guide) Probe(ctx context.Context, engine *tensor.Engine, most int) (p c
 	return p, nil
 }
 
-// probePart is how many pairs a probe looks at together; a response's neighbour, whose latent it gets, is among them.
+// probePart is how many pairs a probe computes together. The shuffled latent of a response is that of its neighbour among them.
 const probePart = 32
 
-// seen is what the guide makes of some pairs: the latents of both responses, and the sums of the losses of the rejected ones
-// by their own latents and by those of their neighbours.
+// seen contains the guide's results for some pairs: the latents of both responses, and the sums of the losses of the rejected
+// ones given their own latents and given those of their neighbours.
 type seen struct {
 	chosen, rejected [][]float32
 	own, shuffled    float64

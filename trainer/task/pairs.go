@@ -13,9 +13,9 @@ type Pair struct {
 	// RefChosen and RefRejected are the responses' log-probs under the reference.
 	RefChosen, RefRejected float64
 	Weight                 float64
-	// Distance is s; 0 where there is none.
+	// Distance is s; 0 if there is none.
 	Distance float64
-	// Sampled says that y' was sampled from the reference, Same that both responses are the same tokens.
+	// Sampled says that y' was sampled from the reference, and Same that both responses have the same tokens.
 	Sampled, Same bool
 }
 
@@ -24,7 +24,7 @@ func (p *Pair) tokens() (chosen, rejected int) {
 	return len(p.Chosen.IDs) - p.Chosen.PromptLen, len(p.Rejected.IDs) - p.Rejected.PromptLen
 }
 
-// values are the pair's numbers, given the log-probs under the policy.
+// values returns the pair's numbers, given the log-probs under the policy.
 func (p *Pair) values(chosen, rejected float64) objective.Values {
 	v := objective.Values{
 		Chosen: chosen, Rejected: rejected, RefChosen: p.RefChosen, RefRejected: p.RefRejected, Weight: p.Weight,

@@ -7,7 +7,7 @@ import (
 	"github.com/ldalign/ldalign/trainer/objective"
 )
 
-// Shared is a task without its model, as it is sent to processes that compute it together.
+// Shared is a task without its model, which is sent to the processes that compute it together.
 type Shared struct {
 	Objective objective.Preference
 	Compute   models.Compute
@@ -16,7 +16,7 @@ type Shared struct {
 	Rows  []models.Sequence
 }
 
-// Share is a task without its model. The guide's cannot be shared.
+// Share returns a task without its model. The guide's task cannot be shared and gives an error.
 func Share(t Task) (Shared, error) {
 	switch t := t.(type) {
 	case *Pairs:
@@ -24,11 +24,11 @@ func Share(t Task) (Shared, error) {
 	case *Sequences:
 		return Shared{Compute: t.Compute, Rows: t.Rows}, nil
 	default:
-		return Shared{}, fmt.Errorf("a %T cannot be shared among ranks", t)
+		return Shared{}, fmt.Errorf("a task of type %T cannot be shared among ranks", t)
 	}
 }
 
-// On is the task of a model.
+// On returns the task with a model.
 func (t Shared) On(model *models.Model) Task {
 	if t.Pairs == nil {
 		return &Sequences{Model: model, Rows: t.Rows, Compute: t.Compute}

@@ -1,4 +1,4 @@
-// Package task holds what a phase minimises over its examples: the losses of pairs, of sequences, and of the guide.
+// Package task defines what a phase minimises over its examples: the losses of pairs, of sequences, and of the guide.
 package task
 
 import (
@@ -12,19 +12,19 @@ import (
 type Task interface {
 	// Len is the number of examples.
 	Len() int
-	// Size is how many positions example i takes in the model.
+	// Size is the number of positions of example i in the model.
 	Size(i int) int
-	// Accumulate runs forward and backward over part, which are some examples of the step's batch whole, and adds the
-	// gradients of their share of the loss to those in the parameters. It returns the sums over part.
+	// Accumulate runs the forward and backward pass over part, some of the examples of the step's batch whole, and adds the
+	// gradients of their share of the loss to those of the parameters. It returns the sums over part.
 	Accumulate(s *tensor.Scope, part, whole []int, step int) (Sums, error)
 }
 
-// Sums are sums over examples of a step.
+// Sums contains sums over examples of a step.
 type Sums struct {
 	// Loss is the examples' share of the step's loss.
 	Loss  float64
 	Pairs objective.Stats
-	// Tokens went through the model, without padding; ResponseTokens are those that the loss is about.
+	// Tokens is the number of tokens that went through the model, without padding; ResponseTokens of them are in the loss.
 	Tokens, ResponseTokens int
 }
 
@@ -36,7 +36,7 @@ func (s *Sums) Add(o Sums) {
 	s.ResponseTokens += o.ResponseTokens
 }
 
-// Compute is how a spec has the models computed in training.
+// Compute returns how the spec wants the models to be computed in training.
 func Compute(t schemas.TrainingSpec) models.Compute {
 	return models.Compute{BFloat16: t.Precision == "bfloat16", Recompute: t.GradientCheckpointing}
 }

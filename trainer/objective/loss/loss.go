@@ -7,9 +7,9 @@ import (
 	"github.com/ldalign/ldalign/trainer/objective"
 )
 
-// Pairs holds the numbers of B pairs, each [B] of one float type. The log-probs are sums over response tokens, in nats.
+// Pairs contains the numbers of B pairs, each [B] of one float type. The log-probs are sums over response tokens, in nats.
 type Pairs struct {
-	// Chosen and Rejected are log p(y|x) and log p(y'|x): gradients flow through them only.
+	// Chosen and Rejected are log p(y|x) and log p(y'|x). Gradients flow through them only.
 	Chosen, Rejected *tensor.Tensor
 	// RefChosen and RefRejected are the same under the reference.
 	RefChosen, RefRejected *tensor.Tensor
