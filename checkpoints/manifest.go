@@ -151,7 +151,7 @@ func (m Manifest) encode() ([]byte, error) {
 	}
 	data = append(data, '\n')
 	if len(data) > maxManifest {
-		return nil, fmt.Errorf("%w: %d bytes, allowed are %d: put what is large into a file", ErrManifest, len(data),
+		return nil, fmt.Errorf("%w: %d bytes, at most %d are allowed: move large data to a file", ErrManifest, len(data),
 			maxManifest)
 	}
 	return data, nil

@@ -44,7 +44,7 @@ type Repository struct {
 
 	mu        sync.Mutex
 	manifests map[string][]byte // by key: manifests never change once created
-	pruned    map[string]bool   // by key: superseded states of which Prune has nothing left to delete
+	pruned    map[string]bool   // by key: superseded states that Prune has finished with
 	damaged   map[string]bool   // by key: blobs that were found not to have the bytes of their name
 }
 

@@ -47,7 +47,7 @@ const maxKey = 512
 // checkKey refuses keys that could leave the store, collide with its own files or mean different things to back ends.
 func checkKey(key string) error {
 	if key == "" || len(key) > maxKey {
-		return fmt.Errorf("%w: %q has %d bytes, allowed are 1 to %d", ErrKey, key, len(key), maxKey)
+		return fmt.Errorf("%w: %q has %d bytes, want 1 to %d", ErrKey, key, len(key), maxKey)
 	}
 	for segment := range strings.SplitSeq(key, "/") {
 		if !cleanSegment(segment) {

@@ -1,8 +1,8 @@
-// Hugging Face's tokenizers and minijinja, as package tokenizer calls them.
+// The interface to Hugging Face's tokenizers and minijinja that package tokenizer calls.
 //
-// Each call returns a status and fills out: with its result for LDALIGN_OK, else with an error as UTF-8. Either way out
-// goes to ldalign_free. Texts are UTF-8 with a length; what is not UTF-8 is read as U+FFFD. Nothing ends the process: a
-// panic within the libraries is LDALIGN_ERROR. A handle may be used from several threads at once, and not after its free.
+// Each call returns a status and fills out: with its result if the status is LDALIGN_OK, else with an error as UTF-8. The caller
+// passes out to ldalign_free in both cases. Texts are UTF-8 with a length; invalid bytes are read as U+FFFD. No call ends the
+// process: a panic in the libraries is LDALIGN_ERROR. Several threads may use a handle at once, but not after its free.
 
 #ifndef LDALIGN_BRIDGE_H
 #define LDALIGN_BRIDGE_H
