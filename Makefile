@@ -1,5 +1,5 @@
-# ldalign. `make` lists the targets. What is missing below Go (libtorch, the tokenizer library, link stubs) is fetched and built by
-# ops/native/native.sh into one ignored folder: .native here, or $LDALIGN_NATIVE.
+# ldalign. `make` lists the targets. ops/native/native.sh fetches and builds the native layer (libtorch, the tokenizer library, link
+# stubs) into one folder that git ignores: .native, or $LDALIGN_NATIVE.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -8,8 +8,8 @@ MAKEFLAGS += --no-print-directory
 
 export LDALIGN_NATIVE ?= $(CURDIR)/.native
 
-# OpenMP's threads spin for a moment and then sleep while they wait: spinning on beside a busy neighbour was measured to cost
-# a factor of 14 (ADR 0006). The program sets this for itself; tests and benchmarks get it here.
+# Waiting OpenMP threads spin for a moment and then sleep. Endless spinning on a busy machine was measured to be 14 times slower
+# (ADR 0006). The program sets this for itself; tests and benchmarks get it from here.
 export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 2000
 
@@ -17,34 +17,34 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 GOLANGCI_VERSION := v2.15.0
 golangci := $(LDALIGN_NATIVE)/tools/golangci-lint-$(GOLANGCI_VERSION)
 
-# Every go command runs with the same cgo flags, and none with -trimpath or tags of its own: Go compiles gotch's binding
-# (minutes of g++) again for each other set of flags, and build, test, vet and lint are to share one copy.
+# Every go command runs with the same cgo flags, and without -trimpath or other tags: Go compiles gotch's binding (minutes of g++)
+# again for each set of flags. With the same flags, build, test, vet and lint share one copy.
 env := source "$(LDALIGN_NATIVE)/env.sh"
 version_flag := -X main.version=$(VERSION)
 
-# The packages with tests whose test programs hold C++ or Rust (cpp_tests), and those whose do not (pure_tests): the race
-# detector sees nothing in the former.
+# cpp_tests lists the packages whose test programs contain C++ or Rust, where the race detector sees nothing. pure_tests lists
+# the other packages with tests.
 list_tests := go list -test -f '{{if eq .Name "main"}}{{.ImportPath}} {{join .Deps " "}}{{end}}' ./...
 cpp := / github.com\/(sugarme\/gotch|ldalign\/models\/tokenizer)/
 cpp_tests := $(list_tests) | awk '$$1 ~ /\.test$$/ && $(cpp) {sub(/\.test$$/, "", $$1); print $$1}'
 pure_tests := $(list_tests) | awk '$$1 ~ /\.test$$/ && !$(cpp) {sub(/\.test$$/, "", $$1); print $$1}'
-# The folders with a test file that has this line.
+# tests_with lists the folders with a test file that has a line matching the pattern.
 tests_with = grep -rlE --include='*_test.go' '$(1)' . | xargs -n 1 dirname | sort -u
 
 say = printf '\n==> %s\n' "$(1)"
 
 .PHONY: help build test test-integration chaos chaos-trainer demo lint fmt proto cuda bench bench-decode bench-train bench-iteration clean clean-native native
 
-help: ## this list
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  On a fresh machine (Go 1.26, a C++17 compiler, Python 3 with pip, cargo): make demo, make test."
-	@echo "  The first of them fetches 700 MB and compiles for some minutes, and says what it does; later ones start at once."
+	@echo "  The first make fetches 700 MB and compiles for some minutes, and prints each step; later ones start at once."
 
-build: native ## bin/ldalign
+build: native ## build bin/ldalign
 	@$(env); go build -ldflags '$(version_flag)' -o bin/ldalign ./cmd/ldalign
 
-test: native ## vet, then the tests of all packages, with the race detector where there is no C++
+test: native ## run go vet and the tests of all packages, with the race detector where there is no C++
 	@$(call say,go vet)
 	@$(env); go vet ./...
 	@$(call say,tests with the race detector: packages without C++)
@@ -53,24 +53,24 @@ test: native ## vet, then the tests of all packages, with the race detector wher
 	@# one package at a time: two at once would each start a team of threads on the same cores
 	@$(env); $(cpp_tests) | xargs go test -p 1
 
-test-integration: build ## tests with a real nats-server and MinIO as processes (the first run builds both: 7 minutes)
+test-integration: build ## run the tests that need a real nats-server and MinIO (the first run builds both: 7 minutes)
 	@ops/native/servers.sh
 	@$(call say,integration tests)
 	@$(env); $(call tests_with,^//go:build integration) | xargs go test -tags integration -p 1 -count 1 -timeout 30m
 
-chaos-trainer: native ## the trainer's process killed 25 times, its result compared with an undisturbed run's
+chaos-trainer: native ## kill the trainer's process 25 times and compare its result with that of an undisturbed run
 	@$(call say,25 kills of the trainer)
 	@$(env); go test ./cmd/ldalign -run '^TestTrainerKilled$$' -count 1 -v -kills 25
 
-chaos: build ## 210 faults on a whole cluster of processes and servers: kills, stops, cut wires, S3 that lies, full disks (as root; about 16 minutes)
+chaos: build ## inject 210 faults into a cluster: kills, suspensions, cut connections, wrong S3 answers, full disks (as root; about 16 minutes)
 	@ops/native/servers.sh
 	@$(env); LDALIGN_CHAOS_FAULTS=$${LDALIGN_CHAOS_FAULTS:-210} LDALIGN_CHAOS_DISKS=$$(mktemp -d) \
 		go test -tags integration -run TestChaosCluster -count 1 -timeout 90m -v ./cmd/ldalign
 
-demo: build ## build, then align a small model in front of you (about 2 minutes)
+demo: build ## build, then align a small model (about 2 minutes)
 	@bin/ldalign demo
 
-lint: native $(golangci) ## golangci-lint, pinned (the first run compiles it: about 4 minutes)
+lint: native $(golangci) ## run a pinned golangci-lint (the first run compiles it: about 4 minutes)
 	@$(env); $(golangci) run ./...
 
 fmt: native $(golangci) ## format all Go code (gofumpt, goimports)
@@ -79,9 +79,9 @@ fmt: native $(golangci) ## format all Go code (gofumpt, goimports)
 proto: ## check events.proto and generate its code (the first run compiles buf: some minutes)
 	@schemas/events/generate.sh
 
-# Both variants share all compiled code: only the last link differs. The link does not ask for CUDA, cuDNN and NCCL, which
-# libtorch_cuda.so looks up when the program starts, and so it needs neither them nor a GPU.
-cuda: native ## bin/ldalign-cuda, linked with libtorch's CUDA libraries (not run on a GPU by the project)
+# The CPU and CUDA builds share all compiled code: only the last link differs. libtorch_cuda.so looks up CUDA, cuDNN and NCCL when
+# the program starts, so linking needs neither these libraries nor a GPU.
+cuda: native ## build bin/ldalign-cuda, linked with libtorch's CUDA libraries (not run on a GPU by the project)
 	@ops/native/native.sh --cuda
 	@source "$(LDALIGN_NATIVE)/env-cuda.sh"; \
 	go build -ldflags "$(version_flag) -extldflags '$$LDALIGN_EXTLDFLAGS'" -o bin/ldalign-cuda ./cmd/ldalign
@@ -90,16 +90,16 @@ cuda: native ## bin/ldalign-cuda, linked with libtorch's CUDA libraries (not run
 		grep -q "NEEDED.*\[$$library\]" <<<"$$needed" || { echo "cuda: bin/ldalign-cuda does not need $$library" >&2; exit 1; }; \
 	done; \
 	[ "$$(nm -C bin/ldalign-cuda | grep -c ' [TW] nccl_collectives(')" = 1 ] || { echo "cuda: bin/ldalign-cuda has no NCCL" >&2; exit 1; }
-	@echo "bin/ldalign-cuda is linked with libtorch_cuda.so. It needs CUDA 12.1 and cuDNN 8 to start: those of the machine, or"
-	@echo "ops/native/native.sh --cuda-runtime (2.8 GB). Not run on a GPU by the project."
+	@echo "bin/ldalign-cuda is linked with libtorch_cuda.so. It needs CUDA 12.1 and cuDNN 8 to start: install them, or fetch them by"
+	@echo "ops/native/native.sh --cuda-runtime (2.8 GB). The project has not run it on a GPU."
 
-bench: native ## benchmarks of all packages
+bench: native ## run the benchmarks of all packages
 	@$(env); $(call tests_with,^func Benchmark) | xargs go test -p 1 -run '^$$' -bench . -benchmem
 
-# The peer's environment (torch and transformers, some GB) is made once; LDALIGN_PEER names the python of one that
-# is there. MODEL is a folder with a tokenizer of at most 49,152 tokens, such as SmolLM2-135M-Instruct; an 18 M Llama with
-# random weights is made beside it. BENCH has more arguments, as --only sampled --batch 32.
-bench-decode: build ## decoding and scoring beside transformers: make bench-decode MODEL=FOLDER
+# The first run makes the peer's environment (torch and transformers, some GB); LDALIGN_PEER names the python of an existing one.
+# MODEL is a folder with a tokenizer of at most 49,152 tokens, such as SmolLM2-135M-Instruct. The benchmark also makes an 18 M Llama
+# with random weights. BENCH has further arguments, such as --only sampled --batch 32.
+bench-decode: build ## compare decoding and scoring with transformers: make bench-decode MODEL=FOLDER
 	@[ -n "$(MODEL)" ] || { echo "bench-decode: MODEL=FOLDER names a model, such as SmolLM2-135M-Instruct" >&2; exit 2; }
 	@folder="$(LDALIGN_NATIVE)/bench"; peer="$${LDALIGN_PEER:-}"; mkdir -p "$$folder"; \
 	if [ -z "$$peer" ]; then \
@@ -110,15 +110,15 @@ bench-decode: build ## decoding and scoring beside transformers: make bench-deco
 	[ -f "$$folder/llama-18m/model.safetensors" ] || "$$peer" bench/decode/make_model.py "$$folder/llama-18m" "$(MODEL)"; \
 	python3 bench/decode/bench.py --ldalign bin/ldalign --peer "$$peer" --model "$$folder/llama-18m" --model "$(MODEL)" $(BENCH)
 
-# The peers' environment is bench/train/requirements.txt in a virtual environment of its own; MODEL is a folder with weights.
-bench-train: native ## training beside TRL: PEER=VENV/bin/python TOKENIZER=FOLDER [MODEL=FOLDER]
+# PEER is the python of a virtual environment with bench/train/requirements.txt; MODEL is a folder with weights.
+bench-train: native ## compare training with TRL: PEER=VENV/bin/python TOKENIZER=FOLDER [MODEL=FOLDER]
 	@$(env); go test -c -o bin/trainer.test ./trainer/loop
 	@python3 bench/train/bench.py --peer $(PEER) --tokenizer $(TOKENIZER) $(if $(MODEL),--model $(MODEL):4)
 
-bench-iteration: build ## a whole iteration beside generate and TRL: PEER=VENV/bin/python TOKENIZER=FOLDER [MODEL=FOLDER]
+bench-iteration: build ## compare a whole iteration with generate and TRL: PEER=VENV/bin/python TOKENIZER=FOLDER [MODEL=FOLDER]
 	@python3 bench/iteration/bench.py --peer $(PEER) --tokenizer $(TOKENIZER) $(if $(MODEL),--model $(MODEL))
 
-clean: ## remove what was built from this checkout (bin, coverage); the native layer and all runs stay
+clean: ## remove bin and coverage; the native layer and all runs stay
 	@rm -rf bin coverage
 
 clean-native: ## remove the native layer; the next build fetches and compiles it again
@@ -126,7 +126,7 @@ clean-native: ## remove the native layer; the next build fetches and compiles it
 		{ echo "$(LDALIGN_NATIVE) does not look like a native layer (no env.sh): not removed" >&2; exit 1; }
 	@rm -rf "$(LDALIGN_NATIVE)"
 
-# Not in the list: every target that needs it calls it, and it is quiet when there is nothing to do.
+# Left out of the list: every target that needs the native layer depends on this one, which prints nothing when it is complete.
 native:
 	@ops/native/native.sh
 	@$(env); if [ "$$(go list -f '{{.Stale}}' github.com/sugarme/gotch/libtch)" = true ]; then \
