@@ -1,4 +1,4 @@
-// Package deploy_test checks docker-compose.yml and what it refers to, without a Docker daemon.
+// Package deploy_test checks docker-compose.yml and the files that it refers to, without a Docker daemon.
 package deploy_test
 
 import (
@@ -19,13 +19,13 @@ import (
 
 const root = "../.."
 
-// settings are what a user fills in; the secret is one that no file contains.
+// settings are the values that a user fills in. No file contains this secret.
 var settings = []string{
 	"LDALIGN_RUN=align-1", "LDALIGN_SPEC=align.yaml", "LDALIGN_S3_ACCESS_KEY=account", "LDALIGN_S3_SECRET_KEY=not-in-any-file",
 }
 
 // load reads docker-compose.yml as `docker compose --profile ... config` does: it checks the schema, interpolates, and
-// checks that what services refer to is there.
+// checks that services refer only to what exists.
 func load(t *testing.T, env []string, profiles ...string) (*types.Project, error) {
 	t.Helper()
 	options, err := cli.NewProjectOptions([]string{filepath.Join(root, "docker-compose.yml")},
@@ -160,8 +160,8 @@ func environment(s types.ServiceConfig) map[string]string {
 	return out
 }
 
-// The target's id is part of four names: in MinIO's variables, in the ARN that the trainer gives the bucket, and for NATS in the
-// subject, which must not be one that messages of ours travel on.
+// The id of the notification target is part of MinIO's variables and of the ARN that the trainer sets at the bucket. MinIO's NATS
+// subject must not be one of ldalign's own.
 func TestBucketNotificationsReachJetStream(t *testing.T) {
 	p := project(t, "cpu")
 	env := environment(p.Services["minio"])
@@ -272,7 +272,7 @@ func TestServersAreDurableAndPinned(t *testing.T) {
 	}
 }
 
-// Every setting without a default is asked for by name, is in the example file, and the secret has a value in neither.
+// Every setting without a default is required by name and is in the example file. Neither file has a value of the secret.
 func TestSettingsAreAskedForAndHoldNoSecret(t *testing.T) {
 	example := map[string]string{}
 	for _, line := range lines(t, "env.example") {
