@@ -14,7 +14,7 @@ import (
 type checkpointsCommand struct {
 	List   checkpointsListCommand   `cmd:"" help:"List a run's checkpoints."`
 	Export checkpointsExportCommand `cmd:"" help:"Write a policy as a Hugging Face folder that transformers can open."`
-	GC     checkpointsGCCommand     `cmd:"" name:"gc" help:"Remove files that no checkpoint uses."`
+	GC     checkpointsGCCommand     `cmd:"" name:"gc" help:"Remove blobs, files of the store, that no checkpoint names."`
 }
 
 // store opens the checkpoint store alone.
@@ -126,7 +126,7 @@ type exported struct {
 
 type checkpointsGCCommand struct {
 	Runs  []string      `arg:"" name:"run" optional:"" help:"Names of runs (default: all runs)."`
-	Grace time.Duration `help:"Keep files younger than this: a trainer may be about to use them in a checkpoint." default:"24h"`
+	Grace time.Duration `help:"Keep blobs younger than this: a trainer may be about to name them in a checkpoint." default:"24h"`
 	Yes   bool          `help:"Remove them; without it, only count them."`
 	serverFlags
 }
@@ -137,9 +137,9 @@ func (checkpointsGCCommand) Help() string {
     ldalign checkpoints gc
     ldalign checkpoints gc my-run --yes
 
-Removes the files that a process left behind when it died after writing a checkpoint's files and before writing its manifest.
-Files that a manifest names are never removed, so every checkpoint stays readable. Skips runs that a trainer is working on: the
-trainer itself removes the files of states that it no longer needs.`
+Removes the blobs that a process left behind when it died after writing a checkpoint's blobs and before writing its manifest.
+Blobs that a manifest names are never removed, so every checkpoint stays readable. Skips runs that a trainer is working on: the
+trainer itself removes the blobs of states that it no longer needs.`
 }
 
 func (c *checkpointsGCCommand) Run(ctx context.Context, e *env) error {
@@ -156,9 +156,9 @@ func (c *checkpointsGCCommand) Run(ctx context.Context, e *env) error {
 			case u.Held != "":
 				fmt.Fprintf(e.stdout, "run %s: skipped, %s is working on it\n", u.Run, u.Held)
 			case u.Removed:
-				fmt.Fprintf(e.stdout, "run %s: removed %d files of %d bytes, kept %d younger ones\n", u.Run, u.Blobs, u.Bytes, u.Young)
+				fmt.Fprintf(e.stdout, "run %s: removed %d blobs of %d bytes, kept %d younger ones\n", u.Run, u.Blobs, u.Bytes, u.Young)
 			default:
-				fmt.Fprintf(e.stdout, "run %s: would remove %d files of %d bytes, and keep %d younger ones; --yes does it\n",
+				fmt.Fprintf(e.stdout, "run %s: would remove %d blobs of %d bytes, and keep %d younger ones; --yes does it\n",
 					u.Run, u.Blobs, u.Bytes, u.Young)
 			}
 		}

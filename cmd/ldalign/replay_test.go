@@ -215,7 +215,7 @@ func TestReplayRefuses(t *testing.T) {
 			ldalign(t, args...).want(t, c.code, c.says...)
 		})
 	}
-	ldalign(t, "replay", "tiny-ld", "--as", "tiny-ld", "--dir", dir).want(t, exitUsage, "another name")
+	ldalign(t, "replay", "tiny-ld", "--as", "tiny-ld", "--dir", dir).want(t, exitUsage, "a name other than")
 	ldalign(t, "replay", "tiny-ld", "--as", "Not A Name", "--dir", dir).want(t, exitUsage, "cannot be a run's name")
 	ldalign(t, "replay", "tiny-ld", "--as", "x", "--dry-run", "--set", "objective.beta=0.05", "--dir", dir).
 		want(t, 0, "objective.beta: 0.05, was 0.5", "stages that run: evaluator, trainer", "source:")

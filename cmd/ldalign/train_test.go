@@ -241,7 +241,7 @@ func TestGuideTrain(t *testing.T) {
 	write(t, spec, strings.Replace(second, "run: tiny-ld", "run: alone", 1))
 	ld := func(args ...string) output { return ldalign(t, append(args, "--dir", dir)...) }
 	ld("guide", "train", spec, "--set", "guide.from=run:tiny-ld").want(t, exitUsage, "trains no guide of its own")
-	ld("guide", "train", tiny).want(t, exitUsage, "holds 2 runs")
+	ld("guide", "train", tiny).want(t, exitUsage, "has 2 runs, want one")
 	ld("guide", "train", spec, "--dry-run").want(t, 0, "run: \"alone\"")
 	ld("guide", "inspect", "alone").want(t, exitFailed, "no such run")
 	ld("guide", "train", spec).want(t, 0, "latent: 8 numbers, pooling mean, injection prefix", "of 32 pairs of iteration 0 (probe)", "SFT: in ")
