@@ -451,7 +451,7 @@ func TestModelsByName(t *testing.T) {
 		{"tiny-sft@9", "iteration 9"},
 		{"tiny-sft@9", "`ldalign checkpoints list RUN`"},
 		{"tiny-sft@last", "whole number"},
-		{in, "is no folder"},
+		{in, "is not a folder"},
 	} {
 		if got := ldalign(t, "generate", "--model", c.name, "--input", in, "--dir", runs); got.code == 0 || !strings.Contains(got.stderr, c.says) {
 			t.Errorf("%s: exit code %d, %s", c.name, got.code, got.stderr)

@@ -1,4 +1,4 @@
-// Package guides tells whether a run's guide is of use: whether its decoder needs the latent, whether latents differ, and
+// Package guides checks whether a run's guide is useful: whether its decoder uses the latent, whether latents differ, and
 // whether distances agree with scores. It reads checkpoints and streams, and needs no tensors.
 package guides
 
@@ -18,7 +18,7 @@ import (
 	"github.com/ldalign/ldalign/trainer/curves"
 )
 
-// Guide is how good a run's guide is.
+// Guide describes a run's guide, and how good it is.
 type Guide struct {
 	Run string `json:"run"`
 	// GuideRun is the run that trained the guide.
@@ -30,7 +30,8 @@ type Guide struct {
 	Encoder   string `json:"encoder"`
 	Decoder   string `json:"decoder"`
 	Steps     uint64 `json:"steps"`
-	// Reconstruction losses by the own latent and by another prompt's, and the difference, in nats.
+	// True and Shuffled are the reconstruction losses with the right latent and with another prompt's, in nats. Gap is Shuffled
+	// minus True.
 	True     float64 `json:"reconstruction"`
 	Shuffled float64 `json:"reconstruction_shuffled"`
 	Gap      float64 `json:"gap"`
@@ -39,13 +40,13 @@ type Guide struct {
 	Distances Distances `json:"distances"`
 	// TwoSample is the test for every policy that was evaluated with this guide.
 	TwoSample []TwoSample `json:"two_sample,omitempty"`
-	// Warning says what is wrong with the guide; empty when nothing is seen.
+	// Warning says what is wrong with the guide; empty if nothing was found.
 	Warning string `json:"warning,omitempty"`
 }
 
 // Distances are the distances of the pairs of iteration 0 whose responses differ.
 type Distances struct {
-	// Of says which pairs: scored (the whole iteration) or probe (those looked at when the guide was trained).
+	// Of says which pairs were measured: scored (the whole iteration) or probe (those probed while the guide was trained).
 	Of        string  `json:"of"`
 	Pairs     int     `json:"pairs"`
 	Identical float64 `json:"identical_share"`
@@ -63,23 +64,22 @@ type Bin struct {
 	Count int     `json:"count"`
 }
 
-// TwoSample is the two-sample test on held-out prompts for one policy.
+// TwoSample is the result of the two-sample test on held-out prompts for one policy.
 type TwoSample struct {
 	Policy string `json:"policy"`
 	Pairs  int    `json:"pairs"`
-	// Differing counts pairs of samples with different scores, Agree those whose nearer sample scores higher.
+	// Differing is the number of sample pairs with different scores, Agree the number of those whose nearer sample scores higher.
 	Differing int     `json:"differing"`
 	Agree     int     `json:"agree"`
 	Rate      float64 `json:"rate"`
-	// DifferingInexact and AgreeInexact are the same without the pairs in which a sample is the human answer itself, whose
-	// distance of 0 decides them.
+	// DifferingInexact and AgreeInexact leave out the pairs in which a sample equals the human answer: its distance 0 decides them.
 	DifferingInexact int `json:"differing_inexact"`
 	AgreeInexact     int `json:"agree_inexact"`
-	// RankCorrelation is Spearman's, of minus the distance and the score, over all samples.
+	// RankCorrelation is Spearman's rank correlation between the negative distance and the score, over all samples.
 	RankCorrelation float64 `json:"rank_correlation"`
 }
 
-// Inspect looks at the guide that a run uses.
+// Inspect measures the guide that a run uses. It returns an error if the run uses no guide, or has none yet.
 func Inspect(ctx context.Context, s *runs.Session, spec schemas.Spec) (Guide, error) {
 	reference := spec.Guide.From
 	if !spec.NeedsGuide() {
@@ -147,7 +147,7 @@ func Inspect(ctx context.Context, s *runs.Session, spec schemas.Spec) (Guide, er
 	return in, nil
 }
 
-// describe reads guide.json.
+// describe fills in what guide.json says.
 func (in *Guide) describe(ctx context.Context, s *runs.Session, manifest checkpoints.Manifest) error {
 	file, ok := manifest.File(architecture.GuideConfigFile)
 	if !ok {
@@ -211,7 +211,7 @@ func testOf(a report.Agreement) TwoSample {
 	return t
 }
 
-// spearman is the correlation of ranks; equal values share the mean of theirs. It is 0 where one side does not vary.
+// spearman returns Spearman's rank correlation; equal values share their mean rank. It is 0 if x or y is constant.
 func spearman(x, y []float64) float64 {
 	a, b := places(x), places(y)
 	middle := float64(len(x)-1) / 2

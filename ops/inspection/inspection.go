@@ -1,5 +1,5 @@
-// Package inspection says what a model's folder holds, what memory the model takes, and what would be refused of it. It reads
-// the configuration, the headers of the weights and, over an interface, the tokenizer; it needs no tensors.
+// Package inspection reports what a model's folder contains, how much memory the model needs, and what ldalign would refuse. It
+// reads the configuration, the headers of the weights and, through an interface, the tokenizer. It needs no tensors.
 package inspection
 
 import (
@@ -14,7 +14,7 @@ import (
 	"github.com/ldalign/ldalign/ops/modelname"
 )
 
-// Model is what a model's folder says. What it does not say is left out.
+// Model is what a model's folder says about the model. Fields that the folder does not determine are empty.
 type Model struct {
 	Model        string           `json:"model"`
 	Folder       string           `json:"folder"` // of an adapter, its base's
@@ -32,7 +32,7 @@ type Model struct {
 	Refused      []string         `json:"refused"`
 }
 
-// Adapter is an adapter that goes into the model's weights before it generates or scores.
+// Adapter is an adapter, which is merged into the model's weights when the model is loaded.
 type Adapter struct {
 	Folder     string  `json:"folder"`
 	Rank       int     `json:"rank"`
@@ -56,7 +56,7 @@ type Shape struct {
 type TokenizerInfo struct {
 	Vocabulary int     `json:"vocabulary"`
 	Special    []Token `json:"special"`
-	// Added are the tokens that stand before and behind a text that goes in as it is.
+	// AddedBefore and AddedBehind are the tokens that the tokenizer adds around a plain text.
 	AddedBefore []string `json:"added_before"`
 	AddedBehind []string `json:"added_behind"`
 	HasTemplate bool     `json:"has_template"`
@@ -71,7 +71,7 @@ type Token struct {
 	Text string `json:"text"`
 }
 
-// Memory is what the model takes, in bytes.
+// Memory is the memory that the model needs, in bytes.
 type Memory struct {
 	Length     int     `json:"length"` // tokens of a row
 	Generating []Slots `json:"generating"`
@@ -83,22 +83,22 @@ type Memory struct {
 	LoRASize   int64   `json:"lora_parameters"`
 }
 
-// Slots is the memory of so many rows that decode together.
+// Slots is the memory for a number of rows that decode together.
 type Slots struct {
 	Slots int   `json:"slots"`
 	Bytes int64 `json:"bytes"`
 }
 
-// Tokenizer is what an inspection asks of a tokenizer.
+// Tokenizer is the tokenizer of a model, as far as an inspection uses it.
 type Tokenizer interface {
 	Vocab() int
-	// Fits returns an error if a model with so many tokens lacks some of the tokenizer's.
+	// Fits returns an error if a model with a vocabulary of this size lacks tokens of the tokenizer.
 	Fits(vocabulary int) error
 	BOS() (int64, bool)
 	EOS() []int64
 	PAD() int64
 	Decode(ids []int64, skipSpecial bool) string
-	// Parts are the ids of a text, and those that the tokenizer adds before and behind it.
+	// Parts returns the ids of a text, and the ids that the tokenizer adds before and after it.
 	Parts(text string) (before, own, behind []int64, err error)
 	HasTemplate() bool
 	// Example is a conversation as the chat template writes it, up to where the answer begins.
@@ -110,9 +110,9 @@ type Tokenizer interface {
 
 // Options of an inspection.
 type Options struct {
-	// Length is the tokens of a row that memory is told for; 0 is 1024, or the context where that is shorter.
+	// Length is the number of tokens in a row for which memory is computed; 0 is 1024, or the context if that is shorter.
 	Length int
-	// Rank is that of the adapter whose training is told.
+	// Rank is the rank of the adapter for which the memory of training is computed.
 	Rank int
 	// Tokenizer opens a tokenizer from its files. Nil leaves the tokenizer out.
 	Tokenizer func(files fs.FS) (Tokenizer, error)
@@ -125,7 +125,7 @@ func Of(f modelname.Folder, o Options) Model {
 	return in
 }
 
-// refuse notes what an error says, in one line.
+// refuse adds an error, as one line, to what would be refused; it ignores nil.
 func (in *Model) refuse(what string, err error) {
 	if err != nil {
 		in.Refused = append(in.Refused, what+": "+strings.Join(strings.Fields(err.Error()), " "))
@@ -175,7 +175,7 @@ func (in *Model) read(place modelname.Folder, o Options) {
 	}
 }
 
-// count adds up what the files hold.
+// count adds up the tensors, parameters and bytes of the files.
 func (in *Model) count(files *safetensors.Model) {
 	in.DTypes = map[string]int64{}
 	for _, info := range files.Tensors() {
@@ -207,10 +207,10 @@ func (in *Model) rewardModel(dir string) (vocabulary int) {
 	return cfg.Vocab
 }
 
-// decodeBurst is the tokens of a prompt that a step of decoding takes.
+// decodeBurst is the number of prompt tokens in a step of decoding.
 const decodeBurst = 256
 
-// adapter reads what adapter_config.json and the names in adapter_model.safetensors say.
+// adapter reads adapter_config.json and the header of adapter_model.safetensors.
 func (in *Model) adapter(dir string, cfg architecture.Config) {
 	if dir == "" {
 		return

@@ -1,5 +1,4 @@
-// Package modelname finds a model by the name that a user gives it: a folder, a policy of a run, or an id of the Hugging
-// Face Hub.
+// Package modelname finds a model by the name that a user gives: a folder, a policy of a run, or an id of the Hugging Face Hub.
 package modelname
 
 import (
@@ -17,39 +16,39 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
-// ErrName: the name has no form that is known.
+// ErrName reports that a model's name is malformed.
 var ErrName = errors.New("wrong name of a model")
 
 // Folder is a model in a folder.
 type Folder struct {
 	Dir string
-	// Name always means these very weights: the folder as it was named, RUN@ITERATION, or ORG/NAME@COMMIT; of an adapter, its
-	// folder and its base's name.
+	// Name identifies the weights: the folder as the user named it, RUN@ITERATION, or ORG/NAME@COMMIT. For an adapter it is the
+	// adapter's folder and the name of its base.
 	Name string
 	// Adapter is the folder of a PEFT adapter that belongs on the model in Dir; empty for a model without one.
 	Adapter string
 }
 
-// Store is where the policies of runs are.
+// Store is a checkpoint store with the policies of runs.
 type Store interface {
 	PolicyOf(ctx context.Context, ref schemas.PolicyRef) (checkpoints.Manifest, error)
-	// Folder is a checkpoint's files as a folder.
+	// Folder returns a folder with a checkpoint's files.
 	Folder(ctx context.Context, m checkpoints.Manifest) (string, error)
 }
 
 // Finder finds models.
 type Finder struct {
-	// Store opens the checkpoint store when the name is a run's.
+	// Store opens the checkpoint store. It is called if the name is a run's.
 	Store func(context.Context) (Store, error)
 	// Getenv reads the settings of huggingface_hub (HF_HOME, HF_ENDPOINT, HF_TOKEN, ...).
 	Getenv func(string) string
-	// Progress, if not nil, is told of a download.
+	// Progress, if not nil, is called with the progress of a download.
 	Progress func(hub.Progress)
 }
 
 // Find finds a model by its name: a folder, a policy of a run (RUN@ITERATION, RUN@ for the newest), or an id of the Hugging
-// Face Hub (ORG/NAME, ORG/NAME@REVISION), of which it downloads what the cache lacks. A folder may also hold a PEFT adapter
-// alone, which names its base in one of these ways.
+// Face Hub (ORG/NAME, ORG/NAME@REVISION). It downloads files of the Hub that the cache lacks. A folder may also hold only a PEFT
+// adapter, which then names its base in one of these ways.
 func (f Finder) Find(ctx context.Context, name string) (Folder, error) {
 	if !holds(name, architecture.AdapterConfigFile) || holds(name, "config.json") {
 		return f.base(ctx, name)
@@ -80,12 +79,12 @@ func holds(dir, file string) bool {
 func (f Finder) base(ctx context.Context, name string) (Folder, error) {
 	if info, err := os.Stat(name); err == nil {
 		if !info.IsDir() {
-			return Folder{}, fmt.Errorf("%s is no folder; name the folder that holds config.json", name)
+			return Folder{}, fmt.Errorf("%s is not a folder; name the folder that holds config.json", name)
 		}
 		return Folder{Dir: name, Name: name}, nil
 	}
 	if run, _, ok := strings.Cut(name, "@"); ok && !strings.ContainsAny(run, `/\`) {
-		ref, err := schemas.ParsePolicyRef(strings.TrimSuffix(name, "@")) // RUN@ is the newest; RUN alone would be a folder
+		ref, err := schemas.ParsePolicyRef(strings.TrimSuffix(name, "@")) // RUN@ means the newest; RUN alone would be a folder
 		if err != nil {
 			return Folder{}, fmt.Errorf("%w: %w", ErrName, err)
 		}
@@ -94,7 +93,7 @@ func (f Finder) base(ctx context.Context, name string) (Folder, error) {
 	return f.hub(ctx, name)
 }
 
-// policy is the policy of a run as a folder in the checkpoint store's cache.
+// policy returns a policy of a run, as a folder in the checkpoint store's cache.
 func (f Finder) policy(ctx context.Context, ref schemas.PolicyRef) (Folder, error) {
 	store, err := f.Store(ctx)
 	if err != nil {
@@ -109,7 +108,7 @@ func (f Finder) policy(ctx context.Context, ref schemas.PolicyRef) (Folder, erro
 	return Folder{Dir: dir, Name: ref.String()}, err
 }
 
-// hub is a repository of the Hub, downloaded into the cache that is shared with huggingface_hub.
+// hub downloads a repository of the Hub into the cache that is shared with huggingface_hub.
 func (f Finder) hub(ctx context.Context, name string) (Folder, error) {
 	options, err := hub.FromEnv(f.Getenv)
 	if err != nil {
@@ -127,8 +126,8 @@ func (f Finder) hub(ctx context.Context, name string) (Folder, error) {
 	return Folder{Dir: m.Dir, Name: m.ID + "@" + m.Revision}, nil
 }
 
-// TokenizerFiles are the files of the model's tokenizer: those beside the adapter, where trainers save them, or the base's.
-// The model's end tokens, which its configuration names, are the base's in any case. dir is the folder, for errors.
+// TokenizerFiles returns the files of the model's tokenizer: those in the adapter's folder, where PEFT trainers save them, or the
+// base's. The configuration, which names the end tokens, always comes from the base. dir is the folder, for error texts.
 func (m Folder) TokenizerFiles() (files fs.FS, dir string) {
 	if m.Adapter == "" || !holds(m.Adapter, "tokenizer.json") {
 		return os.DirFS(m.Dir), m.Dir
@@ -136,7 +135,7 @@ func (m Folder) TokenizerFiles() (files fs.FS, dir string) {
 	return besideAdapter{os.DirFS(m.Adapter), os.DirFS(m.Dir)}, m.Adapter
 }
 
-// besideAdapter are the files of a tokenizer that lies beside an adapter.
+// besideAdapter has the files of a tokenizer in an adapter's folder, and the configuration of the base.
 type besideAdapter struct{ adapter, base fs.FS }
 
 func (b besideAdapter) Open(name string) (fs.File, error) {

@@ -84,7 +84,7 @@ func TestFind(t *testing.T) {
 		"align@9":                           checkpoints.ErrNoCheckpoint.Error(),
 		"nowhere":                           "there is no folder nowhere",
 		lost:                                "does not name the model",
-		filepath.Join(whole, "config.json"): "is no folder",
+		filepath.Join(whole, "config.json"): "is not a folder",
 	} {
 		if got, err := finder.Find(t.Context(), name); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %+v, %v, want an error with %q", name, got, err, says)

@@ -12,7 +12,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
-// ErrTooLong: a message alone is longer than the model's context.
+// ErrTooLong reports that a single message is longer than the model's context.
 var ErrTooLong = errors.New("the message is too long")
 
 // Conversation is a chat with a model.
@@ -21,16 +21,17 @@ type Conversation struct {
 	sampling Sampling
 	system   string
 	messages []tokenizer.Message
-	turns    int // since the conversation began: each has random numbers of its own
+	turns    int // since the conversation began; each turn has its own random numbers
 }
 
-// NewConversation begins a conversation, with a system message unless that is empty.
+// NewConversation begins a conversation, with a system message if system is not empty. It returns ErrOptions if the sampling does
+// not fit the model.
 func NewConversation(m *Model, s Sampling, system string) (*Conversation, error) {
 	s, err := s.check(m.Config().MaxLength())
 	return &Conversation{model: m, sampling: s, system: system}, err
 }
 
-// Reset forgets the messages. The system message stays.
+// Reset forgets the messages and keeps the system message.
 func (c *Conversation) Reset() { c.messages, c.turns = nil, 0 }
 
 // SetSystem changes the system message and forgets the others.
@@ -39,7 +40,7 @@ func (c *Conversation) SetSystem(text string) {
 	c.Reset()
 }
 
-// Messages are those that the model reads.
+// Messages returns the messages that the model reads, with the system message first.
 func (c *Conversation) Messages() []tokenizer.Message {
 	if c.system == "" {
 		return c.messages
@@ -52,12 +53,12 @@ type Reply struct {
 	Text   string
 	Prompt int // tokens of the conversation before it
 	Tokens int
-	Reason string // empty for one that was interrupted
+	Reason string // empty if the answer was interrupted
 	First  time.Duration
 	Took   time.Duration
 }
 
-// TokensPerSecond is the speed of the tokens behind the first.
+// TokensPerSecond returns the speed of the tokens after the first.
 func (r Reply) TokensPerSecond() float64 {
 	rest := r.Took - r.First
 	if r.Tokens < 2 || rest <= 0 {
@@ -66,9 +67,10 @@ func (r Reply) TokensPerSecond() float64 {
 	return digits(float64(r.Tokens-1) / rest.Seconds())
 }
 
-// Ask asks the model, and shows the answer as it comes. When ctx ends, what there is of the answer stays in the conversation.
-// The error of a message that cannot be read, by its template say, is an *AskError, and leaves the conversation as it was;
-// any other is the model's. dropped, if any, is told of messages that are left out, before the answer begins.
+// Ask sends a message to the model, and passes the answer to show as it comes. When ctx ends, the conversation keeps the part of
+// the answer that was generated. Ask returns an *AskError if the message cannot be asked, for instance because the template
+// rejects it; the conversation is then unchanged. Any other error is the model's. If old messages no longer fit the context, Ask
+// drops them, and calls dropped, if not nil, with their number before the answer begins.
 func (c *Conversation) Ask(ctx context.Context, message string, dropped func(int), show func(text string)) (Reply, error) {
 	before := c.messages
 	c.messages = append(before[:len(before):len(before)], tokenizer.Message{Role: "user", Content: message})
@@ -86,7 +88,7 @@ func (c *Conversation) Ask(ctx context.Context, message string, dropped func(int
 	if err != nil && !errors.Is(err, context.Canceled) {
 		return out, err
 	}
-	if out.Text == "" && out.Reason == "" { // interrupted before anything came
+	if out.Text == "" && out.Reason == "" { // interrupted before the first token
 		c.messages = before
 		return out, nil
 	}
@@ -100,11 +102,11 @@ type AskError struct{ Err error }
 
 func (e *AskError) Error() string { return e.Err.Error() }
 
-// Unwrap is the cause.
+// Unwrap returns the cause.
 func (e *AskError) Unwrap() error { return e.Err }
 
-// fit returns the ids of the conversation, without its oldest messages when they do not all fit the model's context, and how
-// many it has dropped. The newest one always stays; an error says that it is too long.
+// fit drops the oldest messages until the conversation fits the model's context. It returns the conversation's ids and the number
+// of dropped messages, or ErrTooLong if the newest message alone does not fit.
 func (c *Conversation) fit() (ids []int64, dropped int, err error) {
 	most := c.model.Config().MaxLength() - c.sampling.MaxTokens
 	for {
@@ -157,7 +159,8 @@ func (c *Conversation) generate(ctx context.Context, ids []int64, show func(text
 	return out, err
 }
 
-// decode decodes one request with keys and values for it alone: those for the model's whole context could be too much memory.
+// decode decodes one request with a cache of the request's size, since a cache for the model's whole context could take too much
+// memory.
 func (c *Conversation) decode(ctx context.Context, r decode.Request) (result decode.Result, err error) {
 	s, err := decode.New(decode.Options{Slots: 1, Length: len(r.IDs) + r.MaxNew}, decode.Weights{Model: c.model.Model})
 	if err != nil {

@@ -1,3 +1,3 @@
-// Package offline generates, scores and rewards the records of JSONL files, by the code that the stages use on streams.
-// A job that was stopped in any way continues in its output file.
+// Package offline generates, scores and rewards the records of JSONL files, with the code that the stages use on streams.
+// However a job was stopped, running it again continues in its output file.
 package offline

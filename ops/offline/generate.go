@@ -13,7 +13,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
-// GenerateOptions are settings of Generate. Slots, Memory and Prefill change no text.
+// GenerateOptions are settings of Generate. Slots, Memory and Prefill do not change the texts.
 type GenerateOptions struct {
 	Template Template // of the model
 	Sampling Sampling
@@ -22,9 +22,9 @@ type GenerateOptions struct {
 	Overlong string
 	// Slots is how many rows decode together; 0 is as many as Memory allows, up to 64.
 	Slots int
-	// Memory is for keys and values, in MiB.
+	// Memory is the limit for keys and values, in MiB.
 	Memory int64
-	// Prefill bounds the tokens of prompts in one step.
+	// Prefill is the greatest number of prompt tokens in one step.
 	Prefill int
 	// LogProbs writes the log-probability of each token too.
 	LogProbs bool
@@ -66,7 +66,7 @@ type generating struct {
 	task    *progress.Task
 
 	cut, tokens int
-	sampled     int // tokens, those of unfinished responses among them
+	sampled     int // tokens, including those of unfinished responses
 	took        time.Duration
 }
 
@@ -109,7 +109,7 @@ func (g *generating) prepare(r *Item) error {
 	}
 	if room := most - w.request.MaxNew; len(ids) > room {
 		if g.options.Overlong == "reject" {
-			return r.Errorf(key, "has %d tokens, the model has room for %d beside %d new ones (--overlong cut keeps the last)",
+			return r.Errorf(key, "has %d tokens, the model has room for %d beside %d new ones (--overlong cut keeps the last tokens)",
 				len(ids), room, w.request.MaxNew)
 		}
 		w.cut = len(ids) - room
@@ -156,7 +156,7 @@ func (g *generating) work(ctx context.Context, records []*Item, emit func(i int)
 			request := g.wants[records[next]].request
 			next++
 			ends := request.OnToken
-			request.OnToken = func(t decode.Token) bool { // the first record may take long
+			request.OnToken = func(t decode.Token) bool { // show progress before the first record is done
 				g.sampled++
 				g.task.Note("tokens", g.sampled)
 				g.task.Note("tokens/s", fmt.Sprintf("%.1f", float64(g.sampled)/(g.took+time.Since(start)).Seconds()))

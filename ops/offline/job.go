@@ -14,7 +14,7 @@ import (
 	"github.com/ldalign/ldalign/ops/progress"
 )
 
-// ErrOptions: options that do not fit the model or the output file. The error names the verb's flag.
+// ErrOptions reports options that do not fit the model or the output file. The error names the verb's flag.
 var ErrOptions = errors.New("wrong usage")
 
 // Files are the input and the output of a job.
@@ -37,26 +37,26 @@ type Item struct {
 	Name string
 }
 
-// Job reads records in windows and writes what they become, in their order.
+// Job reads records in windows, and writes the resulting records in the same order.
 type Job struct {
 	Verb string
-	// Settings are what decides the records besides the input. They are kept beside the output file.
+	// Settings are everything besides the input that determines the output. They are kept beside the output file.
 	Settings any
 	// Window is the number of records that are worked on together.
 	Window int
 	// Prepare checks a record; its error names the key.
 	Prepare func(r *Item) error
-	// Began, if not nil, is given what shows the progress, for notes of its own.
+	// Began, if not nil, is called with the progress task, on which the job can show its own notes.
 	Began func(task *progress.Task)
-	// Work does a window. It calls emit for each record that is done, in any order.
+	// Work processes a window. It calls emit for each record that is done, in any order.
 	Work func(ctx context.Context, records []*Item, emit func(i int) error) error
 }
 
 const unit = "records"
 
-// Run runs a job and returns how many records were done now and before. A bad line ends it behind the records before that
-// line. Whatever ends it, the output holds what is done, and the same job continues there. When ctx ends it, the error is
-// an *Interrupted.
+// Run runs a job. It returns the number of records that were done now and by earlier runs. A bad line ends the job after the
+// records before it. However the job ends, the output holds the finished records, and running the same job again continues
+// there. If ctx ends, the error is an *Interrupted.
 func (j Job) Run(ctx context.Context, files Files) (done, before int, err error) {
 	done, before, err = j.run(ctx, files)
 	if errors.Is(err, context.Canceled) {
@@ -90,7 +90,7 @@ func (j Job) run(ctx context.Context, files Files) (done, before int, err error)
 	}
 	task := files.Display.Task(j.Verb, total, unit)
 	defer func() {
-		if err == nil || done > 0 { // else the error says all
+		if err == nil || done > 0 { // else the error is enough
 			task.Done()
 		}
 	}()
@@ -128,7 +128,7 @@ func (j Job) run(ctx context.Context, files Files) (done, before int, err error)
 	}
 }
 
-// read fills a window with records that the output does not have. The error is what ended the reading.
+// read fills a window with records that the output does not have. The error says why reading ended.
 func (j Job) read(in *jsonl.Reader, out *jsonl.Writer) ([]*Item, error) {
 	var records []*Item
 	for len(records) < j.Window {
@@ -152,8 +152,7 @@ func (j Job) read(in *jsonl.Reader, out *jsonl.Writer) ([]*Item, error) {
 	return records, nil
 }
 
-// checkSettings keeps the settings beside the output file. It refuses to continue a file that was written with other
-// settings: its records would be of two kinds.
+// checkSettings keeps the settings beside the output file. It returns ErrOptions if the file was written with other settings.
 func checkSettings(output string, resumed bool, settings any) error {
 	name := output + ".settings.json"
 	want, err := json.MarshalIndent(settings, "", "  ")
@@ -166,7 +165,7 @@ func checkSettings(output string, resumed bool, settings any) error {
 	}
 	was, err := os.ReadFile(name)
 	if err != nil {
-		return fmt.Errorf("%w: %s has records, but the settings they were made with are unknown (%w): name another --out",
+		return fmt.Errorf("%w: %s has records, but their settings are unknown (%w): name another --out",
 			ErrOptions, output, err)
 	}
 	if !bytes.Equal(was, want) {
@@ -176,10 +175,10 @@ func checkSettings(output string, resumed bool, settings any) error {
 	return nil
 }
 
-// Interrupted is the context.Canceled of a job.
+// Interrupted reports that ctx ended a job. It wraps context.Canceled.
 type Interrupted struct {
-	Output   string // empty for one that prints
-	Now, All int    // records done in this run, and in Output
+	Output   string // empty for a job that prints its output
+	Now, All int    // records done in this run, and all records in Output
 }
 
 func (e *Interrupted) Error() string {
@@ -189,16 +188,16 @@ func (e *Interrupted) Error() string {
 	return fmt.Sprintf("interrupted: %s has %d %s; run the same command to continue", e.Output, e.All, unit)
 }
 
-// Unwrap is context.Canceled.
+// Unwrap returns context.Canceled.
 func (*Interrupted) Unwrap() error { return context.Canceled }
 
-// Count is a figure of a Summary.
+// Count is a named value of a Summary.
 type Count struct {
 	Name  string
 	Value any
 }
 
-// Summary is what a job tells when it is done.
+// Summary has the counts and means that a job reports when it is done.
 type Summary []Count
 
 // MarshalJSON writes an object with the counts in their order.

@@ -14,8 +14,7 @@ import (
 	"github.com/ldalign/ldalign/ops/modelname"
 )
 
-// Template says how a prompt becomes what the model reads. Without Raw and Chat it is put into the chat template where the
-// model has one.
+// Template says how a prompt becomes the model's input. Without Raw and Chat, the model's chat template is used if it has one.
 type Template struct {
 	Raw    bool
 	Chat   bool
@@ -26,9 +25,9 @@ type Template struct {
 type Model struct {
 	*models.Model
 	Tokenizer *tokenizer.Tokenizer
-	// Name always means these weights, see modelname.Folder.
+	// Name identifies the weights, see modelname.Folder.
 	Name string
-	// Lead is what the template writes before an answer: it is no part of a response.
+	// Lead is the text that the template writes before an answer. It is not part of a response.
 	Lead string
 
 	engine *tensor.Engine
@@ -36,11 +35,11 @@ type Model struct {
 	system string
 }
 
-// Open loads a model with the engine that the function starts, which Close ends. An adapter is merged into the weights,
-// which are packed where they can be.
+// Open loads a model with the engine that the function engine starts; Close ends that engine. Open merges an adapter into the
+// weights, and packs the weights if possible.
 func Open(ctx context.Context, f modelname.Folder, t Template, engine func() (*tensor.Engine, error)) (_ *Model, err error) {
 	m := &Model{Name: f.Name, system: t.System}
-	cfg, err := architecture.ReadConfig(os.DirFS(f.Dir)) // reported before anything else
+	cfg, err := architecture.ReadConfig(os.DirFS(f.Dir)) // first, so that an unsupported model is reported at once
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", f.Dir, err)
 	}
@@ -97,7 +96,7 @@ func load(ctx context.Context, engine *tensor.Engine, f modelname.Folder) (*mode
 	return m, nil
 }
 
-// Close frees the model.
+// Close frees the model and ends its engine.
 func (m *Model) Close(ctx context.Context) error {
 	var err error
 	if m.Model != nil {
@@ -112,7 +111,7 @@ func (m *Model) Close(ctx context.Context) error {
 	return err
 }
 
-// Prompt returns the ids that generation starts from: of messages, or of a prompt.
+// Prompt returns the ids from which generation starts: those of messages if there are any, else those of prompt.
 func (m *Model) Prompt(prompt string, messages []tokenizer.Message) ([]int64, error) {
 	if !m.chat {
 		if messages != nil {
@@ -137,12 +136,12 @@ func (m *Model) Prompt(prompt string, messages []tokenizer.Message) ([]int64, er
 	return m.Tokenizer.Encode(text, false)
 }
 
-// Response is the text of sampled ids as the content of an answer, without the lead that the template writes itself.
+// Response returns the text of sampled ids, without the lead that the template writes.
 func (m *Model) Response(ids []int64) string {
 	return strings.TrimPrefix(m.Tokenizer.Decode(ids, true), m.Lead)
 }
 
-// readPrompt is a record's prompt, or its messages.
+// readPrompt returns a record's prompt or its messages.
 func readPrompt(r *Item) (prompt string, messages []tokenizer.Message, err error) {
 	if !r.Has("messages") {
 		prompt, err = r.Text("prompt")

@@ -27,13 +27,13 @@ type RewardModel struct {
 	model     *reward.Model
 }
 
-// OpenReward loads a reward model with the engine that the function starts, which Close ends.
+// OpenReward loads a reward model with the engine that the function engine starts; Close ends that engine.
 func OpenReward(ctx context.Context, f modelname.Folder, engine func() (*tensor.Engine, error)) (_ *RewardModel, err error) {
 	if f.Adapter != "" {
 		return nil, fmt.Errorf("%s is an adapter: reward takes whole models only; "+
 			"merge it in PEFT (merge_and_unload) and save the result", f.Adapter)
 	}
-	if _, err := architecture.ReadReward(os.DirFS(f.Dir)); err != nil { // reported before anything else
+	if _, err := architecture.ReadReward(os.DirFS(f.Dir)); err != nil { // first, so that an unsupported model is reported at once
 		return nil, fmt.Errorf("%s: %w", f.Dir, err)
 	}
 	m := &RewardModel{name: f.Name}
@@ -60,7 +60,7 @@ func OpenReward(ctx context.Context, f modelname.Folder, engine func() (*tensor.
 	return m, nil
 }
 
-// Close frees the model.
+// Close frees the model and ends its engine.
 func (m *RewardModel) Close(ctx context.Context) error {
 	var err error
 	if m.model != nil {
@@ -77,15 +77,15 @@ func (m *RewardModel) Close(ctx context.Context) error {
 
 // RewardOptions are settings of Reward.
 type RewardOptions struct {
-	// MaxTokens bounds prompt and response together; 0 is what the model takes.
+	// MaxTokens is the greatest number of tokens of prompt and response together; 0 is the model's limit.
 	MaxTokens int
-	// Label is the output of the model that is the reward; -1 is the only one.
+	// Label is the number of the model's output that is the reward; -1 for a model with a single output.
 	Label int
-	// Batch is how many rows are computed together.
+	// Batch is the number of rows that are computed together.
 	Batch int
 }
 
-// check checks the options against the model and fills in its defaults.
+// check checks the options against the model, and fills in defaults.
 func (o RewardOptions) check(m *RewardModel) (RewardOptions, error) {
 	cfg := m.model.Config()
 	if o.MaxTokens == 0 {
@@ -98,7 +98,7 @@ func (o RewardOptions) check(m *RewardModel) (RewardOptions, error) {
 		o.Label = 0
 	}
 	if o.Label < 0 || o.Label >= cfg.Labels {
-		return o, fmt.Errorf("%w: the model has %d outputs: name the one that is the reward, --label 0 to %d",
+		return o, fmt.Errorf("%w: the model has %d outputs: say which one is the reward, with --label 0 to %d",
 			ErrOptions, cfg.Labels, cfg.Labels-1)
 	}
 	if err := (reward.Options{Rows: o.Batch}).WithDefaults().Validate(); err != nil {
@@ -107,8 +107,8 @@ func (o RewardOptions) check(m *RewardModel) (RewardOptions, error) {
 	return o, nil
 }
 
-// Reward adds to each record the reward of its response, or of its chosen and its rejected one. The summary's means are
-// those of the whole output file, or without one of what was printed.
+// Reward adds to each record the reward of its response, or of its chosen and its rejected response. The means in the summary are
+// over the whole output file or, without an output file, over the printed records.
 func Reward(ctx context.Context, m *RewardModel, files Files, o RewardOptions) (Summary, error) {
 	o, err := o.check(m)
 	if err != nil {
@@ -147,7 +147,7 @@ type rewarding struct {
 	totals            rewardTotals
 }
 
-// reading is what the model reads of a record: one sequence, or those of chosen and rejected.
+// reading holds the model's inputs for a record: one sequence, or those of chosen and rejected.
 type reading struct {
 	rows []models.Sequence
 	cut  bool
@@ -250,7 +250,7 @@ func (w *rewarding) finish(r *Item, logits [][]float32) error {
 	return nil
 }
 
-// moments are the mean and the spread of numbers, by Welford's recurrence.
+// moments computes the mean and the spread of numbers, by Welford's recurrence.
 type moments struct {
 	n          int
 	mean, sums float64
@@ -263,7 +263,7 @@ func (m *moments) add(x float64) {
 	m.sums += d * (x - m.mean)
 }
 
-// counts are mean_NAME and, from two numbers on, sd_NAME, the standard deviation of a sample.
+// counts returns mean_NAME and, for two or more numbers, sd_NAME, the sample standard deviation.
 func (m *moments) counts(name string) Summary {
 	if m.n == 0 {
 		return nil
@@ -275,10 +275,10 @@ func (m *moments) counts(name string) Summary {
 	return list
 }
 
-// digits is a number of a summary, to the sixth decimal.
+// digits rounds a number of a summary to six decimals.
 func digits(x float64) float64 { return math.Round(x*1e6) / 1e6 }
 
-// rewardTotals are what the summary tells of all rewards.
+// rewardTotals sums up all rewards for the summary.
 type rewardTotals struct {
 	single, chosen, rejected, margin moments
 	preferred                        int // pairs whose margin is above 0
@@ -304,7 +304,7 @@ func (t *rewardTotals) counts() Summary {
 	return list
 }
 
-// readRewards adds up what an output file says.
+// readRewards sums up the rewards in an output file.
 func readRewards(path string) (t rewardTotals, err error) {
 	in, err := jsonl.Open(path)
 	if err != nil {

@@ -9,28 +9,28 @@ import (
 
 // Sampling says how responses are sampled.
 type Sampling struct {
-	// MaxTokens bounds a response; 0 is 256, or half of the model's context where that is less.
+	// MaxTokens is the greatest number of tokens in a response; 0 is 256, or half of the model's context if that is less.
 	MaxTokens         int
 	Temperature       float64
 	TopK              int
 	TopP              float64
 	MinP              float64
 	RepetitionPenalty float64
-	// Seed decides a record's draws together with the record's id.
+	// Seed and a record's id determine the record's random numbers.
 	Seed uint64
-	// Stop are texts before which a response ends.
+	// Stop has texts before which a response ends.
 	Stop []string
-	// IgnoreEOS goes on behind end tokens, up to MaxTokens.
+	// IgnoreEOS continues after end tokens, up to MaxTokens.
 	IgnoreEOS bool
 }
 
-// check checks the settings against a model that takes most tokens, and fills in what depends on it.
+// check checks the settings against a model with a context of most tokens, and fills in defaults.
 func (s Sampling) check(most int) (Sampling, error) {
 	if s.MaxTokens == 0 {
 		s.MaxTokens = min(256, most/2)
 	}
 	if s.MaxTokens < 1 || s.MaxTokens >= most {
-		return s, fmt.Errorf("%w: --max-tokens is %d, the model takes prompts and responses of %d tokens together: give a smaller one",
+		return s, fmt.Errorf("%w: --max-tokens is %d, but the model takes only %d tokens of prompt and response together: give a smaller value",
 			ErrOptions, s.MaxTokens, most)
 	}
 	if _, err := tokenizer.NewStopMatcher(s.Stop...); err != nil {
@@ -48,7 +48,7 @@ func (s Sampling) sampling() decode.Sampling {
 	}
 }
 
-// request is what the settings say of every request.
+// request returns the part of a decoding request that is the same for all records.
 func (s Sampling) request(t *tokenizer.Tokenizer) decode.Request {
 	r := decode.Request{MaxNew: s.MaxTokens, Sampling: s.sampling()}
 	if !s.IgnoreEOS {

@@ -19,7 +19,7 @@ type ScoreOptions struct {
 	// Overlong says what happens to a record that is longer than the model's context: "cut" drops the first tokens of the
 	// prompt, "reject" ends the job.
 	Overlong string
-	// Step is how many tokens are computed together. It changes no number.
+	// Step is the number of tokens that are computed together. It does not change the results.
 	Step int
 }
 
@@ -130,8 +130,8 @@ func (s *scoring) work(ctx context.Context, records []*Item, emit func(i int) er
 	return nil
 }
 
-// sampledIDs are the token_ids that Generate wrote into a record; nil where it has none whose text is the response. A text
-// does not show which tokens it was sampled as, nor whether an end token was among them.
+// sampledIDs returns the token_ids that Generate wrote into a record; nil if there are none or their text is not the response.
+// The ids are needed because the text alone does not show how it was split into tokens, nor whether an end token followed.
 func (m *Model) sampledIDs(r *Item, response string) []int64 {
 	var ids []int64
 	if !r.Has("token_ids") || r.Decode("token_ids", "a list of numbers", &ids) != nil || len(ids) == 0 {
@@ -144,7 +144,7 @@ func (m *Model) sampledIDs(r *Item, response string) []int64 {
 	return ids
 }
 
-// sampledFrom is the prompt of such a record, and how many tokens Generate took from its front.
+// sampledFrom returns the prompt's ids of such a record, and the number of tokens that Generate cut from its beginning.
 func (m *Model) sampledFrom(r *Item) (ids []int64, lost int, err error) {
 	prompt, messages, err := readPrompt(r)
 	if err != nil {
@@ -164,7 +164,7 @@ func (m *Model) sampledFrom(r *Item) (ids []int64, lost int, err error) {
 	return ids[lost:], lost, nil
 }
 
-// splitter tokenises a prompt and a response that follow one another.
+// splitter tokenises a prompt and the response that follows it.
 type splitter func(prompt, response string) (promptIDs, responseIDs []int64, err error)
 
 func (m *Model) splitter() (splitter, error) {
@@ -193,8 +193,7 @@ func (s splitter) record(r *Item, response string) (promptIDs, responseIDs []int
 }
 
 // splitRaw tokenises prompt + response as one text, with the special tokens that the tokenizer adds, and splits the ids.
-// Where the tokenizer merges over the boundary, the response is tokenised on its own, provided that this gives the same
-// text.
+// If a token spans the boundary, the response is tokenised on its own, provided that this gives the same text.
 func splitRaw(t *tokenizer.Tokenizer, prompt, response string) (promptIDs, responseIDs []int64, err error) {
 	whole, err := t.Encode(prompt+response, true)
 	if err != nil {

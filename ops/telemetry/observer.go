@@ -1,5 +1,5 @@
-// Package telemetry carries what stages and trainers tell of their work to those who show or count it. An exporter is one more
-// Observer.
+// Package telemetry passes the events of stages and trainers to observers, which show or count them. To export events elsewhere,
+// implement Observer.
 package telemetry
 
 import (
@@ -7,29 +7,29 @@ import (
 	"github.com/ldalign/ldalign/trainer/activity"
 )
 
-// Observer is told what the stages and the trainers of runs do, by several goroutines. Its methods must not block.
+// Observer receives the events of the stages and trainers of runs. Several goroutines call its methods, which must not block.
 type Observer interface {
-	// Stages do batches and settle messages.
+	// The embedded methods receive the events of stages: batches and settled messages.
 	streams.Observer
-	// Observe is told what a trainer does.
+	// Observe receives the events of a trainer.
 	Observe(activity.Event)
 	Sampled(Sampled)
 	Evaluated(Evaluated)
 }
 
-// Sampled says that Done of the Of responses in a generator's batch are sampled.
+// Sampled reports that a generator has sampled Done of the Of responses in its batch.
 type Sampled struct {
 	streams.StageID
 	Done, Of int
 }
 
-// Evaluated says that Done of the Of policies of a run whose evaluation is waited for are evaluated.
+// Evaluated reports that Done of the Of policies for whose evaluation a run waits are evaluated.
 type Evaluated struct {
 	Run      string
 	Done, Of int
 }
 
-// All tells each of several observers everything, in their order.
+// All passes each event to several observers, in order.
 type All []Observer
 
 // Batch is part of streams.Observer.

@@ -19,13 +19,13 @@ type Screen struct {
 	display *progress.Display
 
 	mu sync.Mutex
-	// tasks are shown or, once finished, nil.
+	// tasks are the lines of the display; nil for a finished one.
 	tasks  map[work]*progress.Task
 	stages map[string]*report.Stage
 	steps  map[work]stepMark
-	// waiting is, by run, the line of the trainer's wait for pairs; none without a trainer in this process.
+	// waiting has, by run, the line that shows the trainer's wait for pairs, if a trainer runs in this process.
 	waiting map[string]work
-	// sampled counts, by run, the responses of the generator's finished batches.
+	// sampled has, by run, the number of responses in the generator's finished batches.
 	sampled map[string]int
 }
 
@@ -36,13 +36,13 @@ func (w work) compare(other work) int {
 	return cmp.Or(cmp.Compare(w.run, other.run), cmp.Compare(w.name, other.name))
 }
 
-// stepMark is how many steps of a phase were done when.
+// stepMark is the number of steps of a phase that were done at a time.
 type stepMark struct {
 	done int
 	at   time.Time
 }
 
-// NewScreen shows on a display.
+// NewScreen returns a Screen that shows progress on a display.
 func NewScreen(display *progress.Display) *Screen {
 	return &Screen{
 		display: display, tasks: map[work]*progress.Task{}, stages: map[string]*report.Stage{}, steps: map[work]stepMark{},
@@ -50,7 +50,7 @@ func NewScreen(display *progress.Display) *Screen {
 	}
 }
 
-// Observe shows the trainer's work, and counts its steps as the trainer's items.
+// Observe shows the trainer's progress, and counts steps as the trainer's items.
 func (s *Screen) Observe(e activity.Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -73,7 +73,7 @@ func (s *Screen) Observe(e activity.Event) {
 	s.advance(task, w, at.Done, at.Total)
 }
 
-// noteStep shows readings of the newest step, and of the newest look at the guide.
+// noteStep shows values of the newest step, and of the newest probe of the guide.
 func noteStep(task *progress.Task, e activity.Training) {
 	if e.Last != nil {
 		task.Note("loss", e.Last.Loss)
@@ -95,7 +95,7 @@ func (s *Screen) Evaluated(e Evaluated) {
 	s.advance(s.task(w, e.Done, e.Of, "policies"), w, e.Done, e.Of)
 }
 
-// Sampled shows how far the generator is: beside the trainer's line when a trainer waits in this process, else on a line of
+// Sampled shows the generator's progress: on the trainer's line if a trainer in this process waits for pairs, else on a line of
 // its own.
 func (s *Screen) Sampled(e Sampled) {
 	s.mu.Lock()
@@ -114,20 +114,20 @@ func (s *Screen) Sampled(e Sampled) {
 	}
 }
 
-// Batch counts what a stage did.
+// Batch adds a batch to the sums of its stage.
 func (s *Screen) Batch(e streams.BatchDone) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.add(e.Stage, "messages", e.Messages, e.Took)
 }
 
-// Settled is part of streams.Observer; the log tells of retries and dead letters.
+// Settled is part of streams.Observer. It does nothing: retries and dead letters are in the log.
 func (s *Screen) Settled(streams.MessageSettled) {}
 
-// Silent is part of streams.Observer; the log tells of it.
+// Silent is part of streams.Observer. It does nothing: the event is in the log.
 func (s *Screen) Silent(streams.StageID) {}
 
-// task is the line of a piece of work, a new one at first; nil once it has ended. The caller holds the lock.
+// task returns the line of a piece of work, and starts it at the first call; nil once it has ended. The caller holds the lock.
 func (s *Screen) task(w work, done, total int, unit string) *progress.Task {
 	task, known := s.tasks[w]
 	if !known {
@@ -138,7 +138,7 @@ func (s *Screen) task(w work, done, total int, unit string) *progress.Task {
 	return task
 }
 
-// advance shows how far a piece of work is, and ends its line at the end. The caller holds the lock.
+// advance shows the progress of a piece of work, and ends its line when it is done. The caller holds the lock.
 func (s *Screen) advance(task *progress.Task, w work, done, total int) {
 	if task == nil {
 		return
@@ -162,7 +162,7 @@ func (s *Screen) add(stage, unit string, n int, took time.Duration) {
 	sum.BusySeconds += took.Seconds()
 }
 
-// Stages are the sums of the stages that did anything, in the order of names.
+// Stages returns the sums of the stages that did any work, in the order of names.
 func (s *Screen) Stages(names []string) []report.Stage {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -175,7 +175,7 @@ func (s *Screen) Stages(names []string) []report.Stage {
 	return out
 }
 
-// End ends the lines of a run that are still shown.
+// End ends the remaining lines of a run.
 func (s *Screen) End(run string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
