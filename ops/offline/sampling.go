@@ -30,7 +30,7 @@ func (s Sampling) check(most int) (Sampling, error) {
 		s.MaxTokens = min(256, most/2)
 	}
 	if s.MaxTokens < 1 || s.MaxTokens >= most {
-		return s, fmt.Errorf("%w: --max-tokens is %d, but the model takes only %d tokens of prompt and response together: give a smaller value",
+		return s, fmt.Errorf("%w: --max-tokens is %d, but prompt and response together may have %d tokens: give a smaller value",
 			ErrOptions, s.MaxTokens, most)
 	}
 	if _, err := tokenizer.NewStopMatcher(s.Stop...); err != nil {
