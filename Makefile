@@ -39,7 +39,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  On a fresh machine (Go 1.26, a C++17 compiler, Python 3 with pip, cargo): make demo, make test."
-	@echo "  The first make fetches 700 MB and compiles for some minutes, and prints each step; later ones start at once."
+	@echo "  The first build fetches 700 MB and compiles for some minutes, and prints each step; later ones start at once."
 
 build: native ## build bin/ldalign
 	@$(env); go build -ldflags '$(version_flag)' -o bin/ldalign ./cmd/ldalign
