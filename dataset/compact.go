@@ -126,7 +126,7 @@ func (c *compact) value(kind byte, depth int) error {
 	return errCompact
 }
 
-// elements are n times a value of each kind, of which none takes less than a byte.
+// elements reads n values of each kind. Each value takes at least one byte.
 func (c *compact) elements(n uint64, depth int, kinds ...byte) error {
 	if n > uint64(len(c.rest)) {
 		return errCompact

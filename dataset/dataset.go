@@ -1,5 +1,5 @@
-// Package dataset holds the prompts of a run with their human responses: records read from JSONL and Parquet files or built
-// in, the order in which an iteration takes them, and the program that scores an answer.
+// Package dataset provides the prompts of a run with their human responses: records from JSONL and Parquet files or built-in
+// data, their order in an iteration, and the scoring of answers.
 package dataset
 
 import (

@@ -7,14 +7,13 @@ import (
 	"strings"
 )
 
-// The demo's data: six families of short instructions whose answers a program can check. Each family has two
-// phrasings, and each phrasing one form of answer, so that the answer is a function of the prompt. The base corpus is
-// of mixed quality: in it, part of the answers are spoiled. All of it is a pure function of demoSeed; no prompt
-// occurs twice.
+// The demo's data consists of six families of short instructions whose answers a program can check. Each family has two
+// phrasings, and each phrasing one form of answer, so that the answer is a function of the prompt. In the base corpus some
+// answers are bad. All data is a pure function of demoSeed; no prompt occurs twice.
 const demoSeed = 2404
 
-// demoSplits come from one stream of draws, the small clean ones first: so the families with few prompts stay
-// balanced there.
+// demoSplits are drawn one after the other. The small ones, which have no bad answers, come first, so that they have enough
+// prompts of each family.
 var demoSplits = []struct {
 	name    string
 	size    int
@@ -25,7 +24,7 @@ var demoSplits = []struct {
 	{"demo/base", 5000, true},
 }
 
-// task is one instruction in the clean.
+// task is one instruction with its good answer.
 type task struct {
 	prompt, response string
 	// payload is the answer without its form.
@@ -55,7 +54,7 @@ var families = []family{
 // builtin returns built-in data by the name after "builtin:".
 func builtin(name string) (Set, error) {
 	r, used := newRandom(demoSeed), map[string]bool{}
-	// There are few prompts to repeat a word: that family comes half as often.
+	// The first family, repeat, has few prompts, so it comes half as often.
 	cycle := slices.Concat(families, families[1:])
 	var names []string
 	for _, split := range demoSplits {

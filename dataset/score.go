@@ -5,10 +5,10 @@ import (
 	"unicode"
 )
 
-// Score compares an answer with its record. exact: equal to the human response but for outer white space. graded, in
-// [0, 1]: half the share of Contains that the answer holds in that order, half the token similarity to the human
-// response, 1 minus the edit distance over the longer length. For a record without Contains, graded is the similarity
-// alone.
+// Score compares an answer with its record. exact is true if the answer equals the human response, apart from outer white
+// space. graded, in [0, 1], is half the share of Contains that the answer contains in that order, and half the token
+// similarity to the human response: 1 minus the edit distance over the longer length. For a record without Contains, graded is
+// the similarity only.
 func Score(r Record, answer string) (exact bool, graded float64) {
 	exact = strings.TrimSpace(answer) == strings.TrimSpace(r.Response)
 	given, wanted := tokens(answer), tokens(r.Response)

@@ -146,7 +146,7 @@ func commentsOf(t *testing.T, file string) map[string]string {
 
 // plainWords begin a description that does not begin with a value.
 var plainWords = []string{
-	"K,", "a", "added", "an", "empty", "how", "one", "pairs", "sequences", "the", "what", "where", "which",
+	"K,", "a", "added", "an", "empty", "how", "one", "pairs", "sequences", "the", "what", "when", "where", "which",
 }
 
 // prose puts a comment on one line. "Name is …" loses its beginning; else key takes the place of the Go name.

@@ -269,8 +269,8 @@ type TrainingSpec struct {
 	LoRA  *LoRASpec `yaml:"lora,omitempty"`
 }
 
-// LoRASpec makes each iteration train a fresh low-rank adapter instead of all weights. The trainer merges the adapter into
-// the next policy and also stores it beside the policy's weights in PEFT's format. Gradients and the optimizer's state then
+// LoRASpec is the low-rank adapter that each iteration trains afresh instead of all weights. The trainer merges the adapter
+// into the next policy and also stores it beside the policy's weights in PEFT's format. Gradients and the optimizer's state then
 // need memory for the adapter only. An adapter needs an optimizer.lr 10 to 100 times as high as all weights do. An empty
 // section (`lora: {}`) takes the defaults; without the section all weights are trained.
 type LoRASpec struct {
@@ -310,8 +310,8 @@ type ComputeSpec struct {
 	Device string `yaml:"device"`
 }
 
-// SourceSpec makes the run begin with the work of another run: a replay reads its log, and a fork starts from one of its
-// policies. The verbs `ldalign replay` and `ldalign fork` write this section.
+// SourceSpec is the other run from whose work this run begins: a replay reads the other run's log, and a fork starts from one
+// of its policies. `ldalign replay` and `ldalign fork` write this section. A run without it makes everything itself.
 type SourceSpec struct {
 	// Run is the run that is replayed or forked, in the same streams and store. Required.
 	Run string `yaml:"run" json:"run" example:"demo"`
@@ -321,8 +321,8 @@ type SourceSpec struct {
 	// Iteration is the first iteration that is replayed. Iterations keep their numbers, so the run makes the policies
 	// iteration + 1 to iterations. With from: policy it is the number of the source's policy that becomes policy 0 here.
 	Iteration int `yaml:"iteration" json:"iteration"`
-	// OffPolicy is what happens with pairs that other weights sampled than those that the iteration starts from: refuse
-	// (the run stops with an error) or accept (it trains on them, with the source's reference log-probs).
+	// OffPolicy is what happens if the pairs of an iteration were sampled by other weights than those that the iteration
+	// starts from: refuse (the run stops with an error) or accept (it trains on them, with the source's reference log-probs).
 	OffPolicy string `yaml:"off_policy" json:"off_policy"`
 	// Policy is the digest of the source's policy that the run starts from; empty to start from model.from.
 	Policy string `yaml:"policy" json:"policy,omitempty"`
@@ -334,8 +334,8 @@ type SourceSpec struct {
 	Last uint64 `yaml:"last" json:"last,omitempty"`
 }
 
-// RetentionSpec is what the run keeps of its past iterations. The trainer removes the rest after each iteration. It keeps
-// what is still needed by a stage or an evaluation of this run, or by a run that replays it or was forked from it. Removed
+// RetentionSpec is what the run keeps of its past iterations. The trainer removes the rest after each iteration, except what
+// is still needed by a stage or an evaluation of this run, or by a run that replays it or was forked from it. Removed
 // messages and weights can no longer be replayed, forked or exported. None of these keys changes a result.
 // docs/operations.md says more; `ldalign runs prune` removes the same by hand.
 type RetentionSpec struct {
@@ -347,7 +347,7 @@ type RetentionSpec struct {
 	Policies int `yaml:"policies"`
 }
 
-// StreamsSpec bounds the logs and the work in flight. None of these keys changes a result.
+// StreamsSpec is the limits of the logs and of the work in flight. None of these keys changes a result.
 type StreamsSpec struct {
 	// MaxAge is how long a message stays on its log.
 	MaxAge string `yaml:"max_age"`
@@ -374,8 +374,8 @@ type StreamsSpec struct {
 	MaxInFlight int `yaml:"max_in_flight"`
 }
 
-// ServersSpec names the servers to use. With all keys empty the run uses the embedded NATS server and a folder as its
-// store. Credentials come from the environment only (LDALIGN_NATS_CREDS, LDALIGN_S3_ACCESS_KEY, LDALIGN_S3_SECRET_KEY).
+// ServersSpec is the NATS server and the checkpoint store to use. With all keys empty the run uses the embedded NATS server
+// and a folder as its store. Credentials come from the environment only (LDALIGN_NATS_CREDS, LDALIGN_S3_ACCESS_KEY, LDALIGN_S3_SECRET_KEY).
 type ServersSpec struct {
 	// NATS is the server's URL (nats://, tls://, ws:// or wss://), or several separated by commas. Empty runs the embedded
 	// server.
