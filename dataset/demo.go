@@ -82,7 +82,7 @@ func builtin(name string) (Set, error) {
 	return Set{}, fmt.Errorf("dataset: builtin:%s does not exist; there are %s", name, strings.Join(names, ", "))
 }
 
-// spoil makes a bad answer: curt (.35), rambling (.3), evasive (.15), wrong (.1) or with one word slipped (.1).
+// spoil makes a bad answer: curt (.35), rambling (.3), evasive (.15), wrong (.1) or with one word replaced (.1).
 func spoil(r random, t task) string {
 	switch share := r.share(); {
 	case share < 0.35:
@@ -98,7 +98,7 @@ func spoil(r random, t task) string {
 	}
 }
 
-// slip puts a noun in the place of one word and keeps the punctuation.
+// slip replaces one word by a noun and keeps the punctuation.
 func slip(r random, text string) string {
 	words := strings.Fields(text)
 	i := r.below(len(words))

@@ -46,7 +46,7 @@ type ModelSpec struct {
 
 // ScratchSpec is the architecture of a model that starts from random weights.
 type ScratchSpec struct {
-	// Family is llama or gpt2.
+	// Family is the model family: llama or gpt2.
 	Family string `yaml:"family"`
 	// Hidden is the width of the model.
 	Hidden int `yaml:"hidden"`
@@ -114,7 +114,7 @@ type ColumnsSpec struct {
 
 // ObjectiveSpec is what the trainer minimises.
 type ObjectiveSpec struct {
-	// Kind is ldalign (equation LD), spin (LD with w = 1), dpo (annotated pairs) or sft.
+	// Kind is the training method: ldalign (equation LD of the paper), spin (LD with w = 1), dpo (pairs from the data) or sft.
 	Kind string `yaml:"kind"`
 	// Beta scales the implicit reward of ldalign, spin and dpo. With loss: ipo it is τ of the IPO paper.
 	Beta float64 `yaml:"beta"`
@@ -203,7 +203,7 @@ type GenerationSpec struct {
 
 // OptimizerSpec is one optimizer with its learning-rate schedule.
 type OptimizerSpec struct {
-	// Kind is rmsprop or adamw.
+	// Kind is the algorithm: rmsprop or adamw.
 	Kind string `yaml:"kind"`
 	// LR is the peak learning rate.
 	LR float64 `yaml:"lr"`
@@ -296,7 +296,7 @@ type EvaluationSpec struct {
 	Limit int `yaml:"limit"`
 	// First is the number of the first policy that is evaluated. 0 includes the policy that the run starts from.
 	First int `yaml:"first"`
-	// Guide is run:NAME, the run whose guide measures the mean distance if this run has no guide; empty for none.
+	// Guide is the run, as run:NAME, whose guide measures the mean distance if this run has no guide; empty for none.
 	Guide string `yaml:"guide" example:"run:demo"`
 }
 
@@ -306,7 +306,7 @@ type ComputeSpec struct {
 	// cores if that is less. The number can change the last bit of a result, as another machine can. It is left out of the
 	// digest, so that a run can resume elsewhere, with a warning.
 	Threads int `yaml:"threads" digest:"-"`
-	// Device is cpu or cuda:N (not run on a GPU by the project).
+	// Device is the device for tensors: cpu or cuda:N (the project has not run it on a GPU).
 	Device string `yaml:"device"`
 }
 
@@ -375,7 +375,8 @@ type StreamsSpec struct {
 }
 
 // ServersSpec is the NATS server and the checkpoint store to use. With all keys empty the run uses the embedded NATS server
-// and a folder as its store. Credentials come from the environment only (LDALIGN_NATS_CREDS, LDALIGN_S3_ACCESS_KEY, LDALIGN_S3_SECRET_KEY).
+// and a folder as its store. Credentials come from the environment only (LDALIGN_NATS_CREDS, LDALIGN_S3_ACCESS_KEY,
+// LDALIGN_S3_SECRET_KEY).
 type ServersSpec struct {
 	// NATS is the server's URL (nats://, tls://, ws:// or wss://), or several separated by commas. Empty runs the embedded
 	// server.
