@@ -22,10 +22,10 @@ golangci := $(LDALIGN_NATIVE)/tools/golangci-lint-$(GOLANGCI_VERSION)
 env := source "$(LDALIGN_NATIVE)/env.sh"
 version_flag := -X main.version=$(VERSION)
 
-# cpp_tests lists the packages whose test programs contain C++ or Rust, where the race detector sees nothing. pure_tests lists
-# the other packages with tests.
+# cpp_tests lists the packages whose test programs contain gotch, which is not compiled a second time for the race detector.
+# pure_tests lists the other packages with tests.
 list_tests := go list -test -f '{{if eq .Name "main"}}{{.ImportPath}} {{join .Deps " "}}{{end}}' ./...
-cpp := / github.com\/(sugarme\/gotch|ldalign\/models\/tokenizer)/
+cpp := / github.com\/sugarme\/gotch/
 cpp_tests := $(list_tests) | awk '$$1 ~ /\.test$$/ && $(cpp) {sub(/\.test$$/, "", $$1); print $$1}'
 pure_tests := $(list_tests) | awk '$$1 ~ /\.test$$/ && !$(cpp) {sub(/\.test$$/, "", $$1); print $$1}'
 # tests_with lists the folders with a test file that has a line matching the pattern.

@@ -18,7 +18,7 @@ enum {
 };
 
 typedef struct {
-	void *data;
+	void *data; // NULL where there is nothing
 	size_t len; // in bytes
 	size_t room;
 	size_t align;

@@ -27,7 +27,8 @@ impl Buffer {
         let mut values = std::mem::ManuallyDrop::new(values);
         let size = std::mem::size_of::<T>();
         Buffer {
-            data: values.as_mut_ptr().cast(),
+            // Rust's address of nothing is a small number, which Go takes for a corrupt pointer when it moves a stack.
+            data: if values.capacity() == 0 { std::ptr::null_mut() } else { values.as_mut_ptr().cast() },
             len: values.len() * size,
             room: values.capacity() * size,
             align: std::mem::align_of::<T>(),
