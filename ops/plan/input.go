@@ -7,55 +7,56 @@ import (
 	"github.com/ldalign/ldalign/trainer/objective"
 )
 
-// Input is what is known of a run before it begins.
+// Input is what a Planner knows about a run before it begins.
 type Input struct {
-	// Spec is resolved.
+	// Spec is the run's resolved spec.
 	Spec   schemas.Spec
 	Limits streams.Limits
 	Train  Data
-	// Held is of data.eval; zero without one.
+	// Held describes data.eval; zero without one.
 	Held   Data
 	Policy Model
-	// Guide is zero where the run's objective needs none.
+	// Guide is zero if the run's objective needs none.
 	Guide Guide
-	// Earlier is nil where no earlier run tells how fast this one will be.
+	// Earlier is the speed of an earlier, comparable run; nil if there is none.
 	Earlier *Rate
 }
 
-// Data is a set of records after drops.
+// Data describes a set of records, without those that were dropped.
 type Data struct {
 	// Report says what was read and dropped.
 	Report  string
 	Records int
-	// Bytes of all texts.
+	// Bytes is the size of all texts.
 	Bytes int64
-	// The rest are means over (a sample of) the records, tokens after the length rule.
+	// The following are means over a sample of the records. Tokens are counted after the length rule.
 	IDBytes, PromptBytes, ChosenBytes, RejectedBytes float64
 	PromptTokens, ChosenTokens, RejectedTokens       float64
 	// Estimated says that the tokens are estimated from bytes, because no tokenizer could read the texts.
 	Estimated bool
-	// Refused is the share that the length rule or the template refuses: dead letters.
+	// Refused is the share of records that the length rule or the template refuses. They become dead letters.
 	Refused float64
 }
 
 // Model is a language model as a run uses it.
 type Model struct {
 	architecture.Config
-	// Adapter is the parameters of training.lora's matrices, 0 without it.
+	// Adapter is the number of parameters in training.lora's matrices; 0 without it.
 	Adapter int64
-	// Cache is the bytes of keys and values for generation.slots rows of the longest prompt and response.
+	// Cache is the number of bytes of keys and values for generation.slots rows of the longest prompt and response.
 	Cache int64
 }
 
-// Guide is a guide's sizes.
+// Guide describes the size of a guide.
 type Guide struct {
-	// Parameters of encoder, decoder and what joins them.
+	// Parameters is the number of parameters of encoder, decoder and the layers that join them.
 	Parameters int64
-	// Trained is the guide that this run trains; nil where it takes another run's.
+	// Trained is the guide that this run trains; nil if it uses another run's.
 	Trained *architecture.Guide
 }
 
-// encodes is the number of parameters that encoding takes: the encoder's, or no more than all where it is another run's guide.
+// encodes returns the number of parameters that are needed for encoding: the encoder's or, as an upper bound for another run's
+// guide, all.
 func (g Guide) encodes() int64 {
 	if g.Trained != nil {
 		return g.Trained.Encoder.Parameters()
@@ -63,22 +64,22 @@ func (g Guide) encodes() int64 {
 	return g.Parameters
 }
 
-// reads is the kind of message that the trainer reads.
+// reads returns the kind of message that the trainer reads.
 func (in Input) reads() schemas.Kind { return objective.TrainsFrom(in.Spec.Objective.Kind) }
 
-// Rate is how fast an earlier run of the same size trained.
+// Rate is the training speed of an earlier run of the same size.
 type Rate struct {
 	Run             string
 	TokensPerSecond float64
 }
 
-// Machine is where the run will work. What is not known is 0, and nothing is judged by it.
+// Machine describes the machine on which the run will work. A value of 0 means unknown, and is not checked against the plan.
 type Machine struct {
-	// Memory is all of it, in bytes.
+	// Memory is the machine's memory in bytes.
 	Memory int64
-	// Folder is the data folder, and Free the bytes that its disk has left.
+	// Folder is the data folder, and Free the number of free bytes on its disk.
 	Folder string
 	Free   int64
-	// Cache is the most bytes that downloaded checkpoints may take.
+	// Cache is the size limit of the downloaded checkpoints, in bytes.
 	Cache int64
 }

@@ -9,10 +9,10 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 )
 
-// What a message takes in its log besides its fields: subject, headers, the record's frame.
+// envelope is the size in a log of what surrounds a message's fields: subject, headers and the record's frame.
 const envelope = 260
 
-// Sizes of messages that carry no pair, with their envelope.
+// Sizes of the messages that carry no pair, with their envelope.
 const (
 	checkpointBytes = 512 + envelope
 	resultBytes     = 1200 + envelope // the figures of a step or an evaluation
@@ -20,10 +20,10 @@ const (
 	specBytes       = 6000 // the resolved spec, which a control message carries
 )
 
-// controls is how many control messages a run has besides one for each iteration: spec, data, records, finished.
+// controls is the number of control messages of a run besides one per iteration: spec, data, records, finished.
 const controls = 4
 
-// logs is what the run puts into each stream, in the order in which data flows.
+// logs estimates the messages of each kind that the run publishes, in the order in which data flows.
 func (in Input) logs(r Run) []Log {
 	sizes := in.messages()
 	out := make([]Log, 0, len(schemas.Kinds()))
@@ -62,8 +62,8 @@ func (in Input) logs(r Run) []Log {
 	return out
 }
 
-// kept is of how many iterations, or policies, something lies there at one time where retention keeps so many of n: one more,
-// until the next has been made. 0 keeps all.
+// kept returns the greatest number of iterations, or policies, that exist at one time if retention keeps the newest keep of n:
+// one more, until the next is complete. A keep of 0 keeps all.
 func kept(n, keep int) int {
 	if keep == 0 {
 		return n
@@ -71,7 +71,7 @@ func kept(n, keep int) int {
 	return min(n, keep+1)
 }
 
-// messages are the sizes of a mean pair's messages in their logs.
+// messages returns the size of a mean pair's message in each log.
 func (in Input) messages() map[schemas.Kind]int64 {
 	d, spec := in.Train, in.Spec
 	hash := strings.Repeat("0", 64)

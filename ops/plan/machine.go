@@ -12,7 +12,7 @@ import (
 	"syscall"
 )
 
-// ThisMachine is what this machine has for runs in a data folder, with at most cache bytes of downloaded checkpoints.
+// ThisMachine describes this machine for runs in the data folder dir, with at most cache bytes of downloaded checkpoints.
 func ThisMachine(dir string, cache int64) (Machine, error) {
 	free, err := freeOn(dir)
 	return Machine{
@@ -20,7 +20,7 @@ func ThisMachine(dir string, cache int64) (Machine, error) {
 	}, err
 }
 
-// memoryOf is the machine's memory, or what a container may have of it; 0 where the system does not tell.
+// memoryOf returns the machine's memory, or the container's limit if that is lower; 0 if the system does not report it.
 func memoryOf(meminfo, limit string) int64 {
 	var total int64
 	if file, err := os.Open(meminfo); err == nil {
@@ -46,7 +46,7 @@ func memoryOf(meminfo, limit string) int64 {
 	return total
 }
 
-// freeOn is what is free on the disk of a folder, or of the nearest one above it that exists.
+// freeOn returns the free bytes on the disk of a folder, or of its nearest existing parent.
 func freeOn(dir string) (int64, error) {
 	for {
 		var stat syscall.Statfs_t
@@ -56,7 +56,7 @@ func freeOn(dir string) (int64, error) {
 			continue
 		}
 		if err != nil {
-			return 0, fmt.Errorf("how much is free on the disk of %s: %w", dir, err)
+			return 0, fmt.Errorf("find the free space on the disk of %s: %w", dir, err)
 		}
 		return int64(stat.Bavail) * stat.Bsize, nil
 	}

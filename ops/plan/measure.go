@@ -11,22 +11,23 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
-// Tokenizer reads texts as the model of a run does.
+// Tokenizer counts tokens as the model of a run does.
 type Tokenizer interface {
-	// Vocab is the number of tokens.
+	// Vocab returns the size of the vocabulary.
 	Vocab() int
-	// Lengths are the tokens of a prompt and a response after the run's length rule. An error refuses the record.
+	// Lengths returns the numbers of tokens of a prompt and a response after the run's length rule. An error means that the
+	// rule or the template refuses the record.
 	Lengths(prompt, response string) (promptTokens, responseTokens int, err error)
 	Close() error
 }
 
-// measured is how many records are tokenised for their lengths.
+// measured is the number of records whose lengths are measured.
 const measured = 500
 
-// bytesPerToken is about how many bytes of text a token has, where no tokenizer tells.
+// bytesPerToken is the assumed number of bytes per token if there is no tokenizer.
 const bytesPerToken = 4
 
-// measure counts records and their lengths.
+// measure counts records and measures their lengths.
 func (p *Planner) measure(ctx context.Context, s schemas.Spec, m model, set dataset.Set) (d Data, err error) {
 	d = Data{Report: set.Report.String(), Records: len(set.Records), Bytes: textBytes(set)}
 	for _, r := range set.Records {
@@ -77,7 +78,7 @@ func (p *Planner) measure(ctx context.Context, s schemas.Spec, m model, set data
 
 var errOverlong = errors.New("longer than the length rule allows")
 
-// estimator counts tokens by bytes, and cuts or refuses texts as the run's length rule does.
+// estimator returns a function that estimates tokens from bytes, and cuts or refuses texts as the run's length rule does.
 func estimator(s schemas.Spec) func(prompt, response string) (int, int, error) {
 	return func(prompt, response string) (int, int, error) {
 		tokens := func(text string) int { return len(text)/bytesPerToken + 1 }
@@ -89,7 +90,7 @@ func estimator(s schemas.Spec) func(prompt, response string) (int, int, error) {
 	}
 }
 
-// textBytes are those of all texts of a set.
+// textBytes returns the size of all texts of a set.
 func textBytes(set dataset.Set) (n int64) {
 	for _, r := range set.Records {
 		n += int64(len(r.ID) + len(r.Prompt) + len(r.Response) + len(r.Rejected))
@@ -97,7 +98,7 @@ func textBytes(set dataset.Set) (n int64) {
 	return n
 }
 
-// vocabulary is the number of tokens of a tokenizer: as it says itself, or by the entries of tokenizer.json.
+// vocabulary returns the size of a tokenizer's vocabulary: from the tokenizer or, without one, from tokenizer.json.
 func (p *Planner) vocabulary(files fs.FS, s schemas.Spec) (n int, err error) {
 	if p.Tokenizer != nil {
 		tok, err := p.Tokenizer(files, s)
@@ -118,7 +119,7 @@ func (p *Planner) vocabulary(files fs.FS, s schemas.Spec) (n int, err error) {
 	if err := json.Unmarshal(data, &content); err != nil {
 		return 0, fmt.Errorf("%s: %w", file, err)
 	}
-	var byText map[string]int // of most kinds of tokenizers
+	var byText map[string]int // the form of most tokenizers
 	var byID []json.RawMessage
 	if err := json.Unmarshal(content.Model.Vocab, &byText); err != nil {
 		if err := json.Unmarshal(content.Model.Vocab, &byID); err != nil {

@@ -8,36 +8,37 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
-// Memory is the greatest that roles take at one time.
+// Memory is the estimate of the peak memory of a run's roles.
 type Memory struct {
 	Roles []Role `json:"roles"`
-	// Need is that of Of: all roles in one process, or, with servers, the greatest role, which may have a machine alone.
+	// Need is the peak memory of Of. That is all roles in one process or, with servers, the largest role, which may have a machine
+	// of its own.
 	Need int64  `json:"need_bytes"`
 	Of   string `json:"of"`
-	// Machine is what there is; 0 where it is not known, or the models are on another device.
+	// Machine is the machine's memory; 0 if it is unknown or if the models are on another device.
 	Machine int64 `json:"machine_bytes"`
 }
 
-// Role is the peak of one role.
+// Role is the peak memory of one role.
 type Role struct {
 	Name  string `json:"role"`
 	Bytes int64  `json:"bytes"`
 	Parts []Part `json:"parts"`
 }
 
-// Part is a share of a role's peak.
+// Part is a named part of a role's peak memory.
 type Part struct {
 	Name  string `json:"part"`
 	Bytes int64  `json:"bytes"`
 }
 
-// What a process takes with libtorch and no model, and the embedded server with what it holds of its logs.
+// The memory of a process with libtorch and no model, and of the embedded server with its cached logs.
 const (
 	program = 200_000_000
 	server  = 100_000_000
 )
 
-// headRows is about how many positions go through the output head at one time.
+// headRows is about the number of positions that go through the output head at one time.
 const headRows = 64
 
 func (r *Role) add(name string, bytes int64) {
@@ -46,7 +47,7 @@ func (r *Role) add(name string, bytes int64) {
 	}
 }
 
-// part is the bytes of a named part.
+// part returns the bytes of a named part.
 func (r *Role) part(name string) int64 {
 	for _, p := range r.Parts {
 		if p.Name == name {
@@ -74,7 +75,7 @@ const (
 	partServer      = "embedded server"
 )
 
-// memory is of all roles of the run.
+// memory estimates the memory of all roles of the run.
 func (in Input) memory(r Run, machine Machine) Memory {
 	m := Memory{Machine: machine.Memory, Roles: []Role{in.trainer(r)}}
 	if in.Spec.Compute.Device != "cpu" {
@@ -117,7 +118,7 @@ func (in Input) memory(r Run, machine Machine) Memory {
 	return m
 }
 
-// decoding is what a model takes that answers prompts.
+// decoding returns the parts of memory for a model that answers prompts.
 func (in Input) decoding(r *Role) {
 	r.add(partWeights, 4*in.Policy.Parameters())
 	r.add(partCache, in.Policy.Cache)
@@ -138,7 +139,8 @@ func (in Input) generator(run Run) Role {
 	return r
 }
 
-// trainer is the greater of its two phases. Weights, gradients and optimizer are float32 whatever the precision.
+// trainer returns the memory of the larger of the trainer's two phases, policy and guide. Weights, gradients and optimizer state
+// are float32 at any precision.
 func (in Input) trainer(run Run) Role {
 	policy := Role{Name: "trainer"}
 	t, n := in.Spec.Training, in.trained()
@@ -149,7 +151,7 @@ func (in Input) trainer(run Run) Role {
 	}
 	state, guideState := in.stateBytes()
 	prompt, chosen, rejected := in.tokens()
-	// the messages with their texts, and the rows that are made of their ids: eight bytes a token in both
+	// the messages with their texts, and the rows made from their ids: eight bytes per token in both
 	pairs := int64(run.Pairs) * int64(8*(3*prompt+2*chosen+2*rejected)+in.Train.PromptBytes+2*in.Train.ChosenBytes+1000)
 	if run.LaterSteps > run.Steps {
 		pairs *= 2
@@ -177,7 +179,7 @@ func (in Input) trainer(run Run) Role {
 	return policy
 }
 
-// longest is the tokens of the longest pair: its prompt counts once.
+// longest returns the number of tokens of the longest pair, whose prompt counts once.
 func (in Input) longest() int {
 	d, tokens := in.Spec.Data, in.Spec.Data.MaxPromptTokens+in.Spec.Data.MaxResponseTokens
 	switch {
@@ -189,10 +191,10 @@ func (in Input) longest() int {
 	return tokens
 }
 
-// activations are what forward keeps for backward of the tokens that go through models together: of each layer its input,
-// two norms, query, keys and values, attention's result and output, and four times the inner width of the feed-forward
-// layer. Attention by kernels keeps no [T, T]. The output head takes headRows positions at a time, thrice: logits, log-probs
-// and their gradient.
+// activations returns the bytes that the forward pass keeps for the backward pass, for the tokens of one micro-batch. They are,
+// for each layer: its input, two norms, query, keys and values, the result and output of attention, and four times the inner width
+// of the feed-forward layer. The attention kernels keep no [T, T]. The output head processes headRows positions at a time and keeps
+// three values for each: logits, log-probs and their gradient.
 func (in Input) activations(longest int, models ...architecture.Config) int64 {
 	t := in.Spec.Training
 	tokens := int64(min(max(t.MicroTokens, longest), max(t.MicroBatch, 1)*longest))
@@ -211,7 +213,7 @@ func (in Input) activations(longest int, models ...architecture.Config) int64 {
 	return sum
 }
 
-// smallerMemory is the key that changes most of what memory has to hold.
+// smallerMemory returns the key whose change saves the most memory, and what to do with it.
 func (in Input) smallerMemory(m Memory) (key, why string) {
 	greatest := slices.MaxFunc(m.Roles, func(a, b Role) int { return cmp.Compare(a.Bytes, b.Bytes) })
 	weights := greatest.part(partWeights)

@@ -1,6 +1,6 @@
-// Package plan estimates what runs will need before they begin: messages, checkpoints, memory, steps. It is arithmetic
-// over spec, sizes of models and counts of data, which a Planner reads; nothing is loaded or started. Where a figure is not
-// known before (how long y' gets), it takes the greatest.
+// Package plan estimates what runs will need before they begin: messages, checkpoints, memory, steps. It computes the estimate
+// from the spec, the sizes of the models and the counts of the data, which a Planner reads. No weights are loaded, and no server
+// is started. For values that are unknown beforehand, such as the length of y', it assumes the greatest possible.
 package plan
 
 import (
@@ -18,10 +18,11 @@ type Run struct {
 	Data       string `json:"data"`
 	Records    int    `json:"records"`
 	Iterations int    `json:"iterations"`
-	// Pairs of an iteration, and of all.
+	// Pairs is the number of pairs of an iteration, AllPairs that of all iterations.
 	Pairs    int `json:"pairs_per_iteration"`
 	AllPairs int `json:"pairs"`
-	// Steps of the optimizer in the first iteration; LaterSteps in each other, which are more where pairs are mixed.
+	// Steps is the number of optimizer steps in the first iteration, LaterSteps that in each later one. LaterSteps is greater if the
+	// objective mixes in pairs of the previous iteration.
 	Steps       int         `json:"steps_first_iteration"`
 	LaterSteps  int         `json:"steps_later_iterations"`
 	GuideSteps  int         `json:"guide_steps"`
@@ -30,22 +31,22 @@ type Run struct {
 	Disk        Disk        `json:"disk"`
 	Memory      Memory      `json:"memory"`
 	Time        Time        `json:"time"`
-	// Warnings are no reason not to begin; Problems are.
+	// Problems are requirements that are not met. Warnings are less severe: the run can begin.
 	Warnings []string  `json:"warnings"`
 	Problems []Problem `json:"problems"`
 }
 
-// Log is the messages of one kind that a run has.
+// Log is the estimate of a run's messages of one kind.
 type Log struct {
 	Kind     schemas.Kind `json:"kind"`
 	Messages int          `json:"messages"`
 	Bytes    int64        `json:"bytes"`
-	// Filled is Bytes with those of the run's other kinds in the same log, which Limit bounds.
+	// Filled is Bytes plus those of the run's other kinds in the same log. Limit is the limit of that log.
 	Filled int64 `json:"filled_bytes"`
 	Limit  int64 `json:"limit_bytes"`
 }
 
-// Checkpoints is what a run leaves in the store, and its states, of which the greatest number at one time counts.
+// Checkpoints is the size of a run's checkpoints in the store. Of its states, the greatest number that exist at one time counts.
 type Checkpoints struct {
 	Policies   int64 `json:"policies_bytes"`
 	NPolicies  int   `json:"policies"`
@@ -56,7 +57,7 @@ type Checkpoints struct {
 	TotalBytes int64 `json:"bytes"`
 }
 
-// Disk is what the data folder has to hold, with the runs before this one in the plan.
+// Disk is the space needed in the data folder, including that of the plan's earlier runs.
 type Disk struct {
 	Folder      string `json:"folder"`
 	Logs        int64  `json:"logs_bytes"`
@@ -65,27 +66,27 @@ type Disk struct {
 	Free        int64  `json:"free_bytes"`
 }
 
-// Time is what is known of the run's duration.
+// Time is the estimate of the run's duration.
 type Time struct {
-	// TrainSeconds is of the optimizer steps of an iteration at the speed of the run From; nil where no run tells.
+	// TrainSeconds is the time of an iteration's optimizer steps at the speed of the run From; nil if no run can be compared.
 	TrainSeconds *float64 `json:"train_seconds_per_iteration"`
 	From         string   `json:"from,omitempty"`
 }
 
-// Problem is a need that is not met, with the key to change.
+// Problem is a requirement that is not met, with the key to change.
 type Problem struct {
 	Key  string `json:"key"`
 	Text string `json:"text"`
 }
 
-// nearlyFull is the share of a limit from which an estimate is worth a warning.
+// nearlyFull is the share of a limit from which the plan warns.
 const nearlyFull = 0.8
 
-// Estimate is the plan of runs that are made one after the other in one folder.
+// Estimate estimates runs that are made one after the other in one folder.
 func Estimate(runs []Input, m Machine) []Run {
 	out := make([]Run, 0, len(runs))
 	var logs int64 // bytes of the logs of this run and earlier ones
-	var kept int64 // bytes of earlier runs' checkpoints, without the states that their last policy made superfluous
+	var kept int64 // bytes of earlier runs' checkpoints, without states, which are removed at the end of a run
 	for _, in := range runs {
 		r := in.work()
 		r.Logs = in.logs(r)
@@ -108,7 +109,7 @@ func Estimate(runs []Input, m Machine) []Run {
 	return out
 }
 
-// work is how much there is to do.
+// work fills in the numbers of pairs and steps.
 func (in Input) work() Run {
 	samples := 1
 	if in.Spec.Samples() {
@@ -132,7 +133,7 @@ func (in Input) work() Run {
 	return r
 }
 
-// trained is the number of parameters that the optimizer of the policy moves.
+// trained returns the number of parameters that the policy's optimizer trains.
 func (in Input) trained() int64 {
 	if in.Spec.Training.LoRA != nil {
 		return in.Policy.Adapter
@@ -140,7 +141,7 @@ func (in Input) trained() int64 {
 	return in.Policy.Parameters()
 }
 
-// optimizerBytes is an optimizer's state for so many parameters: adamw keeps two float32 numbers of each, rmsprop one.
+// optimizerBytes returns the size of an optimizer's state: adamw keeps two float32 numbers per parameter, rmsprop one.
 func optimizerBytes(kind string, parameters int64) int64 {
 	if kind == "adamw" {
 		return 8 * parameters
@@ -148,7 +149,7 @@ func optimizerBytes(kind string, parameters int64) int64 {
 	return 4 * parameters
 }
 
-// stateBytes are those of a state checkpoint of the policy, and of the guide.
+// stateBytes returns the sizes of a state checkpoint of the policy, and of one of the guide.
 func (in Input) stateBytes() (policy, guide int64) {
 	n := in.trained()
 	policy = 4*n + optimizerBytes(in.Spec.Optimizer.Kind, n)
@@ -159,7 +160,7 @@ func (in Input) stateBytes() (policy, guide int64) {
 	return policy, guide
 }
 
-// checkpoints are float32. A new state lies beside those that are kept until it is whole.
+// checkpoints estimates the checkpoints, whose weights are float32. Old states are removed only after a new one is complete.
 func (in Input) checkpoints(r Run) Checkpoints {
 	t := in.Spec.Training
 	keep := in.Spec.Retention.Policies
@@ -174,7 +175,7 @@ func (in Input) checkpoints(r Run) Checkpoints {
 	if in.Spec.TrainsGuide() {
 		c.Guide = 4 * in.Guide.Parameters
 	}
-	c.NStates = 1 // a run that is told to end saves one
+	c.NStates = 1 // a run that is interrupted saves one
 	if t.CheckpointEvery > 0 {
 		most := max(r.Steps, r.LaterSteps, r.GuideSteps) / t.CheckpointEvery
 		c.NStates = max(1, min(most, max(t.KeepStates, 1)+1))
@@ -185,7 +186,7 @@ func (in Input) checkpoints(r Run) Checkpoints {
 	return c
 }
 
-// disk is what lies in the data folder: what is on servers does not, but for the cache of what was downloaded.
+// disk returns the space needed in the data folder. Data on servers is not in it, except for the cache of downloaded checkpoints.
 func (in Input) disk(logs, checkpoints int64, m Machine) Disk {
 	d := Disk{Folder: m.Folder, Free: m.Free, Logs: logs, Checkpoints: checkpoints}
 	if in.Spec.Servers.NATS != "" {
@@ -198,7 +199,7 @@ func (in Input) disk(logs, checkpoints int64, m Machine) Disk {
 	return d
 }
 
-// time is that of an iteration's steps, where an earlier run tells how fast they are.
+// time estimates the time of an iteration's steps from the speed of an earlier run, if there is one.
 func (in Input) time(r Run) Time {
 	if in.Earlier == nil || in.Earlier.TokensPerSecond <= 0 {
 		return Time{}
@@ -208,7 +209,7 @@ func (in Input) time(r Run) Time {
 	return Time{&seconds, in.Earlier.Run}
 }
 
-// tokens of a mean pair: prompt, y and y', which is as long as it may get where it is sampled.
+// tokens returns the number of tokens of a mean pair: prompt, y and y'. A sampled y' counts with the greatest possible length.
 func (in Input) tokens() (prompt, chosen, rejected float64) {
 	d := in.Train
 	switch {
@@ -220,7 +221,7 @@ func (in Input) tokens() (prompt, chosen, rejected float64) {
 	return d.PromptTokens, d.ChosenTokens, 0
 }
 
-// judge fills in the requirements that are not met, and warnings about those that are nearly not.
+// judge fills in Problems for requirements that are not met, and Warnings for those that are barely met.
 func (r *Run) judge(in Input) {
 	for _, l := range r.Logs {
 		switch use := float64(l.Filled) / float64(l.Limit); {
@@ -266,7 +267,7 @@ func (r *Run) warn(format string, args ...any) {
 	r.Warnings = append(r.Warnings, fmt.Sprintf(format, args...))
 }
 
-// smallerDisk is the key that changes most of what the disk has to hold.
+// smallerDisk returns the key whose change saves the most disk space, and what to do with it.
 func (r *Run) smallerDisk(in Input) (key, why string) {
 	c := r.Checkpoints
 	const elsewhere = ", or name a folder on another disk (--dir)"
@@ -282,7 +283,7 @@ func (r *Run) smallerDisk(in Input) (key, why string) {
 		"a server (servers.s3)" + elsewhere
 }
 
-// Size is a number of bytes for people.
+// Size formats a number of bytes for people.
 func Size(bytes int64) string {
 	switch {
 	case bytes >= 1e12:
@@ -295,7 +296,7 @@ func Size(bytes int64) string {
 	return fmt.Sprintf("%.1f KB", float64(bytes)/1e3)
 }
 
-// roundUp is at least so many bytes, as the spec writes a size.
+// roundUp rounds a number of bytes up to a size as the spec writes it.
 func roundUp(bytes int64) string {
 	if bytes > 1e9 {
 		return fmt.Sprintf("%dGB", (bytes+1e9-1)/1e9)

@@ -21,32 +21,33 @@ import (
 	"github.com/ldalign/ldalign/trainer/metrics"
 )
 
-// ErrReplay: the spec is that of a replay, whose pairs are in a log already.
-var ErrReplay = errors.New("a replay reads its pairs from a log: `ldalign sweep --dry-run` tells what it would do")
+// ErrReplay reports that a spec is that of a replay, which a Planner cannot estimate.
+var ErrReplay = errors.New("a replay reads its pairs from a log: `ldalign sweep --dry-run` estimates replays")
 
-// Planner finds the sizes of what specs name: it reads the data, the model's configuration and its tokenizer, no weights.
+// Planner reads the sizes of the data and models that specs name. It reads the data, the models' configurations and tokenizers,
+// but no weights.
 type Planner struct {
 	// Dir is the data folder.
 	Dir string
 	// Store opens the checkpoint store of a spec's servers.
 	Store func(context.Context, schemas.ServersSpec) (*checkpoints.Repository, error)
-	// Tokenizer opens the tokenizer of a model from its files. Nil where this build has none: lengths are then estimated.
+	// Tokenizer opens the tokenizer of a model from its files. If it is nil, lengths are estimated from bytes.
 	Tokenizer func(files fs.FS, s schemas.Spec) (Tokenizer, error)
 
-	// models of the runs that were planned, and the parameters of their guides.
+	// The models of the planned runs, and the numbers of parameters of their guides.
 	models map[string]model
 	guides map[string]int64
-	// folders are temporary.
+	// folders are temporary folders, which Close removes.
 	folders []string
 }
 
-// model is a model by its configuration and the files of its tokenizer.
+// model is the configuration of a model and the files of its tokenizer.
 type model struct {
 	config architecture.Config
 	files  fs.FS
 }
 
-// Close removes temporary files.
+// Close removes the Planner's temporary files.
 func (p *Planner) Close() error {
 	var err error
 	for _, dir := range p.folders {
@@ -55,7 +56,7 @@ func (p *Planner) Close() error {
 	return err
 }
 
-// Inputs are what is known of runs that are made one after the other. The error names the run.
+// Inputs reads the inputs of runs that are made one after the other. An error names the run. For a replay it is ErrReplay.
 func (p *Planner) Inputs(ctx context.Context, specs []schemas.Spec) ([]Input, error) {
 	p.models, p.guides = map[string]model{}, map[string]int64{}
 	inputs := make([]Input, len(specs))
@@ -105,7 +106,7 @@ func (p *Planner) input(ctx context.Context, s schemas.Spec) (in Input, err erro
 	return in, err
 }
 
-// policy is the model that a run starts from.
+// policy returns the model that a run starts from.
 func (p *Planner) policy(ctx context.Context, s schemas.Spec) (m model, err error) {
 	ref, isRun := schemas.FromRun(s.Model.From)
 	if s.Source != nil {
@@ -127,7 +128,7 @@ func (p *Planner) policy(ctx context.Context, s schemas.Spec) (m model, err erro
 	return m, nil
 }
 
-// scratch is the model that model.scratch describes.
+// scratch returns the model that model.scratch describes.
 func (p *Planner) scratch(s schemas.Spec) (m model, err error) {
 	scratch := s.Model.Scratch
 	if m.files, err = dataset.TokenizerFolder(scratch.Tokenizer); err != nil {
@@ -144,7 +145,7 @@ func (p *Planner) scratch(s schemas.Spec) (m model, err error) {
 	return m, m.config.Validate()
 }
 
-// stored is the policy of a run in the store: its small files, copied into a folder that close removes.
+// stored returns the policy of a run in the store: its small files, copied into a folder that Close removes.
 func (p *Planner) stored(ctx context.Context, s schemas.Spec, ref schemas.PolicyRef) (m model, err error) {
 	store, err := p.Store(ctx, s.Servers)
 	if err != nil {
@@ -176,10 +177,11 @@ func (p *Planner) stored(ctx context.Context, s schemas.Spec, ref schemas.Policy
 	return m, err
 }
 
-// decodeBurst is how many tokens of a prompt a step of decoding takes.
+// decodeBurst is the number of prompt tokens in a step of decoding.
 const decodeBurst = 256
 
-// sizes are the model's as a run uses it. Lengths that the model has no positions for are refused, as the trainer does.
+// sizes returns the sizes of the model as a run uses it. Like the trainer, it returns an error if the run's greatest lengths
+// exceed the model's positions.
 func (m model) sizes(s schemas.Spec) (Model, error) {
 	out := Model{Config: m.config}
 	if err := fit.Context(s, m.config); err != nil {
@@ -200,7 +202,7 @@ func (m model) sizes(s schemas.Spec) (Model, error) {
 	return out, nil
 }
 
-// guide is the guide that a run trains, or takes from another to measure distances with.
+// guide returns the guide that a run trains, or takes from another run to measure distances.
 func (p *Planner) guide(ctx context.Context, s schemas.Spec, policy model) (g Guide, err error) {
 	from := s.Evaluation.Guide
 	if s.NeedsGuide() {
@@ -223,7 +225,7 @@ func (p *Planner) guide(ctx context.Context, s schemas.Spec, policy model) (g Gu
 	return g, nil
 }
 
-// foreignGuide is the number of parameters of another run's guide.
+// foreignGuide returns the number of parameters of another run's guide.
 func (p *Planner) foreignGuide(ctx context.Context, s schemas.Spec, run string) (int64, error) {
 	if n, ok := p.guides[run]; ok {
 		return n, nil
@@ -245,8 +247,8 @@ func (p *Planner) foreignGuide(ctx context.Context, s schemas.Spec, run string) 
 	return bytes / 4, nil
 }
 
-// earlier is the speed of this run's earlier start, or of another run's in the folder that trained as many parameters in
-// the same way on as many threads; nil where there is none.
+// earlier returns the speed of an earlier start of this run, or of another run in the folder that trained the same number of
+// parameters in the same way with the same number of threads; nil if there is none.
 func (p *Planner) earlier(ctx context.Context, s schemas.Spec, parameters int64) (*Rate, error) {
 	if _, err := os.Stat(filepath.Join(p.Dir, "runs")); s.Servers.S3 != "" || errors.Is(err, fs.ErrNotExist) {
 		return nil, nil //nolint:nilnil // there is none
@@ -260,7 +262,7 @@ func (p *Planner) earlier(ctx context.Context, s schemas.Spec, parameters int64)
 		return nil, err
 	}
 	if slices.Contains(runs, s.Run) {
-		runs = append(runs, s.Run) // it tells best, and the last counts
+		runs = append(runs, s.Run) // last, because the last run with a speed counts
 	}
 	var found *Rate
 	for _, run := range runs {
@@ -282,7 +284,7 @@ func (p *Planner) earlier(ctx context.Context, s schemas.Spec, parameters int64)
 	return found, nil
 }
 
-// trainedAlike tells whether a run's newest policy was trained as this spec would train one of so many parameters.
+// trainedAlike reports whether a run's newest policy has this number of parameters, and was trained as this spec would train it.
 func trainedAlike(
 	ctx context.Context, store *checkpoints.Repository, run string, s schemas.Spec, parameters int64,
 ) (bool, error) {
@@ -307,5 +309,5 @@ func trainedAlike(
 		return false, err
 	}
 	config, err := architecture.ParseConfig(data)
-	return err == nil && config.Parameters() == parameters, nil // one of a build that knew more tells nothing
+	return err == nil && config.Parameters() == parameters, nil // a configuration that this build cannot read does not count
 }
