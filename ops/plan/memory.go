@@ -192,9 +192,9 @@ func (in Input) longest() int {
 }
 
 // activations returns the bytes that the forward pass keeps for the backward pass, for the tokens of one micro-batch. They are,
-// for each layer: its input, two norms, query, keys and values, the result and output of attention, and four times the inner width
-// of the feed-forward layer. The attention kernels keep no [T, T]. The output head processes headRows positions at a time and keeps
-// three values for each: logits, log-probs and their gradient.
+// for each layer: its input, two norms, query, keys and values, the result and output of attention, and four times the inner
+// width of the feed-forward layer. The attention kernels keep no [T, T]. The output head processes headRows positions at a time,
+// and keeps three values for each: logits, log-probs and their gradient.
 func (in Input) activations(longest int, models ...architecture.Config) int64 {
 	t := in.Spec.Training
 	tokens := int64(min(max(t.MicroTokens, longest), max(t.MicroBatch, 1)*longest))

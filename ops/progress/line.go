@@ -8,7 +8,7 @@ import (
 	"unicode/utf8"
 )
 
-// state is a task at one time: what a line says.
+// state is the content of a task's line at one time.
 type state struct {
 	Time    string            `json:"time"` // RFC 3339, UTC
 	Task    string            `json:"task"`
@@ -16,8 +16,8 @@ type state struct {
 	Total   int64             `json:"total,omitempty"`
 	Unit    string            `json:"unit,omitempty"`
 	Elapsed float64           `json:"elapsed_seconds"`
-	Rate    float64           `json:"rate"`      // items a second of late
-	Mean    float64           `json:"mean_rate"` // items a second from the start
+	Rate    float64           `json:"rate"`      // recent items per second
+	Mean    float64           `json:"mean_rate"` // items per second since the start
 	ETA     *float64          `json:"eta_seconds,omitempty"`
 	Notes   map[string]string `json:"notes,omitempty"`
 	Final   bool              `json:"final,omitempty"`
@@ -26,7 +26,7 @@ type state struct {
 	notes []note
 }
 
-// text is the plain line: progress, or the summary of a final state.
+// text returns the plain line: progress, or the summary of a final state.
 func (s state) text() string {
 	var b strings.Builder
 	b.WriteString(s.Task + ":")
@@ -49,7 +49,7 @@ func (s state) text() string {
 
 const barCells = 20
 
-// bar is the live line of at most width cells, with a bar where there is room for one. The name is padded to pad cells.
+// bar returns the live line, at most width cells wide, with a bar if there is room. The name is padded to pad cells.
 func (s state) bar(pad, width int, color bool) string {
 	name := s.Task + strings.Repeat(" ", max(0, pad-runes(s.Task))) + "  "
 	var rest strings.Builder
@@ -84,7 +84,7 @@ func (s state) count() string {
 	return s.items(s.Done)
 }
 
-// items is "12 prompts" or "12/40 prompts".
+// items returns "12 prompts" or "12/40 prompts".
 func (s state) items(counts ...int64) string {
 	last := len(counts) - 1
 	out := ""
@@ -94,7 +94,7 @@ func (s state) items(counts ...int64) string {
 	return out + Count(counts[last], s.Unit)
 }
 
-// Count is a number with what it counts, which is given as the plural: "1 policy", "2 policies", and "3" without a unit.
+// Count formats a number with its unit, which is given as a plural: "1 policy", "2 policies", and "3" without a unit.
 func Count(n int64, unit string) string {
 	if n == 1 {
 		if stem, ok := strings.CutSuffix(unit, "ies"); ok {
@@ -111,7 +111,7 @@ func (s state) percent(before string) string {
 		return ""
 	}
 	share := float64(min(max(s.Done, 0), s.Total)) / float64(s.Total)
-	return fmt.Sprintf("%s%d%%", before, int(100*share)) // rounded down: 100% is the end and nothing before
+	return fmt.Sprintf("%s%d%%", before, int(100*share)) // rounded down, so that 100% means done
 }
 
 func perSecond(r float64) string {
@@ -120,12 +120,12 @@ func perSecond(r float64) string {
 		return fmt.Sprintf("%.0f/s", r)
 	case r >= 1 || r == 0:
 		return fmt.Sprintf("%.1f/s", r)
-	default: // slow work reads better as time for one
+	default: // slow work: show the time for one item
 		return duration(1/r) + " each"
 	}
 }
 
-// duration is short: 0.8s, 14.2s, 3m05s, 2h07m.
+// duration formats seconds as 0.8s, 14.2s, 3m05s or 2h07m.
 func duration(seconds float64) string {
 	if seconds < 59.95 {
 		return fmt.Sprintf("%.1fs", max(0, seconds))
@@ -140,7 +140,7 @@ func duration(seconds float64) string {
 	return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
 }
 
-// clean keeps a name or value from moving the cursor: control characters become spaces.
+// clean replaces control characters by spaces, so that a name or value cannot move the cursor.
 func clean(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {

@@ -1,11 +1,10 @@
-// Package progress shows how far long work is: one line for each task on a terminal, plain or JSON lines elsewhere.
+// Package progress shows the progress of long work: one line for each task on a terminal, plain or JSON lines elsewhere.
 //
-// It is its own small code because several tasks live at the same time (generator, encoder, trainer) with log lines
-// between them, which bars drawn one by one cannot do without garbling each other. All writing goes through one lock;
-// the one goroutine, which redraws, is waited for by Close.
+// Several tasks run at the same time (generator, encoder, trainer), with log lines between them. One Display draws all of them,
+// so that they do not garble each other. All writing goes through one lock. A single goroutine redraws; Close waits for it.
 //
-// A task that ends within two seconds leaves its summary line only. A longer one is redrawn at most ten times a second
-// on a terminal, and printed once every five seconds where there is none.
+// A task that ends within two seconds only leaves its summary line. A longer one is redrawn at most ten times a second
+// on a terminal, and printed every five seconds elsewhere.
 package progress
 
 import (
@@ -29,12 +28,13 @@ const (
 	defaultHeight = 24
 )
 
-// Options of a Display. The zero value looks at the writer and takes the machine's clock.
+// Options are the options of a Display. With the zero value, the Display checks whether the writer is a terminal, and uses the
+// machine's clock.
 type Options struct {
-	// Terminal draws live lines with escape sequences. It is also set when the writer is a terminal that can (TERM is not
-	// dumb) and JSON is not asked for.
+	// Terminal draws live lines with escape sequences. It is also set if the writer is a terminal, TERM is not dumb, and JSON is
+	// not set.
 	Terminal bool
-	// JSON prints one object a line instead of text, at the pace of plain lines.
+	// JSON prints one object per line in place of text, as often as plain lines.
 	JSON bool
 	// Width and Height of the terminal in cells; 0 asks the terminal itself at every redraw.
 	Width, Height int
@@ -68,7 +68,7 @@ func New(w io.Writer, opts Options) *Display {
 	return d
 }
 
-// newDisplay is a display that draws only when it is told to.
+// newDisplay returns a display without the goroutine that redraws.
 func newDisplay(w io.Writer, opts Options) *Display {
 	if opts.Now == nil {
 		opts.Now = time.Now
@@ -88,8 +88,8 @@ func newDisplay(w io.Writer, opts Options) *Display {
 	}
 }
 
-// Task starts a task that is shown until its Done. Total 0 means unknown: no share and no ETA. Unit is the plural of
-// what is counted ("prompts").
+// Task starts a task, which is shown until its Done is called. A total of 0 means unknown: no percentage and no ETA are shown.
+// Unit is the plural of what is counted ("prompts").
 func (d *Display) Task(name string, total int64, unit string) *Task {
 	t := &Task{display: d, name: clean(name), unit: clean(unit), start: d.opts.Now()}
 	t.total.Store(total)
@@ -102,11 +102,11 @@ func (d *Display) Task(name string, total int64, unit string) *Task {
 	return t
 }
 
-// Log is a writer for log lines: they appear above the live lines. A line is held until its newline or Close.
+// Log returns a writer for log lines, which appear above the live lines. A line is held back until its newline or Close.
 func (d *Display) Log() io.Writer { return (*logWriter)(d) }
 
-// Close prints what is held and where unfinished tasks stopped that had done something, and waits for the display's goroutine.
-// It returns the first error of the writer. Tasks and Log stay usable: tasks are silent, log lines pass through.
+// Close prints the log line that is held back and the summaries of unfinished tasks with progress, and waits for the display's
+// goroutine. It returns the first error of the writer. Afterwards, tasks print nothing, and Log passes lines through.
 func (d *Display) Close() error {
 	d.once.Do(func() {
 		close(d.stop)
@@ -118,7 +118,7 @@ func (d *Display) Close() error {
 	return d.err
 }
 
-// end prints what is held and the summaries of unfinished tasks.
+// end prints the log line that is held back and the summaries of unfinished tasks.
 func (d *Display) end() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -153,7 +153,7 @@ func (d *Display) run() {
 	}
 }
 
-// tick measures the rates and shows what is due.
+// tick measures the rates and prints the tasks that are due.
 func (d *Display) tick() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -212,7 +212,7 @@ func (d *Display) print(s state) {
 	d.write(s.text() + "\n")
 }
 
-// draw brings the live lines up to date.
+// draw redraws the live lines.
 func (d *Display) draw(now time.Time) {
 	var shown []state
 	for _, t := range d.tasks {
@@ -249,7 +249,7 @@ func (d *Display) draw(now time.Time) {
 	d.drawn = lines
 }
 
-// redrawIfDue draws unless the last redraw was under a tenth of a second ago: the next tick does it then.
+// redrawIfDue draws, unless the last redraw was less than a tenth of a second ago; the next tick draws then.
 func (d *Display) redrawIfDue(now time.Time) {
 	if d.opts.Terminal && !d.closed && now.Sub(d.when) >= redrawEvery {
 		d.draw(now)
@@ -330,7 +330,7 @@ func (l *logWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// lastNewline is the length of b up to and with its last newline, 0 without one.
+// lastNewline returns the length of b up to and including its last newline; 0 without one.
 func lastNewline(b []byte) int {
 	for i := len(b); i > 0; i-- {
 		if b[i-1] == '\n' {

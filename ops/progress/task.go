@@ -30,19 +30,19 @@ type Task struct {
 
 type note struct{ key, value string }
 
-// Resume says how much was done before the task began: it counts as done, but not for the rates.
+// Resume sets how many items were done before the task began. They count as done, but not for the rates.
 func (t *Task) Resume(done int64) {
 	t.base.Store(done)
 	t.done.Store(done)
 }
 
-// Set says how much is done.
+// Set sets how many items are done.
 func (t *Task) Set(done int64) { t.done.Store(done) }
 
-// Add says how much more is done.
+// Add adds n items to those that are done.
 func (t *Task) Add(n int64) { t.done.Add(n) }
 
-// SetTotal says how much there is to do; 0 for unknown.
+// SetTotal sets the total number of items; 0 for unknown.
 func (t *Task) SetTotal(total int64) { t.total.Store(total) }
 
 // Note shows a value beside the progress until the next Note of the same key.
@@ -62,7 +62,7 @@ func (t *Task) Note(key string, value any) {
 // Done ends the task and leaves its summary line. Calling it again does nothing.
 func (t *Task) Done() { t.display.finish(t) }
 
-// state is what is to be shown of the task at a time. The caller holds the display's lock.
+// state returns what to show of the task at a time. The caller holds the display's lock.
 func (t *Task) state(now time.Time) state {
 	s := state{
 		Time:    now.UTC().Format(time.RFC3339),
@@ -92,8 +92,8 @@ func (t *Task) state(now time.Time) state {
 	return s
 }
 
-// rate is an exponentially weighted mean of items a second, with the bias of its empty start divided out: it begins as
-// the plain mean and then forgets. It is measured when items arrive, so work of a minute an item shows a steady rate.
+// rate is an exponentially weighted mean of items per second, corrected for its empty start: it begins as the plain mean, and
+// then gives less weight to older items. It is measured when items arrive, so work that takes a minute per item has a steady rate.
 type rate struct {
 	last   time.Time // when count last changed
 	count  int64
@@ -120,7 +120,7 @@ func (r *rate) observe(count int64, now time.Time) {
 	r.last, r.count = now, count
 }
 
-// perSecond falls once nothing has come for slowest times as long as usual.
+// perSecond returns the rate. It falls once no item has arrived for slowest times the usual gap.
 func (r *rate) perSecond(now time.Time) float64 {
 	if r.weight == 0 {
 		return 0

@@ -243,7 +243,7 @@ func (s figureSet) all() []figure {
 	return slices.Concat(s.scores, s.curves, s.histograms, s.agreement)
 }
 
-// shorten cuts s to n runes.
+// shorten cuts s to at most n runes.
 func shorten(s string, n int) string {
 	if r := []rune(s); len(r) > n {
 		return string(r[:n-1]) + "…"

@@ -1,7 +1,7 @@
-// Package report turns the numbers of a run, or of several runs on the same prompts, into what a user looks at: a
-// table, figures, and one self-contained page with a verdict in plain language.
+// Package report turns the numbers of a run, or of several runs on the same prompts, into a table, figures, and one
+// self-contained page with a verdict in plain language.
 //
-// It takes plain data and knows nothing of streams and checkpoints. The same Input gives the same bytes. A value that
+// Its input is plain data, independent of streams and checkpoints. The same Input gives the same bytes. A value that
 // is missing or not finite is shown as "–", never as 0.
 package report
 
@@ -41,7 +41,7 @@ type Input struct {
 	Agreement []Agreement `json:"agreement,omitempty"`
 	Guides    []Guide     `json:"guides,omitempty"`
 	Examples  []Example   `json:"examples,omitempty"`
-	// Notes are printed as they are: what the reader must know before believing the table.
+	// Notes are printed as they are. They say what a reader must know to interpret the table.
 	Notes []string `json:"notes,omitempty"`
 }
 
@@ -51,7 +51,7 @@ type Run struct {
 	Method string `json:"method"`
 	// Spec is the resolved run spec, YAML.
 	Spec string `json:"spec"`
-	// Lineage says what a replay or fork began with; empty for a run that made everything itself.
+	// Lineage says from which run a replay or fork started; empty for other runs.
 	Lineage string `json:"lineage,omitempty"`
 }
 
@@ -111,9 +111,9 @@ type Distances struct {
 // PairDistance is one scored pair.
 type PairDistance struct {
 	Distance float64 `json:"distance"`
-	// Weight is w as the trainer used it, after clipping. All zero means that there was none.
+	// Weight is w as the trainer used it, after clipping. If all are zero, no weights were used.
 	Weight float64 `json:"weight"`
-	// Identical says that y' has the text of y.
+	// Identical reports whether y' equals y.
 	Identical bool `json:"identical"`
 }
 

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// SideBySide are runs side by side.
+// SideBySide is a comparison of runs.
 type SideBySide struct {
 	Title       string
 	GeneratedBy string
@@ -19,15 +19,15 @@ type SideBySide struct {
 type Compared struct {
 	Name   string `json:"run"`
 	Method string `json:"method"`
-	// Lineage says what a replay or fork began with; empty for a run that made everything itself.
+	// Lineage says from which run a replay or fork started; empty for other runs.
 	Lineage string `json:"lineage,omitempty"`
 	// Settings are the keys in which the runs of the comparison differ, the same keys in each run.
 	Settings []Setting `json:"settings"`
 	// Policy is the newest policy's iteration; -1 before the first.
 	Policy int `json:"policy"`
-	// Policies are those that were measured on held-out prompts, in order.
+	// Policies are the policies that were evaluated on held-out prompts, in order.
 	Policies []Measured `json:"scores"`
-	// Curves are the training log: one curve, or none.
+	// Curves has the run's training log: one curve, or none.
 	Curves []Curve `json:"-"`
 	// Training is filled in by Ends.
 	Training []Ending `json:"training"`

@@ -39,14 +39,14 @@ type Comparison struct {
 	score            bool
 }
 
-// Finding is one more thing that the numbers say.
+// Finding is a further observation about the numbers.
 type Finding struct {
-	// Warning marks what speaks against trusting or continuing the run.
+	// Warning marks a finding that is a reason not to trust or continue the run.
 	Warning bool   `json:"warning"`
 	Text    string `json:"text"`
 }
 
-// Verdict says whether it worked.
+// Verdict says whether the alignment worked.
 type Verdict struct {
 	Headline    string       `json:"headline"`
 	Comparisons []Comparison `json:"comparisons,omitempty"`
@@ -136,8 +136,8 @@ func leading() []string {
 	return []string{"sampled exact", "sampled graded", "greedy exact", "greedy graded", "mean distance"}
 }
 
-// lead is the first judged comparison with the row, in the order of leading. One in which both are 0 comes last: answers in
-// free text are never exact, and that both have none says nothing of them.
+// lead returns the first judged comparison with the row, in the order of leading. One in which both values are 0 comes last:
+// answers in free text are never exact, so two zeros say nothing about them.
 func lead(all []Comparison, against string) (first Comparison, found bool) {
 	for _, name := range leading() {
 		for _, c := range all {

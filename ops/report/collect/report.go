@@ -1,5 +1,5 @@
-// Package collect reads what the streams and checkpoints of runs say into the plain data that package report shows. It needs
-// no tensors.
+// Package collect reads the streams and checkpoints of runs, and makes the plain data that package report shows. It needs no
+// tensors.
 package collect
 
 import (
@@ -21,7 +21,7 @@ import (
 	"github.com/ldalign/ldalign/trainer/objective"
 )
 
-// Report collects the report of some runs.
+// Report collects the data of a report on some runs.
 func Report(ctx context.Context, s *runs.Session, specs []schemas.Spec, title string) (report.Input, error) {
 	in := report.Input{Title: title}
 	c := collector{Session: s, in: &in, rows: map[string]int{}}
@@ -89,7 +89,7 @@ func label(spec schemas.Spec, iteration uint32) string {
 	return fmt.Sprintf("%s %d", method(spec), iteration-1)
 }
 
-// curves are the records in the run's policies and guide.
+// curves reads the step records in the run's policies and guide.
 func (c *collector) curves(ctx context.Context, spec schemas.Spec, manifests []checkpoints.Manifest) error {
 	policy := report.Curve{Method: method(spec), Run: spec.Run, Seed: spec.Seed, Objective: spec.Objective.Kind}
 	guide := report.Curve{Method: "Guide", Run: spec.Run, Seed: spec.Seed, Objective: "guide"}
@@ -124,7 +124,7 @@ func (c *collector) curves(ctx context.Context, spec schemas.Spec, manifests []c
 	return nil
 }
 
-// distances are the scored pairs of each iteration with the weights that the trainer made of them.
+// distances reads the scored pairs of each iteration, with the weights that the trainer computed for them.
 func (c *collector) distances(ctx context.Context, spec schemas.Spec) error {
 	byIteration := make([][]*events.Scored, spec.Iterations)
 	seen := map[string]bool{}
