@@ -93,7 +93,8 @@ func (t *Task) state(now time.Time) state {
 }
 
 // rate is an exponentially weighted mean of items per second, corrected for its empty start: it begins as the plain mean, and
-// then gives less weight to older items. It is measured when items arrive, so work that takes a minute per item has a steady rate.
+// then gives less weight to older items. It is measured when items arrive, so work that takes a minute per item has a steady
+// rate.
 type rate struct {
 	last   time.Time // when count last changed
 	count  int64
