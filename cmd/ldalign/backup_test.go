@@ -12,8 +12,8 @@ import (
 	"github.com/ldalign/ldalign/streams/ledger"
 )
 
-// A run that was killed, backed up and restored elsewhere goes on there, ends with the same weights and audits equal; then
-// its parts are deleted.
+// A run that was killed, backed up and restored elsewhere continues there, ends with the same weights and the same audit. Then the
+// test deletes its parts.
 func TestBackupRestoreDelete(t *testing.T) {
 	want := undisturbed(t)
 	dir, elsewhere, to := t.TempDir(), t.TempDir(), t.TempDir()
@@ -88,7 +88,7 @@ func TestBackupRestoreDelete(t *testing.T) {
 	sameAs(t, want, elsewhere)
 }
 
-// The command that puts a backup back can be pasted, whatever its folder is called.
+// The restore command that backup prints can be pasted into a shell, whatever the folder's name.
 func TestBackupSaysHowItIsRestored(t *testing.T) {
 	dir, _ := finished(t)
 	folder := filepath.Join(t.TempDir(), "Anna's backup ü")
@@ -159,7 +159,7 @@ func TestRestoreAs(t *testing.T) {
 	ld(elsewhere, "restore "+folder+" --as third").want(t, exitFailed, "is not what was backed up")
 }
 
-// A server, or a store, that came back empty is no reason to begin anew.
+// If the server or the store comes back empty, the run is not started from the beginning.
 func TestHalfOfARunIsRefused(t *testing.T) {
 	shared, _ := finished(t)
 	for half, says := range map[string]string{

@@ -136,8 +136,8 @@ func (o own) up(t *testing.T) output {
 
 func (o own) folder() string { return filepath.Join(o.dir, "data") }
 
-// What is wrong is named; nothing of the run exists then, so that the spec may be mended under the same name, and when the
-// cause is gone the same command runs to the end.
+// A wrong model, data file or spec gives an error that names it. Nothing of the run exists then: once the cause is fixed, the same
+// command under the same run name completes.
 func TestBadInput(t *testing.T) {
 	good := newOwn(t)
 	for _, c := range []struct {
@@ -338,7 +338,7 @@ func TestChangedSpecIsRefused(t *testing.T) {
 	o.up(t).want(t, 0)
 }
 
-// One process works in a folder; others look on.
+// While one process works in a folder, other processes can read it.
 func TestWhileARunIsOn(t *testing.T) {
 	dir := t.TempDir()
 	p := start(t, command("up", tiny, "--dir", dir, "--set", "training.epochs=100000"))
@@ -371,7 +371,7 @@ func TestWhileARunIsOn(t *testing.T) {
 	}
 }
 
-// Where a run's checkpoints are not in the store that is looked into, status says so.
+// status says if a run's checkpoints are not in the store that it reads.
 func TestStatusWithAnotherStore(t *testing.T) {
 	dir := finishedCopy(t)
 	if err := os.RemoveAll(filepath.Join(dir, "runs", "tiny-ld", "checkpoints")); err != nil {
@@ -386,7 +386,7 @@ func TestStatusWithAnotherStore(t *testing.T) {
 	}
 }
 
-// A dry run tells what the start of the run would.
+// A dry run reports the same errors as a start of the run.
 func TestDryRunLooksAtTheModel(t *testing.T) {
 	o := newOwn(t)
 	ldalign(t, "up", o.spec, "--dry-run").want(t, 0, "1 iteration of 3 pairs and 1 optimizer step each", "llama, 2 layers of width 32")
@@ -560,7 +560,8 @@ func TestPlacesThatRefuse(t *testing.T) {
 	o.up(t).want(t, 0)
 }
 
-// Files may not grow past a limit, as on a full disk. The command says so, and goes on from there when there is room.
+// With a limit on the size of files, as on a full disk, the command ends with an error that says so. Once there is room, the same
+// command continues.
 func TestNoRoom(t *testing.T) {
 	o := newOwn(t)
 	c := command("up", o.spec, "--dir", o.folder())
@@ -575,7 +576,7 @@ func TestNoRoom(t *testing.T) {
 	ldalign(t, "audit", "own", "--dir", o.folder()).want(t, 0, "3 scored, 0 dead, 0 in flight, 0 duplicates")
 }
 
-// Iterations of one run ask the same prompts: records that were edited after it began are refused.
+// All iterations of a run have the same prompts: if the records were edited after the run began, up returns an error.
 func TestEditedDataIsRefused(t *testing.T) {
 	o := newOwn(t)
 	args := []string{"up", o.spec, "--dir", o.folder(), "--set", "training.epochs=100000"}
@@ -605,8 +606,8 @@ func TestPortInUse(t *testing.T) {
 	ldalign(t, args...).want(t, 0)
 }
 
-// What each worker does can be seen while a run is on; a paused run rests, over a restart, and its end is that of one that
-// never did.
+// status shows what each worker of a running run does. A paused run stays paused over a restart, and after resuming it ends with
+// the weights of a run that was never paused.
 func TestPausedAndWatched(t *testing.T) {
 	dir, quiet := t.TempDir(), t.TempDir()
 	up := func(in string) []string { // epochs enough to be paused in
@@ -665,7 +666,8 @@ func TestPausedAndWatched(t *testing.T) {
 	ld("resume tiny-sft").want(t, exitFailed, "not paused")
 }
 
-// A trainer to which nobody brings pairs ends with what it was waiting for; the run goes on when somebody does.
+// A trainer that receives no pairs ends with an error that says what it was waiting for. The run continues once it has stages that
+// make pairs.
 func TestStalledRun(t *testing.T) {
 	o := newOwn(t)
 	edit(t, o.spec, "compute: {threads: 1}", "compute: {threads: 1}\nstreams: {stall_after: 2s}")

@@ -46,7 +46,7 @@ func TestMain(m *testing.M) {
 	os.Exit(testAll(m))
 }
 
-// testAll runs the tests without settings of the developer's, and with the folder that finished fills.
+// testAll runs the tests without the developer's environment settings, and with a folder that finished fills.
 func testAll(m *testing.M) int {
 	for _, v := range os.Environ() {
 		name, _, _ := strings.Cut(v, "=")
@@ -79,7 +79,7 @@ func limitFiles() {
 	}
 }
 
-// limit bounds every wait of these tests: reaching it is a failure, not a measurement.
+// limit is the greatest time for which these tests wait. Reaching it is a failure.
 const limit = 3 * time.Minute
 
 // process is a running ldalign.
@@ -295,7 +295,7 @@ func manifests(dir string) int {
 	return len(found)
 }
 
-// outcome is everything that must not depend on who died when.
+// outcome is the part of a run's result that must not depend on which process died when.
 type outcome struct {
 	// Checkpoints are the digests of policies and guides: of weights, metrics and records, by run, kind and iteration.
 	Checkpoints map[string]string

@@ -40,8 +40,8 @@ func children(t *testing.T, pid int) []int {
 	return out
 }
 
-// TestTrainerRanks: a run whose steps two processes share is killed a rank, is interrupted, and goes on each time by the same
-// command. It ends with the weights of one that was left alone.
+// TestTrainerRanks: two trainer processes share the steps of a run. After one of them is killed, and after an interrupt, the same
+// command continues. The run ends with the weights of an undisturbed one.
 func TestTrainerRanks(t *testing.T) {
 	quiet, dir := t.TempDir(), t.TempDir()
 	p := start(t, command("up", ranksSpec, "--dir", quiet))
@@ -82,8 +82,8 @@ func TestTrainerRanks(t *testing.T) {
 	}
 }
 
-// TestRankThatIsStopped: rank 0 gives up a process that gives no sign of life, says so, and the run goes on to the weights
-// of one that was left alone.
+// TestRankThatIsStopped: rank 0 kills a process that gives no sign of life, and says so. The run then continues, and ends with the
+// weights of an undisturbed one.
 func TestRankThatIsStopped(t *testing.T) {
 	quiet, dir := t.TempDir(), t.TempDir()
 	t.Setenv(programVar, "1") // what this process starts is ldalign
