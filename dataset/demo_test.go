@@ -22,8 +22,8 @@ func load(t *testing.T, source string) dataset.Set {
 	return set
 }
 
-// TestDemoIsStable holds the built-in data: figures of earlier runs and the demo's tokenizer rest on it. Whoever
-// changes it on purpose runs `go generate ./dataset` for a tokenizer that fits.
+// TestDemoIsStable checks that the built-in data does not change, because numbers of earlier runs and the demo's tokenizer
+// depend on it. After an intended change run `go generate ./dataset` to make a tokenizer that fits.
 func TestDemoIsStable(t *testing.T) {
 	digests := map[string]string{
 		"builtin:demo/base":    "5000 b574d1f1d0d0e11515ff38c59f0effad6f5e3cdfeb1fc9718723ac646dca343c",
@@ -54,7 +54,7 @@ func TestDemoPromptsAreDistinct(t *testing.T) {
 	}
 }
 
-// solver answers one phrasing from its prompt alone. It shares nothing with the code under test.
+// solver answers one phrasing from its prompt. It shares no code with the code under test.
 type solver struct {
 	family string
 	prompt *regexp.Regexp

@@ -2,7 +2,7 @@ package dataset
 
 import "io"
 
-// Read takes records from JSONL as Load does; source stands for the file.
+// Read takes records from JSONL as Load does. source is the file's name in reports and errors.
 func Read(source string, r io.Reader, o Options) (Set, error) {
 	c := newCollector(source, o)
 	c.source(source)

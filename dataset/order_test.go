@@ -35,7 +35,7 @@ func TestOrderIsAPermutation(t *testing.T) {
 	})
 }
 
-// TestOrderIsStable: a run that was started by an older build must find the order it began with.
+// TestOrderIsStable: a run that an older build started must keep its order.
 func TestOrderIsStable(t *testing.T) {
 	records := func(seed uint64, iteration uint32) string {
 		var out []int

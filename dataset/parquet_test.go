@@ -158,7 +158,7 @@ func TestFiles(t *testing.T) {
 	}
 }
 
-// TestDamagedParquet cuts a file off at every place and spoils every byte of it: each is read or refused, and nothing
+// TestDamagedParquet truncates a file at every byte and changes every byte of it. Each result is read or refused, and nothing
 // panics.
 func TestDamagedParquet(t *testing.T) {
 	data, err := os.ReadFile("testdata/spin.parquet")

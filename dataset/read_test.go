@@ -201,7 +201,7 @@ func TestOptions(t *testing.T) {
 	}
 }
 
-// TestDigestCoversGivenNumbers: what the data says of a pair decides the training as the texts do.
+// TestDigestCoversGivenNumbers: the digest covers the distances and log-probs in the data, because training depends on them.
 func TestDigestCoversGivenNumbers(t *testing.T) {
 	digests := map[string]string{}
 	for _, more := range []string{
@@ -220,7 +220,7 @@ func TestDigestCoversGivenNumbers(t *testing.T) {
 	}
 }
 
-// TestSubset: which records are taken depends on seed and ids alone, not on their order or on what else is there.
+// TestSubset: the choice of a record depends on seed and ids only, not on the order of records or on the other records.
 func TestSubset(t *testing.T) {
 	all := load(t, "builtin:demo/align")
 	take := func(records []dataset.Record, seed uint64, n int) map[string]bool {

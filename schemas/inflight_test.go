@@ -6,8 +6,8 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
-// TestAhead: what may be ahead of the trainer is bounded where that does not wait for a whole iteration, and never to less
-// than it needs to go on.
+// TestAhead: the prompts ahead of the trainer are bounded unless the trainer waits for a whole iteration, and the bound is
+// never less than the trainer needs to continue.
 func TestAhead(t *testing.T) {
 	spec := func(change func(*schemas.Spec)) schemas.Spec {
 		s := schemas.Default()

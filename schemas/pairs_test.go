@@ -56,7 +56,7 @@ func TestWherePairsComeFrom(t *testing.T) {
 	}
 }
 
-// TestNewKeysLeaveOldDigestsAlone: a spec from before a key has the digest that it had.
+// TestNewKeysLeaveOldDigestsAlone: a new key does not change the digest of a spec that does not set it.
 func TestNewKeysLeaveOldDigestsAlone(t *testing.T) {
 	s := schemas.Resolve(schemas.Default(), 1)
 	digest := s.Digest()

@@ -8,7 +8,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
-// Paths of a spec are relative to its file; what only looks like one stays.
+// Paths of a spec are relative to its file. Values that only look like a path do not change.
 func TestLoadRuns(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "run.yaml")

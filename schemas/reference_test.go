@@ -54,7 +54,7 @@ func reference(t *testing.T) string {
 	b.Write(head)
 	fields := schemas.Fields()
 	section := func(f schemas.Field) string { return f.Key[:max(0, strings.LastIndexByte(f.Key, '.'))] }
-	place := map[string]int{} // of a section: where its first field stands, so that a section within one comes behind it
+	place := map[string]int{} // the index of a section's first field, so that a nested section follows the outer one
 	for i, f := range fields {
 		if _, ok := place[section(f)]; !ok {
 			place[section(f)] = i
@@ -144,19 +144,19 @@ func commentsOf(t *testing.T, file string) map[string]string {
 	return docs
 }
 
-// plainWords begin a description that does not begin with a value.
+// plainWords are the first words of descriptions that do not begin with a value.
 var plainWords = []string{
 	"K,", "a", "added", "an", "empty", "how", "one", "pairs", "sequences", "the", "what", "when", "where", "which",
 }
 
-// prose puts a comment on one line. "Name is …" loses its beginning; else key takes the place of the Go name.
+// prose puts a comment on one line. It drops a leading "Name is"; otherwise it replaces the Go name by key.
 func prose(comment, name, key string) string {
 	text := strings.Join(strings.Fields(comment), " ")
 	if rest, ok := strings.CutPrefix(text, name+" is "); ok {
 		if first, _, _ := strings.Cut(rest, " "); slices.Contains(plainWords, first) {
 			return strings.ToUpper(rest[:1]) + rest[1:]
 		}
-		return rest // a value, which is written as it stands
+		return rest // it begins with a value, whose case must not change
 	}
 	if rest, ok := strings.CutPrefix(text, name+" "); ok {
 		return key + " " + rest

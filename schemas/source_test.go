@@ -54,7 +54,7 @@ func TestSource(t *testing.T) {
 	}
 }
 
-// TestSourceIsRead: the section is digested, and reads back from the YAML that is stored with the run.
+// TestSourceIsRead: the section is part of the digest, and reads back from the YAML that is stored with the run.
 func TestSourceIsRead(t *testing.T) {
 	spec := replayed()
 	text, err := spec.YAML()
@@ -103,7 +103,7 @@ func TestReadsFrom(t *testing.T) {
 	}
 }
 
-// TestLatestSource: every key of the spec has its place, and those that are easily mistaken have the right one.
+// TestLatestSource: every key of the spec has an entry, and the keys that are easily mistaken have the right one.
 func TestLatestSource(t *testing.T) {
 	for _, f := range Fields() {
 		if _, ok := reach()[strings.Split(f.Key, ".")[0]]; !ok {

@@ -78,7 +78,8 @@ evaluation:
 	}
 }
 
-// TestLoRASection: left out it is no section, empty it has its defaults, and its targets are names or a pattern.
+// TestLoRASection: without the section there is no adapter, an empty section has the defaults, and targets are names or a
+// pattern.
 func TestLoRASection(t *testing.T) {
 	if parse(t, minimal+"training:\n  batch: 4\n").Training.LoRA != nil {
 		t.Error("a spec without the section has one")
@@ -217,7 +218,7 @@ func TestResolve(t *testing.T) {
 	}
 }
 
-// TestDigestIsStable: runs that were started by an older build must find their digest again.
+// TestDigestIsStable: runs that an older build started must keep their digests.
 func TestDigestIsStable(t *testing.T) {
 	const want = "08afeaf8c15ef8753136d82843d4f19cc30d057375d38840602cd99a05e14395"
 	if got := schemas.Resolve(parse(t, minimal), 2).Digest(); got != want {

@@ -17,8 +17,8 @@ import (
 	"github.com/ldalign/ldalign/trainer"
 )
 
-// TestMix: each iteration trains its own pairs and those of the iteration before, once an epoch, with weights over both and
-// the policy that it starts from as the reference of both. One that was stopped ends with the same bits.
+// TestMix: each iteration trains its own pairs and those of the previous iteration, once per epoch. It weights both together
+// and uses the policy that it starts from as the reference of both. An interrupted iteration ends with the same bits.
 func TestMix(t *testing.T) {
 	w := newWorld(t)
 	mixed := func(s *schemas.Spec) { s.Objective.Mix, s.Training.Epochs = "previous", 2 }
@@ -82,8 +82,8 @@ func TestMixWithAnAdapter(t *testing.T) {
 	}
 }
 
-// TestInitialReference: iteration 1 compares with the run's first policy, from which it is away as it starts, and every pair
-// says so.
+// TestInitialReference: iteration 1 compares with the run's first policy, so its margins do not start at zero, and every pair
+// names that policy as its reference.
 func TestInitialReference(t *testing.T) {
 	w := newWorld(t)
 	initial := func(s *schemas.Spec) {
