@@ -538,7 +538,7 @@ func TestDamagedBlobsAreFound(t *testing.T) {
 					}
 					for _, want := range []string{
 						"model.safetensors", "runs/run/blobs/" + file.SHA256, "100000 bytes",
-						"put a copy", "checkpoint before",
+						"replace it with a copy", "checkpoint before",
 					} {
 						if !strings.Contains(err.Error(), want) {
 							t.Errorf("%s: the error does not say %q: %v", call, want, err)

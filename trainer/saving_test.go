@@ -144,7 +144,7 @@ func TestDamagedPolicyIsRefused(t *testing.T) {
 	if !errors.Is(err, checkpoints.ErrCorrupt) {
 		t.Fatalf("got %v, want ErrCorrupt", err)
 	}
-	for _, says := range []string{checkpoints.WeightsFile, w.file(policy, checkpoints.WeightsFile).SHA256, "put a copy of the file"} {
+	for _, says := range []string{checkpoints.WeightsFile, w.file(policy, checkpoints.WeightsFile).SHA256, "replace it with a copy of the file"} {
 		if !strings.Contains(err.Error(), says) {
 			t.Errorf("%v does not say %q", err, says)
 		}
