@@ -63,7 +63,7 @@ func TestTrainerRanks(t *testing.T) {
 		t.Fatal(err)
 	}
 	output{p.wait(t), p.stdout.String(), p.stderr.String()}.want(t, exitFailed,
-		"trainer process 1 (pid "+strconv.Itoa(ranks[0])+") has ended: signal: killed", "by the same command")
+		"trainer process 1 (pid "+strconv.Itoa(ranks[0])+") has ended: signal: killed", "run the same command again")
 
 	p = start(t, command("up", ranksSpec, "--dir", dir))
 	due := manifests(dir) + 2
@@ -114,7 +114,7 @@ func TestRankThatIsStopped(t *testing.T) {
 	case err := <-ended:
 		said := "trainer process 1 (pid " + strconv.Itoa(ranks[0]) + ") gave no sign of life for 3s and was killed"
 		if !errors.Is(err, tensor.ErrGroup) || !strings.Contains(err.Error(), said) ||
-			!strings.Contains(err.Error(), "by the same command") {
+			!strings.Contains(err.Error(), "run the same command again") {
 			t.Fatalf("got %v, want ErrGroup, %q, and what to do", err, said)
 		}
 	case <-late:

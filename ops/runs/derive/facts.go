@@ -6,7 +6,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 )
 
-// Newest, in place of an iteration, means the parent's newest policy.
+// Newest stands for an iteration and means the parent's newest policy.
 const Newest = -1
 
 // Needs says which facts a plan needs.
