@@ -82,7 +82,7 @@ func TestOtherPairsAreRefused(t *testing.T) {
 	}
 	w.publishPrompts("others", 5, 0, 1, 2, 3)
 	err := w.trainer(handMade("others"), silent).Run(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "trained on 6 pairs, but the log gives 4") {
+	if err == nil || !strings.Contains(err.Error(), "the 6 pairs that checkpoint runs/others/checkpoints/00000002.json was trained on are not those in the log, which has 4") {
 		t.Errorf("got %v, want an error that tells of lost pairs", err)
 	}
 }

@@ -148,7 +148,7 @@ func TestPairsOfOtherWeightsAreRefused(t *testing.T) {
 	})
 	w.publish(schemas.Control, &events.Control{Schema: events.Version, Run: "mixed", Kind: "closed", Total: 1})
 	err := w.trainer(spec, silent).Run(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "made by checkpoint abababababab") {
+	if err == nil || !strings.Contains(err.Error(), "was sampled by checkpoint abababababab") {
 		t.Errorf("got %v, want an error that names the other checkpoint", err)
 	}
 }
