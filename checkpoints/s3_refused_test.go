@@ -45,7 +45,7 @@ func TestOpenS3SaysWhatIsWrong(t *testing.T) {
 
 func TestNotificationsNeedABucket(t *testing.T) {
 	err := checkpoints.EnableNotifications(t.Context(), openDir(t), "arn:minio:sqs::LDALIGN:nats")
-	if err == nil || !strings.Contains(err.Error(), "no S3 bucket") {
+	if err == nil || !strings.Contains(err.Error(), "not an S3 bucket") {
 		t.Errorf("got %v", err)
 	}
 }
