@@ -2,6 +2,9 @@ package architecture
 
 import "github.com/ldalign/ldalign/models/safetensors"
 
+// Prefill is how many tokens of a prompt the decoder computes in one step unless told otherwise.
+const Prefill = 256
+
 // CacheSize is the size of a cache of keys and values.
 type CacheSize struct {
 	Slots  int // the most rows at the same time

@@ -12,14 +12,14 @@ import (
 type Options struct {
 	Slots   int // rows that decode together, at least 1
 	Length  int // tokens of a prompt and its response; 0 means the model's limit
-	Prefill int // most prompt tokens in one step; 0 means 256
+	Prefill int // most prompt tokens in one step; 0 means architecture.Prefill
 	Queue   int // most submitted requests that wait for a slot; 0 means 1024
 }
 
 // withDefaults replaces zeros by the defaults for a model, and checks the result.
 func (o Options) withDefaults(cfg architecture.Config) (Options, error) {
 	if o.Prefill == 0 {
-		o.Prefill = 256
+		o.Prefill = architecture.Prefill
 	}
 	if o.Length == 0 {
 		o.Length = cfg.MaxLength()
@@ -45,7 +45,7 @@ func (o Options) cache() architecture.CacheSize {
 // CacheBytes returns the bytes that the cache of a model takes with these options.
 func (o Options) CacheBytes(m *models.Model) int64 {
 	if o.Prefill == 0 {
-		o.Prefill = 256
+		o.Prefill = architecture.Prefill
 	}
 	if o.Length == 0 {
 		o.Length = m.Config().MaxLength()

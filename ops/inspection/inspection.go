@@ -207,9 +207,6 @@ func (in *Model) rewardModel(dir string) (vocabulary int) {
 	return cfg.Vocab
 }
 
-// decodeBurst is the number of prompt tokens in a step of decoding.
-const decodeBurst = 256
-
 // adapter reads adapter_config.json and the header of adapter_model.safetensors.
 func (in *Model) adapter(dir string, cfg architecture.Config) {
 	if dir == "" {
@@ -248,7 +245,7 @@ func (in *Model) languageModel(cfg architecture.Config, files *safetensors.Model
 	}
 	m := &Memory{Length: min(length, in.Context), LoRARank: rank}
 	cache := func(slots int) int64 {
-		size := architecture.CacheSize{Slots: slots, Length: m.Length, Burst: min(decodeBurst, m.Length)}
+		size := architecture.CacheSize{Slots: slots, Length: m.Length, Burst: min(architecture.Prefill, m.Length)}
 		return packed + cfg.CacheBytes(safetensors.F32, size) + int64(slots)*int64(cfg.Vocab)*4
 	}
 	for _, slots := range []int{1, 8, 32} {

@@ -177,9 +177,6 @@ func (p *Planner) stored(ctx context.Context, s schemas.Spec, ref schemas.Policy
 	return m, err
 }
 
-// decodeBurst is the number of prompt tokens in a step of decoding.
-const decodeBurst = 256
-
 // sizes returns the sizes of the model as a run uses it. Like the trainer, it returns an error if the run's greatest lengths
 // exceed the model's positions.
 func (m model) sizes(s schemas.Spec) (Model, error) {
@@ -189,7 +186,7 @@ func (m model) sizes(s schemas.Spec) (Model, error) {
 	}
 	length := min(m.config.MaxLength(), s.Data.MaxPromptTokens+s.Generation.MaxNewTokens)
 	out.Cache = m.config.CacheBytes(safetensors.F32, architecture.CacheSize{
-		Slots: s.Generation.Slots, Length: length, Burst: min(decodeBurst, length),
+		Slots: s.Generation.Slots, Length: length, Burst: min(architecture.Prefill, length),
 	})
 	l, ok := fit.LoRA(s.Training)
 	if !ok {
