@@ -18,8 +18,6 @@ type Machine struct {
 	Device string `json:"device"`
 	// Threads is the number of threads of one operation.
 	Threads int `json:"threads"`
-	// Ranks is the number of processes that trained together; 0 if the note does not tell.
-	Ranks int `json:"ranks,omitempty"`
 	// Libtorch is the version of libtorch.
 	Libtorch string `json:"libtorch"`
 }
@@ -31,7 +29,6 @@ func (m Machine) Differences(here Machine) []string {
 		{"processor", m.CPU, here.CPU},
 		{"device", m.Device, here.Device},
 		{"threads", fmt.Sprint(m.Threads), fmt.Sprint(here.Threads)},
-		{"ranks", fmt.Sprint(max(m.Ranks, 1)), fmt.Sprint(max(here.Ranks, 1))},
 		{"libtorch", m.Libtorch, here.Libtorch},
 	} {
 		if d.was != d.is {

@@ -22,7 +22,6 @@ func Default() Spec {
 		Optimizer:  defaultOptimizer("rmsprop", 5e-7),
 		Training: TrainingSpec{
 			Schedule: "exact", Epochs: 1, Batch: 64, MicroTokens: 512, Precision: "float32", CheckpointEvery: 50, KeepStates: 2,
-			Ranks: 1,
 		},
 		Evaluation: EvaluationSpec{Scorer: "graded", Samples: 2},
 		Compute:    ComputeSpec{Device: "cpu"},

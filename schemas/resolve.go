@@ -42,8 +42,8 @@ func Resolve(spec Spec, threads int) Spec {
 }
 
 // Digest is the sha256, in hexadecimal, of everything in a resolved spec that can change a result. The run's name,
-// retention, streams, servers, compute.threads, training.gradient_checkpointing, checkpoint_every, keep_states and ranks are
-// left out. Models and data files count by their paths as written; the run's first manifest has the digests of the contents.
+// retention, streams, servers, compute.threads, training.gradient_checkpointing, checkpoint_every and keep_states are left
+// out. Models and data files count by their paths as written; the run's first manifest has the digests of the contents.
 func (s Spec) Digest() string {
 	var lines []string
 	walk(reflect.ValueOf(s), func(key string, v reflect.Value, tag reflect.StructTag, digested bool) {

@@ -260,13 +260,8 @@ type TrainingSpec struct {
 	CheckpointEvery int `yaml:"checkpoint_every" digest:"-"`
 	// KeepStates is how many of an iteration's newest state checkpoints are kept. If one is damaged, the run resumes from
 	// the one before it. Left out of the digest.
-	KeepStates int `yaml:"keep_states" digest:"-"`
-	// Ranks is the number of processes on the trainer's machine that compute each step of the policy together. Each has a
-	// part of the batch, compute.threads threads, and a copy of the weights and gradients; the optimizer's state is divided
-	// among them. On GPUs each process has its own: compute.device and those that follow it. Like compute.threads, the
-	// number can change the last bit of a result. Left out of the digest.
-	Ranks int       `yaml:"ranks" digest:"-"`
-	LoRA  *LoRASpec `yaml:"lora,omitempty"`
+	KeepStates int       `yaml:"keep_states" digest:"-"`
+	LoRA       *LoRASpec `yaml:"lora,omitempty"`
 }
 
 // LoRASpec is the low-rank adapter that each iteration trains afresh instead of all weights. The trainer merges the adapter

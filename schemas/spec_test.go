@@ -242,7 +242,6 @@ func TestDigestHoldsWhatChangesAResult(t *testing.T) {
 		{"training.gradient_checkpointing=true", false},
 		{"training.micro_tokens=7", true},
 		{"training.precision=bfloat16", true},
-		{"training.ranks=2", false},
 		{"compute.threads=1", false},
 		{"seed=2", true},
 		{"objective.beta=0.2", true},
@@ -298,7 +297,7 @@ func TestSetErrors(t *testing.T) {
 		{"training.batch=", "--set: training.batch: found no value after =, expected one such as 64"},
 		{"optimizer.lr=[1]", "--set: optimizer.lr: found a list, expected a number such as 5e-7"},
 		{"training=5", "--set: training: found 5, expected keys: schedule, epochs, batch, micro_batch, micro_tokens, " +
-			"gradient_checkpointing, precision, checkpoint_every, keep_states, ranks, lora"},
+			"gradient_checkpointing, precision, checkpoint_every, keep_states, lora"},
 		{"training.batch={", "--set: training.batch: invalid YAML: could not find flow mapping end token '}'"},
 		{"=5", "--set: unknown key; expected one of " +
 			"run, seed, iterations, model, data, objective, guide, generation, optimizer, training, evaluation, compute, " +

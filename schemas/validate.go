@@ -282,10 +282,6 @@ func (c *checker) training(t *TrainingSpec) {
 		"%d is more than training.batch, which is %d", t.MicroBatch, t.Batch)
 	c.atLeast("training.checkpoint_every", t.CheckpointEvery, 0)
 	c.atLeast("training.keep_states", t.KeepStates, 1)
-	c.atLeast("training.ranks", t.Ranks, 1)
-	c.must(t.Ranks <= 1 || t.Ranks <= t.Batch, "training.ranks",
-		"%d processes cannot share a training.batch of %d", t.Ranks, t.Batch)
-	c.must(t.Ranks <= 1 || t.Schedule == "exact", "training.ranks", "must be 1 with training.schedule: %s", t.Schedule)
 	if t.LoRA != nil {
 		c.lora(t.LoRA)
 	}

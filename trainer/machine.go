@@ -17,8 +17,7 @@ func (t *Trainer) machine() *checkpoints.Machine {
 		version = "unknown"
 	}
 	return &checkpoints.Machine{
-		CPU: processor(), Device: t.Spec.Compute.Device, Threads: t.Spec.Compute.Threads,
-		Ranks: t.Spec.Training.Ranks, Libtorch: version,
+		CPU: processor(), Device: t.Spec.Compute.Device, Threads: t.Spec.Compute.Threads, Libtorch: version,
 	}
 }
 

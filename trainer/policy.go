@@ -3,7 +3,6 @@ package trainer
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"math"
 
@@ -11,10 +10,8 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
-	"github.com/ldalign/ldalign/trainer/fit"
 	"github.com/ldalign/ldalign/trainer/intake"
 	"github.com/ldalign/ldalign/trainer/loop"
-	"github.com/ldalign/ldalign/trainer/ranks"
 	"github.com/ldalign/ldalign/trainer/schedule"
 )
 
@@ -75,55 +72,12 @@ func (t *Trainer) iterate(ctx context.Context, i uint32) (err error) {
 		Arrivals: in.Arrivals(), Planned: in.Planned(),
 	}
 	c.Observer = t.observer(t.Spec.Objective.Kind, c.Plan)
-	if t.Spec.Training.Ranks > 1 {
-		var end func(error) error
-		if c.Shared, end, err = t.share(ctx); err != nil {
-			return err
-		}
-		defer func() { err = end(err) }()
-	}
 	p, err := t.run(ctx, c, t.states(t.policyFile(), c.Params, t.loadTrained, in.Read))
 	defer func() { err = closePhase(ctx, p, err) }()
 	if err != nil {
 		return err
 	}
 	return t.publishPolicy(ctx, i+1, in.Metrics(), p)
-}
-
-// share starts the processes that compute a phase together with this one (training.ranks). end must be called with the
-// phase's error when the phase is over. It ends the processes and returns the error; if the group broke, it adds how the
-// others ended and what to do.
-func (t *Trainer) share(ctx context.Context) (_ *loop.Shared, end func(error) error, err error) {
-	group, wait, err := t.Ranks(ctx, t.Spec.Training.Ranks)
-	if err != nil {
-		return nil, nil, fmt.Errorf("trainer: training.ranks: %w", err)
-	}
-	shared := &loop.Shared{Group: ranks.New(t.Engine, group), Model: t.model}
-	if l, ok := fit.LoRA(t.Spec.Training); ok {
-		shared.LoRA = &l
-	}
-	return shared, func(failed error) error {
-		inStep := failed == nil || errors.Is(failed, ErrInterrupted)
-		if inStep {
-			inStep = shared.Group.Broadcast(context.WithoutCancel(ctx), loop.Command{}) == nil
-		}
-		if !inStep {
-			group.Close() // the others may be waiting for data: the closed connection ends their wait
-		}
-		ended := wait()
-		group.Close() // only now, because closing could lose a command that the others have not read
-		if ended != nil && inStep {
-			t.Log.Warn().Err(ended).Str("run", t.Spec.Run).Msg("another trainer process (training.ranks) failed")
-		}
-		if !errors.Is(failed, tensor.ErrGroup) {
-			return failed
-		}
-		if ended == nil {
-			ended = errors.New("a trainer process was too late")
-		}
-		return fmt.Errorf("%w\ntrainer: %w; run the same command again to resume from the last state (with training.ranks: 1 "+
-			"a single process trains)", failed, ended)
-	}, nil
 }
 
 // readFile reads files of the run's checkpoints.

@@ -40,9 +40,6 @@ type Config struct {
 	// Metrics is the folder for metrics.jsonl and TensorBoard's files; empty for none.
 	Metrics string
 	Meter   Meter
-	// Ranks starts n-1 processes that call loop.Follow, and returns the group of all n, in which this process is rank 0. end
-	// waits for the others; its error says which of them failed, and how. Ranks is called only with training.ranks above 1.
-	Ranks func(ctx context.Context, n int) (group *tensor.Group, end func() error, err error)
 	// Hold, if not nil, is called between two steps and blocks while the run is paused. It must return when its context
 	// ends.
 	Hold func(ctx context.Context)

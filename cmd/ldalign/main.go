@@ -16,7 +16,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
-	"time"
 
 	"github.com/alecthomas/kong"
 
@@ -56,7 +55,6 @@ type cli struct {
 	Data        dataCommand        `cmd:"" help:"Show what a file of prompts or pairs contains."`
 	Worker      workerCommand      `cmd:"" help:"Run one stage as a process of its own against real servers."`
 	Trainer     trainerCommand     `cmd:"" help:"Run the trainer as a process of its own against real servers."`
-	TrainerRank rankCommand        `cmd:"" name:"trainer-rank" hidden:"" help:"One of several trainer processes; the trainer starts it."`
 	Replay      replayCommand      `cmd:"" help:"Repeat part of a run with other settings, from the messages in its log."`
 	Sweep       sweepCommand       `cmd:"" help:"Replay a run with every combination of some settings, and compare the results."`
 	Compare     compareCommand     `cmd:"" help:"Set runs side by side: differing settings, held-out values, curves."`
@@ -300,9 +298,7 @@ type env struct {
 	// listen is the embedded server's address; empty for a random port that only verbs on the same folder can use.
 	listen string
 	// cache is the size limit of the folder of downloaded checkpoints; empty for no limit.
-	cache string
-	// patience is how long a trainer process may be silent before it counts as dead; 0 for play.Patience.
-	patience       time.Duration
+	cache          string
 	json, verbose  bool
 	stdout, stderr io.Writer
 	interrupts     *interrupts

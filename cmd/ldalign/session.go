@@ -113,5 +113,5 @@ func (e *env) logger(file io.Writer) zerolog.Logger {
 
 // player returns a player of runs in a session, which shows their progress on a screen.
 func (e *env) player(s *runs.Session, engine *tensor.Engine, screen *telemetry.Screen) *play.Player {
-	return &play.Player{Session: s, Pipeline: e.pipeline, Engine: engine, Observer: screen, Patience: e.patience}
+	return &play.Player{Session: s, Pipeline: e.pipeline, Engine: engine, Observer: screen}
 }

@@ -11,14 +11,6 @@ const CPU Device = 0
 // CUDA is the n-th GPU, counted from 0. The CUDA path is written, linked by the CUDA build, and not run on a GPU yet.
 func CUDA(n int) Device { return Device(n + 1) }
 
-// Next returns the device of the n-th process after one with d: all processes share the CPU, and each has its own GPU.
-func (d Device) Next(n int) Device {
-	if d <= CPU {
-		return d
-	}
-	return d + Device(n)
-}
-
 // String returns PyTorch's name of the device: "cpu", "cuda:0".
 func (d Device) String() string {
 	if d <= CPU {

@@ -102,7 +102,7 @@ func (in Input) memory(r Run, machine Machine) Memory {
 	}
 	greatest := slices.MaxFunc(m.Roles, func(a, b Role) int { return cmp.Compare(a.Bytes, b.Bytes) })
 	process := Role{Name: "process"}
-	process.add(partProgram, program*int64(max(in.Spec.Training.Ranks, 1)))
+	process.add(partProgram, program)
 	if in.Spec.Servers.NATS == "" {
 		process.add(partServer, server)
 	}
@@ -144,7 +144,6 @@ func (in Input) generator(run Run) Role {
 func (in Input) trainer(run Run) Role {
 	policy := Role{Name: "trainer"}
 	t, n := in.Spec.Training, in.trained()
-	ranks := int64(max(t.Ranks, 1))
 	weights := 4 * in.Policy.Parameters()
 	if t.LoRA != nil {
 		weights += 4 * n
@@ -156,11 +155,11 @@ func (in Input) trainer(run Run) Role {
 	if run.LaterSteps > run.Steps {
 		pairs *= 2
 	}
-	policy.add(partWeights, ranks*weights)
-	policy.add(partGradients, ranks*4*n)
+	policy.add(partWeights, weights)
+	policy.add(partGradients, 4*n)
 	policy.add(partOptimizer, optimizerBytes(in.Spec.Optimizer.Kind, n))
 	policy.add(partState, state)
-	policy.add(partActivations, ranks*in.activations(in.longest(), in.Policy.Config))
+	policy.add(partActivations, in.activations(in.longest(), in.Policy.Config))
 	policy.add(partPairs, pairs)
 	if !in.Spec.TrainsGuide() {
 		return policy
@@ -229,8 +228,6 @@ func (in Input) smallerMemory(m Memory) (key, why string) {
 		return "model.from", "take a smaller model (model.from)"
 	case greatest.part(partActivations) > weights+moved && !in.Spec.Training.GradientCheckpointing:
 		return "training.micro_tokens", "lower training.micro_tokens, or set training.gradient_checkpointing"
-	case in.Spec.Training.Ranks > 1:
-		return "training.ranks", "lower training.ranks: each has the weights once more"
 	case in.Spec.Training.LoRA == nil:
 		return "training.lora", "train an adapter (training.lora: {}), or take a smaller model (model.from)"
 	}

@@ -293,7 +293,7 @@ func trainedAlike(
 		return false, err
 	}
 	machine, noted, err := store.Machine(ctx, manifest)
-	if err != nil || !noted || machine.Threads != s.Compute.Threads || max(machine.Ranks, 1) != max(s.Training.Ranks, 1) {
+	if err != nil || !noted || machine.Threads != s.Compute.Threads {
 		return false, err
 	}
 	adapted := slices.ContainsFunc(manifest.Files, func(f checkpoints.File) bool { return strings.HasPrefix(f.Name, "adapter/") })

@@ -1,4 +1,4 @@
-// Package play plays whole runs in this process: the stages of a pipeline, and the trainer with its processes.
+// Package play plays whole runs in this process: the stages of a pipeline, and the trainer.
 package play
 
 import (
@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -29,8 +28,6 @@ type Player struct {
 	// Engine may be nil if no stage needs one and no trainer is played.
 	Engine   *tensor.Engine
 	Observer telemetry.Observer
-	// Patience is how long a trainer process may be silent before it counts as dead; 0 for the constant Patience.
-	Patience time.Duration
 	// Hints is the subject on which the store's notifications arrive; empty for none.
 	Hints string
 }

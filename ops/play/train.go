@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/ldalign/ldalign/dataset"
-	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/ops/telemetry"
 	"github.com/ldalign/ldalign/schemas"
@@ -26,10 +25,7 @@ func (p *Player) train(ctx context.Context, spec schemas.Spec, guideOnly bool) e
 		Holder: runs.Holder(), Hints: p.Hints, GuideOnly: guideOnly, Meter: beating{p.Observer, heartbeat},
 		Metrics: p.ReportDir(spec.Run),
 		Hold:    func(ctx context.Context) { _ = heartbeat.Hold(ctx) }, // its only error is the end of ctx, which the trainer sees
-		Ranks: func(ctx context.Context, size int) (*tensor.Group, func() error, error) {
-			return p.ranks(ctx, spec.Compute, size)
-		},
-		Log: p.Log.With().Str("stage", runs.Trainer).Logger(),
+		Log:     p.Log.With().Str("stage", runs.Trainer).Logger(),
 	}).Run(ctx)
 }
 

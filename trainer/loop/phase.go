@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/trainer/curves"
-	"github.com/ldalign/ldalign/trainer/ranks"
 	"github.com/ldalign/ldalign/trainer/schedule"
 	"github.com/ldalign/ldalign/trainer/task"
 )
@@ -35,8 +33,6 @@ type Config struct {
 	Arrivals Arrivals
 	// Planned is the number of examples that the learning-rate schedule is made for; 0 means the number in the task.
 	Planned int
-	// Shared, if not nil, names the processes that compute the phase together.
-	Shared *Shared
 	// Saver saves the states.
 	Saver Saver
 	// Hold, if not nil, is called between two steps and may block. It must return when its context ends.
@@ -85,9 +81,11 @@ type Observer interface {
 // Phase is a phase that is being trained.
 type Phase struct {
 	Config
-	*stepper
 	journal
 	saving saving
+	// optimizer updates tensors, those of Params.
+	optimizer tensor.Optimizer
+	tensors   []*tensor.Tensor
 	// open says that examples still arrive. planned is Config.Planned, or the newest value from Arrivals.
 	open    bool
 	planned int
@@ -102,20 +100,16 @@ type Phase struct {
 func New(ctx context.Context, c Config) (*Phase, error) {
 	p := &Phase{Config: c, open: c.Arrivals != nil, planned: c.Planned}
 	p.batches, p.size = c.Batches, c.SegmentLines
-	var group *ranks.Group
-	if c.Shared != nil {
-		group = c.Shared.Group
-		if err := lead(ctx, c); err != nil {
-			return nil, fmt.Errorf("trainer: %w", err)
-		}
-	}
-	var err error
-	p.stepper, err = newStepper(ctx, c.Engine, c.Plan, c.Task, c.Params, group)
-	return p, err
+	return p, p.newOptimizer(ctx)
 }
 
 // Close frees the optimizer's state.
-func (p *Phase) Close(ctx context.Context) error { return p.close(ctx) }
+func (p *Phase) Close(ctx context.Context) error {
+	return p.Engine.Do(ctx, func(*tensor.Scope) error {
+		p.optimizer.Free()
+		return nil
+	})
+}
 
 // Steps is the number of steps made so far.
 func (p *Phase) Steps() int { return p.made() }
@@ -132,11 +126,6 @@ func (p *Phase) Files(read func(checkpoints.File) ([]byte, error)) []checkpoints
 // one at a time. A failed commit stops the run, and Run returns only after the last commit has ended.
 func (p *Phase) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, p.saving.wait()) }()
-	if p.Shared != nil {
-		if err := p.sendWeights(ctx); err != nil {
-			return err
-		}
-	}
 	begun, saved := false, -1 // saved is the step of the last state
 	for step := p.from; ; step++ {
 		if err := p.saving.failed(); err != nil {
@@ -155,9 +144,7 @@ func (p *Phase) Run(ctx context.Context) (err error) {
 			begun = true
 		}
 		if p.Hold != nil && (p.open || step < p.all()) {
-			if err := p.hold(ctx); err != nil {
-				return err
-			}
+			p.Hold(ctx)
 		}
 		if ctx.Err() != nil { // also after the last step: publishing the policy would fail, and the steps would be lost
 			return p.interrupted(ctx, step, saved)
@@ -197,11 +184,7 @@ func (p *Phase) train(ctx context.Context, step, total int) error {
 	record := curves.Step{
 		Phase: p.Plan.Phase, Iteration: p.Plan.Iteration, Step: step + 1, Epoch: epoch, LR: p.Plan.Rate(step, total),
 	}
-	err := p.command(ctx, Command{Step: &stepCommand{Batch: batch, Step: step, LR: record.LR}})
-	if err == nil {
-		err = p.step(ctx, batch, step, &record, p.batches.Pairs)
-	}
-	if err != nil {
+	if err := p.step(ctx, batch, step, &record); err != nil {
 		return fmt.Errorf("trainer: %s of iteration %d, step %d of %d: %w", p.Plan.Phase, p.Plan.Iteration, step+1, total, err)
 	}
 	made := p.add(record, batch)
@@ -292,32 +275,4 @@ func (p *Phase) pending(batch []int) []string {
 		ids = append(ids, p.batches.Pairs[i])
 	}
 	return ids
-}
-
-// hold calls Hold. Meanwhile it sends commands to the other ranks, so that they do not take this one for dead. If one of them
-// is dead, hold ends with that error.
-func (p *Phase) hold(ctx context.Context) error {
-	if p.Shared == nil {
-		p.Hold(ctx)
-		return nil
-	}
-	holding, end := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		p.Hold(holding)
-	}()
-	defer func() { end(); <-done }()
-	beat := time.NewTicker(ranks.Patience / 10)
-	defer beat.Stop()
-	for {
-		select {
-		case <-done:
-			return nil
-		case <-beat.C:
-			if err := p.command(context.WithoutCancel(ctx), Command{Idle: true}); err != nil {
-				return err
-			}
-		}
-	}
 }

@@ -46,7 +46,7 @@ func (st *States) Save(ctx context.Context, p *Phase, at checkpoints.Cursor) (co
 	if err != nil {
 		return nil, err
 	}
-	optimizer, err := p.optimizerSnapshot(ctx)
+	optimizer, err := models.TakeSnapshot(ctx, st.Engine, p.optimizer.State())
 	if err != nil {
 		weights.Free()
 		return nil, err
@@ -73,43 +73,6 @@ func (st *States) Save(ctx context.Context, p *Phase, at checkpoints.Cursor) (co
 		_, err = st.Checkpoints.Prune(ctx, st.Run, st.Keep)
 		return err
 	}, nil
-}
-
-// optimizerSnapshot copies the optimizer's state, and gathers it first if it is divided among ranks.
-func (p *Phase) optimizerSnapshot(ctx context.Context) (snapshot *models.Snapshot, err error) {
-	if p.ranks == nil {
-		return models.TakeSnapshot(ctx, p.Engine, p.optimizer.State())
-	}
-	if err := p.command(ctx, Command{Gather: true}); err != nil {
-		return nil, err
-	}
-	var state []tensor.Named
-	var foreign []*tensor.Tensor
-	err = p.ranks.GatherState(ctx, p.Params, p.optimizer, func(s *tensor.Scope, all []tensor.Named) error {
-		own := map[*tensor.Tensor]bool{}
-		for _, n := range p.optimizer.State() {
-			own[n.Tensor] = true
-		}
-		for _, n := range all {
-			if !own[n.Tensor] {
-				foreign = append(foreign, n.Tensor.Keep())
-			}
-		}
-		state = all
-		return s.Err()
-	})
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		err = errors.Join(err, p.Engine.Do(ctx, func(*tensor.Scope) error {
-			for _, x := range foreign {
-				x.Free()
-			}
-			return nil
-		}))
-	}()
-	return models.TakeSnapshot(ctx, p.Engine, state)
 }
 
 // Restore sets a phase to a saved state.
@@ -195,20 +158,12 @@ func (p *Phase) readOptimizer(ctx context.Context, path string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	read := func(s *tensor.Scope, like tensor.Named) (*tensor.Tensor, error) {
-		return models.ReadTensor(s, file, like.Name, like.Tensor.DType(), like.Tensor.Shape()...)
-	}
-	if p.ranks != nil {
-		if err := p.command(ctx, Command{Load: true}); err != nil {
-			return err
-		}
-		return p.ranks.ScatterState(ctx, p.Params, p.optimizer, read)
-	}
 	return p.Engine.Do(ctx, func(s *tensor.Scope) error {
 		return s.NoGrad(func(s *tensor.Scope) error {
 			state := p.optimizer.State()
 			for i, n := range state {
-				if state[i].Tensor, err = read(s, n); err != nil {
+				state[i].Tensor, err = models.ReadTensor(s, file, n.Name, n.Tensor.DType(), n.Tensor.Shape()...)
+				if err != nil {
 					return err
 				}
 			}

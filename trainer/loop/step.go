@@ -8,70 +8,35 @@ import (
 
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/trainer/curves"
-	"github.com/ldalign/ldalign/trainer/ranks"
-	"github.com/ldalign/ldalign/trainer/schedule"
 	"github.com/ldalign/ldalign/trainer/task"
 )
 
-// stepper computes the optimizer steps of a phase, or a rank's share of them.
-type stepper struct {
-	engine *tensor.Engine
-	plan   schedule.Plan
-	task   task.Task
-	params []tensor.Named
-	// tensors are those of params.
-	tensors   []*tensor.Tensor
-	optimizer tensor.Optimizer
-	// ranks is the group that computes each step together; nil if this process computes it alone.
-	ranks *ranks.Group
-}
-
-// newStepper makes the optimizer of a phase with fresh state. If group is not nil, group.Divide must have been called.
-func newStepper(
-	ctx context.Context, engine *tensor.Engine, plan schedule.Plan, t task.Task, params []tensor.Named, group *ranks.Group,
-) (*stepper, error) {
-	st := &stepper{engine: engine, plan: plan, task: t, params: params, ranks: group}
-	for _, named := range params {
-		st.tensors = append(st.tensors, named.Tensor)
+// newOptimizer makes the optimizer of the phase, with fresh state.
+func (p *Phase) newOptimizer(ctx context.Context) error {
+	for _, named := range p.Params {
+		p.tensors = append(p.tensors, named.Tensor)
 	}
-	owned := params
-	if group != nil {
-		owned = group.Owned(params)
-	}
-	o := plan.Optimizer
-	err := engine.Do(ctx, func(s *tensor.Scope) (err error) {
+	o := p.Plan.Optimizer
+	return p.Engine.Do(ctx, func(s *tensor.Scope) (err error) {
 		if o.Kind == "adamw" {
-			st.optimizer, err = tensor.NewAdamW(s, owned, tensor.AdamWOptions{
+			p.optimizer, err = tensor.NewAdamW(s, p.Params, tensor.AdamWOptions{
 				Beta1: o.Beta1, Beta2: o.Beta2, Eps: o.Eps, WeightDecay: o.WeightDecay,
 			})
 			return err
 		}
-		st.optimizer, err = tensor.NewRMSprop(s, owned, tensor.RMSpropOptions{Alpha: o.Alpha, Eps: o.Eps})
+		p.optimizer, err = tensor.NewRMSprop(s, p.Params, tensor.RMSpropOptions{Alpha: o.Alpha, Eps: o.Eps})
 		return err
-	})
-	return st, err
-}
-
-// close frees the optimizer's state.
-func (st *stepper) close(ctx context.Context) error {
-	return st.engine.Do(ctx, func(*tensor.Scope) error {
-		st.optimizer.Free()
-		return nil
 	})
 }
 
 // step makes one optimizer step over a batch at the record's learning rate: forward and backward in micro-batches, clip,
-// update. It fills in the record. ids are the names of the examples in errors.
-func (st *stepper) step(ctx context.Context, batch []int, step int, record *curves.Step, ids []string) error {
+// update. It fills in the record.
+func (p *Phase) step(ctx context.Context, batch []int, step int, record *curves.Step) error {
 	var sums task.Sums
 	suspects := batch // the examples that an error about a loss that is not finite names
-	share := batch
-	if st.ranks != nil {
-		share = st.ranks.Share(batch)
-	}
-	for _, part := range st.plan.Parts(share, st.task.Size) {
-		err := st.engine.Do(ctx, func(s *tensor.Scope) error {
-			got, err := st.task.Accumulate(s, part, batch, step)
+	for _, part := range p.Plan.Parts(batch, p.Task.Size) {
+		err := p.Engine.Do(ctx, func(s *tensor.Scope) error {
+			got, err := p.Task.Accumulate(s, part, batch, step)
 			if err != nil {
 				return err
 			}
@@ -85,33 +50,14 @@ func (st *stepper) step(ctx context.Context, batch []int, step int, record *curv
 			return err
 		}
 	}
-	if st.ranks != nil {
-		all, err := ranks.Gather(ctx, st.ranks, sums)
-		if err != nil {
-			return err
-		}
-		sums = task.Sums{}
-		for _, one := range all {
-			sums.Add(one)
-		}
-	}
 	record.Loss, record.Tokens, record.ResponseTokens, record.Pairs = sums.Loss, sums.Tokens, sums.ResponseTokens, sums.Pairs.Means()
-	return st.engine.Do(ctx, func(s *tensor.Scope) error {
+	return p.Engine.Do(ctx, func(s *tensor.Scope) error {
 		return s.NoGrad(func(s *tensor.Scope) error {
-			grads := make([]*tensor.Tensor, len(st.tensors))
-			for i, t := range st.tensors {
-				if len(share) == 0 { // this rank has computed nothing
-					grads[i] = t.ZerosLike()
-					continue
-				}
+			grads := make([]*tensor.Tensor, len(p.tensors))
+			for i, t := range p.tensors {
 				grads[i] = t.Grad()
 			}
-			if st.ranks != nil {
-				if err := st.ranks.Sum(s, grads...); err != nil {
-					return err
-				}
-			}
-			limit := st.plan.Optimizer.Clip
+			limit := p.Plan.Optimizer.Clip
 			if limit == 0 {
 				limit = math.Inf(1)
 			}
@@ -123,35 +69,18 @@ func (st *stepper) step(ctx context.Context, batch []int, step int, record *curv
 			if !finite(record.Loss) || !finite(norm) {
 				return fmt.Errorf("loss %v, gradient norm %v: not finite for %s; this step has not changed the weights "+
 					"(check these pairs, lower optimizer.lr or objective.beta, or set optimizer.clip)", record.Loss, norm,
-					named(suspects, ids))
+					named(suspects, p.batches.Pairs))
 			}
-			if err := st.update(s, grads, record.LR); err != nil {
+			if err := p.optimizer.Step(s, p.tensors, grads, record.LR); err != nil {
 				return err
 			}
-			tensor.FreeGrads(s, st.tensors)
+			tensor.FreeGrads(s, p.tensors)
 			return s.Err()
 		})
 	})
 }
 
-// update applies the gradients to the parameters.
-func (st *stepper) update(s *tensor.Scope, grads []*tensor.Tensor, lr float64) error {
-	if st.ranks == nil {
-		return st.optimizer.Step(s, st.tensors, grads, lr)
-	}
-	var params, own []*tensor.Tensor
-	for i := range st.tensors {
-		if st.ranks.Owns(i) {
-			params, own = append(params, st.tensors[i]), append(own, grads[i])
-		}
-	}
-	if err := st.optimizer.Step(s, params, own, lr); err != nil {
-		return err
-	}
-	return st.ranks.Update(s, st.tensors)
-}
-
-// named lists examples by their ids, up to 8.
+// named lists up to 8 examples by their ids.
 func named(examples []int, ids []string) string {
 	const most = 8
 	var names []string

@@ -76,9 +76,6 @@ func (p Plan) Rate(k, n int) float64 {
 // Parts cuts a batch, in its order, into micro-batches of as many examples as the bounds allow, at least one. size returns the
 // number of positions of an example. So micro-batches depend only on the spec and the data.
 func (p Plan) Parts(batch []int, size func(i int) int) [][]int {
-	if len(batch) == 0 { // a rank's share can be empty
-		return nil
-	}
 	var parts [][]int
 	from, total := 0, 0
 	for at, i := range batch {
