@@ -304,4 +304,7 @@ func (d *directory) open(ctx context.Context, key string) (*os.File, error) {
 	return f, nil
 }
 
+// String is part of Store.
+func (d *directory) String() string { return "folder " + d.root }
+
 func (d *directory) path(key string) string { return filepath.Join(d.root, filepath.FromSlash(key)) }

@@ -20,6 +20,8 @@ import (
 var (
 	// ErrNoCheckpoint means that a run has no manifest of the requested kind.
 	ErrNoCheckpoint = errors.New("checkpoints: no such checkpoint")
+	// ErrOtherStore means that a store does not have the checkpoints of a declared run.
+	ErrOtherStore = errors.New("checkpoints: not the run's store")
 	// ErrConflict means that another process has written the run's next manifest: this one no longer owns the run.
 	ErrConflict = errors.New("checkpoints: another writer owns the run")
 	// ErrCorrupt means that a blob is missing, or that its bytes differ from the manifest's sha256.
@@ -94,6 +96,26 @@ func (r *Repository) List(ctx context.Context, run string) ([]Manifest, error) {
 		}
 	}
 	return manifests, nil
+}
+
+// Holds checks that the store is the one to which the trainer of a declared run writes. specDigest is the digest of the spec with
+// which the run was declared. A trainer commits the first policy before it declares the run, so the run's store has a manifest
+// with that digest. If this one has none, the error wraps ErrOtherStore.
+func (r *Repository) Holds(ctx context.Context, run, specDigest string) error {
+	keys, err := r.keys(ctx, run)
+	if err != nil {
+		return err
+	}
+	if len(keys) == 0 {
+		return fmt.Errorf("%w: run %s is declared, but %s has no checkpoints below %s", ErrOtherStore, run, r.store,
+			manifestPrefix(run))
+	}
+	m, err := r.manifest(ctx, keys[0])
+	if err == nil && m.SpecDigest != specDigest {
+		err = fmt.Errorf("%w: %s in %s was made with the spec %.12s, run %s was declared with %.12s", ErrOtherStore, m.Key, r.store,
+			m.SpecDigest, run, specDigest)
+	}
+	return err
 }
 
 // Latest returns the newest manifest of a run that is of one of the kinds, or of any kind if none is given. The error wraps

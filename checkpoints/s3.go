@@ -3,6 +3,7 @@ package checkpoints
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -28,6 +29,9 @@ type S3Options struct {
 	SecretKey string
 	// Secure uses TLS.
 	Secure bool
+	// Writer opens the bucket for a process that commits checkpoints: a missing bucket is created, and a server that does not
+	// honour If-None-Match is refused.
+	Writer bool
 	// MaxRetries is how often a request is retried after a temporary failure, about once a second; 0 means 5.
 	MaxRetries int
 }
@@ -41,7 +45,8 @@ type s3 struct {
 	region    string
 }
 
-// OpenS3 opens the store in a bucket. It creates the bucket if necessary.
+// OpenS3 opens the store in a bucket. For a writer, the error wraps ErrUnconditional if the server, or a proxy in front of it,
+// ignores conditions.
 func OpenS3(ctx context.Context, o S3Options) (Store, error) {
 	s, err := openS3(ctx, o)
 	if err != nil {
@@ -78,19 +83,24 @@ func openS3(ctx context.Context, o S3Options) (*s3, error) {
 		return nil, fmt.Errorf("checkpoints: S3 endpoint %q: %w (wanted: host:port or http(s)://host:port)", o.Endpoint, err)
 	}
 	s := &s3{client: client, transport: transport, endpoint: o.Endpoint, bucket: o.Bucket, region: o.Region}
-	if err := s.makeBucket(ctx); err != nil {
+	err = s.findBucket(ctx, o.Writer)
+	if err == nil && o.Writer {
+		err = s.probe(ctx)
+	}
+	if err != nil {
 		transport.CloseIdleConnections()
 		return nil, err
 	}
 	return s, nil
 }
 
-func (s *s3) makeBucket(ctx context.Context) error {
+// findBucket asks the server for the bucket. With create it creates a missing one; otherwise the first use of it fails.
+func (s *s3) findBucket(ctx context.Context, create bool) error {
 	there, err := s.client.BucketExists(ctx, s.bucket)
 	if err != nil {
 		return s.explain(ctx, "open", "", err)
 	}
-	if there {
+	if there || !create {
 		return nil
 	}
 	err = s.client.MakeBucket(ctx, s.bucket, minio.MakeBucketOptions{Region: s.region})
@@ -99,6 +109,31 @@ func (s *s3) makeBucket(ctx context.Context) error {
 	}
 	return s.explain(ctx, "make", "", err)
 }
+
+// probe creates an object twice. The second creation must fail, or two trainers could replace each other's manifests.
+func (s *s3) probe(ctx context.Context) error {
+	key := "probes/" + rand.Text()
+	first := s.putIfAbsent(ctx, key, []byte(key))
+	if first != nil && !occupied(first) { // occupied: the client repeated a creation whose answer was lost
+		return s.explain(ctx, "create", key, first)
+	}
+	second := s.putIfAbsent(ctx, key, []byte(key))
+	if err := s.Delete(ctx, key); err != nil {
+		return err
+	}
+	if second == nil {
+		return fmt.Errorf("%w: %s took two creations of the same object with If-None-Match, so two trainers could replace each "+
+			"other's checkpoints: use a server with conditional writes, such as AWS S3 or MinIO, without a proxy that drops the "+
+			"header", ErrUnconditional, s)
+	}
+	if !occupied(second) {
+		return s.explain(ctx, "create again", key, second)
+	}
+	return nil
+}
+
+// String is part of Store.
+func (s *s3) String() string { return fmt.Sprintf("bucket %s at %s", s.bucket, s.endpoint) }
 
 // targetsLoaded is how long a server that has just started may take to load the targets of its configuration.
 const targetsLoaded = 10 * time.Second
@@ -166,13 +201,9 @@ func (s *s3) Create(ctx context.Context, key string, data []byte) error {
 	if err := checkKey(key); err != nil {
 		return err
 	}
-	// In one part: servers differ in where they look at the condition of a multipart upload.
-	options := minio.PutObjectOptions{DisableMultipart: true, ContentType: "application/json"}
-	options.SetMatchETagExcept("*")
 	for range 3 {
-		_, err := s.client.PutObject(ctx, s.bucket, key, bytes.NewReader(data), int64(len(data)), options)
-		code := minio.ToErrorResponse(err).Code
-		if code != "PreconditionFailed" && code != "ConditionalRequestConflict" {
+		err := s.putIfAbsent(ctx, key, data)
+		if !occupied(err) {
 			return s.explain(ctx, "create", key, err)
 		}
 		// An object exists. It may be ours: the client repeats a request whose answer was lost.
@@ -188,8 +219,22 @@ func (s *s3) Create(ctx context.Context, key string, data []byte) error {
 		}
 		return nil
 	}
-	return fmt.Errorf("checkpoints: create %s in bucket %s: the server says both that it exists and that it does not: try again",
-		key, s.bucket)
+	return fmt.Errorf("checkpoints: create %s in %s: the server says both that it exists and that it does not: try again", key, s)
+}
+
+// putIfAbsent stores data unless the key has an object, and returns the client's error.
+func (s *s3) putIfAbsent(ctx context.Context, key string, data []byte) error {
+	// In one part: servers differ in where they look at the condition of a multipart upload.
+	options := minio.PutObjectOptions{DisableMultipart: true, ContentType: "application/json"}
+	options.SetMatchETagExcept("*")
+	_, err := s.client.PutObject(ctx, s.bucket, key, bytes.NewReader(data), int64(len(data)), options)
+	return err
+}
+
+// occupied reports whether a conditional creation failed because the object exists, or because another one is under way.
+func occupied(err error) bool {
+	code := minio.ToErrorResponse(err).Code
+	return code == minio.PreconditionFailed || code == "ConditionalRequestConflict"
 }
 
 func (s *s3) read(ctx context.Context, key string) ([]byte, error) {
@@ -265,15 +310,15 @@ func (s *s3) explain(ctx context.Context, verb, key string, err error) error {
 	if ctx.Err() != nil {
 		err = ctx.Err()
 	}
-	what := fmt.Sprintf("checkpoints: %s bucket %s at %s", verb, s.bucket, s.endpoint)
+	what := fmt.Sprintf("checkpoints: %s %s", verb, s)
 	if key != "" {
-		what = fmt.Sprintf("checkpoints: %s %s in bucket %s at %s", verb, key, s.bucket, s.endpoint)
+		what = fmt.Sprintf("checkpoints: %s %s in %s", verb, key, s)
 	}
 	switch minio.ToErrorResponse(err).Code {
 	case minio.NoSuchKey:
 		return fmt.Errorf("%w: %s in bucket %s", ErrNotFound, key, s.bucket)
 	case minio.NoSuchBucket:
-		return fmt.Errorf("%s: the bucket is gone: restore it, or start again to create an empty one: %w", what, err)
+		return fmt.Errorf("%s: the bucket does not exist: check --s3 and --bucket, or restore it; a trainer or `ldalign up` creates one: %w", what, err)
 	case minio.InvalidAccessKeyID, minio.SignatureDoesNotMatch, minio.AccessDenied:
 		return fmt.Errorf("%s: the server refuses the credentials: check LDALIGN_S3_ACCESS_KEY and LDALIGN_S3_SECRET_KEY,"+
 			" and that they may read and write the bucket: %w", what, err)

@@ -112,7 +112,7 @@ func startMinIO(t *testing.T, env ...string) (endpoint string) {
 }
 
 func options(endpoint, bucket string) checkpoints.S3Options {
-	return checkpoints.S3Options{Endpoint: endpoint, Bucket: bucket, AccessKey: user, SecretKey: password}
+	return checkpoints.S3Options{Endpoint: endpoint, Bucket: bucket, AccessKey: user, SecretKey: password, Writer: true}
 }
 
 func openS3(t *testing.T, o checkpoints.S3Options) checkpoints.Store {
@@ -136,6 +136,8 @@ func TestS3(t *testing.T) {
 	t.Run("a run's checkpoints", func(t *testing.T) { runOnS3(t, open(t)) })
 	t.Run("a lost answer is no conflict", func(t *testing.T) { lostAnswer(t, endpoint) })
 	t.Run("errors say what to do", func(t *testing.T) { errorsOnS3(t, endpoint) })
+	t.Run("a server without conditions is refused", func(t *testing.T) { unconditional(t, endpoint) })
+	t.Run("a reader creates nothing", func(t *testing.T) { readerCreatesNothing(t, endpoint) })
 	t.Run("a bucket is opened again", func(t *testing.T) {
 		for range 2 {
 			if err := openS3(t, options("http://"+endpoint+"/", "again")).Create(t.Context(), "a", []byte("x")); err != nil {
@@ -239,6 +241,7 @@ func lostAnswer(t *testing.T, endpoint string) {
 	defer proxy.Close()
 	store := openS3(t, options(proxy.URL, "lossy"))
 	drop.Store(true)
+	creations.Store(0) // without those of the probe
 	if err := store.Create(t.Context(), "a", []byte("mine")); err != nil {
 		t.Errorf("Create whose answer was lost: %v", err)
 	}
@@ -249,6 +252,50 @@ func lostAnswer(t *testing.T, endpoint string) {
 		t.Errorf("got %v, want ErrExists", err)
 	}
 	checkpoints.CloseIdleConnections(store)
+}
+
+// unconditional opens a bucket through a proxy that answers as a server does that ignores If-None-Match: every creation succeeds.
+// (A proxy that drops the header breaks the request's signature.) A writer refuses the store, and leaves nothing behind.
+func unconditional(t *testing.T, endpoint string) {
+	proxy := httptest.NewServer(&httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(&url.URL{Scheme: "http", Host: endpoint})
+			r.Out.Host = r.In.Host // which is signed
+		},
+		ModifyResponse: func(r *http.Response) error {
+			if r.StatusCode == http.StatusPreconditionFailed {
+				r.StatusCode, r.Body, r.ContentLength = http.StatusOK, http.NoBody, 0
+				r.Header.Set("ETag", `"00000000000000000000000000000000"`)
+				r.Header.Del("Content-Length")
+			}
+			return nil
+		},
+		Transport: &http.Transport{DisableKeepAlives: true},
+	})
+	defer proxy.Close()
+	o := options(proxy.URL, "careless")
+	_, err := checkpoints.OpenS3(t.Context(), o)
+	if !errors.Is(err, checkpoints.ErrUnconditional) || !strings.Contains(err.Error(), "careless") {
+		t.Errorf("got %v, want ErrUnconditional that names the bucket", err)
+	}
+	o.Writer = false
+	store := openS3(t, o)
+	if keys, err := store.List(t.Context(), ""); err != nil || len(keys) > 0 {
+		t.Errorf("the probe left %v (%v)", keys, err)
+	}
+}
+
+// readerCreatesNothing: whoever only reads neither creates a bucket nor takes a missing one for an empty one.
+func readerCreatesNothing(t *testing.T, endpoint string) {
+	o := options(endpoint, "mistyped")
+	o.Writer = false
+	r := checkpoints.New(openS3(t, o), t.TempDir(), zerolog.Nop())
+	for range 2 {
+		if err := r.Holds(t.Context(), "run", "digest"); err == nil || !strings.Contains(err.Error(), "mistyped") ||
+			!strings.Contains(err.Error(), "does not exist") {
+			t.Errorf("got %v, want an error that says that the bucket does not exist", err)
+		}
+	}
 }
 
 func errorsOnS3(t *testing.T, endpoint string) {
@@ -275,7 +322,7 @@ func errorsOnS3(t *testing.T, endpoint string) {
 		"List":   func() error { _, err := store.List(t.Context(), ""); return err },
 	} {
 		err := call()
-		if err == nil || errors.Is(err, checkpoints.ErrNotFound) || !strings.Contains(err.Error(), "the bucket is gone") {
+		if err == nil || errors.Is(err, checkpoints.ErrNotFound) || !strings.Contains(err.Error(), "the bucket does not exist") {
 			t.Errorf("%s in a bucket that is gone: got %v", name, err)
 		}
 	}

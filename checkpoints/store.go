@@ -18,6 +18,8 @@ var (
 	ErrKey = errors.New("checkpoints: bad key")
 	// ErrSize means that a reader had more or fewer bytes than announced.
 	ErrSize = errors.New("checkpoints: size differs from the one announced")
+	// ErrUnconditional means that a store cannot keep two writers from creating the same object.
+	ErrUnconditional = errors.New("checkpoints: the store ignores conditions")
 )
 
 // Store keeps objects by key. Keys are slash-separated segments of letters, digits, and . _ -, each starting with a
@@ -40,6 +42,8 @@ type Store interface {
 	List(ctx context.Context, prefix string) ([]string, error)
 	// Delete removes an object. It returns nil if there is none.
 	Delete(ctx context.Context, key string) error
+	// String names the store in messages to the user.
+	String() string
 }
 
 const maxKey = 512

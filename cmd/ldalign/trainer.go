@@ -38,13 +38,16 @@ func (c *trainerCommand) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	servers := c.over(spec.Servers)
+	if err := onServers(servers); err != nil {
+		return err
+	}
 	if c.Spec == "" {
 		if spec, err = e.declared(ctx, servers, c.Name); err != nil {
 			return err
 		}
 	}
 	o := runs.Options{Servers: servers, Limits: spec.Streams, Name: "ldalign-trainer"}
-	return e.onServers(ctx, o, func(s *runs.Session) error {
+	return e.opened(ctx, o, func(s *runs.Session) error {
 		hints, err := bucketEvents(ctx, s, c.BucketEvents)
 		if err != nil {
 			return err

@@ -31,6 +31,9 @@ run's spec from the server.`
 
 func (c *workerCommand) Run(ctx context.Context, e *env) error {
 	servers := c.servers()
+	if err := onServers(servers); err != nil {
+		return err
+	}
 	spec, err := e.declared(ctx, servers, c.Name)
 	if err != nil {
 		return err
@@ -40,7 +43,8 @@ func (c *workerCommand) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	o := runs.Options{Servers: servers, Limits: spec.Streams, Name: "ldalign-" + c.Role}
-	return e.onServers(ctx, o, func(s *runs.Session) error {
+	join := func(ctx context.Context, o runs.Options) (*runs.Session, error) { return runs.Join(ctx, o, spec.Run) }
+	return e.session(ctx, o, join, func(s *runs.Session) error {
 		if !row.NeedsEngine {
 			return e.work(ctx, s, nil, row, spec)
 		}
@@ -60,22 +64,20 @@ func (e *env) work(ctx context.Context, s *runs.Session, engine *tensor.Engine, 
 	return err
 }
 
-// onServers is like opened, and fails unless real servers are named.
-func (e *env) onServers(ctx context.Context, o runs.Options, f func(*runs.Session) error) error {
-	if o.Servers.NATS == "" || o.Servers.S3 == "" {
+// onServers returns an error unless real servers are named.
+func onServers(servers schemas.ServersSpec) error {
+	if servers.NATS == "" || servers.S3 == "" {
 		return fmt.Errorf("%w: this verb needs --nats and --s3 (or LDALIGN_NATS and LDALIGN_S3); "+
 			"`ldalign up` runs everything in one process without servers", errUsage)
 	}
-	return e.opened(ctx, o, func(s *runs.Session) error {
-		return f(s)
-	})
+	return nil
 }
 
 // declared waits until a run is declared and returns its spec. It uses a connection of its own, because the settings of the
-// connection for work are part of the spec.
+// connection for work are part of the spec, and no store, because the run's trainer creates the bucket.
 func (e *env) declared(ctx context.Context, servers schemas.ServersSpec, run string) (spec schemas.Spec, err error) {
 	o := runs.Options{Servers: servers, Limits: schemas.Default().Streams, Name: "ldalign-waiting"}
-	err = e.onServers(ctx, o, func(s *runs.Session) (err error) {
+	err = e.session(ctx, o, runs.OpenStreams, func(s *runs.Session) (err error) {
 		spec, err = runs.AwaitSpec(ctx, s, run)
 		return err
 	})

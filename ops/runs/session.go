@@ -15,6 +15,7 @@ import (
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/trainer/lineage"
 )
 
 var (
@@ -43,9 +44,9 @@ type Options struct {
 // Session holds a process's connections to the streams and the checkpoint store of the runs in a folder or on servers.
 type Session struct {
 	Dir         string
-	Streams     *streams.Conn // nil after OpenStore
-	Store       checkpoints.Store
-	Checkpoints *checkpoints.Repository
+	Streams     *streams.Conn           // nil after OpenStore
+	Store       checkpoints.Store       // nil after OpenStreams
+	Checkpoints *checkpoints.Repository // likewise
 	Log         zerolog.Logger
 }
 
@@ -53,20 +54,58 @@ type Session struct {
 // their acknowledgements. After a crash, the next process waits this long for the messages that the last one held.
 const embeddedAckWait = 3 * time.Second
 
-// Open connects to the servers, or starts the embedded ones in the folder.
+// Open connects to the servers, or starts the embedded ones in the folder. The session may declare runs and commit checkpoints, so
+// Open creates a bucket that does not exist, and refuses a store that cannot keep two writers apart.
 func Open(ctx context.Context, o Options) (*Session, error) {
-	limits, err := streams.ParseLimits(o.Limits)
+	s, err := open(ctx, o, true)
 	if err != nil {
 		return nil, err
+	}
+	return s, s.dial(ctx, o)
+}
+
+// Join is Open for a worker of a declared run. It creates no bucket. The error wraps checkpoints.ErrOtherStore if the store does
+// not have the run's checkpoints.
+func Join(ctx context.Context, o Options, run string) (*Session, error) {
+	s, err := open(ctx, o, false)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.dial(ctx, o); err != nil {
+		return nil, err
+	}
+	declared, err := lineage.Declaration(ctx, s.Streams, run)
+	if err == nil {
+		err = s.Checkpoints.Holds(ctx, run, declared.GetSpecDigest())
+	}
+	if errors.Is(err, checkpoints.ErrOtherStore) {
+		err = fmt.Errorf("%w: give this worker the --s3 and --bucket of the run's trainer", err)
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// OpenStreams is Open without the checkpoint store.
+func OpenStreams(ctx context.Context, o Options) (*Session, error) {
+	s := &Session{Dir: o.Dir, Log: o.Log}
+	return s, s.dial(ctx, o)
+}
+
+// dial connects a session to the streams, with the limits of o.
+func (s *Session) dial(ctx context.Context, o Options) (err error) {
+	limits, err := streams.ParseLimits(o.Limits)
+	if err != nil {
+		return err
 	}
 	if o.Servers.NATS == "" {
 		limits.AckWait = min(limits.AckWait, embeddedAckWait)
 	}
-	return connect(ctx, o, func() (*streams.Conn, error) {
-		options := o.streams()
-		options.Listen, options.Limits = o.Listen, limits
-		return openFreed(ctx, options)
-	})
+	options := o.streams()
+	options.Listen, options.Limits = o.Listen, limits
+	s.Streams, err = openFreed(ctx, options)
+	return err
 }
 
 // Attach connects for reading: to the servers, to the process that works in the folder, or to the folder itself. It
@@ -75,13 +114,17 @@ func Attach(ctx context.Context, o Options) (*Session, error) {
 	if err := Any(o.Dir, o.Servers); err != nil {
 		return nil, err
 	}
+	s, err := open(ctx, o, false)
+	if err != nil {
+		return nil, err
+	}
 	options := o.streams()
-	return connect(ctx, o, func() (*streams.Conn, error) {
-		if o.Servers.NATS != "" {
-			return streams.Open(ctx, options)
-		}
-		return streams.Attach(ctx, options.Dir, options)
-	})
+	if o.Servers.NATS != "" {
+		s.Streams, err = streams.Open(ctx, options)
+	} else {
+		s.Streams, err = streams.Attach(ctx, options.Dir, options)
+	}
+	return s, err
 }
 
 // Any returns ErrNoRuns if no NATS server is named and the folder has no streams.
@@ -97,7 +140,7 @@ func OpenStore(ctx context.Context, o Options) (*Session, error) {
 	if _, err := os.Stat(o.Dir); o.Servers.S3 == "" && errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("%s %w (use --dir for another folder, --s3 for a server)", o.Dir, ErrNoRuns)
 	}
-	return open(ctx, o)
+	return open(ctx, o, false)
 }
 
 func (o Options) streams() streams.Options {
@@ -107,8 +150,8 @@ func (o Options) streams() streams.Options {
 }
 
 // open returns a session without streams.
-func open(ctx context.Context, o Options) (*Session, error) {
-	store, err := openStore(ctx, o.Dir, o.Servers)
+func open(ctx context.Context, o Options, writer bool) (*Session, error) {
+	store, err := openStore(ctx, o.Dir, o.Servers, writer)
 	if err != nil {
 		return nil, err
 	}
@@ -117,18 +160,6 @@ func open(ctx context.Context, o Options) (*Session, error) {
 	}
 	if o.CacheBytes > 0 {
 		s.Checkpoints.LimitCache(o.CacheBytes)
-	}
-	return s, nil
-}
-
-func connect(ctx context.Context, o Options, dial func() (*streams.Conn, error)) (*Session, error) {
-	s, err := open(ctx, o)
-	if err != nil {
-		return nil, err
-	}
-	s.Streams, err = dial()
-	if err != nil {
-		return nil, err
 	}
 	return s, nil
 }
@@ -159,7 +190,7 @@ func openFreed(ctx context.Context, o streams.Options) (*streams.Conn, error) {
 	}
 }
 
-func openStore(ctx context.Context, dir string, servers schemas.ServersSpec) (checkpoints.Store, error) {
+func openStore(ctx context.Context, dir string, servers schemas.ServersSpec, writer bool) (checkpoints.Store, error) {
 	if servers.S3 == "" {
 		return checkpoints.OpenDir(dir)
 	}
@@ -169,6 +200,7 @@ func openStore(ctx context.Context, dir string, servers schemas.ServersSpec) (ch
 	}
 	return checkpoints.OpenS3(ctx, checkpoints.S3Options{
 		Endpoint: endpoint.Host, Secure: strings.EqualFold(endpoint.Scheme, "https"), Bucket: servers.Bucket, Region: servers.Region,
+		Writer:    writer,
 		AccessKey: os.Getenv("LDALIGN_S3_ACCESS_KEY"), SecretKey: os.Getenv("LDALIGN_S3_SECRET_KEY"),
 	})
 }

@@ -72,7 +72,7 @@ func (s *Stage) Process(ctx context.Context, in []*events.Checkpoint) ([]*events
 
 func (s *Stage) evaluate(ctx context.Context, c *events.Checkpoint) (*events.Result, error) {
 	start := time.Now()
-	if err := s.policy.Use(ctx, c.GetDigest()); err != nil {
+	if err := s.policy.Use(ctx, c.GetIteration(), c.GetDigest()); err != nil {
 		return nil, err
 	}
 	answered, err := s.answer(ctx)

@@ -124,7 +124,8 @@ func (b *batch) byCheckpoint(start, end int) [][]int {
 
 // work makes the pairs of prompts that name one checkpoint.
 func (s *Stage) work(ctx context.Context, b *batch, group []int) {
-	if err := s.policy.Use(ctx, b.in[group[0]].GetCheckpoint()); err != nil {
+	first := b.in[group[0]]
+	if err := s.policy.Use(ctx, first.GetIteration(), first.GetCheckpoint()); err != nil {
 		fail(b.errs, group, err)
 		return
 	}
@@ -290,7 +291,7 @@ func (s *Stage) reference(ctx context.Context) (*policy.Policy, error) {
 		if first.Digest == s.policy.Digest { // no need to hold it twice, yet
 			return s.policy, nil
 		}
-		if err := s.initial.Use(ctx, first.Digest); err != nil {
+		if err := s.initial.Use(ctx, first.Iteration, first.Digest); err != nil {
 			return nil, err
 		}
 	}

@@ -33,18 +33,21 @@ func New(spec schemas.Spec, repository *checkpoints.Repository, engine *tensor.E
 	return &Policy{spec: spec, checkpoints: repository, engine: engine}
 }
 
-// Use makes sure that the checkpoint with this manifest digest is in memory. If another one is, Use reads the weights into
-// the existing tensors. If the digest names no policy of the run, the message is wrong and the error is a plain one. Every
-// other error is a *schemas.Unavailable: the store does not answer, or a blob, which the error names, is missing or corrupt.
-// It is Permanent if the weights do not compute the value in the manifest (models.Model.Canary). After an error the Policy has
-// no digest, so the next Use tries again.
-func (p *Policy) Use(ctx context.Context, digest string) error {
+// Use makes sure that the policy of an iteration, which a message names by its manifest digest, is in memory. If another one is,
+// Use reads the weights into the existing tensors. If the run has another policy for the iteration, or the digest names no
+// policy, the message is wrong and the error is a plain one. Every other error is a *schemas.Unavailable: the store does not
+// answer, it lacks the policy, or a blob, which the error names, is missing or corrupt. It is Permanent if the weights do not
+// compute the value in the manifest (models.Model.Canary). After an error the Policy has no digest, so the next Use tries again.
+func (p *Policy) Use(ctx context.Context, iteration uint32, digest string) error {
 	if digest != "" && p.Digest == digest { // p.Digest is empty after a Use that failed
 		return nil
 	}
 	manifest, err := p.checkpoints.ByDigest(ctx, p.spec.Run, digest)
 	if errors.Is(err, checkpoints.ErrNoCheckpoint) {
-		return fmt.Errorf("policy: checkpoint %.12s: %w", digest, err)
+		other, missing := p.checkpoints.Policy(ctx, p.spec.Run, iteration)
+		if missing == nil {
+			return fmt.Errorf("policy: checkpoint %.12s: %w: the policy of iteration %d is %.12s", digest, err, iteration, other.Digest)
+		}
 	}
 	if err != nil {
 		return &schemas.Unavailable{Err: fmt.Errorf("policy: checkpoint %.12s: %w", digest, err)}

@@ -48,7 +48,7 @@ func TestHotSwap(t *testing.T) {
 	var want [2]float64
 	for i, m := range manifests {
 		fresh := policy.New(f.Spec, f.Checkpoints, f.Engine)
-		if err := fresh.Use(t.Context(), m.Digest); err != nil {
+		if err := fresh.Use(t.Context(), m.Iteration, m.Digest); err != nil {
 			t.Fatal(err)
 		}
 		want[i] = logProb(t, f, fresh.Model)
@@ -65,7 +65,7 @@ func TestHotSwap(t *testing.T) {
 	}
 	live := 0
 	for round, i := range []int{0, 0, 1, 0, 1, 1} {
-		if err := p.Use(t.Context(), manifests[i].Digest); err != nil {
+		if err := p.Use(t.Context(), manifests[i].Iteration, manifests[i].Digest); err != nil {
 			t.Fatal(err)
 		}
 		if p.Digest != manifests[i].Digest {
@@ -110,32 +110,41 @@ func TestUseFails(t *testing.T) {
 	}
 	tests := []struct {
 		name, digest, says string
+		iteration          uint32
 		is                 error
+		unavailable        bool
 	}{
-		{name: "missing", digest: strings.Repeat("ab", 32), says: "abababababab", is: checkpoints.ErrNoCheckpoint},
+		{name: "another than the iteration's", digest: strings.Repeat("ab", 32), says: good.Digest[:12], is: checkpoints.ErrNoCheckpoint},
+		{
+			name: "not in the store", digest: strings.Repeat("ab", 32), iteration: 9, says: "abababababab",
+			is: checkpoints.ErrNoCheckpoint, unavailable: true,
+		},
 		{name: "wrong kind", digest: guide.Digest, says: "kind guide"},
-		{name: "no weights", digest: bare.Digest},
-		{name: "corrupt", digest: corrupt.Digest, says: filepath.Base(blob), is: checkpoints.ErrCorrupt},
+		{name: "no weights", digest: bare.Digest, unavailable: true},
+		{name: "corrupt", digest: corrupt.Digest, says: filepath.Base(blob), is: checkpoints.ErrCorrupt, unavailable: true},
 	}
 	for _, loaded := range []bool{false, true} {
 		for _, test := range tests {
 			p := open(t, f)
 			if loaded {
-				if err := p.Use(t.Context(), good.Digest); err != nil {
+				if err := p.Use(t.Context(), good.Iteration, good.Digest); err != nil {
 					t.Fatal(err)
 				}
 			}
-			err := p.Use(t.Context(), test.digest)
+			err := p.Use(t.Context(), test.iteration, test.digest)
 			if err == nil || !strings.Contains(err.Error(), test.says) {
 				t.Errorf("%s, loaded %v: got %v, want an error with %q", test.name, loaded, err, test.says)
 			}
 			if test.is != nil && !errors.Is(err, test.is) {
 				t.Errorf("%s, loaded %v: %v is not %v", test.name, loaded, err, test.is)
 			}
-			if err := p.Use(t.Context(), ""); !errors.Is(err, checkpoints.ErrNoCheckpoint) {
+			if u := new(schemas.Unavailable); errors.As(err, &u) != test.unavailable {
+				t.Errorf("%s, loaded %v: %v: the worker's inability is %v, want %v", test.name, loaded, err, !test.unavailable, test.unavailable)
+			}
+			if err := p.Use(t.Context(), 0, ""); !errors.Is(err, checkpoints.ErrNoCheckpoint) {
 				t.Errorf("%s, loaded %v: no digest: got %v, want ErrNoCheckpoint: the weights in memory are none's", test.name, loaded, err)
 			}
-			if err := p.Use(t.Context(), good.Digest); err != nil {
+			if err := p.Use(t.Context(), good.Iteration, good.Digest); err != nil {
 				t.Errorf("%s, loaded %v: the holder is of no use afterwards: %v", test.name, loaded, err)
 			}
 		}
@@ -148,7 +157,7 @@ func TestTokenise(t *testing.T) {
 			s.Data.Overlong, s.Data.MaxPromptTokens, s.Data.MaxResponseTokens = overlong, 12, 6
 		})
 		p := open(t, f)
-		if err := p.Use(t.Context(), f.Policy(0, 1).Digest); err != nil {
+		if err := p.Use(t.Context(), 0, f.Policy(0, 1).Digest); err != nil {
 			t.Fatal(err)
 		}
 		tokens, err := p.Tokenise("How many?", "Two.")
@@ -209,13 +218,13 @@ func TestUnavailable(t *testing.T) {
 	right, wrong := noted(canary), noted(canary*1.01)
 	p := open(t, f)
 	var unable *schemas.Unavailable
-	if err := p.Use(t.Context(), wrong.Digest); !errors.As(err, &unable) || !unable.Permanent || !strings.Contains(err.Error(), wrong.Key) {
+	if err := p.Use(t.Context(), wrong.Iteration, wrong.Digest); !errors.As(err, &unable) || !unable.Permanent || !strings.Contains(err.Error(), wrong.Key) {
 		t.Errorf("another canary: %v", err)
 	}
 	if p.Digest != "" {
 		t.Errorf("the holder says %.12s after it was refused", p.Digest)
 	}
-	if err := p.Use(t.Context(), right.Digest); err != nil { // by packed weights, the manifest's is by plain ones
+	if err := p.Use(t.Context(), right.Iteration, right.Digest); err != nil { // by packed weights, the manifest's is by plain ones
 		t.Error(err)
 	}
 
@@ -228,13 +237,13 @@ func TestUnavailable(t *testing.T) {
 		t.Fatal(err)
 	}
 	fresh := open(t, f)
-	if err := fresh.Use(t.Context(), m.Digest); !errors.As(err, &unable) || unable.Permanent || !errors.Is(err, checkpoints.ErrCorrupt) {
+	if err := fresh.Use(t.Context(), m.Iteration, m.Digest); !errors.As(err, &unable) || unable.Permanent || !errors.Is(err, checkpoints.ErrCorrupt) {
 		t.Errorf("half a blob: %v", err)
 	}
 	if err := os.WriteFile(blob, whole, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := fresh.Use(t.Context(), m.Digest); err != nil {
+	if err := fresh.Use(t.Context(), m.Iteration, m.Digest); err != nil {
 		t.Errorf("the blob is whole again: %v", err)
 	}
 }
