@@ -1,5 +1,5 @@
-# ldalign. `make` lists the targets. ops/native/native.sh fetches and builds the native layer (libtorch, the tokenizer library, link
-# stubs) into one folder that git ignores: .native, or $LDALIGN_NATIVE.
+# ldalign. `make` lists the targets. ops/native/native.sh fetches and builds the native layer (libtorch, gotch's binding, the
+# tokenizer library) into one folder that git ignores: .native, or $LDALIGN_NATIVE.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -38,8 +38,8 @@ say = printf '\n==> %s\n' "$(1)"
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  On a fresh machine (Go 1.26, a C++17 compiler, Python 3 with pip, cargo): make demo, make test."
-	@echo "  The first build fetches 700 MB and compiles for some minutes, and prints each step; later ones start at once."
+	@echo "  On a fresh machine (Go 1.26, a C++20 compiler, Python 3 with pip, cargo): make demo, make test."
+	@echo "  The first build fetches 150 MB and compiles for some minutes, and prints each step; later ones start at once."
 
 build: native ## build bin/ldalign
 	@$(env); go build -ldflags '$(version_flag)' -o bin/ldalign ./cmd/ldalign
@@ -79,19 +79,15 @@ fmt: native $(golangci) ## format all Go code (gofumpt, goimports)
 proto: ## check events.proto and generate its code (the first run compiles buf: some minutes)
 	@schemas/events/generate.sh
 
-# The CPU and CUDA builds share all compiled code: only the last link differs. libtorch_cuda.so looks up CUDA, cuDNN and NCCL when
-# the program starts, so linking needs neither these libraries nor a GPU.
-cuda: native ## build bin/ldalign-cuda, linked with libtorch's CUDA libraries (not run on a GPU by the project)
+# There is one program for machines with and without a GPU: it loads libtorch_cuda.so where NVIDIA's driver is.
+cuda: ## build bin/ldalign with a libtorch that has CUDA (not run on a GPU by the project)
 	@ops/native/native.sh --cuda
-	@source "$(LDALIGN_NATIVE)/env-cuda.sh"; \
-	go build -ldflags "$(version_flag) -extldflags '$$LDALIGN_EXTLDFLAGS'" -o bin/ldalign-cuda ./cmd/ldalign
-	@needed=$$(readelf -d bin/ldalign-cuda); \
-	for library in libtorch_cuda.so libc10_cuda.so; do \
-		grep -q "NEEDED.*\[$$library\]" <<<"$$needed" || { echo "cuda: bin/ldalign-cuda does not need $$library" >&2; exit 1; }; \
-	done; \
-	[ "$$(nm -C bin/ldalign-cuda | grep -c ' [TW] nccl_collectives(')" = 1 ] || { echo "cuda: bin/ldalign-cuda has no NCCL" >&2; exit 1; }
-	@echo "bin/ldalign-cuda is linked with libtorch_cuda.so. It needs CUDA 12.1 and cuDNN 8 to start: install them, or fetch them by"
-	@echo "ops/native/native.sh --cuda-runtime (2.8 GB). The project has not run it on a GPU."
+	@$(MAKE) build
+	@missing=$$(ldd "$$(sed -n 's/.*-rpath,\(.*\)"$$/\1/p' "$(LDALIGN_NATIVE)/env.sh")/libtorch_cuda.so" | awk '/not found/ {print $$1}'); \
+	if [ -n "$$missing" ]; then \
+		echo "To compute on a GPU, libtorch needs these libraries too:" $$missing; \
+		echo "'pip install torch' in a virtual environment installs them: LIBTORCH_FROM=VENV/bin/python make build"; \
+	fi
 
 bench: native ## run the benchmarks of all packages
 	@$(env); $(call tests_with,^func Benchmark) | xargs go test -p 1 -run '^$$' -bench . -benchmem
@@ -130,7 +126,7 @@ clean-native: ## remove the native layer; the next build fetches and compiles it
 native:
 	@ops/native/native.sh
 	@$(env); if [ "$$(go list -f '{{.Stale}}' github.com/sugarme/gotch/libtch)" = true ]; then \
-		echo "ldalign: compiling gotch's binding to libtorch by g++: about 4 minutes, once" >&2; \
+		echo "ldalign: compiling gotch's binding to libtorch: about a minute, once" >&2; \
 		go build github.com/sugarme/gotch/libtch; \
 	fi
 

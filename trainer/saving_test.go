@@ -168,7 +168,7 @@ func TestOtherMachineIsWarnedOf(t *testing.T) {
 	}
 	state := w.latest(spec.Run, checkpoints.State)
 	machine, ok, err := w.checkpoints.Machine(t.Context(), state)
-	if err != nil || !ok || machine.Threads != 1 || machine.Libtorch != "2.1.0" || machine.Device != "cpu" {
+	if err != nil || !ok || machine.Threads != 1 || machine.Libtorch == "" || machine.Device != "cpu" {
 		t.Fatalf("noted %+v, %v, %v", machine, ok, err)
 	}
 	machine.CPU = "Z80"

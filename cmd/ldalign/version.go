@@ -20,11 +20,11 @@ func (versionCommand) Run(e *env) error {
 	}
 	if e.json {
 		return printJSON(e.stdout, []map[string]any{{
-			"version": buildVersion(), "libtorch": torch, "cuda": tensor.CUDAAvailable(), "go": runtime.Version(),
+			"version": buildVersion(), "libtorch": torch, "cuda": tensor.CUDAAvailable() == nil, "go": runtime.Version(),
 			"platform": runtime.GOOS + "/" + runtime.GOARCH,
 		}})
 	}
 	_, err = fmt.Fprintf(e.stdout, "ldalign %s\nlibtorch %s (CUDA available: %v)\n%s %s/%s\n",
-		buildVersion(), torch, tensor.CUDAAvailable(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		buildVersion(), torch, tensor.CUDAAvailable() == nil, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	return err
 }

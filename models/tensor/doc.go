@@ -1,4 +1,4 @@
-// Package tensor is a thin layer over libtorch 2.1.0: gotch's generated C binding, and a C++ shim for what that lacks.
+// Package tensor is a thin layer over libtorch, 2.7 or newer: gotch's generated C binding, and a C++ shim for what that lacks.
 //
 // # Engine
 //

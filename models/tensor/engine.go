@@ -70,8 +70,8 @@ func NewEngine(o Options) (*Engine, error) {
 	if o.Threads == 0 {
 		o.Threads = runtime.NumCPU()
 	}
-	if o.Device != CPU && !CUDAAvailable() {
-		return nil, fmt.Errorf("tensor: device %v: this build or machine has no CUDA", o.Device)
+	if err := CUDAAvailable(); err != nil && o.Device != CPU {
+		return nil, fmt.Errorf("device %v: %w", o.Device, err)
 	}
 	e := &Engine{
 		device: o.Device,

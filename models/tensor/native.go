@@ -1,7 +1,8 @@
 package tensor
 
-// #cgo CXXFLAGS: -std=c++17
-// #cgo LDFLAGS: -ltorch_cpu -lc10 -lstdc++
+// #cgo CXXFLAGS: -std=c++20
+// #cgo LDFLAGS: -ltorch_cpu -lc10
+// #cgo linux LDFLAGS: -ldl
 // #include <stdlib.h>
 // #include "shim.h"
 // #cgo noescape shim_free
@@ -25,8 +26,9 @@ import (
 
 var torchVersion = regexp.MustCompile(`TORCH_VERSION=([^,\s]+)`)
 
-// Version returns the version of the loaded libtorch, "2.1.0" for example.
+// Version returns the version of the loaded libtorch, "2.15.0" for example.
 func Version() (string, error) {
+	C.shim_cuda()
 	var text *C.char
 	if msg := C.shim_config(&text); msg != nil {
 		return "", fmt.Errorf("tensor: libtorch's configuration: %s", takeString(msg))
@@ -39,5 +41,10 @@ func Version() (string, error) {
 	return m[1], nil
 }
 
-// CUDAAvailable reports whether libtorch was linked with CUDA and finds a GPU.
-func CUDAAvailable() bool { return C.shim_cuda_available() != 0 }
+// CUDAAvailable returns nil if libtorch computes on GPUs of this machine, and otherwise an error that says what is missing.
+func CUDAAvailable() error {
+	if why := firstLine(C.GoString(C.shim_cuda())); why != "" {
+		return errors.New("tensor: no CUDA: " + why)
+	}
+	return nil
+}

@@ -36,13 +36,15 @@ public:
     return new Pool(small, static_cast<char *>(p));
   }
 
-  c10::DataPtr allocate(size_t n) const override {
+  c10::DataPtr allocate(size_t n) override {
     if (n < LEAST) return small->allocate(n);
-    void *p = const_cast<Pool *>(this)->take((n + PAGE - 1) / PAGE * PAGE);
+    void *p = take((n + PAGE - 1) / PAGE * PAGE);
     return {p, p, &release, at::Device(at::kCPU)};
   }
 
   c10::DeleterFnPtr raw_deleter() const override { return &release; }
+
+  void copy_data(void *to, const void *from, std::size_t n) const override { default_copy_data(to, from, n); }
 
 private:
   Pool(c10::Allocator *small, char *base) : small(small), base(base), top(base) { one = this; }

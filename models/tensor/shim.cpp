@@ -13,7 +13,7 @@
 
 namespace {
 
-c10::optional<at::Tensor> maybe(void *t) { return t ? c10::optional<at::Tensor>(T(t)) : c10::nullopt; }
+std::optional<at::Tensor> maybe(void *t) { return t ? std::optional<at::Tensor>(T(t)) : std::nullopt; }
 
 at::Device device_of(int d) { return d < 0 ? at::Device(at::kCPU) : at::Device(at::kCUDA, d); }
 
@@ -63,14 +63,6 @@ int64_t aligned(int64_t n, int f) {
 } // namespace
 
 char *shim_config(char **out) { TRY(*out = strdup(at::show_config().c_str());) }
-
-int shim_cuda_available(void) {
-  try {
-    return at::globalContext().hasCUDA();
-  } catch (...) {
-    return 0;
-  }
-}
 
 // Without C++ stack traces: one costs milliseconds for each error, and only the message's first line is used.
 void shim_quiet_errors(void) {
@@ -206,7 +198,7 @@ char *shim_rms_norm(void **out, void *t, void *weight, double eps) {
 
 char *shim_sdpa(void **out, void *q, void *k, void *v, void *mask, int causal, double scale) {
   TRY({
-    auto s = scale == 0 ? c10::nullopt : c10::optional<double>(scale);
+    auto s = scale == 0 ? std::nullopt : std::optional<double>(scale);
     give(out, at::scaled_dot_product_attention(T(q), T(k), T(v), maybe(mask), /*dropout_p=*/0.0, causal != 0, s));
   })
 }
@@ -230,7 +222,7 @@ char *shim_clip_grad_norm(void **grads, size_t n, double max_norm, double *norm)
     at::NoGradGuard no_grad;
     auto gs = list(grads, n);
     at::Tensor total = total_norm(gs);
-    at::Tensor coef = at::clamp((total + 1e-6).reciprocal() * max_norm, c10::nullopt, 1.0);
+    at::Tensor coef = at::clamp((total + 1e-6).reciprocal() * max_norm, std::nullopt, 1.0);
     if (coef.item<double>() != 1)
       for (auto &g : gs) g.detach().mul_(coef);
     *norm = total.item<double>();

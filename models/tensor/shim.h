@@ -27,7 +27,7 @@ typedef struct {
 
 // Process and thread.
 char *shim_config(char **out);
-int shim_cuda_available(void);
+const char *shim_cuda(void);
 void shim_quiet_errors(void);
 void shim_keep_memory(void);
 void shim_strict_products(void);

@@ -2,6 +2,7 @@ package tensor_test
 
 import (
 	"context"
+	"regexp"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -36,8 +37,8 @@ func TestVersion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got != "2.1.0" {
-		t.Errorf("Version() = %q, want 2.1.0: gotch v0.9.1 is written for it", got)
+	if !regexp.MustCompile(`^2\.([7-9]|1\d)\.\d+$`).MatchString(got) {
+		t.Errorf("Version() = %q, want 2.7.0 or newer", got)
 	}
 }
 

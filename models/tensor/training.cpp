@@ -174,13 +174,14 @@ bool computes_again(torch::autograd::Node *node) {
 
 // Source is the node that has computed an input. Its backward pass runs after that of the nodes that use its result.
 struct Source : torch::CustomClassHolder {
-  explicit Source(std::shared_ptr<torch::autograd::Node> n) : node(std::move(n)) {}
-  const std::shared_ptr<torch::autograd::Node> node;
+  using Node = std::decay_t<decltype(std::declval<const at::Tensor &>().grad_fn())>; // a shared pointer; which kind depends on libtorch
+  explicit Source(Node n) : node(std::move(n)) {}
+  const Node node;
 };
 
 struct Linear : Function<Linear> {
   static at::Tensor forward(AutogradContext *ctx, const at::Tensor &x, const at::Tensor &w,
-                            const c10::optional<at::Tensor> &bias, bool in_first) {
+                            const std::optional<at::Tensor> &bias, bool in_first) {
     const auto &source = x.grad_fn();
     const bool keep = w.requires_grad() && !computes_again(source.get());
     if (w.requires_grad() && !keep) ctx->saved_data["source"] = at::IValue::make_capsule(c10::make_intrusive<Source>(source));
@@ -461,7 +462,7 @@ char *shim_recompute(void **out, void *x, uintptr_t engine, uint64_t id) {
 }
 
 char *shim_train_linear(void **out, void *x, void *weight, void *bias, int in_first) {
-  TRY(give(out, Linear::apply(T(x), T(weight), bias ? c10::optional<at::Tensor>(T(bias)) : c10::nullopt, in_first != 0));)
+  TRY(give(out, Linear::apply(T(x), T(weight), bias ? std::optional<at::Tensor>(T(bias)) : std::nullopt, in_first != 0));)
 }
 
 char *shim_train_embed(void **out, void *weight, void *ids) {
