@@ -72,13 +72,14 @@ write() { # write FILE: from standard input, only when it changes
 
 # --- libtorch -------------------------------------------------------------------------------------------------------
 if [ -z "${LIBTORCH:-}" ] && [ -n "${LIBTORCH_FROM:-}" ]; then
-	LIBTORCH=$("$LIBTORCH_FROM" -c 'import importlib.util, os; print(os.path.dirname(importlib.util.find_spec("torch").origin))') ||
+	LIBTORCH=$("$LIBTORCH_FROM" -c 'import importlib.util, os; print(os.path.dirname(importlib.util.find_spec("torch").origin))' 2>/dev/null) ||
 		die "LIBTORCH_FROM=$LIBTORCH_FROM is not a Python with torch: install torch there, or unset LIBTORCH_FROM to use the pinned one"
 fi
 if [ -n "${LIBTORCH:-}" ]; then
 	libtorch=$(cd "$LIBTORCH" 2>/dev/null && pwd) || die "LIBTORCH=$LIBTORCH is not a folder"
+	# The first header is that of newer versions, the second that of older ones.
 	version=$(cat "$libtorch/include/torch/headeronly/version.h" "$libtorch/include/torch/csrc/api/include/torch/version.h" 2>/dev/null |
-		awk '/define TORCH_VERSION_(MAJOR|MINOR|PATCH) [0-9]/ {printf "%s%s", s, $3; s="."}')
+		awk '/define TORCH_VERSION_(MAJOR|MINOR|PATCH) [0-9]/ {printf "%s%s", s, $3; s="."}' || true)
 	if [ -z "$version" ] || [ ! -f "$libtorch/lib/libtorch_cpu.$library" ]; then
 		die "$libtorch is not a libtorch: it lacks include/torch/csrc/api/include/torch/version.h or lib/libtorch_cpu.$library"
 	fi
