@@ -334,9 +334,7 @@ func (c *Conn) StoreAt(ctx context.Context, kind schemas.Kind, run string, entri
 		if err == nil {
 			continue // to check that everything is stored
 		}
-		api := new(jetstream.APIError)
-		raced := errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == codeWrongLast)
-		if !passing(err) && !raced || try == maxRestoreTries {
+		if !passing(err) && !wrongLast(err) || try == maxRestoreTries {
 			return failed(explain(err))
 		}
 		if !pause(ctx, c.limits.backoff(try)) {

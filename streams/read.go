@@ -67,22 +67,6 @@ func (c *Conn) Last(ctx context.Context, kind schemas.Kind, run string) (Receive
 	return e.Received(m), nil
 }
 
-// Find returns the newest message of a kind in a run with the given id, or ErrNotFound. It reads all the run's messages of that
-// kind, so use it for kinds with few messages (checkpoints, results, control).
-func (c *Conn) Find(ctx context.Context, kind schemas.Kind, run, id string) (Received, error) {
-	var found Received
-	err := c.Read(ctx, kind, run, AllIterations, 0, func(r Received) error {
-		if r.Message.ID() == id {
-			found = r
-		}
-		return nil
-	})
-	if err == nil && found.Message == nil {
-		err = fmt.Errorf("%w: no %s %q in run %s", ErrNotFound, kind, id, run)
-	}
-	return found, err
-}
-
 // Line is a message as `ldalign tail` prints it.
 type Line struct {
 	Stream  string    `json:"stream"`

@@ -177,12 +177,18 @@ func (t *Trainer) declared(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if digest := t.Spec.Digest(); found.GetSpecDigest() != digest {
-		return false, fmt.Errorf("trainer: run %s exists with another spec (digest %.12s, this one is %.12s%s): "+
-			"give the new one another name under `run:`, or continue with the spec that `ldalign status %s --spec` prints",
-			t.Spec.Run, found.GetSpecDigest(), digest, changes(found.GetSpec(), t.Spec), t.Spec.Run)
+	return true, t.same(found)
+}
+
+// same returns an error if a declaration of the run has another spec than this trainer.
+func (t *Trainer) same(found lineage.Declared) error {
+	if digest := t.Spec.Digest(); found.Digest != digest {
+		return fmt.Errorf("trainer: run %s exists with another spec (digest %.12s, declared at %s as sequence %d of %s; this one is "+
+			"%.12s%s): give the new one another name under `run:`, or continue with the spec that `ldalign status %s --spec` prints",
+			t.Spec.Run, found.Digest, found.Time.UTC().Format(time.RFC3339), found.Seq, found.Stream, digest,
+			changes(found.Text, t.Spec), t.Spec.Run)
 	}
-	return true, nil
+	return nil
 }
 
 // changes names the first keys in which a spec differs from the declared one, each after a "; ". It is empty when the
@@ -203,15 +209,14 @@ func changes(declared []byte, spec schemas.Spec) string {
 	return text
 }
 
-// declare publishes the resolved spec, which workers read.
+// declare publishes the resolved spec, which workers read. It returns an error if another process has meanwhile declared the run
+// with another spec: the first declaration counts.
 func (t *Trainer) declare(ctx context.Context) error {
-	text, err := t.Spec.YAML()
+	found, err := lineage.Declare(ctx, t.Streams, t.Spec)
 	if err != nil {
 		return err
 	}
-	return t.Streams.Publish(ctx, schemas.Control, &events.Control{
-		Schema: events.Version, Run: t.Spec.Run, Kind: events.ControlSpec, Spec: text, SpecDigest: t.Spec.Digest(),
-	})
+	return t.same(found)
 }
 
 // announce publishes the events of all checkpoints that have none, as after a crash between manifest and event.

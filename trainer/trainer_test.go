@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
@@ -23,6 +24,7 @@ import (
 	"github.com/ldalign/ldalign/streams"
 	"github.com/ldalign/ldalign/trainer"
 	"github.com/ldalign/ldalign/trainer/curves"
+	"github.com/ldalign/ldalign/trainer/lineage"
 	"github.com/ldalign/ldalign/trainer/objective"
 	"github.com/ldalign/ldalign/trainer/schedule"
 )
@@ -192,6 +194,48 @@ func TestAnotherSpecIsRefused(t *testing.T) {
 	harmless := testSpec("named", sft, func(s *schemas.Spec) { s.Training.CheckpointEvery = 7 })
 	if err := w.work(t.Context(), harmless, silent); err != nil {
 		t.Errorf("a spec that differs in what cannot change a result is refused: %v", err)
+	}
+}
+
+// The first declaration counts. A second one, which a program stored after the server had forgotten the first one's id, changes
+// nothing. A trainer with another spec gets an error that names both.
+func TestTheFirstDeclarationCounts(t *testing.T) {
+	w := newWorld(t)
+	sft := func(s *schemas.Spec) { s.Objective.Kind, s.Iterations = "sft", 1 }
+	spec := testSpec("named", sft)
+	other := testSpec("named", sft, func(s *schemas.Spec) { s.Optimizer.LR *= 2 })
+	w.finish(spec)
+	text, err := other.YAML()
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := streams.EntryOf(schemas.Control, &events.Control{
+		Schema: events.Version, Run: "named", Kind: events.ControlSpec, Spec: text, SpecDigest: other.Digest(),
+	}, "2")
+	if err == nil {
+		err = w.streams.Store(t.Context(), schemas.Control, second)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.work(t.Context(), spec, silent); err != nil {
+		t.Errorf("the run does not continue with the spec that it was declared with: %v", err)
+	}
+	if got, err := lineage.Spec(t.Context(), w.streams, "named"); err != nil || got.Digest() != spec.Digest() {
+		t.Errorf("workers get the spec %.12s, want %.12s: %v", got.Digest(), spec.Digest(), err)
+	}
+	first, err := lineage.Declare(t.Context(), w.streams, other)
+	if err != nil || first.Digest != spec.Digest() {
+		t.Errorf("declaring another spec gives %+v, %v", first, err)
+	}
+	err = w.work(t.Context(), other, silent)
+	for _, part := range []string{
+		spec.Digest()[:12], other.Digest()[:12], fmt.Sprintf("sequence %d of LDALIGN_named_FACTS", first.Seq),
+		first.Time.UTC().Format(time.RFC3339),
+	} {
+		if err == nil || !strings.Contains(err.Error(), part) {
+			t.Errorf("the error does not have %q: %v", part, err)
+		}
 	}
 }
 

@@ -57,22 +57,16 @@ func sameData(ctx context.Context, conn *streams.Conn, spec schemas.Spec, set da
 		Schema: events.Version, Run: spec.Run, Kind: events.ControlRecords, Total: uint64(set.Report.Kept),
 		Message: set.Report.String(),
 	}
-	for _, m := range []*events.Control{note, records} {
-		if err := conn.Publish(ctx, schemas.Control, m); err != nil {
-			return err
-		}
-	}
-	// the first digest in the log counts
-	var first string
-	err = conn.Read(ctx, schemas.Control, spec.Run, 0, 0, func(r streams.Received) error {
-		if c, ok := r.Message.(*events.Control); ok && c.GetKind() == note.GetKind() {
-			first = c.GetMessage()
-			return streams.ErrStop
-		}
-		return nil
-	})
-	if err != nil || first == note.GetMessage() {
+	if _, err := conn.PublishFirst(ctx, schemas.Control, records); err != nil {
 		return err
+	}
+	found, err := conn.PublishFirst(ctx, schemas.Control, note)
+	if err != nil {
+		return err
+	}
+	first := found.Message.(*events.Control).GetMessage()
+	if first == note.GetMessage() {
+		return nil
 	}
 	return fmt.Errorf("%s has changed since run %s began (records %.12s, now %.12s): restore it, or start a run of another name",
 		spec.Data.Train, spec.Run, first, note.GetMessage())

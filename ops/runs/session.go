@@ -76,7 +76,7 @@ func Join(ctx context.Context, o Options, run string) (*Session, error) {
 	}
 	declared, err := lineage.Declaration(ctx, s.Streams, run)
 	if err == nil {
-		err = s.Checkpoints.Holds(ctx, run, declared.GetSpecDigest())
+		err = s.Checkpoints.Holds(ctx, run, declared.Digest)
 	}
 	if errors.Is(err, checkpoints.ErrOtherStore) {
 		err = fmt.Errorf("%w: give this worker the --s3 and --bucket of the run's trainer", err)

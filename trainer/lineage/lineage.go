@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/schemas"
@@ -46,26 +47,56 @@ func Descendants(ctx context.Context, conn *streams.Conn, run string) ([]string,
 	return out, nil
 }
 
-// Declaration is the control message that declares a run; streams.ErrNotFound when there is none.
-func Declaration(ctx context.Context, conn *streams.Conn, run string) (*events.Control, error) {
-	found, err := conn.Find(ctx, schemas.Control, run, (&events.Control{Kind: events.ControlSpec}).ID())
+// Declared is a declaration of a run, and where the log has it.
+type Declared struct {
+	// Text is the spec as YAML, and Digest its digest.
+	Text   []byte
+	Digest string
+	Stream string
+	Seq    uint64
+	Time   time.Time
+}
+
+// Declare declares a run with a spec, and returns the declaration that counts. That is the first one in the log, so the caller has
+// to compare it with the spec.
+func Declare(ctx context.Context, conn *streams.Conn, spec schemas.Spec) (Declared, error) {
+	text, err := spec.YAML()
 	if err != nil {
-		return nil, err
+		return Declared{}, err
 	}
-	control, ok := found.Message.(*events.Control)
+	first, err := conn.PublishFirst(ctx, schemas.Control, &events.Control{
+		Schema: events.Version, Run: spec.Run, Kind: events.ControlSpec, Spec: text, SpecDigest: spec.Digest(),
+	})
+	if err != nil {
+		return Declared{}, err
+	}
+	return declared(first)
+}
+
+// Declaration returns the declaration of a run; streams.ErrNotFound when there is none.
+func Declaration(ctx context.Context, conn *streams.Conn, run string) (Declared, error) {
+	first, err := conn.Find(ctx, schemas.Control, run, (&events.Control{Kind: events.ControlSpec}).ID())
+	if err != nil {
+		return Declared{}, err
+	}
+	return declared(first)
+}
+
+func declared(r streams.Received) (Declared, error) {
+	control, ok := r.Message.(*events.Control)
 	if !ok {
-		return nil, fmt.Errorf("lineage: run %s: its spec is a %T", run, found.Message)
+		return Declared{}, fmt.Errorf("lineage: %s at %d: the spec is a %T", r.Stream, r.Seq, r.Message)
 	}
-	return control, nil
+	return Declared{control.GetSpec(), control.GetSpecDigest(), r.Stream, r.Seq, r.Time}, nil
 }
 
 // Spec is the spec that a run was declared with; streams.ErrNotFound when it is not declared.
 func Spec(ctx context.Context, conn *streams.Conn, run string) (schemas.Spec, error) {
-	control, err := Declaration(ctx, conn, run)
+	found, err := Declaration(ctx, conn, run)
 	if err != nil {
 		return schemas.Spec{}, err
 	}
-	specs, err := schemas.ParseSpecs("run "+run, control.GetSpec())
+	specs, err := schemas.ParseSpecs("run "+run, found.Text)
 	if err != nil {
 		return schemas.Spec{}, err
 	}
