@@ -28,3 +28,23 @@ func (c *Conn) bucket(ctx context.Context, name, description string, ttl time.Du
 	}
 	return kv, err
 }
+
+// forget removes the values of the keys that match, up to a revision (0 for all), from a bucket. It does nothing if there is no such
+// bucket. It leaves no markers behind, as KeyValue.Delete and KeyValue.Purge do, which fill a bucket in the end.
+func (c *Conn) forget(ctx context.Context, bucket, keys string, upTo uint64) error {
+	stream, err := c.js.Stream(ctx, bucketStream+bucket)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	what := []jetstream.StreamPurgeOpt{jetstream.WithPurgeSubject("$KV." + bucket + "." + keys)}
+	if upTo > 0 {
+		what = append(what, jetstream.WithPurgeSequence(upTo+1))
+	}
+	return stream.Purge(ctx, what...)
+}
+
+// bucketStream is the prefix of the name of the stream that holds a bucket.
+const bucketStream = "KV_"

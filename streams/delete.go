@@ -23,18 +23,7 @@ func (c *Conn) DeleteRun(ctx context.Context, run string) error {
 	for _, beside := range []struct{ bucket, keys string }{
 		{trialBucket, "*." + run + ".>"}, {pauseBucket, run + ".*"}, {heartbeatBucket, run + ".>"},
 	} {
-		kv, err := c.js.KeyValue(ctx, beside.bucket)
-		if errors.Is(err, jetstream.ErrBucketNotFound) {
-			continue
-		}
-		var found []string
-		if err == nil {
-			err = eachKey(ctx, kv, beside.keys, func(e jetstream.KeyValueEntry) { found = append(found, e.Key()) })
-		}
-		for _, key := range found {
-			err = errors.Join(err, kv.Purge(ctx, key))
-		}
-		if err != nil {
+		if err := c.forget(ctx, beside.bucket, beside.keys, 0); err != nil {
 			return failed(err)
 		}
 	}

@@ -32,6 +32,7 @@ func (e *ErrHeld) Error() string {
 // Lease makes its holder the only trainer of a run. It keeps two trainers from wasting work. It is not what prevents conflicting
 // checkpoints: a manifest can be created only once.
 type Lease struct {
+	conn   *Conn
 	kv     jetstream.KeyValue
 	claim  claim
 	lost   chan struct{}
@@ -67,7 +68,7 @@ func (c *Conn) AcquireLease(ctx context.Context, run, holder string, ttl time.Du
 	if err != nil {
 		host = "unknown"
 	}
-	l := &Lease{kv: kv, lost: make(chan struct{}), done: make(chan struct{}), claim: claim{
+	l := &Lease{conn: c, kv: kv, lost: make(chan struct{}), done: make(chan struct{}), claim: claim{
 		ID: rand.Text(), Run: run, Holder: holder, Host: host, PID: os.Getpid(), Since: time.Now().UTC(), TTL: ttl,
 	}}
 	if err := c.acquire(ctx, l); err != nil {
@@ -244,11 +245,18 @@ func (l *Lease) Release() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
 	defer cancel()
-	err := l.change(ctx, func() error { return l.kv.Delete(ctx, l.claim.Run, jetstream.LastRevision(l.revision)) })
-	if err != nil {
-		return fmt.Errorf("streams: release the lease of run %s: %w", l.claim.Run, err)
+	for { // a renewal whose answer was lost may have been stored meanwhile
+		own, err := l.recall(ctx)
+		if err == nil && own {
+			err = l.conn.forget(ctx, leaseBucket, l.claim.Run, l.revision)
+		}
+		if err != nil {
+			return fmt.Errorf("streams: release the lease of run %s: %w", l.claim.Run, err)
+		}
+		if !own {
+			return nil
+		}
 	}
-	return nil
 }
 
 func (c claim) encode() ([]byte, error) {

@@ -52,12 +52,14 @@ func (c *Conn) Resume(ctx context.Context, run, stage string) error {
 		return fmt.Errorf("streams: resume run %s: %w", run, err)
 	}
 	key := pauseKey(run, stage)
-	if _, err := kv.Get(ctx, key); errors.Is(err, jetstream.ErrKeyNotFound) {
+	entry, err := kv.Get(ctx, key)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return fmt.Errorf("%w: %s is not paused", ErrNotFound, describeStage(run, stage))
-	} else if err != nil {
-		return fmt.Errorf("streams: resume run %s: %w", run, err)
 	}
-	if err := kv.Purge(ctx, key); err != nil {
+	if err == nil {
+		err = c.forget(ctx, pauseBucket, key, entry.Revision())
+	}
+	if err != nil {
 		return fmt.Errorf("streams: resume run %s: %w", run, err)
 	}
 	return nil

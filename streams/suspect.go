@@ -37,7 +37,7 @@ func (r *runner) try(work context.Context, suspects []*input) error {
 		} else {
 			err = r.run(work, []*input{in}, nil)
 		}
-		trial.end(work)
+		r.end(work, trial)
 		if err != nil {
 			return err
 		}
@@ -47,8 +47,9 @@ func (r *runner) try(work context.Context, suspects []*input) error {
 
 // trial is one suspect's processing.
 type trial struct {
-	kv  jetstream.KeyValue
 	key string
+	// revision of the count in the bucket.
+	revision uint64
 	// deaths is how many earlier trials did not end.
 	deaths int
 }
@@ -59,7 +60,7 @@ func (r *runner) begin(ctx context.Context, in *input) (trial, error) {
 	if err != nil {
 		return trial{}, err
 	}
-	t := trial{kv: kv, key: fmt.Sprintf("%s.%s.%s.%d", r.stage.Name, r.stage.Run, in.meta.Stream, in.meta.Sequence.Stream)}
+	t := trial{key: fmt.Sprintf("%s.%s.%s.%d", r.stage.Name, r.stage.Run, in.meta.Stream, in.meta.Sequence.Stream)}
 	entry, err := kv.Get(ctx, t.key)
 	switch {
 	case errors.Is(err, jetstream.ErrKeyNotFound):
@@ -70,11 +71,11 @@ func (r *runner) begin(ctx context.Context, in *input) (trial, error) {
 			return trial{}, fmt.Errorf("%s in %s: %w", t.key, trialBucket, err)
 		}
 	}
-	_, err = kv.Put(ctx, t.key, []byte(strconv.Itoa(t.deaths+1)))
+	t.revision, err = kv.Put(ctx, t.key, []byte(strconv.Itoa(t.deaths+1)))
 	return t, err
 }
 
 // end deletes the count, because the process survived. If that fails the count is one too high, which is harmless.
-func (t trial) end(ctx context.Context) {
-	_ = t.kv.Purge(context.WithoutCancel(ctx), t.key)
+func (r *runner) end(ctx context.Context, t trial) {
+	_ = r.forget(context.WithoutCancel(ctx), trialBucket, t.key, t.revision)
 }
