@@ -27,7 +27,7 @@ func Default() Spec {
 		Compute:    ComputeSpec{Device: "cpu"},
 		Streams: StreamsSpec{
 			MaxAge: "720h", MaxBytes: "2GB", AckWait: "10s", MaxDeliver: 5, Replicas: 1, Sync: "always",
-			StallAfter: "30m", MaxInFlight: 4096,
+			StallAfter: "30m", StuckAfter: "15m", MaxInFlight: 4096,
 		},
 	}
 }

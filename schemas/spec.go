@@ -362,6 +362,9 @@ type StreamsSpec struct {
 	// StallAfter is how long a run may make no progress before it fails and says what it was waiting for. 0 lets it wait
 	// forever.
 	StallAfter string `yaml:"stall_after"`
+	// StuckAfter is how long a worker may make no progress on the messages that it holds before the server gives them to
+	// another worker. It must be longer than the longest single step, such as downloading a policy.
+	StuckAfter string `yaml:"stuck_after"`
 	// MaxInFlight is how many prompts of an iteration the prompter may publish ahead of the trainer, with
 	// training.schedule: streaming; 0 for no bound. Values below 2 × training.batch act as 2 × training.batch. There is no
 	// bound where the trainer needs the whole iteration first: with schedule: exact, and in iteration 0 of a run that trains

@@ -362,6 +362,7 @@ func (c *checker) streams(s *Spec) {
 	if st.StallAfter != "0" {
 		c.duration("streams.stall_after", st.StallAfter)
 	}
+	c.duration("streams.stuck_after", st.StuckAfter)
 	c.atLeast("streams.max_in_flight", st.MaxInFlight, 0)
 }
 

@@ -20,18 +20,23 @@ type input struct {
 func (in *input) place() place { return place{in.meta.Stream, in.meta.Sequence.Stream} }
 
 // batch holds the messages that a stage works on. From the moment a message is added until it is answered, a heartbeat tells the
-// server that it is in progress, so that the server does not deliver a slow batch to another worker.
+// server that it is in progress, so that the server does not deliver a slow batch to another worker. The heartbeat ends while the
+// worker makes no progress.
 type batch struct {
 	inputs []*input // used by the stage's goroutine only
 
 	mu   sync.Mutex
 	held []jetstream.Msg // the same messages, for the heartbeat
-	stop chan struct{}
-	done chan struct{} // nil until the heartbeat runs
-	beat time.Duration
+	// moving is called before each heartbeat with the number of messages, and reports whether the worker makes progress.
+	moving func(held int) bool
+	stop   chan struct{}
+	done   chan struct{} // nil until the heartbeat runs
+	beat   time.Duration
 }
 
-func newBatch(beat time.Duration) *batch { return &batch{beat: beat, stop: make(chan struct{})} }
+func newBatch(beat time.Duration, moving func(held int) bool) *batch {
+	return &batch{beat: beat, moving: moving, stop: make(chan struct{})}
+}
 
 func (b *batch) add(in *input) {
 	b.inputs = append(b.inputs, in)
@@ -57,6 +62,9 @@ func (b *batch) heartbeat() {
 		b.mu.Lock()
 		held := b.held
 		b.mu.Unlock()
+		if !b.moving(len(held)) {
+			continue
+		}
 		for _, msg := range held {
 			// An error means that the message is answered or the connection is lost; the next beat tries again.
 			_ = msg.InProgress()

@@ -138,11 +138,11 @@ func TestServerVersion(t *testing.T) {
 
 func TestParseLimits(t *testing.T) {
 	got, err := ParseLimits(schemas.StreamsSpec{
-		MaxAge: "30d", MaxBytes: "2GiB", AckWait: "45s", MaxDeliver: 7, Replicas: 3, Sync: "2m",
+		MaxAge: "30d", MaxBytes: "2GiB", AckWait: "45s", MaxDeliver: 7, Replicas: 3, Sync: "2m", StuckAfter: "1h",
 	})
 	want := Limits{
 		MaxAge: 720 * time.Hour, MaxBytes: 2 << 30, AckWait: 45 * time.Second, MaxDeliver: 7, Replicas: 3,
-		Sync: 2 * time.Minute, Retry: time.Second,
+		Sync: 2 * time.Minute, StuckAfter: time.Hour, Retry: time.Second,
 	}
 	if err != nil || got != want {
 		t.Errorf("got %+v, %v, want %+v", got, err, want)
@@ -151,13 +151,14 @@ func TestParseLimits(t *testing.T) {
 		t.Errorf("defaults: got %+v, %v", got, err)
 	}
 	for key, spec := range map[string]schemas.StreamsSpec{
-		"streams.max_age":   {MaxAge: "long"},
-		"streams.ack_wait":  {AckWait: "-3s"},
-		"streams.max_bytes": {MaxBytes: "8 gigabytes"},
-		"streams.sync":      {Sync: "never"},
-		"max_bytes":         {MaxBytes: "99999999999TiB"},
-		"max_deliver":       {MaxDeliver: -1},
-		"replicas":          {Replicas: 4},
+		"streams.max_age":     {MaxAge: "long"},
+		"streams.ack_wait":    {AckWait: "-3s"},
+		"streams.stuck_after": {StuckAfter: "0s"},
+		"streams.max_bytes":   {MaxBytes: "8 gigabytes"},
+		"streams.sync":        {Sync: "never"},
+		"max_bytes":           {MaxBytes: "99999999999TiB"},
+		"max_deliver":         {MaxDeliver: -1},
+		"replicas":            {Replicas: 4},
 	} {
 		if _, err := ParseLimits(spec); err == nil || !strings.Contains(err.Error(), key) {
 			t.Errorf("%s: got %v", key, err)

@@ -26,6 +26,8 @@ const (
 	StateWaiting = "waiting"
 	// StateRetrying: something failed, and the worker tries it again after a pause.
 	StateRetrying = "retrying"
+	// StateStuck: the worker holds messages and has made no progress for Limits.StuckAfter. The server delivers them to others.
+	StateStuck = "stuck"
 	// StatePaused: Pause has paused the worker.
 	StatePaused = "paused"
 	// StateBackPressure: the worker's output is waiting for a later stage, and it makes no more until that stage has caught up.
@@ -74,6 +76,7 @@ type Heartbeat struct {
 	worker Worker
 	pause  Paused // zero when the worker is not paused
 	past   []beat // the recent beats, oldest first
+	said   uint64 // how often Say was called
 
 	changed chan struct{} // capacity 1: signals a new state
 	cancel  context.CancelFunc
@@ -107,6 +110,21 @@ func (c *Conn) Announce(ctx context.Context, run, stage string) *Heartbeat {
 
 // Say sets what the worker does. Repeating the same state and detail sends nothing.
 func (p *Heartbeat) Say(state, detail string) {
+	p.mu.Lock()
+	p.said++
+	p.mu.Unlock()
+	p.set(state, detail)
+}
+
+// signs grows whenever the worker says or does something.
+func (p *Heartbeat) signs() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.said + p.worker.Moves
+}
+
+// set is Say, but no sign that the worker makes progress.
+func (p *Heartbeat) set(state, detail string) {
 	p.mu.Lock()
 	same := p.worker.State == state && p.worker.Detail == detail
 	if p.worker.State != state {

@@ -25,6 +25,9 @@ type Limits struct {
 	Sync time.Duration
 	// StallAfter is how long a run may make no progress; 0 means no bound. This package only carries the value.
 	StallAfter time.Duration
+	// StuckAfter is how long a worker may hold messages and make no progress before the server delivers them to another. It must be
+	// longer than a single step of any stage, such as downloading and loading a model. Default 15 minutes.
+	StuckAfter time.Duration
 	// Retry is the pause before a failed message is tried again. It doubles with each try, up to 30 s. Default 1 s.
 	Retry time.Duration
 	// DedupWindow is how long a stream remembers the ids of its messages, at least 100 ms. A message that is published again in
@@ -75,6 +78,9 @@ func (l Limits) withDefaults() Limits {
 	if l.Replicas == 0 {
 		l.Replicas = 1
 	}
+	if l.StuckAfter == 0 {
+		l.StuckAfter = 15 * time.Minute
+	}
 	if l.Retry == 0 {
 		l.Retry = time.Second
 	}
@@ -93,8 +99,8 @@ func (l Limits) validate() error {
 		return fmt.Errorf("streams: max_deliver %d is less than 1", l.MaxDeliver)
 	case l.Replicas != 1 && l.Replicas != 3 && l.Replicas != 5:
 		return fmt.Errorf("streams: replicas %d is not 1, 3 or 5", l.Replicas)
-	case l.Sync < 0 || l.Retry < 0:
-		return fmt.Errorf("streams: sync %v and retry %v must not be negative", l.Sync, l.Retry)
+	case l.Sync < 0 || l.Retry < 0 || l.StuckAfter < 0:
+		return fmt.Errorf("streams: sync %v, retry %v and stuck_after %v must not be negative", l.Sync, l.Retry, l.StuckAfter)
 	case l.DedupWindow != 0 && l.DedupWindow < 100*time.Millisecond:
 		return fmt.Errorf("streams: dedup window %v is less than 100ms", l.DedupWindow)
 	}
@@ -129,6 +135,9 @@ func ParseLimits(spec schemas.StreamsSpec) (Limits, error) {
 		if l.StallAfter, err = parseDuration("streams.stall_after", spec.StallAfter); err != nil {
 			return Limits{}, err
 		}
+	}
+	if l.StuckAfter, err = parseDuration("streams.stuck_after", spec.StuckAfter); err != nil {
+		return Limits{}, err
 	}
 	l = l.withDefaults()
 	return l, l.validate()

@@ -14,7 +14,8 @@ import (
 
 // RunStage runs a stage until ctx ends. It pulls at most one batch at a time, keeps the server from redelivering it while
 // Process works on it, publishes the outputs, waits until they are stored, and only then acknowledges the inputs. When ctx
-// ends, RunStage finishes the batch within Stage.Grace or gives it back, and returns nil.
+// ends, RunStage finishes the batch within Stage.Grace or gives it back, and returns nil. When Process makes no progress for
+// Limits.StuckAfter, the server delivers the batch to another worker; what Process returns later is stored under the same ids.
 //
 // When the server is lost, RunStage waits for it to return; it recreates a deleted consumer. When a whole batch fails, by a
 // panic or by an error for every message, RunStage processes the messages again one by one to find the one at fault. Messages
@@ -50,7 +51,7 @@ func (c *Conn) RunRefilling(ctx context.Context, s Stage, process Refilling) err
 	pulling, cancelPull := outlive(ctx, 0) // without ctx's deadline: nats.go refuses to pull shortly before one
 	defer cancelPull()
 	for r.heartbeat.Hold(ctx) == nil && !over(ctx) {
-		b := newBatch(c.limits.AckWait / 3)
+		b := newBatch(c.limits.AckWait/3, r.watch(c.limits.AckWait/3))
 		err = r.fill(pulling, b)
 		// If the stage was paused while it waited, release gives back what it got.
 		if _, paused := r.heartbeat.Paused(); err == nil && !paused && !over(ctx) {

@@ -27,6 +27,8 @@ type Stage struct {
 	Grace time.Duration
 	// Observer is called when a batch is processed and a message is settled; nil for none.
 	Observer Observer
+	// Moves, if not nil, returns a number that grows while Process makes progress within a message. It is called from any goroutine.
+	Moves func() uint64
 	// Heartbeat publishes what the stage does and tells it when to pause. When it is nil, RunStage calls Announce.
 	Heartbeat *Heartbeat
 	// End is the run's number of iterations. A message of a later iteration becomes a dead letter. 0 means no bound.

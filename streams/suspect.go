@@ -32,7 +32,7 @@ func (r *runner) try(work context.Context, suspects []*input) error {
 		}
 		if trial.deaths >= deadlyFactor*r.limits.MaxDeliver {
 			err = r.bury(work, []letter{{in, poison(fmt.Errorf(
-				"delivered %d times and never settled: %d processes in a row died while working on it",
+				"delivered %d times and never settled: %d processes in a row died or were stuck while working on it",
 				in.meta.NumDelivered, trial.deaths)), trial.deaths}})
 		} else {
 			err = r.run(work, []*input{in}, nil)

@@ -78,6 +78,9 @@ func (p *Player) Play(ctx context.Context, row Row, spec schemas.Spec) (err erro
 	if row.Refill != nil {
 		stage.Refill = row.Refill(spec)
 	}
+	if p.Engine != nil { // every step of the engine is progress
+		stage.Moves = func() uint64 { return uint64(p.Engine.Busy()) }
+	}
 	feed, replayed := lineage.Feed(spec, row.In)
 	if replayed = replayed && feed.Kind == row.In; !replayed {
 		return p.run(ctx, stage, work)

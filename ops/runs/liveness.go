@@ -97,7 +97,7 @@ func (l Liveness) blocking() (stage, because string) {
 		if !s.feeds {
 			continue
 		}
-		i := slices.IndexFunc(s.Workers, busy)
+		i, stuck := slices.IndexFunc(s.Workers, busy), slices.IndexFunc(s.Workers, stuck)
 		switch {
 		case slices.ContainsFunc(s.Workers, pressed): // the stage waits for the trainer
 		case s.Paused && len(s.Workers) > 0:
@@ -107,6 +107,8 @@ func (l Liveness) blocking() (stage, because string) {
 				return s.Stage, "no " + s.Stage + " is running (run the command that started the run again)"
 			}
 			return s.Stage, fmt.Sprintf("no %s is running, and %d messages wait for one", s.Stage, s.Lag)
+		case i < 0 && s.Lag > 0 && stuck >= 0:
+			return s.Stage, s.Stage + ": " + saying(s.Workers[stuck])
 		case i < 0 && s.Lag > 0:
 			return s.Stage, fmt.Sprintf("%s has %d waiting messages", s.Stage, s.Lag)
 		case i < 0:
@@ -151,5 +153,7 @@ func waits(w streams.Worker) bool {
 	return w.State == streams.StateWaiting || w.State == streams.StateStarting
 }
 
-// busy reports whether a worker is in any state other than idle.
-func busy(w streams.Worker) bool { return w.State != streams.StateIdle }
+// busy reports whether a worker is in any state other than idle and stuck.
+func busy(w streams.Worker) bool { return w.State != streams.StateIdle && !stuck(w) }
+
+func stuck(w streams.Worker) bool { return w.State == streams.StateStuck }

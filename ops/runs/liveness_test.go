@@ -56,6 +56,22 @@ func TestBackPressure(t *testing.T) {
 			map[string]string{"prompter": streams.StateBackPressure, "generator": streams.StateIdle},
 			"trainer",
 		},
+		"a distance hangs": {
+			waits,
+			streams.Worker{State: streams.StateWaiting, Detail: "collect: 9 of 64 pairs"},
+			streams.Worker{State: streams.StateStuck, Detail: "no progress for 15m"},
+			55,
+			map[string]string{"generator": streams.StateBackPressure},
+			"distance",
+		},
+		"a distance hangs, and others have its work": {
+			waits,
+			streams.Worker{State: streams.StateWorking, Detail: "train ldalign 1: 3 of 90 steps"},
+			streams.Worker{State: streams.StateStuck, Detail: "no progress for 15m"},
+			0,
+			map[string]string{"generator": streams.StateBackPressure},
+			"trainer",
+		},
 	} {
 		l := Liveness{Stages: []StageLiveness{
 			{Stage: "prompter", feeds: true, Lag: 1, Workers: []streams.Worker{test.prompter}},
