@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // directory is the store in a folder of a local file system: the object with key a/b is the file a/b. Objects are
@@ -302,6 +303,30 @@ func (d *directory) open(ctx context.Context, key string) (*os.File, error) {
 		return nil, fmt.Errorf("checkpoints: open %s: %w", key, err)
 	}
 	return f, nil
+}
+
+func (d *directory) now(context.Context) (time.Time, error) {
+	f, err := d.stage()
+	if err != nil {
+		return time.Time{}, err
+	}
+	defer discard(f)
+	info, err := f.Stat()
+	if err != nil {
+		return time.Time{}, fmt.Errorf("checkpoints: the time of %s: %w", d, err)
+	}
+	return info.ModTime(), nil
+}
+
+func (d *directory) written(_ context.Context, key string) (time.Time, error) {
+	info, err := os.Stat(d.path(key))
+	if errors.Is(err, fs.ErrNotExist) {
+		return time.Time{}, fmt.Errorf("%w: %s", ErrNotFound, key)
+	}
+	if err != nil {
+		return time.Time{}, fmt.Errorf("checkpoints: %s: %w", key, err)
+	}
+	return info.ModTime(), nil
 }
 
 // String is part of Store.

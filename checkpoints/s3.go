@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"syscall"
@@ -112,7 +114,7 @@ func (s *s3) findBucket(ctx context.Context, create bool) error {
 
 // probe creates an object twice. The second creation must fail, or two trainers could replace each other's manifests.
 func (s *s3) probe(ctx context.Context) error {
-	key := "probes/" + rand.Text()
+	key := probeKey()
 	first := s.putIfAbsent(ctx, key, []byte(key))
 	if first != nil && !occupied(first) { // occupied: the client repeated a creation whose answer was lost
 		return s.explain(ctx, "create", key, first)
@@ -131,6 +133,9 @@ func (s *s3) probe(ctx context.Context) error {
 	}
 	return nil
 }
+
+// probeKey returns the key of an object that is written to learn something about the server.
+func probeKey() string { return "probes/" + rand.Text() }
 
 // String is part of Store.
 func (s *s3) String() string { return fmt.Sprintf("bucket %s at %s", s.bucket, s.endpoint) }
@@ -256,7 +261,27 @@ func (s *s3) Get(ctx context.Context, key string) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, s.explain(ctx, "get", key, err)
 	}
-	return body, nil
+	return &s3Body{body, func(err error) error {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return fmt.Errorf("%w: read %s in %s: the connection was cut: %v", ErrUnavailable, key, s, err) //nolint:errorlint // see s3Body
+	}}, nil
+}
+
+// s3Body is an object's body. It reports a cut connection as ErrUnavailable, and hides io.ErrUnexpectedEOF, with which readers
+// would take the object for damaged.
+type s3Body struct {
+	io.ReadCloser
+	cut func(error) error
+}
+
+func (b *s3Body) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		err = b.cut(err)
+	}
+	return n, err
 }
 
 func (s *s3) Stat(ctx context.Context, key string) (int64, error) {
@@ -302,6 +327,46 @@ func (s *s3) Delete(ctx context.Context, key string) error {
 	return s.explain(ctx, "delete", key, err)
 }
 
+func (s *s3) now(ctx context.Context) (written time.Time, err error) {
+	key := probeKey()
+	if err = s.Put(ctx, key, strings.NewReader(key), int64(len(key))); err == nil {
+		written, err = s.written(ctx, key)
+	}
+	if err != nil {
+		return written, err
+	}
+	return written, s.Delete(ctx, key)
+}
+
+func (s *s3) written(ctx context.Context, key string) (time.Time, error) {
+	info, err := s.client.StatObject(ctx, s.bucket, key, minio.StatObjectOptions{})
+	return info.LastModified, s.explain(ctx, "stat", key, err)
+}
+
+func (s *s3) abandoned(ctx context.Context, prefix string, old func(begun time.Time) bool) error {
+	core := minio.Core{Client: s.client}
+	keys, uploads := "", ""
+	for {
+		list, err := core.ListMultipartUploads(ctx, s.bucket, prefix, keys, uploads, "", 1000)
+		if err != nil {
+			return s.explain(ctx, "list the uploads in", "", err)
+		}
+		for _, u := range list.Uploads {
+			if !old(u.Initiated) {
+				continue
+			}
+			err := core.AbortMultipartUpload(ctx, s.bucket, u.Key, u.UploadID)
+			if err != nil && minio.ToErrorResponse(err).Code != minio.NoSuchUpload {
+				return s.explain(ctx, "abort the upload of", u.Key, err)
+			}
+		}
+		if !list.IsTruncated {
+			return nil
+		}
+		keys, uploads = list.NextKeyMarker, list.NextUploadIDMarker
+	}
+}
+
 // explain turns a client's error into one that says what to do; nil stays nil.
 func (s *s3) explain(ctx context.Context, verb, key string, err error) error {
 	if err == nil {
@@ -326,9 +391,26 @@ func (s *s3) explain(ctx context.Context, verb, key string, err error) error {
 		return fmt.Errorf("%s: no room on the server: free some space there and start again: %w", what, err)
 	}
 	if errors.Is(err, syscall.ECONNREFUSED) {
-		return fmt.Errorf("%s: nothing listens there: is the server running, and is this its S3 port? %w", what, err)
+		err = fmt.Errorf("nothing listens there: is the server running, and is this its S3 port? %w", err)
+	}
+	if unavailable(err) {
+		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	return fmt.Errorf("%s: %w", what, err)
+}
+
+// unavailable reports whether a request failed because the server could not be reached or could not work, so that the same request
+// may succeed later.
+func unavailable(err error) bool {
+	var answer minio.ErrorResponse
+	if errors.As(err, &answer) {
+		return answer.StatusCode >= http.StatusInternalServerError && answer.StatusCode != http.StatusNotImplemented ||
+			answer.StatusCode == http.StatusTooManyRequests || answer.StatusCode == http.StatusRequestTimeout ||
+			answer.Code == "InternalError" // in an answer with another status
+	}
+	var request *url.Error
+	var certificate *tls.CertificateVerificationError
+	return errors.As(err, &request) && !errors.As(err, &certificate) && !errors.Is(err, ErrSize)
 }
 
 // exactly refuses readers that do not have exactly size bytes: at once if the size can be found out, else with the last

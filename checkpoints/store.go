@@ -18,6 +18,8 @@ var (
 	ErrKey = errors.New("checkpoints: bad key")
 	// ErrSize means that a reader had more or fewer bytes than announced.
 	ErrSize = errors.New("checkpoints: size differs from the one announced")
+	// ErrUnavailable means that the store does not answer, or answers that it cannot work now.
+	ErrUnavailable = errors.New("checkpoints: the store is unavailable")
 	// ErrUnconditional means that a store cannot keep two writers from creating the same object.
 	ErrUnconditional = errors.New("checkpoints: the store ignores conditions")
 )

@@ -4,12 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"slices"
 	"time"
-
-	"github.com/minio/minio-go/v7"
 )
 
 // Swept counts what a sweep removed, or would remove.
@@ -17,19 +13,38 @@ type Swept struct {
 	// Blobs and Bytes count the blobs that no manifest names.
 	Blobs int   `json:"blobs"`
 	Bytes int64 `json:"bytes"`
-	// Young counts the blobs that were kept because they are younger than the grace period.
+	// Uploads counts the uploads in parts that were begun and never completed.
+	Uploads int `json:"uploads"`
+	// Young counts the blobs and uploads that were kept because they are younger than the grace period.
 	Young int `json:"young"`
 }
 
-// Sweep removes the blobs that no manifest of the run names. A writer leaves them when it dies before it creates its manifest.
-// Readers follow manifests alone, so nobody reads them. Sweep keeps blobs younger than grace, because a writer may be about
-// to name them. With dry it only counts. The caller must hold the run's lease, as for Prune.
-func (r *Repository) Sweep(ctx context.Context, run string, grace time.Duration, dry bool) (Swept, error) {
+// dated is a store that knows when its objects were written. Both times are of the store's clock, so an age does not depend on the
+// clock of this machine.
+type dated interface {
+	// now returns the time that the store would give to an object written now.
+	now(ctx context.Context) (time.Time, error)
+	// written returns when an object was written; ErrNotFound if there is none.
+	written(ctx context.Context, key string) (time.Time, error)
+}
+
+// uploader is a store to which a writer that dies can leave uploads in parts.
+type uploader interface {
+	// abandoned calls old with the time of each upload that is not complete, and aborts the upload if old returns true.
+	abandoned(ctx context.Context, prefix string, old func(begun time.Time) bool) error
+}
+
+// Sweep removes the blobs that no manifest of the run names, and aborts uploads that were never completed. A writer leaves them
+// when it dies before it creates its manifest. Readers follow manifests alone, so nobody reads them. Sweep keeps what is younger
+// than grace, by the store's clock, because a writer may be about to name it. With dry it only counts. The caller must hold the
+// run's lease, as for Prune.
+func (r *Repository) Sweep(ctx context.Context, run string, grace time.Duration, dry bool) (out Swept, err error) {
 	r.writing.Lock()
 	defer r.writing.Unlock()
+	failed := func(err error) (Swept, error) { return out, fmt.Errorf("checkpoints: sweep run %s: %w", run, err) }
 	manifests, err := r.List(ctx, run)
 	if err != nil {
-		return Swept{}, err
+		return failed(err)
 	}
 	live := map[string]bool{}
 	for _, m := range manifests {
@@ -39,33 +54,55 @@ func (r *Repository) Sweep(ctx context.Context, run string, grace time.Duration,
 	}
 	keys, err := r.store.List(ctx, blobKey(run, ""))
 	if err != nil {
-		return Swept{}, err
+		return failed(err)
 	}
-	var out Swept
+	clock, ok := r.store.(dated)
+	if !ok {
+		return failed(fmt.Errorf("%s does not know the age of its objects", r.store))
+	}
+	now, err := clock.now(ctx)
+	if err != nil {
+		return failed(err)
+	}
+	old := func(written time.Time) bool {
+		young := now.Sub(written) < grace
+		if young {
+			out.Young++
+		}
+		return !young
+	}
 	for _, key := range keys {
 		if live[key] {
 			continue
 		}
-		written, err := writtenAt(ctx, r.store, key)
-		if errors.Is(err, ErrNotFound) {
+		written, err := clock.written(ctx, key)
+		if errors.Is(err, ErrNotFound) || err == nil && !old(written) {
 			continue
 		}
-		if err != nil {
-			return out, err
+		var size int64
+		if err == nil {
+			size, err = r.store.Stat(ctx, key)
 		}
-		if time.Since(written) < grace {
-			out.Young++
-			continue
-		}
-		size, err := r.store.Stat(ctx, key)
 		if err == nil && !dry {
 			err = r.store.Delete(ctx, key)
 		}
 		if err != nil {
-			return out, fmt.Errorf("checkpoints: sweep run %s: %w", run, err)
+			return failed(err)
 		}
 		out.Blobs++
 		out.Bytes += size
+	}
+	if s, ok := r.store.(uploader); ok {
+		err := s.abandoned(ctx, "runs/"+run+"/", func(begun time.Time) bool {
+			if !old(begun) {
+				return false
+			}
+			out.Uploads++
+			return !dry
+		})
+		if err != nil {
+			return failed(err)
+		}
 	}
 	return out, nil
 }
@@ -138,26 +175,4 @@ func (r *Repository) objects(ctx context.Context, run string) ([]string, error) 
 		keys = append(keys, found...)
 	}
 	return keys, nil
-}
-
-// writtenAt returns when an object was written, by the store's clock.
-func writtenAt(ctx context.Context, s Store, key string) (time.Time, error) {
-	switch s := s.(type) {
-	case *directory:
-		info, err := os.Stat(s.path(key))
-		if errors.Is(err, fs.ErrNotExist) {
-			return time.Time{}, fmt.Errorf("%w: %s", ErrNotFound, key)
-		}
-		if err != nil {
-			return time.Time{}, fmt.Errorf("checkpoints: %s: %w", key, err)
-		}
-		return info.ModTime(), nil
-	case *s3:
-		info, err := s.client.StatObject(ctx, s.bucket, key, minio.StatObjectOptions{})
-		if err != nil {
-			return time.Time{}, s.explain(ctx, "stat", key, err)
-		}
-		return info.LastModified, nil
-	}
-	return time.Now(), nil // the store has no clock, so none of its objects is old
 }

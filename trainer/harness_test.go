@@ -3,6 +3,7 @@ package trainer_test
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -89,10 +90,25 @@ func (w *world) declare(run string) {
 	}
 }
 
-// refusingStore is a store that can be told to write no more: a trainer that ends with it leaves what a killed one does.
+// refusingStore is a store that can be told to write no more: a trainer that ends with it leaves what a killed one does. It can
+// also be away, and keep what is to be deleted.
 type refusingStore struct {
 	checkpoints.Store
-	refuse atomic.Bool
+	refuse, away, keep atomic.Bool
+}
+
+func (s *refusingStore) Put(ctx context.Context, key string, r io.Reader, size int64) error {
+	if s.away.Load() {
+		return checkpoints.ErrUnavailable
+	}
+	return s.Store.Put(ctx, key, r, size)
+}
+
+func (s *refusingStore) Delete(ctx context.Context, key string) error {
+	if s.keep.Load() {
+		return errRefused
+	}
+	return s.Store.Delete(ctx, key)
 }
 
 var errRefused = errors.New("the store refuses")

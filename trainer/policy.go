@@ -117,9 +117,7 @@ func (t *Trainer) publishPolicy(ctx context.Context, iteration uint32, metrics [
 	}
 	t.base, t.resume = manifest, nil
 	t.Log.Info().Str("run", t.Spec.Run).Str("checkpoint", manifest.Key).Uint32("iteration", iteration).Msg("policy published")
-	if _, err := t.Checkpoints.Prune(ctx, t.Spec.Run, t.Spec.Training.KeepStates); err != nil {
-		return err
-	}
+	loop.Prune(ctx, t.Checkpoints, t.Spec.Run, t.Spec.Training.KeepStates, t.Log)
 	return t.publishEvent(ctx, manifest)
 }
 

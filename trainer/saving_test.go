@@ -2,6 +2,7 @@ package trainer_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"os"
@@ -189,5 +190,63 @@ func TestOtherMachineIsWarnedOf(t *testing.T) {
 		if !strings.Contains(log.String(), says) {
 			t.Errorf("the log does not say %s:\n%s", says, log)
 		}
+	}
+}
+
+// TestStoreAway: a trainer waits for a store that does not answer, says so, and arrives at the bits of an undisturbed run. That
+// old states cannot be removed ends nothing either.
+func TestStoreAway(t *testing.T) {
+	w := newWorld(t)
+	change := func(s *schemas.Spec) { s.Objective.Kind, s.Iterations, s.Training.CheckpointEvery = "sft", 1, 1 }
+	w.finish(testSpec("undisturbed", change))
+	log := w.logged()
+	w.reopen()
+	w.store.keep.Store(true)
+	waited, back := 0, 0
+	err := w.work(t.Context(), testSpec("disturbed", change), func(work string, done, total int) {
+		switch {
+		case work == "train sft 0" && done == 1:
+			w.store.away.Store(true)
+		case work == "wait for the checkpoint store" && done < total:
+			if waited++; waited == 2 {
+				w.store.away.Store(false)
+			}
+		case work == "wait for the checkpoint store":
+			back++
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(w.results("undisturbed"), w.results("disturbed")); diff != "" {
+		t.Errorf("not what an undisturbed run gives (-undisturbed +disturbed):\n%s", diff)
+	}
+	if waited < 2 || back != 1 {
+		t.Errorf("the trainer said %d times that it waits and %d times that it went on, want 2 and 1", waited, back)
+	}
+	for _, want := range []string{"waiting for the checkpoint store", "the files of old states could not be removed"} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("the log does not say %q:\n%s", want, log.String())
+		}
+	}
+}
+
+// TestStoreAwayAtTheEnd: a trainer that is told to end while the store is away ends, and says that the state is not saved.
+func TestStoreAwayAtTheEnd(t *testing.T) {
+	w := newWorld(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	err := w.work(ctx, testSpec("r", func(s *schemas.Spec) {
+		s.Objective.Kind, s.Iterations, s.Training.CheckpointEvery = "sft", 1, 1
+	}), func(work string, done, _ int) {
+		switch {
+		case work == "train sft 0" && done == 1:
+			w.store.away.Store(true)
+		case work == "wait for the checkpoint store":
+			cancel()
+		}
+	})
+	if !errors.Is(err, checkpoints.ErrUnavailable) || errors.Is(err, trainer.ErrInterrupted) {
+		t.Errorf("got %v, want ErrUnavailable", err)
 	}
 }

@@ -105,6 +105,7 @@ func (t *Trainer) Run(ctx context.Context) (err error) {
 			err = cause // report the lost lease, not the errors that it caused
 		}
 	}()
+	t.Checkpoints = t.Checkpoints.Patient(ctx.Done(), t.storeAway)
 	if err := t.Checkpoints.Claim(ctx, t.Spec.Run); err != nil {
 		return err
 	}
@@ -166,6 +167,19 @@ func (t *Trainer) Run(ctx context.Context) (err error) {
 	return t.Streams.Publish(ctx, schemas.Control, &events.Control{
 		Schema: events.Version, Run: t.Spec.Run, Kind: events.ControlFinished, Iteration: t.base.Iteration,
 	})
+}
+
+// storeAway reports that the checkpoint store does not answer; with a nil error, that it answers again. Several goroutines may
+// call it.
+func (t *Trainer) storeAway(err error) {
+	away := activity.StoreAway{Work: activity.Work{Run: t.Spec.Run, Total: 1}, Err: err}
+	if err != nil {
+		t.Log.Warn().Err(err).Str("run", t.Spec.Run).Msg("waiting for the checkpoint store")
+	} else {
+		away.Done = 1
+		t.Log.Info().Str("run", t.Spec.Run).Msg("the checkpoint store answers again")
+	}
+	t.Meter.Observe(away)
 }
 
 // declared reports whether the run is declared. A declaration with another spec is an error.

@@ -137,7 +137,8 @@ func (checkpointsGCCommand) Help() string {
     ldalign checkpoints gc
     ldalign checkpoints gc my-run --yes
 
-Removes the blobs that a process left behind when it died after writing a checkpoint's blobs and before writing its manifest.
+Removes the blobs that a process left behind when it died after writing a checkpoint's blobs and before writing its manifest,
+and aborts uploads to S3 that it did not complete. Ages are by the store's clock.
 Blobs that a manifest names are never removed, so every checkpoint stays readable. Skips runs that a trainer is working on: the
 trainer itself removes the blobs of states that it no longer needs.`
 }
@@ -156,10 +157,11 @@ func (c *checkpointsGCCommand) Run(ctx context.Context, e *env) error {
 			case u.Held != "":
 				fmt.Fprintf(e.stdout, "run %s: skipped, %s is working on it\n", u.Run, u.Held)
 			case u.Removed:
-				fmt.Fprintf(e.stdout, "run %s: removed %d blobs of %d bytes, kept %d younger ones\n", u.Run, u.Blobs, u.Bytes, u.Young)
+				fmt.Fprintf(e.stdout, "run %s: removed %d blobs of %d bytes and %d uploads, kept %d younger ones\n",
+					u.Run, u.Blobs, u.Bytes, u.Uploads, u.Young)
 			default:
-				fmt.Fprintf(e.stdout, "run %s: would remove %d blobs of %d bytes, and keep %d younger ones; --yes does it\n",
-					u.Run, u.Blobs, u.Bytes, u.Young)
+				fmt.Fprintf(e.stdout, "run %s: would remove %d blobs of %d bytes and %d uploads, and keep %d younger ones; --yes does it\n",
+					u.Run, u.Blobs, u.Bytes, u.Uploads, u.Young)
 			}
 		}
 		return nil

@@ -59,7 +59,7 @@ func (p *Player) Play(ctx context.Context, row Row, spec schemas.Spec) (err erro
 	}
 	if work.Ready != nil {
 		heartbeat.Say(streams.StateWaiting, work.WaitsFor)
-		if err := work.Ready(ctx); ctx.Err() != nil {
+		if err := p.ready(ctx, work, heartbeat); ctx.Err() != nil {
 			return nil
 		} else if err != nil {
 			return err
@@ -94,6 +94,25 @@ func (p *Player) Play(ctx context.Context, row Row, spec schemas.Spec) (err erro
 		return p.run(ctx, stage, work)
 	}
 	return p.byPolicy(ctx, stage, work)
+}
+
+// ready calls a stage's Ready until the checkpoint store is available.
+func (p *Player) ready(ctx context.Context, work Work, heartbeat *streams.Heartbeat) error {
+	again := time.NewTicker(time.Second)
+	defer again.Stop()
+	for {
+		err := work.Ready(ctx)
+		if !errors.Is(err, checkpoints.ErrUnavailable) {
+			return err
+		}
+		p.Log.Warn().Err(err).Msg("waiting for the checkpoint store")
+		heartbeat.Say(streams.StateWaiting, "for the checkpoint store: "+err.Error())
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 func (p *Player) run(ctx context.Context, stage streams.Stage, work Work) error {

@@ -38,17 +38,24 @@ type beating struct {
 // Observe is part of trainer.Meter.
 func (b beating) Observe(e activity.Event) {
 	work, state := e.Progress(), streams.StateWorking
-	switch e.(type) {
+	detail := fmt.Sprintf("%s: %d of %d %s", e, work.Done, work.Total, e.Unit())
+	moved := b.heartbeat.Move
+	switch e := e.(type) {
 	case activity.Waiting, activity.Reading:
 		if !work.Ended() {
 			state = streams.StateWaiting
 		}
+	case activity.StoreAway:
+		if detail = e.String(); e.Err != nil {
+			state, detail = streams.StateWaiting, fmt.Sprintf("%s: %v", e, e.Err)
+			moved = func() {} // a failed try is no progress
+		}
+	case activity.Training:
+		if e.Last != nil {
+			moved = func() { b.heartbeat.Did(1) }
+		}
 	}
-	b.heartbeat.Say(state, fmt.Sprintf("%s: %d of %d %s", e, work.Done, work.Total, e.Unit()))
-	if step, ok := e.(activity.Training); ok && step.Last != nil {
-		b.heartbeat.Did(1)
-	} else {
-		b.heartbeat.Move()
-	}
+	b.heartbeat.Say(state, detail)
+	moved()
 	b.Observer.Observe(e)
 }

@@ -54,6 +54,9 @@ func NewScreen(display *progress.Display) *Screen {
 func (s *Screen) Observe(e activity.Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if _, away := e.(activity.StoreAway); away {
+		return // the log warns of it, and warnings are on the screen
+	}
 	at := e.Progress()
 	w := work{at.Run, e.String()}
 	task := s.task(w, at.Done, at.Total, e.Unit())

@@ -61,8 +61,8 @@ func (s *Stage) Process(ctx context.Context, in []*events.Pair) ([]*events.Encod
 
 // latents of both responses of each pair.
 func (s *Stage) latents(ctx context.Context, in []*events.Pair) (chosen, rejected [][]float32, err error) {
-	if err := s.Ready(ctx); err != nil {
-		return nil, nil, err
+	if err := s.Ready(ctx); err != nil { // no fault of the pairs
+		return nil, nil, &schemas.Unavailable{Err: err}
 	}
 	var texts []guide.Text
 	var fresh []string

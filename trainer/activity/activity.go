@@ -9,7 +9,7 @@ import (
 	"github.com/ldalign/ldalign/trainer/curves"
 )
 
-// Event is Waiting, Reading, Referring or Training.
+// Event is Waiting, Reading, Referring, Training or StoreAway.
 type Event interface {
 	// Progress is the work, and how much of it is done.
 	Progress() Work
@@ -74,6 +74,18 @@ func (e Referring) String() string { return fmt.Sprintf("refer %d", e.Iteration)
 
 // Unit is pairs.
 func (Referring) Unit() string { return "pairs" }
+
+// StoreAway reports a failed try to reach the checkpoint store, which the trainer repeats. It ends when the store answers again.
+type StoreAway struct {
+	Work
+	// Err is nil at the end.
+	Err error
+}
+
+func (StoreAway) String() string { return "wait for the checkpoint store" }
+
+// Unit is answers.
+func (StoreAway) Unit() string { return "answers" }
 
 // Training reports how many optimizer steps of a phase have been made.
 type Training struct {

@@ -70,9 +70,16 @@ func (st *States) Save(ctx context.Context, p *Phase, at checkpoints.Cursor) (co
 		p.committed = &manifest
 		st.Log.Info().Str("run", st.Run).Str("checkpoint", manifest.Key).Uint32("iteration", at.Iteration).
 			Int("step", at.Step).Msg("state saved")
-		_, err = st.Checkpoints.Prune(ctx, st.Run, st.Keep)
-		return err
+		Prune(ctx, st.Checkpoints, st.Run, st.Keep, st.Log)
+		return nil
 	}, nil
+}
+
+// Prune removes the files of superseded states. A failure is only logged: the next Prune removes what this one has left.
+func Prune(ctx context.Context, repository *checkpoints.Repository, run string, keep int, log zerolog.Logger) {
+	if _, err := repository.Prune(ctx, run, keep); err != nil && ctx.Err() == nil {
+		log.Warn().Err(err).Str("run", run).Msg("the files of old states could not be removed; the next save tries again")
+	}
 }
 
 // Restore sets a phase to a saved state.
