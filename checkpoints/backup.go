@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 )
 
 // Backup copies the checkpoints of a run into a folder: manifests, the blobs that they name, details, and the notes that
@@ -80,22 +81,56 @@ func copyOnce(path string, size int64, onBytes func(int64), open func() (io.Read
 		return err
 	}
 	defer in.Close()
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return writeError("a backup", filepath.Dir(path), err)
-	}
-	out, err := os.Create(path + ".partial")
-	if err != nil {
-		return writeError("a backup", filepath.Dir(path), err)
-	}
-	n, err := io.Copy(out, in)
+	var n int64
+	err = WriteDurably(path, func(w io.Writer) (err error) {
+		n, err = io.Copy(w, in)
+		return err
+	})
 	if err == nil {
-		err = out.Sync()
+		onBytes(n)
 	}
-	if err = errors.Join(err, out.Close()); err != nil {
+	return err
+}
+
+// WriteDurably writes a file of a backup, and its folder if necessary, for this user alone. The file is there whole or not at all,
+// also after a power cut, and then for good.
+func WriteDurably(path string, write func(io.Writer) error) (err error) {
+	folder := filepath.Dir(path)
+	defer func() {
+		if diskFull(err) {
+			err = writeError("a backup", folder, err)
+		}
+	}()
+	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return err
 	}
-	onBytes(n)
-	return os.Rename(path+".partial", path)
+	out, err := os.OpenFile(path+".partial", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	if err = write(out); err == nil {
+		err = out.Sync()
+	}
+	if err = errors.Join(err, out.Close()); err == nil {
+		err = os.Rename(path+".partial", path)
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(syncFolder(folder), syncFolder(filepath.Dir(folder)))
+}
+
+// syncFolder makes the entries of a folder durable.
+func syncFolder(path string) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := dir.Sync(); err != nil && !errors.Is(err, syscall.EROFS) {
+		return err
+	}
+	return nil
 }
 
 // Restore copies the checkpoints of a backup into the store. It verifies each blob before storing it, and stores the

@@ -238,9 +238,6 @@ func (r *Repository) copyTo(ctx context.Context, run string, f File, w *os.File)
 	} else if err != nil {
 		return fmt.Errorf("checkpoints: file %s: %w", f.Name, err)
 	}
-	if err := w.Chmod(0o644); err != nil {
-		return writeError(f.Name, filepath.Dir(w.Name()), err)
-	}
 	return nil
 }
 

@@ -37,7 +37,7 @@ func OpenDir(path string) (Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("checkpoints: store %s: %w", path, err)
 	}
-	if err := os.MkdirAll(root, 0o755); err != nil {
+	if err := os.MkdirAll(root, 0o700); err != nil {
 		return nil, fmt.Errorf("checkpoints: store %s: %w", path, err)
 	}
 	if _, err := os.ReadDir(root); err != nil {
@@ -227,7 +227,7 @@ func (d *directory) seal(ctx context.Context, key string, f *os.File) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := f.Chmod(0o444); err != nil {
+	if err := f.Chmod(0o400); err != nil {
 		return writeError(key, d.root, err)
 	}
 	if err := f.Sync(); err != nil {
@@ -258,7 +258,7 @@ func (d *directory) makeFolderLocked(folder string) error {
 	if err := d.makeFolderLocked(parent); err != nil {
 		return err
 	}
-	if err := os.Mkdir(d.path(folder), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := os.Mkdir(d.path(folder), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	if err := d.sync(parent); err != nil {
@@ -270,12 +270,7 @@ func (d *directory) makeFolderLocked(folder string) error {
 
 // sync makes the entries of a key's folder durable.
 func (d *directory) sync(folder string) error {
-	dir, err := os.Open(d.path(folder))
-	if err != nil {
-		return fmt.Errorf("checkpoints: sync folder: %w", err)
-	}
-	defer dir.Close()
-	if err := dir.Sync(); err != nil && !errors.Is(err, syscall.EROFS) {
+	if err := syncFolder(d.path(folder)); err != nil {
 		return fmt.Errorf("checkpoints: sync folder: %w", err)
 	}
 	return nil

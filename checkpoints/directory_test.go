@@ -41,7 +41,7 @@ func TestDirectoryObjectsAreReadOnlyFiles(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if info.Mode() != 0o444 {
+		if info.Mode() != 0o400 {
 			t.Errorf("%s has mode %v", path, info.Mode())
 		}
 		if got, err := os.ReadFile(path); err != nil || string(got) != want {

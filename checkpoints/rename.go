@@ -18,7 +18,7 @@ import (
 func RenameBackup(dir, to, run, as string, pair func(id string) string) (map[string]string, error) {
 	failed := func(err error) error { return fmt.Errorf("checkpoints: rename run %s: %w", run, err) }
 	for _, folder := range []string{"blobs", "details", "expired", "checkpoints"} {
-		if err := os.MkdirAll(filepath.Join(to, folder), 0o755); err != nil {
+		if err := os.MkdirAll(filepath.Join(to, folder), 0o700); err != nil {
 			return nil, failed(err)
 		}
 	}
@@ -86,7 +86,7 @@ func renameManifest(
 	}
 	sum := sha256.Sum256(data)
 	out.new = hex.EncodeToString(sum[:])
-	return out, os.WriteFile(filepath.Join(to, "checkpoints", name), data, 0o644) //nolint:gosec // the name is a file's in a folder
+	return out, os.WriteFile(filepath.Join(to, "checkpoints", name), data, 0o600) //nolint:gosec // the name is a file's in a folder
 }
 
 // renameBatches rewrites a record of batches. The record of a superseded state may be gone; then the file is unchanged.
@@ -121,7 +121,7 @@ func renameBatches(dir, to string, f File, pair func(string) string) (File, erro
 	if _, err := os.Lstat(path); err == nil {
 		return f, nil // the same, by its name
 	}
-	return f, os.WriteFile(path, out.Bytes(), 0o644)
+	return f, os.WriteFile(path, out.Bytes(), 0o600)
 }
 
 // copyNote copies the note that retention has removed a checkpoint's weights, if there is one.
@@ -133,7 +133,7 @@ func copyNote(dir, to, old, digest string) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(to, "expired", digest), data, 0o644) //nolint:gosec // the name is a sha256
+	return os.WriteFile(filepath.Join(to, "expired", digest), data, 0o600) //nolint:gosec // the name is a sha256
 }
 
 // link makes another path a hard link to a file.

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -26,9 +27,13 @@ type S3Options struct {
 	Endpoint string
 	Bucket   string
 	// Region defaults to us-east-1, MinIO's.
-	Region    string
-	AccessKey string
-	SecretKey string
+	Region string
+	// AccessKey and SecretKey, and SessionToken if the keys are temporary. Without them the credentials come from the first of
+	// these that has some: the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN), the shared credentials
+	// file (AWS_SHARED_CREDENTIALS_FILE, AWS_PROFILE), and the role of the process: by web identity, container or machine.
+	AccessKey    string
+	SecretKey    string
+	SessionToken string
 	// Secure uses TLS.
 	Secure bool
 	// Writer opens the bucket for a process that commits checkpoints: a missing bucket is created, and a server that does not
@@ -75,7 +80,7 @@ func openS3(ctx context.Context, o S3Options) (*s3, error) {
 		return nil, fmt.Errorf("checkpoints: S3 at %s: %w", o.Endpoint, err)
 	}
 	client, err := minio.New(o.Endpoint, &minio.Options{
-		Creds:      credentials.NewStaticV4(o.AccessKey, o.SecretKey, ""),
+		Creds:      o.credentials(),
 		Secure:     o.Secure,
 		Region:     o.Region,
 		Transport:  transport,
@@ -94,6 +99,23 @@ func openS3(ctx context.Context, o S3Options) (*s3, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// roleTimeout bounds a request for the credentials of a role. Where there is no role, nobody answers.
+const roleTimeout = 5 * time.Second
+
+// credentials returns the credentials that the options give, or the chain of the places where they may be.
+func (o S3Options) credentials() *credentials.Credentials {
+	if o.AccessKey != "" || o.SecretKey != "" {
+		return credentials.NewStaticV4(o.AccessKey, o.SecretKey, o.SessionToken)
+	}
+	role := &credentials.IAM{Region: o.Region, Client: &http.Client{
+		Timeout: roleTimeout, Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true},
+	}}
+	if os.Getenv("AWS_WEB_IDENTITY_TOKEN_FILE") != "" {
+		role.Endpoint = os.Getenv("AWS_ENDPOINT_URL_STS") // of a server other than AWS
+	}
+	return credentials.NewChainCredentials([]credentials.Provider{&credentials.EnvAWS{}, &credentials.FileAWSCredentials{}, role})
 }
 
 // findBucket asks the server for the bucket. With create it creates a missing one; otherwise the first use of it fails.
@@ -384,9 +406,9 @@ func (s *s3) explain(ctx context.Context, verb, key string, err error) error {
 		return fmt.Errorf("%w: %s in bucket %s", ErrNotFound, key, s.bucket)
 	case minio.NoSuchBucket:
 		return fmt.Errorf("%s: the bucket does not exist: check --s3 and --bucket, or restore it; a trainer or `ldalign up` creates one: %w", what, err)
-	case minio.InvalidAccessKeyID, minio.SignatureDoesNotMatch, minio.AccessDenied:
-		return fmt.Errorf("%s: the server refuses the credentials: check LDALIGN_S3_ACCESS_KEY and LDALIGN_S3_SECRET_KEY,"+
-			" and that they may read and write the bucket: %w", what, err)
+	case minio.InvalidAccessKeyID, minio.SignatureDoesNotMatch, minio.AccessDenied, "InvalidTokenId", "ExpiredToken":
+		return fmt.Errorf("%s: the server refuses the credentials: check LDALIGN_S3_ACCESS_KEY and LDALIGN_S3_SECRET_KEY"+
+			" (if they are not set, the AWS settings that docs/operations.md lists), and that they may do this in the bucket: %w", what, err)
 	case "XMinioStorageFull":
 		return fmt.Errorf("%s: no room on the server: free some space there and start again: %w", what, err)
 	}

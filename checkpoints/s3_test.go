@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -25,6 +26,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/minio/minio-go/v7/pkg/credentials"
 	"github.com/rs/zerolog"
 
 	"github.com/ldalign/ldalign/checkpoints"
@@ -138,6 +140,10 @@ func TestS3(t *testing.T) {
 	t.Run("errors say what to do", func(t *testing.T) { errorsOnS3(t, endpoint) })
 	t.Run("a server without conditions is refused", func(t *testing.T) { unconditional(t, endpoint) })
 	t.Run("a reader creates nothing", func(t *testing.T) { readerCreatesNothing(t, endpoint) })
+	t.Run("an outage is waited for", func(t *testing.T) { outage(t, endpoint) })
+	t.Run("ages are by the server's clock", func(t *testing.T) { serverClock(t, endpoint) })
+	t.Run("abandoned uploads are aborted", func(t *testing.T) { abandonedUploads(t, endpoint) })
+	t.Run("credentials", func(t *testing.T) { credentialChain(t, endpoint) })
 	t.Run("a bucket is opened again", func(t *testing.T) {
 		for range 2 {
 			if err := openS3(t, options("http://"+endpoint+"/", "again")).Create(t.Context(), "a", []byte("x")); err != nil {
@@ -295,6 +301,230 @@ func readerCreatesNothing(t *testing.T, endpoint string) {
 			!strings.Contains(err.Error(), "does not exist") {
 			t.Errorf("got %v, want an error that says that the bucket does not exist", err)
 		}
+	}
+}
+
+// gateway is a proxy in front of the server, which keeps the Host header because the client has signed it.
+func gateway(t *testing.T, endpoint string, wrap func(http.Handler) http.Handler, change func(*http.Response) error) string {
+	t.Helper()
+	proxy := httptest.NewServer(wrap(&httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(&url.URL{Scheme: "http", Host: endpoint})
+			r.Out.Host = r.In.Host
+		},
+		ModifyResponse: change,
+		Transport:      &http.Transport{DisableKeepAlives: true},
+		ErrorLog:       log.New(io.Discard, "", 0), // of connections that the test cuts
+	}))
+	t.Cleanup(proxy.Close)
+	return proxy.URL
+}
+
+func plain(h http.Handler) http.Handler { return h }
+
+// outage lets the server fail in each way for a while: it answers 503, it cuts connections, it cuts a download in the middle. A
+// patient repository commits, reads and prunes nonetheless; another one gets ErrUnavailable, and not ErrCorrupt.
+func outage(t *testing.T, endpoint string) {
+	var down atomic.Int32 // 0 up, 1 answers 503, 2 cuts connections, 3 cuts bodies
+	away := func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+			switch down.Load() {
+			case 1:
+				w.WriteHeader(http.StatusServiceUnavailable)
+			case 2:
+				panic(http.ErrAbortHandler)
+			case 3:
+				h.ServeHTTP(&cutWriter{ResponseWriter: w, left: 100_000}, q)
+			default:
+				h.ServeHTTP(w, q)
+			}
+		})
+	}
+	o := options(gateway(t, endpoint, away, nil), "outage")
+	o.MaxRetries = 1
+	store := openS3(t, o)
+	weights := content(7, 1<<20)
+	for kind := range int32(3) {
+		run := fmt.Sprintf("run-%d", kind)
+		impatient := checkpoints.New(store, t.TempDir(), zerolog.Nop())
+		tries, back := 0, 0
+		patient := impatient.Patient(t.Context().Done(), func(err error) {
+			if err == nil {
+				back++
+			} else if tries++; tries == 2 {
+				down.Store(0)
+			}
+		})
+		d := draft(checkpoints.Policy, 0, checkpoints.FromBytes("model.safetensors", weights))
+		if kind < 2 {
+			down.Store(kind + 1)
+			if _, err := impatient.Commit(t.Context(), run, d); !errors.Is(err, checkpoints.ErrUnavailable) {
+				t.Errorf("%s: got %v, want ErrUnavailable", run, err)
+			}
+		}
+		m, err := patient.Commit(t.Context(), run, d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if kind == 2 {
+			down.Store(3)
+			if _, err := impatient.Local(t.Context(), run, m.Files[0]); !errors.Is(err, checkpoints.ErrUnavailable) ||
+				errors.Is(err, checkpoints.ErrCorrupt) {
+				t.Errorf("a download that was cut: got %v, want ErrUnavailable", err)
+			}
+			go func() { // the reader asks again and again for the same bytes
+				time.AfterFunc(10*time.Millisecond, func() { down.Store(0) })
+			}()
+		}
+		data, err := patient.ReadFile(t.Context(), run, m.Files[0])
+		if err != nil || !bytes.Equal(data, weights) {
+			t.Errorf("%s: read %d bytes, %v", run, len(data), err)
+		}
+		if kind < 2 && (tries != 2 || back != 1) {
+			t.Errorf("%s: told of %d tries and %d ends, want 2 and 1", run, tries, back)
+		}
+	}
+	ended, end := context.WithCancel(t.Context())
+	down.Store(1)
+	defer down.Store(0)
+	waiting := checkpoints.New(store, t.TempDir(), zerolog.Nop()).Patient(ended.Done(), func(error) { end() })
+	if _, err := waiting.List(t.Context(), "run"); !errors.Is(err, checkpoints.ErrUnavailable) {
+		t.Errorf("a repository that was told to end: got %v, want ErrUnavailable", err)
+	}
+}
+
+// cutWriter aborts a response in the middle of its body.
+type cutWriter struct {
+	http.ResponseWriter
+	left int
+}
+
+func (w *cutWriter) Write(p []byte) (int, error) {
+	if w.left -= len(p); w.left < 0 {
+		panic(http.ErrAbortHandler)
+	}
+	return w.ResponseWriter.Write(p)
+}
+
+// serverClock sweeps against a server whose clock is two days from this machine's, either way. An age is the difference of two times
+// of the server.
+func serverClock(t *testing.T, endpoint string) {
+	for i, skew := range []time.Duration{-48 * time.Hour, 48 * time.Hour} {
+		skewed := gateway(t, endpoint, plain, func(r *http.Response) error {
+			if at, err := http.ParseTime(r.Header.Get("Last-Modified")); err == nil {
+				r.Header.Set("Last-Modified", at.Add(skew).Format(http.TimeFormat))
+			}
+			return nil
+		})
+		store := openS3(t, options(skewed, fmt.Sprintf("skewed-%d", i)))
+		r := checkpoints.New(store, t.TempDir(), zerolog.Nop())
+		if _, err := r.Commit(t.Context(), "run", draft(checkpoints.Policy, 0, text("model", "1"))); err != nil {
+			t.Fatal(err)
+		}
+		key := "runs/run/blobs/" + strings.Repeat("ab", 32) // a writer is about to name it
+		if err := store.Put(t.Context(), key, strings.NewReader("x"), 1); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := r.Sweep(t.Context(), "run", 24*time.Hour, false); err != nil || got != (checkpoints.Swept{Young: 1}) {
+			t.Errorf("skew %v: %+v, %v", skew, got, err)
+		}
+		if got, err := r.Sweep(t.Context(), "run", 0, false); err != nil || got != (checkpoints.Swept{Blobs: 1, Bytes: 1}) {
+			t.Errorf("skew %v, without grace: %+v, %v", skew, got, err)
+		}
+	}
+}
+
+// abandonedUploads: MinIO lists uploads only by the whole name of their object, other servers by any prefix.
+func abandonedUploads(t *testing.T, endpoint string) {
+	store := openS3(t, options(endpoint, "uploads"))
+	key := "runs/run/blobs/" + strings.Repeat("cd", 32)
+	if err := checkpoints.BeginUpload(t.Context(), store, key); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []int{1, 1, 0} {
+		seen := 0
+		err := checkpoints.AbandonedUploads(t.Context(), store, key, func(begun time.Time) bool {
+			seen++
+			if begun.IsZero() {
+				t.Error("the upload has no time")
+			}
+			return i > 0
+		})
+		if seen != want || err != nil {
+			t.Errorf("pass %d: %d uploads, want %d (%v)", i, seen, want, err)
+		}
+	}
+	r := checkpoints.New(store, t.TempDir(), zerolog.Nop())
+	if got, err := r.Sweep(t.Context(), "run", 0, false); err != nil || got != (checkpoints.Swept{}) {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// credentialChain opens a bucket with temporary keys that the server has issued, found in each of the places where they may be.
+func credentialChain(t *testing.T, endpoint string) {
+	openS3(t, options(endpoint, "keys"))
+	issuer, err := credentials.NewSTSAssumeRole("http://"+endpoint, credentials.STSAssumeRoleOptions{
+		AccessKey: user, SecretKey: password, DurationSeconds: 3600,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := issuer.GetWithContext(&credentials.CredContext{Client: &http.Client{
+		Transport: &http.Transport{DisableKeepAlives: true},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	given := checkpoints.S3Options{Endpoint: endpoint, Bucket: "keys", Writer: true, MaxRetries: 1}
+	opens := func(where string, o checkpoints.S3Options) {
+		t.Helper()
+		openS3(t, o)
+		if t.Failed() {
+			t.Fatalf("with keys from %s", where)
+		}
+	}
+	nowhere := filepath.Join(t.TempDir(), "none")
+	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", nowhere)
+	t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1:1/")
+	if _, err := checkpoints.OpenS3(t.Context(), given); err == nil || !strings.Contains(err.Error(), "docs/operations.md") {
+		t.Errorf("without credentials: got %v", err)
+	}
+	roles := 0
+	machine := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		roles++
+		fmt.Fprintf(w, `{"AccessKeyId": %q, "SecretAccessKey": %q, "Token": %q, "Expiration": %q}`, keys.AccessKeyID,
+			keys.SecretAccessKey, keys.SessionToken, time.Now().UTC().Format(time.RFC3339)) // at once: it is asked again
+	}))
+	defer machine.Close()
+	t.Setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", machine.URL)
+	opens("the role", given)
+	if roles < 2 {
+		t.Errorf("keys that had expired were asked for %d times", roles)
+	}
+	file := filepath.Join(t.TempDir(), "credentials")
+	text := fmt.Sprintf("[other]\naws_access_key_id = %s\naws_secret_access_key = %s\naws_session_token = %s\n",
+		keys.AccessKeyID, keys.SecretAccessKey, keys.SessionToken)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", file)
+	t.Setenv("AWS_PROFILE", "other")
+	before := roles
+	opens("the shared file", given)
+	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", nowhere)
+	t.Setenv("AWS_ACCESS_KEY_ID", keys.AccessKeyID)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", keys.SecretAccessKey)
+	t.Setenv("AWS_SESSION_TOKEN", keys.SessionToken)
+	opens("the environment", given)
+	t.Setenv("AWS_ACCESS_KEY_ID", "wrong")
+	given.AccessKey, given.SecretKey, given.SessionToken = keys.AccessKeyID, keys.SecretAccessKey, keys.SessionToken
+	opens("the options", given)
+	if roles != before {
+		t.Errorf("the role was asked although an earlier place has keys")
+	}
+	given.SessionToken = ""
+	if _, err := checkpoints.OpenS3(t.Context(), given); err == nil || !strings.Contains(err.Error(), "refuses the credentials") {
+		t.Errorf("temporary keys without their token: got %v", err)
 	}
 }
 

@@ -33,7 +33,7 @@ func (s *scratch) create() (*os.File, error) {
 }
 
 func (s *scratch) open() (*os.File, error) {
-	if err := os.MkdirAll(s.root, 0o755); err != nil {
+	if err := os.MkdirAll(s.root, 0o700); err != nil {
 		return nil, err
 	}
 	for {

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"strconv"
-	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -110,16 +108,16 @@ func (c *Conn) purge(ctx context.Context, kind schemas.Kind, run, subject string
 // ErrAtWork: workers run on a run that must be idle.
 var ErrAtWork = errors.New("streams: run in use")
 
-// Idle returns nil when no worker of a run is alive. Otherwise the error names one and wraps ErrAtWork.
+// Idle returns nil when no worker of a run is alive. Otherwise the error names one and wraps ErrAtWork. Only the server decides how
+// long a worker without heartbeats counts: clocks may differ.
 func (c *Conn) Idle(ctx context.Context, run string) error {
 	workers, err := c.Workers(ctx, run)
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(workers, func(w Worker) bool { return time.Since(w.Seen) < heartbeatTTL })
-	if i < 0 {
+	if len(workers) == 0 {
 		return nil
 	}
 	return fmt.Errorf("%w: %s %s works on run %s: stop it first (if it has died, wait %v)",
-		ErrAtWork, workers[i].Stage, workers[i].Worker, run, heartbeatTTL)
+		ErrAtWork, workers[0].Stage, workers[0].Worker, run, heartbeatTTL)
 }

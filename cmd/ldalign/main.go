@@ -45,7 +45,7 @@ type cli struct {
 	Dir     string `help:"Folder for streams, checkpoints, caches and reports." default:"ldalign-data" env:"LDALIGN_DIR" type:"path"`
 	Cache   string `help:"Size limit of DIR/cache, which holds checkpoints downloaded from S3; the least recently used are removed first (50GB unless set)." default:"50GB" env:"LDALIGN_CACHE" placeholder:"SIZE"`
 	JSON    bool   `help:"Print JSON, one object per line: results on standard output; progress, notices and errors on standard error." name:"json"`
-	Verbose bool   `help:"Show the log on the screen too; it is always in DIR/ldalign.log." short:"v"`
+	Verbose bool   `help:"Show the log on the screen too; it is always in DIR/ldalign.log, which is replaced at 64 MiB." short:"v"`
 
 	Demo        demoCommand        `cmd:"" help:"Align a small model in a few minutes, and print whether it worked."`
 	Up          upCommand          `cmd:"" help:"Run a spec with all stages and the trainer in one process; started again, it continues."`

@@ -12,6 +12,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/ops/logfile"
 	"github.com/ldalign/ldalign/ops/play"
 	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/ops/telemetry"
@@ -68,10 +69,10 @@ func (e *env) session(
 	if o.CacheBytes, err = e.cacheBytes(); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(e.dir, 0o755); err != nil {
+	if err := os.MkdirAll(e.dir, 0o700); err != nil {
 		return fmt.Errorf("cannot create the data folder: %w (choose another with --dir)", err)
 	}
-	file, err := os.OpenFile(filepath.Join(e.dir, "ldalign.log"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	file, err := logfile.Open(filepath.Join(e.dir, "ldalign.log"), logfile.Limits{})
 	if err != nil {
 		return fmt.Errorf("cannot open the log: %w (choose another folder with --dir)", err)
 	}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/ops/runs/derive"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
@@ -55,9 +56,6 @@ func Backup(ctx context.Context, s *Session, spec schemas.Spec, dir string, onIt
 	if _, err := os.Stat(filepath.Join(dir, BackupFile)); err == nil {
 		return fmt.Errorf("%w: %s holds a complete backup; name another folder", derive.ErrRequest, dir)
 	}
-	if err := os.MkdirAll(filepath.Join(dir, "streams"), 0o755); err != nil {
-		return fmt.Errorf("backup: %w", err)
-	}
 	text, err := spec.YAML()
 	if err != nil {
 		return err
@@ -88,25 +86,24 @@ func streamFile(dir string, kind schemas.Kind) string {
 func saveStream(
 	ctx context.Context, s *Session, kind schemas.Kind, run, dir string, onMessage func(),
 ) (saved SavedStream, err error) {
-	f, err := os.Create(streamFile(dir, kind))
-	if err != nil {
-		return saved, fmt.Errorf("backup: %w", err)
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
 	hash := sha256.New()
 	saved.Kind = kind
-	if saved.Messages, err = ledger.Save(ctx, s.Streams, kind, run, io.MultiWriter(f, hash), onMessage); err != nil {
-		return saved, err
-	}
+	err = checkpoints.WriteDurably(streamFile(dir, kind), func(f io.Writer) (err error) {
+		saved.Messages, err = ledger.Save(ctx, s.Streams, kind, run, io.MultiWriter(f, hash), onMessage)
+		return err
+	})
 	saved.SHA256 = hex.EncodeToString(hash.Sum(nil))
-	return saved, f.Sync()
+	return saved, err
 }
 
 // write writes BackupFile, which completes the backup in a folder.
 func (s Saved) write(dir string) error {
 	data, err := json.MarshalIndent(s, "", "  ")
 	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, BackupFile), append(data, '\n'), 0o644)
+		err = checkpoints.WriteDurably(filepath.Join(dir, BackupFile), func(f io.Writer) error {
+			_, err := f.Write(append(data, '\n'))
+			return err
+		})
 	}
 	if err != nil {
 		return fmt.Errorf("backup: %w", err)

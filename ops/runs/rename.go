@@ -31,7 +31,7 @@ func renameBackup(dir, to, as string) error {
 	if names.Digests, err = checkpoints.RenameBackup(dir, to, saved.Run, as, names.Pair); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Join(to, "streams"), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(to, "streams"), 0o700); err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
 	for i, s := range saved.Streams {

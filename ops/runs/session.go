@@ -202,6 +202,7 @@ func openStore(ctx context.Context, dir string, servers schemas.ServersSpec, wri
 		Endpoint: endpoint.Host, Secure: strings.EqualFold(endpoint.Scheme, "https"), Bucket: servers.Bucket, Region: servers.Region,
 		Writer:    writer,
 		AccessKey: os.Getenv("LDALIGN_S3_ACCESS_KEY"), SecretKey: os.Getenv("LDALIGN_S3_SECRET_KEY"),
+		SessionToken: os.Getenv("LDALIGN_S3_SESSION_TOKEN"),
 	})
 }
 
