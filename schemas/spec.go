@@ -354,7 +354,8 @@ type StreamsSpec struct {
 	AckWait string `yaml:"ack_wait"`
 	// MaxDeliver is how often a message is tried before it becomes a dead letter.
 	MaxDeliver int `yaml:"max_deliver"`
-	// Replicas is the number of copies of each log: 1, 3 or 5. More than 1 needs servers.nats.
+	// Replicas is the number of servers that keep each log: 1, 3 or 5. More than 1 needs a cluster (servers.nats or --nats). The
+	// next start with a higher number raises it.
 	Replicas int `yaml:"replicas"`
 	// Sync is when the embedded server writes messages through to the disk: always (fsync after every message) or the
 	// interval between two fsyncs. Other servers ignore it.

@@ -354,8 +354,6 @@ func (c *checker) streams(s *Spec) {
 	c.duration("streams.ack_wait", st.AckWait)
 	c.atLeast("streams.max_deliver", st.MaxDeliver, 1)
 	c.must(slices.Contains([]int{1, 3, 5}, st.Replicas), "streams.replicas", "%d is not 1, 3 or 5", st.Replicas)
-	c.must(st.Replicas <= 1 || s.Servers.NATS != "", "streams.replicas",
-		"%d replicas need a cluster: set servers.nats", st.Replicas)
 	if st.Sync != "always" {
 		c.duration("streams.sync", st.Sync)
 	}

@@ -12,15 +12,17 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 )
 
-// smallBucket makes a bucket before the program does, with room for a few keys.
+// smallBucket leaves a bucket with room for a few keys.
 func smallBucket(t *testing.T, c *Conn, name string) jetstream.Stream {
 	t.Helper()
 	ctx := testContext(t)
-	if _, err := c.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: name, History: 1, MaxBytes: 4 << 10}); err != nil {
-		t.Fatal(err)
-	}
 	stream, err := c.js.Stream(ctx, bucketStream+name)
 	if err != nil {
+		t.Fatal(err)
+	}
+	config := stream.CachedInfo().Config
+	config.MaxBytes = 4 << 10
+	if _, err := c.js.UpdateStream(ctx, config); err != nil {
 		t.Fatal(err)
 	}
 	return stream

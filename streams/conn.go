@@ -52,6 +52,8 @@ type Options struct {
 	Log    zerolog.Logger
 	// Name of this client in the server's list of connections.
 	Name string
+	// Version of this program, which heartbeats name.
+	Version string
 }
 
 // Conn is a connection to the streams, and to the embedded server when there is one. It is safe for concurrent use.
@@ -64,6 +66,8 @@ type Conn struct {
 	log    zerolog.Logger
 	closed chan struct{} // closed when nc is
 	worker string        // host/pid of this process
+	// version of this program; empty if unknown.
+	version string
 }
 
 // Open connects to the server at o.URL, or starts the embedded one on o.Dir. It returns ErrInUse, naming the process that uses
@@ -126,7 +130,7 @@ func Attach(ctx context.Context, dir string, o Options) (*Conn, error) {
 }
 
 func connect(ctx context.Context, o Options, url string, server *embedded, more ...nats.Option) (*Conn, error) {
-	c := &Conn{server: server, limits: o.Limits, log: o.Log, closed: make(chan struct{}), worker: thisWorker()}
+	c := &Conn{server: server, limits: o.Limits, log: o.Log, closed: make(chan struct{}), worker: thisWorker(), version: o.Version}
 	options := append([]nats.Option{
 		nats.Name(o.Name),
 		nats.Timeout(connectTimeout),

@@ -53,6 +53,8 @@ type Worker struct {
 	Stage string `json:"stage"`
 	// Worker is the host/pid of the process.
 	Worker string `json:"worker"`
+	// Version of the worker's program.
+	Version string `json:"version,omitempty"`
 	// State is one of the State constants. Detail says what the worker works on or waits for, or why.
 	State  string    `json:"state"`
 	Detail string    `json:"detail,omitempty"`
@@ -95,7 +97,7 @@ func (c *Conn) Announce(ctx context.Context, run, stage string) *Heartbeat {
 	p := &Heartbeat{
 		conn: c, key: run + "." + stage + "." + rand.Text(), changed: make(chan struct{}, 1), done: make(chan struct{}),
 		worker: Worker{
-			Run: run, Stage: stage, Worker: c.worker, State: StateStarting, Since: time.Now().UTC(),
+			Run: run, Stage: stage, Worker: c.worker, Version: c.version, State: StateStarting, Since: time.Now().UTC(),
 		},
 	}
 	beating, cancel := context.WithCancel(context.Background())
@@ -239,12 +241,12 @@ func (b *beater) beat(ctx context.Context, p *Heartbeat) {
 
 func (b *beater) open(ctx context.Context, c *Conn) (err error) {
 	if b.workers == nil {
-		if b.workers, err = c.presences(ctx); err != nil {
+		if b.workers, err = c.bucket(ctx, heartbeatBucket); err != nil {
 			return err
 		}
 	}
 	if b.pauses == nil {
-		b.pauses, err = c.bucket(ctx, pauseBucket, "runs and stages that are paused", 0)
+		b.pauses, err = c.bucket(ctx, pauseBucket)
 	}
 	return err
 }
@@ -281,22 +283,6 @@ func (p *Heartbeat) value() []byte {
 		return nil // plain fields cannot fail
 	}
 	return value
-}
-
-// presences opens the bucket of workers.
-func (c *Conn) presences(ctx context.Context) (jetstream.KeyValue, error) {
-	kv, err := c.js.KeyValue(ctx, heartbeatBucket)
-	if !errors.Is(err, jetstream.ErrBucketNotFound) {
-		return kv, err
-	}
-	kv, err = c.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket: heartbeatBucket, Description: "what workers do", History: 1, TTL: heartbeatTTL, MaxBytes: 4 << 20,
-		Storage: jetstream.MemoryStorage, Replicas: c.limits.Replicas,
-	})
-	if errors.Is(err, jetstream.ErrBucketExists) {
-		return c.js.KeyValue(ctx, heartbeatBucket)
-	}
-	return kv, err
 }
 
 // Workers lists a run's workers whose heartbeat the server still keeps, ordered by stage and name.

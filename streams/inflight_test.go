@@ -171,7 +171,7 @@ func TestAheadOutlivesWorkers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	trials, err := c.bucket(testContext(t), trialBucket, "messages that processes may have died of", 0)
+	trials, err := c.bucket(testContext(t), trialBucket)
 	if err != nil {
 		t.Fatal(err)
 	}

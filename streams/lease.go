@@ -60,7 +60,7 @@ type claim struct {
 //
 // Each process measures the ttl on its own clock, from the moment it first sees the claim.
 func (c *Conn) AcquireLease(ctx context.Context, run, holder string, ttl time.Duration) (*Lease, error) {
-	kv, err := c.bucket(ctx, leaseBucket, "one trainer per run", 0)
+	kv, err := c.bucket(ctx, leaseBucket)
 	if err != nil {
 		return nil, fmt.Errorf("streams: lease of run %s: %w", run, err)
 	}

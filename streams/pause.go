@@ -30,7 +30,7 @@ type Paused struct {
 // trainer pauses between two steps. A pause survives restarts of workers and servers, and applies to workers that start later.
 // Pausing again changes nothing. by names who pauses.
 func (c *Conn) Pause(ctx context.Context, run, stage, by string) error {
-	kv, err := c.bucket(ctx, pauseBucket, "runs and stages that are paused", 0)
+	kv, err := c.bucket(ctx, pauseBucket)
 	if err != nil {
 		return fmt.Errorf("streams: pause run %s: %w", run, err)
 	}
@@ -47,7 +47,7 @@ func (c *Conn) Pause(ctx context.Context, run, stage, by string) error {
 // Resume ends the pause of a stage, or of the whole run when stage is empty. It returns ErrNotFound when there is no such pause.
 // A stage that rests only because the whole run is paused has no pause of its own.
 func (c *Conn) Resume(ctx context.Context, run, stage string) error {
-	kv, err := c.bucket(ctx, pauseBucket, "runs and stages that are paused", 0)
+	kv, err := c.bucket(ctx, pauseBucket)
 	if err != nil {
 		return fmt.Errorf("streams: resume run %s: %w", run, err)
 	}

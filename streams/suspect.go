@@ -56,7 +56,7 @@ type trial struct {
 
 // begin counts a trial in the server's store, where the count survives the death of this process.
 func (r *runner) begin(ctx context.Context, in *input) (trial, error) {
-	kv, err := r.bucket(ctx, trialBucket, "messages that processes may have died of", r.limits.MaxAge)
+	kv, err := r.bucket(ctx, trialBucket)
 	if err != nil {
 		return trial{}, err
 	}

@@ -53,10 +53,11 @@ func StreamName(kind schemas.Kind, run string) string {
 	return streamPrefix + run + "_" + log
 }
 
-// Declare creates the streams of a run with the given limits. It checks streams that exist, raises MaxBytes and MaxAge where the
-// given ones are higher, and sets DedupWindow. It never lowers MaxBytes or MaxAge, because that would discard messages. The
-// process that declares a run calls it; others get ErrNotFound until the streams exist. Several processes may call it at once. It
-// returns ErrTopology, naming the stream and the differences, when a stream cannot be used.
+// Declare creates the streams of a run with the given limits, and the buckets of the server. It checks streams that exist, raises
+// MaxBytes, MaxAge and Replicas where the given ones are higher, and sets DedupWindow. It never lowers MaxBytes or MaxAge, because
+// that would discard messages, nor Replicas. The process that declares a run calls it; others get ErrNotFound until the streams
+// exist. Several processes may call it at once. It returns ErrTopology, naming the stream and the differences, when a stream cannot
+// be used.
 func (c *Conn) Declare(ctx context.Context, run string, limits Limits) error {
 	limits = limits.withDefaults()
 	if err := limits.validate(); err != nil {
@@ -67,6 +68,11 @@ func (c *Conn) Declare(ctx context.Context, run string, limits Limits) error {
 	}
 	for _, log := range Logs() {
 		if err := c.ensureStream(ctx, limits.stream(log, run)); err != nil {
+			return err
+		}
+	}
+	for _, name := range []string{leaseBucket, pauseBucket, trialBucket, heartbeatBucket} {
+		if err := c.ensureBucket(ctx, limits.bucket(name)); err != nil {
 			return err
 		}
 	}
@@ -119,7 +125,9 @@ func (c *Conn) ensureStream(ctx context.Context, want jetstream.StreamConfig) er
 	raised.MaxBytes = raise(have.MaxBytes, want.MaxBytes)
 	raised.MaxAge = time.Duration(raise(int64(have.MaxAge), int64(want.MaxAge)))
 	raised.Duplicates = want.Duplicates
-	if raised.MaxBytes != have.MaxBytes || raised.MaxAge != have.MaxAge || raised.Duplicates != have.Duplicates {
+	raised.Replicas = max(have.Replicas, want.Replicas)
+	if raised.MaxBytes != have.MaxBytes || raised.MaxAge != have.MaxAge || raised.Duplicates != have.Duplicates ||
+		raised.Replicas != have.Replicas {
 		if stream, err = c.js.UpdateStream(ctx, raised); err != nil {
 			return streamError(want, err)
 		}
@@ -131,6 +139,12 @@ func (c *Conn) ensureStream(ctx context.Context, want jetstream.StreamConfig) er
 	}
 	return nil
 }
+
+// Error codes of the server for streams with replicas.
+const (
+	codeReplicas jetstream.ErrorCode = 10074 // it runs alone
+	codePeers    jetstream.ErrorCode = 10005 // its cluster has too few servers
+)
 
 // raise returns the higher of two limits. A limit of -1 or 0 means none.
 func raise(have, want int64) int64 {
@@ -180,10 +194,15 @@ func noRun(run string) error {
 }
 
 func streamError(want jetstream.StreamConfig, err error) error {
-	var api *jetstream.APIError
-	if errors.As(err, &api) && (api.ErrorCode == codeStorage || api.ErrorCode == codeResources) {
+	api := new(jetstream.APIError)
+	switch {
+	case !errors.As(err, &api):
+	case api.ErrorCode == codeStorage || api.ErrorCode == codeResources:
 		return fmt.Errorf("streams: stream %s: the server cannot reserve max_bytes %d: lower streams.max_bytes: %w",
 			want.Name, want.MaxBytes, err)
+	case api.ErrorCode == codeReplicas || api.ErrorCode == codePeers:
+		return fmt.Errorf("streams: stream %s: streams.replicas: %d needs a cluster of as many servers with JetStream: %w",
+			want.Name, want.Replicas, err)
 	}
 	return fmt.Errorf("streams: stream %s: %w", want.Name, err)
 }

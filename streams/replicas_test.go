@@ -1,0 +1,170 @@
+package streams
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/ldalign/ldalign/schemas"
+)
+
+// startCluster starts three servers that keep streams together, and waits until they take requests.
+func startCluster(t *testing.T) []*server.Server {
+	t.Helper()
+	var ports []int
+	var routes []string
+	for range 3 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		port := l.Addr().(*net.TCPAddr).Port
+		ports, routes = append(ports, port), append(routes, fmt.Sprintf("nats://127.0.0.1:%d", port))
+		defer l.Close() // the servers bind the ports when begin starts them
+	}
+	var servers []*server.Server
+	for i, port := range ports {
+		s, err := server.NewServer(&server.Options{
+			ServerName: fmt.Sprint("s", i), Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true,
+			JetStream: true, StoreDir: t.TempDir(), JetStreamMaxStore: 1 << 40, JetStreamMaxMemory: 1 << 30,
+			Cluster: server.ClusterOpts{Name: "three", Host: "127.0.0.1", Port: port, NoAdvertise: true},
+			Routes:  server.RoutesFromStr(strings.Join(routes, ",")),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		servers = append(servers, s)
+		t.Cleanup(func() {
+			s.Shutdown()
+			s.WaitForShutdown()
+		})
+	}
+	return servers
+}
+
+// begin starts the servers of a cluster once its ports are free.
+func begin(t *testing.T, servers []*server.Server) (url string) {
+	t.Helper()
+	var urls []string
+	for _, s := range servers {
+		s.Start()
+	}
+	ctx := testContext(t)
+	for _, s := range servers {
+		for !s.ReadyForConnections(time.Millisecond) || !s.JetStreamIsCurrent() ||
+			!slices.ContainsFunc(servers, (*server.Server).JetStreamIsLeader) {
+			if !pause(ctx, 10*time.Millisecond) {
+				t.Fatal("the servers do not find one another")
+			}
+		}
+		urls = append(urls, s.ClientURL())
+	}
+	return strings.Join(urls, ",")
+}
+
+// replicasOf returns the replicas of a run's streams and of the buckets, by stream.
+func replicasOf(t *testing.T, c *Conn, run string) map[string]int {
+	t.Helper()
+	got := map[string]int{}
+	names := []string{
+		bucketStream + leaseBucket, bucketStream + pauseBucket, bucketStream + trialBucket, bucketStream + heartbeatBucket,
+	}
+	for _, log := range Logs() {
+		names = append(names, StreamName(log, run))
+	}
+	for _, name := range names {
+		stream, err := c.js.Stream(testContext(t), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got[name] = stream.CachedInfo().Config.Replicas
+	}
+	return got
+}
+
+func allAre(got map[string]int, n int) bool {
+	for _, have := range got {
+		if have != n {
+			return false
+		}
+	}
+	return true
+}
+
+// A worker that is first creates nothing. A run that is declared with more replicas than before gets them, with the buckets that it
+// uses, and survives the loss of a server. Declaring it with fewer changes nothing.
+func TestReplicas(t *testing.T) {
+	servers := startCluster(t)
+	url := begin(t, servers)
+	limits := quick
+	c, err := Open(testContext(t), Options{URL: url, Limits: limits, Log: testLog(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	ctx := testContext(t)
+	if err := c.RunStage(ctx, generator("r", 4), answer); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a worker before the declaration: %v, want ErrNotFound", err)
+	}
+	if runs, err := c.Runs(ctx); err != nil || len(runs) > 0 {
+		t.Errorf("a worker has made streams of %v, %v", runs, err)
+	}
+	declare(t, c, "r", limits)
+	if got := replicasOf(t, c, "r"); !allAre(got, 1) {
+		t.Errorf("replicas %v, want 1 of each", got)
+	}
+	const n = 20
+	publish(t, c, schemas.Prompts, promptList("r", 0, n/2)...)
+	stop := start(t, c, generator("r", 4), answer)
+	await(t, c, schemas.Pairs, "r", n/2)
+	limits.Replicas = 3
+	for _, replicas := range []int{3, 1} {
+		limits.Replicas = replicas
+		declare(t, c, "r", limits)
+		if got := replicasOf(t, c, "r"); !allAre(got, 3) {
+			t.Errorf("declared with %d: replicas %v, want 3 of each", replicas, got)
+		}
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	for _, log := range Logs() { // the new replicas have caught up
+		for current := 0; current < 2; {
+			stream, err := c.js.Stream(ctx, StreamName(log, "r"))
+			current = 0
+			if err == nil && stream.CachedInfo().Cluster != nil {
+				for _, peer := range stream.CachedInfo().Cluster.Replicas {
+					if peer.Current && !peer.Offline {
+						current++
+					}
+				}
+			}
+			if !pause(ctx, 20*time.Millisecond) {
+				t.Fatalf("%s has %d other replicas: %v", log, current, err)
+			}
+		}
+	}
+	servers[0].Shutdown()
+	servers[0].WaitForShutdown()
+	publish(t, c, schemas.Prompts, promptList("r", 0, n)...)
+	start(t, c, generator("r", 4), answer)
+	await(t, c, schemas.Pairs, "r", n)
+}
+
+// A server that runs alone says what replicas need.
+func TestReplicasNeedACluster(t *testing.T) {
+	c := openQuick(t)
+	limits := quick
+	limits.Replicas = 3
+	for _, run := range []string{"r", "new"} {
+		if err := c.Declare(testContext(t), run, limits); err == nil || !strings.Contains(err.Error(), "streams.replicas: 3 needs a cluster") {
+			t.Errorf("run %s: %v", run, err)
+		}
+	}
+}
