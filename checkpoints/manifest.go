@@ -91,6 +91,9 @@ type Manifest struct {
 	Files   []File   `json:"files"`
 	Cursor  *Cursor  `json:"cursor,omitempty"`
 	Metrics []Metric `json:"metrics,omitempty"`
+	// Optional is an object for what later builds add and earlier ones may ignore. This build writes none. What a reader must not
+	// ignore needs a new Schema.
+	Optional json.RawMessage `json:"optional,omitempty"`
 
 	// Number orders a run's manifests, from 1. It is part of the key and not of the bytes, because a policy's digest must not
 	// depend on how many states were written before it (each Ctrl-C adds one).
@@ -159,7 +162,8 @@ func (m Manifest) encode() ([]byte, error) {
 
 // ParseManifest parses the manifest stored under key. It is strict: a manifest has exactly one encoding, and bytes that this
 // build would not write itself (an unknown or repeated field, a value out of range) are ErrManifest. A reader that ignored
-// an unknown field could resume from the wrong place, so a newer layout gets a newer schema number.
+// an unknown field could resume from the wrong place, so a newer layout gets a newer schema number. Only the members of Optional may
+// be unknown.
 func ParseManifest(key string, data []byte) (Manifest, error) {
 	run, number, ok := parseManifestKey(key)
 	if !ok {
@@ -225,6 +229,9 @@ func (m Manifest) validate() error {
 		return bad("parent %q is not a sha256", m.Parent)
 	case m.SpecDigest != "" && !validName.MatchString(m.SpecDigest):
 		return bad("spec digest %q", m.SpecDigest)
+	}
+	if len(m.Optional) > 0 && m.Optional[0] != '{' {
+		return bad("optional is not an object")
 	}
 	if c := m.Cursor; c != nil {
 		if c.Phase != "guide" && c.Phase != "policy" {

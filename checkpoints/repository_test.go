@@ -816,6 +816,38 @@ func TestDamagedManifestIsToldNotSkipped(t *testing.T) {
 	})
 }
 
+// A later build may add members to the manifest's optional object; this build reads such a manifest and keeps its digest.
+func TestManifestOfALaterBuild(t *testing.T) {
+	both(t, func(t *testing.T, f fixture) {
+		m := f.commit(t, draft(checkpoints.Policy, 0, text("model", "0")))
+		path := filepath.Join(f.root, m.Key)
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		later := slices.Concat(bytes.TrimSuffix(data, []byte("\n}\n")), []byte(",\n  \"optional\": {\n    \"later\": [\n      1\n    ]\n  }\n}\n"))
+		for name, test := range map[string]struct {
+			data []byte
+			ok   bool
+		}{
+			"a member": {later, true},
+			"a list":   {bytes.Replace(later, []byte("{\n    \"later\": [\n      1\n    ]\n  }"), []byte("[\n    1\n  ]"), 1), false},
+			"edited":   {bytes.Replace(later, []byte("      1"), []byte("     1"), 1), false},
+		} {
+			if err := errors.Join(os.Remove(path), os.WriteFile(path, test.data, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			got, err := f.again().Latest(t.Context(), "run")
+			switch {
+			case test.ok && (err != nil || got.Digest != sum(test.data) || !slices.Equal(got.Files, m.Files)):
+				t.Errorf("%s: %+v, %v", name, got, err)
+			case !test.ok && !errors.Is(err, checkpoints.ErrManifest):
+				t.Errorf("%s: got %v, want ErrManifest", name, err)
+			}
+		}
+	})
+}
+
 func FuzzParseManifest(f *testing.F) {
 	const key = "runs/run/checkpoints/00000001.json"
 	for _, seed := range []string{

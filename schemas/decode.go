@@ -25,6 +25,8 @@ type decoder struct {
 	// failed is the set of keys whose value could not be used, so that checking reports nothing more about them.
 	failed  map[string]bool
 	anchors map[string]ast.Node
+	// declared ignores the unknown keys of harmless sections.
+	declared bool
 }
 
 func newDecoder(file string, line int) *decoder {
@@ -128,6 +130,9 @@ func (d *decoder) mapping(path string, node ast.Node, into reflect.Value) {
 		}
 		seen[name] = at
 		index, known := fieldOf(into.Type(), name)
+		if !known && d.declared && harmless(path) {
+			continue
+		}
 		if !known {
 			message, meant := unknownKey(into.Type(), path, name)
 			d.problem(at, full, "%s", message)

@@ -37,7 +37,10 @@ func LoadSpecs(path string) ([]Spec, error) {
 // ParseSpecs reads run specs from YAML: one document per run, separated by ---, in the order in which the runs are to be
 // executed. Keys that are absent take their Default. The specs returned are valid but not resolved. The error is a
 // *SpecError with all problems found, which uses name as the name of the file.
-func ParseSpecs(name string, data []byte) ([]Spec, error) {
+func ParseSpecs(name string, data []byte) ([]Spec, error) { return parseSpecs(name, data, false) }
+
+// parseSpecs is ParseSpecs, or with declared ParseDeclared.
+func parseSpecs(name string, data []byte, declared bool) ([]Spec, error) {
 	whole := func(message string) ([]Spec, error) {
 		return nil, &SpecError{Problems: []Problem{{File: name, Message: message}}}
 	}
@@ -53,7 +56,7 @@ func ParseSpecs(name string, data []byte) ([]Spec, error) {
 		firstRun = map[string]position{}
 	)
 	for _, doc := range splitDocuments(string(data)) {
-		spec, d := parseDocument(name, doc)
+		spec, d := parseDocument(name, doc, declared)
 		if d == nil {
 			continue
 		}
@@ -106,9 +109,16 @@ func splitDocuments(text string) []document {
 }
 
 // parseDocument reads and checks one run. The decoder is nil for a document without content.
-func parseDocument(name string, doc document) (Spec, *decoder) {
+func parseDocument(name string, doc document, declared bool) (Spec, *decoder) {
 	d := newDecoder(name, doc.line)
 	spec := Default()
+	var err error
+	if d.declared = declared; declared {
+		if spec, err = declaredDefault(); err != nil {
+			d.syntax(err)
+			return spec, d
+		}
+	}
 	body, err := parseYAML(doc.text)
 	if err != nil {
 		d.syntax(err)

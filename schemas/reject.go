@@ -6,8 +6,6 @@ import "fmt"
 const (
 	// ReasonDecode: the bytes are not a message of their stream's kind.
 	ReasonDecode = "decode"
-	// ReasonSchema: the message was written by a newer version of the program.
-	ReasonSchema = "schema"
 	// ReasonTooLong: prompt or response is longer than the spec allows, with overlong: reject.
 	ReasonTooLong = "too_long"
 	// ReasonTooLarge: the stage's output is larger than a message may be.

@@ -7,7 +7,7 @@ package schemas
 // The doc comments of the fields are the reference for users: docs/spec.md is made from them. The tag `example` shows
 // a value where there is no default. `digest:"-"` leaves a key out of the Digest because it cannot change a result.
 // `absent` names the value that behaves as before the key existed. The Digest leaves a key with this value out, so that
-// older specs keep their digests.
+// older specs keep their digests, and so does a Declaration, so that older programs can read it.
 type Spec struct {
 	// Run names the run: lower-case letters, digits, - and _, at most 63. Left out of the digest.
 	Run string `yaml:"run" example:"demo" digest:"-"`

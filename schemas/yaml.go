@@ -15,13 +15,17 @@ import (
 // UTF-8 is an error.
 func (s Spec) YAML() ([]byte, error) {
 	var b bytes.Buffer
-	if err := writeSection(&b, "", 0, reflect.ValueOf(s)); err != nil {
+	all := func(reflect.Value, reflect.StructTag) bool { return false }
+	if err := writeSection(&b, "", 0, reflect.ValueOf(s), all); err != nil {
 		return nil, err
 	}
 	return b.Bytes(), nil
 }
 
-func writeSection(b *bytes.Buffer, path string, depth int, v reflect.Value) error {
+// writeSection writes the keys of a section that without does not leave out.
+func writeSection(
+	b *bytes.Buffer, path string, depth int, v reflect.Value, without func(reflect.Value, reflect.StructTag) bool,
+) error {
 	indent := strings.Repeat("  ", depth)
 	for i, key := range keysOf(v.Type()) {
 		field, full := v.Field(i), join(path, key)
@@ -31,10 +35,13 @@ func writeSection(b *bytes.Buffer, path string, depth int, v reflect.Value) erro
 			}
 			field = field.Elem()
 		}
+		if field.Kind() != reflect.Struct && without(field, v.Type().Field(i).Tag) {
+			continue
+		}
 		switch field.Kind() {
 		case reflect.Struct:
 			fmt.Fprintf(b, "%s%s:\n", indent, key)
-			if err := writeSection(b, full, depth+1, field); err != nil {
+			if err := writeSection(b, full, depth+1, field, without); err != nil {
 				return err
 			}
 		case reflect.String:

@@ -216,6 +216,9 @@ func (c *Conn) checkStore(ctx context.Context) error {
 	return nil
 }
 
+// Version returns the version of this program, as Options have it.
+func (c *Conn) Version() string { return c.version }
+
 // URL returns the server's URL. The embedded server's default address requires a token, which Attach reads.
 func (c *Conn) URL() string {
 	if c.server != nil {

@@ -32,7 +32,7 @@ func (c *Conn) first(ctx context.Context, p Part, id string) (found Received, la
 		case err != nil && e.ID() == id:
 			return fmt.Errorf("streams: %s at %d: %w", e.Stream, e.Seq, err)
 		case err != nil:
-			c.PassOver(e, err)
+			return c.PassOver(e, err)
 		}
 		return nil
 	})

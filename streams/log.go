@@ -80,7 +80,8 @@ func (e Entry) As(other Entry) Entry {
 	return e
 }
 
-// Open decodes the message. A *schemas.Reject says why the bytes are not a message of their subject.
+// Open decodes the message. A *schemas.Reject says why the bytes are not a message of their subject. The error wraps ErrNewer if
+// this program is too old for the message: then nobody must skip it or make it a dead letter.
 func (e Entry) Open() (events.Message, error) { return open(e.Subject, e.Data) }
 
 // Received returns the entry with its decoded message m.

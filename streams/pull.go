@@ -96,6 +96,10 @@ func (r *runner) take(b *batch, fetch func() (jetstream.MessageBatch, error)) er
 
 // rest announces why the stage has no messages.
 func (r *runner) rest() {
+	if r.newer != "" {
+		r.heartbeat.Say(StateWaiting, r.newer)
+		return
+	}
 	if n := len(r.failures); n > 0 {
 		r.heartbeat.Say(StateRetrying, fmt.Sprintf("%d messages that failed", n))
 		return

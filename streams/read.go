@@ -37,8 +37,8 @@ type Received struct {
 }
 
 // Read calls f with every message of a run and iteration (or AllIterations) that the log holds now, from position from on, in the
-// order of the log and without gaps. It logs and skips entries that cannot be decoded. An error of f ends the reading and is
-// returned, except that ErrStop is returned as nil.
+// order of the log and without gaps. It logs and skips entries that cannot be decoded, except that an entry of a newer program ends
+// the reading with ErrNewer. An error of f ends the reading and is returned, except that ErrStop is returned as nil.
 func (c *Conn) Read(ctx context.Context, kind schemas.Kind, run string, iteration int, from uint64,
 	f func(Received) error,
 ) error {
@@ -228,8 +228,7 @@ func (c *Conn) decoded(f func(Received) error) func(Entry) error {
 	return func(e Entry) error {
 		m, err := e.Open()
 		if err != nil {
-			c.PassOver(e, err)
-			return nil
+			return c.PassOver(e, err)
 		}
 		return f(e.Received(m))
 	}
@@ -388,9 +387,14 @@ func (c *Conn) firsts(ctx context.Context, kind schemas.Kind, run string, iterat
 	return at, err
 }
 
-// PassOver logs that a reader skips an entry that it cannot decode.
-func (c *Conn) PassOver(e Entry, err error) {
+// PassOver logs that a reader skips an entry that it cannot decode because of err. It returns an error if the reader must not skip
+// it, because this program is too old for it.
+func (c *Conn) PassOver(e Entry, err error) error {
+	if errors.Is(err, ErrNewer) {
+		return fmt.Errorf("%s at %d: %w", e.Stream, e.Seq, err)
+	}
 	c.log.Warn().Err(err).Str("stream", e.Stream).Uint64("seq", e.Seq).Msg("skipped a message that cannot be decoded")
+	return nil
 }
 
 // stopped turns ErrStop into nil.

@@ -18,7 +18,13 @@ func (r *runner) settle(work context.Context, b *batch) error {
 	if err := r.bury(work, letters); err != nil {
 		return err
 	}
+	if len(healthy)+len(suspect)+len(letters) == 0 && r.newer != "" {
+		r.rest()
+		pause(work, r.limits.backoff(1)) // leave the messages to newer workers
+		return nil
+	}
 	if len(healthy) > 0 {
+		r.newer = ""
 		feed := &feed{runner: r, batch: b, room: r.stage.Refill}
 		if err := r.run(work, healthy, feed); err != nil {
 			return err
@@ -32,13 +38,15 @@ func (r *runner) settle(work context.Context, b *batch) error {
 }
 
 // sort decodes messages and divides them: healthy ones are processed together, suspect ones may have killed a worker and are
-// processed alone, and letters cannot be processed.
+// processed alone, and letters cannot be processed. It gives back messages that only a newer program can read.
 func (r *runner) sort(inputs []*input) (healthy, suspect []*input, letters []letter) {
 	for _, in := range inputs {
 		var err error
 		switch in.body, err = open(in.Subject(), in.Data()); {
 		case err == nil && !r.stage.adopted(in):
 			r.acknowledge(in, Done)
+		case errors.Is(err, ErrNewer):
+			r.leave(in, err)
 		case err != nil:
 			letters = append(letters, letter{in: in, err: err})
 		case r.stage.beyond(in.body):
@@ -115,6 +123,17 @@ func (r *runner) run(work context.Context, in []*input, more *feed) error {
 		return err
 	}
 	return r.runSingly(work, alone)
+}
+
+// leave gives a message back that only a newer program can read. The pause before the next delivery grows with each one.
+func (r *runner) leave(in *input, err error) {
+	if r.newer == "" {
+		r.log.Warn().Err(err).Uint64("seq", in.meta.Sequence.Stream).Str("version", r.version).
+			Msg("this worker is older than the program that wrote a message: it leaves such messages to newer workers")
+	}
+	r.newer = text(err, maxDetail)
+	r.settled(in, Retried)
+	r.answer(in, in.NakWithDelay(r.limits.backoff(int(min(in.meta.NumDelivered, holdTries)))))
 }
 
 func (r *runner) runSingly(work context.Context, in []*input) error {

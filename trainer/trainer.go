@@ -209,12 +209,12 @@ func (t *Trainer) same(found lineage.Declared) error {
 // declaration cannot be parsed.
 func changes(declared []byte, spec schemas.Spec) string {
 	const most = 5
-	was, err := schemas.ParseSpecs(spec.Run, declared)
-	if err != nil || len(was) != 1 {
+	was, err := schemas.ParseDeclared(spec.Run, declared)
+	if err != nil {
 		return ""
 	}
 	text := ""
-	for i, d := range schemas.Differences(was[0], spec) {
+	for i, d := range schemas.Differences(was, spec) {
 		if i == most {
 			return text + "; …"
 		}

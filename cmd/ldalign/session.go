@@ -77,7 +77,7 @@ func (e *env) session(
 		return fmt.Errorf("cannot open the log: %w (choose another folder with --dir)", err)
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	o.Dir, o.Log = e.dir, e.logger(file)
+	o.Dir, o.Version, o.Log = e.dir, buildVersion(), e.logger(file)
 	s, err := open(ctx, o)
 	if err != nil {
 		return err

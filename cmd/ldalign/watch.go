@@ -94,17 +94,17 @@ func printStatus(w io.Writer, s runs.Status) error {
 	}
 	fmt.Fprintln(w)
 	t = tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "stage\tlag\trate\teta\tworker\tstate")
+	fmt.Fprintln(t, "stage\tlag\trate\teta\tworker\tversion\tstate")
 	for _, stage := range s.Live.Stages {
 		if len(stage.Workers) == 0 {
-			fmt.Fprintf(t, "%s\t%d\t\t\tnone\t%s\n", stage.Stage, stage.Lag, unattended(stage))
+			fmt.Fprintf(t, "%s\t%d\t\t\tnone\t\t%s\n", stage.Stage, stage.Lag, unattended(stage))
 		}
 		for i, worker := range stage.Workers {
 			name, lag, rate, eta := "", "", "", ""
 			if i == 0 {
 				name, lag, rate, eta = stage.Stage, strconv.Itoa(stage.Lag), perSecond(stage), etaOf(stage)
 			}
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", name, lag, rate, eta, worker.Worker, doing(worker))
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", name, lag, rate, eta, worker.Worker, worker.Version, doing(worker))
 		}
 	}
 	if err := t.Flush(); err != nil {

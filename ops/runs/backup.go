@@ -149,7 +149,9 @@ func parseBackup(dir string, data []byte) (s Saved, err error) {
 }
 
 // Declared returns the spec of the saved run.
-func (s Saved) Declared() (schemas.Spec, error) { return oneSpec([]byte(s.Spec)) }
+func (s Saved) Declared() (schemas.Spec, error) {
+	return schemas.ParseDeclared(BackupFile, []byte(s.Spec))
+}
 
 // Messages returns the number of messages in the backup.
 func (s Saved) Messages() int {
@@ -158,18 +160,6 @@ func (s Saved) Messages() int {
 		n += stream.Messages
 	}
 	return n
-}
-
-// oneSpec parses the spec with which a backup, or a message in it, declares the run.
-func oneSpec(text []byte) (schemas.Spec, error) {
-	specs, err := schemas.ParseSpecs(BackupFile, text)
-	if err != nil {
-		return schemas.Spec{}, err
-	}
-	if len(specs) != 1 {
-		return schemas.Spec{}, fmt.Errorf("%s: the run was declared with %d specs, want one", BackupFile, len(specs))
-	}
-	return specs[0], nil
 }
 
 // openSaved verifies a file of messages and opens it.

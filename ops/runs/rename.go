@@ -49,14 +49,14 @@ func renameBackup(dir, to, as string) error {
 
 // renameSpec renames the run in the spec with which it was declared.
 func renameSpec(text []byte, as string) ([]byte, error) {
-	spec, err := oneSpec(text)
+	spec, err := schemas.ParseDeclared(BackupFile, text)
 	if err != nil {
 		return nil, err
 	}
 	if spec, err = (derive.Restore{As: as}).Plan(spec, derive.Facts{}); err != nil {
 		return nil, err
 	}
-	return spec.YAML()
+	return spec.Declaration()
 }
 
 // learn verifies a file of messages and records the ids of its pairs.

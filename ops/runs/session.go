@@ -38,7 +38,9 @@ type Options struct {
 	CacheBytes int64
 	// Name is this client's name, as the server lists it.
 	Name string
-	Log  zerolog.Logger
+	// Version of this program, which status shows for each worker.
+	Version string
+	Log     zerolog.Logger
 }
 
 // Session holds a process's connections to the streams and the checkpoint store of the runs in a folder or on servers.
@@ -145,7 +147,7 @@ func OpenStore(ctx context.Context, o Options) (*Session, error) {
 
 func (o Options) streams() streams.Options {
 	return streams.Options{
-		URL: o.Servers.NATS, Dir: filepath.Join(o.Dir, "nats"), Creds: os.Getenv("LDALIGN_NATS_CREDS"), Name: o.Name, Log: o.Log,
+		URL: o.Servers.NATS, Dir: filepath.Join(o.Dir, "nats"), Creds: os.Getenv("LDALIGN_NATS_CREDS"), Name: o.Name, Version: o.Version, Log: o.Log,
 	}
 }
 

@@ -93,7 +93,7 @@ func PromptOf(m Message) *Prompt {
 
 // The kinds of control messages.
 const (
-	// ControlSpec declares the run. It contains the spec and its digest.
+	// ControlSpec declares the run. It contains the spec and its digest; its message is the version of the program that declared it.
 	ControlSpec = "spec"
 	// ControlData contains the digest of the records from which the run's prompts are made.
 	ControlData = "data"

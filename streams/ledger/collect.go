@@ -3,6 +3,7 @@ package ledger
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -86,12 +87,11 @@ func gather(
 			p := streams.Part{Kind: k, Run: run, Iteration: int(iteration), Follow: true}
 			return conn.Scan(reading, p, func(e streams.Entry) error {
 				m, err := e.Open()
-				if err != nil && k == kind {
+				if err != nil && k == kind && !errors.Is(err, streams.ErrNewer) {
 					return conn.Bury(reading, streams.LetterOf("trainer", e, err)) // it arrives again as a dead letter
 				}
 				if err != nil {
-					conn.PassOver(e, err)
-					return nil
+					return conn.PassOver(e, err)
 				}
 				select {
 				case arrivals <- e.Received(m):

@@ -3,6 +3,7 @@ package ledger
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -114,6 +115,9 @@ func (n *Renaming) stream(name string) string {
 // data renames an encoded message. Bytes that cannot be decoded stay as they are.
 func (n *Renaming) data(subject string, data []byte) ([]byte, error) {
 	m, err := decode(subject, data)
+	if errors.Is(err, streams.ErrNewer) {
+		return nil, err
+	}
 	if err != nil {
 		return data, nil //nolint:nilerr // bytes that cannot be decoded stay as they are
 	}

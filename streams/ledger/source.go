@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/ldalign/ldalign/schemas"
@@ -138,6 +139,9 @@ func Recall(
 	selected := streams.Part{Kind: s.Kind, Run: s.Run, Iteration: int(iteration), First: s.First, Last: s.Last}
 	err = conn.Scan(ctx, selected, func(e streams.Entry) error {
 		m, err := e.Open()
+		if errors.Is(err, streams.ErrNewer) {
+			return err
+		}
 		if err != nil {
 			d := streams.LetterOf("trainer", e, err)
 			d.Run, d.Subject = run, schemas.Subject(s.Kind, run, iteration) // nothing is written to a source

@@ -52,20 +52,23 @@ type Declared struct {
 	// Text is the spec as YAML, and Digest its digest.
 	Text   []byte
 	Digest string
-	Stream string
-	Seq    uint64
-	Time   time.Time
+	// Version of the program that declared the run.
+	Version string
+	Stream  string
+	Seq     uint64
+	Time    time.Time
 }
 
 // Declare declares a run with a spec, and returns the declaration that counts. That is the first one in the log, so the caller has
 // to compare it with the spec.
 func Declare(ctx context.Context, conn *streams.Conn, spec schemas.Spec) (Declared, error) {
-	text, err := spec.YAML()
+	text, err := spec.Declaration()
 	if err != nil {
 		return Declared{}, err
 	}
 	first, err := conn.PublishFirst(ctx, schemas.Control, &events.Control{
 		Schema: events.Version, Run: spec.Run, Kind: events.ControlSpec, Spec: text, SpecDigest: spec.Digest(),
+		Message: conn.Version(),
 	})
 	if err != nil {
 		return Declared{}, err
@@ -87,23 +90,35 @@ func declared(r streams.Received) (Declared, error) {
 	if !ok {
 		return Declared{}, fmt.Errorf("lineage: %s at %d: the spec is a %T", r.Stream, r.Seq, r.Message)
 	}
-	return Declared{control.GetSpec(), control.GetSpecDigest(), r.Stream, r.Seq, r.Time}, nil
+	return Declared{control.GetSpec(), control.GetSpecDigest(), control.GetMessage(), r.Stream, r.Seq, r.Time}, nil
 }
 
-// Spec is the spec that a run was declared with; streams.ErrNotFound when it is not declared.
+// ErrOtherVersion: this program cannot read the spec that a program of another version has declared a run with.
+var ErrOtherVersion = errors.New("a program of another version declared the run")
+
+// Spec is the spec that a run was declared with; streams.ErrNotFound when it is not declared, ErrOtherVersion when this program
+// would compute something else than the declaration says.
 func Spec(ctx context.Context, conn *streams.Conn, run string) (schemas.Spec, error) {
 	found, err := Declaration(ctx, conn, run)
 	if err != nil {
 		return schemas.Spec{}, err
 	}
-	specs, err := schemas.ParseSpecs("run "+run, found.Text)
+	spec, err := schemas.ParseDeclared("run "+run, found.Text)
+	if digest := spec.Digest(); err == nil && digest != found.Digest {
+		err = fmt.Errorf("this program gives the spec the digest %.12s, the declaration %.12s", digest, found.Digest)
+	}
 	if err != nil {
-		return schemas.Spec{}, err
+		return schemas.Spec{}, fmt.Errorf("%w: run %s by ldalign %s, this is ldalign %s: use the newer one of them: %w",
+			ErrOtherVersion, run, known(found.Version), known(conn.Version()), err)
 	}
-	if len(specs) != 1 {
-		return schemas.Spec{}, fmt.Errorf("lineage: run %s was declared with %d specs, want one", run, len(specs))
+	return spec, nil
+}
+
+func known(version string) string {
+	if version == "" {
+		return "of an unknown version"
 	}
-	return specs[0], nil
+	return version
 }
 
 // Feed returns the log from which a run reads messages of a kind. replayed says that it is the log of the run's source, which
