@@ -116,6 +116,8 @@ const (
 	headerRedriven = "Ldalign-Redriven"
 	// headerParent names the message that a stage made this one from; see parent.
 	headerParent = "Ldalign-Parent"
+	// headerLibtorch holds the version of libtorch that a stage computed the message with.
+	headerLibtorch = "Ldalign-Libtorch"
 	// redriveMark separates the id from the mark in the message id of a redriven message.
 	redriveMark = "#"
 )

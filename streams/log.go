@@ -64,6 +64,9 @@ func (e Entry) Key() string { return e.Header.Get(headerID) }
 // Parent returns the kind and position of the message that a stage made this one from. ok is false when the entry names none.
 func (e Entry) Parent() (kind schemas.Kind, seq uint64, ok bool) { return parentOf(e.Header) }
 
+// Libtorch returns the version of libtorch that the message was computed with; empty for a message that needed none.
+func (e Entry) Libtorch() string { return e.Header.Get(headerLibtorch) }
+
 // Redriven returns the number of the dead letter that the message was redriven from; empty for none.
 func (e Entry) Redriven() string { return e.Header.Get(headerRedriven) }
 

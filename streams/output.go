@@ -17,7 +17,7 @@ type sealed struct {
 }
 
 // sealAll seals the outputs of one input, all or none.
-func sealAll(out []Emit, from schemas.Kind, in *input) ([]sealed, error) {
+func (r *runner) sealAll(out []Emit, in *input) ([]sealed, error) {
 	all := make([]sealed, len(out))
 	for i, e := range out {
 		msg, err := seal(e.Kind, e.Msg)
@@ -28,7 +28,10 @@ func sealAll(out []Emit, from schemas.Kind, in *input) ([]sealed, error) {
 			return nil, fmt.Errorf("streams: output: %w", err)
 		}
 		if e.Kind.CarriesPair() {
-			msg.Header.Set(headerParent, parent(from, in.meta.Sequence.Stream))
+			msg.Header.Set(headerParent, parent(r.stage.In, in.meta.Sequence.Stream))
+		}
+		if r.stage.Libtorch != "" {
+			msg.Header.Set(headerLibtorch, r.stage.Libtorch)
 		}
 		all[i] = sealed{e.Kind, msg}
 	}

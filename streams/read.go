@@ -73,6 +73,8 @@ type Line struct {
 	Subject string    `json:"subject"`
 	Seq     uint64    `json:"seq"`
 	Time    time.Time `json:"time"`
+	// Libtorch is the version of libtorch that computed the message; empty for a message that needed none.
+	Libtorch string `json:"libtorch,omitempty"`
 	// JSON is the message as compact protojson, or {"error", "bytes"} when it cannot be decoded.
 	JSON json.RawMessage `json:"message"`
 }
@@ -203,7 +205,7 @@ func narrow(pattern string, kind schemas.Kind) (string, bool) {
 }
 
 func lineOf(e Entry) Line {
-	l := Line{Stream: e.Stream, Subject: e.Subject, Seq: e.Seq, Time: e.Time.UTC()}
+	l := Line{Stream: e.Stream, Subject: e.Subject, Seq: e.Seq, Time: e.Time.UTC(), Libtorch: e.Libtorch()}
 	m, err := e.Open()
 	if err == nil {
 		l.JSON, err = protojson.Marshal(m)

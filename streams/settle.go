@@ -88,7 +88,7 @@ func (r *runner) run(work context.Context, in []*input, more *feed) error {
 		in := in[i]
 		if o.Err == nil {
 			var more []sealed
-			if more, o.Err = sealAll(o.Out, r.stage.In, in); o.Err == nil {
+			if more, o.Err = r.sealAll(o.Out, in); o.Err == nil {
 				done, out = append(done, in), append(out, more...)
 				continue
 			}

@@ -31,6 +31,8 @@ type Stage struct {
 	Moves func() uint64
 	// Heartbeat publishes what the stage does and tells it when to pause. When it is nil, RunStage calls Announce.
 	Heartbeat *Heartbeat
+	// Libtorch is the version of libtorch that computes the outputs, which are stored with it; empty for a stage without tensors.
+	Libtorch string
 	// End is the run's number of iterations. A message of a later iteration becomes a dead letter. 0 means no bound.
 	End uint32
 

@@ -151,13 +151,15 @@ func (t *Trainer) first(ctx context.Context) (checkpoints.Manifest, error) {
 	if err != nil {
 		return checkpoints.Manifest{}, err
 	}
+	var machine *checkpoints.Machine
 	if t.model != nil {
+		machine = t.machine()
 		if metrics, err = t.canary(ctx); err != nil {
 			return checkpoints.Manifest{}, err
 		}
 	}
 	manifest, err := t.Checkpoints.Commit(ctx, t.Spec.Run, checkpoints.Draft{
-		Kind: checkpoints.Policy, SpecDigest: t.Spec.Digest(), Metrics: metrics, Files: files,
+		Kind: checkpoints.Policy, SpecDigest: t.Spec.Digest(), Machine: machine, Metrics: metrics, Files: files,
 	})
 	if t.model != nil { // its weights are committed
 		err = errors.Join(err, t.model.Close(ctx))

@@ -36,7 +36,7 @@ func processor() string {
 	return ""
 }
 
-// compare warns when the checkpoint that the run resumes from was made on another machine.
+// compare warns when the checkpoint that the run resumes from was made on another machine or with another libtorch.
 func (t *Trainer) compare(ctx context.Context, m checkpoints.Manifest) error {
 	made, noted, err := t.Checkpoints.Machine(ctx, m)
 	if err != nil || !noted {
@@ -44,7 +44,7 @@ func (t *Trainer) compare(ctx context.Context, m checkpoints.Manifest) error {
 	}
 	if differences := made.Differences(*t.machine()); len(differences) > 0 {
 		t.Log.Warn().Str("run", t.Spec.Run).Str("checkpoint", m.Key).Strs("differs", differences).
-			Msg("the checkpoint was made on another machine: the run continues, but the last bits of its results may differ")
+			Msg("the checkpoint was made on another machine or with another libtorch: the run continues, but the last bits of its results may differ")
 	}
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/trainer"
 	"github.com/ldalign/ldalign/trainer/loop"
@@ -152,8 +153,8 @@ func TestDamagedPolicyIsRefused(t *testing.T) {
 	}
 }
 
-// TestOtherMachineIsWarnedOf: a state from another processor or number of threads is gone on from, and the log says what
-// differs; one from this machine says nothing.
+// TestOtherMachineIsWarnedOf: a state from another processor, number of threads or libtorch is gone on from, and the log says
+// what differs; one from this machine says nothing.
 func TestOtherMachineIsWarnedOf(t *testing.T) {
 	w := newWorld(t)
 	spec := testSpec("moved", func(s *schemas.Spec) { s.Objective.Kind, s.Iterations = "sft", 1 })
@@ -163,16 +164,24 @@ func TestOtherMachineIsWarnedOf(t *testing.T) {
 		if err := w.work(ctx, spec, meter); !errors.Is(err, trainer.ErrInterrupted) {
 			t.Fatal(err)
 		}
-		if strings.Contains(log.String(), "another machine") {
+		if strings.Contains(log.String(), "another libtorch") {
 			t.Errorf("the same machine is taken for another:\n%s", log)
 		}
 	}
-	state := w.latest(spec.Run, checkpoints.State)
-	machine, ok, err := w.checkpoints.Machine(t.Context(), state)
-	if err != nil || !ok || machine.Threads != 1 || machine.Libtorch == "" || machine.Device != "cpu" {
-		t.Fatalf("noted %+v, %v, %v", machine, ok, err)
+	version, err := tensor.Version()
+	if err != nil {
+		t.Fatal(err)
 	}
-	machine.CPU = "Z80"
+	state := w.latest(spec.Run, checkpoints.State)
+	var machine checkpoints.Machine
+	for _, m := range []checkpoints.Manifest{w.policy(spec.Run, 0), state} {
+		var ok bool
+		machine, ok, err = w.checkpoints.Machine(t.Context(), m)
+		if err != nil || !ok || machine.Threads != 1 || machine.Libtorch != version || machine.Device != "cpu" {
+			t.Fatalf("%s: noted %+v, %v, %v", m.Key, machine, ok, err)
+		}
+	}
+	machine.CPU, machine.Libtorch = "Z80", "1.13.1"
 	data, err := json.Marshal(machine)
 	if err != nil {
 		t.Fatal(err)
@@ -186,7 +195,10 @@ func TestOtherMachineIsWarnedOf(t *testing.T) {
 	if err := w.work(t.Context(), spec, silent); err != nil {
 		t.Fatal(err)
 	}
-	for _, says := range []string{state.Key, `threads \"1\", here \"2\"`, `processor \"Z80\"`} {
+	for _, says := range []string{
+		state.Key, `threads \"1\", here \"2\"`, `processor \"Z80\"`,
+		`libtorch \"1.13.1\", here \"` + version + `\"`, "another libtorch: the run continues",
+	} {
 		if !strings.Contains(log.String(), says) {
 			t.Errorf("the log does not say %s:\n%s", says, log)
 		}

@@ -28,7 +28,7 @@ For each iteration, by pair ids:
 
 The numbers of trained and skipped pairs come from the trainer's record of its batches, all others from the logs. An audit
 finds and names pairs that are lost, trained twice, not trained, or sampled by weights other than the iteration's policy, and
-messages missing in the middle of a log. Pairs removed by retention are counted separately. The exit code is 1 if anything is
+messages missing in the middle of a log. It says which version of libtorch computed the pairs. Pairs removed by retention are counted separately. The exit code is 1 if anything is
 found. The text output names up to 20 pairs of each finding, --json all of them. The run may continue meanwhile.`
 }
 
@@ -105,6 +105,9 @@ func printBalances(w io.Writer, run string, balances []ledger.Balance) error {
 		}
 		for _, r := range a.Skipped {
 			fmt.Fprintf(&b, "  skipped: %d %s\n", r.Count, r.Reason)
+		}
+		for _, v := range a.Libtorch {
+			fmt.Fprintf(&b, "  libtorch %s computed %d %s\n", v.Version, v.Count, v.Stream)
 		}
 		for _, f := range a.Flights {
 			fmt.Fprintf(&b, "  in flight: pair %s, last seen on %s\n", f.PairID, f.At)

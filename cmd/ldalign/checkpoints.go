@@ -34,7 +34,8 @@ func (checkpointsListCommand) Help() string {
     ldalign checkpoints list my-run --json | jq -r 'select(.kind == "policy") | .digest'
 
 A policy is the model that an iteration produced, a guide measures distances, and a state is a point within an iteration from
-which the trainer can resume.`
+which the trainer can resume. The column libtorch has the version that computed it; --json has the machine. A checkpoint that was
+copied from another run has neither.`
 }
 
 func (c *checkpointsListCommand) Run(ctx context.Context, e *env) error {
@@ -49,30 +50,42 @@ func (c *checkpointsListCommand) Run(ctx context.Context, e *env) error {
 	if len(manifests) == 0 {
 		return fmt.Errorf("%w: %s has no checkpoint (`ldalign runs` lists the runs)", runs.ErrNoSuchRun, c.Name)
 	}
-	if e.json {
-		listed := make([]listedCheckpoint, len(manifests))
-		for i, m := range manifests {
-			listed[i] = listedCheckpoint{m.Number, m.Digest, m}
+	listed := make([]listedCheckpoint, len(manifests))
+	for i, m := range manifests {
+		machine, noted, err := n.Checkpoints.Machine(ctx, m)
+		if err != nil {
+			return err
 		}
+		listed[i] = listedCheckpoint{Number: m.Number, Digest: m.Digest, Manifest: m}
+		if noted {
+			listed[i].Machine = &machine
+		}
+	}
+	if e.json {
 		return printJSON(e.stdout, listed)
 	}
 	w := tabwriter.NewWriter(e.stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "number\tkind\titeration\tstep\tbytes\tdigest")
-	for _, m := range manifests {
+	fmt.Fprintln(w, "number\tkind\titeration\tstep\tbytes\tdigest\tlibtorch")
+	for _, m := range listed {
 		var bytes int64
 		for _, f := range m.Files {
 			bytes += f.Bytes
 		}
-		fmt.Fprintf(w, "%d\t%s\t%d\t%d\t%d\t%.12s\n", m.Number, m.Kind, m.Iteration, m.Step, bytes, m.Digest)
+		libtorch := "-"
+		if m.Machine != nil {
+			libtorch = m.Machine.Libtorch
+		}
+		fmt.Fprintf(w, "%d\t%s\t%d\t%d\t%d\t%.12s\t%s\n", m.Number, m.Kind, m.Iteration, m.Step, bytes, m.Digest, libtorch)
 	}
 	return w.Flush()
 }
 
-// listedCheckpoint is a manifest with its number and digest.
+// listedCheckpoint is a manifest with its number and digest, and the machine that made it.
 type listedCheckpoint struct {
 	Number uint64 `json:"number"`
 	Digest string `json:"digest"`
 	checkpoints.Manifest
+	Machine *checkpoints.Machine `json:"machine,omitempty"`
 }
 
 type checkpointsExportCommand struct {

@@ -42,15 +42,22 @@ func TestHelp(t *testing.T) {
 }
 
 func TestVersion(t *testing.T) {
-	torch, err := tensor.Version()
+	want := libtorch(t)
+	ldalign(t, "version").want(t, 0, "libtorch "+want)
+	got := lines[struct{ Version, LibTorch string }](t, ldalign(t, "version", "--json"))
+	if len(got) != 1 || got[0].Version == "" || got[0].LibTorch != want {
+		t.Errorf("%+v", got)
+	}
+}
+
+// libtorch returns the version of libtorch.
+func libtorch(t *testing.T) string {
+	t.Helper()
+	version, err := tensor.Version()
 	if err != nil {
 		t.Fatal(err)
 	}
-	ldalign(t, "version").want(t, 0, "libtorch "+torch+" ")
-	got := lines[struct{ Version, LibTorch string }](t, ldalign(t, "version", "--json"))
-	if len(got) != 1 || got[0].Version == "" || got[0].LibTorch != torch {
-		t.Errorf("%+v", got)
-	}
+	return version
 }
 
 func TestWrongUsage(t *testing.T) {
@@ -475,11 +482,22 @@ func TestFinishedRun(t *testing.T) {
 	if len(audits) != 2 || !audits[0].Balances() || audits[0].Scored != 32 || audits[1].Duplicates != 0 {
 		t.Errorf("audit --json: %+v", audits)
 	}
+	version := libtorch(t)
+	ld("audit", "tiny-ld").want(t, 0, "  libtorch "+version+" computed 32 pairs\n  libtorch "+version+" computed 32 encoded\n")
 	list := lines[listedCheckpoint](t, ld("checkpoints", "list", "tiny-ld", "--json"))
 	if len(list) != 7 || list[0].Number != 1 || list[0].Digest == "" || list[6].Kind != checkpoints.Policy || len(list[6].Files) == 0 {
 		t.Errorf("checkpoints list --json: %+v", list)
 	}
-	ld("checkpoints", "list", "tiny-ld").want(t, 0, "guide", list[6].Digest[:12])
+	ld("checkpoints", "list", "tiny-ld").want(t, 0, "guide", list[6].Digest[:12]+"  "+version+"\n")
+	for _, m := range list[1:] { // the first is a copy of another run's policy
+		if m.Machine == nil || m.Machine.Libtorch != version {
+			t.Errorf("checkpoint %d was made on %+v, want libtorch %s", m.Number, m.Machine, version)
+		}
+	}
+	results := lines[streams.Line](t, ld("tail", "ldalign.results.tiny-ld.2", "-n", "1"))
+	if len(results) != 1 || results[0].Libtorch != version {
+		t.Errorf("the evaluation of policy 2: %+v, want libtorch %s", results, version)
+	}
 	tail := lines[struct {
 		Subject string
 		Message struct{ Distance float64 }

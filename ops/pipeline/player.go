@@ -67,7 +67,7 @@ func (p *Player) Play(ctx context.Context, row Row, spec schemas.Spec) (err erro
 	}
 	stage := streams.Stage{
 		Name: row.Name, In: row.In, Run: spec.Run, Linger: row.Linger, Grace: p.Grace, MaxInFlight: work.MaxInFlight,
-		Observer: p.Observer, Heartbeat: heartbeat, End: uint32(spec.Iterations),
+		Observer: p.Observer, Heartbeat: heartbeat, End: uint32(spec.Iterations), Libtorch: work.Libtorch,
 	}
 	if row.Linger == 0 {
 		stage.Linger = linger

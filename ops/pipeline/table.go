@@ -109,6 +109,8 @@ type Work struct {
 	Close func(context.Context) error
 	// MaxInFlight is streams.Stage's MaxInFlight.
 	MaxInFlight func(iteration uint32) int
+	// Libtorch is streams.Stage's Libtorch.
+	Libtorch string
 	// Adopt is set for a stage whose input messages name a policy. In a replay, the messages of an iteration wait for the replay's
 	// own policy, and Adopt changes each message to name that policy.
 	Adopt func(m events.Message, iteration uint32, policy string)

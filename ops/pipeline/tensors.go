@@ -18,10 +18,16 @@ import (
 // Engine is the tensor engine with which stages compute.
 type Engine = tensor.Engine
 
+// computed completes a stage that computes tensors.
+func computed(w Work) (_ Work, err error) {
+	w.Libtorch, err = tensor.Version()
+	return w, err
+}
+
 func buildGenerator(_ context.Context, j Job) (Work, error) {
 	s := generator.New(j.Spec, j.Checkpoints, j.Engine)
 	s.Progress = j.Sampled
-	return Work{
+	return computed(Work{
 		Refilling: streams.EachRefilling(s.Process),
 		Close:     s.Close,
 		Adopt: func(m events.Message, iteration uint32, policy string) {
@@ -30,14 +36,14 @@ func buildGenerator(_ context.Context, j Job) (Work, error) {
 				p.SampleSeed = schemas.SampleSeed(j.Spec.Seed, iteration, p.GetPromptId(), p.GetSample())
 			}
 		},
-	}, nil
+	})
 }
 
 func buildEncoder(_ context.Context, j Job) (Work, error) {
 	s := encoder.New(j.Spec, j.Checkpoints, j.Engine)
-	return Work{
+	return computed(Work{
 		Process: streams.Each(s.Process), Ready: s.Ready, WaitsFor: "for the guide's checkpoint", Close: s.Close,
-	}, nil
+	})
 }
 
 func buildEvaluator(_ context.Context, j Job) (Work, error) {
@@ -46,7 +52,7 @@ func buildEvaluator(_ context.Context, j Job) (Work, error) {
 		return Work{}, err
 	}
 	s := evaluator.New(j.Spec, set.Records, j.Checkpoints, j.Engine)
-	return Work{
+	return computed(Work{
 		Process: streams.Each(s.Process), Ready: s.Ready, WaitsFor: "for a guide's checkpoint", Close: s.Close,
-	}, nil
+	})
 }

@@ -97,6 +97,8 @@ type Balance struct {
 	Unnamed int `json:"unnamed"`
 	// Duplicates counts messages that were stored again after the server had forgotten their ids. Readers drop them.
 	Duplicates int `json:"duplicates"`
+	// Libtorch counts the pairs on a stream by the version of libtorch that computed their first messages there.
+	Libtorch []VersionCount `json:"libtorch,omitempty"`
 	// Findings list what is wrong, in a fixed order. There are none when the iteration balances.
 	Findings []Finding `json:"findings,omitempty"`
 }
@@ -105,6 +107,13 @@ type Balance struct {
 type ReasonCount struct {
 	Reason string `json:"reason"`
 	Count  int    `json:"count"`
+}
+
+// VersionCount is the number of pairs on a stream that one version of libtorch computed.
+type VersionCount struct {
+	Version string       `json:"version"`
+	Stream  schemas.Kind `json:"stream"`
+	Count   int          `json:"count"`
 }
 
 // Flight is a pair in flight, with the last stream that has it.

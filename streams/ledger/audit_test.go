@@ -460,3 +460,35 @@ func TestAuditOfAnIterationThatIsGone(t *testing.T) {
 		}
 	}
 }
+
+// An audit counts pairs by the version of libtorch that computed them, also when workers had different versions, and when the run
+// was restored from a backup.
+func TestAuditNamesLibtorch(t *testing.T) {
+	c, restored := openQuick(t), openQuick(t)
+	for i, version := range []string{"2.15.0", "2.11.0"} {
+		publish(t, c, schemas.Prompts, prompt("r", 0, i), prompt("r", 0, 2*i+2))
+		s := generator("r", 1)
+		s.Libtorch = version
+		stop := start(t, c, s, answer)
+		settled(t, c, s)
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	distance := streams.Stage{Name: "distance", In: schemas.Pairs, Run: "r"}
+	start(t, c, distance, func(_ context.Context, in []events.Message) []streams.Outcome {
+		return []streams.Outcome{{Out: []streams.Emit{{Kind: schemas.Scored, Msg: scoredOf(events.PromptOf(in[0]))}}}}
+	})
+	await(t, c, schemas.Scored, "r", 4)
+	moveRun(t, c, restored, "r")
+	want := []VersionCount{{"2.11.0", schemas.Pairs, 2}, {"2.15.0", schemas.Pairs, 2}}
+	for _, c := range []*streams.Conn{c, restored} {
+		got, err := Audit(testContext(t), c, "r", scoredLedger)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := gocmp.Diff(want, got[0].Libtorch); len(got) != 1 || diff != "" {
+			t.Errorf("%d iterations (-want +got):\n%s", len(got), diff)
+		}
+	}
+}

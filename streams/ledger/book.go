@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -30,6 +31,8 @@ type book struct {
 	reasons    []string
 	duplicates int
 	unnamed    int
+	// computed counts messages by stream and version; Count is 0 in its keys.
+	computed map[VersionCount]int
 	// mixed counts trained pairs of the previous iteration.
 	mixed int
 }
@@ -62,7 +65,10 @@ const (
 )
 
 func newBook(source schemas.Kind, first map[schemas.Kind]uint64, size uint64) *book {
-	return &book{source: source, first: first, marks: make(map[pairKey]mark, min(size/4, 1<<20)), odd: map[pairKey]string{}}
+	return &book{
+		source: source, first: first, marks: make(map[pairKey]mark, min(size/4, 1<<20)), odd: map[pairKey]string{},
+		computed: map[VersionCount]int{},
+	}
 }
 
 // key packs an id.
@@ -118,6 +124,9 @@ func (b *book) see(kind schemas.Kind, e streams.Entry, policy string) {
 	if m.on&this != 0 && e.Redriven() == "" {
 		b.duplicates++
 		return
+	}
+	if version := e.Libtorch(); version != "" && m.on&this == 0 {
+		b.computed[VersionCount{Version: version, Stream: kind}]++
 	}
 	from, seq, said := e.Parent()
 	if !said { // stored by an older or another program
@@ -314,6 +323,7 @@ func (b *book) settle(out *Balance, r Record, below floors, most int) {
 	out.Lost = lost.count + untrained.count
 	out.Unnamed += b.unnamed
 	out.Duplicates = b.duplicates
+	out.Libtorch = b.versions()
 	report := func(code string, stream schemas.Kind, n *names, text string) {
 		if n.count > 0 {
 			out.Findings = append(out.Findings, Finding{code, stream, n.count, n.sorted(), text})
@@ -364,6 +374,19 @@ func count(out *Balance, m mark) {
 			*n++
 		}
 	}
+}
+
+// versions returns what computed the pairs, ordered by stream and version.
+func (b *book) versions() []VersionCount {
+	var out []VersionCount
+	for v, n := range b.computed {
+		v.Count = n
+		out = append(out, v)
+	}
+	slices.SortFunc(out, func(a, b VersionCount) int {
+		return cmp.Or(cmp.Compare(bit(a.Stream), bit(b.Stream)), cmp.Compare(a.Version, b.Version))
+	})
+	return out
 }
 
 func reasonCounts(counts map[string]int) []ReasonCount {
