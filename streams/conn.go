@@ -21,6 +21,9 @@ var (
 	ErrInUse = errors.New("streams: folder in use")
 	// ErrBeingRead wraps ErrInUse: the other process only reads (see Attach) and releases the folder when it has finished.
 	ErrBeingRead = fmt.Errorf("%w for reading", ErrInUse)
+	// ErrExposed: other machines can reach the address of an embedded server, which has neither TLS nor passwords.
+	ErrExposed = errors.New("other machines can reach this address, and the embedded server has neither TLS nor passwords: " +
+		"listen on 127.0.0.1, name a NATS server that has both with --nats, or allow it with --insecure")
 	// ErrServerTooOld: the NATS server is older than minServer.
 	ErrServerTooOld = errors.New("streams: NATS server too old")
 	// ErrNotFound: the named run, message, dead letter or store does not exist.
@@ -44,8 +47,10 @@ type Options struct {
 	// Dir is the embedded server's folder. It is created if it does not exist. One process at a time may use it.
 	Dir string
 	// Listen is the embedded server's host:port. When it is empty, the server listens on a random loopback port that requires a
-	// token. Only processes of this user can read the token, and use it through Attach.
-	Listen string
+	// token. Only processes of this user can read the token, and use it through Attach. On an address that is given the server
+	// requires nothing, so only loopback addresses are allowed, unless Insecure is set.
+	Listen   string
+	Insecure bool
 	// Creds is the path of a NATS credentials file; empty for none.
 	Creds  string
 	Limits Limits

@@ -419,3 +419,29 @@ func TestDedupWindow(t *testing.T) {
 		t.Error("a window that no server takes is taken")
 	}
 }
+
+// The embedded server listens beyond loopback only if it is told to: it has neither TLS nor passwords.
+func TestListenBeyondLoopback(t *testing.T) {
+	for address, exposed := range map[string]bool{
+		"127.0.0.1:0": false, "127.0.0.2:0": false, "localhost:0": false,
+		":0": true, "0.0.0.0:0": true, "[::]:0": true, "192.0.2.1:0": true, "example.org:0": true,
+	} {
+		c, err := Open(testContext(t), Options{Dir: t.TempDir(), Listen: address, Limits: quick, Log: testLog(t)})
+		if errors.Is(err, ErrExposed) != exposed || !exposed && err != nil {
+			t.Errorf("%s: %v, exposed %v", address, err, exposed)
+		}
+		if err == nil {
+			err = c.Close()
+		}
+		if !exposed && err != nil {
+			t.Error(err)
+		}
+	}
+	c, err := Open(testContext(t), Options{Dir: t.TempDir(), Listen: "0.0.0.0:0", Insecure: true, Limits: quick, Log: testLog(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+}

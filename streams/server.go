@@ -58,6 +58,9 @@ func startEmbedded(o Options, reads bool) (*embedded, error) {
 		if host, port, err = splitListen(o.Listen); err != nil {
 			return nil, err
 		}
+		if ip := net.ParseIP(host); host != "localhost" && !ip.IsLoopback() && !o.Insecure {
+			return nil, fmt.Errorf("streams: listen on %s: %w", o.Listen, ErrExposed)
+		}
 		token = ""
 	}
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {

@@ -79,6 +79,7 @@ func TestWrongUsage(t *testing.T) {
 		{"trainer", "spec file or --run"},
 		{"demo --seeds 0", "at least 1"},
 		{"up testdata/tiny.yaml --listen 4222", "want HOST:PORT"},
+		{"up testdata/tiny.yaml --listen 0.0.0.0:4222", "0.0.0.0:4222: other machines can reach this address"},
 	} {
 		t.Run(c.args, func(t *testing.T) {
 			args := append(strings.Fields(c.args), "--dir", filepath.Join(t.TempDir(), "data"))

@@ -215,7 +215,8 @@ func exitCode(err error) int {
 	case err == nil:
 		return 0
 	case errors.As(err, &spec), errors.Is(err, errUsage), errors.Is(err, derive.ErrRequest), errors.Is(err, runs.ErrSettings),
-		errors.Is(err, offline.ErrOptions), errors.Is(err, modelname.ErrName), errors.Is(err, plan.ErrReplay):
+		errors.Is(err, offline.ErrOptions), errors.Is(err, modelname.ErrName), errors.Is(err, plan.ErrReplay),
+		errors.Is(err, streams.ErrExposed):
 		return exitUsage
 	case errors.Is(err, trainer.ErrInterrupted), errors.Is(err, context.Canceled):
 		return exitInterrupted
@@ -297,6 +298,8 @@ type env struct {
 	dir string
 	// listen is the embedded server's address; empty for a random port that only verbs on the same folder can use.
 	listen string
+	// insecure allows listen an address that other machines can reach.
+	insecure bool
 	// cache is the size limit of the folder of downloaded checkpoints; empty for no limit.
 	cache          string
 	json, verbose  bool

@@ -57,7 +57,7 @@ func (e *env) attached(ctx context.Context, servers schemas.ServersSpec, f func(
 
 // opened calls f with a session for working on runs: over the servers, or over embedded ones in the folder.
 func (e *env) opened(ctx context.Context, o runs.Options, f func(*runs.Session) error) error {
-	o.Listen = e.listen
+	o.Listen, o.Insecure = e.listen, e.insecure
 	return e.session(ctx, o, runs.Open, f)
 }
 

@@ -26,10 +26,11 @@ import (
 )
 
 type upCommand struct {
-	Spec   string   `arg:"" help:"Run spec (YAML; several documents are several runs, in order)." type:"existingfile"`
-	Set    []string `help:"Override a key of every run, e.g. --set training.batch=16." placeholder:"KEY=VALUE" sep:"none"`
-	Listen string   `help:"Address on which the embedded NATS server accepts other programs, e.g. 127.0.0.1:4222." placeholder:"HOST:PORT"`
-	DryRun bool     `help:"Check the spec and its files, print the resolved spec, and stop."`
+	Spec     string   `arg:"" help:"Run spec (YAML; several documents are several runs, in order)." type:"existingfile"`
+	Set      []string `help:"Override a key of every run, e.g. --set training.batch=16." placeholder:"KEY=VALUE" sep:"none"`
+	Listen   string   `help:"Address on which the embedded NATS server accepts other programs, e.g. 127.0.0.1:4222." placeholder:"HOST:PORT"`
+	Insecure bool     `help:"Allow --listen an address that other machines can reach, although the embedded server has neither TLS nor passwords."`
+	DryRun   bool     `help:"Check the spec and its files, print the resolved spec, and stop."`
 	serverFlags
 }
 
@@ -58,7 +59,7 @@ func (c *upCommand) Run(ctx context.Context, e *env) error {
 	if c.DryRun {
 		return e.dryRun(specs)
 	}
-	e.listen = c.Listen
+	e.listen, e.insecure = c.Listen, c.Insecure
 	return e.up(ctx, specs, filepath.Base(c.Spec))
 }
 

@@ -34,6 +34,8 @@ type Options struct {
 	Limits schemas.StreamsSpec
 	// Listen is the embedded server's host:port; empty for a random port that only verbs on the same folder can use.
 	Listen string
+	// Insecure allows Listen an address that other machines can reach.
+	Insecure bool
 	// CacheBytes limits the size of the folder of downloaded checkpoints; 0 for no limit.
 	CacheBytes int64
 	// Name is this client's name, as the server lists it.
@@ -105,7 +107,7 @@ func (s *Session) dial(ctx context.Context, o Options) (err error) {
 		limits.AckWait = min(limits.AckWait, embeddedAckWait)
 	}
 	options := o.streams()
-	options.Listen, options.Limits = o.Listen, limits
+	options.Listen, options.Insecure, options.Limits = o.Listen, o.Insecure, limits
 	s.Streams, err = openFreed(ctx, options)
 	return err
 }
