@@ -58,6 +58,14 @@ func (r *Repository) Claim(ctx context.Context, run string) error {
 	return r.claim(ctx, run)
 }
 
+// Guard makes each Commit of a run call confirm after it has stored a checkpoint's files and before it creates the manifest. An
+// error of confirm fails the commit. A trainer confirms its lease in this way. A nil confirm ends it.
+func (r *Repository) Guard(run string, confirm func(ctx context.Context) error) {
+	r.writing.Lock()
+	defer r.writing.Unlock()
+	r.guards[run] = confirm
+}
+
 func (r *Repository) claim(ctx context.Context, run string) error {
 	keys, err := r.keys(ctx, run)
 	if err != nil {
@@ -108,6 +116,11 @@ func (r *Repository) Commit(ctx context.Context, run string, d Draft) (Manifest,
 	key := manifestKey(run, number)
 	if err := r.note(ctx, run, number, d.Machine); err != nil {
 		return Manifest{}, err
+	}
+	if confirm := r.guards[run]; confirm != nil {
+		if err := confirm(ctx); err != nil {
+			return Manifest{}, fmt.Errorf("checkpoints: commit %s of run %s: %w", d.Kind, run, err)
+		}
 	}
 	if err := r.store.Create(ctx, key, data); errors.Is(err, ErrExists) {
 		return Manifest{}, fmt.Errorf("%w: manifest %d of run %s was created by another process: end this one", ErrConflict,

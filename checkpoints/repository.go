@@ -41,8 +41,9 @@ type Repository struct {
 	sweep   sync.Once
 	local   locals
 
-	writing sync.Mutex        // held by Claim, Commit, Prune
-	last    map[string]uint64 // by run: number of the newest manifest that this writer builds upon
+	writing sync.Mutex                             // held by Claim, Commit, Prune
+	last    map[string]uint64                      // by run: number of the newest manifest that this writer builds upon
+	guards  map[string]func(context.Context) error // by run: see Guard
 
 	mu        sync.Mutex
 	manifests map[string][]byte // by key: manifests never change once created
@@ -61,6 +62,7 @@ func New(store Store, cacheDir string, log zerolog.Logger) *Repository {
 		scratch:   scratch{root: filepath.Join(cacheDir, temporary)},
 		local:     locals{files: map[string]*localFile{}},
 		last:      map[string]uint64{},
+		guards:    map[string]func(context.Context) error{},
 		manifests: map[string][]byte{},
 		pruned:    map[string]bool{},
 		damaged:   map[string]bool{},

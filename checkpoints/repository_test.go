@@ -288,6 +288,29 @@ func TestCommitWritesABlobOnce(t *testing.T) {
 	})
 }
 
+// A commit stores its files, and creates its manifest only when the guard agrees.
+func TestGuard(t *testing.T) {
+	both(t, func(t *testing.T, f fixture) {
+		lost := errors.New("the lease is lost")
+		var allowed error
+		asked := 0
+		f.Guard("run", func(context.Context) error { asked++; return allowed })
+		first := f.commit(t, draft(checkpoints.Policy, 0, text("model", "0")))
+		allowed = lost
+		if _, err := f.Commit(t.Context(), "run", draft(checkpoints.State, 0, text("model", "1"))); !errors.Is(err, lost) {
+			t.Errorf("got %v, want the guard's error", err)
+		}
+		latest, err := f.List(t.Context(), "run")
+		if err != nil || len(latest) != 1 || latest[0].Digest != first.Digest {
+			t.Errorf("manifests %v, %v, want the first only", latest, err)
+		}
+		allowed = nil
+		if got := f.commit(t, draft(checkpoints.State, 0, text("model", "1"))); got.Number != 2 || asked != 3 {
+			t.Errorf("manifest %d after %d questions, want 2 after 3", got.Number, asked)
+		}
+	})
+}
+
 func TestStaleWriterIsFenced(t *testing.T) {
 	both(t, func(t *testing.T, f fixture) {
 		ctx := t.Context()

@@ -16,7 +16,7 @@ import (
 func smallBucket(t *testing.T, c *Conn, name string) jetstream.Stream {
 	t.Helper()
 	ctx := testContext(t)
-	stream, err := c.js.Stream(ctx, bucketStream+name)
+	stream, err := c.js.Stream(ctx, streamOf(name))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -42,7 +43,7 @@ const (
 
 // Options say where the streams are.
 type Options struct {
-	// URL of a NATS server with JetStream, 2.10 or newer. Empty runs the embedded server on Dir.
+	// URL of a NATS server with JetStream, 2.10.26 or newer. Empty runs the embedded server on Dir.
 	URL string
 	// Dir is the embedded server's folder. It is created if it does not exist. One process at a time may use it.
 	Dir string
@@ -73,6 +74,8 @@ type Conn struct {
 	worker string        // host/pid of this process
 	// version of this program; empty if unknown.
 	version string
+	// outages are the requests that wait for the server.
+	outages outages
 }
 
 // Open connects to the server at o.URL, or starts the embedded one on o.Dir. It returns ErrInUse, naming the process that uses
@@ -148,8 +151,11 @@ func connect(ctx context.Context, o Options, url string, server *embedded, more 
 				c.log.Warn().Err(err).Msg("lost the NATS server, reconnecting")
 			}
 		}),
-		nats.ReconnectHandler(func(*nats.Conn) {
-			c.log.Info().Msg("reconnected to the NATS server")
+		nats.ReconnectHandler(func(nc *nats.Conn) {
+			c.log.Info().Str("server", nc.ConnectedUrlRedacted()).Msg("reconnected to the NATS server")
+			if err := supported(nc); err != nil {
+				c.log.Error().Err(err).Msg("a server of the cluster is not supported: upgrade it")
+			}
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			c.log.Warn().Err(err).Msg("NATS connection error")
@@ -182,9 +188,8 @@ func thisWorker() string {
 
 // check verifies the server's version, opens JetStream, and logs the messages that the store reports as lost.
 func (c *Conn) check(ctx context.Context) error {
-	if version := c.nc.ConnectedServerVersion(); !atLeast(version, minServer) {
-		return fmt.Errorf("%w: %s runs %s, want %d.%d or newer",
-			ErrServerTooOld, c.URL(), version, minServer[0], minServer[1])
+	if err := supported(c.nc); err != nil {
+		return err
 	}
 	js, err := jetstream.New(c.nc,
 		jetstream.WithPublishAsyncMaxPending(maxPending),
@@ -194,7 +199,15 @@ func (c *Conn) check(ctx context.Context) error {
 		return fmt.Errorf("streams: open JetStream: %w", err)
 	}
 	c.js = js
-	if _, err := js.AccountInfo(ctx); err != nil {
+	_, err = ask(ctx, c, "reach JetStream", func(ctx context.Context) (*jetstream.AccountInfo, error) {
+		info, err := js.AccountInfo(ctx)
+		// While a cluster elects a leader, the error is another one.
+		if errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
+			err = errNoJetStream
+		}
+		return info, err
+	})
+	if err != nil {
 		return fmt.Errorf("streams: NATS server %s has no JetStream (start it with -js): %w", c.URL(), err)
 	}
 	return c.checkStore(ctx)
@@ -203,8 +216,17 @@ func (c *Conn) check(ctx context.Context) error {
 // checkStore logs, for each stream of a run, the messages that the server's store reports as lost. It is safe to continue after
 // that: an audit names every pair that is missing because of them.
 func (c *Conn) checkStore(ctx context.Context) error {
-	list := c.js.ListStreams(ctx, jetstream.WithStreamListSubject("ldalign.>"))
-	for info := range list.Info() {
+	infos, err := ask(ctx, c, "list the streams", func(ctx context.Context) (infos []*jetstream.StreamInfo, err error) {
+		list := c.js.ListStreams(ctx, jetstream.WithStreamListSubject("ldalign.>"))
+		for info := range list.Info() {
+			infos = append(infos, info)
+		}
+		return infos, list.Err()
+	})
+	if err != nil && !errors.Is(err, jetstream.ErrEndOfData) {
+		return fmt.Errorf("streams: list streams: %w", err)
+	}
+	for _, info := range infos {
 		if lost := info.State.Lost; lost != nil && len(lost.Msgs) > 0 {
 			c.log.Error().Str("stream", info.Config.Name).Uints64("seq", lost.Msgs).
 				Msg("the store has lost messages: run `ldalign audit` to see what is missing")
@@ -214,9 +236,6 @@ func (c *Conn) checkStore(ctx context.Context) error {
 			c.log.Error().Str("stream", info.Config.Name).Int("holes", holes).
 				Msg("the log has holes: run `ldalign audit` to see what is missing")
 		}
-	}
-	if err := list.Err(); err != nil && !errors.Is(err, jetstream.ErrEndOfData) {
-		return fmt.Errorf("streams: list streams: %w", err)
 	}
 	return nil
 }
@@ -257,21 +276,36 @@ func (c *Conn) flush() error {
 	return nil
 }
 
-// minServer is the oldest server version with the features used here: several filter subjects, and metadata.
-var minServer = [2]int{2, 10}
+// minServer is the oldest server version that is supported. 2.10 has the features used here: several filter subjects, and
+// metadata. 2.10.20 to 2.10.22 lose streams when they are killed.
+var minServer = [3]int{2, 10, 26}
 
-func atLeast(version string, least [2]int) bool {
-	parts := strings.SplitN(version, ".", 3)
-	if len(parts) < 2 {
-		return false
+// supported returns an error when the connected server is older than minServer.
+func supported(nc *nats.Conn) error {
+	version := nc.ConnectedServerVersion()
+	if atLeast(version, minServer) {
+		return nil
 	}
-	major, err1 := strconv.Atoi(parts[0])
-	minor, err2 := strconv.Atoi(parts[1])
-	if err1 != nil || err2 != nil {
-		return false
-	}
-	return major > least[0] || major == least[0] && minor >= least[1]
+	return fmt.Errorf("%w: %s runs %s, want %d.%d.%d or newer (2.10.20 to 2.10.22 lose streams when they are killed)",
+		ErrServerTooOld, nc.ConnectedUrlRedacted(), version, minServer[0], minServer[1], minServer[2])
 }
+
+// atLeast compares versions such as 2.15.2 and 2.11.0-beta.1.
+func atLeast(version string, least [3]int) bool {
+	core, _, _ := strings.Cut(version, "-")
+	var have [3]int
+	for i, part := range strings.SplitN(core, ".", len(have)) {
+		n, err := strconv.Atoi(part)
+		if err != nil {
+			return false
+		}
+		have[i] = n
+	}
+	return slices.Compare(have[:], least[:]) >= 0
+}
+
+// errNoJetStream: no server in reach has JetStream.
+var errNoJetStream = errors.New("JetStream is off")
 
 // pause waits for d. It returns false when ctx ends first.
 func pause(ctx context.Context, d time.Duration) bool {

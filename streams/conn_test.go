@@ -1,14 +1,17 @@
 package streams
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -128,11 +131,42 @@ func TestOpenErrorsAreClear(t *testing.T) {
 
 func TestServerVersion(t *testing.T) {
 	for version, want := range map[string]bool{
-		"2.10.0": true, "2.9.25": false, "2.15.2": true, "3.0.0-beta": true, "1.99.0": false, "": false, "x.y.z": false,
+		"2.10.0": false, "2.9.25": false, "2.15.2": true, "3.0.0-beta": true, "1.99.0": false, "": false, "x.y.z": false,
+		"2.10.25": false, "2.10.26": true, "2.11.0": true, "2.10.27-RC.1": true, "2.10": false, "3": true,
 	} {
 		if got := atLeast(version, minServer); got != want {
 			t.Errorf("%q: %v, want %v", version, got, want)
 		}
+	}
+}
+
+// A server that loses streams is refused with its version.
+func TestOldServerIsRefused(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	all.Go(func() {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		fmt.Fprint(conn, `INFO {"server_id":"old","version":"2.10.22","headers":true,"max_payload":1048576}`+"\r\n")
+		for lines := bufio.NewScanner(conn); lines.Scan(); {
+			if lines.Text() == "PING" {
+				fmt.Fprint(conn, "PONG\r\n")
+			}
+		}
+	})
+	t.Cleanup(func() { listener.Close(); all.Wait() })
+	c, err := Open(testContext(t), Options{URL: "nats://" + listener.Addr().String()})
+	if err == nil {
+		c.Close()
+	}
+	if !errors.Is(err, ErrServerTooOld) || !strings.Contains(err.Error(), "runs 2.10.22, want 2.10.26 or newer") {
+		t.Errorf("got %v", err)
 	}
 }
 

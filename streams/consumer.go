@@ -22,6 +22,8 @@ func (r *runner) ensureConsumers(ctx context.Context) (err error) {
 // ensureConsumer creates a consumer in the log of a run, or opens the one that exists, and checks its configuration.
 func (r *runner) ensureConsumer(ctx context.Context, run string, want jetstream.ConsumerConfig) (jetstream.Consumer, error) {
 	name := StreamName(r.stage.In, run)
+	o := outage{conn: r.Conn, what: fmt.Sprintf("reach consumer %s of %s", want.Durable, name)}
+	defer o.over()
 	for try := 1; ; try++ {
 		asking, cancel := context.WithTimeout(ctx, askTimeout)
 		have, err := r.js.Consumer(asking, name, want.Durable)
@@ -49,8 +51,8 @@ func (r *runner) ensureConsumer(ctx context.Context, run string, want jetstream.
 		case r.nc.IsClosed():
 			return nil, fmt.Errorf("streams: stage %s: %w", r.stage.Name, err)
 		}
-		r.log.Warn().Err(err).Msg("cannot reach the stage's consumer, trying again")
-		if !pause(ctx, r.limits.backoff(try)) {
+		o.failed(err)
+		if !pause(ctx, r.askPause(try)) {
 			return nil, ctx.Err()
 		}
 	}

@@ -21,7 +21,10 @@ func (c *Conn) DeleteRun(ctx context.Context, run string) error {
 	for _, beside := range []struct{ bucket, keys string }{
 		{trialBucket, "*." + run + ".>"}, {pauseBucket, run + ".*"}, {heartbeatBucket, run + ".>"},
 	} {
-		if err := c.forget(ctx, beside.bucket, beside.keys, 0); err != nil {
+		err := c.do(ctx, "empty the bucket "+beside.bucket, func(ctx context.Context) error {
+			return c.forget(ctx, beside.bucket, beside.keys, 0)
+		})
+		if err != nil {
 			return failed(err)
 		}
 	}
@@ -29,7 +32,10 @@ func (c *Conn) DeleteRun(ctx context.Context, run string) error {
 		if err := c.leaveSource(ctx, log, run); err != nil {
 			return failed(err)
 		}
-		if err := c.js.DeleteStream(ctx, StreamName(log, run)); err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+		err := c.do(ctx, "delete "+StreamName(log, run), func(ctx context.Context) error {
+			return c.js.DeleteStream(ctx, StreamName(log, run))
+		})
+		if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
 			return failed(err)
 		}
 	}
@@ -53,7 +59,10 @@ func (c *Conn) leaveSource(ctx context.Context, kind schemas.Kind, run string) e
 		if info == nil {
 			continue
 		}
-		if err := c.js.DeleteConsumer(ctx, info.Stream, info.Name); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		err = c.do(ctx, "delete consumer "+info.Name, func(ctx context.Context) error {
+			return c.js.DeleteConsumer(ctx, info.Stream, info.Name)
+		})
+		if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
 			return err
 		}
 	}
@@ -81,7 +90,7 @@ func (c *Conn) addPurged(ctx context.Context, stream jetstream.Stream, n uint64)
 		config.Metadata = map[string]string{}
 	}
 	config.Metadata[purgedKey] = strconv.FormatUint(purged(config)+n, 10)
-	_, err := c.js.UpdateStream(ctx, config)
+	_, err := c.update(ctx, config)
 	return err
 }
 
@@ -91,7 +100,7 @@ func (c *Conn) purge(ctx context.Context, kind schemas.Kind, run, subject string
 	if err != nil {
 		return 0, err
 	}
-	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(subject))
+	info, err := c.info(ctx, stream, subject)
 	if err != nil {
 		return 0, fmt.Errorf("streams: purge %s: %w", subject, err)
 	}
@@ -102,7 +111,9 @@ func (c *Conn) purge(ctx context.Context, kind schemas.Kind, run, subject string
 	if err := c.addPurged(ctx, stream, n); err != nil {
 		return 0, fmt.Errorf("streams: purge %s: %w", subject, err)
 	}
-	return n, stream.Purge(ctx, jetstream.WithPurgeSubject(subject))
+	return n, c.do(ctx, "purge "+subject, func(ctx context.Context) error {
+		return stream.Purge(ctx, jetstream.WithPurgeSubject(subject))
+	})
 }
 
 // ErrAtWork: workers run on a run that must be idle.

@@ -59,7 +59,7 @@ func (c *Conn) PublishFirst(ctx context.Context, kind schemas.Kind, m events.Mes
 			return failed(err)
 		}
 		msg.Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(last, 10))
-		if err := c.send(ctx, kind, []*nats.Msg{msg}); err != nil && !wrongLast(err) {
+		if err := c.send(ctx, kind, []*nats.Msg{msg}); err != nil && meaningOf(err) != conflict {
 			return failed(err)
 		}
 		// Read it back: the server also accepts a message whose id it remembers.
@@ -67,10 +67,4 @@ func (c *Conn) PublishFirst(ctx context.Context, kind schemas.Kind, m events.Mes
 			return failed(ctx.Err())
 		}
 	}
-}
-
-// wrongLast reports whether the server refused a message because the log holds more than the message expects.
-func wrongLast(err error) bool {
-	api := new(jetstream.APIError)
-	return errors.As(err, &api) && (api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == codeWrongLast)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -241,12 +240,12 @@ func (b *beater) beat(ctx context.Context, p *Heartbeat) {
 
 func (b *beater) open(ctx context.Context, c *Conn) (err error) {
 	if b.workers == nil {
-		if b.workers, err = c.bucket(ctx, heartbeatBucket); err != nil {
+		if b.workers, err = c.tryBucket(ctx, heartbeatBucket); err != nil {
 			return err
 		}
 	}
 	if b.pauses == nil {
-		b.pauses, err = c.bucket(ctx, pauseBucket)
+		b.pauses, err = c.tryBucket(ctx, pauseBucket)
 	}
 	return err
 }
@@ -278,7 +277,11 @@ func (p *Heartbeat) value() []byte {
 	if span := now.at.Sub(p.past[0].at).Seconds(); span > 0 {
 		p.worker.Rate = float64(now.done-p.past[0].done) / span
 	}
-	value, err := json.Marshal(p.worker)
+	worker := p.worker
+	if detail := p.conn.outages.detail(); detail != "" {
+		worker.State, worker.Detail = StateRetrying, text(detail, maxDetail)
+	}
+	value, err := json.Marshal(worker)
 	if err != nil {
 		return nil // plain fields cannot fail
 	}
@@ -287,23 +290,17 @@ func (p *Heartbeat) value() []byte {
 
 // Workers lists a run's workers whose heartbeat the server still keeps, ordered by stage and name.
 func (c *Conn) Workers(ctx context.Context, run string) ([]Worker, error) {
-	kv, err := c.js.KeyValue(ctx, heartbeatBucket)
-	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		return nil, nil
-	}
+	found, err := c.entries(ctx, heartbeatBucket, run+".>")
 	if err != nil {
 		return nil, fmt.Errorf("streams: workers of run %s: %w", run, err)
 	}
 	var workers []Worker
-	err = eachKey(ctx, kv, run+".>", func(e jetstream.KeyValueEntry) {
+	for _, e := range found {
 		var w Worker
 		if json.Unmarshal(e.Value(), &w) == nil && w.Run == run {
 			w.Seen = e.Created().UTC()
 			workers = append(workers, w)
 		}
-	})
-	if err != nil {
-		return nil, fmt.Errorf("streams: workers of run %s: %w", run, err)
 	}
 	slices.SortFunc(workers, func(a, b Worker) int {
 		if d := strings.Compare(a.Stage, b.Stage); d != 0 {
@@ -312,24 +309,4 @@ func (c *Conn) Workers(ctx context.Context, run string) ([]Worker, error) {
 		return strings.Compare(a.Worker, b.Worker)
 	})
 	return workers, nil
-}
-
-// eachKey calls f with the entries whose keys match.
-func eachKey(ctx context.Context, kv jetstream.KeyValue, keys string, f func(jetstream.KeyValueEntry)) (err error) {
-	watcher, err := kv.Watch(ctx, keys, jetstream.IgnoreDeletes())
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, watcher.Stop()) }()
-	for {
-		select {
-		case entry := <-watcher.Updates():
-			if entry == nil { // the watcher has sent all entries
-				return nil
-			}
-			f(entry)
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -29,8 +30,14 @@ func (e *ErrHeld) Error() string {
 		e.Run, e.Holder, e.Since.Format(time.RFC3339))
 }
 
+// ErrLeaseTaken: another process has taken over the lease.
+var ErrLeaseTaken = errors.New("streams: another process has taken over the lease")
+
 // Lease makes its holder the only trainer of a run. It keeps two trainers from wasting work. It is not what prevents conflicting
 // checkpoints: a manifest can be created only once.
+//
+// While the server cannot be reached the lease becomes doubtful: another process may take it over. It is lost only when another
+// process has done so.
 type Lease struct {
 	conn   *Conn
 	kv     jetstream.KeyValue
@@ -38,9 +45,12 @@ type Lease struct {
 	lost   chan struct{}
 	cancel context.CancelFunc
 	done   chan struct{}
-	// revision and renewed belong to the renewing goroutine until done is closed.
+	// revision belongs to the renewing goroutine until done is closed.
 	revision uint64
-	renewed  time.Time
+
+	mu      sync.Mutex
+	renewed time.Time     // when the last renewal that was stored was sent
+	renewal chan struct{} // closed at the next renewal
 }
 
 // claim is the value under the lease's key.
@@ -54,9 +64,10 @@ type claim struct {
 	TTL    time.Duration `json:"ttl"`
 }
 
-// AcquireLease takes the lease of a run for holder and renews it until Release or until it is lost. When another holder has the
-// lease, AcquireLease waits up to that lease's ttl, and logs it. If the other holder renews the lease in that time, it returns
-// *ErrHeld; otherwise it takes the lease over. It takes over the lease of a process that died with the embedded server at once.
+// AcquireLease takes the lease of a run for holder and renews it until Release or until another process takes it over. When
+// another holder has the lease, AcquireLease waits up to that lease's ttl, and logs it. If the other holder renews the lease in
+// that time, it returns *ErrHeld; otherwise it takes the lease over. It takes over the lease of a process that died with the
+// embedded server at once.
 //
 // Each process measures the ttl on its own clock, from the moment it first sees the claim.
 func (c *Conn) AcquireLease(ctx context.Context, run, holder string, ttl time.Duration) (*Lease, error) {
@@ -68,10 +79,12 @@ func (c *Conn) AcquireLease(ctx context.Context, run, holder string, ttl time.Du
 	if err != nil {
 		host = "unknown"
 	}
-	l := &Lease{conn: c, kv: kv, lost: make(chan struct{}), done: make(chan struct{}), claim: claim{
-		ID: rand.Text(), Run: run, Holder: holder, Host: host, PID: os.Getpid(), Since: time.Now().UTC(), TTL: ttl,
-	}}
-	if err := c.acquire(ctx, l); err != nil {
+	l := &Lease{
+		conn: c, kv: kv, lost: make(chan struct{}), done: make(chan struct{}), renewal: make(chan struct{}), claim: claim{
+			ID: rand.Text(), Run: run, Holder: holder, Host: host, PID: os.Getpid(), Since: time.Now().UTC(), TTL: ttl,
+		},
+	}
+	if err := l.acquire(ctx); err != nil {
 		return nil, err
 	}
 	renewing, cancel := context.WithCancel(context.Background())
@@ -80,34 +93,39 @@ func (c *Conn) AcquireLease(ctx context.Context, run, holder string, ttl time.Du
 	return l, nil
 }
 
-func (c *Conn) acquire(ctx context.Context, l *Lease) error {
+func (l *Lease) acquire(ctx context.Context) error {
 	value, err := l.claim.encode()
 	if err != nil {
 		return err
 	}
-	run := l.claim.Run
+	c, run, what := l.conn, l.claim.Run, "acquire the lease of run "+l.claim.Run
+	failed := func(err error) error { return fmt.Errorf("streams: lease of run %s: %w", run, err) }
 	var seen uint64 // revision of the other holder's claim
 	var deadline time.Time
 	for {
 		sent := time.Now()
-		revision, err := l.kv.Create(ctx, run, value)
+		revision, err := ask(ctx, c, what, func(ctx context.Context) (uint64, error) { return l.kv.Create(ctx, run, value) })
 		if err == nil {
-			l.revision, l.renewed = revision, sent
+			l.got(revision, sent)
 			return nil
 		}
-		if !errors.Is(err, jetstream.ErrKeyExists) {
-			return fmt.Errorf("streams: lease of run %s: %w", run, err)
+		if meaningOf(err) != conflict {
+			return failed(err)
 		}
-		entry, err := l.kv.Get(ctx, run)
+		entry, err := ask(ctx, c, what, func(ctx context.Context) (jetstream.KeyValueEntry, error) { return l.kv.Get(ctx, run) })
 		if errors.Is(err, jetstream.ErrKeyNotFound) {
 			continue // released meanwhile
 		}
 		if err != nil {
-			return fmt.Errorf("streams: lease of run %s: %w", run, err)
+			return failed(err)
 		}
 		var other claim
 		if err := json.Unmarshal(entry.Value(), &other); err != nil {
-			return fmt.Errorf("streams: lease of run %s: the stored value is not a lease: %w", run, err)
+			return failed(fmt.Errorf("the stored value is not a lease: %w", err))
+		}
+		if other.ID == l.claim.ID { // an earlier try was stored, but its answer was lost
+			l.got(entry.Revision(), sent)
+			return nil
 		}
 		if seen != 0 && seen != entry.Revision() {
 			return &ErrHeld{Run: run, Holder: other.Holder, Since: other.Since}
@@ -123,14 +141,16 @@ func (c *Conn) acquire(ctx context.Context, l *Lease) error {
 		}
 		if !time.Now().Before(deadline) {
 			sent := time.Now()
-			revision, err := l.kv.Update(ctx, run, value, entry.Revision())
+			revision, err := ask(ctx, c, what, func(ctx context.Context) (uint64, error) {
+				return l.kv.Update(ctx, run, value, entry.Revision())
+			})
 			if err == nil {
 				c.log.Warn().Str("run", run).Str("holder", other.Holder).Msg("took over the lease of a dead holder")
-				l.revision, l.renewed = revision, sent
+				l.got(revision, sent)
 				return nil
 			}
-			if !errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
-				return fmt.Errorf("streams: lease of run %s: %w", run, err)
+			if meaningOf(err) != conflict {
+				return failed(err)
 			}
 			continue
 		}
@@ -138,6 +158,15 @@ func (c *Conn) acquire(ctx context.Context, l *Lease) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// got records that the server has stored this lease's claim, which was sent at a time.
+func (l *Lease) got(revision uint64, sent time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.revision, l.renewed = revision, sent
+	close(l.renewal)
+	l.renewal = make(chan struct{})
 }
 
 // orphaned reports whether a claim's holder cannot be alive. It can tell this only with the embedded server: a claim older than
@@ -154,11 +183,15 @@ func (c *Conn) orphaned(other claim, renewed time.Time) bool {
 	return err == nil && host == other.Host && errors.Is(unix.Kill(other.PID, 0), unix.ESRCH)
 }
 
-// keep renews the lease until ctx ends or the lease is lost. It gives the lease up before another process may take it over.
+// beat is the time between two renewals.
+func (l *Lease) beat() time.Duration { return l.claim.TTL / 4 }
+
+// keep renews the lease until ctx ends or another process has taken it over.
 func (l *Lease) keep(ctx context.Context) {
 	defer close(l.done)
-	beat := l.claim.TTL / 4
-	ticker := time.NewTicker(beat)
+	o := outage{conn: l.conn, what: "renew the lease of run " + l.claim.Run}
+	defer o.over()
+	ticker := time.NewTicker(l.beat())
 	defer ticker.Stop()
 	for {
 		select {
@@ -166,11 +199,47 @@ func (l *Lease) keep(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		if err := l.renew(ctx, beat); err != nil && ctx.Err() == nil {
-			if errors.Is(err, jetstream.ErrKeyRevisionMismatch) || time.Since(l.renewed) >= 3*beat {
-				close(l.lost)
-				return
-			}
+		switch err := l.renew(ctx, l.beat()); {
+		case err == nil:
+			o.over()
+		case ctx.Err() != nil:
+			return
+		case meaningOf(err) == conflict:
+			close(l.lost)
+			return
+		case l.Doubtful():
+			o.failed(err)
+		}
+	}
+}
+
+// Doubtful reports whether the lease was not renewed in time. Another process may then take it over, or has done so.
+func (l *Lease) Doubtful() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return time.Since(l.renewed) >= 3*l.beat()
+}
+
+// Confirm returns nil when the lease is not doubtful. Otherwise it waits until the lease is renewed. It returns ErrLeaseTaken
+// when another process has taken it over, and ctx's error when ctx ends first.
+func (l *Lease) Confirm(ctx context.Context) error {
+	for {
+		l.mu.Lock()
+		renewal := l.renewal
+		l.mu.Unlock()
+		select {
+		case <-l.lost:
+			return fmt.Errorf("%w of run %s", ErrLeaseTaken, l.claim.Run)
+		default:
+		}
+		if !l.Doubtful() {
+			return nil
+		}
+		select {
+		case <-renewal:
+		case <-l.lost:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
 }
@@ -190,7 +259,7 @@ func (l *Lease) renew(ctx context.Context, limit time.Duration) error {
 	}); err != nil {
 		return err
 	}
-	l.revision, l.renewed = revision, sent
+	l.got(revision, sent)
 	return nil
 }
 
@@ -198,7 +267,7 @@ func (l *Lease) renew(ctx context.Context, limit time.Duration) error {
 // reads the revision and calls do again: an earlier renewal was stored, but its answer was lost.
 func (l *Lease) change(ctx context.Context, do func() error) error {
 	err := do()
-	if !errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
+	if meaningOf(err) != conflict {
 		return err
 	}
 	own, getErr := l.recall(ctx)
@@ -231,10 +300,11 @@ func (l *Lease) recall(ctx context.Context) (own bool, err error) {
 	return true, nil
 }
 
-// Lost returns a channel that is closed when the lease is lost. The holder must then stop writing.
+// Lost returns a channel that is closed when another process has taken over the lease. The holder must then stop writing.
 func (l *Lease) Lost() <-chan struct{} { return l.lost }
 
-// Release gives the lease up, so that the next holder need not wait. Releasing a lost lease is not an error.
+// Release gives the lease up, so that the next holder need not wait. It is not an error if the lease is lost, or if the server
+// does not answer: the lease then expires.
 func (l *Lease) Release() error {
 	l.cancel()
 	<-l.done
@@ -249,6 +319,10 @@ func (l *Lease) Release() error {
 		own, err := l.recall(ctx)
 		if err == nil && own {
 			err = l.conn.forget(ctx, leaseBucket, l.claim.Run, l.revision)
+		}
+		if meaningOf(err) == passing {
+			l.conn.log.Warn().Err(err).Str("run", l.claim.Run).Msg("cannot release the lease: it expires by itself")
+			return nil
 		}
 		if err != nil {
 			return fmt.Errorf("streams: release the lease of run %s: %w", l.claim.Run, err)

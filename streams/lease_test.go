@@ -1,8 +1,10 @@
 package streams
 
 import (
+	"context"
 	"errors"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -136,20 +138,45 @@ func TestReleaseDuringARenewal(t *testing.T) {
 	}
 }
 
-// A holder that cannot reach the server loses the lease before another process may take it over.
-func TestLeaseIsLostWithTheServer(t *testing.T) {
-	server := serve(t, t.TempDir(), "127.0.0.1:0")
+// A holder that cannot reach the server doubts its lease before another process may take it over. It has the lease again when the
+// server is back, unless another process has taken it over.
+func TestLeaseOutlivesAnOutage(t *testing.T) {
+	dir := t.TempDir()
+	server := serve(t, dir, "127.0.0.1:0")
+	at := strings.TrimPrefix(server.address.URL, "nats://")
 	c := dial(t, server.address.URL)
 	l, err := c.AcquireLease(testContext(t), "r", "holder", shortTTL)
 	if err != nil {
 		server.stop()
 		t.Fatal(err)
 	}
+	if err := l.Confirm(testContext(t)); err != nil || l.Doubtful() {
+		t.Errorf("just acquired: doubtful: %v, %v", l.Doubtful(), err)
+	}
 	server.stop()
-	select {
-	case <-l.Lost():
-	case <-testContext(t).Done():
-		t.Error("the lease is not lost")
+	for !l.Doubtful() {
+		pause(testContext(t), time.Millisecond)
+	}
+	over, cancel := context.WithTimeout(t.Context(), 2*shortTTL)
+	defer cancel()
+	if err := l.Confirm(over); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("without the server: %v", err)
+	}
+	server = serve(t, dir, at)
+	t.Cleanup(server.stop)
+	if err := l.Confirm(testContext(t)); err != nil {
+		t.Errorf("with the server again: %v", err)
+	}
+	other, err := claim{ID: "another", Run: "r", Holder: "another", TTL: time.Hour}.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.kv.Put(testContext(t), "r", other); err != nil {
+		t.Fatal(err)
+	}
+	<-l.Lost()
+	if err := l.Confirm(testContext(t)); !errors.Is(err, ErrLeaseTaken) {
+		t.Errorf("after another has taken it: %v", err)
 	}
 	if err := l.Release(); err != nil {
 		t.Error(err)

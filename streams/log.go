@@ -130,7 +130,10 @@ func (c *Conn) Newest(ctx context.Context, kind schemas.Kind, run string, iterat
 	if err != nil {
 		return Entry{}, err
 	}
-	raw, err := stream.GetLastMsgForSubject(ctx, subjectOf(kind, run, iteration))
+	subject := subjectOf(kind, run, iteration)
+	raw, err := ask(ctx, c, "read "+subject, func(ctx context.Context) (*jetstream.RawStreamMsg, error) {
+		return stream.GetLastMsgForSubject(ctx, subject)
+	})
 	return entryOf(stream, raw, err, fmt.Sprintf("%s in run %s", kind, run))
 }
 
@@ -140,7 +143,9 @@ func (c *Conn) At(ctx context.Context, kind schemas.Kind, run string, seq uint64
 	if err != nil {
 		return Entry{}, err
 	}
-	raw, err := stream.GetMsg(ctx, seq)
+	raw, err := ask(ctx, c, "read "+StreamName(kind, run), func(ctx context.Context) (*jetstream.RawStreamMsg, error) {
+		return stream.GetMsg(ctx, seq)
+	})
 	return entryOf(stream, raw, err, fmt.Sprintf("%s at %d", kind, seq))
 }
 
@@ -159,14 +164,25 @@ func entryOf(stream jetstream.Stream, raw *jetstream.RawStreamMsg, err error, wh
 
 // stream opens the stream that holds a kind of a run. It returns ErrNotFound when the server has none.
 func (c *Conn) stream(ctx context.Context, kind schemas.Kind, run string) (jetstream.Stream, error) {
-	stream, err := c.js.Stream(ctx, StreamName(kind, run))
+	name := StreamName(kind, run)
+	stream, err := ask(ctx, c, "open "+name, func(ctx context.Context) (jetstream.Stream, error) { return c.js.Stream(ctx, name) })
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil, noRun(run)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("streams: stream %s: %w", StreamName(kind, run), err)
+		return nil, fmt.Errorf("streams: stream %s: %w", name, err)
 	}
 	return stream, nil
+}
+
+// info returns the state of a stream with its counts of the matching subjects; an empty pattern counts none.
+func (c *Conn) info(ctx context.Context, stream jetstream.Stream, subjects string) (*jetstream.StreamInfo, error) {
+	var options []jetstream.StreamInfoOpt
+	if subjects != "" {
+		options = append(options, jetstream.WithSubjectFilter(subjects))
+	}
+	what := "read the state of " + stream.CachedInfo().Config.Name
+	return ask(ctx, c, what, func(ctx context.Context) (*jetstream.StreamInfo, error) { return stream.Info(ctx, options...) })
 }
 
 // State describes what a log holds of a kind.
@@ -185,7 +201,7 @@ func (c *Conn) State(ctx context.Context, kind schemas.Kind, run string) (State,
 	if err != nil {
 		return State{}, err
 	}
-	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(schemas.RunSubjects(kind, run)))
+	info, err := c.info(ctx, stream, schemas.RunSubjects(kind, run))
 	if err != nil {
 		return State{}, fmt.Errorf("streams: state of %s: %w", StreamName(kind, run), err)
 	}
@@ -220,7 +236,10 @@ func (c *Conn) Remove(ctx context.Context, kind schemas.Kind, run string, seqs .
 		return err
 	}
 	for _, seq := range seqs {
-		if err := stream.DeleteMsg(ctx, seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		err := c.do(ctx, fmt.Sprintf("remove %s at %d", kind, seq), func(ctx context.Context) error {
+			return stream.DeleteMsg(ctx, seq)
+		})
+		if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
 			return fmt.Errorf("streams: remove %s at %d: %w", kind, seq, err)
 		}
 	}
@@ -282,7 +301,10 @@ func floorOf(info *jetstream.ConsumerInfo) uint64 {
 func (c *Conn) SettleUpTo(ctx context.Context, stage string, kind schemas.Kind, run string, seq uint64) error {
 	config := Stage{Name: stage, In: kind, Run: run}.consumer(c.limits)
 	config.DeliverPolicy, config.OptStartSeq = jetstream.DeliverByStartSequencePolicy, seq+1
-	_, err := c.js.CreateConsumer(ctx, StreamName(kind, run), config)
+	err := c.do(ctx, "create consumer "+stage, func(ctx context.Context) error {
+		_, err := c.js.CreateConsumer(ctx, StreamName(kind, run), config)
+		return err
+	})
 	if err != nil && !errors.Is(err, jetstream.ErrConsumerExists) {
 		return fmt.Errorf("streams: settle %s of run %s: %w", stage, run, err)
 	}
@@ -291,7 +313,7 @@ func (c *Conn) SettleUpTo(ctx context.Context, stage string, kind schemas.Kind, 
 
 // lastSeq returns the last position of a stream; 0 when nothing was ever stored.
 func (c *Conn) lastSeq(ctx context.Context, stream jetstream.Stream) (uint64, error) {
-	info, err := stream.Info(ctx)
+	info, err := c.info(ctx, stream, "")
 	if err != nil {
 		return 0, err
 	}
@@ -329,7 +351,10 @@ func (c *Conn) StoreAt(ctx context.Context, kind schemas.Kind, run string, entri
 			return nil
 		}
 		if last == 0 && entries[0].Seq > 1 { // an empty log: let it begin at the first entry
-			if err := stream.Purge(ctx, jetstream.WithPurgeSequence(entries[0].Seq)); err != nil {
+			err := c.do(ctx, "begin "+StreamName(kind, run), func(ctx context.Context) error {
+				return stream.Purge(ctx, jetstream.WithPurgeSequence(entries[0].Seq))
+			})
+			if err != nil {
 				return failed(err)
 			}
 			continue
@@ -338,17 +363,14 @@ func (c *Conn) StoreAt(ctx context.Context, kind schemas.Kind, run string, entri
 		if err == nil {
 			continue // to check that everything is stored
 		}
-		if !passing(err) && !wrongLast(err) || try == maxRestoreTries {
+		if meaningOf(err) == permanent {
 			return failed(explain(err))
 		}
-		if !pause(ctx, c.limits.backoff(try)) {
+		if !pause(ctx, c.askPause(try)) {
 			return ctx.Err()
 		}
 	}
 }
-
-// maxRestoreTries bounds how often StoreAt tries again after a failure.
-const maxRestoreTries = 20
 
 // storeFrom stores entries after the last position of a log, with a placeholder at each position between them.
 func (c *Conn) storeFrom(ctx context.Context, kind schemas.Kind, run string, last uint64, entries []Entry) error {

@@ -14,12 +14,14 @@ import (
 
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
+	"github.com/ldalign/ldalign/streams/clustertest"
 )
 
 // childEnv makes a child process run a role of this test binary in place of its tests.
 const childEnv = "LDALIGN_STREAMS_CHILD"
 
 func TestMain(m *testing.M) {
+	clustertest.Main()
 	if role := os.Getenv(childEnv); role != "" {
 		os.Exit(child(role))
 	}

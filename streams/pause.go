@@ -38,7 +38,11 @@ func (c *Conn) Pause(ctx context.Context, run, stage, by string) error {
 	if err != nil {
 		return fmt.Errorf("streams: pause run %s: %w", run, err)
 	}
-	if _, err := kv.Create(ctx, pauseKey(run, stage), value); err != nil && !errors.Is(err, jetstream.ErrKeyExists) {
+	err = c.do(ctx, "pause run "+run, func(ctx context.Context) error {
+		_, err := kv.Create(ctx, pauseKey(run, stage), value)
+		return err
+	})
+	if err != nil && meaningOf(err) != conflict {
 		return fmt.Errorf("streams: pause run %s: %w", run, err)
 	}
 	return nil
@@ -52,12 +56,15 @@ func (c *Conn) Resume(ctx context.Context, run, stage string) error {
 		return fmt.Errorf("streams: resume run %s: %w", run, err)
 	}
 	key := pauseKey(run, stage)
-	entry, err := kv.Get(ctx, key)
+	err = c.do(ctx, "resume run "+run, func(ctx context.Context) error {
+		entry, err := kv.Get(ctx, key)
+		if err == nil {
+			err = c.forget(ctx, pauseBucket, key, entry.Revision())
+		}
+		return err
+	})
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return fmt.Errorf("%w: %s is not paused", ErrNotFound, describeStage(run, stage))
-	}
-	if err == nil {
-		err = c.forget(ctx, pauseBucket, key, entry.Revision())
 	}
 	if err != nil {
 		return fmt.Errorf("streams: resume run %s: %w", run, err)
@@ -67,22 +74,16 @@ func (c *Conn) Resume(ctx context.Context, run, stage string) error {
 
 // Pauses lists the pauses of a run; that of the whole run comes first.
 func (c *Conn) Pauses(ctx context.Context, run string) ([]Paused, error) {
-	kv, err := c.js.KeyValue(ctx, pauseBucket)
-	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		return nil, nil
-	}
+	found, err := c.entries(ctx, pauseBucket, run+".*")
 	if err != nil {
 		return nil, fmt.Errorf("streams: pauses of run %s: %w", run, err)
 	}
 	var pauses []Paused
-	err = eachKey(ctx, kv, run+".*", func(e jetstream.KeyValueEntry) {
+	for _, e := range found {
 		var p Paused
 		if json.Unmarshal(e.Value(), &p) == nil {
 			pauses = append(pauses, p)
 		}
-	})
-	if err != nil {
-		return nil, fmt.Errorf("streams: pauses of run %s: %w", run, err)
 	}
 	slices.SortFunc(pauses, func(a, b Paused) int { return strings.Compare(a.Stage, b.Stage) })
 	return pauses, nil

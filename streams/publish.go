@@ -32,21 +32,13 @@ const (
 	ackTimeout = 10 * time.Second
 	// stallWait is how long a message may wait when maxPending messages are unanswered.
 	stallWait = 10 * time.Second
-	// patience is how many times in a row a connected server may leave a publish unanswered.
+	// patience is after how many unanswered publishes in a row the reason is looked for.
 	patience = 5
 )
 
-// Error codes of the server that nats.go does not name.
-const (
-	codeResources   jetstream.ErrorCode = 10023 // insufficient resources
-	codeStorage     jetstream.ErrorCode = 10047 // insufficient storage resources
-	codeStoreFailed jetstream.ErrorCode = 10077 // the store's own text follows
-	codeWrongLast   jetstream.ErrorCode = 10164 // wrong last sequence, on a stream with replicas
-)
-
 // Publish stores messages on the stream of their kind and returns when all are stored. Each is stored once under its id, so
-// publishing it again is harmless. When the connection is lost, Publish sends the unanswered messages again until ctx ends. The
-// messages are stored in the given order unless the connection was lost in between.
+// publishing it again is harmless. While the connection is lost, a cluster elects a leader, or a server is away, Publish sends
+// the unanswered messages again until ctx ends. The messages are stored in the given order unless that happened in between.
 //
 // Publish returns an error before it sends anything when a message is too large (ErrTooLarge) or does not belong to the kind. It
 // returns ErrFull when the stream is full, and ErrStore when the server cannot store.
@@ -84,36 +76,82 @@ func runOf(m *nats.Msg) string {
 	return ""
 }
 
+// inProcessPause is the pause before a message is sent again that another publisher is storing.
+const inProcessPause = 20 * time.Millisecond
+
 // sendWindow sends messages until all are stored. It repeats those that may not be stored.
 func (c *Conn) sendWindow(ctx context.Context, stream string, msgs []*nats.Msg) error {
-	unanswered := 0
+	o := outage{conn: c, what: "publish to " + stream}
+	defer o.over()
+	silence := silence{conn: c, stream: stream}
 	for try := 1; ; try++ {
 		unsure, err := c.sendOnce(ctx, stream, msgs)
-		if len(unsure) == 0 || !passing(err) {
-			return explain(err)
+		if len(unsure) == 0 {
+			return nil
 		}
-		if c.server != nil {
-			if broken := c.server.healthy(); broken != nil {
+		wait := inProcessPause
+		switch meaningOf(err) {
+		case inProcess:
+		case passing:
+			if broken := c.storeError(); broken != nil {
 				return broken
 			}
-		}
-		switch {
-		case errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, jetstream.ErrAsyncPublishTimeout):
-			if unanswered++; unanswered == patience && c.nc.IsConnected() {
-				if _, missing := c.js.Stream(ctx, stream); errors.Is(missing, jetstream.ErrStreamNotFound) {
-					return noRun(runOf(msgs[0]))
-				}
-				return fmt.Errorf("%w: the server does not answer on %s; its log may say why: %w", ErrStore, msgs[0].Subject, err)
+			if err := silence.judge(ctx, err, msgs[0]); err != nil {
+				return err
 			}
-		default:
-			unanswered = 0
+			if ctx.Err() == nil {
+				o.failed(err)
+			}
+			wait = c.askPause(try)
+		case permanent, conflict:
+			return explain(err)
 		}
-		c.log.Warn().Err(err).Str("stream", stream).Int("messages", len(unsure)).Msg("publishing again")
-		if !pause(ctx, c.limits.backoff(try)) {
+		if !pause(ctx, wait) {
 			return fmt.Errorf("%w; %d messages may not be stored, last: %w", ctx.Err(), len(unsure), err)
 		}
 		msgs = unsure
 	}
+}
+
+// silence tells a stream without a leader, which gets one after an election or when a server returns, from a server that answers
+// requests and stores nothing.
+type silence struct {
+	conn   *Conn
+	stream string
+	// tries is the number of publishes in a row that had no answer. leader answered for the stream after the last of them.
+	tries  int
+	leader string
+}
+
+// judge is called after each failed publish. It returns an error when waiting does not help.
+func (s *silence) judge(ctx context.Context, err error, m *nats.Msg) error {
+	if !errors.Is(err, jetstream.ErrNoStreamResponse) && !errors.Is(err, jetstream.ErrAsyncPublishTimeout) {
+		s.tries, s.leader = 0, ""
+		return nil
+	}
+	if s.tries++; s.tries < patience || !s.conn.nc.IsConnected() {
+		return nil
+	}
+	before := s.leader
+	s.leader = ""
+	asking, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	found, missing := s.conn.js.Stream(asking, s.stream)
+	switch {
+	case errors.Is(missing, jetstream.ErrStreamNotFound):
+		return noRun(runOf(m))
+	case missing == nil:
+		s.leader = "the server"
+		if info := found.CachedInfo().Cluster; info != nil {
+			s.leader = info.Leader
+		}
+		if s.leader != before {
+			return nil
+		}
+	case !errors.Is(missing, jetstream.ErrJetStreamNotEnabled) && !errors.Is(missing, nats.ErrNoResponders):
+		return nil
+	}
+	return fmt.Errorf("%w: the server does not answer on %s; its log may say why: %w", ErrStore, m.Subject, err)
 }
 
 // sendOnce sends all messages and waits for their answers. It returns the messages that may not be stored, with an error: one
@@ -123,7 +161,7 @@ func (c *Conn) sendOnce(ctx context.Context, stream string, msgs []*nats.Msg) ([
 	var failure error
 	fail := func(m *nats.Msg, err error) {
 		unsure = append(unsure, m)
-		if failure == nil || passing(failure) {
+		if failure == nil || meaningOf(failure) != permanent {
 			failure = err
 		}
 	}
@@ -157,37 +195,4 @@ func (c *Conn) broken() <-chan struct{} {
 		return nil
 	}
 	return c.server.log.broken
-}
-
-// passing reports whether a publish that failed with err may succeed when it is repeated.
-func passing(err error) bool {
-	for _, target := range []error{
-		nats.ErrDisconnected, nats.ErrConnectionReconnecting, nats.ErrReconnectBufExceeded, nats.ErrTimeout,
-		jetstream.ErrAsyncPublishTimeout, jetstream.ErrTooManyStalledMsgs, jetstream.ErrNoStreamResponse,
-	} {
-		if errors.Is(err, target) {
-			return true
-		}
-	}
-	var api *jetstream.APIError
-	return errors.As(err, &api) && api.Code == 503 &&
-		api.ErrorCode != codeStoreFailed && api.ErrorCode != codeResources && api.ErrorCode != codeStorage
-}
-
-// explain adds to a permanent error what it means and what to do.
-func explain(err error) error {
-	var api *jetstream.APIError
-	if !errors.As(err, &api) {
-		return err
-	}
-	switch api.ErrorCode {
-	case codeResources, codeStorage:
-		return fmt.Errorf("%w: raise the server's storage limit: %w", ErrFull, err)
-	case codeStoreFailed:
-		if strings.Contains(api.Description, "maximum bytes") {
-			return fmt.Errorf("%w: raise streams.max_bytes and start again: %w", ErrFull, err)
-		}
-		return fmt.Errorf("%w: %w", ErrStore, err)
-	}
-	return err
 }

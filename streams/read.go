@@ -262,24 +262,32 @@ var errInterrupted = errors.New("interrupted")
 // scan calls f with the messages that s selects, in order and without gaps, even when the server restarts or the connection is
 // lost.
 func (c *Conn) scan(ctx context.Context, s scan, f func(Entry) error) error {
+	o := outage{conn: c, what: fmt.Sprintf("read %s from %d", s.stream, s.from)}
+	defer o.over()
 	for try := 1; ; try++ {
 		before := s.from
-		err := c.scanOnce(ctx, &s, f)
+		err := c.scanOnce(ctx, &s, &o, f)
 		if !errors.Is(err, errInterrupted) {
 			return stopped(err)
 		}
-		c.log.Warn().Err(err).Str("stream", s.stream).Uint64("seq", s.from).Msg("the reader was interrupted, continuing from here")
+		if broken := c.storeError(); broken != nil {
+			return broken
+		}
+		o.failed(err)
 		if s.from != before {
 			try = 1
 		}
-		if !pause(ctx, c.limits.backoff(try)) {
+		if !pause(ctx, c.askPause(try)) {
 			return ctx.Err()
 		}
 	}
 }
 
 // scanOnce reads through one ephemeral consumer and moves s.from past every message that f has seen.
-func (c *Conn) scanOnce(ctx context.Context, s *scan, f func(Entry) error) error {
+//
+// The consumer is on one server. On a stream with replicas, that server may not have the newest messages yet. So a scan that does
+// not follow asks the leader of the stream up to where it has to read.
+func (c *Conn) scanOnce(ctx context.Context, s *scan, o *outage, f func(Entry) error) error {
 	name := s.stream
 	failed := func(err error) error {
 		switch {
@@ -298,14 +306,22 @@ func (c *Conn) scanOnce(ctx context.Context, s *scan, f func(Entry) error) error
 	if err != nil {
 		return failed(err)
 	}
-	end := stream.CachedInfo().State.LastSeq
+	var end uint64
+	if !s.follow {
+		if end, err = s.end(asking, stream); err != nil {
+			return failed(err)
+		}
+		if end < max(s.from, 1) {
+			return nil
+		}
+	}
 	consumer, err := stream.CreateConsumer(asking, s.consumer())
 	if err != nil {
 		return failed(err)
 	}
 	defer c.discard(consumer)
 	if !s.follow && consumer.CachedInfo().NumPending == 0 {
-		return nil
+		return failed(errBehind)
 	}
 	messages, err := consumer.Messages(jetstream.PullMaxMessages(scanBatch),
 		jetstream.PullExpiry(scanExpiry), jetstream.PullHeartbeat(scanHeartbeat))
@@ -313,8 +329,17 @@ func (c *Conn) scanOnce(ctx context.Context, s *scan, f func(Entry) error) error
 		return failed(err)
 	}
 	defer messages.Stop()
+	o.over()
+	next := func() (jetstream.Msg, error) {
+		waiting, cancel := ctx, context.CancelFunc(func() {})
+		if !s.follow { // what it waits for may have been removed
+			waiting, cancel = context.WithTimeout(ctx, scanExpiry)
+		}
+		defer cancel()
+		return messages.Next(jetstream.NextContext(waiting))
+	}
 	for delivered := uint64(1); ; delivered++ {
-		msg, err := messages.Next(jetstream.NextContext(ctx))
+		msg, err := next()
 		if err != nil {
 			return failed(err)
 		}
@@ -337,10 +362,32 @@ func (c *Conn) scanOnce(ctx context.Context, s *scan, f func(Entry) error) error
 			return err
 		}
 		s.from = seq + 1
-		if !s.follow && meta.NumPending == 0 {
+		if !s.follow && seq == end {
 			return nil
 		}
+		if !s.follow && meta.NumPending == 0 {
+			return failed(errBehind)
+		}
 	}
+}
+
+// errBehind: the server with the scan's consumer lacks messages that the leader has, or they were removed meanwhile.
+var errBehind = errors.New("this replica is behind the leader")
+
+// end returns the position of the newest message that the stream's leader has on the scan's subjects; 0 when it has none.
+func (s *scan) end(ctx context.Context, stream jetstream.Stream) (uint64, error) {
+	end := uint64(0)
+	for _, subject := range s.subjects {
+		newest, err := stream.GetLastMsgForSubject(ctx, subject)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		end = max(end, newest.Sequence)
+	}
+	return end, nil
 }
 
 func (s *scan) consumer() jetstream.ConsumerConfig {

@@ -73,7 +73,7 @@ func replicasOf(t *testing.T, c *Conn, run string) map[string]int {
 	t.Helper()
 	got := map[string]int{}
 	names := []string{
-		bucketStream + leaseBucket, bucketStream + pauseBucket, bucketStream + trialBucket, bucketStream + heartbeatBucket,
+		streamOf(leaseBucket), streamOf(pauseBucket), streamOf(trialBucket), streamOf(heartbeatBucket),
 	}
 	for _, log := range Logs() {
 		names = append(names, StreamName(log, run))

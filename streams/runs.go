@@ -14,20 +14,40 @@ import (
 
 // Runs lists the runs that have streams, in alphabetical order.
 func (c *Conn) Runs(ctx context.Context) ([]string, error) {
-	list := c.js.StreamNames(ctx, jetstream.WithStreamListSubject("ldalign.control.>"))
+	names, err := c.names(ctx, "list the runs", func(ctx context.Context) (<-chan string, func() error) {
+		list := c.js.StreamNames(ctx, jetstream.WithStreamListSubject("ldalign.control.>"))
+		return list.Name(), list.Err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("streams: runs: %w", err)
+	}
 	var runs []string
-	for name := range list.Name() {
+	for _, name := range names {
 		run, ours := strings.CutPrefix(name, streamPrefix)
 		run, facts := strings.CutSuffix(run, "_FACTS")
 		if ours && facts && schemas.ValidRun(run) {
 			runs = append(runs, run)
 		}
 	}
-	if err := list.Err(); err != nil && !errors.Is(err, jetstream.ErrEndOfData) {
-		return nil, fmt.Errorf("streams: runs: %w", err)
-	}
 	slices.Sort(runs)
 	return slices.Compact(runs), nil
+}
+
+// names collects a list of names from the server.
+func (c *Conn) names(
+	ctx context.Context, what string, list func(context.Context) (<-chan string, func() error),
+) ([]string, error) {
+	return ask(ctx, c, what, func(ctx context.Context) ([]string, error) {
+		each, failure := list(ctx)
+		var names []string
+		for name := range each {
+			names = append(names, name)
+		}
+		if err := failure(); err != nil && !errors.Is(err, jetstream.ErrEndOfData) {
+			return nil, err
+		}
+		return names, nil
+	})
 }
 
 // consumers returns the consumers of the stages that read a kind from the run's own log, ordered by name.
@@ -36,17 +56,29 @@ func (c *Conn) consumers(ctx context.Context, kind schemas.Kind, run string) ([]
 	if err != nil {
 		return nil, err
 	}
-	list := stream.ListConsumers(ctx)
+	// The server's list with all information leaves out the consumers whose server is away.
+	what := "list the consumers of " + StreamName(kind, run)
+	names, err := c.names(ctx, what, func(ctx context.Context) (<-chan string, func() error) {
+		list := stream.ConsumerNames(ctx)
+		return list.Name(), list.Err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("streams: consumers of %s: %w", StreamName(kind, run), err)
+	}
 	var infos []*jetstream.ConsumerInfo
-	for info := range list.Info() {
+	for _, name := range names {
 		// A consumer of another run's replay has an underscore in its name; a stage's name has none. Readers are not durable.
-		stage, _, _ := strings.Cut(info.Name, "-") // a replay's consumer is named <stage>-<first iteration>
-		if info.Config.Durable != "" && validStage.MatchString(stage) && !strings.Contains(info.Name, "_") && reads(info.Config, kind) {
+		stage, _, _ := strings.Cut(name, "-") // a replay's consumer is named <stage>-<first iteration>
+		if !validStage.MatchString(stage) || strings.Contains(name, "_") {
+			continue
+		}
+		info, err := c.consumerInfo(ctx, StreamName(kind, run), name)
+		if err != nil {
+			return nil, fmt.Errorf("streams: consumers of %s: %w", StreamName(kind, run), err)
+		}
+		if info != nil && info.Config.Durable != "" && reads(info.Config, kind) {
 			infos = append(infos, info)
 		}
-	}
-	if err := list.Err(); err != nil && !errors.Is(err, jetstream.ErrEndOfData) {
-		return nil, fmt.Errorf("streams: consumers of %s: %w", StreamName(kind, run), err)
 	}
 	slices.SortFunc(infos, func(a, b *jetstream.ConsumerInfo) int { return strings.Compare(a.Name, b.Name) })
 	return infos, nil
@@ -73,12 +105,23 @@ func (c *Conn) inSource(
 	if source == "" {
 		return nil, nil
 	}
-	consumer, err := c.js.Consumer(ctx, StreamName(kind, source), own.Name+"_"+run)
+	info, err := c.consumerInfo(ctx, StreamName(kind, source), own.Name+"_"+run)
+	if err != nil {
+		return nil, fmt.Errorf("streams: consumer of run %s in %s: %w", run, StreamName(kind, source), err)
+	}
+	return info, nil
+}
+
+// consumerInfo describes a consumer; nil when there is none.
+func (c *Conn) consumerInfo(ctx context.Context, stream, name string) (*jetstream.ConsumerInfo, error) {
+	consumer, err := ask(ctx, c, "read the state of consumer "+name, func(ctx context.Context) (jetstream.Consumer, error) {
+		return c.js.Consumer(ctx, stream, name)
+	})
 	if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("streams: consumer of run %s in %s: %w", run, StreamName(kind, source), err)
+		return nil, err
 	}
 	return consumer.CachedInfo(), nil
 }

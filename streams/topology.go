@@ -105,18 +105,31 @@ func (l Limits) stream(kind schemas.Kind, run string) jetstream.StreamConfig {
 		MaxMsgSize:        int32(size + headerRoom),
 		Duplicates:        l.dedupWindow(kind, l.MaxAge),
 		Replicas:          l.Replicas,
-		AllowDirect:       true,
 		// Redriving or dropping removes single dead letters. From the other logs, retention removes whole iterations by a purge.
 		DenyDelete: kind != schemas.DeadLetters,
 	}
 }
 
+// create creates a stream, or opens the one that exists, whatever its configuration.
+func (c *Conn) create(ctx context.Context, want jetstream.StreamConfig) (jetstream.Stream, error) {
+	return ask(ctx, c, "create "+want.Name, func(ctx context.Context) (jetstream.Stream, error) {
+		stream, err := c.js.CreateStream(ctx, want)
+		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+			stream, err = c.js.Stream(ctx, want.Name)
+		}
+		return stream, err
+	})
+}
+
+func (c *Conn) update(ctx context.Context, config jetstream.StreamConfig) (jetstream.Stream, error) {
+	return ask(ctx, c, "update "+config.Name, func(ctx context.Context) (jetstream.Stream, error) {
+		return c.js.UpdateStream(ctx, config)
+	})
+}
+
 // ensureStream creates a stream, or raises its limits, and checks the resulting configuration.
 func (c *Conn) ensureStream(ctx context.Context, want jetstream.StreamConfig) error {
-	stream, err := c.js.CreateStream(ctx, want)
-	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-		stream, err = c.js.Stream(ctx, want.Name)
-	}
+	stream, err := c.create(ctx, want)
 	if err != nil {
 		return streamError(want, err)
 	}
@@ -128,7 +141,7 @@ func (c *Conn) ensureStream(ctx context.Context, want jetstream.StreamConfig) er
 	raised.Replicas = max(have.Replicas, want.Replicas)
 	if raised.MaxBytes != have.MaxBytes || raised.MaxAge != have.MaxAge || raised.Duplicates != have.Duplicates ||
 		raised.Replicas != have.Replicas {
-		if stream, err = c.js.UpdateStream(ctx, raised); err != nil {
+		if stream, err = c.update(ctx, raised); err != nil {
 			return streamError(want, err)
 		}
 		have = stream.CachedInfo().Config

@@ -43,6 +43,8 @@ type world struct {
 	generators int
 	// segmentLines is that of the trainers; 0 for what it is elsewhere.
 	segmentLines int
+	// leaseTTL is that of the trainers; 0 for what it is elsewhere.
+	leaseTTL time.Duration
 }
 
 func newWorld(t *testing.T) *world {
@@ -95,11 +97,16 @@ func (w *world) declare(run string) {
 type refusingStore struct {
 	checkpoints.Store
 	refuse, away, keep atomic.Bool
+	// put, if not nil, is called before a file is written.
+	put func(key string)
 }
 
 func (s *refusingStore) Put(ctx context.Context, key string, r io.Reader, size int64) error {
 	if s.away.Load() {
 		return checkpoints.ErrUnavailable
+	}
+	if s.put != nil {
+		s.put(key)
 	}
 	return s.Store.Put(ctx, key, r, size)
 }
@@ -169,6 +176,9 @@ func (w *world) trainer(spec schemas.Spec, meter meterFunc) *trainer.Trainer {
 		Holder:     "test", Meter: meter, Metrics: filepath.Join(w.metrics, spec.Run), Log: w.log,
 	})
 	t.SetSegmentLines(w.segmentLines)
+	if w.leaseTTL > 0 {
+		t.SetLeaseTTL(w.leaseTTL)
+	}
 	return t
 }
 

@@ -36,7 +36,7 @@ func (t *Trainer) states(
 // run makes a phase, restores the newest state if it belongs to this phase, and trains the phase to its end. The caller
 // closes the phase, also after an error.
 func (t *Trainer) run(ctx context.Context, c loop.Config, states *loop.States) (*loop.Phase, error) {
-	c.Engine, c.Saver, c.Hold, c.SegmentLines = t.Engine, states, t.Hold, t.segmentLines
+	c.Engine, c.Saver, c.Hold, c.Lease, c.SegmentLines = t.Engine, states, t.Hold, t.lease, t.segmentLines
 	p, err := loop.New(ctx, c)
 	if err != nil {
 		return nil, err

@@ -57,7 +57,7 @@ var (
 	ErrLeaseLost   = loop.ErrLeaseLost
 )
 
-// leaseTTL is how long other trainers must wait after this one has died.
+// leaseTTL is the default of Trainer.leaseTTL.
 const leaseTTL = 10 * time.Second
 
 // Trainer executes one run from its first policy to its last. Run may be called once.
@@ -74,28 +74,43 @@ type Trainer struct {
 	plotter *plotter
 	// segmentLines is loop.Config.SegmentLines of the phases; tests lower it.
 	segmentLines int
+	// leaseTTL is how long other trainers must wait after this one has died; tests lower it.
+	leaseTTL time.Duration
+	lease    lease
+}
+
+// lease is a streams.Lease with the trainer's errors.
+type lease struct{ *streams.Lease }
+
+func (l lease) Confirm(ctx context.Context) error {
+	err := l.Lease.Confirm(ctx)
+	if errors.Is(err, streams.ErrLeaseTaken) {
+		return fmt.Errorf("%w: %w", ErrLeaseLost, err)
+	}
+	return err
 }
 
 // New makes a trainer.
-func New(c Config) *Trainer { return &Trainer{Config: c} }
+func New(c Config) *Trainer { return &Trainer{Config: c, leaseTTL: leaseTTL} }
 
 // Run takes the run from its present state to its last iteration: it declares the run, makes or finds the first policy,
 // trains the guide when the objective needs one, and trains and publishes one policy per iteration. It returns nil when
 // the run is complete, ErrInterrupted when ctx ended and the state was saved, *streams.ErrHeld when another trainer holds
 // the run's lease, and ErrLeaseLost when this trainer has lost it.
 func (t *Trainer) Run(ctx context.Context) (err error) {
-	lease, err := t.Streams.AcquireLease(ctx, t.Spec.Run, t.Holder, leaseTTL)
+	held, err := t.Streams.AcquireLease(ctx, t.Spec.Run, t.Holder, t.leaseTTL)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, lease.Release()) }()
+	defer func() { err = errors.Join(err, held.Release()) }()
+	t.lease = lease{held}
 	ctx, cancel := context.WithCancelCause(ctx)
 	watched := make(chan struct{})
 	defer func() { cancel(nil); <-watched }()
 	go func() {
 		defer close(watched)
 		select {
-		case <-lease.Lost():
+		case <-held.Lost():
 			cancel(fmt.Errorf("%w: run %s", ErrLeaseLost, t.Spec.Run))
 		case <-ctx.Done():
 		}
@@ -106,6 +121,7 @@ func (t *Trainer) Run(ctx context.Context) (err error) {
 		}
 	}()
 	t.Checkpoints = t.Checkpoints.Patient(ctx.Done(), t.storeAway)
+	defer t.guard(ctx)()
 	if err := t.Checkpoints.Claim(ctx, t.Spec.Run); err != nil {
 		return err
 	}
@@ -180,6 +196,24 @@ func (t *Trainer) storeAway(err error) {
 		t.Log.Info().Str("run", t.Spec.Run).Msg("the checkpoint store answers again")
 	}
 	t.Meter.Observe(away)
+}
+
+// guard makes all commits wait until the lease is confirmed. When ctx has ended, they wait for the lease's lifetime at most. end
+// undoes it.
+func (t *Trainer) guard(ctx context.Context) (end func()) {
+	ending, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(t.leaseTTL, cancel) })
+	t.Checkpoints.Guard(t.Spec.Run, func(committing context.Context) error {
+		committing, cancel := context.WithCancel(committing)
+		defer cancel()
+		defer context.AfterFunc(ending, cancel)()
+		return t.lease.Confirm(committing)
+	})
+	return func() {
+		t.Checkpoints.Guard(t.Spec.Run, nil)
+		stop()
+		cancel()
+	}
 }
 
 // declared reports whether the run is declared. A declaration with another spec is an error.
@@ -279,6 +313,9 @@ func (t *Trainer) close(ctx context.Context) error {
 // at the next start.
 func (t *Trainer) retain(ctx context.Context) {
 	keep := t.Spec.Retention
+	if err := t.lease.Confirm(ctx); err != nil {
+		return // the run ends with the error
+	}
 	got, err := retention.Apply(ctx, t.Streams, t.Checkpoints, t.Spec, keep, retention.Reason(keep), false)
 	if err != nil && !errors.Is(err, context.Canceled) {
 		t.Log.Warn().Err(err).Str("run", t.Spec.Run).Msg("retention failed; the trainer tries again after the next iteration")

@@ -190,6 +190,46 @@ func TestPhaseThatLostItsLease(t *testing.T) {
 	}
 }
 
+// doubt is a lease that becomes doubtful after a step. confirmed is what Confirm then returns.
+type doubt struct {
+	doubtful  bool
+	confirmed error
+}
+
+func (d *doubt) Doubtful() bool { return d.doubtful }
+
+func (d *doubt) Confirm(context.Context) error {
+	d.doubtful = false
+	return d.confirmed
+}
+
+// TestPhaseThatDoubtsItsLease saves its state and goes on when the lease is confirmed, and ends when another trainer has it.
+func TestPhaseThatDoubtsItsLease(t *testing.T) {
+	engine := newEngine(t)
+	for _, confirmed := range []error{nil, ErrLeaseLost} {
+		var saved []int
+		lease := &doubt{confirmed: confirmed}
+		p := newPhase(t, engine, loadModel(t, engine, "llama"), func(c *Config) {
+			c.Lease = lease
+			c.Saver = saver(func(at checkpoints.Cursor) (func() error, error) {
+				saved = append(saved, at.Step)
+				return func() error { return nil }, nil
+			})
+			c.Observer = observer(func(done, _ int) { lease.doubtful = done == 2 })
+		})
+		steps := p.all()
+		if confirmed != nil {
+			steps = 2
+		}
+		if err := p.Run(t.Context()); !errors.Is(err, confirmed) || len(p.records) != steps {
+			t.Errorf("got %v after %d steps, want %v after %d", err, len(p.records), confirmed, steps)
+		}
+		if !slices.Equal(saved, []int{2}) {
+			t.Errorf("states of steps %v were saved, want 2", saved)
+		}
+	}
+}
+
 // TestNotFiniteStops: a loss or gradient that is not finite ends the phase, names the step, and leaves the weights and the
 // optimizer as they were before that step.
 func TestNotFiniteStops(t *testing.T) {

@@ -16,9 +16,9 @@ import (
 // next start resumes from it.
 var ErrInterrupted = errors.New("trainer: interrupted; the state is saved and the next start resumes from it")
 
-// ErrLeaseLost says that this trainer did not renew its lease in time, so another trainer may have taken over the run. The
-// context of Run is then cancelled with this cause, and nothing more is written.
-var ErrLeaseLost = errors.New("trainer: the lease was lost: another trainer may have taken over the run")
+// ErrLeaseLost says that another trainer has taken over the run. The context of Run is then cancelled with this cause, and
+// nothing more is written.
+var ErrLeaseLost = errors.New("trainer: the lease was lost: another trainer has taken over the run")
 
 // Config is what a phase is made of.
 type Config struct {
@@ -37,6 +37,8 @@ type Config struct {
 	Saver Saver
 	// Hold, if not nil, is called between two steps and may block. It must return when its context ends.
 	Hold func(ctx context.Context)
+	// Lease, if not nil, is the trainer's lease on the run.
+	Lease Lease
 	// Observer, if not nil, is called at each step.
 	Observer Observer
 	// SegmentLines is how many lines a segment of a state's files has; 0 for the default.
@@ -68,6 +70,14 @@ type Arrived struct {
 type Saver interface {
 	// Save copies the state of a phase. commit writes the copy, while training continues.
 	Save(ctx context.Context, p *Phase, at checkpoints.Cursor) (commit func() error, err error)
+}
+
+// Lease makes a trainer the only one of its run.
+type Lease interface {
+	// Doubtful reports whether another trainer may take over the run, because the lease could not be renewed.
+	Doubtful() bool
+	// Confirm waits until the lease is renewed. It returns ErrLeaseLost when another trainer has taken over the run.
+	Confirm(ctx context.Context) error
 }
 
 // Observer observes the steps of a phase.
@@ -121,7 +131,8 @@ func (p *Phase) Files(read func(checkpoints.File) ([]byte, error)) []checkpoints
 }
 
 // Run trains the phase to its end. When ctx ends, it stops between two steps, saves the state and returns ErrInterrupted. If
-// the cause is ErrLeaseLost it saves nothing, because another trainer may own the run, and returns the cause. A loss or
+// the cause is ErrLeaseLost it saves nothing, because another trainer owns the run, and returns the cause. While the lease is
+// doubtful, it saves the state, makes no steps, and goes on when the lease is confirmed. A loss or
 // gradient that is not finite is an error; the weights are then as before that step. States are committed in the background,
 // one at a time. A failed commit stops the run, and Run returns only after the last commit has ended.
 func (p *Phase) Run(ctx context.Context) (err error) {
@@ -146,6 +157,14 @@ func (p *Phase) Run(ctx context.Context) (err error) {
 		if p.Hold != nil && (p.open || step < p.all()) {
 			p.Hold(ctx)
 		}
+		if p.Lease != nil && ctx.Err() == nil && p.Lease.Doubtful() {
+			err := p.secure(ctx, step, saved)
+			if err == nil {
+				saved = step
+			} else if ctx.Err() == nil {
+				return err
+			}
+		}
 		if ctx.Err() != nil { // also after the last step: publishing the policy would fail, and the steps would be lost
 			return p.interrupted(ctx, step, saved)
 		}
@@ -162,6 +181,19 @@ func (p *Phase) Run(ctx context.Context) (err error) {
 			saved = step + 1
 		}
 	}
+}
+
+// secure saves the state, if it is not saved, and waits until the lease is confirmed. The commit of the state waits too.
+func (p *Phase) secure(ctx context.Context, step, saved int) error {
+	if step != saved {
+		if err := p.save(ctx, step); err != nil {
+			return err
+		}
+	}
+	if err := p.saving.wait(); err != nil {
+		return err
+	}
+	return p.Lease.Confirm(ctx)
 }
 
 // interrupted ends the phase between two steps, after its context has ended.

@@ -43,7 +43,7 @@ func (s *saving) failed() error {
 }
 
 // lasting returns a context that ends with ctx only if the cause is a lost lease. So a commit that has begun is finished,
-// unless another trainer may own the run. The caller must call release.
+// unless another trainer owns the run. The caller must call release.
 func lasting(ctx context.Context) (_ context.Context, release func()) {
 	inner, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() {
