@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,6 +23,10 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/streams/clustertest"
 )
 
 // Settings of TestChaosCluster: how many faults, and a folder to mount small file systems in, so that disks can be full;
@@ -117,72 +122,6 @@ func (s *supervised) end() {
 	s.signal(syscall.SIGCONT)
 	s.signal(os.Kill)
 	<-s.done
-}
-
-// tcpProxy stands between the processes and the NATS server, so that their connections can be cut.
-type tcpProxy struct {
-	listener net.Listener
-	target   string
-	mu       sync.Mutex
-	open     map[net.Conn]bool
-	all      sync.WaitGroup
-}
-
-func newTCPProxy(t *testing.T, target string) *tcpProxy {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := &tcpProxy{listener: listener, target: target, open: map[net.Conn]bool{}}
-	p.all.Go(func() {
-		for {
-			client, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			p.all.Go(func() { p.serve(client) })
-		}
-	})
-	t.Cleanup(func() {
-		_ = listener.Close()
-		p.cut()
-		p.all.Wait()
-	})
-	return p
-}
-
-func (p *tcpProxy) serve(client net.Conn) {
-	defer client.Close()
-	server, err := net.Dial("tcp", p.target)
-	if err != nil {
-		return
-	}
-	defer server.Close()
-	p.mu.Lock()
-	p.open[client] = true
-	p.mu.Unlock()
-	var both sync.WaitGroup
-	for _, way := range [][2]net.Conn{{client, server}, {server, client}} {
-		both.Go(func() {
-			_, _ = io.Copy(way[1], way[0]) // it ends with either side
-			_ = way[0].Close()
-			_ = way[1].Close()
-		})
-	}
-	both.Wait()
-	p.mu.Lock()
-	delete(p.open, client)
-	p.mu.Unlock()
-}
-
-// cut ends every connection.
-func (p *tcpProxy) cut() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for c := range p.open {
-		_ = c.Close()
-	}
 }
 
 // s3Proxy stands between the processes and MinIO and can answer wrongly.
@@ -309,7 +248,7 @@ type chaosRun struct {
 	minio   *supervised
 	workers []*supervised // the trainer is the last
 	dirs    []string      // theirs
-	wire    *tcpProxy
+	wire    *clustertest.Proxy
 	s3      *s3Proxy
 	disks   map[string]disk
 	done    map[string]int // faults by name
@@ -346,7 +285,7 @@ func (c *chaosRun) fault() {
 		time.Sleep(ackWait + lasting)
 		stopped.signal(syscall.SIGCONT)
 	case "cut connections":
-		c.wire.cut()
+		c.wire.Cut()
 	case "s3 fails", "s3 is slow", "s3 loses answers", "s3 truncates blobs":
 		mode := map[string]int32{
 			"s3 fails": s3Failing, "s3 is slow": s3Slow, "s3 loses answers": s3Lost, "s3 truncates blobs": s3Truncated,
@@ -380,59 +319,149 @@ func (c *chaosRun) fault() {
 	time.Sleep(time.Duration(c.random.IntN(1500)) * time.Millisecond)
 }
 
-// All roles as processes against a real NATS server and a real MinIO, three generators among them, while everything that
-// can go wrong does: what comes out equals, bit for bit, what one undisturbed process makes of the same spec, and the
-// audit finds every pair once.
-func TestChaosCluster(t *testing.T) {
-	faults := 12
+// chaosPlan returns how many faults `make chaos` asks for, or fewest, and the seed.
+func chaosPlan(t *testing.T, fewest int) (faults int, seed uint64) {
+	t.Helper()
+	faults, seed = fewest, uint64(time.Now().UnixNano())
+	var err error
 	if text := chaosSettings[faultsVar]; text != "" {
-		var err error
 		if faults, err = strconv.Atoi(text); err != nil {
 			t.Fatal(err)
 		}
 	}
-	seed := uint64(time.Now().UnixNano())
 	if text := chaosSettings[seedVar]; text != "" {
-		var err error
 		if seed, err = strconv.ParseUint(text, 10, 64); err != nil {
 			t.Fatal(err)
 		}
 	}
 	t.Logf("%d faults, %s=%d", faults, seedVar, seed)
+	return faults, seed
+}
 
-	// iterations enough for the faults to come to their end first
-	sets := []string{"--set", fmt.Sprintf("iterations=%d", 4+5*faults/2)}
+// playedAlone plays a run of a number of iterations in one process. It returns what comes out, and the settings with which a
+// cluster plays the same run.
+func playedAlone(t *testing.T, iterations int) (want outcome, sets []string) {
+	t.Helper()
 	alone := t.TempDir()
 	ldalign(t, "up", "testdata/start.yaml", "--dir", alone).want(t, 0)
 	model := filepath.Join(t.TempDir(), "start")
 	ldalign(t, "checkpoints", "export", "start", model, "--dir", alone).want(t, 0)
-	sets = append(sets, "--set", "model.from="+model)
+	sets = []string{"--set", fmt.Sprintf("iterations=%d", iterations), "--set", "model.from=" + model}
 	ldalign(t, append([]string{"up", "testdata/apart.yaml", "--dir", alone}, sets...)...).want(t, 0)
-	want := outcomeOf(t, alone, "apart")
+	return outcomeOf(t, alone, "apart"), sets
+}
 
-	c := newChaosRun(t, seed, sets)
-	trainer := c.workers[len(c.workers)-1]
+// All roles as processes against a real NATS server and a real MinIO, three generators among them, while everything that
+// can go wrong does: what comes out equals, bit for bit, what one undisturbed process makes of the same spec, and the
+// audit finds every pair once.
+func TestChaosCluster(t *testing.T) {
+	faults, seed := chaosPlan(t, 12)
+	want, sets := playedAlone(t, 4+5*faults/2) // iterations enough for the faults to come to their end first
+	c := newChaosRun(t, seed, sets, nil)
 	for k := range faults {
 		c.fault()
-		select {
-		case <-trainer.done:
-			t.Fatalf("the run ended after %d of %d faults: it needs more iterations\n%s", k+1, faults, trainer.output.String())
-		default:
-		}
+		c.running(k+1, faults)
 	}
-	t.Logf("faults: %v", c.done)
 	t.Logf("S3 answers spoilt: %d refused, %d late, %d lost, %d truncated", c.s3.count[s3Failing].Load(), c.s3.count[s3Slow].Load(),
 		c.s3.count[s3Lost].Load(), c.s3.count[s3Truncated].Load())
+	c.finished("nats://"+c.wire.Target, want)
+}
+
+// The same against three NATS servers and streams with three replicas, while servers are killed, suspended beyond the trainer's
+// lease and cut off from one another. No process ends because of that.
+func TestChaosClusterOfThree(t *testing.T) {
+	short := []string{"kill a leader", "suspend a server", "isolate a server", "kill the trainer"}
+	faults, seed := chaosPlan(t, len(short))
+	iterations := 4 + faults
+	if chaosSettings[faultsVar] != "" {
+		faults = max(faults/10, len(short)) // a fault takes ten times as long as one of TestChaosCluster
+		iterations = 8 * faults
+	}
+	want, sets := playedAlone(t, iterations)
+	three := clustertest.Start(t)
+	c := newChaosRun(t, seed, append(sets, "--set", "streams.replicas=3", "--set", "servers.nats="+three.URL()), three)
+	waitFor(t, "the first policy", func() bool { return strings.Contains(c.trainer().output.String(), "checkpoint committed") })
+	for k := range faults {
+		name := append(short, "restart all servers in turn")[c.random.IntN(len(short)+1)]
+		if chaosSettings[faultsVar] == "" {
+			name = short[k]
+		}
+		c.faultOfThree(three, name)
+		c.running(k+1, faults)
+	}
+	c.finished(three.URL(), want)
+	for _, s := range c.workers {
+		starts := 1
+		if s == c.trainer() {
+			starts += c.done["kill the trainer"]
+		}
+		if s.starts != starts {
+			t.Errorf("%s was started %d times, want %d: it ended by a fault of a server\n%s", s.name, s.starts, starts, s.output.String())
+		}
+	}
+}
+
+// faultOfThree does one thing to a cluster of servers and waits until it is over.
+func (c *chaosRun) faultOfThree(three *clustertest.Cluster, name string) {
+	c.done[name]++
+	server := three.Servers[c.random.IntN(len(three.Servers))]
+	lasting := time.Duration(9+c.random.IntN(2)) * time.Second // the trainer's lease becomes doubtful after 7.5 s
+	if chaosSettings[faultsVar] != "" && c.random.IntN(3) == 0 {
+		lasting = time.Minute
+	}
+	switch name {
+	case "kill a leader":
+		kind := []schemas.Kind{schemas.Control, schemas.Prompts, schemas.Pairs, schemas.Scored}[c.random.IntN(4)]
+		server = three.Leader(c.t, streams.StreamName(kind, "apart"))
+		server.Kill()
+		time.Sleep(lasting / 4)
+		server.Start(c.t)
+	case "suspend a server":
+		server.Signal(syscall.SIGSTOP)
+		time.Sleep(lasting)
+		server.Signal(syscall.SIGCONT)
+	case "isolate a server":
+		server.Isolate(true)
+		time.Sleep(lasting / 2)
+		server.Isolate(false)
+	case "restart all servers in turn":
+		for _, s := range three.Servers {
+			s.Kill()
+			s.Start(c.t)
+			time.Sleep(lasting / 4)
+		}
+	case "kill the trainer":
+		c.trainer().signal(os.Kill)
+	}
+}
+
+func (c *chaosRun) trainer() *supervised { return c.workers[len(c.workers)-1] }
+
+// running fails the test when the run has ended before its faults.
+func (c *chaosRun) running(done, faults int) {
+	c.t.Helper()
 	select {
-	case <-trainer.done:
+	case <-c.trainer().done:
+		c.t.Fatalf("the run ended after %d of %d faults: it needs more iterations\n%s", done, faults, c.trainer().output.String())
+	default:
+	}
+}
+
+// finished waits for the end of the run, and compares what came out of it with what is wanted.
+func (c *chaosRun) finished(nats string, want outcome) {
+	t := c.t
+	t.Helper()
+	t.Logf("faults: %v", c.done)
+	select {
+	case <-c.trainer().done:
 	case <-time.After(20 * time.Minute):
 		t.Errorf("the run did not end\n%s", c.dump())
 		return
 	}
-	servers := cluster{nats: "nats://" + c.wire.target, s3: c.s3Direct()}
+	servers := cluster{nats: nats, s3: c.s3Direct()}
 	n := servers.reader(t)
 	waitFor(t, "the last evaluation", func() bool { return n.evaluated(t, "apart") >= len(want.Results) })
-	for _, s := range append(c.workers, c.nats) {
+	for _, s := range c.processes() {
 		t.Logf("%s was started %d times", s.name, s.starts)
 	}
 	if diff := cmp.Diff(want, n.outcome(t, "apart")); diff != "" {
@@ -445,6 +474,15 @@ func TestChaosCluster(t *testing.T) {
 	if t.Failed() {
 		t.Log(c.dump())
 	}
+}
+
+// processes are all that are supervised.
+func (c *chaosRun) processes() []*supervised {
+	all := append(slices.Clone(c.workers), c.minio)
+	if c.nats != nil {
+		all = append(all, c.nats)
+	}
+	return all
 }
 
 // s3Direct is MinIO without the proxy.
@@ -464,14 +502,14 @@ func waitFor(t *testing.T, what string, done func() bool) {
 
 func (c *chaosRun) dump() string {
 	var text strings.Builder
-	for _, s := range append(c.workers, c.nats, c.minio) {
+	for _, s := range c.processes() {
 		fmt.Fprintf(&text, "--- %s, started %d times:\n%s\n", s.name, s.starts, s.output.String())
 	}
 	return text.String()
 }
 
-// newChaosRun starts the servers behind their proxies, and all processes of the run.
-func newChaosRun(t *testing.T, seed uint64, sets []string) *chaosRun {
+// newChaosRun starts the servers behind their proxies, and all processes of the run. Without a cluster it starts one NATS server.
+func newChaosRun(t *testing.T, seed uint64, sets []string, three *clustertest.Cluster) *chaosRun {
 	t.Helper()
 	c := &chaosRun{t: t, random: rand.New(rand.NewPCG(seed, 0)), done: map[string]int{}}
 	parent := chaosSettings[disksVar]
@@ -480,7 +518,7 @@ func newChaosRun(t *testing.T, seed uint64, sets []string) *chaosRun {
 		c.disks = map[string]disk{"nats": natsDisk, "minio": minioDisk}
 	}
 
-	ports := freePorts(t, 2)
+	ports := clustertest.FreePorts(t, 2)
 	natsAddress, minioAddress := ports[0], ports[1]
 	config := filepath.Join(t.TempDir(), "nats.conf")
 	text := fmt.Sprintf("listen: %q\njetstream {\n  store_dir: %q\n  max_file_store: 512GB\n  sync_interval: always\n}\n",
@@ -488,8 +526,11 @@ func newChaosRun(t *testing.T, seed uint64, sets []string) *chaosRun {
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	natsServer, minio, home := server(t, "nats-server"), server(t, "minio"), t.TempDir()
-	c.nats = supervise(t, "nats-server", func() *exec.Cmd { return exec.Command(natsServer, "--config", config) })
+	minio, home := server(t, "minio"), t.TempDir()
+	if three == nil {
+		natsServer := server(t, "nats-server")
+		c.nats = supervise(t, "nats-server", func() *exec.Cmd { return exec.Command(natsServer, "--config", config) })
+	}
 	c.minio = supervise(t, "http://"+minioAddress, func() *exec.Cmd {
 		cmd := exec.Command(minio, "server", "--quiet", "--address", minioAddress, filepath.Join(minioDisk.dir, "data"))
 		cmd.Env = []string{
@@ -507,10 +548,13 @@ func newChaosRun(t *testing.T, seed uint64, sets []string) *chaosRun {
 		answer.Body.Close()
 		return answer.StatusCode == http.StatusOK
 	})
-	c.wire = newTCPProxy(t, natsAddress)
+	c.wire = clustertest.NewProxy(t, natsAddress)
 	var s3 string
 	c.s3, s3 = newS3Proxy(t, "http://"+minioAddress)
-	through := cluster{nats: "nats://" + c.wire.listener.Addr().String(), s3: s3}
+	through := cluster{nats: "nats://" + c.wire.Address, s3: s3}
+	if three != nil {
+		through.nats = three.URL()
+	}
 
 	for _, role := range []string{
 		"prompter", "generator", "generator", "generator", "encoder", "encoder", "distance", "distance", "evaluator", "trainer",

@@ -17,6 +17,7 @@ import (
 	"github.com/ldalign/ldalign/ops/telemetry"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/streams/clustertest"
 	"github.com/ldalign/ldalign/streams/ledger"
 )
 
@@ -560,7 +561,7 @@ func TestPlacesThatRefuse(t *testing.T) {
 		}
 	}
 	// a port that somebody else has taken, and one that nobody listens on
-	taken, err := net.Listen("tcp", freePorts(t, 1)[0])
+	taken, err := net.Listen("tcp", clustertest.FreePorts(t, 1)[0])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -617,7 +618,7 @@ func TestEditedDataIsRefused(t *testing.T) {
 
 func TestPortInUse(t *testing.T) {
 	o := newOwn(t)
-	taken, err := net.Listen("tcp", freePorts(t, 1)[0])
+	taken, err := net.Listen("tcp", clustertest.FreePorts(t, 1)[0])
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/streams/clustertest"
 	"github.com/ldalign/ldalign/streams/ledger"
 )
 
@@ -68,7 +69,7 @@ func healthy(t *testing.T, p *process, url string) {
 // startNATS starts a real NATS server with JetStream and gives its URL and that of its monitoring.
 func startNATS(t *testing.T) (url, monitor string) {
 	t.Helper()
-	ports := freePorts(t, 2)
+	ports := clustertest.FreePorts(t, 2)
 	address, monitor := ports[0], ports[1]
 	config := filepath.Join(t.TempDir(), "nats.conf")
 	text := fmt.Sprintf("listen: %q\nhttp: %q\njetstream {\n  store_dir: %q\n  max_file_store: 512GB\n  sync_interval: always\n}\n",
@@ -84,7 +85,7 @@ func startNATS(t *testing.T) (url, monitor string) {
 // startMinIO starts a real MinIO server that tells JetStream of what its buckets receive.
 func startMinIO(t *testing.T, natsURL string) string {
 	t.Helper()
-	address, home := freePorts(t, 1)[0], t.TempDir()
+	address, home := clustertest.FreePorts(t, 1)[0], t.TempDir()
 	c := exec.Command(server(t, "minio"), "server", "--quiet", "--address", address, filepath.Join(home, "data"))
 	c.Env = []string{
 		"HOME=" + home, "PATH=" + os.Getenv("PATH"), "MINIO_ROOT_USER=" + account, "MINIO_ROOT_PASSWORD=" + password,
@@ -178,8 +179,8 @@ func TestIntegrationProcesses(t *testing.T) {
 	c.s3 = startMinIO(t, c.nats)
 	worker := func(role string) *process { return start(t, c.command(t, "worker", role, "--run", "apart")) }
 	// generators come and go through this process, so that they do not run ahead of it when one of them is to be killed
-	wire := newTCPProxy(t, strings.TrimPrefix(c.nats, "nats://"))
-	through := cluster{nats: "nats://" + wire.listener.Addr().String(), s3: c.s3}
+	wire := clustertest.NewProxy(t, strings.TrimPrefix(c.nats, "nats://"))
+	through := cluster{nats: "nats://" + wire.Address, s3: c.s3}
 	generator := func() *process { return start(t, through.command(t, "worker", "generator", "--run", "apart")) }
 	workers := map[string]*process{
 		"generator 1": generator(), "generator 2": generator(), "encoder": worker("encoder"),

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,6 +24,7 @@ import (
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/streams/clustertest"
 )
 
 // programVar makes a process of this test binary be ldalign. The tests run it as users do, and may kill it.
@@ -35,6 +34,7 @@ const programVar = "LDALIGN_TEST_PROGRAM"
 const fileLimitVar = "LDALIGN_TEST_FILE_LIMIT"
 
 func TestMain(m *testing.M) {
+	clustertest.Main()
 	switch os.Getenv(programVar) {
 	case "":
 	case "nothing": // with one stage more
@@ -206,28 +206,6 @@ func (o output) want(t *testing.T, code int, texts ...string) {
 	if t.Failed() {
 		t.Fatalf("it printed:\n%s\n%s", o.stdout, o.stderr)
 	}
-}
-
-// freePorts is n loopback addresses on which nobody listens, no two of them equal. They are below the ports that the system
-// gives to outgoing connections (from 32768 on Linux), so that none is taken before its server listens, or while it is down.
-func freePorts(t *testing.T, n int) []string {
-	t.Helper()
-	const first, ports = 20000, 12000
-	var addresses []string
-	for range 1000 {
-		if len(addresses) == n {
-			return addresses
-		}
-		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(first+rand.IntN(ports)))
-		listener, err := net.Listen("tcp", address)
-		if err != nil {
-			continue // somebody's
-		}
-		defer listener.Close() // not before all are found: a port must not be found twice
-		addresses = append(addresses, address)
-	}
-	t.Fatalf("found %d of %d free ports from %d to %d", len(addresses), n, first, first+ports-1)
-	return nil
 }
 
 // lines decodes JSON lines of stdout.
