@@ -315,7 +315,7 @@ func (l *Lease) Release() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
 	defer cancel()
-	for { // a renewal whose answer was lost may have been stored meanwhile
+	for released := false; ; released = true { // a renewal whose answer was lost may have been stored meanwhile
 		own, err := l.recall(ctx)
 		if err == nil && own {
 			err = l.conn.forget(ctx, leaseBucket, l.claim.Run, l.revision)
@@ -327,8 +327,12 @@ func (l *Lease) Release() error {
 		if err != nil {
 			return fmt.Errorf("streams: release the lease of run %s: %w", l.claim.Run, err)
 		}
-		if !own {
+		switch {
+		case own:
+		case released:
 			return nil
+		default:
+			return fmt.Errorf("streams: release the lease of run %s: %w", l.claim.Run, ErrLeaseTaken)
 		}
 	}
 }
