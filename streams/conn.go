@@ -15,6 +15,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rs/zerolog"
+
+	"github.com/ldalign/ldalign/schemas"
 )
 
 var (
@@ -52,8 +54,7 @@ type Options struct {
 	// requires nothing, so only loopback addresses are allowed, unless Insecure is set.
 	Listen   string
 	Insecure bool
-	// Creds is the path of a NATS credentials file; empty for none.
-	Creds  string
+	Auth     Auth
 	Limits Limits
 	Log    zerolog.Logger
 	// Name of this client in the server's list of connections.
@@ -76,6 +77,7 @@ type Conn struct {
 	version string
 	// outages are the requests that wait for the server.
 	outages outages
+	denied denials
 }
 
 // Open connects to the server at o.URL, or starts the embedded one on o.Dir. It returns ErrInUse, naming the process that uses
@@ -112,7 +114,7 @@ func Attach(ctx context.Context, dir string, o Options) (*Conn, error) {
 	if _, err := os.Stat(filepath.Join(dir, storeDir)); errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: no streams in %s", ErrNotFound, dir)
 	}
-	o.URL, o.Dir, o.Limits = "", dir, o.Limits.withDefaults()
+	o.URL, o.Auth, o.Dir, o.Limits = "", Auth{}, dir, o.Limits.withDefaults()
 	if err := o.Limits.validate(); err != nil {
 		return nil, err
 	}
@@ -152,24 +154,32 @@ func connect(ctx context.Context, o Options, url string, server *embedded, more 
 			}
 		}),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
+			c.denied.forget()
 			c.log.Info().Str("server", nc.ConnectedUrlRedacted()).Msg("reconnected to the NATS server")
 			if err := supported(nc); err != nil {
 				c.log.Error().Err(err).Msg("a server of the cluster is not supported: upgrade it")
 			}
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-			c.log.Warn().Err(err).Msg("NATS connection error")
+			if c.denied.note(err) {
+				c.log.Warn().Err(err).Msg("NATS connection error")
+			}
 		}),
 	}, more...)
-	if o.Creds != "" {
-		options = append(options, nats.UserCredentials(o.Creds))
+	if server == nil {
+		auth, err := o.Auth.options()
+		if err != nil {
+			return nil, fmt.Errorf("streams: connect to NATS server %s: %w", schemas.Redact(url), err)
+		}
+		options = append(options, auth...)
 	}
 	nc, err := nats.Connect(url, options...)
 	if err != nil {
-		return nil, fmt.Errorf("streams: connect to NATS server %s: %w (is it running, and is LDALIGN_NATS_CREDS right?)", url, err)
+		return nil, fmt.Errorf("streams: connect to NATS server %s: %w (is it running, and are the LDALIGN_NATS_… settings right?)",
+			schemas.Redact(url), err)
 	}
 	c.nc = nc
-	if err := c.check(ctx); err != nil {
+	if err := c.check(ctx, o.Auth); err != nil {
 		nc.Close()
 		<-c.closed
 		return nil, err
@@ -187,11 +197,11 @@ func thisWorker() string {
 }
 
 // check verifies the server's version, opens JetStream, and logs the messages that the store reports as lost.
-func (c *Conn) check(ctx context.Context) error {
+func (c *Conn) check(ctx context.Context, auth Auth) error {
 	if err := supported(c.nc); err != nil {
 		return err
 	}
-	js, err := jetstream.New(c.nc,
+	js, err := auth.jetStream(c.nc,
 		jetstream.WithPublishAsyncMaxPending(maxPending),
 		jetstream.WithPublishAsyncTimeout(ackTimeout),
 		jetstream.WithDefaultTimeout(requestTimeout))

@@ -100,13 +100,14 @@ func TestOpenErrorsAreClear(t *testing.T) {
 		options Options
 		want    []string
 	}{
-		"port in use":   {Options{Dir: t.TempDir(), Listen: taken.Addr().String()}, []string{"address already in use"}},
-		"not a folder":  {Options{Dir: file}, []string{file, "not a directory"}},
-		"no place":      {Options{}, []string{"neither"}},
-		"bad listen":    {Options{Dir: t.TempDir(), Listen: "4222"}, []string{"4222", "host:port"}},
-		"nobody there":  {Options{URL: "nats://127.0.0.1:1"}, []string{"nats://127.0.0.1:1"}},
-		"bad limits":    {Options{Dir: t.TempDir(), Limits: Limits{Replicas: 2}}, []string{"replicas 2"}},
-		"missing creds": {Options{URL: "nats://127.0.0.1:1", Creds: "/nowhere"}, []string{"nats://127.0.0.1:1"}},
+		"port in use":           {Options{Dir: t.TempDir(), Listen: taken.Addr().String()}, []string{"address already in use"}},
+		"not a folder":          {Options{Dir: file}, []string{file, "not a directory"}},
+		"no place":              {Options{}, []string{"neither"}},
+		"bad listen":            {Options{Dir: t.TempDir(), Listen: "4222"}, []string{"4222", "host:port"}},
+		"nobody there":          {Options{URL: "nats://127.0.0.1:1"}, []string{"nats://127.0.0.1:1"}},
+		"bad limits":            {Options{Dir: t.TempDir(), Limits: Limits{Replicas: 2}}, []string{"replicas 2"}},
+		"missing creds":         {Options{URL: "nats://127.0.0.1:1", Auth: Auth{Creds: "/nowhere"}}, []string{"nats://127.0.0.1:1", "/nowhere"}},
+		"a password in the URL": {Options{URL: "nats://me:hunter2@127.0.0.1:1"}, []string{"nats://***@127.0.0.1:1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, err := Open(testContext(t), test.options)

@@ -51,6 +51,9 @@ func (r *runner) ensureConsumer(ctx context.Context, run string, want jetstream.
 		case r.nc.IsClosed():
 			return nil, fmt.Errorf("streams: stage %s: %w", r.stage.Name, err)
 		}
+		if err := r.denied.of("." + name + "." + want.Durable); err != nil {
+			return nil, fmt.Errorf("streams: stage %s: %w", r.stage.Name, err)
+		}
 		o.failed(err)
 		if !pause(ctx, r.askPause(try)) {
 			return nil, ctx.Err()

@@ -109,9 +109,12 @@ func (r *runner) rest() {
 
 // pullFailed handles the error of a request. It returns an error only when the stage cannot continue.
 func (r *runner) pullFailed(ctx context.Context, err error) error {
+	denied := r.denied.of("." + StreamName(r.stage.In, r.stage.Run) + "." + r.stage.consumer(r.limits).Durable)
 	switch {
 	case over(ctx):
 		return nil
+	case denied != nil:
+		return fmt.Errorf("streams: stage %s: %w", r.stage.Name, denied)
 	case r.nc.IsClosed():
 		return fmt.Errorf("streams: stage %s: %w", r.stage.Name, err)
 	case errors.Is(err, jetstream.ErrNoHeartbeat):

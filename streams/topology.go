@@ -67,7 +67,8 @@ func (c *Conn) Declare(ctx context.Context, run string, limits Limits) error {
 		return fmt.Errorf("streams: %q is not a valid run name", run)
 	}
 	for _, log := range Logs() {
-		if err := c.ensureStream(ctx, limits.stream(log, run)); err != nil {
+		want := limits.stream(log, run)
+		if err := c.permitted(ctx, func(ctx context.Context) error { return c.ensureStream(ctx, want) }); err != nil {
 			return err
 		}
 	}

@@ -186,6 +186,7 @@ func (e *env) notice(format string, args ...any) {
 
 // announce prints a message on stderr, as a JSON object if asJSON is set.
 func announce(stderr io.Writer, asJSON bool, kind, text string) {
+	text = schemas.Redact(text)
 	if asJSON {
 		text = strings.ReplaceAll(text, "\nldalign: ", "\n")
 		if line, err := jsonl.Marshal(map[string]string{kind: text}); err == nil {

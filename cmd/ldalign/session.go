@@ -27,6 +27,23 @@ type serverFlags struct {
 	Region string `help:"S3 region." env:"LDALIGN_S3_REGION" default:"us-east-1"`
 }
 
+// AfterApply refuses URLs with credentials: other users of the machine can read a command line, and a URL would be stored with the
+// run.
+func (f serverFlags) AfterApply() error {
+	for _, flag := range []struct{ name, value, settings string }{
+		{
+			"--nats (or LDALIGN_NATS)", f.NATS,
+			"LDALIGN_NATS_USER and LDALIGN_NATS_PASSWORD_FILE, LDALIGN_NATS_TOKEN_FILE or LDALIGN_NATS_CREDS",
+		},
+		{"--s3 (or LDALIGN_S3)", f.S3, "LDALIGN_S3_ACCESS_KEY and LDALIGN_S3_SECRET_KEY, or files: LDALIGN_S3_SECRET_KEY_FILE"},
+	} {
+		if schemas.Redact(flag.value) != flag.value {
+			return fmt.Errorf("%s contains credentials: remove them and set %s (docs/operations.md)", flag.name, flag.settings)
+		}
+	}
+	return nil
+}
+
 // over returns s with the values of the flags in place of its own, where flags are given.
 func (f serverFlags) over(s schemas.ServersSpec) schemas.ServersSpec {
 	if f.NATS != "" {
@@ -86,6 +103,16 @@ func (e *env) session(
 	return f(s)
 }
 
+// redacted is a writer of log lines in which no URL has credentials.
+type redacted struct{ io.Writer }
+
+func (r redacted) Write(line []byte) (int, error) {
+	if _, err := io.WriteString(r.Writer, schemas.Redact(string(line))); err != nil {
+		return 0, err
+	}
+	return len(line), nil
+}
+
 // cacheBytes returns --cache in bytes; 0 for no limit.
 func (e *env) cacheBytes() (int64, error) {
 	if e.cache == "" {
@@ -100,7 +127,7 @@ func (e *env) cacheBytes() (int64, error) {
 
 // logger logs everything to DIR/ldalign.log, and warnings (with --verbose, everything) to the screen too.
 func (e *env) logger(file io.Writer) zerolog.Logger {
-	screen := e.display.Log()
+	var screen io.Writer = redacted{e.display.Log()}
 	if !e.json {
 		screen = zerolog.ConsoleWriter{Out: screen, TimeFormat: time.TimeOnly, NoColor: true}
 	}
@@ -109,7 +136,7 @@ func (e *env) logger(file io.Writer) zerolog.Logger {
 		level = zerolog.InfoLevel
 	}
 	shown := &zerolog.FilteredLevelWriter{Writer: zerolog.LevelWriterAdapter{Writer: screen}, Level: level}
-	return zerolog.New(zerolog.MultiLevelWriter(file, shown)).With().Timestamp().Logger()
+	return zerolog.New(zerolog.MultiLevelWriter(redacted{file}, shown)).With().Timestamp().Logger()
 }
 
 // player returns a player of runs in a session, which shows their progress on a screen.

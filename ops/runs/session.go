@@ -149,7 +149,19 @@ func OpenStore(ctx context.Context, o Options) (*Session, error) {
 
 func (o Options) streams() streams.Options {
 	return streams.Options{
-		URL: o.Servers.NATS, Dir: filepath.Join(o.Dir, "nats"), Creds: os.Getenv("LDALIGN_NATS_CREDS"), Name: o.Name, Version: o.Version, Log: o.Log,
+		URL: o.Servers.NATS, Dir: filepath.Join(o.Dir, "nats"), Auth: natsAuth(), Name: o.Name,
+		Version: o.Version, Log: o.Log,
+	}
+}
+
+// natsAuth returns the settings of the environment for a NATS server.
+func natsAuth() streams.Auth {
+	return streams.Auth{
+		Creds: os.Getenv("LDALIGN_NATS_CREDS"), NKey: os.Getenv("LDALIGN_NATS_NKEY"),
+		User: os.Getenv("LDALIGN_NATS_USER"), Password: schemas.SecretFromEnv("LDALIGN_NATS_PASSWORD"),
+		Token: schemas.SecretFromEnv("LDALIGN_NATS_TOKEN"),
+		Cert:  os.Getenv("LDALIGN_NATS_CERT"), Key: os.Getenv("LDALIGN_NATS_KEY"), CA: os.Getenv("LDALIGN_NATS_CA"),
+		Domain: os.Getenv("LDALIGN_NATS_DOMAIN"), APIPrefix: os.Getenv("LDALIGN_NATS_API_PREFIX"),
 	}
 }
 
@@ -200,13 +212,18 @@ func openStore(ctx context.Context, dir string, servers schemas.ServersSpec, wri
 	}
 	endpoint, err := url.Parse(servers.S3)
 	if err != nil || endpoint.Host == "" {
-		return nil, fmt.Errorf("%w: S3 endpoint %q: want http(s)://host:port", ErrSettings, servers.S3)
+		return nil, fmt.Errorf("%w: S3 endpoint %q: want http(s)://host:port", ErrSettings, schemas.Redact(servers.S3))
+	}
+	var keys [3]string
+	for i, name := range []string{"LDALIGN_S3_ACCESS_KEY", "LDALIGN_S3_SECRET_KEY", "LDALIGN_S3_SESSION_TOKEN"} {
+		if keys[i], err = schemas.SecretFromEnv(name).Read(); err != nil {
+			return nil, fmt.Errorf("%w: %s: %w", ErrSettings, name, err)
+		}
 	}
 	return checkpoints.OpenS3(ctx, checkpoints.S3Options{
 		Endpoint: endpoint.Host, Secure: strings.EqualFold(endpoint.Scheme, "https"), Bucket: servers.Bucket, Region: servers.Region,
 		Writer:    writer,
-		AccessKey: os.Getenv("LDALIGN_S3_ACCESS_KEY"), SecretKey: os.Getenv("LDALIGN_S3_SECRET_KEY"),
-		SessionToken: os.Getenv("LDALIGN_S3_SESSION_TOKEN"),
+		AccessKey: keys[0], SecretKey: keys[1], SessionToken: keys[2],
 	})
 }
 
