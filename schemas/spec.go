@@ -374,8 +374,7 @@ type StreamsSpec struct {
 }
 
 // ServersSpec is the NATS server and the checkpoint store to use. With all keys empty the run uses the embedded NATS server
-// and a folder as its store. Credentials come from the environment only (LDALIGN_NATS_CREDS, LDALIGN_S3_ACCESS_KEY,
-// LDALIGN_S3_SECRET_KEY).
+// and a folder as its store. Credentials come from the environment, files and roles only, as docs/operations.md says.
 type ServersSpec struct {
 	// NATS is the server's URL (nats://, tls://, ws:// or wss://), or several separated by commas. Empty runs the embedded
 	// server.

@@ -85,7 +85,11 @@ func (c *Conn) sendWindow(ctx context.Context, stream string, msgs []*nats.Msg) 
 	defer o.over()
 	silence := silence{conn: c, stream: stream}
 	for try := 1; ; try++ {
-		unsure, err := c.sendOnce(ctx, stream, msgs)
+		var unsure []*nats.Msg
+		err := c.permitted(ctx, func(ctx context.Context) (err error) {
+			unsure, err = c.sendOnce(ctx, stream, msgs)
+			return err
+		})
 		if len(unsure) == 0 {
 			return nil
 		}

@@ -718,3 +718,24 @@ func TestStalledRun(t *testing.T) {
 	}
 	o.up(t).want(t, 0)
 }
+
+// No password that was given in a URL is shown, or used: a URL is no place for it.
+func TestURLsWithCredentialsAreRefused(t *testing.T) {
+	for _, args := range [][]string{
+		{"status", "r", "--nats", "nats://me:hunter2@127.0.0.1:1"},
+		{"up", "testdata/tiny.yaml", "--dry-run", "--nats", "nats://me:hunter2@127.0.0.1:1"},
+		{"checkpoints", "list", "r", "--s3", "http://key:hunter2@127.0.0.1:1", "--json"},
+	} {
+		out := ldalign(t, append(args, "--dir", t.TempDir())...)
+		out.want(t, exitUsage)
+		if said := out.stdout + out.stderr; strings.Contains(said, "hunter2") || !strings.Contains(said, "contains credentials") {
+			t.Errorf("%v: said\n%s", args, said)
+		}
+	}
+	t.Setenv("LDALIGN_NATS", "nats://me:hunter2@127.0.0.1:1")
+	out := ldalign(t, "status", "r", "--dir", t.TempDir())
+	out.want(t, exitUsage)
+	if strings.Contains(out.stdout+out.stderr, "hunter2") || !strings.Contains(out.stderr, "LDALIGN_NATS_PASSWORD_FILE") {
+		t.Errorf("said\n%s", out.stderr)
+	}
+}
