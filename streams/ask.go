@@ -18,7 +18,11 @@ func ask[T any](ctx context.Context, c *Conn, what string, request func(context.
 	defer o.over()
 	for try := 1; ; try++ {
 		asking, cancel := context.WithTimeout(ctx, requestTimeout)
-		answer, err := request(asking)
+		var answer T
+		err := c.permitted(asking, func(ctx context.Context) (err error) {
+			answer, err = request(ctx)
+			return err
+		})
 		cancel()
 		if err == nil || ctx.Err() != nil || meaningOf(err) != passing {
 			return answer, err

@@ -55,8 +55,8 @@ type Options struct {
 	Listen   string
 	Insecure bool
 	Auth     Auth
-	Limits Limits
-	Log    zerolog.Logger
+	Limits   Limits
+	Log      zerolog.Logger
 	// Name of this client in the server's list of connections.
 	Name string
 	// Version of this program, which heartbeats name.
@@ -77,7 +77,7 @@ type Conn struct {
 	version string
 	// outages are the requests that wait for the server.
 	outages outages
-	denied denials
+	denied  denials
 }
 
 // Open connects to the server at o.URL, or starts the embedded one on o.Dir. It returns ErrInUse, naming the process that uses

@@ -108,7 +108,7 @@ func (c *Conn) purge(ctx context.Context, kind schemas.Kind, run, subject string
 	if n == 0 {
 		return 0, nil
 	}
-	if err := c.permitted(ctx, func(ctx context.Context) error { return c.addPurged(ctx, stream, n) }); err != nil {
+	if err := c.addPurged(ctx, stream, n); err != nil {
 		return 0, fmt.Errorf("streams: purge %s: %w", subject, err)
 	}
 	return n, c.do(ctx, "purge "+subject, func(ctx context.Context) error {

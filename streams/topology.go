@@ -67,8 +67,7 @@ func (c *Conn) Declare(ctx context.Context, run string, limits Limits) error {
 		return fmt.Errorf("streams: %q is not a valid run name", run)
 	}
 	for _, log := range Logs() {
-		want := limits.stream(log, run)
-		if err := c.permitted(ctx, func(ctx context.Context) error { return c.ensureStream(ctx, want) }); err != nil {
+		if err := c.ensureStream(ctx, limits.stream(log, run)); err != nil {
 			return err
 		}
 	}
