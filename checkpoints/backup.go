@@ -92,8 +92,8 @@ func copyOnce(path string, size int64, onBytes func(int64), open func() (io.Read
 	return err
 }
 
-// WriteDurably writes a file of a backup, and its folder if necessary, for this user alone. The file is there whole or not at all,
-// also after a power cut, and then for good.
+// WriteDurably writes a file of a backup, and its folder if necessary, for this user alone. The file is there whole or not at
+// all, also after a power cut, and then for good.
 func WriteDurably(path string, write func(io.Writer) error) (err error) {
 	folder := filepath.Dir(path)
 	defer func() {

@@ -405,10 +405,12 @@ func (s *s3) explain(ctx context.Context, verb, key string, err error) error {
 	case minio.NoSuchKey:
 		return fmt.Errorf("%w: %s in bucket %s", ErrNotFound, key, s.bucket)
 	case minio.NoSuchBucket:
-		return fmt.Errorf("%s: the bucket does not exist: check --s3 and --bucket, or restore it; a trainer or `ldalign up` creates one: %w", what, err)
+		return fmt.Errorf("%s: the bucket does not exist: check --s3 and --bucket, or restore it; a trainer or `ldalign up` creates "+
+			"one: %w", what, err)
 	case minio.InvalidAccessKeyID, minio.SignatureDoesNotMatch, minio.AccessDenied, "InvalidTokenId", "ExpiredToken":
 		return fmt.Errorf("%s: the server refuses the credentials: check LDALIGN_S3_ACCESS_KEY and LDALIGN_S3_SECRET_KEY"+
-			" (if they are not set, the AWS settings that docs/operations.md lists), and that they may do this in the bucket: %w", what, err)
+			" (if they are not set, the AWS settings that docs/operations.md lists), and that they may do this in the bucket: %w",
+			what, err)
 	case "XMinioStorageFull":
 		return fmt.Errorf("%s: no room on the server: free some space there and start again: %w", what, err)
 	}
@@ -421,8 +423,8 @@ func (s *s3) explain(ctx context.Context, verb, key string, err error) error {
 	return fmt.Errorf("%s: %w", what, err)
 }
 
-// unavailable reports whether a request failed because the server could not be reached or could not work, so that the same request
-// may succeed later.
+// unavailable reports whether a request failed because the server could not be reached or could not work, so that the same
+// request may succeed later.
 func unavailable(err error) bool {
 	var answer minio.ErrorResponse
 	if errors.As(err, &answer) {

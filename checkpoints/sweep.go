@@ -19,8 +19,8 @@ type Swept struct {
 	Young int `json:"young"`
 }
 
-// dated is a store that knows when its objects were written. Both times are of the store's clock, so an age does not depend on the
-// clock of this machine.
+// dated is a store that knows when its objects were written. Both times are of the store's clock, so an age does not depend on
+// the clock of this machine.
 type dated interface {
 	// now returns the time that the store would give to an object written now.
 	now(ctx context.Context) (time.Time, error)

@@ -118,8 +118,8 @@ func (d *denials) note(err error) bool {
 	return !known
 }
 
-// watch returns a context for a request. It ends when the server does not permit something, with a cause that wraps ErrDenied. The
-// caller must call stop.
+// watch returns a context for a request. It ends when the server does not permit something, with a cause that wraps ErrDenied.
+// The caller must call stop.
 func (d *denials) watch(ctx context.Context) (_ context.Context, stop func()) {
 	ctx, end := context.WithCancelCause(ctx)
 	w := &waiting{end}

@@ -119,8 +119,8 @@ func (c *Conn) purge(ctx context.Context, kind schemas.Kind, run, subject string
 // ErrAtWork: workers run on a run that must be idle.
 var ErrAtWork = errors.New("streams: run in use")
 
-// Idle returns nil when no worker of a run is alive. Otherwise the error names one and wraps ErrAtWork. Only the server decides how
-// long a worker without heartbeats counts: clocks may differ.
+// Idle returns nil when no worker of a run is alive. Otherwise the error names one and wraps ErrAtWork. Only the server decides
+// how long a worker without heartbeats counts: clocks may differ.
 func (c *Conn) Idle(ctx context.Context, run string) error {
 	workers, err := c.Workers(ctx, run)
 	if err != nil {

@@ -27,8 +27,8 @@ type serverFlags struct {
 	Region string `help:"S3 region." env:"LDALIGN_S3_REGION" default:"us-east-1"`
 }
 
-// AfterApply refuses URLs with credentials: other users of the machine can read a command line, and a URL would be stored with the
-// run.
+// AfterApply refuses URLs with credentials: other users of the machine can read a command line, and a URL would be stored with
+// the run.
 func (f serverFlags) AfterApply() error {
 	for _, flag := range []struct{ name, value, settings string }{
 		{

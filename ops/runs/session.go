@@ -58,8 +58,8 @@ type Session struct {
 // their acknowledgements. After a crash, the next process waits this long for the messages that the last one held.
 const embeddedAckWait = 3 * time.Second
 
-// Open connects to the servers, or starts the embedded ones in the folder. The session may declare runs and commit checkpoints, so
-// Open creates a bucket that does not exist, and refuses a store that cannot keep two writers apart.
+// Open connects to the servers, or starts the embedded ones in the folder. The session may declare runs and commit checkpoints,
+// so Open creates a bucket that does not exist, and refuses a store that cannot keep two writers apart.
 func Open(ctx context.Context, o Options) (*Session, error) {
 	s, err := open(ctx, o, true)
 	if err != nil {
