@@ -325,7 +325,7 @@ func plain(h http.Handler) http.Handler { return h }
 // outage lets the server fail in each way for a while: it answers 503, it cuts connections, it cuts a download in the middle. A
 // patient repository commits, reads and prunes nonetheless; another one gets ErrUnavailable, and not ErrCorrupt.
 func outage(t *testing.T, endpoint string) {
-	var down atomic.Int32 // 0 up, 1 answers 503, 2 cuts connections, 3 cuts bodies
+	var down, cuts atomic.Int32 // down: 0 up, 1 answers 503, 2 cuts connections, 3 cuts the next three bodies
 	away := func(h http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 			switch down.Load() {
@@ -334,6 +334,9 @@ func outage(t *testing.T, endpoint string) {
 			case 2:
 				panic(http.ErrAbortHandler)
 			case 3:
+				if cuts.Add(1) == 3 {
+					down.Store(0)
+				}
 				h.ServeHTTP(&cutWriter{ResponseWriter: w, left: 100_000}, q)
 			default:
 				h.ServeHTTP(w, q)
@@ -372,9 +375,6 @@ func outage(t *testing.T, endpoint string) {
 				errors.Is(err, checkpoints.ErrCorrupt) {
 				t.Errorf("a download that was cut: got %v, want ErrUnavailable", err)
 			}
-			go func() { // the reader asks again and again for the same bytes
-				time.AfterFunc(10*time.Millisecond, func() { down.Store(0) })
-			}()
 		}
 		data, err := patient.ReadFile(t.Context(), run, m.Files[0])
 		if err != nil || !bytes.Equal(data, weights) {

@@ -46,7 +46,7 @@ type Config struct {
 	Log  zerolog.Logger
 }
 
-// Meter receives events about what the trainer does.
+// Meter receives events about what the trainer does. Several goroutines may call it at once.
 type Meter interface {
 	Observe(activity.Event)
 }
