@@ -44,7 +44,8 @@ func (t *Trainer) compare(ctx context.Context, m checkpoints.Manifest) error {
 	}
 	if differences := made.Differences(*t.machine()); len(differences) > 0 {
 		t.Log.Warn().Str("run", t.Spec.Run).Str("checkpoint", m.Key).Strs("differs", differences).
-			Msg("the checkpoint was made on another machine or with another libtorch: the run continues, but the last bits of its results may differ")
+			Msg("the checkpoint was made on another machine or with another libtorch: the run continues, but the last bits of its " +
+				"results may differ")
 	}
 	return nil
 }

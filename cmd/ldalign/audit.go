@@ -28,8 +28,9 @@ For each iteration, by pair ids:
 
 The numbers of trained and skipped pairs come from the trainer's record of its batches, all others from the logs. An audit
 finds and names pairs that are lost, trained twice, not trained, or sampled by weights other than the iteration's policy, and
-messages missing in the middle of a log. It says which version of libtorch computed the pairs. Pairs removed by retention are counted separately. The exit code is 1 if anything is
-found. The text output names up to 20 pairs of each finding, --json all of them. The run may continue meanwhile.`
+messages missing in the middle of a log. It also says which version of libtorch computed the pairs. Pairs removed by retention
+are counted separately. The exit code is 1 if anything is found. The text output names up to 20 pairs of each finding, --json
+all of them. The run may continue meanwhile.`
 }
 
 func (c *auditCommand) Run(ctx context.Context, e *env) error {
