@@ -113,8 +113,11 @@ func (l *Lease) acquire(ctx context.Context) error {
 			return failed(err)
 		}
 		entry, err := ask(ctx, c, what, func(ctx context.Context) (jetstream.KeyValueEntry, error) { return l.kv.Get(ctx, run) })
-		if errors.Is(err, jetstream.ErrKeyNotFound) {
-			continue // released meanwhile
+		if errors.Is(err, jetstream.ErrKeyNotFound) { // released meanwhile, or replicas have not agreed on it yet
+			if !pause(ctx, inProcessPause) {
+				return ctx.Err()
+			}
+			continue
 		}
 		if err != nil {
 			return failed(err)
@@ -204,7 +207,7 @@ func (l *Lease) keep(ctx context.Context) {
 			o.over()
 		case ctx.Err() != nil:
 			return
-		case meaningOf(err) == conflict:
+		case errors.Is(err, ErrLeaseTaken):
 			close(l.lost)
 			return
 		case l.Doubtful():
@@ -264,7 +267,8 @@ func (l *Lease) renew(ctx context.Context, limit time.Duration) error {
 }
 
 // change calls do, which changes the key at l.revision. When the revision is outdated but the stored claim is this lease's, it
-// reads the revision and calls do again: an earlier renewal was stored, but its answer was lost.
+// reads the revision and calls do again: an earlier renewal was stored, but its answer was lost. do may fail again, while replicas
+// have not agreed on the earlier renewal. It returns ErrLeaseTaken when the stored claim is not this lease's.
 func (l *Lease) change(ctx context.Context, do func() error) error {
 	err := do()
 	if meaningOf(err) != conflict {
@@ -275,7 +279,7 @@ func (l *Lease) change(ctx context.Context, do func() error) error {
 	case getErr != nil:
 		return getErr
 	case !own:
-		return err
+		return ErrLeaseTaken
 	}
 	return do()
 }

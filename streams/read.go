@@ -295,7 +295,7 @@ func (c *Conn) scanOnce(ctx context.Context, s *scan, o *outage, f func(Entry) e
 			return ctx.Err()
 		case errors.Is(err, jetstream.ErrStreamNotFound):
 			return noRun(s.run)
-		case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, jetstream.ErrMsgIteratorClosed):
+		case errors.Is(err, nats.ErrConnectionClosed), c.nc.IsClosed():
 			return fmt.Errorf("streams: read %s: %w", name, err)
 		}
 		return fmt.Errorf("streams: read %s: %w: %w", name, errInterrupted, err)
