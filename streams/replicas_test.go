@@ -2,71 +2,13 @@ package streams
 
 import (
 	"errors"
-	"fmt"
-	"net"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
-
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/streams/clustertest"
 )
-
-// startCluster starts three servers that keep streams together, and waits until they take requests.
-func startCluster(t *testing.T) []*server.Server {
-	t.Helper()
-	var ports []int
-	var routes []string
-	for range 3 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		port := l.Addr().(*net.TCPAddr).Port
-		ports, routes = append(ports, port), append(routes, fmt.Sprintf("nats://127.0.0.1:%d", port))
-		defer l.Close() // the servers bind the ports when begin starts them
-	}
-	var servers []*server.Server
-	for i, port := range ports {
-		s, err := server.NewServer(&server.Options{
-			ServerName: fmt.Sprint("s", i), Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true,
-			JetStream: true, StoreDir: t.TempDir(), JetStreamMaxStore: 1 << 40, JetStreamMaxMemory: 1 << 30,
-			Cluster: server.ClusterOpts{Name: "three", Host: "127.0.0.1", Port: port, NoAdvertise: true},
-			Routes:  server.RoutesFromStr(strings.Join(routes, ",")),
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		servers = append(servers, s)
-		t.Cleanup(func() {
-			s.Shutdown()
-			s.WaitForShutdown()
-		})
-	}
-	return servers
-}
-
-// begin starts the servers of a cluster once its ports are free.
-func begin(t *testing.T, servers []*server.Server) (url string) {
-	t.Helper()
-	var urls []string
-	for _, s := range servers {
-		s.Start()
-	}
-	ctx := testContext(t)
-	for _, s := range servers {
-		for !s.ReadyForConnections(time.Millisecond) || !s.JetStreamIsCurrent() ||
-			!slices.ContainsFunc(servers, (*server.Server).JetStreamIsLeader) {
-			if !pause(ctx, 10*time.Millisecond) {
-				t.Fatal("the servers do not find one another")
-			}
-		}
-		urls = append(urls, s.ClientURL())
-	}
-	return strings.Join(urls, ",")
-}
 
 // replicasOf returns the replicas of a run's streams and of the buckets, by stream.
 func replicasOf(t *testing.T, c *Conn, run string) map[string]int {
@@ -100,10 +42,9 @@ func allAre(got map[string]int, n int) bool {
 // A worker that is first creates nothing. A run that is declared with more replicas than before gets them, with the buckets that it
 // uses, and survives the loss of a server. Declaring it with fewer changes nothing.
 func TestReplicas(t *testing.T) {
-	servers := startCluster(t)
-	url := begin(t, servers)
+	cluster := clustertest.Start(t)
 	limits := quick
-	c, err := Open(testContext(t), Options{URL: url, Limits: limits, Log: testLog(t)})
+	c, err := Open(testContext(t), Options{URL: cluster.URL(), Limits: limits, Log: testLog(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,8 +91,7 @@ func TestReplicas(t *testing.T) {
 			}
 		}
 	}
-	servers[0].Shutdown()
-	servers[0].WaitForShutdown()
+	cluster.Leader(t, StreamName(schemas.Prompts, "r")).Kill()
 	publish(t, c, schemas.Prompts, promptList("r", 0, n)...)
 	start(t, c, generator("r", 4), answer)
 	await(t, c, schemas.Pairs, "r", n)
