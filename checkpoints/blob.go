@@ -90,6 +90,7 @@ func (v *verifier) Read(p []byte) (int, error) {
 	n, err := v.ReadCloser.Read(p)
 	v.hash.Write(p[:n])
 	v.n += int64(n)
+	v.repository.read.Add(uint64(n))
 	if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) || err == nil && v.n > v.file.Bytes {
 		sum := hex.EncodeToString(v.hash.Sum(nil))
 		if v.n != v.file.Bytes || sum != v.file.SHA256 {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/rs/zerolog"
 
@@ -37,6 +38,8 @@ type Repository struct {
 
 	cacheBytes int64 // see LimitCache
 
+	read atomic.Uint64 // see BytesRead
+
 	scratch scratch // below cache, for stores that are not folders
 	sweep   sync.Once
 	local   locals
@@ -50,6 +53,9 @@ type Repository struct {
 	pruned    map[string]bool   // by key: superseded states that Prune has finished with
 	damaged   map[string]bool   // by key: blobs that were found not to have the bytes of their name
 }
+
+// BytesRead returns how many bytes of checkpoints' files were read so far. It grows while a file is downloaded or verified.
+func (r *Repository) BytesRead() uint64 { return r.read.Load() }
 
 // New returns a Repository over a store. If the store does not keep local files, as S3, the Repository keeps local copies and
 // temporary files in cacheDir. It creates the folder when it needs it. Processes may share the folder, and it may be deleted

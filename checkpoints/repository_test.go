@@ -839,6 +839,26 @@ func TestDamagedManifestIsToldNotSkipped(t *testing.T) {
 	})
 }
 
+// BytesRead grows with every part of a file that is read, so that a long download shows progress.
+func TestBytesRead(t *testing.T) {
+	both(t, func(t *testing.T, f fixture) {
+		m := f.commit(t, draft(checkpoints.Policy, 0, text("model", "0123456789")))
+		file := m.Files[slices.IndexFunc(m.Files, func(f checkpoints.File) bool { return f.Name == "model" })]
+		r := f.again()
+		body, err := r.Open(t.Context(), "run", file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer body.Close()
+		if _, err := io.ReadFull(body, make([]byte, 4)); err != nil {
+			t.Fatal(err)
+		}
+		if got := r.BytesRead(); got < 4 || got > uint64(file.Bytes) {
+			t.Errorf("%d bytes read of a part of 4 of %d", got, file.Bytes)
+		}
+	})
+}
+
 // A later build may add members to the manifest's optional object; this build reads such a manifest and keeps its digest.
 func TestManifestOfALaterBuild(t *testing.T) {
 	both(t, func(t *testing.T, f fixture) {

@@ -364,7 +364,7 @@ type StreamsSpec struct {
 	// forever.
 	StallAfter string `yaml:"stall_after"`
 	// StuckAfter is how long a worker may make no progress on the messages that it holds before the server gives them to
-	// another worker. It must be longer than the longest single step, such as downloading a policy.
+	// another worker. It must be longer than the longest single step of a stage.
 	StuckAfter string `yaml:"stuck_after"`
 	// MaxInFlight is how many prompts of an iteration the prompter may publish ahead of the trainer, with
 	// training.schedule: streaming; 0 for no bound. Values below 2 × training.batch act as 2 × training.batch. There is no

@@ -26,7 +26,7 @@ type Limits struct {
 	// StallAfter is how long a run may make no progress; 0 means no bound. This package only carries the value.
 	StallAfter time.Duration
 	// StuckAfter is how long a worker may hold messages and make no progress before the server delivers them to another. It must be
-	// longer than a single step of any stage, such as downloading and loading a model. Default 15 minutes.
+	// longer than a single step of any stage. Default 15 minutes.
 	StuckAfter time.Duration
 	// Retry is the pause before a failed message is tried again. It doubles with each try, up to 30 s. Default 1 s.
 	Retry time.Duration

@@ -73,18 +73,19 @@ func (r *runner) unstored(work context.Context, out []sealed) ([]sealed, error) 
 	return rest, nil
 }
 
-// publish stores outputs in order. It sends consecutive messages of one kind together and waits until they are stored before it
-// sends the next kind, so that a message that closes an iteration never precedes the iteration's prompts.
+// publish stores outputs in order. It sends consecutive messages of one kind together, a window at a time, and waits until they are
+// stored before it sends the next kind, so that a message that closes an iteration never precedes the iteration's prompts.
 func (r *runner) publish(work context.Context, out []sealed) error {
 	for len(out) > 0 {
 		kind := out[0].kind
 		var same []*nats.Msg
-		for len(out) > 0 && out[0].kind == kind {
+		for len(out) > 0 && out[0].kind == kind && len(same) < window {
 			same, out = append(same, out[0].msg), out[1:]
 		}
 		if err := r.send(work, kind, same); err != nil {
 			return fmt.Errorf("streams: stage %s: %w", r.stage.Name, err)
 		}
+		r.heartbeat.Move()
 	}
 	return nil
 }

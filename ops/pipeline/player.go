@@ -78,8 +78,12 @@ func (p *Player) Play(ctx context.Context, row Row, spec schemas.Spec) (err erro
 	if row.Refill != nil {
 		stage.Refill = row.Refill(spec)
 	}
-	if p.Engine != nil { // every step of the engine is progress
-		stage.Moves = func() uint64 { return uint64(p.Engine.Busy()) }
+	stage.Moves = func() uint64 { // a step of the engine is progress, and so is a part of a download
+		moves := p.Checkpoints.BytesRead()
+		if p.Engine != nil {
+			moves += uint64(p.Engine.Busy())
+		}
+		return moves
 	}
 	feed, replayed := lineage.Feed(spec, row.In)
 	if replayed = replayed && feed.Kind == row.In; !replayed {
