@@ -14,7 +14,7 @@ type Swept struct {
 	Blobs int   `json:"blobs"`
 	Bytes int64 `json:"bytes"`
 	// Uploads counts the uploads in parts that were begun and never completed.
-	Uploads int `json:"uploads"`
+	Uploads int `json:"uploads,omitempty"`
 	// Young counts the blobs and uploads that were kept because they are younger than the grace period.
 	Young int `json:"young"`
 }
