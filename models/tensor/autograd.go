@@ -29,7 +29,7 @@ func (t *Tensor) Backward() {
 		return
 	}
 	if msg := C.shim_backward(unsafe.Pointer(t.c), 0); msg != nil {
-		s.failf("Backward", "%s", takeString(msg))
+		s.failNative("Backward", msg)
 	}
 }
 

@@ -169,7 +169,7 @@ func (c *TokenCache) Store(k, v, slots, positions *Tensor) {
 	msg := C.shim_cache_store(unsafe.Pointer(c.keys.c), unsafe.Pointer(c.values.c), unsafe.Pointer(k.c),
 		unsafe.Pointer(v.c), unsafe.Pointer(slots.c), unsafe.Pointer(positions.c))
 	if msg != nil {
-		s.failf(op, "%s", takeString(msg))
+		s.failNative(op, msg)
 	}
 }
 
@@ -250,7 +250,7 @@ func (t *Tensor) Sample(draws []Draw) []Drawn {
 		unsafe.SliceData(bias), (*C.int64_t)(unsafe.Pointer(&tokens[0])), (*C.float)(unsafe.Pointer(&logps[0])),
 		unsafe.SliceData(list), C.size_t(n))
 	if msg != nil {
-		s.failf("Sample", "%s", takeString(msg))
+		s.failNative("Sample", msg)
 		return drawn
 	}
 	for i, d := range draws {

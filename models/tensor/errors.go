@@ -3,6 +3,8 @@ package tensor
 import (
 	"errors"
 	"fmt"
+	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -26,6 +28,46 @@ func (e *OpError) Error() string { return fmt.Sprintf("tensor: %s: %s", e.Op, e.
 
 // Unwrap returns the cause.
 func (e *OpError) Unwrap() error { return e.Err }
+
+// OutOfMemory is the cause of an OpError whose operation found too little free memory on a device. The engine can still be used:
+// what the operation had allocated is free again.
+type OutOfMemory struct {
+	Device Device
+	Bytes  int64 // that were wanted at once; 0 if libtorch does not say
+}
+
+func (e *OutOfMemory) Error() string {
+	if e.Bytes == 0 {
+		return fmt.Sprintf("%v is out of memory", e.Device)
+	}
+	return fmt.Sprintf("%v is out of memory: %d bytes were wanted", e.Device, e.Bytes)
+}
+
+// What libtorch, its allocators and CUDA's libraries say when memory is short. libtch passes on the text of an exception only.
+var (
+	shortage = regexp.MustCompile(`out of memory|can't allocate memory|bad_alloc|STATUS_ALLOC_FAILED`)
+	wanted   = regexp.MustCompile(`[Tt]ried to allocate ([0-9.]+) (bytes|KiB|MiB|GiB)`)
+	units    = map[string]float64{"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+)
+
+// nativeError is the error of an operation on a device, from the first line of its native message.
+func nativeError(op, text string, device Device) error {
+	if !shortage.MatchString(text) {
+		return &OpError{Op: op, Message: text}
+	}
+	cause := &OutOfMemory{Device: device}
+	if !strings.Contains(text, "CUDA") && !strings.Contains(text, "CUBLAS") { // the memory of the host is short
+		cause.Device = CPU
+	}
+	if m := wanted.FindStringSubmatch(text); m != nil {
+		n, _ := strconv.ParseFloat(m[1], 64) // the expression matches numbers only
+		cause.Bytes = int64(n * units[m[2]])
+	}
+	if prefix := fmt.Sprintf("%v is out of memory: ", cause.Device); !strings.Contains(text, prefix) { // the error of a Recompute has it
+		text = prefix + text
+	}
+	return &OpError{Op: op, Message: text, Err: cause}
+}
 
 func firstLine(s string) string {
 	s, _, _ = strings.Cut(s, "\n")

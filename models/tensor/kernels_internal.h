@@ -10,7 +10,9 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <exception>
 #include <limits>
+#include <mutex>
 #include <type_traits>
 #include <vector>
 
@@ -90,7 +92,8 @@ INLINE float sum_vec(vec v) {
 
 // parallel runs the numbers 0 to count-1 on the threads of libtorch's own OpenMP library; each thread takes the next chunk when it
 // is free. Each thread calls make once, for a worker with its own scratch memory. Linking another OpenMP library would start a
-// second pool of threads, so parallel looks up the loaded one by name. If none is loaded, it uses one thread.
+// second pool of threads, so parallel looks up the loaded one by name. If none is loaded, it uses one thread. An exception, such as
+// for scratch memory, ends the work and is thrown to the caller: leaving a thread of the pool, it would end the process.
 template <class Make> void parallel(int64_t count, int64_t chunk, Make make) {
   typedef void (*pool)(void (*)(void *), void *, unsigned, unsigned);
   static const pool run = reinterpret_cast<pool>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
@@ -98,17 +101,26 @@ template <class Make> void parallel(int64_t count, int64_t chunk, Make make) {
     std::atomic<int64_t> next;
     int64_t count, chunk;
     Make &make;
+    std::mutex mutex;
+    std::exception_ptr error; // the first one
     static void work(void *self) {
       job &j = *static_cast<job *>(self);
-      auto worker = j.make();
-      for (int64_t at; (at = j.next.fetch_add(j.chunk)) < j.count;)
-        for (int64_t i = at; i < std::min(j.count, at + j.chunk); i++) worker(i);
+      try {
+        auto worker = j.make();
+        for (int64_t at; (at = j.next.fetch_add(j.chunk)) < j.count;)
+          for (int64_t i = at; i < std::min(j.count, at + j.chunk); i++) worker(i);
+      } catch (...) {
+        const std::lock_guard<std::mutex> lock(j.mutex);
+        if (!j.error) j.error = std::current_exception();
+        j.next = j.count;
+      }
     }
-  } j = {{0}, count, chunk, make};
+  } j = {{0}, count, chunk, make, {}, {}};
   if (run && count > chunk)
     run(job::work, &j, 0, 0);
   else
     job::work(&j);
+  if (j.error) std::rethrow_exception(j.error);
 }
 
 // share is a chunk size for parallel that does not split n elements into parts of fewer than 8192.

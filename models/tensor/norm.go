@@ -17,7 +17,7 @@ func ClipGradNorm(s *Scope, grads []*Tensor, limit float64) float64 {
 	var norm C.double
 	msg := C.shim_clip_grad_norm(pointers(list), C.size_t(len(list)), C.double(limit), &norm)
 	if msg != nil {
-		s.failf("ClipGradNorm", "%s", takeString(msg))
+		s.failNative("ClipGradNorm", msg)
 	}
 	return float64(norm)
 }

@@ -142,7 +142,7 @@ func (t *Tensor) layout() string { return fmt.Sprintf("%v%v on %v", t.DType(), t
 // stepped counts a step that was done.
 func (m *moments) stepped(s *Scope, msg *C.char) error {
 	if msg != nil {
-		s.failf("Step", "%s", takeString(msg))
+		s.failNative("Step", msg)
 		return s.err
 	}
 	m.count++

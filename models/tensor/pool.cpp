@@ -11,6 +11,7 @@
 #include <map>
 #include <mutex>
 #include <new>
+#include <string>
 #include <unordered_map>
 
 #ifdef __GLIBC__
@@ -26,6 +27,17 @@ constexpr size_t PAGE = 4 << 10;          // what sizes are rounded up to
 constexpr size_t STEP = 2 << 20;          // by which the range grows
 constexpr size_t RANGE = size_t(1) << 42; // of addresses, which cost nothing
 constexpr size_t KEPT = 512 << 20;        // bytes that stay resident though nobody uses them, or as many as are in use
+
+// OutOfMemory is a bad_alloc that tells the numbers.
+class OutOfMemory final : public std::bad_alloc {
+public:
+  OutOfMemory(size_t wanted, size_t in_use)
+      : text("can't allocate memory: tried to allocate " + std::to_string(wanted) + " bytes, " + std::to_string(in_use) + " are in use") {}
+  const char *what() const noexcept override { return text.c_str(); }
+
+private:
+  const std::string text;
+};
 
 class Pool final : public c10::Allocator {
 public:
@@ -80,7 +92,7 @@ private:
     }
     const size_t more = (from + n - top + STEP - 1) / STEP * STEP;
     if (more > static_cast<size_t>(base + RANGE - top) || mprotect(top, more, PROT_READ | PROT_WRITE) != 0)
-      throw std::bad_alloc();
+      throw OutOfMemory(n, in_use);
     top += more;
     unused[from] = top - from;
     return unused.find(from);

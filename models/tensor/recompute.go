@@ -46,7 +46,7 @@ func goRecompute(engine C.uintptr_t, id C.uint64_t, x unsafe.Pointer, out *unsaf
 		if s.err == nil && s.takes("Recompute", t) {
 			msg := C.shim_alias(&y, unsafe.Pointer(t.c))
 			if msg != nil {
-				s.failf("Recompute", "%s", takeString(msg))
+				s.failNative("Recompute", msg)
 			}
 		}
 		return s.err

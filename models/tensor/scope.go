@@ -204,6 +204,11 @@ func (s *Scope) failf(op, format string, args ...any) {
 	s.Fail(&OpError{Op: op, Message: fmt.Sprintf(format, args...)})
 }
 
+// failNative records the error of a native function, and frees its message.
+func (s *Scope) failNative(op string, msg *C.char) {
+	s.Fail(nativeError(op, takeString(msg), s.eng.device))
+}
+
 // result returns the tensor that libtch has put into out[0]. libtch leaves out[0] untouched exactly if it caught an exception;
 // only then result asks for the thread's error.
 func (s *Scope) result(op string) *Tensor {
@@ -236,13 +241,13 @@ func (s *Scope) failLibtch(op string) {
 		s.failf(op, "libtch gave neither a result nor an error")
 		return
 	}
-	s.failf(op, "%s", takeString(msg))
+	s.failNative(op, msg)
 }
 
 // shimResult ends an operation of the shim, whose result is in out[0].
 func (s *Scope) shimResult(op string, msg *C.char) *Tensor {
 	if msg != nil {
-		s.failf(op, "%s", takeString(msg))
+		s.failNative(op, msg)
 		return s.eng.invalid
 	}
 	return s.result(op)

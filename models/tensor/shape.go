@@ -132,7 +132,7 @@ func (t *Tensor) Copy_(u *Tensor) *Tensor {
 		return t.eng.invalid
 	}
 	if msg := C.shim_copy(unsafe.Pointer(t.c), unsafe.Pointer(u.c)); msg != nil {
-		s.failf("Copy_", "%s", takeString(msg))
+		s.failNative("Copy_", msg)
 		return s.eng.invalid
 	}
 	return t

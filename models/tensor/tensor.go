@@ -67,7 +67,7 @@ func (t *Tensor) info(op string) (i C.shim_info_t, ok bool) {
 		return i, false
 	}
 	if msg := C.shim_info(unsafe.Pointer(t.c), &i); msg != nil {
-		s.failf(op, "%s", takeString(msg))
+		s.failNative(op, msg)
 		return i, false
 	}
 	return i, true
@@ -175,7 +175,7 @@ func (t *Tensor) Item() float64 {
 	}
 	var v C.double
 	if msg := C.shim_item(unsafe.Pointer(t.c), &v); msg != nil {
-		s.failf("Item", "%s", takeString(msg))
+		s.failNative("Item", msg)
 		return 0
 	}
 	return float64(v)
@@ -192,7 +192,7 @@ func read[E float32 | float64 | int64](t *Tensor, op string, d DType) []E {
 func readInto[E any](t *Tensor, op string, native int32, dst []E, bytes int) []E {
 	msg := C.shim_read(unsafe.Pointer(t.c), C.int(native), unsafe.Pointer(unsafe.SliceData(dst)), C.size_t(bytes))
 	if msg != nil {
-		t.eng.cur.failf(op, "%s", takeString(msg))
+		t.eng.cur.failNative(op, msg)
 		return nil
 	}
 	return dst
