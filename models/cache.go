@@ -107,6 +107,9 @@ func (c *Cache) Step(s *tensor.Scope, tokens []Token, rows int) *tensor.Tensor {
 		return nil
 	})
 	s.Fail(err)
+	if h == nil {
+		return s.Zeros(c.m.dtype, 0) // invalid, as everything in a failed scope
+	}
 	return h
 }
 

@@ -55,7 +55,7 @@ func (s *Snapshot) reserve() error {
 	if total > 0 {
 		memory, err := syscall.Mmap(-1, 0, int(total), syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE)
 		if err != nil {
-			return fmt.Errorf("%d bytes: %w", total, err)
+			return fmt.Errorf("%w (%w)", &tensor.OutOfMemory{Device: tensor.CPU, Bytes: total}, err)
 		}
 		s.memory = memory
 	}

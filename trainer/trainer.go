@@ -138,7 +138,7 @@ func (t *Trainer) Run(ctx context.Context) (err error) {
 	}
 	// The run is declared only after begin succeeds, so that until then its spec may change under the same name.
 	defer func() { err = errors.Join(err, t.close(context.WithoutCancel(ctx))) }()
-	if err := t.begin(ctx); err != nil {
+	if err := outOfMemory(t.begin(ctx), "take a smaller model (model.from)"); err != nil {
 		return err
 	}
 	if !declared {
@@ -166,7 +166,8 @@ func (t *Trainer) Run(ctx context.Context) (err error) {
 		}()
 	}
 	if t.Spec.TrainsGuide() {
-		if err := t.trainGuide(ctx); err != nil {
+		if err := outOfMemory(t.trainGuide(ctx),
+			"lower training.micro_tokens, or take a smaller guide (guide.encoder and guide.decoder)"); err != nil {
 			return err
 		}
 	}
@@ -175,7 +176,7 @@ func (t *Trainer) Run(ctx context.Context) (err error) {
 	}
 	t.retain(ctx) // an earlier trainer may have ended between publishing a policy and its retention
 	for int(t.base.Iteration) < t.Spec.Iterations {
-		if err := t.iterate(ctx, t.base.Iteration); err != nil {
+		if err := outOfMemory(t.iterate(ctx, t.base.Iteration), t.smallerStep()); err != nil {
 			return err
 		}
 		t.retain(ctx)

@@ -12,6 +12,7 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/stages/policy"
 )
 
 // Guide is a frozen guide in memory.
@@ -58,7 +59,8 @@ func LoadGuide(
 		}
 	}
 	if g.model, err = guide.LoadEncoder(ctx, engine, folder); err != nil {
-		return nil, errors.Join(fmt.Errorf("encoder: guide %.12s: %w", manifest.Digest, err), g.Close(ctx))
+		err = errors.Join(fmt.Errorf("encoder: guide %.12s: %w", manifest.Digest, err), g.Close(ctx))
+		return nil, policy.OutOfMemory(err, smallerGuide)
 	}
 	g.reader, err = guide.NewReader(g.tokenizer, tokenizer.Limits{
 		Prompt: spec.Data.MaxPromptTokens, Response: spec.Data.MaxResponseTokens,
@@ -68,6 +70,9 @@ func LoadGuide(
 	}
 	return g, nil
 }
+
+// smallerGuide is what to change when memory is short.
+const smallerGuide = "take a smaller guide (guide.encoder, in the run that trains it)"
 
 // Latents encodes texts: phi(x, y), [K] for each, in the order given. The numbers of one text do not depend on the others.
 func (g *Guide) Latents(ctx context.Context, texts []guide.Text) ([][]float32, error) {
@@ -81,7 +86,7 @@ func (g *Guide) Latents(ctx context.Context, texts []guide.Text) ([][]float32, e
 	}
 	latents, err := g.model.Latents(ctx, rows)
 	if err != nil {
-		return nil, fmt.Errorf("encoder: guide %.12s: %w", g.Digest, err)
+		return nil, policy.OutOfMemory(fmt.Errorf("encoder: guide %.12s: %w", g.Digest, err), smallerGuide)
 	}
 	return latents, nil
 }

@@ -66,7 +66,7 @@ func (s *Stage) Close(ctx context.Context) error {
 // none), which returns at most n without waiting. The results are the pairs and errors of in, followed by those of the
 // further prompts. Prompts of different checkpoints may be mixed; Process works on one checkpoint after the other. A prompt or
 // response that the length rule or the template refuses is a *schemas.Reject. An error of the model or the store fails the
-// prompts that it affects, which are then tried again.
+// prompts that it affects, which are then tried again; if memory is short, it is a permanent *schemas.Unavailable.
 func (s *Stage) Process(
 	ctx context.Context, in []*events.Prompt, more func(n int) []*events.Prompt,
 ) ([]*events.Pair, []error) {
@@ -140,7 +140,7 @@ func (s *Stage) work(ctx context.Context, b *batch, group []int) {
 		err = s.score(ctx, b.out, ready)
 	}
 	if err != nil {
-		fail(b.errs, ready, err)
+		fail(b.errs, ready, policy.OutOfMemory(err, policy.SmallerDecoder))
 		return
 	}
 	for _, i := range ready {

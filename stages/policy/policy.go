@@ -37,7 +37,8 @@ func New(spec schemas.Spec, repository *checkpoints.Repository, engine *tensor.E
 // Use reads the weights into the existing tensors. If the run has another policy for the iteration, or the digest names no
 // policy, the message is wrong and the error is a plain one. Every other error is a *schemas.Unavailable: the store does not
 // answer, it lacks the policy, or a blob, which the error names, is missing or corrupt. It is Permanent if the weights do not
-// compute the value in the manifest (models.Model.Canary). After an error the Policy has no digest, so the next Use tries again.
+// compute the value in the manifest (models.Model.Canary), or memory is short. After an error the Policy has no digest, so the
+// next Use tries again.
 func (p *Policy) Use(ctx context.Context, iteration uint32, digest string) error {
 	if digest != "" && p.Digest == digest { // p.Digest is empty after a Use that failed
 		return nil
@@ -57,10 +58,11 @@ func (p *Policy) Use(ctx context.Context, iteration uint32, digest string) error
 	}
 	p.Digest = ""
 	if err := p.read(ctx, manifest); err != nil {
-		return &schemas.Unavailable{Err: fmt.Errorf("policy: checkpoint %.12s: %w", digest, err)}
+		return OutOfMemory(&schemas.Unavailable{Err: fmt.Errorf("policy: checkpoint %.12s: %w", digest, err)}, smallerModel)
 	}
 	if err := p.check(ctx, manifest); err != nil {
-		return &schemas.Unavailable{Err: fmt.Errorf("policy: checkpoint %.12s: %w", digest, err), Permanent: true}
+		err = &schemas.Unavailable{Err: fmt.Errorf("policy: checkpoint %.12s: %w", digest, err), Permanent: true}
+		return OutOfMemory(err, smallerModel)
 	}
 	p.Digest = digest
 	return nil
@@ -142,6 +144,22 @@ func (p *Policy) Tokenise(prompt, response string) (tokenizer.Tokens, error) {
 		reason = schemas.ReasonTooLong
 	}
 	return tokens, &schemas.Reject{Reason: reason, Err: err}
+}
+
+// What to change when memory is short for a policy's weights, and for answering with it.
+const (
+	smallerModel = "take a smaller model (model.from)"
+	// SmallerDecoder is for OutOfMemory.
+	SmallerDecoder = "lower generation.slots, data.max_prompt_tokens or generation.max_new_tokens, or " + smallerModel
+)
+
+// OutOfMemory returns an error that reports short memory as a permanent *schemas.Unavailable that says what to change: no message
+// is to blame, and waiting does not help. It returns every other error as it is.
+func OutOfMemory(err error, change string) error {
+	if !errors.As(err, new(*tensor.OutOfMemory)) {
+		return err
+	}
+	return &schemas.Unavailable{Err: fmt.Errorf("%w: %s, or free memory there", err, change), Permanent: true}
 }
 
 // Close frees the model and the tokenizer.
