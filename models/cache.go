@@ -96,11 +96,11 @@ func (c *Cache) Step(s *tensor.Scope, tokens []Token, rows int) *tensor.Tensor {
 	}
 	var h *tensor.Tensor
 	err := s.NoGrad(func(s *tensor.Scope) error {
-		slot, position := s.FromInt64(slots, int64(rows)), s.FromInt64(positions, int64(rows))
-		p := pass{scope: s, packed: c.m.packed, adapted: c.m.adapter.byWeight(), positions: position}
+		at := s.TokenRows(slots, positions)
+		p := pass{scope: s, packed: c.m.packed, adapted: c.m.adapter.byWeight(), positions: at.Positions}
 		p.attend = func(_ *tensor.Scope, layer int, q, k, v *tensor.Tensor) *tensor.Tensor {
-			c.layers[layer].Store(k, v, slot, position)
-			return c.layers[layer].Attend(q, slot, position, int64(c.m.cfg.Window(layer)), c.m.cfg.AttentionScale())
+			c.layers[layer].Store(k, v, at)
+			return c.layers[layer].Attend(q, at, int64(c.m.cfg.Window(layer)), c.m.cfg.AttentionScale())
 		}
 		h = c.m.net.hidden(c.m.net.embed(s.FromInt64(ids, int64(rows), 1), p), p)
 		h = h.Reshape(int64(rows), int64(c.m.cfg.Hidden)).Narrow(0, 0, int64(n))

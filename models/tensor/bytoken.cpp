@@ -181,13 +181,13 @@ char *shim_token_gate(void **out, int f, void *first, void *second) {
 
 int64_t shim_cache_width(int64_t d) { return kernels::cache_width(d); }
 
-char *shim_cache_store(void *keys, void *values, void *key, void *value, void *slots, void *positions) {
+char *shim_cache_store(void *keys, void *values, void *key, void *value, void *slots, void *positions, int fused) {
   TRY({
     at::NoGradGuard no_grad;
     at::Tensor &kc = T(keys), &vc = T(values);
-    const int64_t m = T(key).size(0), heads = kc.size(1), d = kc.size(2), columns = kc.size(3);
+    const int64_t m = T(key).size(0), heads = kc.size(1), d = kc.size(fused ? 3 : 2), columns = kc.size(fused ? 2 : 3);
     const at::Tensor k = T(key).contiguous().view({m, heads, d}), v = T(value).contiguous().view({m, heads, d});
-    if (fast(k)) {
+    if (fast(k) && !fused) {
       const kernels::cache c = cache_of(kc, vc);
       want_ids(T(slots), m, kc.size(0) - 1);
       want_ids(T(positions), m, INT64_MAX);
@@ -195,7 +195,10 @@ char *shim_cache_store(void *keys, void *values, void *key, void *value, void *s
       return nullptr;
     }
     const at::Tensor column = T(positions).remainder(columns);
-    kc.index_put_({T(slots), Slice(), Slice(), column}, k);
+    if (fused)
+      kc.index_put_({T(slots), Slice(), column}, k);
+    else
+      kc.index_put_({T(slots), Slice(), Slice(), column}, k);
     vc.slice(3, 0, d).index_put_({T(slots), Slice(), column}, v);
   })
 }

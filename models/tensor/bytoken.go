@@ -133,11 +133,27 @@ func (t *Tensor) gate(op string, f C.int, u *Tensor) *Tensor {
 	return s.shimResult(op, C.shim_token_gate(s.eng.slot0(), f, unsafe.Pointer(t.c), unsafe.Pointer(u.c)))
 }
 
+// TokenRows says which rows the tokens of a step belong to, and where in them they are.
+type TokenRows struct {
+	// Slots and Positions are Int64 [M]. A row has a slot of a cache; its first token is at position 0.
+	Slots, Positions *Tensor
+	// the same numbers in Go's memory
+	slots, positions []int64
+}
+
+// TokenRows returns the rows of a step's tokens, from the slot and the position of each.
+func (s *Scope) TokenRows(slots, positions []int64) TokenRows {
+	m := int64(len(slots))
+	return TokenRows{s.FromInt64(slots, m), s.FromInt64(positions, m), slots, positions}
+}
+
 // TokenCache stores the keys and values of rows of tokens, for one layer. The token at position p of a row is in column p mod
 // columns, so a cache with fewer columns than positions has the newest ones. A cache lives until Free.
 type TokenCache struct {
 	keys   *Tensor // [slots+1, heads, D, columns]; the last slot is unused, because the kernels read a little past a slot's end
 	values *Tensor // [slots+1, heads, columns, D rounded up]
+	// fused is the form for devices other than the CPU, with keys and values [slots+1, heads, columns, D].
+	fused bool
 }
 
 // cacheStep is the step in which a cache's columns are rounded up, because the kernels read whole vectors.
@@ -145,11 +161,20 @@ const cacheStep = 32
 
 // NewTokenCache returns a cache of zeros with the given number of slots and at least the given number of columns.
 func (s *Scope) NewTokenCache(d DType, slots, heads, dim, columns int64) *TokenCache {
+	return s.newTokenCache(d, slots, heads, dim, columns, s.eng.device != CPU)
+}
+
+func (s *Scope) newTokenCache(d DType, slots, heads, dim, columns int64, fused bool) *TokenCache {
 	columns = (columns + cacheStep - 1) / cacheStep * cacheStep
-	return &TokenCache{
-		keys:   s.Zeros(d, slots+1, heads, dim, columns).Keep(),
-		values: s.Zeros(d, slots+1, heads, columns, int64(C.shim_cache_width(C.int64_t(dim)))).Keep(),
+	c := &TokenCache{fused: fused}
+	if fused {
+		c.keys = s.Zeros(d, slots+1, heads, columns, dim).Keep()
+		c.values = s.Zeros(d, slots+1, heads, columns, dim).Keep()
+		return c
 	}
+	c.keys = s.Zeros(d, slots+1, heads, dim, columns).Keep()
+	c.values = s.Zeros(d, slots+1, heads, columns, int64(C.shim_cache_width(C.int64_t(dim)))).Keep()
+	return c
 }
 
 // Free releases the cache.
@@ -158,16 +183,15 @@ func (c *TokenCache) Free() {
 	c.values.Free()
 }
 
-// Store stores the keys and values of tokens, k and v [M, heads, 1, D], in the slots of their rows, Int64 [M], at their
-// positions, Int64 [M].
-func (c *TokenCache) Store(k, v, slots, positions *Tensor) {
+// Store stores the keys and values of tokens, k and v [M, heads, 1, D].
+func (c *TokenCache) Store(k, v *Tensor, rows TokenRows) {
 	const op = "TokenCache.Store"
 	s := k.enter(op)
-	if s == nil || !s.takes(op, c.keys) || !s.takes(op, v) || !s.takes(op, slots) || !s.takes(op, positions) {
+	if s == nil || !s.takes(op, c.keys) || !s.takes(op, v) || !s.takes(op, rows.Slots) || !s.takes(op, rows.Positions) {
 		return
 	}
-	msg := C.shim_cache_store(unsafe.Pointer(c.keys.c), unsafe.Pointer(c.values.c), unsafe.Pointer(k.c),
-		unsafe.Pointer(v.c), unsafe.Pointer(slots.c), unsafe.Pointer(positions.c))
+	msg := C.shim_cache_store(unsafe.Pointer(c.keys.c), unsafe.Pointer(c.values.c), unsafe.Pointer(k.c), unsafe.Pointer(v.c),
+		unsafe.Pointer(rows.Slots.c), unsafe.Pointer(rows.Positions.c), flag(c.fused))
 	if msg != nil {
 		s.failNative(op, msg)
 	}
@@ -176,14 +200,21 @@ func (c *TokenCache) Store(k, v, slots, positions *Tensor) {
 // Attend is softmax(q·kᵀ·scale)·v for each token, over the stored positions of its row up to its own; with a window over the
 // newest window of them (0: all). q [M, Heads, 1, D] -> [M, Heads, 1, D]; Heads is a multiple of the cache's heads, and
 // consecutive query heads share one. If n tokens of a row are stored before they attend, a window needs window + n - 1 columns.
-func (c *TokenCache) Attend(q, slots, positions *Tensor, window int64, scale float64) *Tensor {
+func (c *TokenCache) Attend(q *Tensor, rows TokenRows, window int64, scale float64) *Tensor {
 	const op = "TokenCache.Attend"
 	s := q.enter(op)
-	if s == nil || !s.takes(op, c.keys) || !s.takes(op, slots) || !s.takes(op, positions) {
+	if s == nil || !s.takes(op, c.keys) || !s.takes(op, rows.Slots) || !s.takes(op, rows.Positions) {
 		return q.eng.invalid
 	}
-	return s.shimResult(op, C.shim_cache_attend(s.eng.slot0(), unsafe.Pointer(c.keys.c), unsafe.Pointer(c.values.c),
-		unsafe.Pointer(q.c), unsafe.Pointer(slots.c), unsafe.Pointer(positions.c), C.int64_t(window), C.double(scale)))
+	keys, values, query := unsafe.Pointer(c.keys.c), unsafe.Pointer(c.values.c), unsafe.Pointer(q.c)
+	slots, positions := unsafe.Pointer(rows.Slots.c), unsafe.Pointer(rows.Positions.c)
+	if c.fused {
+		return s.shimResult(op, C.shim_fused_attend(s.eng.slot0(), keys, values, query, slots, positions,
+			(*C.int64_t)(unsafe.Pointer(unsafe.SliceData(rows.slots))), (*C.int64_t)(unsafe.Pointer(unsafe.SliceData(rows.positions))),
+			C.size_t(len(rows.slots)), C.int64_t(window), C.double(scale)))
+	}
+	return s.shimResult(op, C.shim_cache_attend(s.eng.slot0(), keys, values, query, slots, positions, C.int64_t(window),
+		C.double(scale)))
 }
 
 // LogSoftmaxAt is log softmax(t)[i, target[i]]: t [N, V], target Int64 [N] -> [N], Float32 (Float64 for Float64). On the CPU it

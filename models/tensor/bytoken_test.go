@@ -121,7 +121,7 @@ func TestTokenFunctionsEqualTheGeneralOnes(t *testing.T) {
 }
 
 // A cache gives what attention over the whole sequence gives, at any place of a ring, in steps of any size, by the
-// kernel (Float32) and by libtorch's operations (Float64).
+// kernel (Float32), by libtorch's operations (Float64), and in the form for GPUs.
 func TestTokenCache(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		length := rapid.Int64Range(1, 90).Draw(rt, "length")
@@ -131,6 +131,7 @@ func TestTokenCache(t *testing.T) {
 		dim := rapid.SampledFrom([]int64{2, 8, 20, 64}).Draw(rt, "dim")
 		burst := rapid.Int64Range(1, 40).Draw(rt, "burst")
 		dtype := rapid.SampledFrom([]tensor.DType{tensor.Float32, tensor.Float32, tensor.Float64}).Draw(rt, "type")
+		fused := rapid.Bool().Draw(rt, "in the form for GPUs")
 		onEngine(t, 2, func(s *tensor.Scope) error {
 			random := normals(1)
 			q := random.draw(s, dtype, length, heads*groups, 1, dim)
@@ -140,6 +141,9 @@ func TestTokenCache(t *testing.T) {
 				columns = min(length, window+burst-1)
 			}
 			c := s.NewTokenCache(dtype, 3, heads, dim, columns)
+			if fused {
+				c = s.FusedTokenCache(dtype, 3, heads, dim, columns)
+			}
 			defer c.Free()
 			var parts []*tensor.Tensor
 			for at := int64(0); at < length; at += burst {
@@ -148,9 +152,9 @@ func TestTokenCache(t *testing.T) {
 				for i := range n {
 					slots[i], positions[i] = 1, at+i
 				}
-				slot, position := s.FromInt64(slots, n), s.FromInt64(positions, n)
-				c.Store(k.Narrow(0, at, n), v.Narrow(0, at, n), slot, position)
-				parts = append(parts, c.Attend(q.Narrow(0, at, n), slot, position, window, 0.3))
+				rows := s.TokenRows(slots, positions)
+				c.Store(k.Narrow(0, at, n), v.Narrow(0, at, n), rows)
+				parts = append(parts, c.Attend(q.Narrow(0, at, n), rows, window, 0.3))
 			}
 			mask := s.Ones(tensor.Float64, length, length).Tril(0)
 			if window > 0 {
@@ -176,21 +180,57 @@ func TestTokenCacheIsBatchInvariant(t *testing.T) {
 		const rows, length = 5, 70
 		c := s.NewTokenCache(tensor.Float32, rows, 2, 20, length)
 		defer c.Free()
-		at := func(slot, position int64) (a, b *tensor.Tensor) {
-			return s.FromInt64([]int64{slot}, 1), s.FromInt64([]int64{position}, 1)
-		}
+		at := func(slot, position int64) tensor.TokenRows { return s.TokenRows([]int64{slot}, []int64{position}) }
 		for slot := range int64(rows) {
 			for p := range int64(length) {
-				a, b := at(slot, p)
-				c.Store(random.draw(s, tensor.Float32, 1, 2, 1, 20), random.draw(s, tensor.Float32, 1, 2, 1, 20), a, b)
+				c.Store(random.draw(s, tensor.Float32, 1, 2, 1, 20), random.draw(s, tensor.Float32, 1, 2, 1, 20), at(slot, p))
 			}
 		}
 		q := random.draw(s, tensor.Float32, rows, 6, 1, 20)
 		slots, positions := []int64{4, 0, 2, 1, 3}, []int64{69, 3, 31, 32, 64}
-		together := c.Attend(q, s.FromInt64(slots, rows), s.FromInt64(positions, rows), 0, 0.2)
+		together := c.Attend(q, s.TokenRows(slots, positions), 0, 0.2)
 		for i := range int64(rows) {
-			a, b := at(slots[i], positions[i])
-			alike(t, "alone", together.Narrow(0, i, 1), c.Attend(q.Narrow(0, i, 1), a, b, 0, 0.2), 0)
+			alike(t, "alone", together.Narrow(0, i, 1), c.Attend(q.Narrow(0, i, 1), at(slots[i], positions[i]), 0, 0.2), 0)
+		}
+		return nil
+	})
+}
+
+// The form for GPUs, where a step has rows in any order, runs of some, single tokens and unused ones: it gives what the kernel gives.
+func TestFusedTokenCache(t *testing.T) {
+	const slots, length = 6, 40
+	onEngine(t, 2, func(s *tensor.Scope) error {
+		random := normals(1)
+		kernel := s.NewTokenCache(tensor.Float32, slots, 2, 20, length)
+		fused := s.FusedTokenCache(tensor.Float32, slots, 2, 20, length)
+		defer kernel.Free()
+		defer fused.Free()
+		next := make([]int64, slots)
+		for step, counts := range [][]int64{ // the slot and how many of its tokens
+			{2, 5, 0, 1, 4, 7}, {2, 1, 0, 1, 4, 1}, {0, 1, 1, 1, 2, 1, 3, 1, 4, 1}, {1, 3, 5, 1, 5, 1, 5, 1}, {4, 20, 3, 1},
+		} {
+			var at, positions []int64
+			for i := 0; i < len(counts); i += 2 {
+				for range counts[i+1] {
+					if counts[i] == 5 { // unused, as in a step that is filled up
+						next[5] = 0
+					}
+					at, positions = append(at, counts[i]), append(positions, next[counts[i]])
+					next[counts[i]]++
+				}
+			}
+			m := int64(len(at))
+			rows := s.TokenRows(at, positions)
+			q := random.draw(s, tensor.Float32, m, 6, 1, 20)
+			k, v := random.draw(s, tensor.Float32, m, 2, 1, 20), random.draw(s, tensor.Float32, m, 2, 1, 20)
+			kernel.Store(k, v, rows)
+			fused.Store(k, v, rows)
+			used := m
+			if step == 3 {
+				used -= 3
+			}
+			want, got := kernel.Attend(q, rows, 0, 0.2), fused.Attend(q, rows, 0, 0.2)
+			alike(t, fmt.Sprint("step ", step), want.Narrow(0, 0, used), got.Narrow(0, 0, used), 1e-5)
 		}
 		return nil
 	})
@@ -449,7 +489,7 @@ func TestByTokenRefusesWhatDoesNotFit(t *testing.T) {
 			c := s.NewTokenCache(tensor.Float32, 1, 1, 4, 8)
 			defer c.Free()
 			k := s.Ones(tensor.Float32, 1, 1, 1, 4)
-			c.Store(k, k, s.FromInt64([]int64{1}, 1), s.FromInt64([]int64{0}, 1))
+			c.Store(k, k, s.TokenRows([]int64{1}, []int64{0}))
 		},
 		"a target behind the vocabulary": func(s *tensor.Scope) {
 			s.Ones(tensor.Float32, 1, 4).LogSoftmaxAt(s.FromInt64([]int64{4}, 1))

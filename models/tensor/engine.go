@@ -70,8 +70,8 @@ func NewEngine(o Options) (*Engine, error) {
 	if o.Threads == 0 {
 		o.Threads = runtime.NumCPU()
 	}
-	if err := CUDAAvailable(); err != nil && o.Device != CPU {
-		return nil, fmt.Errorf("device %v: %w", o.Device, err)
+	if err := o.Device.check(); err != nil {
+		return nil, err
 	}
 	e := &Engine{
 		device: o.Device,
@@ -235,6 +235,9 @@ func (e *Engine) open(threads int) error {
 	C.shim_quiet_errors()
 	C.shim_keep_memory()
 	C.shim_strict_products()
+	if e.device != CPU {
+		C.shim_deterministic()
+	}
 	e.thread.Store(uintptr(C.shim_thread()))
 	if msg := C.shim_set_threads(C.int(threads)); msg != nil {
 		return fmt.Errorf("tensor: set %d threads: %s", threads, takeString(msg))

@@ -43,6 +43,12 @@ func (e *OutOfMemory) Error() string {
 	return fmt.Sprintf("%v is out of memory: %d bytes were wanted", e.Device, e.Bytes)
 }
 
+// DeviceFailure is the cause of an OpError with which CUDA reports that it cannot go on. Every later operation of the process
+// fails too.
+type DeviceFailure struct{ Device Device }
+
+func (e *DeviceFailure) Error() string { return fmt.Sprintf("%v has failed", e.Device) }
+
 // What libtorch, its allocators and CUDA's libraries say when memory is short. libtch passes on the text of an exception only.
 var (
 	shortage = regexp.MustCompile(`out of memory|can't allocate memory|bad_alloc|STATUS_ALLOC_FAILED`)
@@ -53,6 +59,9 @@ var (
 // nativeError is the error of an operation on a device, from the first line of its native message.
 func nativeError(op, text string, device Device) error {
 	if !shortage.MatchString(text) {
+		if strings.Contains(text, "CUDA error") {
+			return &OpError{Op: op, Message: text, Err: &DeviceFailure{device}}
+		}
 		return &OpError{Op: op, Message: text}
 	}
 	cause := &OutOfMemory{Device: device}
@@ -63,7 +72,8 @@ func nativeError(op, text string, device Device) error {
 		n, _ := strconv.ParseFloat(m[1], 64) // the expression matches numbers only
 		cause.Bytes = int64(n * units[m[2]])
 	}
-	if prefix := fmt.Sprintf("%v is out of memory: ", cause.Device); !strings.Contains(text, prefix) { // the error of a Recompute has it
+	// The error of a Recompute has the prefix already.
+	if prefix := fmt.Sprintf("%v is out of memory: ", cause.Device); !strings.Contains(text, prefix) {
 		text = prefix + text
 	}
 	return &OpError{Op: op, Message: text, Err: cause}

@@ -28,6 +28,9 @@ typedef struct {
 // Process and thread.
 char *shim_config(char **out);
 const char *shim_cuda(void);
+char *shim_devices(int *n);                          // the number of GPUs, if shim_cuda has found CUDA
+char *shim_free_memory(int device, size_t *bytes);   // of CUDA(device)
+void shim_deterministic(void);                       // for GPUs: the same operation on the same numbers gives the same bits
 void shim_quiet_errors(void);
 void shim_keep_memory(void);
 void shim_strict_products(void);
@@ -81,9 +84,11 @@ char *shim_token_rms_norm(void **out, void *x, void *weight, double offset, doub
 char *shim_token_rotate(void **out, void *x, void *cos, void *sin, void *positions);
 char *shim_token_gate(void **out, int f, void *a, void *b);
 int64_t shim_cache_width(int64_t d);
-char *shim_cache_store(void *keys, void *values, void *k, void *v, void *slots, void *positions);
+char *shim_cache_store(void *keys, void *values, void *k, void *v, void *slots, void *positions, int fused);
 char *shim_cache_attend(void **out, void *keys, void *values, void *q, void *slots, void *positions, int64_t window,
                         double scale);
+char *shim_fused_attend(void **out, void *keys, void *values, void *q, void *slots, void *positions, const int64_t *slot,
+                        const int64_t *position, size_t m, int64_t window, double scale);
 char *shim_log_softmax_at(void **out, void *logits, void *targets);
 char *shim_sample(void *logits, const shim_draw_t *draws, const int64_t *seen, const shim_scored_t *bias, int64_t *tokens,
                   float *logps, shim_scored_t *list, size_t rows);
@@ -92,7 +97,7 @@ char *shim_sample(void *logits, const shim_draw_t *draws, const int64_t *seen, c
 char *shim_train_linear(void **out, void *x, void *weight, void *bias, int in_first);
 char *shim_train_embed(void **out, void *weight, void *ids);
 char *shim_train_attention(void **out, void *q, void *k, void *v, const int64_t *segments, size_t count, int64_t window,
-                           double scale);
+                           double scale, int fused);
 char *shim_train_head(void **out, void *h, void *weight, void *targets, int64_t most);
 // shim_recompute calls goRecompute(engine, id, x, out), and again in the backward pass. goRecompute, in Go, takes ownership of x.
 char *shim_recompute(void **out, void *x, uintptr_t engine, uint64_t id);

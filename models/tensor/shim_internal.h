@@ -34,4 +34,8 @@ at::Tensor differentiable_rotate(const at::Tensor &x, const at::Tensor &cos, con
                                  const at::Tensor &positions);
 at::Tensor differentiable_gate(int f, const at::Tensor &a, const at::Tensor &b);
 
+// Packed attention of fused.cpp, with gradients. The arguments are those of shim_train_attention.
+at::Tensor fused_packed_attention(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, const int64_t *numbers,
+                                  size_t count, int64_t window, double scale);
+
 #endif

@@ -486,7 +486,7 @@ at::Tensor differentiable_gate(int f, const at::Tensor &a, const at::Tensor &b) 
 }
 
 char *shim_train_attention(void **out, void *q, void *k, void *v, const int64_t *numbers, size_t count, int64_t window,
-                           double scale) {
+                           double scale, int fused) {
   TRY({
     const at::Tensor &a = T(q), &b = T(k);
     want(a.dim() == 3 && b.dim() == 3 && b.sizes() == T(v).sizes() && a.size(0) <= b.size(0) && a.size(2) == b.size(2) &&
@@ -501,7 +501,8 @@ char *shim_train_attention(void **out, void *q, void *k, void *v, const int64_t 
       covered += s.length;
     }
     want(covered == a.size(0), "the segments do not cover the rows");
-    give(out, Attention::apply(a, b, T(v), list, window, scale));
+    give(out, fused ? fused_packed_attention(a, b, T(v), numbers, count, window, scale)
+                    : Attention::apply(a, b, T(v), list, window, scale));
   })
 }
 

@@ -39,8 +39,12 @@ type Segment struct{ Prefix, PrefixLength, Length int }
 // PackedAttention is softmax(q·kᵀ·scale)·v within each of the segments, whose rows follow each other without gaps: q [N,
 // Heads, D], k and v [N, heads, D] -> [N, Heads, D]. Heads is a multiple of heads, and consecutive query heads share one. k
 // and v may have more rows after the N, as prefixes of segments. A row attends to the newest window of its rows (0: all).
-// Attention is computed in Float32 (Float64 for Float64).
+// Attention is computed in Float32 (Float64 for Float64); on a GPU by libtorch's fused kernels, in q's type.
 func PackedAttention(q, k, v *Tensor, segments []Segment, window int, scale float64) *Tensor {
+	return packedAttention(q, k, v, segments, window, scale, q.eng.device != CPU)
+}
+
+func packedAttention(q, k, v *Tensor, segments []Segment, window int, scale float64, fused bool) *Tensor {
 	const op = "PackedAttention"
 	s := q.enter(op)
 	if s == nil || !s.takes(op, k) || !s.takes(op, v) {
@@ -52,7 +56,7 @@ func PackedAttention(q, k, v *Tensor, segments []Segment, window int, scale floa
 		own += segment.Length
 	}
 	return s.shimResult(op, C.shim_train_attention(s.eng.slot0(), unsafe.Pointer(q.c), unsafe.Pointer(k.c),
-		unsafe.Pointer(v.c), unsafe.SliceData(numbers), C.size_t(len(numbers)), C.int64_t(window), C.double(scale)))
+		unsafe.Pointer(v.c), unsafe.SliceData(numbers), C.size_t(len(numbers)), C.int64_t(window), C.double(scale), flag(fused)))
 }
 
 // TrainLogProbs is log softmax(t·weightᵀ)[i, target[i]] for an output head: t [N, H], weight a leaf [V, H], target Int64

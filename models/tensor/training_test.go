@@ -128,6 +128,22 @@ func trainedOperations() []trained {
 			},
 			func(s *tensor.Scope, x []*tensor.Tensor) *tensor.Tensor { return plainAttention(s, x, 3) },
 		},
+		{
+			"attention in the form for GPUs",
+			[][]int64{{307, 4, 6}, {307, 2, 6}, {307, 2, 6}},
+			func(_ *tensor.Scope, x []*tensor.Tensor) *tensor.Tensor {
+				return tensor.FusedAttention(x[0], x[1], x[2], packedSegments, 0, 0.4)
+			},
+			func(s *tensor.Scope, x []*tensor.Tensor) *tensor.Tensor { return plainAttention(s, x, 0) },
+		},
+		{
+			"attention in a window in the form for GPUs",
+			[][]int64{{307, 4, 6}, {307, 2, 6}, {307, 2, 6}},
+			func(_ *tensor.Scope, x []*tensor.Tensor) *tensor.Tensor {
+				return tensor.FusedAttention(x[0], x[1], x[2], packedSegments, 3, 0.4)
+			},
+			func(s *tensor.Scope, x []*tensor.Tensor) *tensor.Tensor { return plainAttention(s, x, 3) },
+		},
 	}
 	float32Only := func(name string, shapes [][]int64, ours, plain func(x []*tensor.Tensor) *tensor.Tensor) {
 		list = append(list, trained{
