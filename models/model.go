@@ -18,6 +18,9 @@ type Options struct {
 	DType tensor.DType
 	// Packed loads the model for generating and log-probabilities only, see Model.Packed.
 	Packed bool
+	// Rounded holds the weights in bfloat16, in half the memory. A packed model rounds its matrices and computes with them in
+	// Float32. Any other model computes in BFloat16, whatever DType is.
+	Rounded bool
 }
 
 // Model is a language model whose weights live on an engine. Methods that take a context use the engine themselves and
@@ -29,6 +32,8 @@ type Model struct {
 	params []tensor.Named
 	net    network
 	packed map[*tensor.Tensor]*tensor.Packed // nil for a model that is not packed
+	// rounded is Options.Rounded.
+	rounded bool
 	// adapter is nil for a model without one.
 	adapter *adapter
 }
@@ -72,12 +77,15 @@ func Read(ctx context.Context, eng *tensor.Engine, cfg architecture.Config, src 
 		return nil, err
 	}
 	opts.Packed = opts.Packed && packable(eng, opts.DType)
+	if opts.Rounded && !opts.Packed {
+		opts.DType = tensor.BFloat16
+	}
 	return build(ctx, eng, cfg, opts,
 		func(s *tensor.Scope, w architecture.Weight) (*tensor.Tensor, error) {
 			return ReadTensor(s, src, names[w.Name], opts.DType, w.Shape...)
 		},
 		func(s *tensor.Scope, w architecture.Weight) (*tensor.Packed, error) {
-			return readPacked(s, src, names[w.Name], w)
+			return readPacked(s, src, names[w.Name], w, opts.Rounded)
 		})
 }
 
@@ -88,7 +96,7 @@ func build(
 	tensorOf func(s *tensor.Scope, w architecture.Weight) (*tensor.Tensor, error),
 	packedOf func(s *tensor.Scope, w architecture.Weight) (*tensor.Packed, error),
 ) (_ *Model, err error) {
-	m := &Model{eng: eng, cfg: cfg, dtype: opts.DType}
+	m := &Model{eng: eng, cfg: cfg, dtype: opts.DType, rounded: opts.Rounded}
 	if opts.Packed {
 		m.packed = make(map[*tensor.Tensor]*tensor.Packed)
 	}
@@ -229,7 +237,7 @@ func (m *Model) Trainable() []tensor.Named {
 
 // Packed reports whether the weights are packed for inference by token. Compared with plain weights, this is several times as
 // fast for the few tokens of a decoding step, gives a token the same bits whatever is computed with it (see Cache), and takes
-// half the memory if the file has bfloat16. A packed model has no plain weights: it cannot be trained, cloned or written, and
+// half the memory if the file has bfloat16 or the weights are rounded. A packed model has no plain weights: it cannot be trained, cloned or written, and
 // does not compute whole sequences. Only Float32 on the CPU is packed; elsewhere Options.Packed has no effect.
 func (m *Model) Packed() bool { return m.packed != nil }
 

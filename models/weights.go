@@ -70,7 +70,7 @@ func (m *Model) replace(s *tensor.Scope, src WeightSource, name string, w archit
 		}
 		return err
 	}
-	packed, err := readPacked(s, src, name, w)
+	packed, err := readPacked(s, src, name, w, m.rounded)
 	if err != nil || s.Err() != nil {
 		return err
 	}

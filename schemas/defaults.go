@@ -24,7 +24,7 @@ func Default() Spec {
 			Schedule: "exact", Epochs: 1, Batch: 64, MicroTokens: 512, Precision: "float32", CheckpointEvery: 50, KeepStates: 2,
 		},
 		Evaluation: EvaluationSpec{Scorer: "graded", Samples: 2},
-		Compute:    ComputeSpec{Device: "cpu"},
+		Compute:    ComputeSpec{Device: "cpu", Weights: "float32"},
 		Streams: StreamsSpec{
 			MaxAge: "720h", MaxBytes: "2GB", AckWait: "10s", MaxDeliver: 5, Replicas: 1, Sync: "always",
 			StallAfter: "30m", StuckAfter: "15m", MaxInFlight: 4096,

@@ -84,6 +84,7 @@ func check(s *Spec) []Problem {
 	c.atLeast("compute.threads", s.Compute.Threads, 0)
 	c.must(validDevice.MatchString(s.Compute.Device), "compute.device",
 		"%s is unknown; expected cpu, or cuda:N such as cuda:0", quoteShort(s.Compute.Device))
+	c.oneOf("compute.weights", s.Compute.Weights, "float32", "bfloat16")
 	c.source(s)
 	c.atLeast("retention.messages", s.Retention.Messages, 0)
 	c.atLeast("retention.policies", s.Retention.Policies, 0)

@@ -17,6 +17,7 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
 	"github.com/ldalign/ldalign/trainer/activity"
+	"github.com/ldalign/ldalign/trainer/fit"
 	"github.com/ldalign/ldalign/trainer/lineage"
 	"github.com/ldalign/ldalign/trainer/loop"
 	"github.com/ldalign/ldalign/trainer/retention"
@@ -140,6 +141,9 @@ func (t *Trainer) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, t.close(context.WithoutCancel(ctx))) }()
 	if err := outOfMemory(t.begin(ctx), "take a smaller model (model.from)"); err != nil {
 		return err
+	}
+	if text := fit.Rounded(t.Spec); text != "" {
+		t.Log.Warn().Str("run", t.Spec.Run).Msg(text)
 	}
 	if !declared {
 		if err := t.declare(ctx); err != nil {

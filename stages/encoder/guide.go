@@ -60,7 +60,7 @@ func LoadGuide(
 	}
 	if g.model, err = guide.LoadEncoder(ctx, engine, folder); err != nil {
 		err = errors.Join(fmt.Errorf("encoder: guide %.12s: %w", manifest.Digest, err), g.Close(ctx))
-		return nil, policy.OutOfMemory(err, smallerGuide)
+		return nil, policy.OfMachine(err, smallerGuide)
 	}
 	g.reader, err = guide.NewReader(g.tokenizer, tokenizer.Limits{
 		Prompt: spec.Data.MaxPromptTokens, Response: spec.Data.MaxResponseTokens,
@@ -86,7 +86,7 @@ func (g *Guide) Latents(ctx context.Context, texts []guide.Text) ([][]float32, e
 	}
 	latents, err := g.model.Latents(ctx, rows)
 	if err != nil {
-		return nil, policy.OutOfMemory(fmt.Errorf("encoder: guide %.12s: %w", g.Digest, err), smallerGuide)
+		return nil, policy.OfMachine(fmt.Errorf("encoder: guide %.12s: %w", g.Digest, err), smallerGuide)
 	}
 	return latents, nil
 }

@@ -77,7 +77,7 @@ func (s *Stage) evaluate(ctx context.Context, c *events.Checkpoint) (*events.Res
 	}
 	answered, err := s.answer(ctx)
 	if err != nil {
-		return nil, policy.OutOfMemory(fmt.Errorf("evaluator: checkpoint %.12s: %w", c.GetDigest(), err), policy.SmallerDecoder)
+		return nil, policy.OfMachine(fmt.Errorf("evaluator: checkpoint %.12s: %w", c.GetDigest(), err), policy.SmallerDecoder)
 	}
 	if err := s.measure(ctx, answered); err != nil {
 		return nil, fmt.Errorf("evaluator: checkpoint %.12s: %w", c.GetDigest(), err)

@@ -140,7 +140,7 @@ func (s *Stage) work(ctx context.Context, b *batch, group []int) {
 		err = s.score(ctx, b.out, ready)
 	}
 	if err != nil {
-		fail(b.errs, ready, policy.OutOfMemory(err, policy.SmallerDecoder))
+		fail(b.errs, ready, policy.OfMachine(err, policy.SmallerDecoder))
 		return
 	}
 	for _, i := range ready {

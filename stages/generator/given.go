@@ -26,7 +26,7 @@ func (s *Stage) useGiven(p *events.Pair) error {
 	chosen, rejected := p.GetPrompt().GetChosenLogp(), p.GetPrompt().GetRejectedLogp()
 	if s.checked < givenChecks && p.GetChosenLogp() != 0 {
 		s.checked++
-		if s.wrong == nil && !(agrees(chosen, p.GetChosenLogp()) && agrees(rejected, p.GetRejectedLogp())) {
+		if s.wrong == nil && !(s.agrees(chosen, p.GetChosenLogp()) && s.agrees(rejected, p.GetRejectedLogp())) {
 			s.wrong = fmt.Errorf("generator: the log-probabilities of prompt %q in the data are %.4f (chosen) and %.4f "+
 				"(rejected), but checkpoint %.12s gives %.4f and %.4f: they are of other weights or of another template; leave the "+
 				"columns out to have them computed", p.GetPrompt().GetPromptId(), chosen, rejected, p.ReferenceDigest(),
@@ -40,7 +40,11 @@ func (s *Stage) useGiven(p *events.Pair) error {
 	return nil
 }
 
-// agrees reports whether two log-probs are equal up to the order of summation in float32.
-func agrees(given, computed float64) bool {
-	return math.Abs(given-computed) <= 1e-3+1e-5*math.Abs(computed)
+// agrees reports whether two log-probs are equal up to the order of summation in float32, or up to the rounding of the weights.
+func (s *Stage) agrees(given, computed float64) bool {
+	share := 1e-5
+	if s.spec.Compute.Weights == "bfloat16" {
+		share = s.policy.Model.CanaryTolerance()
+	}
+	return math.Abs(given-computed) <= 1e-3+share*math.Abs(computed)
 }

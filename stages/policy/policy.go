@@ -58,11 +58,11 @@ func (p *Policy) Use(ctx context.Context, iteration uint32, digest string) error
 	}
 	p.Digest = ""
 	if err := p.read(ctx, manifest); err != nil {
-		return OutOfMemory(&schemas.Unavailable{Err: fmt.Errorf("policy: checkpoint %.12s: %w", digest, err)}, smallerModel)
+		return OfMachine(&schemas.Unavailable{Err: fmt.Errorf("policy: checkpoint %.12s: %w", digest, err)}, smallerModel)
 	}
 	if err := p.check(ctx, manifest); err != nil {
 		err = &schemas.Unavailable{Err: fmt.Errorf("policy: checkpoint %.12s: %w", digest, err), Permanent: true}
-		return OutOfMemory(err, smallerModel)
+		return OfMachine(err, smallerModel)
 	}
 	p.Digest = digest
 	return nil
@@ -94,7 +94,7 @@ func (p *Policy) check(ctx context.Context, manifest checkpoints.Manifest) error
 	if err != nil {
 		return err
 	}
-	if math.Abs(got-want) <= models.CanaryTolerance*math.Abs(want) { // false for NaN
+	if math.Abs(got-want) <= p.Model.CanaryTolerance()*math.Abs(want) { // false for NaN
 		return nil
 	}
 	return fmt.Errorf("the model gives a fixed text the log-prob %.6g, but the manifest %s says %.6g: "+
@@ -115,7 +115,9 @@ func (p *Policy) load(ctx context.Context, manifest checkpoints.Manifest) error 
 	if err != nil {
 		return errors.Join(err, tok.Close())
 	}
-	model, err := models.Load(ctx, p.engine, folder, models.Options{Packed: true})
+	model, err := models.Load(ctx, p.engine, folder, models.Options{
+		Packed: true, Rounded: p.spec.Compute.Weights == "bfloat16",
+	})
 	if err != nil {
 		return errors.Join(err, tok.Close())
 	}
@@ -149,17 +151,23 @@ func (p *Policy) Tokenise(prompt, response string) (tokenizer.Tokens, error) {
 // What to change when memory is short for a policy's weights, and for answering with it.
 const (
 	smallerModel = "take a smaller model (model.from)"
-	// SmallerDecoder is for OutOfMemory.
+	// SmallerDecoder is for OfMachine.
 	SmallerDecoder = "lower generation.slots, data.max_prompt_tokens or generation.max_new_tokens, or " + smallerModel
 )
 
-// OutOfMemory returns an error that reports short memory as a permanent *schemas.Unavailable that says what to change: no message
-// is to blame, and waiting does not help. It returns every other error as it is.
-func OutOfMemory(err error, change string) error {
-	if !errors.As(err, new(*tensor.OutOfMemory)) {
+// OfMachine returns an error about short memory, or about a device that has failed, as a permanent *schemas.Unavailable that says
+// what to do: no message is to blame, and waiting does not help. It returns every other error as it is. smaller says what to
+// change for less memory.
+func OfMachine(err error, smaller string) error {
+	switch {
+	case errors.As(err, new(*tensor.OutOfMemory)):
+		err = fmt.Errorf("%w: %s, or free memory there", err, smaller)
+	case errors.As(err, new(*tensor.DeviceFailure)):
+		err = fmt.Errorf("%w: start this worker again, and if that fails look at the GPU (nvidia-smi)", err)
+	default:
 		return err
 	}
-	return &schemas.Unavailable{Err: fmt.Errorf("%w: %s, or free memory there", err, change), Permanent: true}
+	return &schemas.Unavailable{Err: err, Permanent: true}
 }
 
 // Close frees the model and the tokenizer.

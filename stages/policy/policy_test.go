@@ -3,6 +3,7 @@ package policy_test
 import (
 	"context"
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/logprob"
+	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/stages/policy"
 	"github.com/ldalign/ldalign/stages/stagetest"
@@ -245,5 +247,49 @@ func TestUnavailable(t *testing.T) {
 	}
 	if err := fresh.Use(t.Context(), m.Iteration, m.Digest); err != nil {
 		t.Errorf("the blob is whole again: %v", err)
+	}
+}
+
+// Weights in bfloat16 pass the canary that the trainer computed in float32, when they are loaded and when others replace them.
+func TestRoundedWeights(t *testing.T) {
+	exact := stagetest.New(t)
+	f := stagetest.New(t, func(s *schemas.Spec) { s.Compute.Weights = "bfloat16" })
+	noted := func(iteration uint32, seed uint64) checkpoints.Manifest {
+		model := f.Model(seed)
+		canary, err := model.Canary(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var files []checkpoints.Source
+		for _, file := range f.CommitPolicy(iteration, model).Files {
+			files = append(files, checkpoints.Carry(file))
+		}
+		return f.Commit(checkpoints.Draft{
+			Kind: checkpoints.Policy, Iteration: iteration, Files: files,
+			Metrics: []checkpoints.Metric{{Name: checkpoints.CanaryMetric, Value: canary}},
+		})
+	}
+	rounded, whole := open(t, f), open(t, exact)
+	for i, seed := range []uint64{1, 2} {
+		m, same := noted(uint32(i), seed), exact.Policy(uint32(i), seed)
+		if err := rounded.Use(t.Context(), m.Iteration, m.Digest); err != nil {
+			t.Fatal(err)
+		}
+		if err := whole.Use(t.Context(), same.Iteration, same.Digest); err != nil {
+			t.Fatal(err)
+		}
+		got, want := logProb(t, f, rounded.Model), logProb(t, exact, whole.Model)
+		if d := math.Abs(got-want) / math.Abs(want); d == 0 || d > 0.01 {
+			t.Errorf("policy %d: log-prob %g, with whole weights %g: want it rounded, and near", i, got, want)
+		}
+	}
+}
+
+// A GPU that has failed is no message's fault.
+func TestFailedDevice(t *testing.T) {
+	failure := &tensor.DeviceFailure{Device: tensor.CUDA(0)}
+	err := policy.OfMachine(&tensor.OpError{Op: "Matmul", Message: "CUDA error: x", Err: failure}, "")
+	if unable := new(schemas.Unavailable); !errors.As(err, &unable) || !unable.Permanent || !strings.Contains(err.Error(), "again") {
+		t.Errorf("got %v, want a permanent Unavailable that says what to do", err)
 	}
 }

@@ -36,6 +36,15 @@ func Context(spec schemas.Spec, config architecture.Config) error {
 	return nil
 }
 
+// Rounded returns a warning if the generator computes the reference log-probs with other weights than the trainer's, else "".
+func Rounded(spec schemas.Spec) string {
+	if spec.Compute.Weights != "bfloat16" || spec.Training.Precision != "float32" || spec.Objective.Kind == "sft" {
+		return ""
+	}
+	return "the reference log-probs are those of weights rounded to bfloat16 (compute.weights), and the trainer computes in " +
+		"float32 (training.precision): the margins at the first step of an iteration are not zero"
+}
+
 // longest is the most tokens that a prompt and its response can have together.
 func longest(spec schemas.Spec) int {
 	return spec.Data.MaxPromptTokens + max(spec.Data.MaxResponseTokens, spec.Generation.MaxNewTokens)
