@@ -55,7 +55,7 @@ func (c *guideTrainCommand) Run(ctx context.Context, e *env) (err error) {
 			"other than given, and an empty guide.from", errUsage, spec.Run)
 	}
 	if c.DryRun {
-		return e.dryRun(specs)
+		return e.dryRun(ctx, specs)
 	}
 	o := runs.Options{Servers: spec.Servers, Limits: spec.Streams, Name: "ldalign-guide"}
 	return e.opened(ctx, o, func(s *runs.Session) error {

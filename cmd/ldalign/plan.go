@@ -12,6 +12,7 @@ import (
 	"github.com/ldalign/ldalign/dataset/jsonl"
 	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/ops/plan"
+	"github.com/ldalign/ldalign/ops/play"
 	"github.com/ldalign/ldalign/schemas"
 )
 
@@ -29,7 +30,8 @@ func (planCommand) Help() string {
 
 Reads the data, the model's configuration and its tokenizer, but no weights, and starts no server. All figures are estimates for
 a complete run, from its beginning; a sampled response counts with the greatest possible length. The exit code is 1 if the
-limit of the streams, the disk or the memory is too small; the plan then names the key to change.`
+limit of the streams, the disk or the memory, of this machine or of the device that it has, is too small; the plan then names
+the key to change.`
 }
 
 func (c *planCommand) Run(ctx context.Context, e *env) (err error) {
@@ -40,30 +42,10 @@ func (c *planCommand) Run(ctx context.Context, e *env) (err error) {
 	if specs, err = schemas.ResolveAll(specs); err != nil {
 		return err
 	}
-	p := &plan.Planner{
-		Dir: e.dir, Tokenizer: planTokenizer,
-		Store: func(ctx context.Context, servers schemas.ServersSpec) (*checkpoints.Repository, error) {
-			s, err := e.store(ctx, servers)
-			if err != nil {
-				return nil, err
-			}
-			return s.Checkpoints, nil
-		},
-	}
-	defer func() { err = errors.Join(err, p.Close()) }()
-	inputs, err := p.Inputs(ctx, specs)
+	inputs, runs, err := e.estimate(ctx, specs)
 	if err != nil {
 		return err
 	}
-	cache, err := e.cacheBytes()
-	if err != nil {
-		return err
-	}
-	machine, err := plan.ThisMachine(e.dir, cache)
-	if err != nil {
-		return err
-	}
-	runs := plan.Estimate(inputs, machine)
 	problems := 0
 	for i, r := range runs {
 		problems += len(r.Problems)
@@ -84,6 +66,50 @@ func (c *planCommand) Run(ctx context.Context, e *env) (err error) {
 		return fmt.Errorf("%d requirements of the plan are not met", problems)
 	}
 	return nil
+}
+
+// estimate estimates runs on this machine.
+func (e *env) estimate(ctx context.Context, specs []schemas.Spec) (_ []plan.Input, _ []plan.Run, err error) {
+	p := &plan.Planner{
+		Dir: e.dir, Tokenizer: planTokenizer,
+		Store: func(ctx context.Context, servers schemas.ServersSpec) (*checkpoints.Repository, error) {
+			s, err := e.store(ctx, servers)
+			if err != nil {
+				return nil, err
+			}
+			return s.Checkpoints, nil
+		},
+	}
+	defer func() { err = errors.Join(err, p.Close()) }()
+	inputs, err := p.Inputs(ctx, specs)
+	if err != nil {
+		return nil, nil, err
+	}
+	cache, err := e.cacheBytes()
+	if err != nil {
+		return nil, nil, err
+	}
+	machine, err := plan.ThisMachine(e.dir, cache)
+	if err != nil {
+		return nil, nil, err
+	}
+	if machine.Devices, err = play.FreeMemory(specs); err != nil {
+		return nil, nil, err
+	}
+	return inputs, plan.Estimate(inputs, machine), nil
+}
+
+// deviceText says what a run needs on its device; "" for the CPU.
+func deviceText(r plan.Run) string {
+	d := r.Memory.Device
+	if d == nil {
+		return ""
+	}
+	free := plan.Size(d.Free)
+	if d.Free == 0 {
+		free = "an unknown amount"
+	}
+	return fmt.Sprintf("%s of %s free on %s, for %s", plan.Size(d.Need), free, d.Name, d.Of)
 }
 
 // planTokenizer opens the tokenizer of a run's model, with its template and length rule.
@@ -162,12 +188,27 @@ func planText(r plan.Run, s schemas.Spec, stages []string) string {
 		machine = "an unknown amount"
 	}
 	line("memory", "%s of %s, for %s", plan.Size(r.Memory.Need), machine, r.Memory.Of)
-	for _, role := range r.Memory.Roles {
-		parts := make([]string, 0, len(role.Parts))
-		for _, p := range role.Parts {
-			parts = append(parts, p.Name+" "+plan.Size(p.Bytes))
+	roles := func(device bool) {
+		for _, role := range r.Memory.Roles {
+			bytes := role.Bytes
+			if device {
+				bytes = role.Device
+			}
+			var parts []string
+			for _, p := range role.Parts {
+				if p.Device == device {
+					parts = append(parts, p.Name+" "+plan.Size(p.Bytes))
+				}
+			}
+			if bytes > 0 || !device {
+				line("  "+role.Name, "%s: %s", plan.Size(bytes), strings.Join(parts, ", "))
+			}
 		}
-		line("  "+role.Name, "%s: %s", plan.Size(role.Bytes), strings.Join(parts, ", "))
+	}
+	roles(false)
+	if text := deviceText(r); text != "" {
+		line("device memory", "%s", text)
+		roles(true)
 	}
 	if r.Time.TrainSeconds == nil {
 		line("time", "unknown before the first iteration")

@@ -47,7 +47,7 @@ func (c *trainCommand) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	if c.DryRun {
-		return e.dryRun(specs)
+		return e.dryRun(ctx, specs)
 	}
 	if _, err := os.Stat(c.Out); c.Out != "" && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("%w: %s exists; name a folder that does not", errUsage, c.Out)

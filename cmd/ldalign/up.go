@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/ldalign/ldalign/dataset/jsonl"
 	"github.com/ldalign/ldalign/models/architecture"
 	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/ops/plan"
 	"github.com/ldalign/ldalign/ops/play"
 	"github.com/ldalign/ldalign/ops/progress"
 	"github.com/ldalign/ldalign/ops/report"
@@ -57,7 +59,7 @@ func (c *upCommand) Run(ctx context.Context, e *env) error {
 		return fmt.Errorf("%w: --listen %s: want HOST:PORT, such as 127.0.0.1:4222", errUsage, c.Listen)
 	}
 	if c.DryRun {
-		return e.dryRun(specs)
+		return e.dryRun(ctx, specs)
 	}
 	e.listen, e.insecure = c.Listen, c.Insecure
 	return e.up(ctx, specs, filepath.Base(c.Spec))
@@ -98,9 +100,28 @@ func (e *env) printSpecJSON(s schemas.Spec, more ...property) error {
 	return printJSON(e.stdout, []jsonl.Object{o})
 }
 
-// dryRun checks the files that the specs name, and prints each resolved spec with its numbers of pairs and steps.
-func (e *env) dryRun(specs []schemas.Spec) error {
-	for _, s := range specs {
+// onDevice estimates runs that one process computes on a GPU; it returns nil for the CPU, and for replays, which cannot be planned.
+func (e *env) onDevice(ctx context.Context, specs []schemas.Spec) ([]plan.Run, error) {
+	device := specs[0].Compute.Device
+	if i := slices.IndexFunc(specs, func(s schemas.Spec) bool { return s.Compute.Device != device }); i > 0 {
+		return nil, fmt.Errorf("%w: run %s computes on %s, and run %s on %s (compute.device): the runs of one command share a device",
+			errUsage, specs[0].Run, device, specs[i].Run, specs[i].Compute.Device)
+	}
+	if device == "cpu" || slices.ContainsFunc(specs, schemas.Spec.Replays) {
+		return nil, nil
+	}
+	_, planned, err := e.estimate(ctx, specs)
+	return planned, err
+}
+
+// dryRun checks the files that the specs name, and prints each resolved spec with its numbers of pairs and steps, and the memory that
+// it needs on a GPU.
+func (e *env) dryRun(ctx context.Context, specs []schemas.Spec) error {
+	planned, err := e.onDevice(ctx, specs)
+	if err != nil {
+		return err
+	}
+	for i, s := range specs {
 		set, err := prompter.Load(s)
 		if err != nil {
 			return err
@@ -116,6 +137,9 @@ func (e *env) dryRun(specs []schemas.Spec) error {
 			if held != nil {
 				more = append(more, property{"eval", held.Report})
 			}
+			if planned != nil {
+				more = append(more, property{"device_memory", planned[i].Memory.Device})
+			}
 			if err := e.printSpecJSON(s, more...); err != nil {
 				return err
 			}
@@ -126,6 +150,9 @@ func (e *env) dryRun(specs []schemas.Spec) error {
 			progress.Count(int64(steps), "optimizer steps"))
 		if held != nil {
 			fmt.Fprintf(e.stdout, "# %s: %s\n", s.Data.Eval, held.Report)
+		}
+		if planned != nil {
+			fmt.Fprintf(e.stdout, "# memory: %s\n", deviceText(planned[i]))
 		}
 		if model != nil {
 			fmt.Fprintf(e.stdout, "# %s: %s, %d layers of width %d\n", s.Model.From, model.Family, model.Layers, model.Hidden)
@@ -161,6 +188,15 @@ func filesOf(s schemas.Spec) (held *dataset.Set, model *architecture.Config, err
 
 // up plays the runs one after the other, and writes a report on all of them.
 func (e *env) up(ctx context.Context, specs []schemas.Spec, title string) error {
+	planned, err := e.onDevice(ctx, specs)
+	if err != nil {
+		return err
+	}
+	for _, r := range planned {
+		if err := r.Refuse(); err != nil {
+			return err
+		}
+	}
 	o := runs.Options{Servers: specs[0].Servers, Limits: specs[0].Streams, Name: "ldalign-up"}
 	return e.opened(ctx, o, func(s *runs.Session) error {
 		return play.WithEngine(specs[0].Compute, func(engine *tensor.Engine) error {

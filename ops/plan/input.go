@@ -77,6 +77,8 @@ type Rate struct {
 type Machine struct {
 	// Memory is the machine's memory in bytes.
 	Memory int64
+	// Devices has the free memory of the machine's other devices in bytes, by the name that compute.device has for them.
+	Devices map[string]int64
 	// Folder is the data folder, and Free the number of free bytes on its disk.
 	Folder string
 	Free   int64

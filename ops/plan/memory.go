@@ -15,22 +15,43 @@ type Memory struct {
 	// of its own.
 	Need int64  `json:"need_bytes"`
 	Of   string `json:"of"`
-	// Machine is the machine's memory; 0 if it is unknown or if the models are on another device.
+	// Machine is the machine's memory; 0 if it is unknown.
 	Machine int64 `json:"machine_bytes"`
+	// Device is the memory of the device that the tensors are on; nil if that is the CPU.
+	Device *DeviceMemory `json:"device,omitempty"`
+}
+
+// DeviceMemory is the estimate of the peak memory on a device.
+type DeviceMemory struct {
+	Name string `json:"device"`
+	// Need is the peak memory of Memory.Of, or of the role that needs most of the device.
+	Need int64  `json:"need_bytes"`
+	Of   string `json:"of"`
+	// Free is the memory that is free now; 0 if it is unknown, as on a machine without the device.
+	Free int64 `json:"free_bytes"`
+	// short says that Free is less than Need, and what to change.
+	short string
 }
 
 // Role is the peak memory of one role.
 type Role struct {
-	Name  string `json:"role"`
-	Bytes int64  `json:"bytes"`
-	Parts []Part `json:"parts"`
+	Name string `json:"role"`
+	// Bytes are in the machine's memory, Device on the device.
+	Bytes  int64  `json:"bytes"`
+	Device int64  `json:"device_bytes,omitempty"`
+	Parts  []Part `json:"parts"`
 }
 
 // Part is a named part of a role's peak memory.
 type Part struct {
 	Name  string `json:"part"`
 	Bytes int64  `json:"bytes"`
+	// Device says that the part is on the device.
+	Device bool `json:"on_device,omitempty"`
 }
+
+func (r Role) host() int64   { return r.Bytes }
+func (r Role) device() int64 { return r.Device }
 
 // The memory of a process with libtorch and no model, and of the embedded server with its cached logs.
 const (
@@ -38,12 +59,27 @@ const (
 	server  = 100_000_000
 )
 
+// onDevice is what a process takes of a GPU besides tensors: the driver's context, kernels and workspaces. It is assumed, not
+// measured.
+const onDevice = 600_000_000
+
 // headRows is about the number of positions that go through the output head at one time.
 const headRows = 64
 
 func (r *Role) add(name string, bytes int64) {
 	if bytes > 0 {
-		r.Parts, r.Bytes = append(r.Parts, Part{name, bytes}), r.Bytes+bytes
+		r.Parts, r.Bytes = append(r.Parts, Part{Name: name, Bytes: bytes}), r.Bytes+bytes
+	}
+}
+
+// place moves the parts that are tensors to the device.
+func (r *Role) place() {
+	for i, p := range r.Parts {
+		switch p.Name {
+		case partWeights, partGradients, partOptimizer, partActivations, partCache, partLogits, partGuide, partReference, partDevice:
+			r.Parts[i].Device = true
+			r.Bytes, r.Device = r.Bytes-p.Bytes, r.Device+p.Bytes
+		}
 	}
 }
 
@@ -73,14 +109,13 @@ const (
 	partTexts       = "texts"
 	partProgram     = "program and libtorch"
 	partServer      = "embedded server"
+	partDevice      = "driver and kernels"
 )
 
 // memory estimates the memory of all roles of the run.
 func (in Input) memory(r Run, machine Machine) Memory {
 	m := Memory{Machine: machine.Memory, Roles: []Role{in.trainer(r)}}
-	if in.Spec.Compute.Device != "cpu" {
-		m.Machine = 0
-	}
+	device := in.Spec.Compute.Device
 	prompter := Role{Name: "prompter"}
 	prompter.add(partTexts, in.Train.Bytes)
 	m.Roles = append(m.Roles, prompter)
@@ -100,27 +135,54 @@ func (in Input) memory(r Run, machine Machine) Memory {
 		evaluator.add(partTexts, in.Held.Bytes)
 		m.Roles = append(m.Roles, evaluator)
 	}
-	greatest := slices.MaxFunc(m.Roles, func(a, b Role) int { return cmp.Compare(a.Bytes, b.Bytes) })
 	process := Role{Name: "process"}
 	process.add(partProgram, program)
 	if in.Spec.Servers.NATS == "" {
 		process.add(partServer, server)
 	}
+	if device != "cpu" {
+		process.add(partDevice, onDevice)
+		process.place()
+		for i := range m.Roles {
+			m.Roles[i].place()
+		}
+	}
+	apart := in.Spec.Servers.NATS != "" && in.Spec.Servers.S3 != ""
+	need := func(bytes func(Role) int64) (sum int64, of string) {
+		if apart {
+			r := greatest(m.Roles, bytes)
+			return bytes(r) + bytes(process), "the " + r.Name + " alone"
+		}
+		for _, r := range m.Roles {
+			sum += bytes(r)
+		}
+		return sum + bytes(process), "all roles in one process"
+	}
+	m.Need, m.Of = need(Role.host)
+	if device != "cpu" {
+		m.Device = &DeviceMemory{Name: device, Free: machine.Devices[device]}
+		m.Device.Need, m.Device.Of = need(Role.device)
+	}
 	m.Roles = append(m.Roles, process)
-	if in.Spec.Servers.NATS != "" && in.Spec.Servers.S3 != "" {
-		m.Need, m.Of = greatest.Bytes+process.Bytes, "the "+greatest.Name+" alone"
-		return m
-	}
-	for _, r := range m.Roles {
-		m.Need += r.Bytes
-	}
-	m.Of = "all roles in one process"
 	return m
+}
+
+// greatest returns the role that takes the most bytes.
+func greatest(roles []Role, bytes func(Role) int64) Role {
+	return slices.MaxFunc(roles, func(a, b Role) int { return cmp.Compare(bytes(a), bytes(b)) })
+}
+
+// held returns the bytes of a policy's weights in the generator and the evaluator.
+func (in Input) held() int64 {
+	if in.Spec.Compute.Weights == "bfloat16" {
+		return 2 * in.Policy.Parameters()
+	}
+	return 4 * in.Policy.Parameters()
 }
 
 // decoding returns the parts of memory for a model that answers prompts.
 func (in Input) decoding(r *Role) {
-	r.add(partWeights, 4*in.Policy.Parameters())
+	r.add(partWeights, in.held())
 	r.add(partCache, in.Policy.Cache)
 	r.add(partLogits, 4*int64(in.Policy.Vocab)*max(int64(in.Spec.Generation.Slots), headRows))
 }
@@ -130,11 +192,11 @@ func (in Input) generator(run Run) Role {
 	if in.Spec.Samples() {
 		in.decoding(&r)
 	} else {
-		r.add(partWeights, 4*in.Policy.Parameters())
+		r.add(partWeights, in.held())
 		r.add(partLogits, 4*int64(in.Policy.Vocab)*headRows)
 	}
 	if in.Spec.Objective.Reference == "initial" && run.Iterations > 1 {
-		r.add(partReference, 4*in.Policy.Parameters())
+		r.add(partReference, in.held())
 	}
 	return r
 }
@@ -212,9 +274,9 @@ func (in Input) activations(longest int, models ...architecture.Config) int64 {
 	return sum
 }
 
-// smallerMemory returns the key whose change saves the most memory, and what to do with it.
-func (in Input) smallerMemory(m Memory) (key, why string) {
-	greatest := slices.MaxFunc(m.Roles, func(a, b Role) int { return cmp.Compare(a.Bytes, b.Bytes) })
+// smallerMemory returns the key whose change saves the most of the machine's or the device's memory, and what to do with it.
+func (in Input) smallerMemory(m Memory, bytes func(Role) int64) (key, why string) {
+	greatest := greatest(m.Roles[:len(m.Roles)-1], bytes) // without the process
 	weights := greatest.part(partWeights)
 	moved := greatest.part(partGradients) + greatest.part(partOptimizer) + greatest.part(partState)
 	switch {
@@ -222,8 +284,10 @@ func (in Input) smallerMemory(m Memory) (key, why string) {
 		return "guide.encoder", "take a smaller guide (guide.encoder and guide.decoder)"
 	case greatest.part(partCache) > weights:
 		return "generation.slots", "lower generation.slots"
-	case greatest.part(partTexts)+greatest.part(partPairs) > weights+moved:
+	case greatest.Device == 0 && greatest.part(partTexts)+greatest.part(partPairs) > weights+moved:
 		return "data.limit", "take fewer records at a time (data.limit or data.subset)"
+	case greatest.Name != "trainer" && in.Spec.Compute.Weights == "float32":
+		return "compute.weights", "hold the policy in bfloat16 (compute.weights), or take a smaller model (model.from)"
 	case greatest.Name != "trainer":
 		return "model.from", "take a smaller model (model.from)"
 	case greatest.part(partActivations) > weights+moved && !in.Spec.Training.GradientCheckpointing:

@@ -8,6 +8,7 @@ import (
 
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
+	"github.com/ldalign/ldalign/trainer/fit"
 	"github.com/ldalign/ldalign/trainer/schedule"
 )
 
@@ -81,6 +82,19 @@ type Problem struct {
 
 // nearlyFull is the share of a limit from which the plan warns.
 const nearlyFull = 0.8
+
+// farOver is how many times the free memory of a device a run may need by the estimate, which is for the greatest lengths, before
+// it is refused.
+const farOver = 1.5
+
+// Refuse returns an error if the device that a run computes on has far too little free memory.
+func (r Run) Refuse() error {
+	d := r.Memory.Device
+	if d == nil || d.Free == 0 || float64(d.Need) <= farOver*float64(d.Free) {
+		return nil
+	}
+	return fmt.Errorf("run %s: %s (ldalign plan shows the parts)", r.Run, d.short)
+}
 
 // Estimate estimates runs that are made one after the other in one folder.
 func Estimate(runs []Input, m Machine) []Run {
@@ -244,12 +258,26 @@ func (r *Run) judge(in Input) {
 	if m := r.Memory; m.Machine > 0 {
 		switch use := float64(m.Need) / float64(m.Machine); {
 		case use > 1:
-			key, why := in.smallerMemory(m)
+			key, why := in.smallerMemory(m, Role.host)
 			r.problem(key, "the machine has %s of memory, and %s would take about %s at its peak: %s",
 				Size(m.Machine), m.Of, Size(m.Need), why)
 		case use >= nearlyFull:
 			r.warn("%.0f %% of the machine's memory would be used by %s", 100*use, m.Of)
 		}
+	}
+	if d := r.Memory.Device; d != nil && d.Free > 0 {
+		switch use := float64(d.Need) / float64(d.Free); {
+		case use > 1:
+			key, why := in.smallerMemory(r.Memory, Role.device)
+			d.short = fmt.Sprintf("%s has %s of free memory, and %s would take about %s at its peak: %s",
+				d.Name, Size(d.Free), d.Of, Size(d.Need), why)
+			r.problem(key, "%s", d.short)
+		case use >= nearlyFull:
+			r.warn("%.0f %% of the free memory of %s would be used by %s", 100*use, d.Name, d.Of)
+		}
+	}
+	if text := fit.Rounded(in.Spec); text != "" {
+		r.warn("%s", text)
 	}
 	if in.Train.Estimated {
 		r.warn("lengths in tokens are estimated from bytes, since there is no tokenizer to measure them by")

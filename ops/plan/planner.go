@@ -185,7 +185,11 @@ func (m model) sizes(s schemas.Spec) (Model, error) {
 		return out, err
 	}
 	length := min(m.config.MaxLength(), s.Data.MaxPromptTokens+s.Generation.MaxNewTokens)
-	out.Cache = m.config.CacheBytes(safetensors.F32, architecture.CacheSize{
+	dtype := safetensors.F32
+	if s.Compute.Weights == "bfloat16" && s.Compute.Device != "cpu" { // the CPU computes in float32
+		dtype = safetensors.BF16
+	}
+	out.Cache = m.config.CacheBytes(dtype, architecture.CacheSize{
 		Slots: s.Generation.Slots, Length: length, Burst: min(architecture.Prefill, length),
 	})
 	l, ok := fit.LoRA(s.Training)

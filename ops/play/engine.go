@@ -25,6 +25,22 @@ func WithEngine(spec schemas.ComputeSpec, f func(*tensor.Engine) error) (err err
 	return f(engine)
 }
 
+// FreeMemory returns the free memory of the devices other than the CPU that specs compute on, by name. A device that this machine
+// does not have is left out.
+func FreeMemory(specs []schemas.Spec) (map[string]int64, error) {
+	free := map[string]int64{}
+	for _, s := range specs {
+		where, err := Device(s.Compute.Device)
+		if err != nil {
+			return nil, err
+		}
+		if n, err := tensor.FreeMemory(where); err == nil {
+			free[s.Compute.Device] = n
+		}
+	}
+	return free, nil
+}
+
 // Device parses "cpu" or "cuda:N". It returns runs.ErrSettings for anything else.
 func Device(text string) (tensor.Device, error) {
 	if text == "cpu" {
