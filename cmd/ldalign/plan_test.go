@@ -157,6 +157,31 @@ func TestPlanForPeople(t *testing.T) {
 	}
 }
 
+// A plan for a GPU says what is on it, also on a machine that has none. A run that computes there says what is missing.
+func TestPlanOfAGPU(t *testing.T) {
+	o := newOwn(t)
+	gpu := []string{o.spec, "--dir", o.folder(), "--set", "compute.device=cuda:100"}
+	ldalign(t, append([]string{"plan"}, gpu...)...).want(t, 0, "device memory", "an unknown amount free on cuda:100, for all roles",
+		"driver and kernels", "all met")
+	ldalign(t, append([]string{"up", "--dry-run"}, gpu...)...).want(t, 0, "# memory:", "free on cuda:100")
+	ldalign(t, append([]string{"up"}, gpu...)...).want(t, exitFailed, "cuda:100")
+	two := filepath.Join(t.TempDir(), "two.yaml")
+	write(t, two, `run: one
+model:
+  from: scratch
+  scratch: {hidden: 16, layers: 1, heads: 2, max_positions: 128, tokenizer: "builtin:demo"}
+data: {train: "builtin:demo/align", limit: 8, max_prompt_tokens: 64, max_response_tokens: 16}
+---
+run: two
+model:
+  from: scratch
+  scratch: {hidden: 16, layers: 1, heads: 2, max_positions: 128, tokenizer: "builtin:demo"}
+data: {train: "builtin:demo/align", limit: 8, max_prompt_tokens: 64, max_response_tokens: 16}
+compute: {device: "cuda:0"}
+`)
+	ldalign(t, "up", two, "--dir", t.TempDir()).want(t, exitUsage, "run one computes on cpu, and run two on cuda:0")
+}
+
 // With servers the logs and the store lie elsewhere, and each role may have a machine; nobody is connected to.
 func TestPlanWithServers(t *testing.T) {
 	o := newOwn(t)
