@@ -12,7 +12,6 @@ import (
 	"github.com/ldalign/ldalign/dataset/jsonl"
 	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/ops/plan"
-	"github.com/ldalign/ldalign/ops/play"
 	"github.com/ldalign/ldalign/schemas"
 )
 
@@ -93,7 +92,7 @@ func (e *env) estimate(ctx context.Context, specs []schemas.Spec) (_ []plan.Inpu
 	if err != nil {
 		return nil, nil, err
 	}
-	if machine.Devices, err = play.FreeMemory(specs); err != nil {
+	if machine.Devices, err = freeMemory(specs); err != nil {
 		return nil, nil, err
 	}
 	return inputs, plan.Estimate(inputs, machine), nil

@@ -100,6 +100,9 @@ func (e *env) printSpecJSON(s schemas.Spec, more ...property) error {
 	return printJSON(e.stdout, []jsonl.Object{o})
 }
 
+// freeMemory returns the free memory of the GPUs that specs compute on; of those that this machine has.
+func freeMemory(specs []schemas.Spec) (map[string]int64, error) { return play.FreeMemory(specs) }
+
 // onDevice estimates runs that one process computes on a GPU; it returns nil for the CPU, and for replays, which cannot be planned.
 func (e *env) onDevice(ctx context.Context, specs []schemas.Spec) ([]plan.Run, error) {
 	device := specs[0].Compute.Device
