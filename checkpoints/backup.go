@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -127,7 +128,7 @@ func syncFolder(path string) error {
 		return err
 	}
 	defer dir.Close()
-	if err := dir.Sync(); err != nil && !errors.Is(err, syscall.EROFS) {
+	if err := dir.Sync(); err != nil && !errors.Is(err, syscall.EROFS) && runtime.GOOS != "windows" { // which cannot
 		return err
 	}
 	return nil

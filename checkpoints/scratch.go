@@ -6,11 +6,13 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
+
+	"github.com/ldalign/ldalign/filelock"
 )
 
 // scratch creates temporary files in its own folder below root. The process locks the folder as long as it lives, and the
-// kernel drops the lock however the process ends. So another process can recognise and remove what a dead one left.
+// kernel drops the lock however the process ends. So another process can recognise and remove what a dead one left. Where
+// folders cannot be locked, as on Windows, nothing is removed.
 type scratch struct {
 	root string
 
@@ -48,9 +50,11 @@ func (s *scratch) open() (*os.File, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := lock(dir); err != nil && !errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, errors.Join(fmt.Errorf("lock %s (the file system must know flock): %w", path, err), dir.Close())
-		} else if err == nil && s.same(dir) {
+		err = filelock.Try(dir)
+		if err != nil && !errors.Is(err, filelock.ErrHeld) && !errors.Is(err, errors.ErrUnsupported) {
+			return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), dir.Close())
+		}
+		if !errors.Is(err, filelock.ErrHeld) && s.same(dir) {
 			return dir, nil
 		}
 		_ = dir.Close() // another process swept the new folder before it was locked
@@ -78,14 +82,12 @@ func (s *scratch) sweep() {
 		if err != nil {
 			continue
 		}
-		if lock(dir) == nil {
+		if filelock.Try(dir) == nil {
 			_ = os.RemoveAll(dir.Name())
 		}
 		_ = dir.Close()
 	}
 }
-
-func lock(f *os.File) error { return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) }
 
 // discard closes and removes a temporary file; after a rename it only closes.
 func discard(f *os.File) {

@@ -8,10 +8,10 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"golang.org/x/sys/unix"
 )
 
 // leaseBucket is the KV bucket that holds one key per leased run.
@@ -183,7 +183,16 @@ func (c *Conn) orphaned(other claim, renewed time.Time) bool {
 		return true
 	}
 	host, err := os.Hostname()
-	return err == nil && host == other.Host && errors.Is(unix.Kill(other.PID, 0), unix.ESRCH)
+	return err == nil && host == other.Host && gone(other.PID)
+}
+
+// gone reports whether there is no process of this number.
+func gone(pid int) bool {
+	process, err := os.FindProcess(pid)
+	if err != nil { // on Windows; other systems find every number
+		return true
+	}
+	return errors.Is(errors.Join(process.Signal(syscall.Signal(0)), process.Release()), os.ErrProcessDone)
 }
 
 // beat is the time between two renewals.

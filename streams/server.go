@@ -16,7 +16,8 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/rs/zerolog"
-	"golang.org/x/sys/unix"
+
+	"github.com/ldalign/ldalign/filelock"
 )
 
 const (
@@ -173,8 +174,8 @@ func lockDir(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("streams: lock the store's folder: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		if err = errors.Join(err, f.Close()); !errors.Is(err, unix.EWOULDBLOCK) {
+	if err := filelock.Try(f); err != nil {
+		if err = errors.Join(err, f.Close()); !errors.Is(err, filelock.ErrHeld) {
 			return nil, fmt.Errorf("streams: lock the store's folder %s: %w", dir, err)
 		}
 		if holder, err := readAddress(dir); err == nil {

@@ -8,7 +8,7 @@ import (
 	"io"
 	"os"
 
-	"golang.org/x/sys/unix"
+	"github.com/ldalign/ldalign/filelock"
 )
 
 // ErrInUse is the error of a file that another process is writing.
@@ -38,11 +38,11 @@ func OpenWriter(path string, stdout io.Writer) (_ *Writer, err error) {
 			err = errors.Join(err, w.file.Close())
 		}
 	}()
-	err = unix.Flock(int(w.file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
+	err = filelock.Try(w.file)
+	if errors.Is(err, filelock.ErrHeld) {
 		return nil, fmt.Errorf("%s is %w", path, ErrInUse)
 	}
-	if err != nil && !errors.Is(err, unix.ENOTSUP) { // some file systems have no locks
+	if err != nil && !errors.Is(err, errors.ErrUnsupported) { // some file systems have no locks
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	if err := w.resume(path); err != nil {

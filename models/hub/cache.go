@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/ldalign/ldalign/filelock"
 )
 
 const (
@@ -98,11 +98,11 @@ func (c cache) lock(ctx context.Context, digest string) (unlock func() error, er
 		return nil, fmt.Errorf("hub: %w", err)
 	}
 	for {
-		err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err := filelock.Try(file)
 		if err == nil {
 			return file.Close, nil
 		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+		if !errors.Is(err, filelock.ErrHeld) {
 			return nil, errors.Join(fmt.Errorf("hub: lock %s: %w", path, err), file.Close())
 		}
 		if err := sleep(ctx, polling); err != nil {

@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-
-	"golang.org/x/sys/unix"
 )
 
 // Tensor is a tensor with its bytes: little-endian, row-major.
@@ -62,14 +60,14 @@ func mapFile(path string) ([]byte, error) {
 	if int64(int(stat.Size())) != stat.Size() {
 		return nil, fmt.Errorf("%d bytes are more than this machine can map", stat.Size())
 	}
-	return unix.Mmap(int(f.Fd()), 0, int(stat.Size()), unix.PROT_READ, unix.MAP_SHARED)
+	return mapped(f, int(stat.Size()))
 }
 
 func unmap(data []byte) error {
 	if data == nil {
 		return nil
 	}
-	return unix.Munmap(data)
+	return unmapped(data)
 }
 
 // Tensors lists what the file holds, ordered by offset.
@@ -107,7 +105,7 @@ func (f *File) Release(name string) {
 	page := int64(os.Getpagesize())
 	e := f.head.entries[i]
 	begin, end := (f.head.dataAt+e.begin)/page*page, f.head.dataAt+e.end
-	_ = unix.Madvise(f.data[begin:end], unix.MADV_DONTNEED) // only advice
+	release(f.data[begin:end])
 }
 
 // Close unmaps the file: every view becomes invalid, reading one crashes. A second Close does nothing.

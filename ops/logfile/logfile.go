@@ -7,7 +7,7 @@ import (
 	"os"
 	"sync"
 
-	"golang.org/x/sys/unix"
+	"github.com/ldalign/ldalign/filelock"
 )
 
 // Limits of a log that is opened with zero Limits.
@@ -80,7 +80,7 @@ func (f *File) current(opened os.FileInfo) bool {
 
 // rotate renames the files of the log, so that the path is free, unless another process has done so.
 func (f *File) rotate(opened os.FileInfo) error {
-	if err := unix.Flock(int(f.file.Fd()), unix.LOCK_EX); err != nil { // until it is closed
+	if err := filelock.Wait(f.file); err != nil { // until it is closed
 		return err
 	}
 	if !f.current(opened) {

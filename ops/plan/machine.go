@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 )
 
 // ThisMachine describes this machine for runs in the data folder dir, with at most cache bytes of downloaded checkpoints.
@@ -49,8 +48,7 @@ func memoryOf(meminfo, limit string) int64 {
 // freeOn returns the free bytes on the disk of a folder, or of its nearest existing parent.
 func freeOn(dir string) (int64, error) {
 	for {
-		var stat syscall.Statfs_t
-		err := syscall.Statfs(dir, &stat)
+		free, err := available(dir)
 		if errors.Is(err, fs.ErrNotExist) && filepath.Dir(dir) != dir {
 			dir = filepath.Dir(dir)
 			continue
@@ -58,6 +56,6 @@ func freeOn(dir string) (int64, error) {
 		if err != nil {
 			return 0, fmt.Errorf("find the free space on the disk of %s: %w", dir, err)
 		}
-		return int64(stat.Bavail) * stat.Bsize, nil
+		return free, nil
 	}
 }

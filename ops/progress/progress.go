@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"github.com/mattn/go-isatty"
-	"golang.org/x/sys/unix"
+	"golang.org/x/term"
 )
 
 const (
@@ -287,12 +287,12 @@ func (d *Display) keep(err error) {
 func (d *Display) size() (width, height int) {
 	width, height = d.opts.Width, d.opts.Height
 	if f, ok := d.w.(*os.File); ok && (width == 0 || height == 0) {
-		if ws, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ); err == nil {
+		if columns, rows, err := term.GetSize(int(f.Fd())); err == nil {
 			if width == 0 {
-				width = int(ws.Col)
+				width = columns
 			}
 			if height == 0 {
-				height = int(ws.Row)
+				height = rows
 			}
 		}
 	}
