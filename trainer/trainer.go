@@ -54,7 +54,7 @@ type Meter interface {
 
 // Errors of Run that are not failures of this trainer.
 var (
-	ErrInterrupted = loop.ErrInterrupted
+	ErrInterrupted = activity.ErrInterrupted
 	ErrLeaseLost   = loop.ErrLeaseLost
 )
 

@@ -11,8 +11,7 @@ import (
 	"testing"
 
 	"github.com/ldalign/ldalign/checkpoints"
-	"github.com/ldalign/ldalign/models/tensor"
-	"github.com/ldalign/ldalign/ops/play"
+	"github.com/ldalign/ldalign/ops/pipeline"
 	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/ops/telemetry"
 	"github.com/ldalign/ldalign/schemas"
@@ -54,7 +53,7 @@ func TestVersion(t *testing.T) {
 // libtorch returns the version of libtorch.
 func libtorch(t *testing.T) string {
 	t.Helper()
-	version, err := tensor.Version()
+	version, _, err := torch()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -708,8 +707,8 @@ func TestStalledRun(t *testing.T) {
 		if err := s.Declare(t.Context(), specs[0]); err != nil {
 			return err
 		}
-		return play.WithEngine(specs[0].Compute, func(engine *tensor.Engine) error {
-			return e.player(s, engine, telemetry.NewScreen(e.display)).Trainer(t.Context(), specs[0])
+		return withEngine(specs[0].Compute, func(engine *pipeline.Engine) error {
+			return e.player(s, engine, telemetry.NewScreen(e.display)).Trainer(t.Context(), specs[0], "")
 		})
 	})
 	if !errors.Is(err, runs.ErrStalled) || !strings.Contains(err.Error(), "of run own for 2s (streams.stall_after): ") ||

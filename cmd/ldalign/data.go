@@ -9,12 +9,11 @@ import (
 	"strings"
 
 	"github.com/ldalign/ldalign/dataset"
-	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/schemas"
 )
 
 type dataCommand struct {
-	Inspect dataInspectCommand `cmd:"" help:"Show the records of a data set, and which rows would be dropped."`
+	Inspect dataInspectCommand `cmd:"" help:"Show the records of a data set, and which rows would be dropped." tensors:"with model"`
 }
 
 type dataInspectCommand struct {
@@ -55,7 +54,7 @@ func (c *dataInspectCommand) Run(ctx context.Context, e *env) (err error) {
 	reading.Done()
 	by := dataset.Characters()
 	if c.Model != "" {
-		var tok *tokenizer.Tokenizer
+		var tok encoder
 		if tok, err = e.tokenizer(ctx, c.Model, c.serverFlags); err != nil {
 			return err
 		}
@@ -76,6 +75,26 @@ func (c *dataInspectCommand) Run(ctx context.Context, e *env) (err error) {
 	}
 	printData(e.stdout, in)
 	return nil
+}
+
+// encoder turns texts into tokens, as a model does.
+type encoder interface {
+	Encode(text string, addSpecial bool) ([]int64, error)
+	Close() error
+}
+
+// tokenizer finds a model by its name and opens its tokenizer.
+func (e *env) tokenizer(ctx context.Context, name string, servers serverFlags) (encoder, error) {
+	folder, err := e.findModel(ctx, name, servers)
+	if err != nil {
+		return nil, err
+	}
+	files, dir := folder.TokenizerFiles()
+	t, err := openTokenizer(files)
+	if err != nil {
+		return nil, fmt.Errorf("load %s: %w", dir, err)
+	}
+	return t, nil
 }
 
 // columnsOf reads --columns; the keys are those of data.columns.

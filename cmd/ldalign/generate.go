@@ -1,12 +1,5 @@
 package main
 
-import (
-	"context"
-	"errors"
-
-	"github.com/ldalign/ldalign/ops/offline"
-)
-
 type generateCommand struct {
 	modelFlags
 	templateFlags
@@ -44,19 +37,4 @@ max_tokens and seed. An output line adds response, token_ids, logprob (of the re
 finish_reason (stop or length); with --logprobs also token_logprobs. A response depends only on its record and
 the settings, and not on other records or --slots. After Ctrl-C the finished records are written; with --out the same command
 continues, and skips the ids that the file already has. See docs/models.md.`
-}
-
-func (c *generateCommand) Run(ctx context.Context, e *env) (err error) {
-	m, err := e.load(ctx, c.modelFlags, c.templateFlags)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, m.Close(ctx)) }()
-	options := offline.GenerateOptions{
-		Template: offline.Template(c.templateFlags), Sampling: offline.Sampling(c.samplingFlags), Overlong: c.Overlong,
-		Slots: c.Slots, Memory: c.Memory, Prefill: c.Prefill, LogProbs: c.LogProbs,
-	}
-	return e.convert("generate", c.Input, c.Out, func(f offline.Files) (offline.Summary, error) {
-		return offline.Generate(ctx, m, f, options)
-	})
 }

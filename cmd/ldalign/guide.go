@@ -6,17 +6,17 @@ import (
 	"io"
 	"strings"
 
-	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/ops/guides"
-	"github.com/ldalign/ldalign/ops/play"
+	"github.com/ldalign/ldalign/ops/pipeline"
 	"github.com/ldalign/ldalign/ops/progress"
 	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/ops/telemetry"
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/trainer/activity"
 )
 
 type guideCommand struct {
-	Train   guideTrainCommand   `cmd:"" help:"Sample iteration 0, train and publish the guide, and stop."`
+	Train   guideTrainCommand   `cmd:"" help:"Sample iteration 0, train and publish the guide, and stop." tensors:"unless dry-run"`
 	Inspect guideInspectCommand `cmd:"" help:"Show whether a guide's distances are meaningful."`
 }
 
@@ -59,15 +59,15 @@ func (c *guideTrainCommand) Run(ctx context.Context, e *env) (err error) {
 	}
 	o := runs.Options{Servers: spec.Servers, Limits: spec.Streams, Name: "ldalign-guide"}
 	return e.opened(ctx, o, func(s *runs.Session) error {
-		return play.WithEngine(spec.Compute, func(engine *tensor.Engine) error { return e.trainGuide(ctx, s, engine, spec) })
+		return withEngine(spec.Compute, func(engine *pipeline.Engine) error { return e.trainGuide(ctx, s, engine, spec) })
 	})
 }
 
 // trainGuide trains the guide of a run and prints how good it is.
-func (e *env) trainGuide(ctx context.Context, s *runs.Session, engine *tensor.Engine, spec schemas.Spec) error {
+func (e *env) trainGuide(ctx context.Context, s *runs.Session, engine *pipeline.Engine, spec schemas.Spec) error {
 	screen := telemetry.NewScreen(e.display)
 	defer screen.End(spec.Run)
-	if err := e.player(s, engine, screen).Guide(ctx, spec); play.Interrupted(err) {
+	if err := e.player(s, engine, screen).Guide(ctx, spec); activity.Interrupted(err) {
 		return goesOn(spec.Run)
 	} else if err != nil {
 		return fmt.Errorf("run %s: %w", spec.Run, err)

@@ -22,7 +22,6 @@ import (
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/dataset/jsonl"
 	"github.com/ldalign/ldalign/ops/modelname"
-	"github.com/ldalign/ldalign/ops/offline"
 	"github.com/ldalign/ldalign/ops/pipeline"
 	"github.com/ldalign/ldalign/ops/plan"
 	"github.com/ldalign/ldalign/ops/progress"
@@ -30,7 +29,7 @@ import (
 	"github.com/ldalign/ldalign/ops/runs/derive"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams"
-	"github.com/ldalign/ldalign/trainer"
+	"github.com/ldalign/ldalign/trainer/activity"
 )
 
 // Exit codes, as `ldalign --help` prints them.
@@ -41,24 +40,25 @@ const (
 	exitInUse       = 4
 )
 
+// cli is the table of the verbs. The tag tensors is explained in needs.go.
 type cli struct {
 	Dir     string `help:"Folder for streams, checkpoints, caches and reports." default:"ldalign-data" env:"LDALIGN_DIR" type:"path"`
 	Cache   string `help:"Size limit of DIR/cache, which holds checkpoints downloaded from S3; the least recently used are removed first (50GB unless set)." default:"50GB" env:"LDALIGN_CACHE" placeholder:"SIZE"`
 	JSON    bool   `help:"Print JSON, one object per line: results on standard output; progress, notices and errors on standard error." name:"json"`
 	Verbose bool   `help:"Show the log on the screen too; it is always in DIR/ldalign.log, which is replaced at 64 MiB." short:"v"`
 
-	Demo        demoCommand        `cmd:"" help:"Align a small model in a few minutes, and print whether it worked."`
-	Up          upCommand          `cmd:"" help:"Run a spec with all stages and the trainer in one process; started again, it continues."`
-	Plan        planCommand        `cmd:"" help:"Estimate what a spec's runs will need, before anything is loaded or started."`
-	Train       trainCommand       `cmd:"" help:"Train from files alone: sft, dpo, spin or ldalign, without sampling."`
+	Demo        demoCommand        `cmd:"" help:"Align a small model in a few minutes, and print whether it worked." tensors:"unless print-spec"`
+	Up          upCommand          `cmd:"" help:"Run a spec with all stages and the trainer in one process; started again, it continues." tensors:"unless dry-run"`
+	Plan        planCommand        `cmd:"" help:"Estimate what a spec's runs will need, before anything is loaded or started." tensors:"for lengths"`
+	Train       trainCommand       `cmd:"" help:"Train from files alone: sft, dpo, spin or ldalign, without sampling." tensors:"unless dry-run"`
 	Guide       guideCommand       `cmd:"" help:"Train only a guide, or check how good one is."`
 	Data        dataCommand        `cmd:"" help:"Show what a file of prompts or pairs contains."`
-	Worker      workerCommand      `cmd:"" help:"Run one stage as a process of its own against real servers."`
-	Trainer     trainerCommand     `cmd:"" help:"Run the trainer as a process of its own against real servers."`
-	Replay      replayCommand      `cmd:"" help:"Repeat part of a run with other settings, from the messages in its log."`
-	Sweep       sweepCommand       `cmd:"" help:"Replay a run with every combination of some settings, and compare the results."`
+	Worker      workerCommand      `cmd:"" help:"Run one stage as a process of its own against real servers." tensors:"by stage"`
+	Trainer     trainerCommand     `cmd:"" help:"Run the trainer as a process of its own against real servers." tensors:"always"`
+	Replay      replayCommand      `cmd:"" help:"Repeat part of a run with other settings, from the messages in its log." tensors:"unless dry-run"`
+	Sweep       sweepCommand       `cmd:"" help:"Replay a run with every combination of some settings, and compare the results." tensors:"unless dry-run"`
 	Compare     compareCommand     `cmd:"" help:"Set runs side by side: differing settings, held-out values, curves."`
-	Fork        forkCommand        `cmd:"" help:"Start a new run from a policy of another run, with other settings."`
+	Fork        forkCommand        `cmd:"" help:"Start a new run from a policy of another run, with other settings." tensors:"unless dry-run"`
 	Status      statusCommand      `cmd:"" help:"Show the progress of a run."`
 	Pause       pauseCommand       `cmd:"" help:"Pause a run, or one of its stages, until it is resumed."`
 	Resume      resumeCommand      `cmd:"" help:"Resume a paused run or stage."`
@@ -70,58 +70,36 @@ type cli struct {
 	Report      reportCommand      `cmd:"" help:"Write the report of one or more runs."`
 	DeadLetters deadLettersCommand `cmd:"" name:"deadletters" help:"List, show, redrive and drop messages that could not be processed."`
 	Checkpoints checkpointsCommand `cmd:"" help:"List checkpoints, export one as a Hugging Face folder, remove unused files."`
-	Generate    generateCommand    `cmd:"" help:"Generate responses to prompts in a file."`
-	Score       scoreCommand       `cmd:"" help:"Compute the log-probabilities of responses in a file."`
-	Reward      rewardCommand      `cmd:"" help:"Score responses in a file with a reward model."`
-	Chat        chatCommand        `cmd:"" help:"Talk to a model in the terminal."`
+	Generate    generateCommand    `cmd:"" help:"Generate responses to prompts in a file." tensors:"always"`
+	Score       scoreCommand       `cmd:"" help:"Compute the log-probabilities of responses in a file." tensors:"always"`
+	Reward      rewardCommand      `cmd:"" help:"Score responses in a file with a reward model." tensors:"always"`
+	Chat        chatCommand        `cmd:"" help:"Talk to a model in the terminal." tensors:"always"`
 	Models      modelsCommand      `cmd:"" help:"Inspect a model without loading it."`
-	Version     versionCommand     `cmd:"" help:"Print the versions of this build."`
+	Version     versionCommand     `cmd:"" help:"Print the versions of this build." tensors:"with tensors"`
 }
 
 const epilogue = "Exit codes: 0 done, 1 failed, 2 wrong usage or spec, 3 interrupted (the same command continues), " +
 	"4 in use by another process."
 
 func main() {
-	if err := waitPassively(); err != nil {
-		fmt.Fprintln(os.Stderr, "ldalign:", err)
-		os.Exit(exitFailed)
-	}
-	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr, pipeline.Default()))
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr, pipeline.Default(), becomeTensors))
 }
 
-// waitPassively makes the threads of libtorch's OpenMP spin for a few microseconds before they sleep. Measured: unlimited
-// spinning on a machine with another busy process costs a factor of 14, and no spinning costs 40 % on an idle machine
-// (docs/adr/0006). OpenMP reads these settings before main, so the program re-executes itself with them, unless the user
-// has set them.
-func waitPassively() error {
-	const policy, spin = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
-	if os.Getenv(policy) != "" || os.Getenv(spin) != "" {
-		return nil
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return nil //nolint:nilerr // without the settings the program only runs slower
-	}
-	return syscall.Exec(self, os.Args, append(os.Environ(), policy+"=PASSIVE", spin+"=2000")) //nolint:gosec // it is this program
-}
-
-// run is main with its inputs, its outputs and the stages of its runs as arguments. It returns the exit code.
-func run(args []string, stdout, stderr io.Writer, stages pipeline.Table) int {
-	interrupts := &interrupts{}
-	ctx, stop := interruptible(stderr, interrupts)
-	defer stop()
+// run is main with its inputs, its outputs and the stages of its runs as arguments. It calls become before a verb that needs
+// tensors, see becomeTensors. It returns the exit code.
+func run(args []string, stdout, stderr io.Writer, stages pipeline.Table, become func() error) int {
 	var c cli
 	exited := -1
 	parser, err := kong.New(&c, kong.Name("ldalign"), kong.UsageOnError(), kong.Writers(stdout, stderr),
 		kong.Description("Latent distance guided alignment over streams.\n\n"+epilogue),
 		kong.Exit(func(code int) { exited = code }),
 		vars(stages.Stages().Names()),
-		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}))
 	if err != nil {
 		fmt.Fprintln(stderr, "ldalign:", err)
 		return exitUsage
 	}
+	explain(parser.Model, stages.Stages())
 	command, err := parser.Parse(args)
 	if exited >= 0 {
 		return exited
@@ -130,7 +108,18 @@ func run(args []string, stdout, stderr io.Writer, stages pipeline.Table) int {
 		announce(stderr, asksJSON(args), "error", fmt.Sprintf("%v\nSee `%s --help`.", err, where(err)))
 		return exitUsage
 	}
+	// before the handler of signals: this may replace the process, and a signal that the handler has taken would be lost
+	if need := needOf(command.Selected(), stages.Stages()); need != none {
+		if err := become(); err != nil && (need == required || !errors.Is(err, errNoTensors)) {
+			announce(stderr, c.JSON, "error", fmt.Sprintf("%s: %v", command.Selected().Path(), err))
+			return exitFailed
+		}
+	}
+	interrupts := &interrupts{}
 	interrupts.json.Store(c.JSON)
+	ctx, stop := interruptible(stderr, interrupts)
+	defer stop()
+	command.BindTo(ctx, (*context.Context)(nil))
 	display := progress.New(stderr, progress.Options{JSON: c.JSON})
 	err = command.Run(&env{
 		dir: c.Dir, cache: c.Cache, json: c.JSON, verbose: c.Verbose, stdout: stdout, stderr: stderr, interrupts: interrupts,
@@ -216,10 +205,9 @@ func exitCode(err error) int {
 	case err == nil:
 		return 0
 	case errors.As(err, &spec), errors.Is(err, errUsage), errors.Is(err, derive.ErrRequest), errors.Is(err, runs.ErrSettings),
-		errors.Is(err, offline.ErrOptions), errors.Is(err, modelname.ErrName), errors.Is(err, plan.ErrReplay),
-		errors.Is(err, streams.ErrExposed):
+		errors.Is(err, modelname.ErrName), errors.Is(err, plan.ErrReplay), errors.Is(err, streams.ErrExposed):
 		return exitUsage
-	case errors.Is(err, trainer.ErrInterrupted), errors.Is(err, context.Canceled):
+	case activity.Interrupted(err):
 		return exitInterrupted
 	case errors.Is(err, streams.ErrInUse), errors.Is(err, streams.ErrAtWork), errors.Is(err, jsonl.ErrInUse), errors.As(err, &held):
 		return exitInUse

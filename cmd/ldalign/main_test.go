@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 	switch os.Getenv(programVar) {
 	case "":
 	case "nothing": // with one stage more
-		os.Exit(run(os.Args[1:], os.Stdout, os.Stderr, withNothing()))
+		os.Exit(run(os.Args[1:], os.Stdout, os.Stderr, withNothing(), becomeTensors))
 	default:
 		limitFiles()
 		main()
@@ -46,7 +46,7 @@ func TestMain(m *testing.M) {
 	os.Exit(testAll(m))
 }
 
-// testAll runs the tests without the developer's environment settings, and with a folder that finished fills.
+// testAll runs the tests without the developer's environment settings, and with folders that finished and controlBuild fill.
 func testAll(m *testing.M) int {
 	for _, v := range os.Environ() {
 		name, _, _ := strings.Cut(v, "=")
@@ -61,7 +61,7 @@ func testAll(m *testing.M) int {
 		panic(err)
 	}
 	defer os.RemoveAll(dir)
-	sharedDir = dir
+	sharedDir, controlDir = filepath.Join(dir, "data"), filepath.Join(dir, "control")
 	return m.Run()
 }
 
@@ -164,7 +164,7 @@ func ldalign(t *testing.T, args ...string) output {
 func ldalignOf(t *testing.T, stages pipeline.Table, args ...string) output {
 	t.Helper()
 	var stdout, stderr buffer
-	code := run(args, &stdout, &stderr, stages)
+	code := run(args, &stdout, &stderr, stages, func() error { return nil })
 	o := output{code, stdout.String(), stderr.String()}
 	o.onlyJSON(t, args)
 	return o
@@ -246,6 +246,7 @@ const tiny = "testdata/tiny.yaml"
 
 var (
 	sharedDir  string
+	controlDir string // of the control build
 	sharedOnce sync.Once
 	sharedTook time.Duration
 )

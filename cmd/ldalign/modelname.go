@@ -2,11 +2,9 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 
 	"github.com/ldalign/ldalign/models/hub"
-	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/ops/modelname"
 	"github.com/ldalign/ldalign/ops/progress"
 )
@@ -38,18 +36,4 @@ func (e *env) findModel(ctx context.Context, name string, servers serverFlags) (
 		task.Done()
 	}
 	return folder, err
-}
-
-// tokenizer finds a model by its name and loads its tokenizer.
-func (e *env) tokenizer(ctx context.Context, name string, servers serverFlags) (*tokenizer.Tokenizer, error) {
-	folder, err := e.findModel(ctx, name, servers)
-	if err != nil {
-		return nil, err
-	}
-	files, dir := folder.TokenizerFiles()
-	t, err := tokenizer.FromFS(files)
-	if err != nil {
-		return nil, fmt.Errorf("load %s: %w", dir, err)
-	}
-	return t, nil
 }

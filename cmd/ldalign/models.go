@@ -3,17 +3,15 @@ package main
 import (
 	"context"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
 
 	"github.com/ldalign/ldalign/dataset/jsonl"
-	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/ops/inspection"
 )
 
 type modelsCommand struct {
-	Inspect modelsInspectCommand `cmd:"" help:"Show a model's kind and size, the memory that it needs, and what ldalign would refuse."`
+	Inspect modelsInspectCommand `cmd:"" help:"Show a model's kind and size, the memory that it needs, and what ldalign would refuse." tensors:"for lengths"`
 }
 
 type modelsInspectCommand struct {
@@ -43,6 +41,9 @@ func (c *modelsInspectCommand) Run(ctx context.Context, e *env) error {
 	if err != nil {
 		return err
 	}
+	if !withTensors {
+		e.notice("the tokenizer is left out: this program was built without tensors and tokenizers")
+	}
 	in := inspection.Of(place, inspection.Options{Length: c.Length, Rank: c.Rank, Tokenizer: inspectedTokenizer})
 	if e.json {
 		line, err := jsonl.Marshal(in)
@@ -57,32 +58,6 @@ func (c *modelsInspectCommand) Run(ctx context.Context, e *env) error {
 		return fmt.Errorf("%s: %d parts of the model would be refused", place.Name, n)
 	}
 	return nil
-}
-
-// inspectedTokenizer opens the tokenizer of a model that is inspected.
-func inspectedTokenizer(files fs.FS) (inspection.Tokenizer, error) {
-	t, err := tokenizer.FromFS(files)
-	if err != nil {
-		return nil, err
-	}
-	return templateTokenizer{t}, nil
-}
-
-// templateTokenizer is a tokenizer with methods that try its chat template.
-type templateTokenizer struct{ *tokenizer.Tokenizer }
-
-// Example returns a conversation as the chat template writes it, up to where the answer begins.
-func (t templateTokenizer) Example() (string, error) {
-	return t.Render([]tokenizer.Message{{Role: "user", Content: "Hello"}}, true)
-}
-
-// Trains returns an error if the template cannot be used for training and scoring.
-func (t templateTokenizer) Trains() error {
-	format, err := tokenizer.NewFormat(t.Tokenizer, tokenizer.FormatOptions{Template: "chat"})
-	if err == nil {
-		_, _, err = format.Pair("Hello", "Hi")
-	}
-	return err
 }
 
 // modelText formats an inspection for people.

@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"strings"
 	"time"
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/dataset/jsonl"
-	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/ops/plan"
 	"github.com/ldalign/ldalign/schemas"
 )
@@ -109,33 +107,6 @@ func deviceText(r plan.Run) string {
 		free = "an unknown amount"
 	}
 	return fmt.Sprintf("%s of %s free on %s, for %s", plan.Size(d.Need), free, d.Name, d.Of)
-}
-
-// planTokenizer opens the tokenizer of a run's model, with its template and length rule.
-func planTokenizer(files fs.FS, s schemas.Spec) (plan.Tokenizer, error) {
-	tok, err := tokenizer.FromFS(files)
-	if err != nil {
-		return nil, err
-	}
-	format, err := tokenizer.NewFormat(tok, tokenizer.FormatOptions{Template: s.Model.Template, System: s.Model.System})
-	if err != nil {
-		return nil, errors.Join(err, tok.Close())
-	}
-	return plannedTokenizer{tok, format, tokenizer.Limits{
-		Prompt: s.Data.MaxPromptTokens, Response: s.Data.MaxResponseTokens, Reject: s.Data.Overlong == "reject",
-	}}, nil
-}
-
-type plannedTokenizer struct {
-	*tokenizer.Tokenizer
-	format *tokenizer.Format
-	limits tokenizer.Limits
-}
-
-// Lengths returns the numbers of tokens that the model reads of a prompt and its response.
-func (t plannedTokenizer) Lengths(prompt, response string) (promptTokens, responseTokens int, err error) {
-	tokens, err := t.format.Fit(prompt, response, t.limits)
-	return len(tokens.Prompt), len(tokens.Response), err
 }
 
 // planText formats an estimate for people.

@@ -1,12 +1,5 @@
 package main
 
-import (
-	"context"
-	"errors"
-
-	"github.com/ldalign/ldalign/ops/offline"
-)
-
 type rewardCommand struct {
 	modelFlags
 	Input     string `help:"JSON lines with prompt and response, or prompt, chosen and rejected; - is standard input." required:"" placeholder:"FILE"`
@@ -28,20 +21,4 @@ An input line is {"id": …, "prompt": "…", "response": "…"}. The output lin
 truncated. For a line with "chosen" and "rejected" it adds reward_chosen, reward_rejected and margin, their difference. The error
 for a bad line names file, line and key; the records before it are written. After Ctrl-C the current batch is finished; with
 --out the same command continues there. See docs/models.md.`
-}
-
-func (c *rewardCommand) Run(ctx context.Context, e *env) (err error) {
-	folder, err := e.findModel(ctx, c.Model, c.serverFlags)
-	if err != nil {
-		return err
-	}
-	m, err := offline.OpenReward(ctx, folder, c.engine)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, m.Close(ctx)) }()
-	options := offline.RewardOptions{MaxTokens: c.MaxTokens, Label: c.Label, Batch: c.Batch}
-	return e.convert("reward", c.Input, c.Out, func(f offline.Files) (offline.Summary, error) {
-		return offline.Reward(ctx, m, f, options)
-	})
 }

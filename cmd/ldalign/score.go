@@ -1,12 +1,5 @@
 package main
 
-import (
-	"context"
-	"errors"
-
-	"github.com/ldalign/ldalign/ops/offline"
-)
-
 type scoreCommand struct {
 	modelFlags
 	templateFlags
@@ -27,16 +20,4 @@ over the response's tokens), tokens (their number) and token_logprobs. With a ch
 training; with --raw prompt and response are joined as they are, and only the tokenizer's own special tokens are added. If a
 record has token_ids from generate and its response is still their text, these tokens are scored. After Ctrl-C the finished
 records are written; with --out the same command continues there. See docs/models.md.`
-}
-
-func (c *scoreCommand) Run(ctx context.Context, e *env) (err error) {
-	m, err := e.load(ctx, c.modelFlags, c.templateFlags)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, m.Close(ctx)) }()
-	options := offline.ScoreOptions{Template: offline.Template(c.templateFlags), Overlong: c.Overlong, Step: c.Step}
-	return e.convert("score", c.Input, c.Out, func(f offline.Files) (offline.Summary, error) {
-		return offline.Score(ctx, m, f, options)
-	})
 }

@@ -11,11 +11,8 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/ops/logfile"
-	"github.com/ldalign/ldalign/ops/play"
 	"github.com/ldalign/ldalign/ops/runs"
-	"github.com/ldalign/ldalign/ops/telemetry"
 	"github.com/ldalign/ldalign/schemas"
 )
 
@@ -139,7 +136,11 @@ func (e *env) logger(file io.Writer) zerolog.Logger {
 	return zerolog.New(zerolog.MultiLevelWriter(redacted{file}, shown)).With().Timestamp().Logger()
 }
 
-// player returns a player of runs in a session, which shows their progress on a screen.
-func (e *env) player(s *runs.Session, engine *tensor.Engine, screen *telemetry.Screen) *play.Player {
-	return &play.Player{Session: s, Pipeline: e.pipeline, Engine: engine, Observer: screen}
+// player plays runs. Package play implements it.
+type player interface {
+	Run(ctx context.Context, spec schemas.Spec) error
+	RunAll(ctx context.Context, specs []schemas.Spec, parallel int, ended func(run string)) error
+	Guide(ctx context.Context, spec schemas.Spec) error
+	Trainer(ctx context.Context, spec schemas.Spec, hints string) error
+	Busy() time.Duration
 }

@@ -8,13 +8,12 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/ldalign/ldalign/models/tensor"
-	"github.com/ldalign/ldalign/ops/play"
+	"github.com/ldalign/ldalign/ops/pipeline"
 	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/ops/runs/derive"
 	"github.com/ldalign/ldalign/ops/telemetry"
 	"github.com/ldalign/ldalign/schemas"
-	"github.com/ldalign/ldalign/trainer"
+	"github.com/ldalign/ldalign/trainer/activity"
 )
 
 type sweepCommand struct {
@@ -97,18 +96,19 @@ func (e *env) printSweep(sweep []runs.SweepRun) error {
 func (e *env) sweep(ctx context.Context, parent schemas.Spec, specs []schemas.Spec, parallel int) error {
 	o := runs.Options{Servers: specs[0].Servers, Limits: specs[0].Streams, Name: "ldalign-sweep"}
 	return e.opened(ctx, o, func(s *runs.Session) error {
-		return play.WithEngine(specs[0].Compute, func(engine *tensor.Engine) error {
+		return withEngine(specs[0].Compute, func(engine *pipeline.Engine) error {
 			start := time.Now()
 			screen := telemetry.NewScreen(e.display)
-			err := e.player(s, engine, screen).RunAll(ctx, specs, parallel, screen.End)
-			if play.Interrupted(err) {
-				return fmt.Errorf("%w\nldalign: run the same command to continue the sweep", trainer.ErrInterrupted)
+			player := e.player(s, engine, screen)
+			err := player.RunAll(ctx, specs, parallel, screen.End)
+			if activity.Interrupted(err) {
+				return fmt.Errorf("%w\nldalign: run the same command to continue the sweep", activity.ErrInterrupted)
 			}
 			if err != nil {
 				return err
 			}
 			e.notice("%d replays of %s, %.1f s, tensor work %.0f %% of it",
-				len(specs), parent.Run, time.Since(start).Seconds(), 100*engine.Busy().Seconds()/time.Since(start).Seconds())
+				len(specs), parent.Run, time.Since(start).Seconds(), 100*player.Busy().Seconds()/time.Since(start).Seconds())
 			return e.compare(ctx, s, append([]schemas.Spec{parent}, specs...))
 		})
 	})

@@ -9,7 +9,7 @@ import (
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/schemas"
-	"github.com/ldalign/ldalign/trainer"
+	"github.com/ldalign/ldalign/trainer/activity"
 )
 
 type trainCommand struct {
@@ -92,5 +92,5 @@ func fromFiles(s *schemas.Spec) error {
 
 // goesOn returns the error of an interrupted run.
 func goesOn(run string) error {
-	return fmt.Errorf("%w\nldalign: run the same command to continue run %s", trainer.ErrInterrupted, run)
+	return fmt.Errorf("%w\nldalign: run the same command to continue run %s", activity.ErrInterrupted, run)
 }

@@ -5,11 +5,11 @@ import (
 	"fmt"
 
 	"github.com/ldalign/ldalign/checkpoints"
-	"github.com/ldalign/ldalign/models/tensor"
-	"github.com/ldalign/ldalign/ops/play"
+	"github.com/ldalign/ldalign/ops/pipeline"
 	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/ops/telemetry"
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/trainer/activity"
 )
 
 type trainerCommand struct {
@@ -52,19 +52,17 @@ func (c *trainerCommand) Run(ctx context.Context, e *env) error {
 		if err != nil {
 			return err
 		}
-		return play.WithEngine(spec.Compute, func(engine *tensor.Engine) error {
+		return withEngine(spec.Compute, func(engine *pipeline.Engine) error {
 			return e.trainAlone(ctx, s, engine, spec, hints)
 		})
 	})
 }
 
 // trainAlone runs only the trainer of a run, without stages.
-func (e *env) trainAlone(ctx context.Context, s *runs.Session, engine *tensor.Engine, spec schemas.Spec, hints string) error {
+func (e *env) trainAlone(ctx context.Context, s *runs.Session, engine *pipeline.Engine, spec schemas.Spec, hints string) error {
 	screen := telemetry.NewScreen(e.display)
 	defer screen.End(spec.Run)
-	player := e.player(s, engine, screen)
-	player.Hints = hints
-	if err := player.Trainer(ctx, spec); play.Interrupted(err) {
+	if err := e.player(s, engine, screen).Trainer(ctx, spec, hints); activity.Interrupted(err) {
 		return goesOn(spec.Run)
 	} else if err != nil {
 		return err

@@ -14,15 +14,15 @@ import (
 	"github.com/ldalign/ldalign/dataset"
 	"github.com/ldalign/ldalign/dataset/jsonl"
 	"github.com/ldalign/ldalign/models/architecture"
-	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/ops/pipeline"
 	"github.com/ldalign/ldalign/ops/plan"
-	"github.com/ldalign/ldalign/ops/play"
 	"github.com/ldalign/ldalign/ops/progress"
 	"github.com/ldalign/ldalign/ops/report"
 	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/ops/telemetry"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/stages/prompter"
+	"github.com/ldalign/ldalign/trainer/activity"
 	"github.com/ldalign/ldalign/trainer/fit"
 	"github.com/ldalign/ldalign/trainer/schedule"
 )
@@ -99,9 +99,6 @@ func (e *env) printSpecJSON(s schemas.Spec, more ...property) error {
 	}
 	return printJSON(e.stdout, []jsonl.Object{o})
 }
-
-// freeMemory returns the free memory of the GPUs that specs compute on; of those that this machine has.
-func freeMemory(specs []schemas.Spec) (map[string]int64, error) { return play.FreeMemory(specs) }
 
 // onDevice estimates runs that one process computes on a GPU; it returns nil for the CPU, and for replays, which cannot be planned.
 func (e *env) onDevice(ctx context.Context, specs []schemas.Spec) ([]plan.Run, error) {
@@ -202,21 +199,21 @@ func (e *env) up(ctx context.Context, specs []schemas.Spec, title string) error 
 	}
 	o := runs.Options{Servers: specs[0].Servers, Limits: specs[0].Streams, Name: "ldalign-up"}
 	return e.opened(ctx, o, func(s *runs.Session) error {
-		return play.WithEngine(specs[0].Compute, func(engine *tensor.Engine) error {
+		return withEngine(specs[0].Compute, func(engine *pipeline.Engine) error {
 			return e.played(ctx, s, engine, specs, title)
 		})
 	})
 }
 
 // played plays the runs with an engine, and writes the report.
-func (e *env) played(ctx context.Context, s *runs.Session, engine *tensor.Engine, specs []schemas.Spec, title string) error {
+func (e *env) played(ctx context.Context, s *runs.Session, engine *pipeline.Engine, specs []schemas.Spec, title string) error {
 	start := time.Now()
 	screen := telemetry.NewScreen(e.display)
 	player := e.player(s, engine, screen)
 	for _, spec := range specs {
 		err := player.Run(ctx, spec)
 		screen.End(spec.Run)
-		if play.Interrupted(err) {
+		if activity.Interrupted(err) {
 			return goesOn(spec.Run)
 		}
 		if err != nil {
@@ -228,7 +225,7 @@ func (e *env) played(ctx context.Context, s *runs.Session, engine *tensor.Engine
 		return err
 	}
 	wall := time.Since(start).Seconds()
-	share := engine.Busy().Seconds() / wall
+	share := player.Busy().Seconds() / wall
 	in.WallSeconds, in.TensorShare, in.Stages = wall, &share, screen.Stages(e.workers(nil))
 	return e.writeReport(specs, in)
 }

@@ -4,9 +4,7 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/ops/pipeline"
-	"github.com/ldalign/ldalign/ops/play"
 	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/ops/telemetry"
 	"github.com/ldalign/ldalign/schemas"
@@ -48,16 +46,16 @@ func (c *workerCommand) Run(ctx context.Context, e *env) error {
 		if !row.NeedsEngine {
 			return e.work(ctx, s, nil, row, spec)
 		}
-		return play.WithEngine(spec.Compute, func(engine *tensor.Engine) error { return e.work(ctx, s, engine, row, spec) })
+		return withEngine(spec.Compute, func(engine *pipeline.Engine) error { return e.work(ctx, s, engine, row, spec) })
 	})
 }
 
 // work runs one stage of a run.
-func (e *env) work(ctx context.Context, s *runs.Session, engine *tensor.Engine, row pipeline.Row, spec schemas.Spec) error {
+func (e *env) work(ctx context.Context, s *runs.Session, engine *pipeline.Engine, row pipeline.Row, spec schemas.Spec) error {
 	screen := telemetry.NewScreen(e.display)
 	defer screen.End(spec.Run)
 	e.notice("%s of run %s is ready; Ctrl-C finishes its messages and ends it", row.Name, spec.Run)
-	err := e.player(s, engine, screen).Stage(ctx, row, spec)
+	err := pipeline.NewPlayer(s, engine, screen).Play(ctx, row, spec)
 	for _, sum := range screen.Stages([]string{row.Name}) {
 		e.notice("%s processed %d %s in %.1f s", sum.Name, sum.Items, sum.Unit, sum.BusySeconds)
 	}

@@ -24,8 +24,8 @@ type Conversation struct {
 	turns    int // since the conversation began; each turn has its own random numbers
 }
 
-// NewConversation begins a conversation, with a system message if system is not empty. It returns ErrOptions if the sampling does
-// not fit the model.
+// NewConversation begins a conversation, with a system message if system is not empty. It returns runs.ErrSettings if the
+// sampling does not fit the model.
 func NewConversation(m *Model, s Sampling, system string) (*Conversation, error) {
 	s, err := s.check(m.Config().MaxLength())
 	return &Conversation{model: m, sampling: s, system: system}, err

@@ -10,6 +10,7 @@ import (
 	"github.com/ldalign/ldalign/models/decode"
 	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/ops/progress"
+	"github.com/ldalign/ldalign/ops/runs"
 	"github.com/ldalign/ldalign/schemas"
 )
 
@@ -37,7 +38,7 @@ func Generate(ctx context.Context, m *Model, files Files, o GenerateOptions) (Su
 		return nil, err
 	}
 	if o.Slots < 0 || o.Memory < 1 || o.Prefill < 1 {
-		return nil, fmt.Errorf("%w: --slots %d, --memory %d, --prefill %d", ErrOptions, o.Slots, o.Memory, o.Prefill)
+		return nil, fmt.Errorf("%w: --slots %d, --memory %d, --prefill %d", runs.ErrSettings, o.Slots, o.Memory, o.Prefill)
 	}
 	g := generating{model: m, options: o, size: decode.Options{Prefill: o.Prefill}, wants: map[*Item]*want{}}
 	job := Job{

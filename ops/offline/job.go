@@ -12,10 +12,8 @@ import (
 
 	"github.com/ldalign/ldalign/dataset/jsonl"
 	"github.com/ldalign/ldalign/ops/progress"
+	"github.com/ldalign/ldalign/ops/runs"
 )
-
-// ErrOptions reports options that do not fit the model or the output file. The error names the verb's flag.
-var ErrOptions = errors.New("wrong usage")
 
 // Files are the input and the output of a job.
 type Files struct {
@@ -152,7 +150,8 @@ func (j Job) read(in *jsonl.Reader, out *jsonl.Writer) ([]*Item, error) {
 	return records, nil
 }
 
-// checkSettings keeps the settings beside the output file. It returns ErrOptions if the file was written with other settings.
+// checkSettings keeps the settings beside the output file. It returns runs.ErrSettings if the file was written with other
+// settings.
 func checkSettings(output string, resumed bool, settings any) error {
 	name := output + ".settings.json"
 	want, err := json.MarshalIndent(settings, "", "  ")
@@ -166,11 +165,11 @@ func checkSettings(output string, resumed bool, settings any) error {
 	was, err := os.ReadFile(name)
 	if err != nil {
 		return fmt.Errorf("%w: %s has records, but their settings are unknown (%w): name another --out",
-			ErrOptions, output, err)
+			runs.ErrSettings, output, err)
 	}
 	if !bytes.Equal(was, want) {
 		return fmt.Errorf("%w: %s was written with other settings (see %s): name another --out, or remove both files",
-			ErrOptions, output, name)
+			runs.ErrSettings, output, name)
 	}
 	return nil
 }

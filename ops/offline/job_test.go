@@ -15,6 +15,7 @@ import (
 
 	"github.com/ldalign/ldalign/dataset/jsonl"
 	"github.com/ldalign/ldalign/ops/progress"
+	"github.com/ldalign/ldalign/ops/runs"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -103,7 +104,7 @@ func TestJobContinuesWhereItWasStopped(t *testing.T) {
 	if got := read(t, out); !strings.HasPrefix(output, got) || strings.Count(got, "\n") != 2 {
 		t.Errorf("the output is\n%s", got)
 	}
-	if _, _, err := lengths("runes", 2, "-", nil).Run(ctx, f); !errors.Is(err, ErrOptions) {
+	if _, _, err := lengths("runes", 2, "-", nil).Run(ctx, f); !errors.Is(err, runs.ErrSettings) {
 		t.Errorf("with other settings: %v", err)
 	}
 	if done, before, err = lengths("bytes", 3, "-", nil).Run(ctx, f); done != 3 || before != 2 || err != nil {
@@ -115,7 +116,7 @@ func TestJobContinuesWhereItWasStopped(t *testing.T) {
 	if err := os.Remove(out + ".settings.json"); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := lengths("bytes", 2, "-", nil).Run(ctx, f); !errors.Is(err, ErrOptions) {
+	if _, _, err := lengths("bytes", 2, "-", nil).Run(ctx, f); !errors.Is(err, runs.ErrSettings) {
 		t.Errorf("without the settings: %v", err)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/ops/modelname"
+	"github.com/ldalign/ldalign/ops/runs"
 )
 
 // Template says how a prompt becomes the model's input. Without Raw and Chat, the model's chat template is used if it has one.
@@ -61,7 +62,7 @@ func Open(ctx context.Context, f modelname.Folder, t Template, engine func() (*t
 		m.Lead = m.Tokenizer.Lead()
 	}
 	if t.System != "" && !m.chat {
-		return nil, fmt.Errorf("%w: --system needs a chat template", ErrOptions)
+		return nil, fmt.Errorf("%w: --system needs a chat template", runs.ErrSettings)
 	}
 	if m.engine, err = engine(); err != nil {
 		return nil, err

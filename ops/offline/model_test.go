@@ -14,6 +14,7 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/ops/modelname"
+	"github.com/ldalign/ldalign/ops/runs"
 )
 
 func newEngine() (*tensor.Engine, error) { return tensor.NewEngine(tensor.Options{Threads: 1}) }
@@ -84,7 +85,7 @@ func TestGenerateAndScore(t *testing.T) {
 		"--slots -1":         {Sampling: Sampling{TopP: 1}, Slots: -1, Memory: 16, Prefill: 8},
 		"written with other": {Sampling: Sampling{MaxTokens: 6, TopP: 1}, Overlong: "cut", Memory: 16, Prefill: 8},
 	} {
-		if _, err := Generate(ctx, m, files(t, in, answers), o); !errors.Is(err, ErrOptions) || !strings.Contains(err.Error(), name) {
+		if _, err := Generate(ctx, m, files(t, in, answers), o); !errors.Is(err, runs.ErrSettings) || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: the error is %v", name, err)
 		}
 	}

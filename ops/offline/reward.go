@@ -16,6 +16,7 @@ import (
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/models/tokenizer"
 	"github.com/ldalign/ldalign/ops/modelname"
+	"github.com/ldalign/ldalign/ops/runs"
 )
 
 // RewardModel is a reward model with its tokenizer.
@@ -92,17 +93,17 @@ func (o RewardOptions) check(m *RewardModel) (RewardOptions, error) {
 		o.MaxTokens = cfg.MaxLength()
 	}
 	if least := m.pairs.Special() + 2; o.MaxTokens < least || o.MaxTokens > cfg.MaxLength() {
-		return o, fmt.Errorf("%w: --max-tokens is %d, the model takes %d to %d", ErrOptions, o.MaxTokens, least, cfg.MaxLength())
+		return o, fmt.Errorf("%w: --max-tokens is %d, the model takes %d to %d", runs.ErrSettings, o.MaxTokens, least, cfg.MaxLength())
 	}
 	if o.Label < 0 && cfg.Labels == 1 {
 		o.Label = 0
 	}
 	if o.Label < 0 || o.Label >= cfg.Labels {
 		return o, fmt.Errorf("%w: the model has %d outputs: say which one is the reward, with --label 0 to %d",
-			ErrOptions, cfg.Labels, cfg.Labels-1)
+			runs.ErrSettings, cfg.Labels, cfg.Labels-1)
 	}
 	if err := (reward.Options{Rows: o.Batch}).WithDefaults().Validate(); err != nil {
-		return o, fmt.Errorf("%w: --batch: %w", ErrOptions, err)
+		return o, fmt.Errorf("%w: --batch: %w", runs.ErrSettings, err)
 	}
 	return o, nil
 }

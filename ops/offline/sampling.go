@@ -5,6 +5,7 @@ import (
 
 	"github.com/ldalign/ldalign/models/decode"
 	"github.com/ldalign/ldalign/models/tokenizer"
+	"github.com/ldalign/ldalign/ops/runs"
 )
 
 // Sampling says how responses are sampled.
@@ -31,13 +32,13 @@ func (s Sampling) check(most int) (Sampling, error) {
 	}
 	if s.MaxTokens < 1 || s.MaxTokens >= most {
 		return s, fmt.Errorf("%w: --max-tokens is %d, but prompt and response together may have %d tokens: give a smaller value",
-			ErrOptions, s.MaxTokens, most)
+			runs.ErrSettings, s.MaxTokens, most)
 	}
 	if _, err := tokenizer.NewStopMatcher(s.Stop...); err != nil {
-		return s, fmt.Errorf("%w: --stop: %w", ErrOptions, err)
+		return s, fmt.Errorf("%w: --stop: %w", runs.ErrSettings, err)
 	}
 	if err := s.sampling().Validate(); err != nil {
-		return s, fmt.Errorf("%w: %w", ErrOptions, err)
+		return s, fmt.Errorf("%w: %w", runs.ErrSettings, err)
 	}
 	return s, nil
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/logprob"
 	"github.com/ldalign/ldalign/models/tokenizer"
+	"github.com/ldalign/ldalign/ops/runs"
 )
 
 // ScoreOptions are settings of Score.
@@ -28,7 +29,7 @@ var errNotFinite = errors.New("the model's scores are not finite: its weights ar
 // Score adds to each record the log-probability of its response.
 func Score(ctx context.Context, m *Model, files Files, o ScoreOptions) (Summary, error) {
 	if o.Step < 1 {
-		return nil, fmt.Errorf("%w: --step is %d", ErrOptions, o.Step)
+		return nil, fmt.Errorf("%w: --step is %d", runs.ErrSettings, o.Step)
 	}
 	split, err := m.splitter()
 	if err != nil {

@@ -10,6 +10,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/ldalign/ldalign/checkpoints"
+	"github.com/ldalign/ldalign/ops/runs"
+	"github.com/ldalign/ldalign/ops/telemetry"
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/streams"
@@ -29,6 +31,17 @@ type Player struct {
 	// Grace is streams.Stage's Grace.
 	Grace time.Duration
 	Log   zerolog.Logger
+}
+
+// NewPlayer returns a player of stages in a session, which passes their events to observer. engine may be nil if no stage needs
+// one.
+func NewPlayer(s *runs.Session, engine *Engine, observer telemetry.Observer) *Player {
+	return &Player{
+		Streams: s.Streams, Checkpoints: s.Checkpoints, Engine: engine, Observer: observer, Log: s.Log,
+		Sampled: func(id streams.StageID, done, of int) {
+			observer.Sampled(telemetry.Sampled{StageID: id, Done: done, Of: of})
+		},
+	}
 }
 
 // linger is how long a part-filled batch waits for more, unless the stage's row says otherwise.

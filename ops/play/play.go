@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -17,7 +18,7 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 	"github.com/ldalign/ldalign/stages/prompter"
 	"github.com/ldalign/ldalign/streams"
-	"github.com/ldalign/ldalign/trainer"
+	"github.com/ldalign/ldalign/trainer/activity"
 	"github.com/ldalign/ldalign/trainer/retention"
 )
 
@@ -25,23 +26,13 @@ import (
 type Player struct {
 	*runs.Session
 	Pipeline pipeline.Table
-	// Engine may be nil if no stage needs one and no trainer is played.
 	Engine   *tensor.Engine
 	Observer telemetry.Observer
-	// Hints is the subject on which the store's notifications arrive; empty for none.
-	Hints string
+	hints    string // see Trainer
 }
 
-// Stage plays one stage of a run until ctx ends. It returns nil after a clean drain.
-func (p *Player) Stage(ctx context.Context, row pipeline.Row, spec schemas.Spec) error {
-	player := pipeline.Player{
-		Streams: p.Streams, Checkpoints: p.Checkpoints, Engine: p.Engine, Observer: p.Observer, Log: p.Log,
-		Sampled: func(id streams.StageID, done, of int) {
-			p.Observer.Sampled(telemetry.Sampled{StageID: id, Done: done, Of: of})
-		},
-	}
-	return player.Play(ctx, row, spec)
-}
+// Busy returns how long the engine has computed.
+func (p *Player) Busy() time.Duration { return p.Engine.Busy() }
 
 // Run plays all stages and the trainer of a run until the run is complete and evaluated.
 func (p *Player) Run(ctx context.Context, spec schemas.Spec) error {
@@ -70,7 +61,7 @@ func (p *Player) Run(ctx context.Context, spec schemas.Spec) error {
 }
 
 // RunAll plays runs to their ends, at most parallel of them at a time, and calls ended after each. A failed run does not stop the
-// others. RunAll returns the errors of all runs that failed; trainer.ErrInterrupted if ctx ended and none failed.
+// others. RunAll returns the errors of all runs that failed; activity.ErrInterrupted if ctx ended and none failed.
 func (p *Player) RunAll(ctx context.Context, specs []schemas.Spec, parallel int, ended func(run string)) error {
 	failures := make([]error, len(specs))
 	group := errgroup.Group{}
@@ -81,7 +72,7 @@ func (p *Player) RunAll(ctx context.Context, specs []schemas.Spec, parallel int,
 				return nil
 			}
 			defer ended(spec.Run)
-			if err := p.Run(ctx, spec); err != nil && !Interrupted(err) {
+			if err := p.Run(ctx, spec); err != nil && !activity.Interrupted(err) {
 				failures[i] = fmt.Errorf("run %s: %w", spec.Run, err)
 			}
 			return nil
@@ -92,7 +83,7 @@ func (p *Player) RunAll(ctx context.Context, specs []schemas.Spec, parallel int,
 	}
 	err := errors.Join(failures...)
 	if ctx.Err() != nil && err == nil {
-		return trainer.ErrInterrupted
+		return activity.ErrInterrupted
 	}
 	return err
 }
@@ -111,9 +102,11 @@ func (p *Player) Guide(ctx context.Context, spec schemas.Spec) error {
 	return p.play(ctx, spec, stages, results, true)
 }
 
-// Trainer plays only the trainer of a run.
-func (p *Player) Trainer(ctx context.Context, spec schemas.Spec) error {
-	return p.play(ctx, spec, nil, 0, false)
+// Trainer plays only the trainer of a run. hints is the subject on which the store's notifications arrive; empty for none.
+func (p *Player) Trainer(ctx context.Context, spec schemas.Spec, hints string) error {
+	hinted := *p
+	hinted.hints = hints
+	return hinted.play(ctx, spec, nil, 0, false)
 }
 
 // play plays stages and the trainer until the trainer has ended and the given number of policies is evaluated. It returns
@@ -122,8 +115,9 @@ func (p *Player) play(ctx context.Context, spec schemas.Spec, stages pipeline.Ta
 	playing, stop := context.WithCancel(ctx)
 	defer stop()
 	group, playing := errgroup.WithContext(playing)
+	player := pipeline.NewPlayer(p.Session, p.Engine, p.Observer)
 	for _, row := range stages {
-		group.Go(func() error { return p.Stage(playing, row, spec) })
+		group.Go(func() error { return player.Play(playing, row, spec) })
 	}
 	group.Go(func() error { return p.WatchStall(playing, spec, p.Pipeline.Stages()) })
 	trained := p.train(playing, spec, guideOnly)
@@ -132,16 +126,10 @@ func (p *Player) play(ctx context.Context, spec schemas.Spec, stages pipeline.Ta
 	}
 	stop()
 	staged := group.Wait()
-	if staged != nil && (trained == nil || Interrupted(trained)) {
+	if staged != nil && (trained == nil || activity.Interrupted(trained)) {
 		return staged // the trainer was stopped because a stage failed
 	}
 	return trained
-}
-
-// Interrupted reports whether err says that a run ended because it was told to. It is false if something failed meanwhile, such
-// as saving a state.
-func Interrupted(err error) bool {
-	return errors.Is(err, trainer.ErrInterrupted) || errors.Is(err, context.Canceled)
 }
 
 // CheckData reads the data that a spec names, and returns an error if it is unusable. Run calls it before it declares a run,

@@ -22,7 +22,7 @@ func (p *Player) train(ctx context.Context, spec schemas.Spec, guideOnly bool) e
 	defer heartbeat.Close()
 	return trainer.New(trainer.Config{
 		Spec: spec, Streams: p.Streams, Checkpoints: p.Checkpoints, Engine: p.Engine, Tokenizers: dataset.TokenizerFolder,
-		Holder: runs.Holder(), Hints: p.Hints, GuideOnly: guideOnly, Meter: beating{p.Observer, heartbeat},
+		Holder: runs.Holder(), Hints: p.hints, GuideOnly: guideOnly, Meter: beating{p.Observer, heartbeat},
 		Metrics: p.ReportDir(spec.Run),
 		Hold:    func(ctx context.Context) { _ = heartbeat.Hold(ctx) }, // its only error is the end of ctx, which the trainer sees
 		Log:     p.Log.With().Str("stage", runs.Trainer).Logger(),

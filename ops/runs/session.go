@@ -21,7 +21,7 @@ import (
 var (
 	// ErrNoRuns reports that the data folder holds no runs.
 	ErrNoRuns = errors.New("holds no runs")
-	// ErrSettings reports a malformed setting, such as an endpoint or a run's name.
+	// ErrSettings reports a setting that is malformed or does not fit, such as an endpoint, a run's name or the flag of a verb.
 	ErrSettings = errors.New("wrong settings")
 )
 

@@ -16,6 +16,7 @@ import (
 	"github.com/ldalign/ldalign/models"
 	"github.com/ldalign/ldalign/models/tensor"
 	"github.com/ldalign/ldalign/schemas"
+	"github.com/ldalign/ldalign/trainer/activity"
 	"github.com/ldalign/ldalign/trainer/curves"
 	"github.com/ldalign/ldalign/trainer/schedule"
 	"github.com/ldalign/ldalign/trainer/task"
@@ -162,7 +163,7 @@ func TestPhaseThatCannotSave(t *testing.T) {
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := p.Run(ctx); !errors.Is(err, full) || errors.Is(err, ErrInterrupted) {
+	if err := p.Run(ctx); !errors.Is(err, full) || errors.Is(err, activity.ErrInterrupted) {
 		t.Errorf("got %v, want the store's error and not ErrInterrupted", err)
 	}
 	if len(p.records) != 0 {
@@ -328,7 +329,7 @@ func TestPhaseResumes(t *testing.T) {
 					}
 				})
 			})
-			if err := stopped.Run(ctx); !errors.Is(err, ErrInterrupted) {
+			if err := stopped.Run(ctx); !errors.Is(err, activity.ErrInterrupted) {
 				t.Fatal(err)
 			}
 			second := loadModel(t, engine, "llama")

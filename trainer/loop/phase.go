@@ -7,14 +7,11 @@ import (
 
 	"github.com/ldalign/ldalign/checkpoints"
 	"github.com/ldalign/ldalign/models/tensor"
+	"github.com/ldalign/ldalign/trainer/activity"
 	"github.com/ldalign/ldalign/trainer/curves"
 	"github.com/ldalign/ldalign/trainer/schedule"
 	"github.com/ldalign/ldalign/trainer/task"
 )
-
-// ErrInterrupted says that training stopped between two steps because its context ended. The state is committed, and the
-// next start resumes from it.
-var ErrInterrupted = errors.New("trainer: interrupted; the state is saved and the next start resumes from it")
 
 // ErrLeaseLost says that another trainer has taken over the run. The context of Run is then cancelled with this cause, and
 // nothing more is written.
@@ -130,8 +127,8 @@ func (p *Phase) Files(read func(checkpoints.File) ([]byte, error)) []checkpoints
 	return p.complete(read)
 }
 
-// Run trains the phase to its end. When ctx ends, it stops between two steps, saves the state and returns ErrInterrupted. If
-// the cause is ErrLeaseLost it saves nothing, because another trainer owns the run, and returns the cause. While the lease is
+// Run trains the phase to its end. When ctx ends, it stops between two steps, saves the state and returns
+// activity.ErrInterrupted. If the cause is ErrLeaseLost it saves nothing, because another trainer owns the run, and returns the cause. While the lease is
 // doubtful, it saves the state, makes no steps, and goes on when the lease is confirmed. A loss or
 // gradient that is not finite is an error; the weights are then as before that step. States are committed in the background,
 // one at a time. A failed commit stops the run, and Run returns only after the last commit has ended.
@@ -207,7 +204,7 @@ func (p *Phase) interrupted(ctx context.Context, step, saved int) (err error) {
 	if err := errors.Join(err, p.saving.wait()); err != nil {
 		return fmt.Errorf("trainer: interrupted, but the state could not be saved; the steps since the last state are lost: %w", err)
 	}
-	return ErrInterrupted
+	return activity.ErrInterrupted
 }
 
 // train makes the step after the given number of steps.
