@@ -33,7 +33,7 @@ tests_with = grep -rlE --include='*_test.go' '$(1)' . | xargs -n 1 dirname | sor
 
 say = printf '\n==> %s\n' "$(1)"
 
-.PHONY: help build test test-integration chaos chaos-trainer demo lint fmt proto cuda bench bench-decode bench-train bench-iteration clean clean-native native
+.PHONY: help build control test test-integration chaos chaos-trainer demo lint fmt proto cuda bench bench-decode bench-train bench-iteration clean clean-native native
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,12 +41,25 @@ help: ## list the targets
 	@echo "  On a fresh machine (Go 1.26, a C++20 compiler, Python 3 with pip, cargo): make demo, make test."
 	@echo "  The first build fetches 150 MB and compiles for some minutes, and prints each step; later ones start at once."
 
-build: native ## build bin/ldalign
-	@$(env); go build -ldflags '$(version_flag)' -o bin/ldalign ./cmd/ldalign
+# The program is two: bin/ldalign, without cgo, starts at once and has the verbs that need no tensors. For the others it replaces itself
+# by bin/ldalign-tensors (ADR 0032).
+build: native ## build bin/ldalign and bin/ldalign-tensors
+	@$(env); go build -ldflags '$(version_flag)' -o bin/ldalign-tensors ./cmd/ldalign
+	@CGO_ENABLED=0 go build -ldflags '$(version_flag)' -o bin/ldalign ./cmd/ldalign
+
+# Without cgo Go compiles for other systems as it is. TARGETS names other systems, or some of these.
+TARGETS ?= linux/amd64 linux/arm64 darwin/arm64 darwin/amd64 windows/amd64
+control: ## build the program without tensors, for Linux, macOS and Windows, into bin/control (the first time: some minutes)
+	@for target in $(TARGETS); do \
+		name=ldalign-$${target/\//-}; [ "$${target%/*}" != windows ] || name=$$name.exe; \
+		CGO_ENABLED=0 GOOS=$${target%/*} GOARCH=$${target#*/} go build -ldflags '-s -w $(version_flag)' -o bin/control/$$name ./cmd/ldalign; \
+		echo "bin/control/$$name"; \
+	done
 
 test: native ## run go vet and the tests of all packages, with the race detector where there is no C++
 	@$(call say,go vet)
 	@$(env); go vet ./...
+	@export CGO_ENABLED=0; go vet $$(go list -deps ./cmd/ldalign | grep '^github.com/ldalign/')
 	@$(call say,tests with the race detector: packages without C++)
 	@$(env); $(pure_tests) | xargs go test -race
 	@$(call say,tests of the packages with C++)

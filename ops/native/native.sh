@@ -164,7 +164,7 @@ if [ "$(cat "$libraries/tokenizer.sources" 2>/dev/null)" != "$sources" ]; then
 	mv "$libraries/libldalign_tokenizer.a.tmp" "$libraries/libldalign_tokenizer.a"
 	echo "$sources" >"$libraries/tokenizer.sources"
 	# Go does not notice that a library has changed, so remove the binaries and the test results that used the old one.
-	rm -f "$root/bin/ldalign"
+	rm -f "$root/bin/ldalign-tensors"
 	go clean -testcache
 fi
 

@@ -2,7 +2,7 @@
 // the trainer's record of one iteration, and runs the audit in another process while this process runs the embedded server, as
 // for a run that continues.
 //
-//	go build -o bin/ldalign ./cmd/ldalign && go run ./bench/streams/audit --pairs 1000000 --program bin/ldalign
+//	make build && go run ./bench/streams/audit --pairs 1000000 --program bin/ldalign
 package main
 
 import (
