@@ -128,8 +128,8 @@ func (p *Phase) Files(read func(checkpoints.File) ([]byte, error)) []checkpoints
 }
 
 // Run trains the phase to its end. When ctx ends, it stops between two steps, saves the state and returns
-// activity.ErrInterrupted. If the cause is ErrLeaseLost it saves nothing, because another trainer owns the run, and returns the cause. While the lease is
-// doubtful, it saves the state, makes no steps, and goes on when the lease is confirmed. A loss or
+// activity.ErrInterrupted. If the cause is ErrLeaseLost it saves nothing, because another trainer owns the run, and returns the
+// cause. While the lease is doubtful, it saves the state, makes no steps, and goes on when the lease is confirmed. A loss or
 // gradient that is not finite is an error; the weights are then as before that step. States are committed in the background,
 // one at a time. A failed commit stops the run, and Run returns only after the last commit has ended.
 func (p *Phase) Run(ctx context.Context) (err error) {
