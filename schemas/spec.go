@@ -304,7 +304,7 @@ type ComputeSpec struct {
 	// Device is the device for tensors: cpu or cuda:N (the project has not run it on a GPU).
 	Device string `yaml:"device"`
 	// Weights is the number format in which the generator and the evaluator hold a policy: float32, or bfloat16, which takes half
-	// the memory and is faster to read. Texts and reference log-probs are then those of the rounded weights, so the margins at the
+	// the memory. Texts and reference log-probs are then those of the rounded weights, so the margins at the
 	// first step are not zero. The trainer's weights, policies in the store and guides are always float32.
 	Weights string `yaml:"weights" absent:"float32"`
 }
