@@ -237,8 +237,9 @@ func (m *Model) Trainable() []tensor.Named {
 
 // Packed reports whether the weights are packed for inference by token. Compared with plain weights, this is several times as
 // fast for the few tokens of a decoding step, gives a token the same bits whatever is computed with it (see Cache), and takes
-// half the memory if the file has bfloat16 or the weights are rounded. A packed model has no plain weights: it cannot be trained, cloned or written, and
-// does not compute whole sequences. Only Float32 on the CPU is packed; elsewhere Options.Packed has no effect.
+// half the memory if the file has bfloat16 or the weights are rounded. A packed model has no plain weights: it cannot be trained,
+// cloned or written, and does not compute whole sequences. Only Float32 on the CPU is packed; elsewhere Options.Packed has no
+// effect.
 func (m *Model) Packed() bool { return m.packed != nil }
 
 // Pack packs the plain weights of a model, and frees them one by one.

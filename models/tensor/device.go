@@ -41,8 +41,8 @@ func (d Device) check() error {
 	return nil
 }
 
-// FreeMemory returns the memory of a GPU that is free now, in bytes. It returns an error for the CPU, and if this machine does not
-// have the GPU.
+// FreeMemory returns the memory of a GPU that is free now, in bytes. It returns an error for the CPU, and if this machine does
+// not have the GPU.
 func FreeMemory(d Device) (int64, error) {
 	if err := d.check(); err != nil {
 		return 0, err

@@ -24,8 +24,8 @@ func (s *Scope) Recompute(x *Tensor, f func(s *Scope, x *Tensor) *Tensor) *Tenso
 		C.uint64_t(len(e.recomputed)-1)))
 }
 
-// goRecompute calls the function of a Recompute for autograd, within Do: on the engine's thread or, in the backward pass on a GPU,
-// on a thread of autograd's for which the engine's thread waits.
+// goRecompute calls the function of a Recompute for autograd, within Do. It runs on the engine's thread or, in the backward pass
+// on a GPU, on a thread of autograd's for which the engine's thread waits.
 //
 //export goRecompute
 func goRecompute(engine C.uintptr_t, id C.uint64_t, x unsafe.Pointer, out *unsafe.Pointer) *C.char {
