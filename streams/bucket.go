@@ -10,8 +10,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// bucket returns the configuration of the stream that holds a key-value bucket. All runs of a server share its buckets. It is what
-// nats.go creates, except for AllowDirect: any replica answers a direct get, also one that lags behind.
+// bucket returns the configuration of the stream that holds a key-value bucket. All runs of a server share its buckets. It is
+// what nats.go creates, except for AllowDirect: any replica answers a direct get, also one that lags behind.
 func (l Limits) bucket(name string) jetstream.StreamConfig {
 	config := jetstream.StreamConfig{
 		Name:              streamOf(name),

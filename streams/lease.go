@@ -276,8 +276,8 @@ func (l *Lease) renew(ctx context.Context, limit time.Duration) error {
 }
 
 // change calls do, which changes the key at l.revision. When the revision is outdated but the stored claim is this lease's, it
-// reads the revision and calls do again: an earlier renewal was stored, but its answer was lost. do may fail again, while replicas
-// have not agreed on the earlier renewal. It returns ErrLeaseTaken when the stored claim is not this lease's.
+// reads the revision and calls do again: an earlier renewal was stored, but its answer was lost. do may fail again, while
+// replicas have not agreed on the earlier renewal. It returns ErrLeaseTaken when the stored claim is not this lease's.
 func (l *Lease) change(ctx context.Context, do func() error) error {
 	err := do()
 	if meaningOf(err) != conflict {
