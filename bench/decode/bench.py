@@ -60,24 +60,25 @@ def head(source, target, count):
 
 
 def setting(a, model, verb, data, batch, temperature):
-    """The best of some rounds of both: (tokens per second, bytes) of each, and both scores."""
-    ours = [a.ldalign, verb, "--json", "--raw", "--model", model, "--input", data, "--threads", str(a.threads)]
+    """The best of some rounds of each side (ldalign, the peer, an earlier ldalign): tokens per second, bytes, scores."""
+    ours = [verb, "--json", "--raw", "--model", model, "--input", data, "--threads", str(a.threads)]
     if verb == "generate":
         ours += ["--ignore-eos", "--slots", str(batch), "--temperature", str(temperature), "--max-tokens", "128"]
     theirs = [a.peer, os.path.join(os.path.dirname(__file__), "peer.py"), verb, model, data, str(batch), str(temperature),
               str(a.threads)]
-    best, memory, extra = [0.0, 0.0], [0, 0], [None, None]
+    sides = [[a.ldalign, *ours], theirs] + ([[a.before, *ours]] if a.before else [])
+    best, memory, extra = [0.0] * len(sides), [0] * len(sides), [None] * len(sides)
     for _ in range(a.rounds):
-        for side, command in enumerate((ours, theirs)):
+        for side, command in enumerate(sides):
             out, err, peak = run(command, a.threads)
-            if side == 0:
+            if side != 1:
                 summary = json.loads([line for line in err.splitlines() if '"verb"' in line][-1])
-                extra[0] = [json.loads(line).get("logprob") for line in out.splitlines()]
+                extra[side] = [json.loads(line).get("logprob") for line in out.splitlines()]
             else:
                 summary = json.loads(out.splitlines()[-1])
-                extra[1] = summary["logprobs"]
+                extra[side] = summary["logprobs"]
                 versions.update({k: summary[k] for k in ("torch", "transformers")})
-            tokens = summary["read_tokens"] if verb == "score" and side == 0 else summary["tokens"]
+            tokens = summary["read_tokens"] if verb == "score" and side != 1 else summary["tokens"]
             best[side] = max(best[side], tokens / summary["seconds"])
             memory[side] = max(memory[side], peak)
     return best, memory, extra
@@ -87,6 +88,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--ldalign", default="bin/ldalign")
     p.add_argument("--peer", required=True, help="python of the peer's environment")
+    p.add_argument("--before", help="an earlier ldalign, to compare with in the same run")
     p.add_argument("--model", action="append", required=True)
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--rounds", type=int, default=2)
@@ -95,8 +97,9 @@ def main():
     p.add_argument("--only", choices=["greedy", "sampled", "score"], action="append")
     a = p.parse_args()
     only = a.only or ["greedy", "sampled", "score"]
-    print("| model | work | batch | ldalign tok/s | transformers tok/s | ratio | ldalign peak | transformers peak |")
-    print("|---|---|---|---|---|---|---|---|")
+    before = ["before", "ratio", "before's peak"] if a.before else []
+    columns = ["model", "work", "batch", "ldalign tok/s", "transformers tok/s", "ratio", "ldalign peak", "transformers peak", *before]
+    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
     with tempfile.TemporaryDirectory() as folder:
         write_data(folder, 96)
         for model in a.model:
@@ -111,9 +114,10 @@ def main():
                     data = head(f"{folder}/{source}", f"{folder}/part.jsonl", count)
                     speed, memory, extra = setting(a, model, verb, data, batch, 1 if work == "sampled" else 0)
                     print(f"| {os.path.basename(model.rstrip('/'))} | {work} | {batch} | {speed[0]:.1f} | {speed[1]:.1f} | "
-                          f"{speed[0] / speed[1]:.2f} | {memory[0] / 1e9:.2f} GB | {memory[1] / 1e9:.2f} GB |", flush=True)
+                          f"{speed[0] / speed[1]:.2f} | {memory[0] / 1e9:.2f} GB | {memory[1] / 1e9:.2f} GB |"
+                          + (f" {speed[2]:.1f} | {speed[0] / speed[2]:.2f} | {memory[2] / 1e9:.2f} GB |" if a.before else ""), flush=True)
                     if verb == "score":
-                        worst = max(abs(x - y) for x, y in zip(*extra))
+                        worst = max(abs(x - y) for x, y in zip(*extra[:2]))
                         print(f"<!-- largest difference of a response's log-probability: {worst:.1e} -->", flush=True)
     cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "unknown")
     print(f"\n{cpu}, {os.cpu_count()} cores, {a.threads} threads, best of {a.rounds} rounds; "

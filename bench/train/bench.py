@@ -37,14 +37,14 @@ def write_pairs(path, count):
                                   "rejected": " " + text(16, 128)}) + "\n")
 
 
-def ours(a, model, ids, batch, folder):
+def ours(a, program, model, ids, batch, folder):
     report = f"{folder}/report.json"
     training = {"Batch": batch, **json.loads(a.training)}
     settings = {"MODEL": os.path.abspath(model), "PAIRS": ids, "TRAINING": json.dumps(training), "THREADS": str(a.threads),
                 "REPORT": report}
     os.environ.update({f"LDALIGN_BENCH_{k}": v for k, v in settings.items()},
                       OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="2000")
-    command = [os.path.abspath(a.ldalign), "-test.run", "^$", "-test.bench", "^BenchmarkPairs$", "-test.benchtime", "1x"]
+    command = [os.path.abspath(program), "-test.run", "^$", "-test.bench", "^BenchmarkPairs$", "-test.benchtime", "1x"]
     _, _, peak = run(command, a.threads)
     for key in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         del os.environ[key]
@@ -61,6 +61,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--ldalign", default="bin/trainer.test", help="go test -c -o bin/trainer.test ./trainer/loop")
     p.add_argument("--peer", required=True, help="python of the peer's environment")
+    p.add_argument("--before", help="an earlier trainer.test, to compare with in the same run")
     p.add_argument("--tokenizer", help="folder whose tokenizer the made model takes")
     p.add_argument("--model", action="append", help="FOLDER:BATCH, a model and its pairs a step")
     p.add_argument("--training", default="{}", help="further fields of the spec's training section, as JSON")
@@ -82,7 +83,7 @@ def main():
             batch, pairs, ids = int(batch), f"{folder}/pairs.jsonl", f"{folder}/ids.jsonl"
             write_pairs(pairs, a.steps * batch)
             run([a.peer, a.script, "pairs", model, pairs, ids], a.threads)
-            x, x_peak = ours(a, model, ids, batch, folder) if a.only != "trl" else (None, 0)
+            x, x_peak = ours(a, a.ldalign, model, ids, batch, folder) if a.only != "trl" else (None, 0)
             y, y_peak = theirs(a, model, pairs, batch) if a.only != "ldalign" else (None, 0)
             if not x or not y:
                 z, peak = (x, x_peak) if x else (y, y_peak)
@@ -96,6 +97,10 @@ def main():
             print(f"| {os.path.basename(model)} | {batch} | {fast:.1f} | {slow:.1f} | {fast / slow:.2f} | "
                   f"{honest / slow:.2f} | {y['cpu'] / x['cpu']:.2f} | {x_peak / 1e9:.2f} GB | {y_peak / 1e9:.2f} GB | {x_peak / y_peak:.2f} | "
                   f"{x['losses'][-1]:.6f} | {abs(x['losses'][-1] - y['losses'][-1]):.1e} |", flush=True)
+            if a.before:
+                w, peak = ours(a, a.before, model, ids, batch, folder)
+                print(f"| before | | {w['tokens'] / w['seconds']:.1f} | | {fast * w['seconds'] / w['tokens']:.2f} of it | | "
+                      f"{w['cpu'] / x['cpu']:.2f} | {peak / 1e9:.2f} GB | | | {w['losses'][-1]:.6f} | |", flush=True)
             print(f"<!-- largest difference of a loss {max(abs(u - v) for u, v in zip(x['losses'], y['losses'])):.1e}, of a "
                   f"gradient norm {max(abs(u / v - 1) for u, v in zip(x['norms'], y['norms'])):.1e} relative; torch "
                   f"{y['torch']}, transformers {y['transformers']}, TRL {y['trl']} -->", flush=True)
