@@ -104,14 +104,6 @@ struct matrix {
 // product is y[m, n] = a[m, k]·b[k, n], or adds that to y. Each element is a sum in a fixed order, as in linear.
 void product(const matrix &a, const matrix &b, float *y, int64_t m, int64_t n, int64_t k, bool add);
 
-// rms_norm_backward computes the gradients of rms_norm, dx [rows, d] and dweight [d], from that of its result. dweight may be
-// null.
-void rms_norm_backward(const float *x, const float *weight, float offset, const float *dy, float *dx, float *dweight,
-                       int64_t rows, int64_t d, double eps);
-
-// gate_backward computes the gradients of gate.
-void gate_backward(int f, const float *a, const float *b, const float *dy, float *da, float *db, int64_t n);
-
 // exponents replaces each row of logits [rows, v] by exp(logits - the greatest of the row). It writes the row's sum to sums[row],
 // and log softmax(logits)[target] to logp[row].
 void exponents(float *logits, const int64_t *targets, float *logp, float *sums, int64_t rows, int64_t v);

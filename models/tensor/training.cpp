@@ -99,13 +99,10 @@ struct RMSNorm : Function<RMSNorm> {
   static variable_list backward(AutogradContext *ctx, const variable_list &grads) {
     const variable_list saved = ctx->get_saved_variables();
     const at::Tensor &x = saved[0], &w = saved[1];
-    const at::Tensor dy = grads[0].contiguous();
-    at::Tensor dx = at::empty_like(x), dw;
-    if (ctx->needs_input_grad(1)) dw = at::empty_like(w);
-    kernels::rms_norm_backward(x.data_ptr<float>(), w.data_ptr<float>(),
-                               static_cast<float>(ctx->saved_data["offset"].toDouble()), dy.data_ptr<float>(),
-                               dx.data_ptr<float>(), dw.defined() ? dw.data_ptr<float>() : nullptr,
-                               x.numel() / w.numel(), w.numel(), ctx->saved_data["eps"].toDouble());
+    const at::Tensor r = (x.square().mean(-1, true) + ctx->saved_data["eps"].toDouble()).rsqrt_(), unit = x * r;
+    const at::Tensor g = grads[0] * (w + ctx->saved_data["offset"].toDouble());
+    const at::Tensor dx = (g - unit * (g * unit).mean(-1, true)).mul_(r);
+    const at::Tensor dw = ctx->needs_input_grad(1) ? rows_of(unit.mul_(grads[0])).sum(0) : at::Tensor();
     return {dx, dw, at::Tensor(), at::Tensor()};
   }
 };
@@ -152,10 +149,10 @@ struct Gate : Function<Gate> {
 
   static variable_list backward(AutogradContext *ctx, const variable_list &grads) {
     const variable_list saved = ctx->get_saved_variables();
-    const at::Tensor &a = saved[0], &b = saved[1], dy = grads[0].contiguous();
-    at::Tensor da = at::empty_like(a), db = at::empty_like(b);
-    kernels::gate_backward(static_cast<int>(ctx->saved_data["f"].toInt()), a.data_ptr<float>(), b.data_ptr<float>(),
-                           dy.data_ptr<float>(), da.data_ptr<float>(), db.data_ptr<float>(), a.numel());
+    const at::Tensor &a = saved[0], &b = saved[1], &dy = grads[0], g = dy * b;
+    const bool silu = ctx->saved_data["f"].toInt() == kernels::SILU;
+    const at::Tensor da = silu ? at::silu_backward(g, a) : at::gelu_backward(g, a, "tanh");
+    const at::Tensor db = (silu ? at::silu(a) : at::gelu(a, "tanh")).mul_(dy);
     return {at::Tensor(), da, db};
   }
 };

@@ -3,92 +3,6 @@
 namespace kernels {
 namespace {
 
-// Returns the reciprocal of a row's root mean square.
-INLINE float reciprocal_rms(const float *x, int64_t d, float eps) {
-  vec squares = {}, v;
-  int64_t at = 0;
-  for (; at + LANES <= d; at += LANES) {
-    load(v, x + at);
-    squares += v * v;
-  }
-  float sum = sum_vec(squares);
-  for (; at < d; at++) sum += x[at] * x[at];
-  return 1.0f / std::sqrt(sum / static_cast<float>(d) + eps);
-}
-
-// dx = r·(g - x·r²·mean(g·x)) with g = dy·(weight + offset)
-INLINE void rms_norm_backward_body(const float *x, const float *weight, float offset, const float *dy, float *dx,
-                                   int64_t d, float r) {
-  vec dots = {}, a, b, c;
-  int64_t at = 0;
-  for (; at + LANES <= d; at += LANES) {
-    load(a, dy + at);
-    load(b, weight + at);
-    load(c, x + at);
-    dots += a * (b + offset) * c;
-  }
-  float dot = sum_vec(dots);
-  for (; at < d; at++) dot += dy[at] * (weight[at] + offset) * x[at];
-  const float k = r * r * dot / static_cast<float>(d);
-  for (at = 0; at + LANES <= d; at += LANES) {
-    load(a, dy + at);
-    load(b, weight + at);
-    load(c, x + at);
-    store_vec(dx + at, (a * (b + offset) - c * k) * r);
-  }
-  for (; at < d; at++) dx[at] = (dy[at] * (weight[at] + offset) - x[at] * k) * r;
-}
-
-void rms_norm_backward_any(const float *x, const float *w, float o, const float *dy, float *dx, int64_t d, float r) {
-  rms_norm_backward_body(x, w, o, dy, dx, d, r);
-}
-#ifdef KERNELS_AVX2
-TARGET_AVX2 void rms_norm_backward_avx2(const float *x, const float *w, float o, const float *dy, float *dx, int64_t d,
-                                        float r) {
-  rms_norm_backward_body(x, w, o, dy, dx, d, r);
-}
-#endif
-
-INLINE vec derivative(int f, vec a, vec &value) {
-  if (f == SILU) {
-    const vec s = 1.0f / (exp_vec(-a) + 1.0f);
-    value = a * s;
-    return s * (a * (1.0f - s) + 1.0f);
-  }
-  const vec u = (a + a * a * a * 0.044715f) * 1.5957691216057308f; // GELU by tanh: a·sigmoid(u)
-  const vec s = 1.0f / (exp_vec(-u) + 1.0f);
-  value = a * s;
-  return s + a * s * (1.0f - s) * (1.0f + a * a * 0.134145f) * 1.5957691216057308f;
-}
-
-INLINE void gate_backward_body(int f, const float *a, const float *b, const float *dy, float *da, float *db, int64_t n) {
-  for (int64_t i = 0; i < n; i += LANES) {
-    const int64_t count = std::min(LANES, n - i);
-    float in[3][LANES] = {}, out[2][LANES];
-    memcpy(in[0], a + i, count * sizeof(float));
-    memcpy(in[1], b + i, count * sizeof(float));
-    memcpy(in[2], dy + i, count * sizeof(float));
-    vec x, y, g, value;
-    load(x, in[0]);
-    load(y, in[1]);
-    load(g, in[2]);
-    store_vec(out[0], g * y * derivative(f, x, value));
-    store_vec(out[1], g * value);
-    memcpy(da + i, out[0], count * sizeof(float));
-    memcpy(db + i, out[1], count * sizeof(float));
-  }
-}
-
-void gate_backward_any(int f, const float *a, const float *b, const float *dy, float *da, float *db, int64_t n) {
-  gate_backward_body(f, a, b, dy, da, db, n);
-}
-#ifdef KERNELS_AVX2
-TARGET_AVX2 void gate_backward_avx2(int f, const float *a, const float *b, const float *dy, float *da, float *db,
-                                    int64_t n) {
-  gate_backward_body(f, a, b, dy, da, db, n);
-}
-#endif
-
 // Replaces the row x by exp(x - most) and returns the sum.
 INLINE float exponents_body(float *x, int64_t v, float most) {
   vec sums[4] = {};
@@ -151,38 +65,6 @@ TARGET_AVX2 void scale_avx2(float *x, int64_t v, float by) { scale_body(x, v, by
 #endif
 
 } // namespace
-
-void rms_norm_backward(const float *x, const float *weight, float offset, const float *dy, float *dx, float *dweight,
-                       int64_t rows, int64_t d, double eps) {
-  std::vector<float> r(rows);
-  parallel(rows, share(rows, rows * d), [&] {
-    return [&](int64_t i) {
-      r[i] = reciprocal_rms(x + i * d, d, static_cast<float>(eps));
-      DISPATCH(rms_norm_backward, x + i * d, weight, offset, dy + i * d, dx + i * d, d, r[i]);
-    };
-  });
-  if (!dweight) return;
-  constexpr int64_t columns = 64;
-  parallel((d + columns - 1) / columns, 1, [&] {
-    return [&](int64_t block) {
-      const int64_t from = block * columns, to = std::min(d, from + columns);
-      float sum[columns] = {};
-      for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = from; j < to; j++) sum[j - from] += dy[i * d + j] * (x[i * d + j] * r[i]);
-      for (int64_t j = from; j < to; j++) dweight[j] = sum[j - from];
-    };
-  });
-}
-
-void gate_backward(int f, const float *a, const float *b, const float *dy, float *da, float *db, int64_t n) {
-  constexpr int64_t part = 4096;
-  parallel((n + part - 1) / part, 1, [&] {
-    return [&](int64_t p) {
-      const int64_t i = p * part;
-      DISPATCH(gate_backward, f, a + i, b + i, dy + i, da + i, db + i, std::min(part, n - i));
-    };
-  });
-}
 
 void exponents(float *logits, const int64_t *targets, float *logp, float *sums, int64_t rows, int64_t v) {
   parallel(rows, 1, [&] {
