@@ -161,9 +161,9 @@ func (m Manifest) encode() ([]byte, error) {
 }
 
 // ParseManifest parses the manifest stored under key. It is strict: a manifest has exactly one encoding, and bytes that this
-// build would not write itself (an unknown or repeated field, a value out of range) are ErrManifest. A reader that ignored
-// an unknown field could resume from the wrong place, so a newer layout gets a newer schema number. Only the members of Optional may
-// be unknown.
+// build would not write itself (an unknown or repeated field, a value out of range) are ErrManifest. A reader that ignored an
+// unknown field could resume from the wrong place, so a newer layout gets a newer schema number. Only the members of Optional
+// may be unknown.
 func ParseManifest(key string, data []byte) (Manifest, error) {
 	run, number, ok := parseManifestKey(key)
 	if !ok {

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// Declaration writes a resolved spec for the log, where programs of other versions read it. It leaves out each key whose value is that
-// of the tag `absent`, so that a key that a run does not use keeps no older program from reading the spec.
+// Declaration writes a resolved spec for the log, where programs of other versions read it. It leaves out each key whose value
+// is that of the tag `absent`, so that a key that a run does not use keeps no older program from reading the spec.
 func (s Spec) Declaration() ([]byte, error) {
 	var b bytes.Buffer
 	err := writeSection(&b, "", 0, reflect.ValueOf(s), func(v reflect.Value, tag reflect.StructTag) bool {
@@ -18,10 +18,10 @@ func (s Spec) Declaration() ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// ParseDeclared reads a spec that Declaration or YAML wrote, perhaps in a program of another version. A missing key takes the value of
-// its tag `absent`, else its Default. Unknown keys of the sections that cannot change a result (retention, streams, servers) are
-// ignored. Any other unknown key, and a value that this program does not have, is a *SpecError: a program that ignored it would compute
-// something else.
+// ParseDeclared reads a spec that Declaration or YAML wrote, perhaps in a program of another version. A missing key takes the
+// value of its tag `absent`, else its Default. Unknown keys of the sections that cannot change a result (retention, streams,
+// servers) are ignored. Any other unknown key, and a value that this program does not have, is a *SpecError: a program that
+// ignored it would compute something else.
 func ParseDeclared(name string, data []byte) (Spec, error) {
 	specs, err := parseSpecs(name, data, true)
 	if err != nil {

@@ -79,8 +79,8 @@ func envelope(subject, id string, data []byte) *nats.Msg {
 // ErrNewer: a newer program wrote a message, with a schema version that this program does not read. Newer programs can.
 var ErrNewer = errors.New("streams: a newer program wrote the message")
 
-// open is the inverse of seal. A *schemas.Reject says why the bytes are not a message of their subject. A *schemas.Unavailable that
-// wraps ErrNewer says that this program is too old for the message.
+// open is the inverse of seal. A *schemas.Reject says why the bytes are not a message of their subject. A *schemas.Unavailable
+// that wraps ErrNewer says that this program is too old for the message.
 func open(subject string, data []byte) (events.Message, error) {
 	kind, run, iteration, err := schemas.ParseSubject(subject)
 	if err != nil {
@@ -94,8 +94,8 @@ func open(subject string, data []byte) (events.Message, error) {
 	case version == 0:
 		err = fmt.Errorf("not a message of %s: no schema version", kind)
 	case version > events.Version:
-		return nil, &schemas.Unavailable{Err: fmt.Errorf("%w: its schema version is %d, this program reads up to %d: upgrade this program",
-			ErrNewer, version, events.Version)}
+		return nil, &schemas.Unavailable{Err: fmt.Errorf(
+			"%w: its schema version is %d, this program reads up to %d: upgrade this program", ErrNewer, version, events.Version)}
 	case m.GetRun() != run || m.GetIteration() != iteration:
 		err = fmt.Errorf("message of run %q, iteration %d on subject %s", m.GetRun(), m.GetIteration(), subject)
 	case m.ID() == "":

@@ -13,8 +13,8 @@ import (
 	"github.com/ldalign/ldalign/schemas/events"
 )
 
-// Find returns the first message of a kind in a run with the given id, or ErrNotFound. It reads the run's messages of that kind up
-// to it, so use it for kinds with few messages (checkpoints, results, control).
+// Find returns the first message of a kind in a run with the given id, or ErrNotFound. It reads the run's messages of that kind
+// up to it, so use it for kinds with few messages (checkpoints, results, control).
 func (c *Conn) Find(ctx context.Context, kind schemas.Kind, run, id string) (Received, error) {
 	found, _, err := c.first(ctx, Part{Kind: kind, Run: run, Iteration: AllIterations}, id)
 	return found, err

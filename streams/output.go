@@ -73,8 +73,8 @@ func (r *runner) unstored(work context.Context, out []sealed) ([]sealed, error) 
 	return rest, nil
 }
 
-// publish stores outputs in order. It sends consecutive messages of one kind together, a window at a time, and waits until they are
-// stored before it sends the next kind, so that a message that closes an iteration never precedes the iteration's prompts.
+// publish stores outputs in order. It sends consecutive messages of one kind together, a window at a time, and waits until they
+// are stored before it sends the next kind, so that a message that closes an iteration never precedes the iteration's prompts.
 func (r *runner) publish(work context.Context, out []sealed) error {
 	for len(out) > 0 {
 		kind := out[0].kind

@@ -36,9 +36,10 @@ type Received struct {
 	Time time.Time
 }
 
-// Read calls f with every message of a run and iteration (or AllIterations) that the log holds now, from position from on, in the
-// order of the log and without gaps. It logs and skips entries that cannot be decoded, except that an entry of a newer program ends
-// the reading with ErrNewer. An error of f ends the reading and is returned, except that ErrStop is returned as nil.
+// Read calls f with every message of a run and iteration (or AllIterations) that the log holds now, from position from on, in
+// the order of the log and without gaps. It logs and skips entries that cannot be decoded, except that an entry of a newer
+// program ends the reading with ErrNewer. An error of f ends the reading and is returned, except that ErrStop is returned as
+// nil.
 func (c *Conn) Read(ctx context.Context, kind schemas.Kind, run string, iteration int, from uint64,
 	f func(Received) error,
 ) error {
@@ -436,8 +437,8 @@ func (c *Conn) firsts(ctx context.Context, kind schemas.Kind, run string, iterat
 	return at, err
 }
 
-// PassOver logs that a reader skips an entry that it cannot decode because of err. It returns an error if the reader must not skip
-// it, because this program is too old for it.
+// PassOver logs that a reader skips an entry that it cannot decode because of err. It returns an error if the reader must not
+// skip it, because this program is too old for it.
 func (c *Conn) PassOver(e Entry, err error) error {
 	if errors.Is(err, ErrNewer) {
 		return fmt.Errorf("%s at %d: %w", e.Stream, e.Seq, err)

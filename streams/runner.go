@@ -19,8 +19,8 @@ import (
 //
 // When the server is lost, RunStage waits for it to return; it recreates a deleted consumer. When a whole batch fails, by a
 // panic or by an error for every message, RunStage processes the messages again one by one to find the one at fault. Messages
-// that cannot be decoded become dead letters without being processed. Messages that only a newer program can read are left to other
-// workers, however often they come back.
+// that cannot be decoded become dead letters without being processed. Messages that only a newer program can read are left to
+// other workers, however often they come back.
 //
 // RunStage returns an error for an invalid stage, for a stream that does not exist (ErrNotFound), when the server refuses to
 // store outputs (ErrFull, ErrStore), and for a permanent *schemas.Unavailable. It then gives the inputs back.

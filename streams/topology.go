@@ -53,11 +53,11 @@ func StreamName(kind schemas.Kind, run string) string {
 	return streamPrefix + run + "_" + log
 }
 
-// Declare creates the streams of a run with the given limits, and the buckets of the server. It checks streams that exist, raises
-// MaxBytes, MaxAge and Replicas where the given ones are higher, and sets DedupWindow. It never lowers MaxBytes or MaxAge, because
-// that would discard messages, nor Replicas. The process that declares a run calls it; others get ErrNotFound until the streams
-// exist. Several processes may call it at once. It returns ErrTopology, naming the stream and the differences, when a stream cannot
-// be used.
+// Declare creates the streams of a run with the given limits, and the buckets of the server. It checks streams that exist,
+// raises MaxBytes, MaxAge and Replicas where the given ones are higher, and sets DedupWindow. It never lowers MaxBytes or
+// MaxAge, because that would discard messages, nor Replicas. The process that declares a run calls it; others get ErrNotFound
+// until the streams exist. Several processes may call it at once. It returns ErrTopology, naming the stream and the
+// differences, when a stream cannot be used.
 func (c *Conn) Declare(ctx context.Context, run string, limits Limits) error {
 	limits = limits.withDefaults()
 	if err := limits.validate(); err != nil {

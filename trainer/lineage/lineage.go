@@ -59,8 +59,8 @@ type Declared struct {
 	Time    time.Time
 }
 
-// Declare declares a run with a spec, and returns the declaration that counts. That is the first one in the log, so the caller has
-// to compare it with the spec.
+// Declare declares a run with a spec, and returns the declaration that counts. That is the first one in the log, so the caller
+// has to compare it with the spec.
 func Declare(ctx context.Context, conn *streams.Conn, spec schemas.Spec) (Declared, error) {
 	text, err := spec.Declaration()
 	if err != nil {
