@@ -300,7 +300,7 @@ type s3Body struct {
 
 func (b *s3Body) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = b.cut(err)
 	}
 	return n, err

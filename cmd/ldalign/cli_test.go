@@ -578,8 +578,7 @@ func TestPlacesThatRefuse(t *testing.T) {
 	ldalign(t, "up", o.spec, "--nats", url, "--dir", o.folder()).want(t, exitFailed, "connect to NATS server "+url)
 	taken.Close()
 	ldalign(t, "up", o.spec, "--nats", url, "--dir", o.folder()).want(t, exitFailed, "connect to NATS server "+url)
-	ldalign(t, "worker", "encoder", "--run", "own", "--nats", url, "--s3", "http://"+taken.Addr().String(), "--dir", o.folder()).
-		want(t, exitFailed, "nothing listens there")
+	ldalign(t, "up", o.spec, "--s3", "http://"+taken.Addr().String(), "--dir", o.folder()).want(t, exitFailed, "nothing listens there")
 	o.up(t).want(t, 0)
 }
 

@@ -100,7 +100,8 @@ func (e *env) printSpecJSON(s schemas.Spec, more ...property) error {
 	return printJSON(e.stdout, []jsonl.Object{o})
 }
 
-// onDevice estimates runs that one process computes on a GPU; it returns nil for the CPU, and for replays, which cannot be planned.
+// onDevice estimates runs that one process computes on a GPU. It returns nil for the CPU, and for replays, which cannot be
+// planned.
 func (e *env) onDevice(ctx context.Context, specs []schemas.Spec) ([]plan.Run, error) {
 	device := specs[0].Compute.Device
 	if i := slices.IndexFunc(specs, func(s schemas.Spec) bool { return s.Compute.Device != device }); i > 0 {
@@ -114,8 +115,8 @@ func (e *env) onDevice(ctx context.Context, specs []schemas.Spec) ([]plan.Run, e
 	return planned, err
 }
 
-// dryRun checks the files that the specs name, and prints each resolved spec with its numbers of pairs and steps, and the memory that
-// it needs on a GPU.
+// dryRun checks the files that the specs name. It prints each resolved spec with its numbers of pairs and steps, and the memory
+// that it needs on a GPU.
 func (e *env) dryRun(ctx context.Context, specs []schemas.Spec) error {
 	planned, err := e.onDevice(ctx, specs)
 	if err != nil {
