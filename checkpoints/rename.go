@@ -86,7 +86,7 @@ func renameManifest(
 	}
 	sum := sha256.Sum256(data)
 	out.new = hex.EncodeToString(sum[:])
-	return out, os.WriteFile(filepath.Join(to, "checkpoints", name), data, 0o600) //nolint:gosec // the name is a file's in a folder
+	return out, os.WriteFile(filepath.Join(to, "checkpoints", name), data, 0o600)
 }
 
 // renameBatches rewrites a record of batches. The record of a superseded state may be gone; then the file is unchanged.
@@ -133,7 +133,7 @@ func copyNote(dir, to, old, digest string) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(to, "expired", digest), data, 0o600) //nolint:gosec // the name is a sha256
+	return os.WriteFile(filepath.Join(to, "expired", digest), data, 0o600)
 }
 
 // link makes another path a hard link to a file.

@@ -92,5 +92,5 @@ func (s *scratch) sweep() {
 // discard closes and removes a temporary file; after a rename it only closes.
 func discard(f *os.File) {
 	_ = f.Close()
-	_ = os.Remove(f.Name()) //nolint:gosec // a file that this process has made
+	_ = os.Remove(f.Name())
 }
