@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/ldalign/ldalign/schemas"
 	"github.com/ldalign/ldalign/streams/clustertest"
 )
@@ -37,6 +39,29 @@ func allAre(got map[string]int, n int) bool {
 		}
 	}
 	return true
+}
+
+// caughtUp waits until the two other replicas of a stream or consumer are current.
+func caughtUp(t *testing.T, what string, info func() (*jetstream.ClusterInfo, error)) {
+	t.Helper()
+	ctx := testContext(t)
+	for {
+		current := 0
+		cluster, err := info()
+		if err == nil && cluster != nil {
+			for _, peer := range cluster.Replicas {
+				if peer.Current && !peer.Offline {
+					current++
+				}
+			}
+		}
+		if current == 2 {
+			return
+		}
+		if !pause(ctx, 20*time.Millisecond) {
+			t.Fatalf("%s has %d other replicas: %v", what, current, err)
+		}
+	}
 }
 
 // A worker that is first creates nothing. A run that is declared with more replicas than before gets them, with the buckets that it
@@ -75,21 +100,22 @@ func TestReplicas(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
-	for _, log := range Logs() { // the new replicas have caught up
-		for current := 0; current < 2; {
-			stream, err := c.js.Stream(ctx, StreamName(log, "r"))
-			current = 0
-			if err == nil && stream.CachedInfo().Cluster != nil {
-				for _, peer := range stream.CachedInfo().Cluster.Replicas {
-					if peer.Current && !peer.Offline {
-						current++
-					}
-				}
-			}
-			if !pause(ctx, 20*time.Millisecond) {
-				t.Fatalf("%s has %d other replicas: %v", log, current, err)
-			}
+	// The new replicas of logs, buckets and the stage's consumer have caught up. Before that, they elect no leader.
+	caughtUp(t, "the consumer", func() (*jetstream.ClusterInfo, error) {
+		consumer, err := c.js.Consumer(ctx, StreamName(schemas.Prompts, "r"), "generator")
+		if err != nil {
+			return nil, err
 		}
+		return consumer.CachedInfo().Cluster, nil
+	})
+	for name := range replicasOf(t, c, "r") {
+		caughtUp(t, name, func() (*jetstream.ClusterInfo, error) {
+			stream, err := c.js.Stream(ctx, name)
+			if err != nil {
+				return nil, err
+			}
+			return stream.CachedInfo().Cluster, nil
+		})
 	}
 	cluster.Leader(t, StreamName(schemas.Prompts, "r")).Kill()
 	publish(t, c, schemas.Prompts, promptList("r", 0, n)...)
