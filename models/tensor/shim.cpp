@@ -198,6 +198,8 @@ char *shim_rms_norm(void **out, void *t, void *weight, double eps) {
 
 char *shim_sdpa(void **out, void *q, void *k, void *v, void *mask, int causal, double scale) {
   TRY({
+    // Versions of libtorch differ in what they do with both.
+    if (mask && causal) throw std::invalid_argument("causal attention takes no mask");
     auto s = scale == 0 ? std::nullopt : std::optional<double>(scale);
     give(out, at::scaled_dot_product_attention(T(q), T(k), T(v), maybe(mask), /*dropout_p=*/0.0, causal != 0, s));
   })
