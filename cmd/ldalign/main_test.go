@@ -110,7 +110,7 @@ func (b *buffer) String() string {
 // command is ldalign with these arguments as a process of its own, which can be killed.
 func command(args ...string) *exec.Cmd {
 	c := exec.Command(os.Args[0], args...)
-	// the second variable keeps the program from starting itself once more, see waitPassively
+	// the second variable keeps the program from starting itself once more, see becomeTensors
 	c.Env = append(os.Environ(), programVar+"=1", "OMP_WAIT_POLICY=PASSIVE")
 	return c
 }

@@ -36,16 +36,11 @@ def main(gotch: pathlib.Path, sources: pathlib.Path, dest: pathlib.Path) -> None
         calls |= set(re.findall(r"\blib\.(Atg\w+)", path.read_text()))
     generated = (libtch / "c-generated.go").read_text()
     head, *functions = re.split(r"(?m)^(?=func )", generated)
-    functions = [f for f in functions if re.match(r"func (\w+)", f)[1] in calls]
-    missing = calls - {re.match(r"func (\w+)", f)[1] for f in functions}
-    if missing:
-        sys.exit(f"binding.py: {libtch} has no {', '.join(sorted(missing))}")
-    wanted = set(re.findall(r"\bC\.(atg_\w+)", "".join(functions)))
-    declared = re.findall(r"(?m)^\S.*?\b(atg_\w+)\(.*\);\n", (libtch / "torch_api_generated.h").read_text())
-    defined = re.findall(r"(?ms)^(\S[^\n]*?\b(atg_\w+)\([^\n]*\{\n.*?^\}\n)", (libtch / "torch_api_generated.cpp.h").read_text())
-    for name, found in ("torch_api_generated.h", set(declared)), ("torch_api_generated.cpp.h", {name for _, name in defined}):
-        if not wanted <= found:
-            sys.exit(f"binding.py: {libtch / name} has no {', '.join(sorted(wanted - found))}")
+    chosen = choose(libtch / "c-generated.go", {re.match(r"func (\w+)", f)[1]: f for f in functions}, calls)
+    wanted = set(re.findall(r"\bC\.(atg_\w+)", "".join(chosen)))
+    header, source = libtch / "torch_api_generated.h", libtch / "torch_api_generated.cpp.h"
+    declared = {name: text for text, name in re.findall(r"(?m)^(\S.*?\b(atg_\w+)\(.*\);\n)", header.read_text())}
+    defined = {name: text for text, name in re.findall(r"(?ms)^(\S[^\n]*?\b(atg_\w+)\([^\n]*\{\n.*?^\}\n)", source.read_text())}
 
     partial = dest.with_name(dest.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -54,13 +49,11 @@ def main(gotch: pathlib.Path, sources: pathlib.Path, dest: pathlib.Path) -> None
         shutil.copyfile(gotch / name, partial / name)
     for name in WHOLE:
         shutil.copyfile(libtch / name, partial / "libtch" / name)
-    declarations = [line for line in (libtch / "torch_api_generated.h").read_text().splitlines(True)
-                    if (m := re.search(r"\b(atg_\w+)\(", line)) and m[1] in wanted]
     write = {
         "lib.go": LIB,
-        "c-generated.go": head + "".join(functions),
-        "torch_api_generated.h": "".join(declarations),
-        "torch_api_generated.cpp.h": "\n".join(text for text, name in defined if name in wanted),
+        "c-generated.go": head + "".join(chosen),
+        header.name: "".join(choose(header, declared, wanted)),
+        source.name: "\n".join(choose(source, defined, wanted)),
     }
     for name, text in write.items():
         (partial / "libtch" / name).write_text(text)
@@ -69,6 +62,13 @@ def main(gotch: pathlib.Path, sources: pathlib.Path, dest: pathlib.Path) -> None
         return
     shutil.rmtree(dest, ignore_errors=True)
     partial.rename(dest)
+
+
+def choose(path: pathlib.Path, texts: dict, names: set) -> list:
+    """Returns the texts of the functions with these names, in the order of the file at path, which has to have them all."""
+    if missing := names - texts.keys():
+        sys.exit(f"binding.py: {path} has no {', '.join(sorted(missing))}")
+    return [text for name, text in texts.items() if name in names]
 
 
 def same(a: pathlib.Path, b: pathlib.Path) -> bool:

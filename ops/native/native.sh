@@ -107,7 +107,7 @@ else
 		esac
 	}
 	if [ ! -f "$site/complete-cpu" ]; then
-		say "fetching libtorch $pinned (CPU): 145 MB for Linux on x86-64"
+		say "fetching libtorch $pinned (CPU): 143 MB for Linux on x86-64"
 		take_torch '^torch/(include/|lib/lib(torch_cpu|c10|g?omp|gfortran|arm_compute(_graph)?|nvpl_[a-z0-9_]+)\.(so|dylib))'
 		case $system in
 		Linux-x86_64)
